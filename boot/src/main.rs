@@ -1,0 +1,2 @@
+//! Umbra.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The debug ports 402h (SeaBIOS) and E9h (Bochs).

@@ -1,0 +1,1 @@
+//! The pair of Intel 8237A DMA controllers, registers only.

@@ -1,0 +1,1 @@
+//! QEMU's firmware configuration device (fw_cfg).

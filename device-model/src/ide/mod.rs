@@ -1,0 +1,1 @@
+//! The PIIX3 IDE controller with ATA and ATAPI drives.

@@ -1,0 +1,1 @@
+//! The Realtek RTL8029AS (NE2000 PCI).

@@ -1,0 +1,1 @@
+//! PCI configuration mechanism #1, i440FX and PIIX3 bridges.

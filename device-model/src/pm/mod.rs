@@ -1,0 +1,1 @@
+//! PIIX4 power management.

@@ -1,0 +1,1 @@
+//! The Motorola MC146818 real-time clock and CMOS memory.

@@ -1,0 +1,1 @@
+//! Ports 92h, CF9h, B2h and B3h: fast A20, reset control, APM.

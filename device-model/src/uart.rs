@@ -1,0 +1,1 @@
+//! The National 16550A UART.

@@ -1,0 +1,1 @@
+//! VGA with the Bochs VBE extensions, and its picture.

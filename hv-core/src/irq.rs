@@ -1,0 +1,68 @@
+//! Interrupt lines. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+/// What interrupt lines end at: the interrupt chips, or a router in front of them. Called with a device locked (lock order:
+/// bus map, device, interrupt chip, vCPU kick).
+pub trait IrqSink: Send + Sync {
+    /// Sets input `pin` to `level`. Setting the level that it has already is allowed and does nothing.
+    fn set(&self, pin: u8, level: bool);
+}
+
+/// One end of an interrupt wire, held by the device that drives it.
+#[derive(Clone)]
+pub struct IrqLine {
+    sink: Arc<dyn IrqSink>,
+    pin: u8,
+}
+
+impl IrqLine {
+    /// A wire to input `pin` of `sink`.
+    #[must_use]
+    pub fn new(sink: Arc<dyn IrqSink>, pin: u8) -> Self {
+        Self { sink, pin }
+    }
+
+    /// Drives the wire: true is asserted.
+    pub fn set(&self, level: bool) {
+        self.sink.set(self.pin, level);
+    }
+
+    /// Lowers, then raises the wire: a new edge.
+    pub fn pulse(&self) {
+        self.set(false);
+        self.set(true);
+    }
+}
+
+impl fmt::Debug for IrqLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IrqLine({})", self.pin)
+    }
+}
+
+/// What the interrupt chips tell a virtual CPU, and what it tells them.
+pub trait InterruptController: Send {
+    /// Whether an interrupt could be taken now if the CPU's interrupt flag allowed it (priority already considered).
+    fn pending(&mut self) -> bool;
+
+    /// The interrupt-acknowledge cycle: takes the highest pending interrupt and returns its vector. Called exactly once, and
+    /// only when the vector is really going to be delivered.
+    fn acknowledge(&mut self) -> Option<u8>;
+
+    /// Whether an NMI has been signalled since the last call (and clears it).
+    fn take_nmi(&mut self) -> bool;
+
+    /// CR8: the local APIC's task priority, bits 7:4 (0 to 15).
+    fn cr8(&self) -> u8;
+
+    /// Writes CR8 (0 to 15).
+    fn set_cr8(&mut self, value: u8);
+
+    /// Reads IA32_APIC_BASE (MSR 1Bh).
+    fn apic_base(&self) -> u64;
+
+    /// Writes IA32_APIC_BASE. False: the value is invalid and the guest gets #GP(0).
+    fn set_apic_base(&mut self, value: u64) -> bool;
+}

@@ -1,0 +1,29 @@
+//! The vendor-free bottom of Umbra.
+//!
+//! Everything that Intel VT-x and AMD-V have in common lives here, as safe code that builds and tests on any host:
+//! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
+//! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
+//! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
+//! description of the virtual PC ([`machine`]) and statistics ([`stats`]).
+//!
+//! The switch in [`vcpu`] is the table of contents of the hypervisor: one line per exit reason.
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod backend;
+pub mod device;
+pub mod emulate;
+pub mod irq;
+pub mod machine;
+pub mod mem;
+pub mod regs;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod time;
+
+pub use addr::{Gpa, Gva, Hpa};
+pub use time::VmTime;

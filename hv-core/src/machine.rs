@@ -1,0 +1,133 @@
+//! The one description of the virtual PC: every port, interrupt, slot and address, in one place.
+//!
+//! `device-model` builds the hardware from it and `hvmloader-fw` the tables, so they cannot disagree. The machine is an
+//! Intel 440FX with PIIX3 and PIIX4 parts as QEMU's `pc` machine has them, which stock SeaBIOS drives.
+
+/// A PCI function's place on bus 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Device number, 0 to 31.
+    pub device: u8,
+    /// Function number, 0 to 7.
+    pub function: u8,
+}
+
+impl Slot {
+    /// Device and function as one byte, as in configuration address bits 15:8.
+    #[must_use]
+    pub const fn devfn(self) -> u8 {
+        self.device << 3 | self.function
+    }
+}
+
+/// Host bridge (i440FX).
+pub const HOST_BRIDGE: Slot = Slot { device: 0, function: 0 };
+/// ISA bridge (PIIX3).
+pub const ISA_BRIDGE: Slot = Slot { device: 1, function: 0 };
+/// IDE controller (PIIX3).
+pub const IDE: Slot = Slot { device: 1, function: 1 };
+/// Power management (PIIX4).
+pub const PM: Slot = Slot { device: 1, function: 3 };
+/// VGA.
+pub const VGA: Slot = Slot { device: 2, function: 0 };
+/// NE2000.
+pub const NIC: Slot = Slot { device: 3, function: 0 };
+
+/// Where RAM below 4 GiB ends at the latest: what is above it is the PCI window.
+pub const LOW_RAM_MAX: u64 = 0xc000_0000;
+/// Where RAM above 4 GiB begins.
+pub const HIGH_RAM: u64 = 0x1_0000_0000;
+/// The legacy VGA window.
+pub const VGA_WINDOW: core::ops::Range<u64> = 0xa_0000..0xc_0000;
+/// I/O APIC registers.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// Local APIC registers.
+pub const LAPIC: u64 = 0xfee0_0000;
+/// End of the PCI memory window (exclusive).
+pub const PCI_WINDOW_END: u64 = 0xfec0_0000;
+
+/// I/O APIC identity, as in the MADT.
+pub const IOAPIC_ID: u8 = 0;
+/// Inputs of the I/O APIC.
+pub const IOAPIC_PINS: u8 = 24;
+
+/// The ACPI power-management block: PIIX4's PMBASE as SeaBIOS programs it when we publish ACPI tables. The same block is
+/// decoded at [`PM_BASE_ALT`] too, where OVMF puts it.
+pub const PM_BASE: u16 = 0x600;
+/// The other place of the power-management block.
+pub const PM_BASE_ALT: u16 = 0xb000;
+/// Length of the power-management block.
+pub const PM_LEN: u16 = 0x40;
+/// The general-purpose event block (two status and two enable bytes).
+pub const GPE0_BASE: u16 = 0xafe0;
+/// The interrupt of ACPI events.
+pub const SCI_IRQ: u8 = 9;
+/// The PM timer's frequency in hertz.
+pub const PM_TIMER_HZ: u64 = 3_579_545;
+/// The PIT's input clock in hertz.
+pub const PIT_HZ: u64 = 1_193_182;
+/// The local APIC timer's input clock in hertz, before its divider.
+pub const LAPIC_HZ: u64 = 1_000_000_000;
+
+/// ISA interrupts of the devices.
+#[allow(missing_docs)]
+pub mod irq {
+    pub const PIT: u8 = 0;
+    pub const KEYBOARD: u8 = 1;
+    pub const COM1: u8 = 4;
+    pub const RTC: u8 = 8;
+    pub const MOUSE: u8 = 12;
+    pub const FERR: u8 = 13;
+    pub const IDE0: u8 = 14;
+    pub const IDE1: u8 = 15;
+    /// The ISA interrupts that firmware gives to PIRQA to PIRQD.
+    pub const PIRQ: [u8; 4] = [10, 10, 11, 11];
+}
+
+/// The PIRQ (0 = A to 3 = D) that interrupt pin `pin` (0 = INTA) of PCI device `device` is wired to: the PIIX swizzle. ACPI's
+/// `_PRT`, the interrupt-line registers, the $PIR table and the wiring itself all come from here.
+#[must_use]
+pub const fn pirq(device: u8, pin: u8) -> u8 {
+    (pin + device + 3) & 3
+}
+
+/// The variable part of a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MachineDesc {
+    /// RAM in bytes, a multiple of 1 MiB.
+    pub memory: u64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// The network card's address.
+    pub mac: [u8; 6],
+    /// The SMBIOS system UUID.
+    pub uuid: [u8; 16],
+    /// Whether there is a hard disk as primary master.
+    pub disk: bool,
+    /// Whether there is a CD-ROM drive with a medium as secondary master.
+    pub cdrom: bool,
+}
+
+impl MachineDesc {
+    /// RAM below 4 GiB, in bytes.
+    #[must_use]
+    pub const fn low_ram(&self) -> u64 {
+        if self.memory > LOW_RAM_MAX { LOW_RAM_MAX } else { self.memory }
+    }
+
+    /// RAM above 4 GiB, in bytes.
+    #[must_use]
+    pub const fn high_ram(&self) -> u64 {
+        self.memory - self.low_ram()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn pirq_swizzle_is_pin_plus_slot_minus_one() {
+        assert_eq!(super::pirq(1, 0), 0);
+        assert_eq!(super::pirq(3, 0), 2);
+        assert_eq!(super::pirq(0, 0), 3);
+    }
+}

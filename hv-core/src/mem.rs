@@ -1,0 +1,84 @@
+//! Guest memory as the hypervisor's own code sees it: bytes copied in and out by guest-physical address. Never a reference:
+//! the guest may change memory at any moment.
+
+use crate::Gpa;
+use core::fmt;
+
+/// An access outside RAM (a hole, MMIO, or a write to ROM).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotRam(pub Gpa);
+
+impl fmt::Display for NotRam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guest-physical address {:#x} is not RAM", self.0)
+    }
+}
+
+/// The guest's memory by guest-physical address.
+pub trait GuestMemory: Send + Sync {
+    /// Copies guest memory at `gpa` into `buf`. May cross pages.
+    ///
+    /// # Errors
+    /// [`NotRam`] names the first byte that is neither RAM nor ROM; what precedes it may have been copied.
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam>;
+
+    /// Copies `buf` into guest RAM at `gpa`. May cross pages.
+    ///
+    /// # Errors
+    /// [`NotRam`] names the first byte that is not RAM; what precedes it may have been written.
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam>;
+
+    /// Atomically replaces the naturally aligned `size`-byte (1, 2, 4, 8) little-endian value at `gpa` by `new` if it
+    /// equals `old`; answers whether it did.
+    ///
+    /// # Errors
+    /// [`NotRam`] if the value is not in RAM or not aligned.
+    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam>;
+
+    /// Reads a little-endian `u16`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {
+        let mut b = [0; 2];
+        self.read(gpa, &mut b)?;
+        Ok(u16::from_le_bytes(b))
+    }
+
+    /// Reads a little-endian `u32`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
+        let mut b = [0; 4];
+        self.read(gpa, &mut b)?;
+        Ok(u32::from_le_bytes(b))
+    }
+
+    /// Reads a little-endian `u64`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u64(&self, gpa: Gpa) -> Result<u64, NotRam> {
+        let mut b = [0; 8];
+        self.read(gpa, &mut b)?;
+        Ok(u64::from_le_bytes(b))
+    }
+}
+
+/// Memory that belongs to a device and may be mapped into the guest (video RAM), addressed by offset from its start.
+/// Accesses past the end read zeroes and write nothing.
+pub trait DeviceRam: Send + Sync {
+    /// Its length in bytes.
+    fn len(&self) -> usize;
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Copies from `offset` into `buf`.
+    fn read(&self, offset: usize, buf: &mut [u8]);
+    /// Copies `buf` to `offset`.
+    fn write(&self, offset: usize, buf: &[u8]);
+    /// Fills `len` bytes from `offset` with `byte`.
+    fn fill(&self, offset: usize, len: usize, byte: u8);
+}

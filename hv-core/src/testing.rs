@@ -1,0 +1,200 @@
+//! Fakes for tests: dumber than what they stand in for.
+
+use crate::backend::{BlockBackend, BlockError, ConsoleBackend};
+use crate::device::{DevCx, Requests};
+use crate::irq::IrqSink;
+use crate::mem::{DeviceRam, GuestMemory, NotRam};
+use crate::{Gpa, VmTime};
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use std::sync::Mutex;
+
+/// Guest RAM from address 0 in a vector.
+pub struct VecMemory(Mutex<Vec<u8>>);
+
+impl VecMemory {
+    /// `len` bytes of zeroed RAM at guest-physical address 0.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        Self(Mutex::new(vec![0; len]))
+    }
+
+    fn range(len: usize, gpa: Gpa, n: usize) -> Result<core::ops::Range<usize>, NotRam> {
+        let start = usize::try_from(gpa.0).map_err(|_| NotRam(gpa))?;
+        let end = start.checked_add(n).filter(|&e| e <= len).ok_or(NotRam(gpa))?;
+        Ok(start..end)
+    }
+}
+
+impl GuestMemory for VecMemory {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
+        let m = self.0.lock().unwrap();
+        let r = Self::range(m.len(), gpa, buf.len())?;
+        buf.copy_from_slice(&m[r]);
+        Ok(())
+    }
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
+        let mut m = self.0.lock().unwrap();
+        let r = Self::range(m.len(), gpa, buf.len())?;
+        m[r].copy_from_slice(buf);
+        Ok(())
+    }
+    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
+        let mut m = self.0.lock().unwrap();
+        if !matches!(size, 1 | 2 | 4 | 8) || !gpa.0.is_multiple_of(size as u64) {
+            return Err(NotRam(gpa));
+        }
+        let r = Self::range(m.len(), gpa, size)?;
+        let same = m[r.clone()] == old.to_le_bytes()[..size];
+        if same {
+            m[r].copy_from_slice(&new.to_le_bytes()[..size]);
+        }
+        Ok(same)
+    }
+}
+
+/// Device RAM in a vector.
+pub struct VecDeviceRam(Mutex<Vec<u8>>);
+
+impl VecDeviceRam {
+    /// `len` zeroed bytes.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        Self(Mutex::new(vec![0; len]))
+    }
+}
+
+impl DeviceRam for VecDeviceRam {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+    fn read(&self, offset: usize, buf: &mut [u8]) {
+        let m = self.0.lock().unwrap();
+        for (i, b) in buf.iter_mut().enumerate() {
+            *b = offset.checked_add(i).and_then(|o| m.get(o)).copied().unwrap_or(0);
+        }
+    }
+    fn write(&self, offset: usize, buf: &[u8]) {
+        let mut m = self.0.lock().unwrap();
+        for (i, b) in buf.iter().enumerate() {
+            if let Some(x) = offset.checked_add(i).and_then(|o| m.get_mut(o)) {
+                *x = *b;
+            }
+        }
+    }
+    fn fill(&self, offset: usize, len: usize, byte: u8) {
+        let mut m = self.0.lock().unwrap();
+        let end = offset.saturating_add(len).min(m.len());
+        if let Some(s) = m.get_mut(offset..end) {
+            s.fill(byte);
+        }
+    }
+}
+
+/// Remembers every change of every interrupt line.
+#[derive(Default)]
+pub struct RecordingIrqs {
+    state: Mutex<(u32, Vec<(u8, bool)>)>,
+}
+
+impl RecordingIrqs {
+    /// A shared recorder.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+    /// The level of `pin`.
+    #[must_use]
+    pub fn level(&self, pin: u8) -> bool {
+        self.state.lock().unwrap().0 >> pin & 1 != 0
+    }
+    /// All changes since the last call.
+    pub fn take(&self) -> Vec<(u8, bool)> {
+        core::mem::take(&mut self.state.lock().unwrap().1)
+    }
+}
+
+impl IrqSink for RecordingIrqs {
+    fn set(&self, pin: u8, level: bool) {
+        let mut s = self.state.lock().unwrap();
+        if (s.0 >> pin & 1 != 0) != level {
+            s.0 ^= 1 << pin;
+            s.1.push((pin, level));
+        }
+    }
+}
+
+/// A disk in a vector; `fail` makes every access an error.
+pub struct RamDisk {
+    /// The contents.
+    pub data: Vec<u8>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Fail every access.
+    pub fail: bool,
+}
+
+impl BlockBackend for RamDisk {
+    fn sectors(&self) -> u64 {
+        self.data.len() as u64 / 512
+    }
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let start = sector as usize * 512;
+        let src = self.data.get(start..start + buf.len()).filter(|_| !self.fail).ok_or(BlockError)?;
+        buf.copy_from_slice(src);
+        Ok(())
+    }
+    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        let start = sector as usize * 512;
+        if self.fail || self.read_only {
+            return Err(BlockError);
+        }
+        self.data.get_mut(start..start + buf.len()).ok_or(BlockError)?.copy_from_slice(buf);
+        Ok(())
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        if self.fail { Err(BlockError) } else { Ok(()) }
+    }
+}
+
+/// A console that remembers, shared by its clones.
+#[derive(Clone, Default)]
+pub struct VecConsole(pub Arc<Mutex<Vec<u8>>>);
+
+impl ConsoleBackend for VecConsole {
+    fn write(&mut self, byte: u8) {
+        self.0.lock().unwrap().push(byte);
+    }
+}
+
+/// A bench for one device: memory, time and the requests it made.
+pub struct Bench {
+    /// The guest's memory.
+    pub mem: VecMemory,
+    /// The time that the device is told.
+    pub now: VmTime,
+    /// What the device has asked for.
+    pub requests: Requests,
+}
+
+impl Bench {
+    /// One MiB of memory at time 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { mem: VecMemory::new(1 << 20), now: VmTime(0), requests: Requests::default() }
+    }
+    /// The context for one call.
+    pub fn cx(&mut self) -> DevCx<'_> {
+        DevCx { now: self.now, dma: &self.mem, requests: &mut self.requests }
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}

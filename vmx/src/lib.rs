@@ -1,0 +1,4 @@
+//! Umbra's Intel VT-x backend.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+extern crate alloc;

@@ -1,0 +1,2 @@
+//! The host tool behind `cargo xtask`.
+fn main() {}
