@@ -15,12 +15,20 @@ extern crate alloc;
 
 pub mod addr;
 pub mod backend;
+pub mod bus;
+pub mod cpu;
+pub mod cpuid;
 pub mod device;
 pub mod emulate;
+pub mod event;
+pub mod exit;
 pub mod irq;
 pub mod machine;
 pub mod mem;
+pub mod mmu;
+pub mod msr;
 pub mod regs;
+pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;

@@ -1,4 +1,6 @@
 //! The registers of a virtual CPU, by the manuals' names.
+// The manuals' bit names are their own documentation.
+#![allow(missing_docs)]
 
 use bitflags::bitflags;
 
@@ -11,7 +13,6 @@ pub struct Gprs {
 }
 
 /// Register numbers within [`Gprs`].
-#[allow(missing_docs)]
 pub mod gpr {
     pub const RAX: usize = 0;
     pub const RCX: usize = 1;
@@ -25,7 +26,6 @@ pub mod gpr {
 
 /// A segment register, in encoding order, and the four system segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
 pub enum SegReg {
     Es = 0,
     Cs = 1,
@@ -95,7 +95,6 @@ impl SegAttr {
 bitflags! {
     /// RFLAGS.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    #[allow(missing_docs)]
     pub struct Rflags: u64 {
         const CF = 1 << 0;
         const ONE = 1 << 1;
@@ -120,7 +119,6 @@ bitflags! {
 
     /// CR0.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    #[allow(missing_docs)]
     pub struct Cr0: u64 {
         const PE = 1 << 0;
         const MP = 1 << 1;
@@ -138,7 +136,6 @@ bitflags! {
 
     /// CR4.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    #[allow(missing_docs)]
     pub struct Cr4: u64 {
         const VME = 1 << 0;
         const PVI = 1 << 1;
@@ -165,7 +162,6 @@ bitflags! {
 
     /// EFER (MSR C000_0080h).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    #[allow(missing_docs)]
     pub struct Efer: u64 {
         const SCE = 1 << 0;
         const LME = 1 << 8;
@@ -179,7 +175,6 @@ bitflags! {
 
 /// A system register that a backend keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
 pub enum SysReg {
     Cr0,
     Cr2,

@@ -1,0 +1,442 @@
+//! The port and memory buses of the virtual PC: find the range, lock the device, call it.
+//!
+//! Ports are found through a table with one byte a port, MMIO windows by a short search. Ranges that the guest can move (PCI
+//! base address registers) are *windows*: a device reports a move through its [`Requests`], and [`Bus::settle`] carries it
+//! out when the device has been unlocked.
+
+use crate::device::{AccessSize, DevCx, Device, PowerAction, Requests, WindowId};
+use crate::mem::GuestMemory;
+use crate::mmu::Backing;
+use crate::{Gpa, Hpa, VmTime};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use spin::Mutex;
+
+/// A device as the bus holds it.
+pub type SharedDevice = Arc<Mutex<dyn Device>>;
+
+/// How accesses wider than a byte reach a port range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    /// The device is 8 bits wide: wider accesses are split into bytes, low address first.
+    Byte,
+    /// The device takes every width.
+    Native,
+}
+
+#[derive(Clone, Copy)]
+struct PortHandler {
+    device: u8,
+    width: Width,
+}
+
+#[derive(Clone, Copy)]
+enum WindowKind {
+    Ports { handler: u8 },
+    Mmio,
+    Ram { hpa: Hpa },
+}
+
+struct Window {
+    kind: WindowKind,
+    device: u8,
+    len: u64,
+    base: Option<u64>,
+}
+
+struct MmioRange {
+    base: u64,
+    len: u64,
+    window: WindowId,
+    device: u8,
+}
+
+/// A change of the guest-physical map that a device's window made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapChange {
+    /// First address.
+    pub start: Gpa,
+    /// Length in bytes.
+    pub len: u64,
+    /// What is there now.
+    pub backing: Backing,
+}
+
+/// No device at this port.
+const NOBODY: u8 = 0xff;
+
+/// The buses with everything on them.
+pub struct Bus {
+    devices: Vec<SharedDevice>,
+    handlers: Vec<PortHandler>,
+    ports: Box<[u8]>,
+    windows: Vec<Window>,
+    mmio: Vec<MmioRange>,
+    memory: Arc<dyn GuestMemory>,
+    requests: Requests,
+    deadline: VmTime,
+}
+
+impl Bus {
+    /// Empty buses over `memory`.
+    #[must_use]
+    pub fn new(memory: Arc<dyn GuestMemory>) -> Self {
+        Self {
+            devices: Vec::new(),
+            handlers: Vec::new(),
+            ports: vec![NOBODY; 0x1_0000].into_boxed_slice(),
+            windows: Vec::new(),
+            mmio: Vec::new(),
+            memory,
+            requests: Requests::default(),
+            deadline: VmTime(0),
+        }
+    }
+
+    /// Puts a device on the bus; the ranges it answers to come from the other methods.
+    ///
+    /// # Panics
+    /// With more than 254 devices.
+    pub fn add(&mut self, device: SharedDevice) -> DeviceId {
+        assert!(self.devices.len() < usize::from(NOBODY), "the bus numbers devices with 8 bits");
+        self.devices.push(device);
+        DeviceId((self.devices.len() - 1) as u8)
+    }
+
+    fn handler(&mut self, device: DeviceId, width: Width) -> u8 {
+        let found = self.handlers.iter().position(|h| h.device == device.0 && h.width == width);
+        found.unwrap_or_else(|| {
+            assert!(self.handlers.len() < usize::from(NOBODY), "the bus numbers port handlers with 8 bits");
+            self.handlers.push(PortHandler { device: device.0, width });
+            self.handlers.len() - 1
+        }) as u8
+    }
+
+    /// Makes `device` answer at `len` fixed ports from `base` on.
+    pub fn add_ports(&mut self, device: DeviceId, base: u16, len: u16, width: Width) {
+        let h = self.handler(device, width);
+        for p in &mut self.ports[usize::from(base)..usize::from(base) + usize::from(len)] {
+            *p = h;
+        }
+    }
+
+    /// Adds a movable range of `len` ports, not yet placed.
+    pub fn add_port_window(&mut self, device: DeviceId, len: u16, width: Width) -> WindowId {
+        let handler = self.handler(device, width);
+        self.window(WindowKind::Ports { handler }, device, u64::from(len), None)
+    }
+
+    /// Adds an MMIO window of `len` bytes, placed at `base` or not yet.
+    pub fn add_mmio(&mut self, device: DeviceId, len: u64, base: Option<u64>) -> WindowId {
+        let id = self.window(WindowKind::Mmio, device, len, None);
+        if base.is_some() {
+            let _ = self.place(id, base);
+        }
+        id
+    }
+
+    /// Adds a movable window of host memory at `hpa` (video RAM), not yet placed.
+    pub fn add_ram_window(&mut self, device: DeviceId, len: u64, hpa: Hpa) -> WindowId {
+        self.window(WindowKind::Ram { hpa }, device, len, None)
+    }
+
+    fn window(&mut self, kind: WindowKind, device: DeviceId, len: u64, base: Option<u64>) -> WindowId {
+        self.windows.push(Window { kind, device: device.0, len, base });
+        WindowId((self.windows.len() - 1) as u16)
+    }
+
+    /// Moves a window, returning what changes in the guest-physical map: at most the old place and the new one.
+    fn place(&mut self, id: WindowId, base: Option<u64>) -> [Option<MapChange>; 2] {
+        let Some(w) = self.windows.get_mut(usize::from(id.0)) else { return [None; 2] };
+        if w.base == base {
+            return [None; 2];
+        }
+        let old = core::mem::replace(&mut w.base, base);
+        let (kind, len, device) = (w.kind, w.len, w.device);
+        match kind {
+            WindowKind::Ports { handler } => {
+                let span = |b: u64| {
+                    let start = (b as usize).min(0x1_0000);
+                    start..(start + len as usize).min(0x1_0000)
+                };
+                if let Some(b) = old {
+                    self.ports[span(b)].iter_mut().filter(|p| **p == handler).for_each(|p| *p = NOBODY);
+                }
+                if let Some(b) = base {
+                    // Fixed ports stay with their devices, wherever a base address register is moved.
+                    self.ports[span(b)].iter_mut().filter(|p| **p == NOBODY).for_each(|p| *p = handler);
+                }
+                [None; 2]
+            }
+            WindowKind::Mmio => {
+                self.mmio.retain(|r| r.window != id);
+                if let Some(base) = base {
+                    self.mmio.push(MmioRange { base, len, window: id, device });
+                }
+                [None; 2]
+            }
+            WindowKind::Ram { hpa } => [
+                old.map(|b| MapChange { start: Gpa(b), len, backing: Backing::Mmio }),
+                base.map(|b| MapChange { start: Gpa(b), len, backing: Backing::Ram { hpa, writable: true } }),
+            ],
+        }
+    }
+
+    /// Carries out what devices asked for: window moves go to `changed`; a power action is returned.
+    pub fn settle(&mut self, mut changed: impl FnMut(MapChange)) -> Option<PowerAction> {
+        if !self.requests.moved.is_empty() {
+            for (id, base) in core::mem::take(&mut self.requests.moved) {
+                self.place(id, base).into_iter().flatten().for_each(&mut changed);
+            }
+        }
+        if let Some(w) = self.requests.wake.take() {
+            self.deadline = self.deadline.min(w);
+        }
+        self.requests.power.take()
+    }
+
+    /// Whether [`Bus::settle`] has anything to do.
+    #[must_use]
+    pub fn unsettled(&self) -> bool {
+        self.requests.wake.is_some() || self.requests.power.is_some() || !self.requests.moved.is_empty()
+    }
+
+    /// When [`Bus::poll`] is next due.
+    #[must_use]
+    pub fn deadline(&self) -> VmTime {
+        self.deadline
+    }
+
+    /// Lets all devices do what has become due by `now`.
+    pub fn poll(&mut self, now: VmTime) {
+        let mut next = VmTime::NEVER;
+        for d in &self.devices {
+            let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+            if let Some(t) = d.lock().poll(&mut cx) {
+                next = next.min(t);
+            }
+        }
+        self.deadline = next;
+    }
+
+    /// Makes the next [`Bus::poll`] due at `when` at the latest: something outside has changed a device.
+    pub fn wake_at(&mut self, when: VmTime) {
+        self.deadline = self.deadline.min(when);
+    }
+
+    /// Resets all devices.
+    pub fn reset(&mut self, now: VmTime) {
+        for d in &self.devices {
+            let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+            d.lock().reset(&mut cx);
+        }
+        self.requests.power = None;
+        self.deadline = VmTime(0);
+    }
+
+    /// Calls `f` with the device and its context.
+    fn with<R>(&mut self, device: u8, now: VmTime, f: impl FnOnce(&mut dyn Device, &mut DevCx<'_>) -> R) -> Option<R> {
+        let d = self.devices.get(usize::from(device))?;
+        let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+        Some(f(&mut *d.lock(), &mut cx))
+    }
+
+    /// IN.
+    pub fn port_read(&mut self, now: VmTime, port: u16, size: AccessSize) -> u32 {
+        match self.port_handler(port, size) {
+            Some(h) => self.with(h, now, |d, cx| d.port_read(cx, port, size)).unwrap_or(u32::MAX) & size.ones(),
+            None => (0..size.bytes()).fold(0, |value, i| {
+                let p = port.wrapping_add(i as u16);
+                let byte = match self.port_handler(p, AccessSize::Byte) {
+                    Some(h) => self.with(h, now, |d, cx| d.port_read(cx, p, AccessSize::Byte)).unwrap_or(0xff) & 0xff,
+                    None => 0xff,
+                };
+                value | byte << (8 * i)
+            }),
+        }
+    }
+
+    /// OUT.
+    pub fn port_write(&mut self, now: VmTime, port: u16, size: AccessSize, value: u32) {
+        let value = value & size.ones();
+        if let Some(h) = self.port_handler(port, size) {
+            self.with(h, now, |d, cx| d.port_write(cx, port, size, value));
+            return;
+        }
+        for (i, byte) in value.to_le_bytes().into_iter().enumerate().take(size.bytes()) {
+            let p = port.wrapping_add(i as u16);
+            if let Some(h) = self.port_handler(p, AccessSize::Byte) {
+                self.with(h, now, |d, cx| d.port_write(cx, p, AccessSize::Byte, byte.into()));
+            }
+        }
+    }
+
+    /// The device that takes an access of this width as one; none if it has to be split (or nobody is there).
+    fn port_handler(&self, port: u16, size: AccessSize) -> Option<u8> {
+        let n = self.ports[usize::from(port)];
+        let h = self.handlers.get(usize::from(n))?;
+        if size == AccessSize::Byte {
+            return Some(h.device);
+        }
+        let last = self.ports.get(usize::from(port) + size.bytes() - 1);
+        (h.width == Width::Native && last == Some(&n)).then_some(h.device)
+    }
+
+    /// REP INS: fills `buf` from one port.
+    pub fn port_read_block(&mut self, now: VmTime, port: u16, size: AccessSize, buf: &mut [u8]) {
+        if let Some(h) = self.port_handler(port, size) {
+            self.with(h, now, |d, cx| d.port_read_block(cx, port, size, buf));
+            return;
+        }
+        for chunk in buf.chunks_exact_mut(size.bytes()) {
+            let v = self.port_read(now, port, size).to_le_bytes();
+            chunk.copy_from_slice(&v[..chunk.len()]);
+        }
+    }
+
+    /// REP OUTS: writes `buf` to one port.
+    pub fn port_write_block(&mut self, now: VmTime, port: u16, size: AccessSize, buf: &[u8]) {
+        if let Some(h) = self.port_handler(port, size) {
+            self.with(h, now, |d, cx| d.port_write_block(cx, port, size, buf));
+            return;
+        }
+        for chunk in buf.chunks_exact(size.bytes()) {
+            let mut v = [0; 4];
+            v[..chunk.len()].copy_from_slice(chunk);
+            self.port_write(now, port, size, u32::from_le_bytes(v));
+        }
+    }
+
+    fn mmio_at(&self, gpa: Gpa, size: usize) -> Option<(u8, WindowId, u64)> {
+        self.mmio.iter().find_map(|r| {
+            let offset = gpa.0.wrapping_sub(r.base);
+            (offset < r.len && size as u64 <= r.len - offset).then_some((r.device, r.window, offset))
+        })
+    }
+
+    /// Reads `size` (1, 2, 4 or 8) bytes of MMIO; all ones where nobody is.
+    pub fn mmio_read(&mut self, now: VmTime, gpa: Gpa, size: usize) -> u64 {
+        let ones = if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 };
+        match self.mmio_at(gpa, size) {
+            Some((device, window, offset)) => {
+                self.with(device, now, |d, cx| d.mmio_read(cx, window, offset, size)).unwrap_or(u64::MAX) & ones
+            }
+            None => ones,
+        }
+    }
+
+    /// Writes `size` (1, 2, 4 or 8) bytes of MMIO; dropped where nobody is.
+    pub fn mmio_write(&mut self, now: VmTime, gpa: Gpa, size: usize, value: u64) {
+        let value = if size >= 8 { value } else { value & ((1 << (8 * size)) - 1) };
+        if let Some((device, window, offset)) = self.mmio_at(gpa, size) {
+            self.with(device, now, |d, cx| d.mmio_write(cx, window, offset, size, value));
+        }
+    }
+}
+
+/// A device's place on the bus.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceId(u8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::VecMemory;
+
+    /// Reads back the port number's low byte, remembers writes.
+    #[derive(Default)]
+    struct Probe {
+        writes: Vec<(u16, AccessSize, u32)>,
+        move_to: Option<(WindowId, Option<u64>)>,
+    }
+
+    impl Device for Probe {
+        fn name(&self) -> &'static str {
+            "probe"
+        }
+        fn port_read(&mut self, _cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
+            match size {
+                AccessSize::Byte => port.into(),
+                _ => 0x1234_5678,
+            }
+        }
+        fn port_write(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
+            self.writes.push((port, size, value));
+            cx.requests.moved.extend(self.move_to.take());
+        }
+        fn mmio_read(&mut self, _cx: &mut DevCx<'_>, _w: WindowId, offset: u64, _size: usize) -> u64 {
+            offset
+        }
+    }
+
+    fn bus() -> (Bus, Arc<Mutex<Probe>>, DeviceId) {
+        let mut bus = Bus::new(Arc::new(VecMemory::new(4096)));
+        let probe = Arc::new(Mutex::new(Probe::default()));
+        let id = bus.add(probe.clone());
+        (bus, probe, id)
+    }
+
+    const NOW: VmTime = VmTime(0);
+
+    #[test]
+    fn nobody_reads_all_ones_of_the_width_and_drops_writes() {
+        let (mut bus, _, _) = bus();
+        assert_eq!(bus.port_read(NOW, 0x80, AccessSize::Byte), 0xff);
+        assert_eq!(bus.port_read(NOW, 0xffff, AccessSize::Dword), 0xffff_ffff);
+        bus.port_write(NOW, 0xffff, AccessSize::Dword, 1);
+        assert_eq!(bus.mmio_read(NOW, Gpa(0xfee0_0000), 4), 0xffff_ffff);
+        assert_eq!(bus.mmio_read(NOW, Gpa(u64::MAX), 8), u64::MAX);
+    }
+
+    #[test]
+    fn wide_access_to_a_byte_device_is_split_low_address_first() {
+        let (mut bus, probe, id) = bus();
+        bus.add_ports(id, 0x3c4, 2, Width::Byte);
+        bus.port_write(NOW, 0x3c4, AccessSize::Word, 0x0f02);
+        assert_eq!(probe.lock().writes, [(0x3c4, AccessSize::Byte, 2), (0x3c5, AccessSize::Byte, 0x0f)]);
+        assert_eq!(bus.port_read(NOW, 0x3c5, AccessSize::Word), 0xffc5, "the second byte is nobody's");
+    }
+
+    #[test]
+    fn wide_access_to_a_native_device_stays_whole_unless_it_sticks_out() {
+        let (mut bus, _, id) = bus();
+        bus.add_ports(id, 0xcfc, 4, Width::Native);
+        assert_eq!(bus.port_read(NOW, 0xcfc, AccessSize::Dword), 0x1234_5678);
+        assert_eq!(bus.port_read(NOW, 0xcfe, AccessSize::Dword), 0xffff_fffe);
+    }
+
+    #[test]
+    fn moved_port_window_leaves_fixed_ports_alone() {
+        let (mut bus, probe, id) = bus();
+        bus.add_ports(id, 0x64, 1, Width::Byte);
+        let other = bus.add(Arc::new(Mutex::new(Probe::default())));
+        let w = bus.add_port_window(other, 32, Width::Native);
+        probe.lock().move_to = Some((w, Some(0x60)));
+        bus.port_write(NOW, 0x64, AccessSize::Byte, 0);
+        assert!(bus.unsettled());
+        assert_eq!(bus.settle(|_| panic!("ports do not change memory")), None);
+        assert_eq!(bus.port_read(NOW, 0x60, AccessSize::Byte), 0x60);
+        bus.port_write(NOW, 0x64, AccessSize::Byte, 7);
+        assert_eq!(probe.lock().writes.len(), 2, "still the fixed device");
+        probe.lock().move_to = Some((w, None));
+        bus.port_write(NOW, 0x64, AccessSize::Byte, 0);
+        let _ = bus.settle(|_| ());
+        assert_eq!(bus.port_read(NOW, 0x60, AccessSize::Byte), 0xff);
+    }
+
+    #[test]
+    fn moved_ram_window_reports_the_old_and_the_new_place() {
+        let (mut bus, probe, id) = bus();
+        bus.add_ports(id, 0x10, 1, Width::Byte);
+        let w = bus.add_ram_window(id, 0x1000, Hpa(0x8000));
+        let mut changes = Vec::new();
+        for base in [Some(0xfd00_0000), Some(0xe000_0000), None] {
+            probe.lock().move_to = Some((w, base));
+            bus.port_write(NOW, 0x10, AccessSize::Byte, 0);
+            let _ = bus.settle(|c| changes.push((c.start.0, c.backing != Backing::Mmio)));
+        }
+        assert_eq!(changes, [(0xfd00_0000, true), (0xfd00_0000, false), (0xe000_0000, true), (0xe000_0000, false)]);
+    }
+}

@@ -1,0 +1,66 @@
+//! The virtual CPU as a vendor backend (`svm`, `vmx`) offers it to the run loop.
+
+use crate::event::Event;
+use crate::exit::VmExit;
+use crate::mmu::TlbFlush;
+use crate::regs::{Gprs, SegReg, Segment, SysReg};
+use crate::Hpa;
+
+/// What an entry is to do: decided in vendor-free code, only encoded by the backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Root of the second-stage tables.
+    pub root: Hpa,
+    /// What to flush first.
+    pub flush: TlbFlush,
+    /// The event to inject.
+    pub inject: Option<Event>,
+    /// Leave the guest as soon as it can take an interrupt.
+    pub irq_window: bool,
+    /// Leave the guest as soon as it can take an NMI.
+    pub nmi_window: bool,
+}
+
+/// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
+pub trait VcpuBackend: Send {
+    /// The general registers. RSP included.
+    fn gprs(&self) -> &Gprs;
+    /// The general registers, to be changed.
+    fn gprs_mut(&mut self) -> &mut Gprs;
+    /// RIP.
+    fn rip(&self) -> u64;
+    /// Sets RIP.
+    fn set_rip(&mut self, rip: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> u64;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, rflags: u64);
+    /// The current privilege level, 0 to 3.
+    fn cpl(&self) -> u8;
+    /// A system register.
+    fn sysreg(&self, reg: SysReg) -> u64;
+    /// Sets a system register.
+    fn set_sysreg(&mut self, reg: SysReg, value: u64);
+    /// A segment register with its hidden part.
+    fn segment(&self, reg: SegReg) -> Segment;
+    /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.
+    fn set_segment(&mut self, reg: SegReg, value: Segment);
+    /// Guest XMM register `index` (0 to 15).
+    fn xmm(&self, index: usize) -> [u8; 16];
+    /// Sets guest XMM register `index` (0 to 15).
+    fn set_xmm(&mut self, index: usize, value: [u8; 16]);
+    /// Whether STI or MOV SS blocks interrupts for one instruction.
+    fn interrupt_shadow(&self) -> bool;
+    /// Ends that blocking: the instruction has been completed by us.
+    fn clear_interrupt_shadow(&mut self);
+    /// The guest's XCR0 (extended-state enable mask).
+    fn xcr0(&self) -> u64;
+    /// Sets the guest's XCR0; `value` has been checked.
+    fn set_xcr0(&mut self, value: u64);
+    /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
+    fn reset(&mut self);
+    /// Runs the guest until it exits.
+    fn run(&mut self, entry: &Entry) -> VmExit;
+    /// Multi-line state dump for logs.
+    fn dump(&self, out: &mut dyn core::fmt::Write);
+}

@@ -1,0 +1,251 @@
+//! What CPUID tells the guest: the host's answers, cut down to what the virtual CPU really has.
+//!
+//! The answers are collected once, when the VM is made; an exit only looks them up and patches the few bits that follow the
+//! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E).
+
+use alloc::vec::Vec;
+
+/// EAX, EBX, ECX, EDX.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)]
+pub struct CpuidResult {
+    pub eax: u32,
+    pub ebx: u32,
+    pub ecx: u32,
+    pub edx: u32,
+}
+
+/// The state of the guest that shows in CPUID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuidState {
+    /// CR4.OSXSAVE.
+    pub osxsave: bool,
+    /// IA32_APIC_BASE.EN.
+    pub apic_enabled: bool,
+    /// XCR0.
+    pub xcr0: u64,
+}
+
+/// Highest basic leaf that is offered.
+const MAX_BASIC: u32 = 0x0d;
+/// Highest extended leaf that is offered.
+const MAX_EXTENDED: u32 = 0x8000_0008;
+/// Leaves of the hypervisor range that are answered.
+const HYPERVISOR: u32 = 0x4000_0000;
+
+/// XCR0 components that guests may use: x87, SSE, AVX.
+pub const XCR0_ALLOWED: u64 = 0b111;
+
+/// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
+/// RDRAND. What is not here (MONITOR, VMX, x2APIC, TSC-deadline, PCID, PDCM, ...) the virtual CPU does not have.
+const LEAF1_ECX: u32 =
+    1 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30;
+/// Leaf 1 ECX: there is a hypervisor.
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 ECX: OSXSAVE.
+const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
+/// Leaf 1 EDX: APIC.
+const LEAF1_EDX_APIC: u32 = 1 << 9;
+/// Leaf 1 EDX bits that pass: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
+const LEAF1_EDX: u32 = 0x078b_fbff;
+/// Leaf 7.0 EBX bits that pass: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
+const LEAF7_EBX: u32 =
+    1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 29;
+/// Leaf 7.0 ECX bits that pass: UMIP, VAES, VPCLMULQDQ, RDPID is left out (it needs TSC_AUX).
+const LEAF7_ECX: u32 = 1 << 2 | 1 << 9 | 1 << 10;
+/// Leaf 7.0 EDX bits that pass: FSRM.
+const LEAF7_EDX: u32 = 1 << 4;
+/// Leaf 8000_0001 ECX bits that pass: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW.
+const EXT1_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+/// Leaf 8000_0001 EDX bits that pass: those of leaf 1, SYSCALL, NX, MMXEXT, FFXSR is left out, 1 GiB pages, LM, 3DNow! is left out.
+const EXT1_EDX: u32 = 0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
+
+/// The table of one VM.
+#[derive(Clone, Debug)]
+pub struct Cpuid {
+    basic: Vec<CpuidResult>,
+    extended: Vec<CpuidResult>,
+    hypervisor: Vec<CpuidResult>,
+    /// Leaf 0Dh, sub-leaves 0 to 2.
+    xsave: [CpuidResult; 3],
+    leaf7: CpuidResult,
+}
+
+impl Cpuid {
+    /// Builds the table from the host's answers, `host(leaf, sub-leaf)`.
+    #[must_use]
+    pub fn new(mut host: impl FnMut(u32, u32) -> CpuidResult) -> Self {
+        let host_max = host(0, 0).eax;
+        let has_xsave = host_max >= 0x0d && host(1, 0).ecx & 1 << 26 != 0;
+        let mut basic = Vec::new();
+        for leaf in 0..=MAX_BASIC.min(host_max) {
+            let h = host(leaf, 0);
+            basic.push(match leaf {
+                0 => CpuidResult { eax: MAX_BASIC.min(host_max), ..h },
+                1 => CpuidResult {
+                    eax: h.eax,
+                    // CLFLUSH line size; one logical processor, APIC identifier 0.
+                    ebx: h.ebx & 0xff00 | 1 << 16,
+                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_HYPERVISOR,
+                    edx: h.edx & LEAF1_EDX,
+                },
+                2 => h,
+                6 => CpuidResult { eax: 1 << 2, ..CpuidResult::default() },
+                _ => CpuidResult::default(),
+            });
+        }
+        let h7 = if host_max >= 7 { host(7, 0) } else { CpuidResult::default() };
+        let leaf7 = CpuidResult { eax: 0, ebx: h7.ebx & LEAF7_EBX, ecx: h7.ecx & LEAF7_ECX, edx: h7.edx & LEAF7_EDX };
+        let mut xsave = [CpuidResult::default(); 3];
+        if has_xsave {
+            let (h0, h1, h2) = (host(0x0d, 0), host(0x0d, 1), host(0x0d, 2));
+            let allowed = u64::from(h0.eax) & XCR0_ALLOWED;
+            let avx = allowed & 0b100 != 0;
+            let max = if avx { h2.ebx.saturating_add(h2.eax) } else { 576 };
+            xsave[0] = CpuidResult { eax: allowed as u32, ebx: 576, ecx: max, edx: 0 };
+            // XSAVEOPT only: XSAVEC and XSAVES need state that is not switched.
+            xsave[1] = CpuidResult { eax: h1.eax & 1, ..CpuidResult::default() };
+            xsave[2] = if avx { h2 } else { CpuidResult::default() };
+        }
+        let host_ext = host(0x8000_0000, 0).eax;
+        let mut extended = Vec::new();
+        if host_ext >= 0x8000_0001 {
+            for leaf in 0x8000_0000..=MAX_EXTENDED.min(host_ext) {
+                let h = host(leaf, 0);
+                extended.push(match leaf {
+                    0x8000_0000 => CpuidResult { eax: MAX_EXTENDED.min(host_ext), ..h },
+                    0x8000_0001 => CpuidResult { ecx: h.ecx & EXT1_ECX, edx: h.edx & EXT1_EDX, ..h },
+                    // Advanced power management: the TSC runs at a constant rate in all states.
+                    0x8000_0007 => CpuidResult { edx: 1 << 8, ..CpuidResult::default() },
+                    0x8000_0008 => {
+                        // Guests get at most 40 physical address bits and 48 linear ones: second-stage tables have four levels.
+                        let phys = (h.eax & 0xff).clamp(32, 40);
+                        CpuidResult { eax: phys | 48 << 8, ebx: 0, ecx: 0, edx: 0 }
+                    }
+                    _ => h,
+                });
+            }
+        }
+        let hypervisor = alloc::vec![CpuidResult {
+            eax: HYPERVISOR,
+            ebx: u32::from_le_bytes(*b"Umbr"),
+            ecx: u32::from_le_bytes(*b"aUmb"),
+            edx: u32::from_le_bytes(*b"raHV"),
+        }];
+        Self { basic, extended, hypervisor, xsave, leaf7 }
+    }
+
+    /// The guest's physical address width in bits.
+    #[must_use]
+    pub fn physical_bits(&self) -> u8 {
+        self.extended.get(8).map_or(36, |l| (l.eax & 0xff) as u8)
+    }
+
+    /// The XCR0 bits that the guest may set; 0 without XSAVE.
+    #[must_use]
+    pub fn xcr0_allowed(&self) -> u64 {
+        self.xsave[0].eax.into()
+    }
+
+    /// Leaf 7.0, as the guest sees it.
+    #[must_use]
+    pub fn leaf7(&self) -> CpuidResult {
+        self.leaf7
+    }
+
+    /// Leaf 1, as the guest sees it but for the bits that change.
+    #[must_use]
+    pub fn leaf1(&self) -> CpuidResult {
+        self.basic.get(1).copied().unwrap_or_default()
+    }
+
+    /// Leaf 8000_0001, as the guest sees it.
+    #[must_use]
+    pub fn extended1(&self) -> CpuidResult {
+        self.extended.get(1).copied().unwrap_or_default()
+    }
+
+    /// The answer for `leaf` and `subleaf`.
+    #[must_use]
+    pub fn get(&self, leaf: u32, subleaf: u32, state: CpuidState) -> CpuidResult {
+        let at = |table: &[CpuidResult], base: u32| table.get(leaf.wrapping_sub(base) as usize).copied();
+        match leaf {
+            1 => {
+                let mut r = self.leaf1();
+                if state.osxsave {
+                    r.ecx |= LEAF1_ECX_OSXSAVE;
+                }
+                if !state.apic_enabled {
+                    r.edx &= !LEAF1_EDX_APIC;
+                }
+                r
+            }
+            7 => {
+                if subleaf == 0 {
+                    self.leaf7
+                } else {
+                    CpuidResult::default()
+                }
+            }
+            0x0d => {
+                let mut r = self.xsave.get(subleaf as usize).copied().unwrap_or_default();
+                if subleaf == 0 && state.xcr0 & 0b100 != 0 {
+                    r.ebx = r.ecx;
+                }
+                r
+            }
+            0..=0x3fff_ffff => at(&self.basic, 0).unwrap_or_default(),
+            0x4000_0000..=0x7fff_ffff => at(&self.hypervisor, HYPERVISOR).unwrap_or_default(),
+            _ => at(&self.extended, 0x8000_0000).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_ones(leaf: u32, _sub: u32) -> CpuidResult {
+        match leaf {
+            0 => CpuidResult { eax: 0x20, ebx: 1, ecx: 2, edx: 3 },
+            0x8000_0000 => CpuidResult { eax: 0x8000_0020, ebx: 1, ecx: 2, edx: 3 },
+            0x0d => CpuidResult { eax: 0xff, ebx: 576, ecx: 2000, edx: 0 },
+            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        }
+    }
+
+    const STATE: CpuidState = CpuidState { osxsave: false, apic_enabled: true, xcr0: 1 };
+
+    #[test]
+    fn features_that_are_not_virtualized_are_hidden() {
+        let c = Cpuid::new(all_ones);
+        let l1 = c.get(1, 0, STATE);
+        for (bit, name) in [(3, "MONITOR"), (5, "VMX"), (15, "PDCM"), (17, "PCID"), (21, "x2APIC"), (24, "TSC-deadline"), (27, "OSXSAVE")] {
+            assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
+        }
+        assert_eq!(c.get(0x8000_0001, 0, STATE).ecx >> 2 & 1, 0, "SVM");
+        assert_eq!(c.get(0x8000_0001, 0, STATE).edx >> 27 & 1, 0, "RDTSCP");
+        assert_eq!(c.get(7, 0, STATE).ecx >> 16 & 1, 0, "LA57");
+        assert_eq!(c.get(0, 0, STATE).eax, MAX_BASIC);
+        assert_eq!(c.get(0x8000_0000, 0, STATE).eax, MAX_EXTENDED);
+        assert_eq!(c.get(0x0d, 0, STATE).eax, 7);
+    }
+
+    #[test]
+    fn bits_follow_the_guests_state() {
+        let c = Cpuid::new(all_ones);
+        assert_ne!(c.get(1, 0, CpuidState { osxsave: true, ..STATE }).ecx & LEAF1_ECX_OSXSAVE, 0);
+        assert_eq!(c.get(1, 0, CpuidState { apic_enabled: false, ..STATE }).edx & LEAF1_EDX_APIC, 0);
+    }
+
+    #[test]
+    fn any_leaf_has_an_answer() {
+        let c = Cpuid::new(all_ones);
+        for leaf in [2, 0x0c, 0x0e, 0x1f, 0x3fff_ffff, 0x4000_0001, 0x7fff_ffff, 0x8000_0009, u32::MAX] {
+            for sub in [0, 1, 2, 3, u32::MAX] {
+                let _ = c.get(leaf, sub, STATE);
+            }
+        }
+        assert_eq!(c.get(0x4000_0000, 0, STATE).ebx.to_le_bytes(), *b"Umbr");
+    }
+}

@@ -1,0 +1,411 @@
+//! Events on their way into the guest: exceptions, software interrupts, NMIs and external interrupts, and what becomes of two
+//! exceptions at once.
+//!
+//! One vendor-free queue. A backend reports the event whose delivery an exit interrupted ([`VmExit::vectoring`]); the run loop
+//! puts it back here, adds what the exit itself caused, and asks for the one event to inject at the next entry.
+//!
+//! [`VmExit::vectoring`]: crate::exit::VmExit::vectoring
+
+/// The kind of an event, with the manuals' names (SDM vol 3C 25.8.3, "VM-Entry Controls for Event Injection").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// An interrupt from the interrupt controller.
+    ExternalInterrupt,
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A hardware exception.
+    Exception,
+    /// INT n.
+    SoftwareInterrupt,
+    /// INT3 or INTO.
+    SoftwareException,
+}
+
+/// One event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Its kind.
+    pub kind: EventKind,
+    /// Its vector.
+    pub vector: u8,
+    /// The error code that is pushed, if any.
+    pub error: Option<u32>,
+    /// Length in bytes of the instruction that caused a software event, else 0.
+    pub insn_len: u8,
+}
+
+/// Exception vectors by the manuals' mnemonics.
+#[allow(missing_docs)]
+pub mod vector {
+    pub const DE: u8 = 0;
+    pub const DB: u8 = 1;
+    pub const NMI: u8 = 2;
+    pub const BP: u8 = 3;
+    pub const OF: u8 = 4;
+    pub const UD: u8 = 6;
+    pub const NM: u8 = 7;
+    pub const DF: u8 = 8;
+    pub const TS: u8 = 10;
+    pub const NP: u8 = 11;
+    pub const SS: u8 = 12;
+    pub const GP: u8 = 13;
+    pub const PF: u8 = 14;
+    pub const MF: u8 = 16;
+    pub const AC: u8 = 17;
+    pub const MC: u8 = 18;
+    pub const VE: u8 = 20;
+    pub const CP: u8 = 21;
+}
+
+impl Event {
+    /// A hardware exception.
+    #[must_use]
+    pub const fn exception(vector: u8, error: Option<u32>) -> Self {
+        Self { kind: EventKind::Exception, vector, error, insn_len: 0 }
+    }
+
+    /// An external interrupt.
+    #[must_use]
+    pub const fn interrupt(vector: u8) -> Self {
+        Self { kind: EventKind::ExternalInterrupt, vector, error: None, insn_len: 0 }
+    }
+
+    /// An NMI.
+    #[must_use]
+    pub const fn nmi() -> Self {
+        Self { kind: EventKind::Nmi, vector: vector::NMI, error: None, insn_len: 0 }
+    }
+}
+
+/// The classes of exceptions that decide about double faults (SDM vol 3A 6.15, "Exception and Interrupt Reference",
+/// Interrupt 8: table "Interrupt and Exception Classes").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+    DoubleFault,
+}
+
+const fn class(v: u8) -> Class {
+    match v {
+        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP | vector::CP => Class::Contributory,
+        vector::PF | vector::VE => Class::PageFault,
+        vector::DF => Class::DoubleFault,
+        _ => Class::Benign,
+    }
+}
+
+/// What two exceptions come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Combined {
+    /// Deliver this one.
+    Deliver(Event),
+    /// The guest's CPU shuts down (triple fault).
+    Shutdown,
+}
+
+/// What happens when `second` is raised while `first` is being delivered (SDM vol 3A 6.15, table "Conditions for Generating a
+/// Double Fault").
+#[must_use]
+pub fn combine(first: &Event, second: &Event) -> Combined {
+    if first.kind != EventKind::Exception {
+        return Combined::Deliver(*second);
+    }
+    let double = Combined::Deliver(Event::exception(vector::DF, Some(0)));
+    match (class(first.vector), class(second.vector)) {
+        (Class::DoubleFault, _) => Combined::Shutdown,
+        (Class::Contributory, Class::Contributory) => double,
+        (Class::PageFault, Class::Contributory | Class::PageFault) => double,
+        _ => Combined::Deliver(*second),
+    }
+}
+
+/// Two faults, the second during the delivery of a double fault: the CPU shuts down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct TripleFault;
+
+/// The events that wait for the next entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventQueue {
+    /// A hardware exception, new or to be delivered again.
+    exception: Option<Event>,
+    /// A software interrupt or exception whose delivery was interrupted.
+    software: Option<Event>,
+    /// An NMI whose delivery was interrupted.
+    nmi_again: bool,
+    /// An external interrupt whose delivery was interrupted: already acknowledged, so it must not be lost.
+    interrupt_again: Option<u8>,
+    /// An NMI has been signalled and not yet injected.
+    nmi_pending: bool,
+    /// An NMI is being handled by the guest: the next one waits for its IRET.
+    nmi_blocked: bool,
+}
+
+/// What the CPU can take at the next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interruptibility {
+    /// RFLAGS.IF.
+    pub interrupts_enabled: bool,
+    /// Blocking by STI or MOV SS.
+    pub shadow: bool,
+}
+
+/// What to do at the next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Injection {
+    /// Inject this.
+    pub event: Option<Event>,
+    /// Leave the guest as soon as it can take an interrupt.
+    pub irq_window: bool,
+    /// Leave the guest as soon as it can take an NMI.
+    pub nmi_window: bool,
+}
+
+impl EventQueue {
+    /// Puts back the event whose delivery an exit interrupted.
+    pub fn put_back(&mut self, event: Event) {
+        match event.kind {
+            EventKind::Exception => self.exception = Some(event),
+            EventKind::SoftwareInterrupt | EventKind::SoftwareException => self.software = Some(event),
+            EventKind::Nmi => self.nmi_again = true,
+            EventKind::ExternalInterrupt => self.interrupt_again = Some(event.vector),
+        }
+    }
+
+    /// Raises an exception, combining it with one already waiting.
+    ///
+    /// # Errors
+    /// [`TripleFault`]: the guest's CPU shuts down.
+    pub fn raise(&mut self, event: Event) -> Result<(), TripleFault> {
+        // An instruction that faults has not been executed: a software event being delivered is repeated by re-executing it.
+        self.software = None;
+        match self.exception {
+            None => self.exception = Some(event),
+            Some(first) => match combine(&first, &event) {
+                Combined::Deliver(e) => self.exception = Some(e),
+                Combined::Shutdown => return Err(TripleFault),
+            },
+        }
+        Ok(())
+    }
+
+    /// An NMI has arrived for the guest.
+    pub fn signal_nmi(&mut self) {
+        self.nmi_pending = true;
+    }
+
+    /// The guest has executed the IRET that ends its NMI handler.
+    pub fn nmi_done(&mut self) {
+        self.nmi_blocked = false;
+    }
+
+    /// Whether an event waits that has to be delivered before anything else happens.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        self.exception.is_some() || self.software.is_some() || self.nmi_again || self.interrupt_again.is_some()
+    }
+
+    /// Whether an NMI waits and is not blocked (it ends HLT).
+    #[must_use]
+    pub fn nmi_waiting(&self) -> bool {
+        self.nmi_pending && !self.nmi_blocked
+    }
+
+    /// Decides about the next entry: events to deliver again first, then exceptions, NMI and external interrupts (SDM vol 3A
+    /// 6.9, "Priority Among Simultaneous Exceptions and Interrupts"). `pending` tells whether the interrupt controller has an
+    /// interrupt; `acknowledge` takes it, and is called only if it will be injected.
+    pub fn next(&mut self, cpu: Interruptibility, pending: bool, acknowledge: impl FnOnce() -> Option<u8>) -> Injection {
+        let mut acked = false;
+        let event = if let Some(e) = self.exception.take() {
+            Some(e)
+        } else if let Some(e) = self.software.take() {
+            Some(e)
+        } else if self.nmi_again {
+            self.nmi_again = false;
+            self.nmi_blocked = true;
+            Some(Event::nmi())
+        } else if let Some(v) = self.interrupt_again.take() {
+            Some(Event::interrupt(v))
+        } else if self.nmi_pending && !self.nmi_blocked && !cpu.shadow {
+            self.nmi_pending = false;
+            self.nmi_blocked = true;
+            Some(Event::nmi())
+        } else if pending && cpu.interrupts_enabled && !cpu.shadow {
+            acked = true;
+            acknowledge().map(Event::interrupt)
+        } else {
+            None
+        };
+        Injection {
+            event,
+            irq_window: self.interrupt_again.is_some() || (pending && !acked),
+            nmi_window: self.nmi_again || self.nmi_pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: Interruptibility = Interruptibility { interrupts_enabled: true, shadow: false };
+    const IF_CLEAR: Interruptibility = Interruptibility { interrupts_enabled: false, shadow: false };
+    const SHADOW: Interruptibility = Interruptibility { interrupts_enabled: true, shadow: true };
+
+    fn exc(v: u8) -> Event {
+        Event::exception(v, if class(v) == Class::Benign || v == vector::DE { None } else { Some(v as u32) })
+    }
+
+    #[test]
+    fn exceptions_combine_as_the_manuals_table_says_for_all_pairs() {
+        for first in 0..32u8 {
+            for second in 0..32u8 {
+                let got = combine(&exc(first), &exc(second));
+                let contributory = |v| [0, 10, 11, 12, 13, 21].contains(&v);
+                let page = |v| [14, 20].contains(&v);
+                let want = if first == 8 {
+                    Combined::Shutdown
+                } else if (contributory(first) && contributory(second)) || (page(first) && (contributory(second) || page(second))) {
+                    Combined::Deliver(Event::exception(8, Some(0)))
+                } else {
+                    Combined::Deliver(exc(second))
+                };
+                assert_eq!(got, want, "{first} then {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn exception_during_interrupt_delivery_keeps_the_interrupt() {
+        let mut q = EventQueue::default();
+        q.put_back(Event::interrupt(0x31));
+        q.raise(exc(14)).unwrap();
+        let i = q.next(OPEN, false, || unreachable!());
+        assert_eq!(i.event, Some(exc(14)));
+        assert!(i.irq_window, "the interrupt still waits");
+        assert_eq!(q.next(OPEN, false, || unreachable!()).event, Some(Event::interrupt(0x31)));
+    }
+
+    #[test]
+    fn exception_during_nmi_delivery_keeps_the_nmi() {
+        let mut q = EventQueue::default();
+        q.put_back(Event::nmi());
+        q.raise(exc(13)).unwrap();
+        let i = q.next(OPEN, false, || unreachable!());
+        assert_eq!(i.event, Some(exc(13)));
+        assert!(i.nmi_window);
+        assert_eq!(q.next(OPEN, false, || unreachable!()).event, Some(Event::nmi()));
+    }
+
+    #[test]
+    fn page_fault_during_page_fault_is_a_double_fault_then_shutdown() {
+        let mut q = EventQueue::default();
+        q.put_back(exc(14));
+        q.raise(exc(14)).unwrap();
+        let df = q.next(OPEN, false, || None).event.unwrap();
+        assert_eq!(df, Event::exception(8, Some(0)));
+        q.put_back(df);
+        assert_eq!(q.raise(exc(14)), Err(TripleFault));
+    }
+
+    #[test]
+    fn interrupt_is_acknowledged_only_when_it_is_injected() {
+        let mut q = EventQueue::default();
+        for closed in [IF_CLEAR, SHADOW] {
+            let i = q.next(closed, true, || panic!("acknowledged though the guest cannot take it"));
+            assert_eq!(i, Injection { event: None, irq_window: true, nmi_window: false });
+        }
+        let i = q.next(OPEN, true, || Some(0x20));
+        assert_eq!(i, Injection { event: Some(Event::interrupt(0x20)), irq_window: false, nmi_window: false });
+    }
+
+    #[test]
+    fn exception_goes_before_interrupt_and_arms_the_window() {
+        let mut q = EventQueue::default();
+        q.raise(exc(6)).unwrap();
+        let i = q.next(OPEN, true, || panic!("not now"));
+        assert_eq!(i.event, Some(exc(6)));
+        assert!(i.irq_window);
+    }
+
+    #[test]
+    fn nmi_goes_before_interrupt_and_blocks_the_next_nmi_until_iret() {
+        let mut q = EventQueue::default();
+        q.signal_nmi();
+        let i = q.next(IF_CLEAR, true, || panic!("IF is clear"));
+        assert_eq!(i.event, Some(Event::nmi()));
+        q.signal_nmi();
+        let i = q.next(IF_CLEAR, false, || None);
+        assert_eq!(i.event, None);
+        assert!(i.nmi_window);
+        q.nmi_done();
+        assert_eq!(q.next(IF_CLEAR, false, || None).event, Some(Event::nmi()));
+    }
+
+    #[test]
+    fn nmi_waits_for_the_end_of_a_shadow() {
+        let mut q = EventQueue::default();
+        q.signal_nmi();
+        let i = q.next(SHADOW, false, || None);
+        assert_eq!(i, Injection { event: None, irq_window: false, nmi_window: true });
+    }
+
+    #[test]
+    fn software_interrupt_is_repeated_unless_its_delivery_faulted() {
+        let int80 = Event { kind: EventKind::SoftwareInterrupt, vector: 0x80, error: None, insn_len: 2 };
+        let mut q = EventQueue::default();
+        q.put_back(int80);
+        assert_eq!(q.next(OPEN, false, || None).event, Some(int80));
+        q.put_back(int80);
+        q.raise(exc(11)).unwrap();
+        assert_eq!(q.next(OPEN, false, || None).event, Some(exc(11)));
+        assert!(!q.busy());
+    }
+
+    #[test]
+    fn no_event_is_lost_or_doubled_in_any_order_of_arrivals() {
+        // All subsets of {exception again, NMI again, interrupt again, new exception, new NMI, new interrupt}.
+        for set in 0u32..64 {
+            let mut q = EventQueue::default();
+            if set & 1 != 0 {
+                q.put_back(exc(6));
+            }
+            if set & 2 != 0 {
+                q.put_back(Event::nmi());
+            }
+            if set & 4 != 0 {
+                q.put_back(Event::interrupt(0x40));
+            }
+            if set & 8 != 0 {
+                q.raise(exc(14)).unwrap();
+            }
+            if set & 16 != 0 {
+                q.signal_nmi();
+            }
+            let mut pending = set & 32 != 0;
+            let (mut exceptions, mut nmis, mut irqs) = (0, 0, 0);
+            for _ in 0..8 {
+                let mut ack = false;
+                let i = q.next(OPEN, pending, || {
+                    ack = true;
+                    Some(0x41)
+                });
+                pending &= !ack;
+                match i.event.map(|e| e.kind) {
+                    Some(EventKind::Exception) => exceptions += 1,
+                    Some(EventKind::Nmi) => {
+                        nmis += 1;
+                        q.nmi_done();
+                    }
+                    Some(EventKind::ExternalInterrupt) => irqs += 1,
+                    _ => {}
+                }
+            }
+            assert_eq!(exceptions, u32::from(set & 9 != 0), "{set:#b}");
+            assert_eq!(nmis, (set >> 1 & 1) + (set >> 4 & 1), "{set:#b}");
+            assert_eq!(irqs, (set >> 2 & 1) + (set >> 5 & 1), "{set:#b}");
+        }
+    }
+}

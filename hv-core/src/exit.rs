@@ -1,0 +1,205 @@
+//! The exit record: what made the CPU leave the guest, in vendor-free terms. Backends decode into it, the run loop acts on it.
+
+use crate::device::AccessSize;
+use crate::event::Event;
+use crate::regs::SegReg;
+use crate::{Gpa, Gva};
+
+/// Why the guest was left, and what the hardware told about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmExit {
+    /// Why.
+    pub reason: ExitReason,
+    /// RIP after the exiting instruction, where the hardware tells.
+    pub next_rip: Option<u64>,
+    /// The event that was being delivered to the guest when it was left: it has *not* been delivered.
+    pub vectoring: Option<Event>,
+    /// The hardware's exit code and its two qualifications, for logs.
+    pub raw: [u64; 3],
+}
+
+/// An access to I/O ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortIo {
+    /// The port.
+    pub port: u16,
+    /// The width of one access.
+    pub size: AccessSize,
+    /// OUT or OUTS.
+    pub write: bool,
+    /// INS or OUTS.
+    pub string: bool,
+}
+
+/// What kind of access a nested page fault was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NestedFault {
+    /// The guest-physical address.
+    pub gpa: Gpa,
+    /// A write.
+    pub write: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+    /// The address was mapped: the permission was missing.
+    pub present: bool,
+    /// The access was the CPU's own while walking the guest's page tables.
+    pub table_walk: bool,
+}
+
+/// A control or debug register in MOV to or from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegAccess {
+    /// CR or DR number, 0 to 15.
+    pub number: u8,
+    /// The guest writes the register.
+    pub write: bool,
+    /// The general register, where the hardware tells.
+    pub gpr: Option<u8>,
+}
+
+/// Exit reasons of both vendors (CORE of `svm::exit` and `vmx::exit`). One line each in the run loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitReason {
+    /// A host interrupt arrived; it is still pending at the host's interrupt controller.
+    ExternalInterrupt,
+    /// A host NMI arrived.
+    Nmi,
+    /// A system-management or INIT signal arrived.
+    Init,
+    /// The guest raised an exception that we intercept.
+    Exception {
+        /// Vector, 0 to 31.
+        vector: u8,
+        /// The error code, for vectors that have one.
+        error: u32,
+        /// The faulting address of #PF, DR6 bits of #DB.
+        payload: u64,
+    },
+    /// Triple fault or another shutdown.
+    Shutdown,
+    /// The guest can take an interrupt now.
+    InterruptWindow,
+    /// The guest executes IRET while we wait for the end of its NMI handler.
+    Iret,
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Hlt,
+    /// PAUSE (in a loop).
+    Pause,
+    /// INVD: caches are never thrown away for a guest.
+    Invd,
+    /// WBINVD or WBNOINVD.
+    Wbinvd,
+    /// INVLPG, with the address where the hardware tells.
+    Invlpg(Option<Gva>),
+    /// RDTSC, which is only intercepted when the hardware cannot offset it.
+    Rdtsc,
+    /// RDTSCP.
+    Rdtscp,
+    /// RDPMC.
+    Rdpmc,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+    /// XSETBV.
+    Xsetbv,
+    /// RDMSR (false) or WRMSR (true).
+    Msr {
+        /// WRMSR.
+        write: bool,
+    },
+    /// IN, OUT, INS or OUTS.
+    PortIo(PortIo),
+    /// MOV to or from a control register.
+    CrAccess(RegAccess),
+    /// LMSW, SMSW or CLTS: decoded by the emulator.
+    Cr0Misc,
+    /// MOV to or from a debug register.
+    DrAccess(RegAccess),
+    /// LGDT, SIDT and the like.
+    DescriptorTable(SegReg),
+    /// A task switch by JMP, CALL, IRET or a task gate.
+    TaskSwitch,
+    /// A nested page fault (EPT violation or misconfiguration, #NPF).
+    NestedFault(NestedFault),
+    /// An instruction that the virtual CPU does not have (VMX, SVM, MONITOR, ...): #UD.
+    Undefined,
+    /// The hardware refused the guest's state.
+    EntryFailed,
+    /// A code that we do not know.
+    Unknown(u64),
+}
+
+impl ExitReason {
+    /// The number of names that [`ExitReason::index`] can return.
+    pub const KINDS: usize = 29;
+
+    /// A small number for statistics.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        match self {
+            ExitReason::ExternalInterrupt => 0,
+            ExitReason::Nmi => 1,
+            ExitReason::Init => 2,
+            ExitReason::Exception { .. } => 3,
+            ExitReason::Shutdown => 4,
+            ExitReason::InterruptWindow => 5,
+            ExitReason::Iret => 6,
+            ExitReason::Cpuid => 7,
+            ExitReason::Hlt => 8,
+            ExitReason::Pause => 9,
+            ExitReason::Invd => 10,
+            ExitReason::Wbinvd => 11,
+            ExitReason::Invlpg(_) => 12,
+            ExitReason::Rdtsc => 13,
+            ExitReason::Rdtscp => 14,
+            ExitReason::Rdpmc => 15,
+            ExitReason::Hypercall => 16,
+            ExitReason::Xsetbv => 17,
+            ExitReason::Msr { write: false } => 18,
+            ExitReason::Msr { write: true } => 19,
+            ExitReason::PortIo(PortIo { string: false, .. }) => 20,
+            ExitReason::PortIo(PortIo { string: true, .. }) => 21,
+            ExitReason::CrAccess(_) | ExitReason::Cr0Misc => 22,
+            ExitReason::DrAccess(_) => 23,
+            ExitReason::DescriptorTable(_) => 24,
+            ExitReason::TaskSwitch => 25,
+            ExitReason::NestedFault(_) => 26,
+            ExitReason::Undefined => 27,
+            ExitReason::EntryFailed | ExitReason::Unknown(_) => 28,
+        }
+    }
+
+    /// The names that go with [`ExitReason::index`], as reports show them.
+    pub const NAMES: [&'static str; Self::KINDS] = [
+        "external interrupt",
+        "nmi",
+        "init",
+        "exception",
+        "shutdown",
+        "interrupt window",
+        "iret",
+        "cpuid",
+        "hlt",
+        "pause",
+        "invd",
+        "wbinvd",
+        "invlpg",
+        "rdtsc",
+        "rdtscp",
+        "rdpmc",
+        "hypercall",
+        "xsetbv",
+        "rdmsr",
+        "wrmsr",
+        "port i/o",
+        "string i/o",
+        "cr access",
+        "dr access",
+        "descriptor table",
+        "task switch",
+        "nested fault",
+        "undefined instruction",
+        "entry failed",
+    ];
+}

@@ -1,0 +1,130 @@
+//! Memory virtualization as the run loop sees it: the guest-physical map, table frames, and the [`Mmu`] trait.
+
+use crate::exit::NestedFault;
+use crate::mem::GuestMemory;
+use crate::regs::{Cr0, Cr4, Efer};
+use crate::{Gpa, Gva, Hpa};
+use bitflags::bitflags;
+
+/// What lies behind a guest-physical page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backing {
+    /// Host memory.
+    Ram {
+        /// Where it is.
+        hpa: Hpa,
+        /// Whether the guest may write it (RAM) or not (ROM).
+        writable: bool,
+    },
+    /// Nothing that could be mapped: accesses go to the bus.
+    Mmio,
+}
+
+/// Frames for page tables: 4 KiB each, zeroed when allocated.
+pub trait Frames: Send {
+    /// Allocates one frame. None: the host has no more memory for tables.
+    fn allocate(&mut self) -> Option<Hpa>;
+    /// Gives a frame back.
+    fn free(&mut self, frame: Hpa);
+    /// Reads entry `index` (0 to 511) of the table in `frame`.
+    fn read(&self, frame: Hpa, index: usize) -> u64;
+    /// Writes entry `index` (0 to 511) of the table in `frame`.
+    fn write(&mut self, frame: Hpa, index: usize, value: u64);
+}
+
+/// What the TLB needs at the next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use]
+pub enum TlbFlush {
+    /// Nothing.
+    #[default]
+    None,
+    /// Everything that belongs to this guest.
+    Guest,
+}
+
+bitflags! {
+    /// The error code of #PF (SDM vol 3A 4.7, "Page-Fault Exceptions").
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct PfError: u32 {
+        /// The page was present: the fault is a violation.
+        const P = 1 << 0;
+        /// A write.
+        const W = 1 << 1;
+        /// A user access.
+        const U = 1 << 2;
+        /// A reserved bit was set in an entry.
+        const RSVD = 1 << 3;
+        /// An instruction fetch.
+        const I = 1 << 4;
+        /// A protection-key violation.
+        const PK = 1 << 5;
+    }
+}
+
+/// A page fault of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageFault {
+    /// The faulting linear address, for CR2.
+    pub gva: Gva,
+    /// The error code.
+    pub error: PfError,
+}
+
+/// The registers that decide how the guest's own paging works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagingState {
+    /// CR0.
+    pub cr0: Cr0,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: Cr4,
+    /// EFER.
+    pub efer: Efer,
+    /// RFLAGS.AC, which suspends SMAP for explicit accesses.
+    pub ac: bool,
+}
+
+/// A memory access to be translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// A write.
+    pub write: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+    /// With user privilege (CPL 3).
+    pub user: bool,
+    /// An access that the CPU makes of its own accord (descriptor tables, TSS), always with supervisor privilege.
+    pub implicit: bool,
+}
+
+/// What is to be done about a nested page fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolve {
+    /// It has been repaired: run the instruction again.
+    Retry,
+    /// No memory there: emulate the instruction on the bus.
+    Mmio,
+}
+
+/// Memory virtualization: nested paging or shadow paging, under the same run loop.
+pub trait Mmu: Send {
+    /// The root of the second-stage (or shadow) tables and what has to be flushed before it is used.
+    fn root(&mut self) -> (Hpa, TlbFlush);
+
+    /// A nested page fault happened.
+    fn fault(&mut self, fault: &NestedFault) -> Resolve;
+
+    /// Walks the guest's own page tables for one access, setting accessed and dirty bits as the CPU would.
+    ///
+    /// # Errors
+    /// The page fault that the access raises.
+    fn translate(&mut self, mem: &dyn GuestMemory, state: &PagingState, gva: Gva, access: Access) -> Result<Gpa, PageFault>;
+
+    /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous).
+    fn remap(&mut self, start: Gpa, len: u64, backing: Backing);
+
+    /// How many table frames are in use.
+    fn frames_used(&self) -> u64;
+}

@@ -1,0 +1,254 @@
+//! The policy for model-specific registers: which the guest has, what they read, what a write does.
+//!
+//! Registers that the hardware switches with the guest (FS and GS base, SYSENTER, STAR, ...) never come here: the backend lets
+//! them through. Everything else is either emulated by the run loop, kept here as plain storage, reads a constant, or does not
+//! exist: #GP(0).
+
+use crate::regs::SysReg;
+
+/// Register numbers, by the SDM's and APM's names.
+#[allow(missing_docs)]
+pub mod nr {
+    pub const TSC: u32 = 0x10;
+    pub const APIC_BASE: u32 = 0x1b;
+    pub const FEATURE_CONTROL: u32 = 0x3a;
+    pub const BIOS_SIGN_ID: u32 = 0x8b;
+    pub const MTRRCAP: u32 = 0xfe;
+    pub const SYSENTER_CS: u32 = 0x174;
+    pub const SYSENTER_ESP: u32 = 0x175;
+    pub const SYSENTER_EIP: u32 = 0x176;
+    pub const MISC_ENABLE: u32 = 0x1a0;
+    pub const DEBUGCTL: u32 = 0x1d9;
+    pub const MTRR_PHYSBASE0: u32 = 0x200;
+    pub const MTRR_FIX64K: u32 = 0x250;
+    pub const PAT: u32 = 0x277;
+    pub const MTRR_DEF_TYPE: u32 = 0x2ff;
+    pub const X2APIC: u32 = 0x800;
+    pub const EFER: u32 = 0xc000_0080;
+    pub const STAR: u32 = 0xc000_0081;
+    pub const LSTAR: u32 = 0xc000_0082;
+    pub const CSTAR: u32 = 0xc000_0083;
+    pub const SFMASK: u32 = 0xc000_0084;
+    pub const FS_BASE: u32 = 0xc000_0100;
+    pub const GS_BASE: u32 = 0xc000_0101;
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    pub const TSC_AUX: u32 = 0xc000_0103;
+}
+
+/// Registers that the hardware switches with the guest and the permission map lets through.
+pub const PASS_THROUGH: [u32; 10] = [
+    nr::SYSENTER_CS,
+    nr::SYSENTER_ESP,
+    nr::SYSENTER_EIP,
+    nr::STAR,
+    nr::LSTAR,
+    nr::CSTAR,
+    nr::SFMASK,
+    nr::FS_BASE,
+    nr::GS_BASE,
+    nr::KERNEL_GS_BASE,
+];
+
+/// IA32_PAT after reset (SDM vol 3A 12.12.4, "Programming the PAT").
+pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// MTRRs: eight variable ranges, fixed ranges, write-combining.
+const MTRRCAP: u64 = 0x508;
+
+/// The access is not allowed: #GP(0).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MsrFault;
+
+/// What the run loop must do for a register that is more than storage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Special {
+    /// The time-stamp counter.
+    Tsc,
+    /// IA32_APIC_BASE.
+    ApicBase,
+    /// EFER.
+    Efer,
+    /// A register that the backend keeps.
+    Sys(SysReg),
+}
+
+/// Which registers the run loop handles itself.
+#[must_use]
+pub const fn special(msr: u32) -> Option<Special> {
+    Some(match msr {
+        nr::TSC => Special::Tsc,
+        nr::APIC_BASE => Special::ApicBase,
+        nr::EFER => Special::Efer,
+        nr::PAT => Special::Sys(SysReg::Pat),
+        nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
+        nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),
+        nr::SYSENTER_EIP => Special::Sys(SysReg::SysenterEip),
+        nr::STAR => Special::Sys(SysReg::Star),
+        nr::LSTAR => Special::Sys(SysReg::Lstar),
+        nr::CSTAR => Special::Sys(SysReg::Cstar),
+        nr::SFMASK => Special::Sys(SysReg::Sfmask),
+        nr::KERNEL_GS_BASE => Special::Sys(SysReg::KernelGsBase),
+        _ => return None,
+    })
+}
+
+/// Whether `value` is a valid IA32_PAT: each byte UC, WC, WT, WP, WB or UC-.
+#[must_use]
+pub fn pat_is_valid(value: u64) -> bool {
+    value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4..=7))
+}
+
+/// The storage behind the registers that are only remembered.
+#[derive(Clone, Debug)]
+pub struct MsrStore {
+    mtrr_variable: [u64; 16],
+    mtrr_fixed: [u64; 11],
+    mtrr_def_type: u64,
+    misc_enable: u64,
+    debugctl: u64,
+}
+
+impl Default for MsrStore {
+    fn default() -> Self {
+        Self { mtrr_variable: [0; 16], mtrr_fixed: [0; 11], mtrr_def_type: 0, misc_enable: 0x1801, debugctl: 0 }
+    }
+}
+
+const fn fixed_index(msr: u32) -> Option<usize> {
+    Some(match msr {
+        0x250 => 0,
+        0x258 => 1,
+        0x259 => 2,
+        0x268..=0x26f => (msr - 0x268) as usize + 3,
+        _ => return None,
+    })
+}
+
+const fn memory_type_is_valid(t: u8) -> bool {
+    matches!(t, 0 | 1 | 4 | 5 | 6)
+}
+
+impl MsrStore {
+    /// RDMSR.
+    ///
+    /// # Errors
+    /// [`MsrFault`]: the register does not exist.
+    pub fn read(&self, msr: u32) -> Result<u64, MsrFault> {
+        if let Some(i) = fixed_index(msr) {
+            return Ok(self.mtrr_fixed[i]);
+        }
+        Ok(match msr {
+            nr::MTRR_PHYSBASE0..=0x20f => self.mtrr_variable[(msr - nr::MTRR_PHYSBASE0) as usize],
+            nr::MTRR_DEF_TYPE => self.mtrr_def_type,
+            nr::MTRRCAP => MTRRCAP,
+            nr::MISC_ENABLE => self.misc_enable,
+            nr::DEBUGCTL => self.debugctl,
+            // Locked, nothing enabled. Windows 10 reads it before it has a #GP handler.
+            nr::FEATURE_CONTROL => 1,
+            0xcd => 3,
+            // BBL_CR_CTL3: Windows XP.
+            0x11e => 0xbe70_2111,
+            // MCG_CAP: no banks.
+            0x179 => 0,
+            0x17b => u64::MAX,
+            0x606 => 0xa1003,
+            // SYSCFG, HWCR (TscFreqSel), VM_CR (SVM disabled and locked), DE_CFG (LFENCE serializes).
+            0xc001_0010 => 0,
+            0xc001_0015 => 0x0100_0010,
+            0xc001_0114 => 0x18,
+            0xc001_1029 => 2,
+            _ if reads_zero(msr) => 0,
+            _ => return Err(MsrFault),
+        })
+    }
+
+    /// WRMSR.
+    ///
+    /// # Errors
+    /// [`MsrFault`]: the register does not exist, is read-only, or the value is not valid.
+    pub fn write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
+        if let Some(i) = fixed_index(msr) {
+            if !value.to_le_bytes().iter().all(|&t| memory_type_is_valid(t)) {
+                return Err(MsrFault);
+            }
+            self.mtrr_fixed[i] = value;
+            return Ok(());
+        }
+        match msr {
+            nr::MTRR_PHYSBASE0..=0x20f => {
+                if msr & 1 == 0 && !memory_type_is_valid(value as u8) {
+                    return Err(MsrFault);
+                }
+                self.mtrr_variable[(msr - nr::MTRR_PHYSBASE0) as usize] = value;
+            }
+            nr::MTRR_DEF_TYPE => {
+                if value & !0xcff != 0 || !memory_type_is_valid(value as u8) {
+                    return Err(MsrFault);
+                }
+                self.mtrr_def_type = value;
+            }
+            nr::MISC_ENABLE => self.misc_enable = value,
+            nr::DEBUGCTL => self.debugctl = value & 3,
+            nr::MTRRCAP | nr::FEATURE_CONTROL => return Err(MsrFault),
+            // Microcode updates are taken without effect: Windows loads them before it has an IDT.
+            0x79 | 0x17b | 0xcd | 0x11e | 0x606 => {}
+            0xc001_0010 | 0xc001_0015 | 0xc001_1029 => {}
+            _ if reads_zero(msr) => {}
+            _ => return Err(MsrFault),
+        }
+        Ok(())
+    }
+}
+
+/// Registers that guests touch without asking CPUID first: they read 0 and ignore writes.
+const fn reads_zero(msr: u32) -> bool {
+    matches!(
+        msr,
+        // PLATFORM_ID, EBL_CR_POWERON, SMI_COUNT, BIOS_SIGN_ID.
+        0x17 | 0x2a | 0x34 | 0x8b
+        // Performance counters and events.
+        | 0xc1 | 0xc2 | 0x186 | 0x187 | 0x309 | 0x345 | 0x38d..=0x390
+        // MISC_FEATURES, MCG_STATUS, PERF_STATUS to THERM2, TEMPERATURE_TARGET, ENERGY_PERF_BIAS.
+        | 0x140 | 0x17a | 0x198..=0x19c | 0x1a2 | 0x1b0
+        // Last-branch records.
+        | 0x1c9 | 0x1db..=0x1de | 0x680..=0x68f | 0x6c0..=0x6cf
+        // Machine-check banks.
+        | 0x400..=0x427
+        // RAPL.
+        | 0x611 | 0x619 | 0x639 | 0x641
+        // AMD: performance counters, NB_CFG, TOP_MEM, P-states, patch level, and others that Windows and OpenBSD read.
+        | 0xc001_0000..=0xc001_0007 | 0xc001_001a | 0xc001_001d | 0xc001_001f | 0xc001_0020 | 0xc001_0055 | 0xc001_0058
+        | 0xc001_0061..=0xc001_006b | 0xc001_0111..=0xc001_0113 | 0xc001_0117 | 0xc001_0140 | 0xc001_0141
+        | 0xc001_1020..=0xc001_1028 | 0xc001_102a..=0xc001_102d
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_memory_types_fault() {
+        let mut s = MsrStore::default();
+        assert_eq!(s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0602), Err(MsrFault));
+        assert_eq!(s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0606), Ok(()));
+        assert_eq!(s.read(nr::MTRR_FIX64K), Ok(0x0606_0606_0606_0606));
+        assert_eq!(s.write(nr::MTRR_DEF_TYPE, 0xc02), Err(MsrFault));
+        assert_eq!(s.write(nr::MTRR_PHYSBASE0, 7), Err(MsrFault));
+        assert!(pat_is_valid(PAT_RESET));
+        assert!(!pat_is_valid(2));
+    }
+
+    #[test]
+    fn unknown_registers_fault_and_the_must_not_fault_list_does_not() {
+        let mut s = MsrStore::default();
+        for msr in [0u32, 0x4000_0000, 0x4b56_4d00, 0xc000_0104, u32::MAX] {
+            assert_eq!(s.read(msr), Err(MsrFault), "{msr:#x}");
+            assert_eq!(s.write(msr, 0), Err(MsrFault), "{msr:#x}");
+        }
+        for msr in [0x17, 0x3a, 0x8b, 0xfe, 0x11e, 0x140, 0x198, 0x199, 0x1a0, 0x1d9, 0x400, 0xc001_0015, 0xc001_1029] {
+            assert!(s.read(msr).is_ok(), "{msr:#x}");
+        }
+        assert_eq!(s.write(0x79, 0x1000), Ok(()));
+    }
+}

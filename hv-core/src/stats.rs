@@ -1,0 +1,87 @@
+//! What the hypervisor did: counters that cost two loads and two stores an exit, and the report made of them.
+
+use crate::exit::ExitReason;
+use core::fmt::{self, Write};
+
+/// Counters of one VM.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Exits by [`ExitReason::index`].
+    pub exits: [u64; ExitReason::KINDS],
+    /// Time-stamp-counter ticks spent outside the guest, by the reason of the exit (instructions, where the machine's TSC counts
+    /// instructions).
+    pub ticks: [u64; ExitReason::KINDS],
+    /// Of these, the least that one exit of the reason took.
+    pub least: [u64; ExitReason::KINDS],
+    /// Events injected: exceptions, interrupts, NMIs, software events.
+    pub injected: [u64; 4],
+    /// Instructions emulated.
+    pub emulated: u64,
+    /// TLB flushes asked of the hardware.
+    pub flushes: u64,
+    /// Times the guest was reset.
+    pub resets: u64,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        let zero = [0; ExitReason::KINDS];
+        let least = [u64::MAX; ExitReason::KINDS];
+        Self { exits: zero, ticks: zero, least, injected: [0; 4], emulated: 0, flushes: 0, resets: 0 }
+    }
+}
+
+/// What the report adds to the counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts<'a> {
+    /// `svm` or `vmx`.
+    pub backend: &'a str,
+    /// `nested` or `shadow`.
+    pub paging: &'a str,
+    /// The guest's RAM in bytes.
+    pub guest_ram: u64,
+    /// Umbra's own memory in bytes, all included.
+    pub own_memory: u64,
+    /// Of this, frames of second-stage tables.
+    pub table_frames: u64,
+    /// TSC ticks since the guest was started.
+    pub ticks_total: u64,
+    /// TSC frequency in hertz.
+    pub tsc_hz: u64,
+    /// TSC ticks during which the guest had halted.
+    pub ticks_halted: u64,
+}
+
+impl Stats {
+    /// Notes one exit that took `ticks` to handle.
+    pub fn exit(&mut self, reason: usize, ticks: u64) {
+        self.exits[reason] += 1;
+        self.ticks[reason] += ticks;
+        self.least[reason] = self.least[reason].min(ticks);
+    }
+
+    /// Writes the report as JSON.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn json(&self, facts: &Facts<'_>, out: &mut impl Write) -> fmt::Result {
+        let Facts { backend, paging, guest_ram, own_memory, table_frames, ticks_total, tsc_hz, ticks_halted } = facts;
+        let total: u64 = self.exits.iter().sum();
+        let spent: u64 = self.ticks.iter().sum();
+        write!(out, "{{\n  \"backend\": \"{backend}\",\n  \"paging\": \"{paging}\",\n  \"tsc_hz\": {tsc_hz},")?;
+        write!(out, "\n  \"ticks\": {{ \"total\": {ticks_total}, \"hypervisor\": {spent}, \"halted\": {ticks_halted} }},")?;
+        write!(out, "\n  \"exits\": {{\n    \"total\": {total},\n    \"by_reason\": {{")?;
+        let mut first = true;
+        for (i, name) in ExitReason::NAMES.iter().enumerate().filter(|(i, _)| self.exits[*i] != 0) {
+            let (n, t, least) = (self.exits[i], self.ticks[i], self.least[i]);
+            let comma = if core::mem::take(&mut first) { "" } else { "," };
+            let mean = t / n;
+            write!(out, "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least} }}")?;
+        }
+        let [e, i, n, s] = self.injected;
+        write!(out, "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},")?;
+        write!(out, "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},", self.emulated, self.flushes)?;
+        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"own\": {own_memory}, ", self.resets)?;
+        write!(out, "\"table_frames\": {table_frames} }}\n}}\n")
+    }
+}

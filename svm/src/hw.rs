@@ -1,0 +1,191 @@
+//! The instructions: enabling AMD-V and the world switch. The only file of this crate with unsafe code.
+//!
+//! What must be true of the machine: the hypervisor runs in ring 0 and long mode with host memory mapped at its physical
+//! addresses, so that the address of a control block is its physical address; interrupts are off whenever this code is entered.
+
+use crate::vmcb::Vmcb;
+use core::arch::{asm, global_asm};
+use hv_core::Hpa;
+use hv_core::regs::Gprs;
+
+const EFER: u32 = 0xc000_0080;
+const EFER_SVME: u64 = 1 << 12;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// The guest's x87 and SSE state as FXSAVE64 stores it.
+#[derive(Clone)]
+#[repr(C, align(16))]
+pub struct FxState(pub [u8; 512]);
+
+impl FxState {
+    /// The power-on state: FCW 0040h, MXCSR 1F80h (SDM vol 3A table 9-1).
+    #[must_use]
+    pub fn reset() -> Self {
+        let mut s = Self([0; 512]);
+        s.0[0] = 0x40;
+        s.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        s.0[28..32].copy_from_slice(&0xffffu32.to_le_bytes());
+        s
+    }
+}
+
+/// What the world switch works on; `offset_of!` assertions tie it to the assembly.
+#[repr(C)]
+pub struct Context {
+    /// The guest's general registers. RAX and RSP live in the control block while the guest runs.
+    pub gprs: Gprs,
+    vmcb: u64,
+    host: u64,
+    fx: u64,
+}
+
+const _: () = assert!(core::mem::offset_of!(Context, gprs) == 0);
+const _: () = assert!(core::mem::offset_of!(Context, vmcb) == 128);
+const _: () = assert!(core::mem::offset_of!(Context, host) == 136);
+const _: () = assert!(core::mem::offset_of!(Context, fx) == 144);
+
+// VMRUN saves and restores what the host needs to go on; VMLOAD and VMSAVE move the rest (FS, GS, TR, LDTR and the system-call
+// registers), the host's own being in a control block that is never run. Between CLGI and STGI nothing can interrupt, so that
+// neither side ever runs with the other's task register. Interrupts are enabled behind CLGI: with V_INTR_MASKING a host
+// interrupt then leaves the guest, and stays pending after STGI because interrupts are off again.
+global_asm!(
+    ".global umbra_svm_run",
+    "umbra_svm_run:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "push rdi",
+    "clgi",
+    "mov rax, [rdi + 144]",
+    "fxrstor64 [rax]",
+    "mov rax, [rdi + 128]",
+    "vmload rax",
+    "mov rcx, [rdi + 8]",
+    "mov rdx, [rdi + 16]",
+    "mov rbx, [rdi + 24]",
+    "mov rbp, [rdi + 40]",
+    "mov rsi, [rdi + 48]",
+    "mov r8, [rdi + 64]",
+    "mov r9, [rdi + 72]",
+    "mov r10, [rdi + 80]",
+    "mov r11, [rdi + 88]",
+    "mov r12, [rdi + 96]",
+    "mov r13, [rdi + 104]",
+    "mov r14, [rdi + 112]",
+    "mov r15, [rdi + 120]",
+    "mov rdi, [rdi + 56]",
+    "sti",
+    "vmrun rax",
+    "cli",
+    "vmsave rax",
+    "push rdi",
+    "mov rdi, [rsp + 8]",
+    "mov [rdi + 8], rcx",
+    "mov [rdi + 16], rdx",
+    "mov [rdi + 24], rbx",
+    "mov [rdi + 40], rbp",
+    "mov [rdi + 48], rsi",
+    "mov [rdi + 64], r8",
+    "mov [rdi + 72], r9",
+    "mov [rdi + 80], r10",
+    "mov [rdi + 88], r11",
+    "mov [rdi + 96], r12",
+    "mov [rdi + 104], r13",
+    "mov [rdi + 112], r14",
+    "mov [rdi + 120], r15",
+    "pop qword ptr [rdi + 56]",
+    "mov rax, [rdi + 136]",
+    "vmload rax",
+    "mov rax, [rdi + 144]",
+    "fxsave64 [rax]",
+    "push 0x1f80",
+    "ldmxcsr [rsp]",
+    "pop rax",
+    "stgi",
+    "pop rdi",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "ret",
+);
+
+unsafe extern "C" {
+    fn umbra_svm_run(context: *mut Context);
+}
+
+impl Context {
+    /// A context with all registers 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { gprs: Gprs::default(), vmcb: 0, host: 0, fx: 0 }
+    }
+
+    /// Runs the guest described by `vmcb` and `fx` until it exits. `host` is the control block that [`save_host`] filled.
+    pub fn run(&mut self, vmcb: &mut Vmcb, host: &Vmcb, fx: &mut FxState) {
+        vmcb.rax = self.gprs.regs[0];
+        vmcb.rsp = self.gprs.regs[4];
+        self.vmcb = address(vmcb).0;
+        self.host = address(host).0;
+        self.fx = address(fx).0;
+        // SAFETY: the caller has called `enable` (module documentation: ring 0, identity map, interrupts off); the control
+        // blocks and the FPU state are exclusively borrowed and live until the call returns.
+        unsafe { umbra_svm_run(self) };
+        self.gprs.regs[0] = vmcb.rax;
+        self.gprs.regs[4] = vmcb.rsp;
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The physical address of something in the hypervisor's own memory.
+pub fn address<T>(of: &T) -> Hpa {
+    Hpa(core::ptr::from_ref(of) as u64)
+}
+
+/// Turns AMD-V on for this CPU, with `save` as the CPU's host save area, which must stay allocated while it is on.
+pub fn enable(save: &'static mut [u8; 4096]) {
+    let pa = core::ptr::from_ref(save) as u64;
+    // SAFETY: ring 0; the CPU has AMD-V (the caller has asked CPUID), so both registers exist.
+    unsafe {
+        write_msr(EFER, read_msr(EFER) | EFER_SVME);
+        write_msr(VM_HSAVE_PA, pa);
+    }
+}
+
+/// Stores the host's FS, GS, TR, LDTR and system-call registers, to be loaded again after every exit.
+pub fn save_host(host: &mut Vmcb) {
+    // SAFETY: ring 0 with AMD-V enabled; VMSAVE writes one control block, which is exclusively borrowed.
+    unsafe { asm!("vmsave rax", in("rax") address(host).0, options(nostack, preserves_flags)) };
+}
+
+/// Loads XCR0. `value` must be valid for this CPU: the caller has checked it against CPUID.
+pub fn write_xcr0(value: u64) {
+    // SAFETY: ring 0 with CR4.OSXSAVE set; a valid value changes no register contents.
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) };
+}
+
+/// # Safety
+/// Ring 0, and the register must exist.
+unsafe fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's promise.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// # Safety
+/// Ring 0, the register must exist and the value be valid and harmless to the hypervisor.
+unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags)) };
+}

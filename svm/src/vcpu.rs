@@ -1,0 +1,347 @@
+//! A virtual CPU on AMD-V: the registers in the control block, what is intercepted, and how an [`Entry`] is encoded.
+
+use crate::exit::{decode, event_injection};
+use crate::hw::{self, Context, FxState};
+use crate::permission::{IoPermissionMap, MsrPermissionMap};
+use crate::vmcb::{INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, VirtualInterrupt, Vmcb, VmcbSegment, tlb_control};
+use crate::Features;
+use alloc::boxed::Box;
+use hv_core::cpu::{Entry, VcpuBackend};
+use hv_core::event::vector;
+use hv_core::exit::VmExit;
+use hv_core::mmu::TlbFlush;
+use hv_core::msr::{PASS_THROUGH, PAT_RESET};
+use hv_core::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
+
+/// Always left for: everything that reaches outside the guest or that it does not have. HLT for idling; INTR and NMI are the
+/// host's; SHUTDOWN is the guest's triple fault.
+const INTERCEPT3: Intercept3 = Intercept3::INTR
+    .union(Intercept3::NMI)
+    .union(Intercept3::SMI)
+    .union(Intercept3::INIT)
+    .union(Intercept3::RDPMC)
+    .union(Intercept3::CPUID)
+    .union(Intercept3::RSM)
+    .union(Intercept3::INVD)
+    .union(Intercept3::HLT)
+    .union(Intercept3::INVLPGA)
+    .union(Intercept3::IOIO)
+    .union(Intercept3::MSR)
+    .union(Intercept3::SHUTDOWN);
+
+/// VMRUN must be intercepted (APM vol 2 15.5.1, "Basic Operation"); the other SVM instructions are #UD in the guest. RDTSCP is not offered.
+const INTERCEPT4: Intercept4 = Intercept4::all();
+
+/// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
+/// the guest; #MC is the host's.
+const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+
+/// Reads and writes of CR8 leave the guest, so that the local APIC's task priority is always exact.
+const INTERCEPT_CR8: u16 = 1 << 8;
+
+/// One virtual CPU.
+pub struct SvmVcpu {
+    features: Features,
+    vmcb: Box<Vmcb>,
+    host: Box<Vmcb>,
+    fx: Box<FxState>,
+    context: Box<Context>,
+    xcr0: u64,
+    // The maps are referred to by address from the control block.
+    _iopm: Box<IoPermissionMap>,
+    _msrpm: Box<MsrPermissionMap>,
+}
+
+impl SvmVcpu {
+    /// A virtual CPU with address-space identifier `asid` (1 to `features.asids - 1`). AMD-V is enabled on this CPU.
+    #[must_use]
+    pub fn new(features: Features, asid: u32) -> Self {
+        let mut host = Box::new(Vmcb::default());
+        hw::save_host(&mut host);
+        Self::with_host(features, asid, host)
+    }
+
+    fn with_host(features: Features, asid: u32, host: Box<Vmcb>) -> Self {
+        let iopm = IoPermissionMap::all();
+        let msrpm = MsrPermissionMap::all_but(&PASS_THROUGH);
+        let mut vmcb = Box::new(Vmcb::default());
+        vmcb.iopm_base = hw::address(&*iopm).0;
+        vmcb.msrpm_base = hw::address(&*msrpm).0;
+        vmcb.asid = asid;
+        vmcb.np_enable = NP_ENABLE;
+        vmcb.intercept_cr_read = INTERCEPT_CR8;
+        vmcb.intercept_cr_write = INTERCEPT_CR8;
+        vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
+        vmcb.intercept3 = INTERCEPT3.bits();
+        vmcb.intercept4 = INTERCEPT4.bits();
+        let fx = Box::new(FxState::reset());
+        let context = Box::new(Context::new());
+        let mut cpu = Self { features, vmcb, host, fx, context, xcr0: 1, _iopm: iopm, _msrpm: msrpm };
+        cpu.reset_registers();
+        cpu
+    }
+
+    fn reset_registers(&mut self) {
+        let data = VmcbSegment { selector: 0, attrib: 0x93, limit: 0xffff, base: 0 };
+        let table = VmcbSegment { limit: 0xffff, ..VmcbSegment::default() };
+        let v = &mut *self.vmcb;
+        (v.es, v.ss, v.ds, v.fs, v.gs) = (data, data, data, data, data);
+        v.cs = VmcbSegment { selector: 0xf000, attrib: 0x9b, limit: 0xffff, base: 0xffff_0000 };
+        (v.gdtr, v.idtr) = (table, table);
+        v.ldtr = VmcbSegment { attrib: 0x82, limit: 0xffff, ..VmcbSegment::default() };
+        v.tr = VmcbSegment { attrib: 0x8b, limit: 0xffff, ..VmcbSegment::default() };
+        v.cpl = 0;
+        v.efer = Efer::SVME.bits();
+        v.cr0 = 0x6000_0010;
+        (v.cr2, v.cr3, v.cr4) = (0, 0, 0);
+        v.dr6 = 0xffff_0ff0;
+        v.dr7 = 0x400;
+        v.rflags = 2;
+        v.rip = 0xfff0;
+        (v.star, v.lstar, v.cstar, v.sfmask, v.kernel_gs_base) = (0, 0, 0, 0, 0);
+        (v.sysenter_cs, v.sysenter_esp, v.sysenter_eip) = (0, 0, 0);
+        v.g_pat = PAT_RESET;
+        v.interrupt_shadow = 0;
+        v.event_injection = 0;
+        v.exit_int_info = 0;
+        *self.fx = FxState::reset();
+        self.context.gprs = Gprs::default();
+        self.xcr0 = 1;
+    }
+
+    fn segment_ref(&self, reg: SegReg) -> &VmcbSegment {
+        let v = &*self.vmcb;
+        match reg {
+            SegReg::Es => &v.es,
+            SegReg::Cs => &v.cs,
+            SegReg::Ss => &v.ss,
+            SegReg::Ds => &v.ds,
+            SegReg::Fs => &v.fs,
+            SegReg::Gs => &v.gs,
+            SegReg::Ldtr => &v.ldtr,
+            SegReg::Tr => &v.tr,
+            SegReg::Gdtr => &v.gdtr,
+            SegReg::Idtr => &v.idtr,
+        }
+    }
+
+    /// Encodes what the run loop has decided.
+    fn encode(&mut self, entry: &Entry) {
+        let v = &mut *self.vmcb;
+        v.n_cr3 = entry.root.0;
+        v.tlb_control = match entry.flush {
+            TlbFlush::None => tlb_control::NOTHING,
+            TlbFlush::Guest if self.features.flush_by_asid => tlb_control::THIS_GUEST,
+            TlbFlush::Guest => tlb_control::EVERYTHING,
+        };
+        v.event_injection = entry.inject.as_ref().map_or(0, event_injection);
+        let mut vi = VirtualInterrupt::V_INTR_MASKING;
+        let mut i3 = INTERCEPT3;
+        if entry.irq_window {
+            // A virtual interrupt that is never delivered: taking it would be the window.
+            vi |= VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR | VirtualInterrupt::V_INTR_PRIO;
+            i3 |= Intercept3::VINTR;
+        }
+        if entry.nmi_window {
+            i3 |= Intercept3::IRET;
+        }
+        v.virtual_interrupt = vi.bits();
+        v.intercept3 = i3.bits();
+    }
+}
+
+impl VcpuBackend for SvmVcpu {
+    fn gprs(&self) -> &Gprs {
+        &self.context.gprs
+    }
+    fn gprs_mut(&mut self) -> &mut Gprs {
+        &mut self.context.gprs
+    }
+    fn rip(&self) -> u64 {
+        self.vmcb.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.vmcb.rip = rip;
+    }
+    fn rflags(&self) -> u64 {
+        self.vmcb.rflags
+    }
+    fn set_rflags(&mut self, rflags: u64) {
+        self.vmcb.rflags = rflags | 2;
+    }
+    fn cpl(&self) -> u8 {
+        self.vmcb.cpl & 3
+    }
+
+    fn sysreg(&self, reg: SysReg) -> u64 {
+        let v = &*self.vmcb;
+        match reg {
+            SysReg::Cr0 => v.cr0,
+            SysReg::Cr2 => v.cr2,
+            SysReg::Cr3 => v.cr3,
+            SysReg::Cr4 => v.cr4,
+            SysReg::Efer => v.efer & !Efer::SVME.bits(),
+            SysReg::Dr6 => v.dr6,
+            SysReg::Dr7 => v.dr7,
+            SysReg::Pat => v.g_pat,
+            SysReg::Star => v.star,
+            SysReg::Lstar => v.lstar,
+            SysReg::Cstar => v.cstar,
+            SysReg::Sfmask => v.sfmask,
+            SysReg::KernelGsBase => v.kernel_gs_base,
+            SysReg::SysenterCs => v.sysenter_cs,
+            SysReg::SysenterEsp => v.sysenter_esp,
+            SysReg::SysenterEip => v.sysenter_eip,
+            SysReg::TscOffset => v.tsc_offset,
+        }
+    }
+
+    fn set_sysreg(&mut self, reg: SysReg, value: u64) {
+        let v = &mut *self.vmcb;
+        match reg {
+            SysReg::Cr0 => v.cr0 = value,
+            SysReg::Cr2 => v.cr2 = value,
+            SysReg::Cr3 => v.cr3 = value,
+            SysReg::Cr4 => v.cr4 = value,
+            // VMRUN refuses a guest without SVME (APM vol 2 15.5.1); the guest never sees the bit.
+            SysReg::Efer => v.efer = value | Efer::SVME.bits(),
+            SysReg::Dr6 => v.dr6 = value,
+            SysReg::Dr7 => v.dr7 = value,
+            SysReg::Pat => v.g_pat = value,
+            SysReg::Star => v.star = value,
+            SysReg::Lstar => v.lstar = value,
+            SysReg::Cstar => v.cstar = value,
+            SysReg::Sfmask => v.sfmask = value,
+            SysReg::KernelGsBase => v.kernel_gs_base = value,
+            SysReg::SysenterCs => v.sysenter_cs = value,
+            SysReg::SysenterEsp => v.sysenter_esp = value,
+            SysReg::SysenterEip => v.sysenter_eip = value,
+            SysReg::TscOffset => v.tsc_offset = value,
+        }
+    }
+
+    fn segment(&self, reg: SegReg) -> Segment {
+        let s = self.segment_ref(reg);
+        Segment { selector: s.selector, attr: SegAttr::from_bits_truncate(s.attrib), limit: s.limit, base: s.base }
+    }
+
+    fn set_segment(&mut self, reg: SegReg, value: Segment) {
+        let s = VmcbSegment { selector: value.selector, attrib: value.attr.bits(), limit: value.limit, base: value.base };
+        let v = &mut *self.vmcb;
+        match reg {
+            SegReg::Es => v.es = s,
+            SegReg::Cs => v.cs = s,
+            SegReg::Ss => {
+                v.ss = s;
+                v.cpl = value.attr.dpl();
+            }
+            SegReg::Ds => v.ds = s,
+            SegReg::Fs => v.fs = s,
+            SegReg::Gs => v.gs = s,
+            SegReg::Ldtr => v.ldtr = s,
+            SegReg::Tr => v.tr = s,
+            SegReg::Gdtr => v.gdtr = s,
+            SegReg::Idtr => v.idtr = s,
+        }
+    }
+
+    fn xmm(&self, index: usize) -> [u8; 16] {
+        let at = 160 + 16 * (index & 15);
+        let mut x = [0; 16];
+        x.copy_from_slice(&self.fx.0[at..at + 16]);
+        x
+    }
+    fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
+        let at = 160 + 16 * (index & 15);
+        self.fx.0[at..at + 16].copy_from_slice(&value);
+    }
+
+    fn interrupt_shadow(&self) -> bool {
+        self.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
+    }
+    fn clear_interrupt_shadow(&mut self) {
+        self.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+    }
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+    fn set_xcr0(&mut self, value: u64) {
+        if self.features.xsave {
+            hw::write_xcr0(value);
+            self.xcr0 = value;
+        }
+    }
+
+    fn reset(&mut self) {
+        self.reset_registers();
+        if self.features.xsave {
+            hw::write_xcr0(1);
+        }
+    }
+
+    fn run(&mut self, entry: &Entry) -> VmExit {
+        self.encode(entry);
+        self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
+        decode(&self.vmcb, &self.features)
+    }
+
+    fn dump(&self, out: &mut dyn core::fmt::Write) {
+        let v = &*self.vmcb;
+        let g = &self.context.gprs.regs;
+        let names = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+        for (i, (name, value)) in names.iter().zip(g).enumerate() {
+            let _ = write!(out, "{name:>4}={value:016x}{}", if i % 4 == 3 { "\n" } else { " " });
+        }
+        let _ = writeln!(out, " rip={:016x} rflags={:x} cpl={} shadow={}", v.rip, v.rflags, v.cpl, v.interrupt_shadow);
+        let _ = writeln!(out, " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}", v.cr0, v.cr2, v.cr3, v.cr4, v.efer);
+        for (name, s) in [("cs", &v.cs), ("ss", &v.ss), ("ds", &v.ds), ("es", &v.es), ("gdtr", &v.gdtr), ("idtr", &v.idtr), ("tr", &v.tr)] {
+            let _ = writeln!(out, " {name:>4}={:04x} base={:x} limit={:x} attr={:x}", s.selector, s.base, s.limit, s.attrib);
+        }
+        let _ = writeln!(out, " exit={:x} info1={:x} info2={:x} intinfo={:x}", v.exit_code, v.exit_info1, v.exit_info2, v.exit_int_info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_core::Hpa;
+    use hv_core::event::Event;
+
+    const ENTRY: Entry = Entry { root: Hpa(0x5000), flush: TlbFlush::None, inject: None, irq_window: false, nmi_window: false };
+
+    fn cpu() -> SvmVcpu {
+        SvmVcpu::with_host(Features { asids: 16, ..Features::default() }, 1, Box::new(Vmcb::default()))
+    }
+
+    #[test]
+    fn reset_state_is_the_manuals() {
+        let c = cpu();
+        assert_eq!((c.rip(), c.segment(SegReg::Cs).base, c.segment(SegReg::Cs).selector), (0xfff0, 0xffff_0000, 0xf000));
+        assert_eq!(c.sysreg(SysReg::Cr0), 0x6000_0010);
+        assert_eq!(c.sysreg(SysReg::Efer), 0, "SVME is hidden");
+        assert_eq!(c.vmcb.efer, 1 << 12, "and set");
+    }
+
+    #[test]
+    fn what_vmrun_insists_on_is_always_encoded() {
+        let mut c = cpu();
+        c.encode(&Entry { irq_window: true, inject: Some(Event::interrupt(0x20)), ..ENTRY });
+        assert_ne!(c.vmcb.intercept4 & Intercept4::VMRUN.bits(), 0);
+        assert_ne!(c.vmcb.asid, 0);
+        assert_ne!(c.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(), 0);
+        assert_ne!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0, "the window is disarmed");
+        assert_eq!(c.vmcb.event_injection, 0);
+    }
+
+    #[test]
+    fn flush_uses_what_the_cpu_has() {
+        let mut c = cpu();
+        c.encode(&Entry { flush: TlbFlush::Guest, ..ENTRY });
+        assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+        c.features.flush_by_asid = true;
+        c.encode(&Entry { flush: TlbFlush::Guest, ..ENTRY });
+        assert_eq!(c.vmcb.tlb_control, tlb_control::THIS_GUEST);
+    }
+}
