@@ -1,4 +1,14 @@
-//! Second-stage paging: nested tables and the shadow MMU.
+//! Second-stage paging: how guest-physical memory becomes host-physical memory, and how the guest's own tables are walked.
+//!
+//! [`nested::NestedMmu`] builds the tables that the hardware walks under the guest's own (AMD: nested paging; Intel: EPT).
+//! [`walk`] is the guest page walker, needed wherever the hypervisor has to follow a guest's linear address: emulation of MMIO
+//! and string I/O, and instruction lengths.
+//!
+//! Shadow paging is not here yet: it will be a second implementation of [`hv_core::mmu::Mmu`].
 #![cfg_attr(not(test), no_std)]
-#![deny(unsafe_code)]
-extern crate alloc;
+#![forbid(unsafe_code)]
+
+pub mod nested;
+pub mod walk;
+
+pub use nested::NestedMmu;

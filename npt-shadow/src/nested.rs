@@ -1,0 +1,271 @@
+//! Nested page tables in the long-mode format that AMD-V walks (APM vol 2 15.25, "Nested Paging").
+//!
+//! All of the guest's memory is mapped when it is added to the map, with the largest pages that fit, so that a nested page
+//! fault only ever means MMIO, a write to ROM, or nothing there. Invariant: an entry is present exactly where the map has RAM,
+//! ROM or device RAM.
+
+use hv_core::exit::NestedFault;
+use hv_core::mem::GuestMemory;
+use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, TlbFlush};
+use hv_core::{Gpa, Gva, Hpa};
+
+const P: u64 = 1 << 0;
+const RW: u64 = 1 << 1;
+/// Nested walks are user accesses (APM vol 2 15.25.5, "Nested Table Walk").
+const US: u64 = 1 << 2;
+const PS: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Levels of a long-mode table: 4 down to 1.
+const ROOT_LEVEL: u32 = 4;
+
+/// Bytes that one entry at `level` (1 to 4) maps.
+const fn span(level: u32) -> u64 {
+    1 << (12 + 9 * (level - 1))
+}
+
+const fn index(gpa: u64, level: u32) -> usize {
+    (gpa >> (12 + 9 * (level - 1)) & 0x1ff) as usize
+}
+
+/// The nested tables of one VM.
+pub struct NestedMmu<F: Frames> {
+    frames: F,
+    root: Hpa,
+    used: u64,
+    flush: TlbFlush,
+    /// Largest leaf level: 3 with 1 GiB pages, else 2.
+    largest: u32,
+    /// A table could not be allocated: part of the map is missing.
+    exhausted: bool,
+}
+
+impl<F: Frames> NestedMmu<F> {
+    /// Empty tables. None: there is no frame for the root.
+    pub fn new(mut frames: F, gigabyte_pages: bool) -> Option<Self> {
+        let root = frames.allocate()?;
+        let largest = if gigabyte_pages { 3 } else { 2 };
+        Some(Self { frames, root, used: 1, flush: TlbFlush::Guest, largest, exhausted: false })
+    }
+
+    /// Whether the host ran out of frames while tables were built.
+    #[must_use]
+    pub fn exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// Changes `[start, end)` below the table `table` of `level` to map to `to` (whose address belongs to `start`), or to nothing.
+    fn set(&mut self, table: Hpa, level: u32, start: u64, end: u64, to: Option<(u64, u64)>) {
+        let mut at = start;
+        while at < end {
+            let i = index(at, level);
+            let entry_start = at & !(span(level) - 1);
+            let next = (entry_start + span(level)).min(end);
+            let whole = at == entry_start && next == entry_start + span(level);
+            let target = to.map(|(hpa, flags)| (hpa + (at - start), flags));
+            let old = self.frames.read(table, i);
+            let fits = target.is_none_or(|(hpa, _)| level <= self.largest && hpa & (span(level) - 1) == 0);
+            if whole && fits {
+                let large = if level > 1 { PS } else { 0 };
+                self.frames.write(table, i, target.map_or(0, |(hpa, flags)| hpa | flags | large));
+                if level > 1 && old & (P | PS) == P {
+                    self.release(Hpa(old & ADDRESS), level - 1);
+                }
+            } else if let Some(child) = self.child(table, i, level, old, target.is_some()) {
+                self.set(child, level - 1, at, next, target);
+            }
+            at = next;
+        }
+    }
+
+    /// The table below entry `i`, made (and filled, where a large page is split) if there is none.
+    fn child(&mut self, table: Hpa, i: usize, level: u32, old: u64, wanted: bool) -> Option<Hpa> {
+        if old & (P | PS) == P {
+            return Some(Hpa(old & ADDRESS));
+        }
+        if old & P == 0 && !wanted {
+            return None;
+        }
+        let Some(new) = self.frames.allocate() else {
+            self.exhausted = true;
+            return None;
+        };
+        self.used += 1;
+        if old & P != 0 {
+            let step = span(level - 1);
+            let flags = old & (P | RW | US) | if level > 2 { PS } else { 0 };
+            for n in 0..512 {
+                self.frames.write(new, n, (old & ADDRESS & !(span(level) - 1)) + n as u64 * step | flags);
+            }
+        }
+        self.frames.write(table, i, new.0 | P | RW | US);
+        Some(new)
+    }
+
+    fn release(&mut self, table: Hpa, level: u32) {
+        if level > 1 {
+            for i in 0..512 {
+                let e = self.frames.read(table, i);
+                if e & (P | PS) == P {
+                    self.release(Hpa(e & ADDRESS), level - 1);
+                }
+            }
+        }
+        self.frames.free(table);
+        self.used -= 1;
+    }
+
+    /// What the hardware would find at `gpa`: host address and whether it may be written. For tests and dumps.
+    #[must_use]
+    pub fn lookup(&self, gpa: Gpa) -> Option<(Hpa, bool)> {
+        let mut table = self.root;
+        let mut writable = true;
+        for level in (1..=ROOT_LEVEL).rev() {
+            let e = self.frames.read(table, index(gpa.0, level));
+            if e & P == 0 {
+                return None;
+            }
+            writable &= e & RW != 0;
+            if level == 1 || e & PS != 0 {
+                let offset = gpa.0 & (span(level) - 1);
+                return Some((Hpa((e & ADDRESS & !(span(level) - 1)) + offset), writable));
+            }
+            table = Hpa(e & ADDRESS);
+        }
+        None
+    }
+}
+
+impl<F: Frames> Mmu for NestedMmu<F> {
+    fn root(&mut self) -> (Hpa, TlbFlush) {
+        (self.root, core::mem::take(&mut self.flush))
+    }
+
+    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
+        // Everything that can be mapped is mapped: what faults is for the bus.
+        Resolve::Mmio
+    }
+
+    fn translate(&mut self, mem: &dyn GuestMemory, state: &PagingState, gva: Gva, access: Access) -> Result<Gpa, PageFault> {
+        crate::walk::translate(mem, state, gva, access)
+    }
+
+    fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
+        let end = start.0.saturating_add(len).min(1 << 48) & !0xfff;
+        let start = start.0 & !0xfff;
+        let to = match backing {
+            Backing::Ram { hpa, writable } => Some((hpa.0 & ADDRESS, P | US | if writable { RW } else { 0 })),
+            Backing::Mmio => None,
+        };
+        self.set(self.root, ROOT_LEVEL, start, end, to);
+        self.flush = TlbFlush::Guest;
+    }
+
+    fn frames_used(&self) -> u64 {
+        self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Frames in a map, that notices use after free.
+    #[derive(Default)]
+    struct TestFrames {
+        tables: BTreeMap<u64, Vec<u64>>,
+        next: u64,
+        limit: Option<usize>,
+    }
+
+    impl Frames for TestFrames {
+        fn allocate(&mut self) -> Option<Hpa> {
+            if self.limit == Some(self.tables.len()) {
+                return None;
+            }
+            self.next += 0x1000;
+            self.tables.insert(self.next, vec![0; 512]);
+            Some(Hpa(self.next))
+        }
+        fn free(&mut self, frame: Hpa) {
+            assert!(self.tables.remove(&frame.0).is_some(), "freed twice");
+        }
+        fn read(&self, frame: Hpa, index: usize) -> u64 {
+            self.tables[&frame.0][index]
+        }
+        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+            self.tables.get_mut(&frame.0).expect("written after it was freed")[index] = value;
+        }
+    }
+
+    fn mmu() -> NestedMmu<TestFrames> {
+        NestedMmu::new(TestFrames::default(), true).unwrap()
+    }
+
+    fn ram(hpa: u64) -> Backing {
+        Backing::Ram { hpa: Hpa(hpa), writable: true }
+    }
+
+    #[test]
+    fn aligned_gigabytes_take_one_entry_each() {
+        let mut m = mmu();
+        m.remap(Gpa(0), 4 << 30, ram(8 << 30));
+        assert_eq!(m.used, 2, "root and one table");
+        assert_eq!(m.lookup(Gpa(0x1_2345_6789 & 0xffff_ffff)), Some((Hpa((8 << 30) + 0x2345_6789), true)));
+    }
+
+    #[test]
+    fn hole_in_a_large_page_splits_it() {
+        let mut m = mmu();
+        m.remap(Gpa(0), 1 << 30, ram(1 << 30));
+        m.remap(Gpa(0xa_0000), 0x2_0000, Backing::Mmio);
+        m.remap(Gpa(0xe_0000), 0x1000, Backing::Ram { hpa: Hpa(0x7000), writable: false });
+        assert_eq!(m.lookup(Gpa(0x9_ffff)), Some((Hpa((1 << 30) + 0x9_ffff), true)));
+        assert_eq!(m.lookup(Gpa(0xa_0000)), None);
+        assert_eq!(m.lookup(Gpa(0xb_ffff)), None);
+        assert_eq!(m.lookup(Gpa(0xe_0010)), Some((Hpa(0x7010), false)));
+        assert_eq!(m.lookup(Gpa(0x20_0000)), Some((Hpa((1 << 30) + 0x20_0000), true)));
+    }
+
+    #[test]
+    fn random_maps_agree_with_a_page_by_page_model() {
+        let mut seed = 0x1234_5678_9abc_def1u64;
+        let mut rnd = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let mut m = mmu();
+        let mut model: BTreeMap<u64, (u64, bool)> = BTreeMap::new();
+        const PAGES: u64 = 3 * 512 + 100;
+        for round in 0..300 {
+            let start = rnd() % PAGES;
+            let len = (rnd() % (PAGES - start)).min(rnd() % 1200) + 1;
+            let hpa = if rnd() % 2 == 0 { (start % 512) + 512 * (rnd() % 64) } else { rnd() % 100_000 };
+            let backing = if rnd() % 3 == 0 { Backing::Mmio } else { Backing::Ram { hpa: Hpa(hpa << 12), writable: rnd() % 2 == 0 } };
+            m.remap(Gpa(start << 12), len << 12, backing);
+            for p in 0..len {
+                match backing {
+                    Backing::Ram { writable, .. } => model.insert(start + p, (hpa + p, writable)),
+                    Backing::Mmio => model.remove(&(start + p)),
+                };
+            }
+            for p in 0..PAGES + 10 {
+                let want = model.get(&p).map(|&(h, w)| (Hpa((h << 12) + 5), w));
+                assert_eq!(m.lookup(Gpa((p << 12) + 5)), want, "round {round}, page {p}");
+            }
+        }
+        m.remap(Gpa(0), 1 << 40, Backing::Mmio);
+        assert_eq!(m.used, m.frames.tables.len() as u64, "every table is accounted for");
+        assert!(m.used <= 2);
+    }
+
+    #[test]
+    fn running_out_of_frames_is_reported_and_harmless() {
+        let mut m = NestedMmu::new(TestFrames { limit: Some(2), ..TestFrames::default() }, false).unwrap();
+        m.remap(Gpa(0), 1 << 30, ram(0));
+        assert!(m.exhausted());
+        assert_eq!(m.lookup(Gpa(0)), None);
+    }
+}
