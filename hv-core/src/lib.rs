@@ -32,6 +32,7 @@ pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;
+pub mod vcpu;
 
 pub use addr::{Gpa, Gva, Hpa};
 pub use time::VmTime;

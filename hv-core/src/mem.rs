@@ -35,6 +35,12 @@ pub trait GuestMemory: Send + Sync {
     /// [`NotRam`] if the value is not in RAM or not aligned.
     fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam>;
 
+    /// Whether all of `[gpa, gpa + len)` can be read (or written, with `write`). False is always a safe answer.
+    fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
+        let _ = (gpa, len, write);
+        false
+    }
+
     /// Reads a little-endian `u16`.
     ///
     /// # Errors

@@ -40,6 +40,9 @@ impl GuestMemory for VecMemory {
         m[r].copy_from_slice(buf);
         Ok(())
     }
+    fn contains(&self, gpa: Gpa, len: usize, _write: bool) -> bool {
+        Self::range(self.0.lock().unwrap().len(), gpa, len).is_ok()
+    }
     fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
         let mut m = self.0.lock().unwrap();
         if !matches!(size, 1 | 2 | 4 | 8) || !gpa.0.is_multiple_of(size as u64) {

@@ -51,6 +51,16 @@ impl Sub for VmTime {
     }
 }
 
+/// The host's clock as the run loop uses it.
+pub trait Clock: Send {
+    /// The time-stamp counter.
+    fn ticks(&self) -> u64;
+    /// The VM's time at a value of the time-stamp counter.
+    fn time(&self, ticks: u64) -> VmTime;
+    /// Makes a host interrupt leave the guest at `deadline`; cheap if that is what was armed last.
+    fn arm(&mut self, deadline: VmTime, now: VmTime);
+}
+
 #[cfg(test)]
 mod tests {
     use super::VmTime;

@@ -1,0 +1,233 @@
+//! The host's descriptor tables, exceptions and interrupts.
+//!
+//! Interrupts are off while Umbra runs, except in two windows: [`window`] after an exit and [`idle`] when the guest has halted.
+//! So handlers may take locks freely. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
+
+use crate::{control, keyboard, lapic};
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use x86::io::{inb, outb};
+
+/// Set by the timer's interrupt.
+pub static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
+
+const PIC_BASE: u8 = 0x20;
+const IRQ_KEYBOARD: u8 = 1;
+const IRQ_CASCADE: u8 = 2;
+const IRQ_COM2: u8 = 3;
+
+/// What the stubs push.
+#[repr(C)]
+struct Frame {
+    gprs: [u64; 15],
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+// 256 stubs of 16 bytes: push an error code where the CPU does not, push the vector, and go to the common part. Vector 2 (NMI)
+// must not touch anything of the interrupted code's, the SSE registers included: it only counts.
+global_asm!(
+    r#"
+    .align 16
+umbra_stubs:
+    .set vector, 0
+    .rept 256
+    .align 16
+    .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+    .else
+    push 0
+    .endif
+    push vector
+    .if vector == 2
+    jmp umbra_nmi
+    .else
+    jmp umbra_trap_entry
+    .endif
+    .set vector, vector + 1
+    .endr
+
+umbra_nmi:
+    lock inc qword ptr [rip + {nmis}]
+    add rsp, 16
+    iretq
+
+umbra_trap_entry:
+    push rax
+    push rcx
+    push rdx
+    push rbx
+    push rbp
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    mov rbp, rsp
+    and rsp, -16
+    cld
+    call {trap}
+    mov rsp, rbp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rbp
+    pop rbx
+    pop rdx
+    pop rcx
+    pop rax
+    add rsp, 16
+    iretq
+"#,
+    trap = sym trap,
+    nmis = sym NMIS,
+);
+
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" {
+    static umbra_stubs: u8;
+}
+
+/// Stack of exceptions that must not trust the current one (double fault, NMI, machine check).
+const IST_STACK: usize = 16 * 1024;
+
+#[repr(C, align(16))]
+struct Tables {
+    gdt: [u64; 5],
+    idt: [[u64; 2]; 256],
+    tss: [u32; 26],
+    stacks: [[u8; IST_STACK]; 3],
+}
+
+/// Loads the descriptor tables of this CPU and silences the 8259s but for what we use.
+pub fn init(keyboard: bool) {
+    let tables = alloc::boxed::Box::leak(alloc::boxed::Box::new(Tables {
+        gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
+        idt: [[0; 2]; 256],
+        tss: [0; 26],
+        stacks: [[0; IST_STACK]; 3],
+    }));
+    for (i, stack) in tables.stacks.iter().enumerate() {
+        let top = stack.as_ptr() as u64 + IST_STACK as u64;
+        tables.tss[9 + 2 * i] = top as u32;
+        tables.tss[10 + 2 * i] = (top >> 32) as u32;
+    }
+    tables.tss[25] = 104 << 16;
+    let tss = tables.tss.as_ptr() as u64;
+    tables.gdt[3] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    tables.gdt[4] = tss >> 32;
+    for (vector, entry) in tables.idt.iter_mut().enumerate() {
+        let handler = &raw const umbra_stubs as u64 + 16 * vector as u64;
+        let ist = match vector {
+            8 => 1,
+            2 => 2,
+            18 => 3,
+            _ => 0u64,
+        };
+        entry[0] = handler & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
+        entry[1] = handler >> 32;
+    }
+    let gdtr = x86::dtables::DescriptorTablePointer { limit: 39, base: tables.gdt.as_ptr() };
+    let idtr = x86::dtables::DescriptorTablePointer { limit: 4095, base: tables.idt.as_ptr() };
+    // SAFETY: ring 0; the tables live for ever; code and data selectors mean the same as in the start code's table.
+    unsafe {
+        x86::dtables::lgdt(&gdtr);
+        x86::dtables::lidt(&idtr);
+        x86::task::load_tr(x86::segmentation::SegmentSelector::from_raw(24));
+        init_pics(keyboard);
+    }
+}
+
+/// # Safety
+/// Ring 0.
+unsafe fn init_pics(keyboard: bool) {
+    let mut mask = !(1u8 << IRQ_CASCADE | 1 << IRQ_COM2);
+    if keyboard {
+        mask &= !(1 << IRQ_KEYBOARD);
+    }
+    let sequence = [
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, PIC_BASE),
+        (0xa1, PIC_BASE + 8),
+        (0x21, 1 << IRQ_CASCADE),
+        (0xa1, IRQ_CASCADE),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, mask),
+        (0xa1, 0xff),
+    ];
+    for (port, value) in sequence {
+        // SAFETY: the caller's promise; nobody else drives the interrupt controllers.
+        unsafe { outb(port, value) };
+    }
+}
+
+extern "C" fn trap(frame: &Frame) {
+    match frame.vector as u8 {
+        0..=31 => exception(frame),
+        lapic::TIMER_VECTOR => {
+            TIMER_FIRED.store(true, Ordering::Relaxed);
+            lapic::eoi();
+        }
+        v @ PIC_BASE..0x30 => {
+            match v - PIC_BASE {
+                IRQ_COM2 => control::interrupt(),
+                IRQ_KEYBOARD => keyboard::interrupt(),
+                _ => {}
+            }
+            // SAFETY: ring 0. A spurious interrupt 7 or 15 has no in-service bit and gets no end of interrupt.
+            unsafe {
+                outb(0x20, 0x0b);
+                if v != PIC_BASE + 7 || inb(0x20) & 0x80 != 0 {
+                    outb(0x20, 0x20);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn exception(f: &Frame) {
+    // A guest that sets breakpoints on our addresses gets nothing for it.
+    if f.vector == 1 {
+        return;
+    }
+    let cr2: u64;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack)) };
+    panic!(
+        "exception {} in Umbra itself: error {:#x}, rip {:#x}, rsp {:#x}, rflags {:#x}, cr2 {cr2:#x}, ss:{:x} cs:{:x}, registers {:x?}",
+        f.vector, f.error, f.rip, f.rsp, f.rflags, f.ss, f.cs, f.gprs
+    );
+}
+
+/// Lets pending interrupts in.
+pub fn window() {
+    // SAFETY: interrupt handlers keep all registers but those named as clobbered (they may use SSE).
+    unsafe { asm!("sti", "nop", "cli", clobber_abi("sysv64"), options(nostack)) };
+}
+
+/// Halts the CPU until an interrupt has come, and lets it in.
+pub fn idle() {
+    // SAFETY: as in `window`; STI takes effect after HLT has begun, so no interrupt is missed.
+    unsafe { asm!("sti", "hlt", "cli", clobber_abi("sysv64"), options(nostack)) };
+}

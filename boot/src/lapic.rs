@@ -1,0 +1,72 @@
+//! The host's local APIC: its timer, end of interrupt, and the virtual wire to the 8259s. xAPIC or x2APIC, as the firmware left
+//! it (SDM vol 3A chapter 11, "Advanced Programmable Interrupt Controller").
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use x86::msr::{IA32_APIC_BASE, rdmsr, wrmsr};
+
+/// Vector of the timer.
+pub const TIMER_VECTOR: u8 = 0x40;
+/// Vector of spurious interrupts.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+const BASE: u64 = 0xfee0_0000;
+const EOI: u32 = 0xb0;
+const SVR: u32 = 0xf0;
+const TPR: u32 = 0x80;
+const LVT_TIMER: u32 = 0x320;
+const LVT_LINT0: u32 = 0x350;
+const INITIAL_COUNT: u32 = 0x380;
+const CURRENT_COUNT: u32 = 0x390;
+const DIVIDE: u32 = 0x3e0;
+
+static X2APIC: AtomicBool = AtomicBool::new(false);
+
+fn write(register: u32, value: u32) {
+    // SAFETY: ring 0; the registers are the CPU's own and mapped uncached by the MTRRs.
+    unsafe {
+        if X2APIC.load(Ordering::Relaxed) {
+            wrmsr(0x800 + (register >> 4), value.into());
+        } else {
+            ((BASE + u64::from(register)) as *mut u32).write_volatile(value);
+        }
+    }
+}
+
+fn read(register: u32) -> u32 {
+    // SAFETY: as in `write`.
+    unsafe {
+        if X2APIC.load(Ordering::Relaxed) {
+            rdmsr(0x800 + (register >> 4)) as u32
+        } else {
+            ((BASE + u64::from(register)) as *const u32).read_volatile()
+        }
+    }
+}
+
+/// Enables it, with the timer in one-shot mode and LINT0 connected to the 8259s.
+pub fn init() {
+    // SAFETY: ring 0; every CPU with AMD-V or VT-x has a local APIC.
+    let base = unsafe { rdmsr(IA32_APIC_BASE) };
+    X2APIC.store(base & 1 << 10 != 0, Ordering::Relaxed);
+    write(SVR, 0x100 | u32::from(SPURIOUS_VECTOR));
+    write(TPR, 0);
+    write(DIVIDE, 0b1011);
+    write(LVT_TIMER, TIMER_VECTOR.into());
+    write(LVT_LINT0, 0x700);
+    write(INITIAL_COUNT, 0);
+}
+
+/// Starts the timer with `count` ticks; 0 stops it.
+pub fn arm(count: u32) {
+    write(INITIAL_COUNT, count);
+}
+
+/// What is left of the count.
+pub fn remaining() -> u32 {
+    read(CURRENT_COUNT)
+}
+
+/// End of interrupt.
+pub fn eoi() {
+    write(EOI, 0);
+}

@@ -1,0 +1,54 @@
+//! The command line: `key=value` words.
+
+/// What the user asked for.
+pub struct Options {
+    /// The guest's RAM in bytes.
+    pub memory: u64,
+    /// There is a host tool on COM2.
+    pub control: bool,
+    /// Draw the guest's screen on the host's and take its keyboard.
+    pub window: bool,
+    /// `nested` (the only one yet).
+    pub paging: &'static str,
+    /// The guest kernel's command line, when it comes from a boot menu.
+    pub cmdline: Option<&'static str>,
+}
+
+impl Options {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// A sentence that names the word that is wrong.
+    pub fn parse(line: &'static str) -> Result<Self, alloc::string::String> {
+        let mut o = Self { memory: 0, control: false, window: false, paging: "nested", cmdline: None };
+        let (line, cmdline) = match line.split_once(" -- ") {
+            Some((ours, guests)) => (ours, Some(guests)),
+            None => (line, None),
+        };
+        o.cmdline = cmdline;
+        for word in line.split_whitespace() {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match (key, value) {
+                ("memory", v) => o.memory = size(v).ok_or_else(|| alloc::format!("memory={v} is not a size such as 512M or 2G"))?,
+                ("control", "com2") => o.control = true,
+                ("window", _) => o.window = true,
+                ("paging", "nested") => o.paging = "nested",
+                ("paging", v) => return Err(alloc::format!("paging={v} is not built yet; use paging=nested")),
+                // What boot loaders and newer host tools add is not ours to refuse.
+                _ => log::info!("command line: {word} means nothing here"),
+            }
+        }
+        Ok(o)
+    }
+}
+
+/// A size with an optional K, M or G.
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}

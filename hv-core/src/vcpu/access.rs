@@ -1,0 +1,224 @@
+//! The guest's memory and registers as the instruction emulator sees them: linear addresses are walked, RAM is copied, the rest
+//! goes to the bus.
+
+use super::Vcpu;
+use crate::cpu::VcpuBackend;
+use crate::device::AccessSize;
+use crate::emulate::{AccessKind, EmuCx, EmuFault, vector};
+use crate::mmu::{Access, Mmu, PagingState};
+use crate::msr::MsrFault;
+use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
+use crate::time::Clock;
+use crate::{Gpa, Gva};
+
+/// The widest piece that a device is given.
+const WIDEST: usize = 8;
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    pub(super) fn paging_state(&self) -> PagingState {
+        PagingState {
+            cr0: Cr0::from_bits_retain(self.cpu.sysreg(SysReg::Cr0)),
+            cr3: self.cpu.sysreg(SysReg::Cr3),
+            cr4: Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4)),
+            efer: Efer::from_bits_retain(self.cpu.sysreg(SysReg::Efer)),
+            ac: self.cpu.rflags() & Rflags::AC.bits() != 0,
+        }
+    }
+
+    fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
+        let state = self.paging_state();
+        self.mmu.translate(&*self.memory, &state, gva, access).map_err(|f| EmuFault::Exception {
+            vector: vector::PF,
+            error: Some(f.error.bits()),
+            cr2: Some(f.gva.0),
+        })
+    }
+
+    fn access(&self, kind: AccessKind, write: bool) -> Access {
+        Access {
+            write: write || kind == AccessKind::Update,
+            fetch: false,
+            user: self.cpu.cpl() == 3,
+            implicit: kind == AccessKind::System,
+        }
+    }
+
+    /// The physical places of `[linear, linear + len)`: one, or two if it crosses a page.
+    fn places(&mut self, linear: Gva, len: usize, access: Access) -> Result<[(Gpa, usize); 2], EmuFault> {
+        let first = len.min(0x1000 - linear.page_offset() as usize);
+        let a = self.translate(linear, access)?;
+        let b = if first < len { self.translate(linear.add(first as u64), access)? } else { Gpa(0) };
+        Ok([(a, first), (b, len - first)])
+    }
+
+    fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) {
+        let mut at = gpa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let n = piece(rest.len());
+            let value = self.bus.mmio_read(self.now, at, n).to_le_bytes();
+            let (now, later) = rest.split_at_mut(n);
+            now.copy_from_slice(&value[..n]);
+            rest = later;
+            at = at.add(n as u64);
+        }
+    }
+
+    fn device_write(&mut self, gpa: Gpa, buf: &[u8]) {
+        let mut at = gpa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let n = piece(rest.len());
+            let (now, later) = rest.split_at(n);
+            let mut value = [0; WIDEST];
+            value[..n].copy_from_slice(now);
+            self.bus.mmio_write(self.now, at, n, u64::from_le_bytes(value));
+            rest = later;
+            at = at.add(n as u64);
+        }
+    }
+}
+
+/// The largest power of two up to [`WIDEST`] that fits.
+const fn piece(len: usize) -> usize {
+    match len {
+        8.. => 8,
+        4..=7 => 4,
+        2..=3 => 2,
+        _ => 1,
+    }
+}
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
+    fn gprs(&self) -> &Gprs {
+        self.cpu.gprs()
+    }
+    fn gprs_mut(&mut self) -> &mut Gprs {
+        self.cpu.gprs_mut()
+    }
+    fn rip(&self) -> u64 {
+        self.cpu.rip()
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.cpu.set_rip(rip);
+    }
+    fn rflags(&self) -> Rflags {
+        Rflags::from_bits_retain(self.cpu.rflags())
+    }
+    fn set_rflags(&mut self, rflags: Rflags) {
+        self.cpu.set_rflags(rflags.bits());
+    }
+    fn segment(&self, seg: SegReg) -> Segment {
+        self.cpu.segment(seg)
+    }
+    fn set_segment(&mut self, seg: SegReg, value: Segment) {
+        self.cpu.set_segment(seg, value);
+    }
+    fn sysreg(&self, reg: SysReg) -> u64 {
+        self.cpu.sysreg(reg)
+    }
+    fn cpl(&self) -> u8 {
+        self.cpu.cpl()
+    }
+    fn set_cpl(&mut self, _cpl: u8) {
+        // It follows from SS, which the emulator loads too.
+    }
+
+    fn read(&mut self, linear: Gva, buf: &mut [u8], kind: AccessKind) -> Result<(), EmuFault> {
+        let access = self.access(kind, false);
+        let mut rest = buf;
+        for (gpa, n) in self.places(linear, rest.len(), access)? {
+            let (now, later) = rest.split_at_mut(n);
+            if !now.is_empty() && self.memory.read(gpa, now).is_err() {
+                self.device_read(gpa, now);
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, linear: Gva, buf: &[u8], kind: AccessKind) -> Result<(), EmuFault> {
+        let access = self.access(kind, true);
+        let mut rest = buf;
+        for (gpa, n) in self.places(linear, rest.len(), access)? {
+            let (now, later) = rest.split_at(n);
+            if !now.is_empty() && self.memory.write(gpa, now).is_err() {
+                self.device_write(gpa, now);
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn check_write(&mut self, linear: Gva, len: usize) -> Result<(), EmuFault> {
+        let access = self.access(AccessKind::Data, true);
+        self.places(linear, len, access).map(|_| ())
+    }
+
+    fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault> {
+        let access = Access { fetch: true, user: self.cpu.cpl() == 3, ..Access::default() };
+        let first = buf.len().min(0x1000 - linear.page_offset() as usize);
+        let gpa = self.translate(linear, access)?;
+        let (now, later) = buf.split_at_mut(first);
+        if self.memory.read(gpa, now).is_err() {
+            return Err(EmuFault::Unsupported("code in device memory"));
+        }
+        if later.is_empty() {
+            return Ok(first);
+        }
+        match self.translate(linear.add(first as u64), access) {
+            Ok(gpa) if self.memory.read(gpa, later).is_ok() => Ok(buf.len()),
+            _ => Ok(first),
+        }
+    }
+
+    fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {
+        let n = len.min(0x1000 - linear.page_offset() as usize);
+        let access = self.access(AccessKind::Data, write);
+        match self.translate(linear, access) {
+            Ok(gpa) if self.memory.contains(gpa, n, write) => n,
+            _ => 0,
+        }
+    }
+
+    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
+        // One virtual CPU, which does not run meanwhile: nobody can change the value between read and write.
+        let _ = old;
+        self.write(linear, new, AccessKind::Data)?;
+        Ok(true)
+    }
+
+    fn xmm(&self, reg: usize) -> [u8; 16] {
+        self.cpu.xmm(reg)
+    }
+    fn set_xmm(&mut self, reg: usize, value: [u8; 16]) {
+        self.cpu.set_xmm(reg, value);
+    }
+
+    fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
+        self.bus.port_read(self.now, port, size)
+    }
+    fn port_out(&mut self, port: u16, size: AccessSize, value: u32) {
+        self.bus.port_write(self.now, port, size, value);
+    }
+    fn port_in_block(&mut self, port: u16, size: AccessSize, buf: &mut [u8]) {
+        self.bus.port_read_block(self.now, port, size, buf);
+    }
+    fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
+        self.bus.port_write_block(self.now, port, size, buf);
+    }
+
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
+        let r = self.cpuid.get(leaf, subleaf, self.cpuid_state());
+        Ok([r.eax, r.ebx, r.ecx, r.edx])
+    }
+    fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
+        self.msr_read(msr).map_err(|MsrFault| EmuFault::GP0)
+    }
+    fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
+        self.msr_write(msr, value).map_err(|MsrFault| EmuFault::GP0)
+    }
+    fn rdtsc(&mut self) -> Result<u64, EmuFault> {
+        Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset)))
+    }
+}

@@ -1,0 +1,449 @@
+//! The run loop of a virtual CPU.
+//!
+//! [`Vcpu::run`] enters the guest again and again until something outside the VM wants attention. Between two entries: put back
+//! the event whose delivery was interrupted, act on the exit (the `match` in [`Vcpu::dispatch`] is the table of contents of the
+//! hypervisor), let devices do what is due, decide what to inject.
+
+mod access;
+mod instruction;
+mod msr_access;
+mod pio;
+
+use crate::bus::Bus;
+use crate::cpu::{Entry, VcpuBackend};
+use crate::cpuid::{Cpuid, CpuidState};
+use crate::device::PowerAction;
+use crate::emulate::{self, EmuFault, Step, StepKind};
+use crate::event::{Event, EventKind, EventQueue, Interruptibility, TripleFault, vector};
+use crate::exit::{ExitReason, RegAccess, VmExit};
+use crate::irq::InterruptController;
+use crate::mem::GuestMemory;
+use crate::mmu::{Mmu, Resolve, TlbFlush};
+use crate::msr::MsrStore;
+use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
+use crate::stats::Stats;
+use crate::time::{Clock, VmTime};
+use alloc::string::String;
+use alloc::sync::Arc;
+use spin::Mutex;
+
+/// Why [`Vcpu::run`] returned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// A host interrupt waits to be let in.
+    HostInterrupt,
+    /// The guest has halted and nothing is due before this moment.
+    Idle(VmTime),
+    /// The guest asked for a reset or to be switched off, or its CPU shut down.
+    Power(PowerAction),
+    /// The guest's CPU shut down: a triple fault.
+    TripleFault,
+    /// The VM cannot go on; the sentence says why.
+    Fatal(String),
+    /// The service interval that the caller set is over.
+    Service,
+}
+
+/// The faults that end an instruction or the VM.
+pub(crate) enum Trouble {
+    /// An exception for the guest.
+    Exception(Event),
+    /// The VM cannot go on.
+    Fatal(String),
+    /// Nothing is wrong: the guest executes the instruction again.
+    Again,
+}
+
+/// One virtual CPU with what is around it.
+pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
+    /// The hardware's part.
+    pub cpu: B,
+    /// Memory virtualization.
+    pub mmu: M,
+    /// The buses.
+    pub bus: Bus,
+    /// The host's clock.
+    pub clock: C,
+    /// Counters.
+    pub stats: Stats,
+    /// The CPUID table.
+    pub cpuid: Cpuid,
+    /// When the caller wants to be called back, as long as the guest runs.
+    pub service_at: VmTime,
+    irqs: Arc<Mutex<dyn InterruptController>>,
+    memory: Arc<dyn GuestMemory>,
+    msrs: MsrStore,
+    events: EventQueue,
+    now: VmTime,
+    halted: bool,
+    /// The guest executes the IRET that ends its NMI handler; the next exit comes after it.
+    iret_seen: bool,
+    /// The reason of the exit that is being handled and when it happened.
+    last: Option<(usize, u64)>,
+    stop: Option<Stop>,
+    lengths: instruction::LengthCache,
+}
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// A CPU in the power-on state.
+    pub fn new(cpu: B, mmu: M, bus: Bus, clock: C, cpuid: Cpuid, irqs: Arc<Mutex<dyn InterruptController>>, memory: Arc<dyn GuestMemory>) -> Self {
+        let mut v = Self {
+            cpu,
+            mmu,
+            bus,
+            clock,
+            stats: Stats::default(),
+            cpuid,
+            service_at: VmTime::NEVER,
+            irqs,
+            memory,
+            msrs: MsrStore::default(),
+            events: EventQueue::default(),
+            now: VmTime(0),
+            halted: false,
+            iret_seen: false,
+            last: None,
+            stop: None,
+            lengths: instruction::LengthCache::default(),
+        };
+        v.reset();
+        v
+    }
+
+    /// Back to the power-on state. The time-stamp counter starts at 0.
+    pub fn reset(&mut self) {
+        self.cpu.reset();
+        let leaf1 = self.cpuid.leaf1();
+        self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
+        self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
+        self.msrs = MsrStore::default();
+        self.events = EventQueue::default();
+        self.halted = false;
+        self.iret_seen = false;
+        self.stop = None;
+    }
+
+    /// The VM's time of the last exit.
+    #[must_use]
+    pub fn now(&self) -> VmTime {
+        self.now
+    }
+
+    /// Runs the guest until something outside it wants attention.
+    pub fn run(&mut self) -> Stop {
+        loop {
+            if self.bus.unsettled() {
+                self.settle();
+            }
+            if let Some(stop) = self.stop.take() {
+                self.account(self.clock.ticks());
+                return stop;
+            }
+            if self.now >= self.bus.deadline() {
+                self.bus.poll(self.now);
+                continue;
+            }
+            if self.now >= self.service_at {
+                self.account(self.clock.ticks());
+                return Stop::Service;
+            }
+            let injection = {
+                let mut irqs = self.irqs.lock();
+                if irqs.take_nmi() {
+                    self.events.signal_nmi();
+                }
+                let pending = irqs.pending();
+                let state = self.interruptibility();
+                if self.halted {
+                    if !(self.events.busy() || self.events.nmi_waiting() || (pending && state.interrupts_enabled)) {
+                        drop(irqs);
+                        self.account(self.clock.ticks());
+                        let until = self.bus.deadline().min(self.service_at);
+                        self.clock.arm(until, self.now);
+                        return Stop::Idle(until);
+                    }
+                    self.halted = false;
+                }
+                self.events.next(state, pending, || irqs.acknowledge())
+            };
+            if let Some(e) = &injection.event {
+                self.stats.injected[match e.kind {
+                    EventKind::Exception => 0,
+                    EventKind::ExternalInterrupt => 1,
+                    EventKind::Nmi => 2,
+                    _ => 3,
+                }] += 1;
+            }
+            self.clock.arm(self.bus.deadline().min(self.service_at), self.now);
+            let (root, flush) = self.mmu.root();
+            if flush != TlbFlush::None {
+                self.stats.flushes += 1;
+            }
+            let entry =
+                Entry { root, flush, inject: injection.event, irq_window: injection.irq_window, nmi_window: injection.nmi_window };
+            self.account(self.clock.ticks());
+            let exit = self.cpu.run(&entry);
+            self.left(&exit);
+        }
+    }
+
+    /// The guest has been left: notes when, and acts on it.
+    fn left(&mut self, exit: &VmExit) {
+        let ticks = self.clock.ticks();
+        self.last = Some((exit.reason.index(), ticks));
+        self.now = self.clock.time(ticks);
+        if let Some(e) = exit.vectoring {
+            self.events.put_back(e);
+        }
+        if self.iret_seen {
+            self.iret_seen = false;
+            self.events.nmi_done();
+        }
+        match self.dispatch(exit) {
+            Ok(()) | Err(Trouble::Again) => {}
+            Err(Trouble::Exception(e)) => self.raise(e),
+            Err(Trouble::Fatal(why)) => self.stop = Some(Stop::Fatal(why)),
+        }
+    }
+
+    /// After a pause in which the guest did not run: brings the time up to date.
+    pub fn resume(&mut self) {
+        self.now = self.clock.time(self.clock.ticks());
+    }
+
+    /// Acts on one exit: one line a reason.
+    fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        match exit.reason {
+            ExitReason::PortIo(io) if io.string => self.string_io(),
+            ExitReason::PortIo(io) => self.port_io(io, exit),
+            ExitReason::NestedFault(fault) => match self.mmu.fault(&fault) {
+                Resolve::Retry => Ok(()),
+                Resolve::Mmio => self.emulate(),
+            },
+            ExitReason::Cpuid => self.cpuid_exit(exit),
+            ExitReason::Msr { write: false } => self.rdmsr(exit),
+            ExitReason::Msr { write: true } => self.wrmsr(exit),
+            ExitReason::ExternalInterrupt => self.host_interrupt(),
+            ExitReason::Hlt => self.hlt(exit),
+            ExitReason::InterruptWindow => Ok(()),
+            ExitReason::CrAccess(access) => self.cr_access(access),
+            ExitReason::Iret => self.iret(),
+            ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
+            ExitReason::Shutdown => self.triple_fault(),
+            ExitReason::Invd | ExitReason::Wbinvd | ExitReason::Pause => self.skip(exit),
+            ExitReason::Xsetbv => self.xsetbv(exit),
+            ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
+            ExitReason::Rdpmc => Err(general_protection()),
+            ExitReason::Nmi | ExitReason::Init => Ok(()),
+            ExitReason::Rdtsc
+            | ExitReason::Invlpg(_)
+            | ExitReason::Cr0Misc
+            | ExitReason::DrAccess(_)
+            | ExitReason::DescriptorTable(_)
+            | ExitReason::TaskSwitch => self.emulate(),
+            ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
+            ExitReason::Unknown(_) => Err(self.fatal("the CPU left the guest for a reason that Umbra does not know", exit)),
+        }
+    }
+
+    /// Adds the time since the last exit to its reason.
+    fn account(&mut self, ticks: u64) {
+        if let Some((reason, since)) = self.last.take() {
+            self.stats.exit(reason, ticks.wrapping_sub(since));
+        }
+    }
+
+    fn interruptibility(&self) -> Interruptibility {
+        Interruptibility {
+            interrupts_enabled: self.cpu.rflags() & Rflags::IF.bits() != 0,
+            shadow: self.cpu.interrupt_shadow(),
+        }
+    }
+
+    /// Carries out what devices asked for.
+    fn settle(&mut self) {
+        let mmu = &mut self.mmu;
+        if let Some(action) = self.bus.settle(|c| mmu.remap(c.start, c.len, c.backing)) {
+            self.stop = Some(Stop::Power(action));
+        }
+    }
+
+    /// Raises an exception in the guest.
+    fn raise(&mut self, event: Event) {
+        if self.events.raise(event) == Err(TripleFault) {
+            self.stop = Some(Stop::TripleFault);
+        }
+    }
+
+    fn triple_fault(&mut self) -> Result<(), Trouble> {
+        self.stop = Some(Stop::TripleFault);
+        Ok(())
+    }
+
+    fn host_interrupt(&mut self) -> Result<(), Trouble> {
+        self.stop = Some(Stop::HostInterrupt);
+        Ok(())
+    }
+
+    /// An exception that was intercepted only to keep the CPU from looping goes to the guest as it is.
+    fn reflect(&mut self, v: u8, error: u32) -> Result<(), Trouble> {
+        let error = matches!(v, 8 | 10..=14 | 17 | 21).then_some(error);
+        if v == vector::MC {
+            return Err(Trouble::Fatal("the host reported a machine check while the guest ran".into()));
+        }
+        Err(Trouble::Exception(Event::exception(v, error)))
+    }
+
+    fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
+        Trouble::Fatal(alloc::format!("{why} (exit {:#x}, {:#x}, {:#x})", exit.raw[0], exit.raw[1], exit.raw[2]))
+    }
+
+    /// Completes an instruction: RIP moves on, a shadow ends, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
+    fn advance(&mut self, rip: u64) {
+        self.cpu.set_rip(rip);
+        self.cpu.clear_interrupt_shadow();
+        if self.cpu.rflags() & Rflags::TF.bits() != 0 {
+            self.trap_single_step();
+        }
+    }
+
+    fn trap_single_step(&mut self) {
+        const BS: u64 = 1 << 14;
+        let dr6 = self.cpu.sysreg(SysReg::Dr6);
+        self.cpu.set_sysreg(SysReg::Dr6, dr6 | BS);
+        self.raise(Event::exception(vector::DB, None));
+    }
+
+    /// An instruction without effect.
+    fn skip(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        self.advance(next);
+        Ok(())
+    }
+
+    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        self.skip(exit)?;
+        self.halted = true;
+        Ok(())
+    }
+
+    /// The NMI handler ends: the intercept is disarmed, and the next NMI may come after the next exit.
+    fn iret(&mut self) -> Result<(), Trouble> {
+        self.iret_seen = true;
+        self.events.nmi_done();
+        Ok(())
+    }
+
+    fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        let regs = &self.cpu.gprs().regs;
+        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, self.cpuid_state());
+        let regs = &mut self.cpu.gprs_mut().regs;
+        regs[gpr::RAX] = r.eax.into();
+        regs[gpr::RBX] = r.ebx.into();
+        regs[gpr::RCX] = r.ecx.into();
+        regs[gpr::RDX] = r.edx.into();
+        self.advance(next);
+        Ok(())
+    }
+
+    fn cpuid_state(&self) -> CpuidState {
+        CpuidState {
+            osxsave: self.cpu.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() != 0,
+            apic_enabled: self.irqs.lock().apic_base() & 1 << 11 != 0,
+            xcr0: self.cpu.xcr0(),
+        }
+    }
+
+    /// XSETBV (SDM vol 2D, "XSETBV—Set Extended Control Register"): the combination of features must be one that exists.
+    fn xsetbv(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        let regs = &self.cpu.gprs().regs;
+        let value = regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff;
+        let valid = regs[gpr::RCX] as u32 == 0
+            && self.cpu.cpl() == 0
+            && value & 1 != 0
+            && value & !self.cpuid.xcr0_allowed() == 0
+            && (value & 0b100 == 0 || value & 0b10 != 0);
+        if !valid {
+            return Err(general_protection());
+        }
+        self.cpu.set_xcr0(value);
+        self.advance(next);
+        Ok(())
+    }
+
+    /// MOV to and from CR8; the other control registers are the guest's own under nested paging.
+    fn cr_access(&mut self, access: RegAccess) -> Result<(), Trouble> {
+        if access.number != 8 {
+            return self.emulate();
+        }
+        let (access, next) = self.decode_mov_cr(access)?;
+        let r = usize::from(access.gpr.unwrap_or(0) & 15);
+        if access.write {
+            let value = self.cpu.gprs().regs[r];
+            if value > 15 {
+                return Err(general_protection());
+            }
+            self.irqs.lock().set_cr8(value as u8);
+        } else {
+            let value = self.irqs.lock().cr8();
+            self.cpu.gprs_mut().regs[r] = value.into();
+        }
+        self.advance(next);
+        Ok(())
+    }
+
+    /// Executes one instruction in software.
+    fn emulate(&mut self) -> Result<(), Trouble> {
+        self.stats.emulated += 1;
+        let before = self.cpu.rip();
+        let result = emulate::step(self);
+        self.emulated(before, result)
+    }
+
+    /// What an emulated instruction comes to.
+    fn emulated(&mut self, before: u64, result: Result<Step, EmuFault>) -> Result<(), Trouble> {
+        match result {
+            Ok(step) => {
+                match step.kind {
+                    StepKind::Done => {}
+                    StepKind::Again => return Ok(()),
+                    StepKind::Halt => self.halted = true,
+                    StepKind::SoftwareInterrupt { .. } => {
+                        return Err(Trouble::Fatal(alloc::format!("a software interrupt at RIP {before:#x} cannot be emulated")));
+                    }
+                }
+                self.cpu.clear_interrupt_shadow();
+                if step.single_step {
+                    self.trap_single_step();
+                }
+                Ok(())
+            }
+            Err(EmuFault::Retry) => Ok(()),
+            Err(EmuFault::Exception { vector, error, cr2 }) => {
+                if let Some(cr2) = cr2 {
+                    self.cpu.set_sysreg(SysReg::Cr2, cr2);
+                }
+                Err(Trouble::Exception(Event::exception(vector, error)))
+            }
+            Err(EmuFault::Unsupported(what)) => {
+                Err(Trouble::Fatal(alloc::format!("the emulator cannot execute {what} at RIP {before:#x}")))
+            }
+        }
+    }
+
+    fn efer(&self) -> Efer {
+        Efer::from_bits_retain(self.cpu.sysreg(SysReg::Efer))
+    }
+}
+
+/// #UD.
+fn undefined() -> Trouble {
+    Trouble::Exception(Event::exception(vector::UD, None))
+}
+
+/// #GP(0).
+fn general_protection() -> Trouble {
+    Trouble::Exception(Event::exception(vector::GP, Some(0)))
+}

@@ -1,0 +1,77 @@
+//! RDMSR and WRMSR exits: the registers that are more than storage.
+
+use super::{Trouble, Vcpu, general_protection};
+use crate::cpu::VcpuBackend;
+use crate::exit::VmExit;
+use crate::mmu::Mmu;
+use crate::msr::{self, MsrFault, Special};
+use crate::regs::{Cr0, Efer, SysReg, gpr};
+use crate::time::Clock;
+
+/// EFER bits that guests may set: SCE, LME, LMA (unchanged), NXE.
+const EFER_ALLOWED: Efer = Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE);
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    pub(super) fn rdmsr(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        let msr = self.cpu.gprs().regs[gpr::RCX] as u32;
+        let value = self.msr_read(msr).map_err(|MsrFault| {
+            log::debug!("guest reads unknown MSR {msr:#x}");
+            general_protection()
+        })?;
+        let regs = &mut self.cpu.gprs_mut().regs;
+        regs[gpr::RAX] = value & 0xffff_ffff;
+        regs[gpr::RDX] = value >> 32;
+        self.advance(next);
+        Ok(())
+    }
+
+    pub(super) fn wrmsr(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        let regs = &self.cpu.gprs().regs;
+        let (msr, value) = (regs[gpr::RCX] as u32, regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff);
+        self.msr_write(msr, value).map_err(|MsrFault| {
+            log::debug!("guest writes {value:#x} to MSR {msr:#x}: refused");
+            general_protection()
+        })?;
+        self.advance(next);
+        Ok(())
+    }
+
+    pub(super) fn msr_read(&mut self, msr: u32) -> Result<u64, MsrFault> {
+        match msr::special(msr) {
+            None => self.msrs.read(msr),
+            Some(Special::Tsc) => Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
+            Some(Special::ApicBase) => Ok(self.irqs.lock().apic_base()),
+            Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
+            Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
+        }
+    }
+
+    pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
+        match msr::special(msr) {
+            None => return self.msrs.write(msr, value),
+            Some(Special::Tsc) => {
+                let offset = value.wrapping_sub(self.clock.ticks());
+                self.cpu.set_sysreg(SysReg::TscOffset, offset);
+            }
+            Some(Special::ApicBase) => {
+                if !self.irqs.lock().set_apic_base(value) {
+                    return Err(MsrFault);
+                }
+            }
+            Some(Special::Efer) => {
+                let (old, new) = (self.efer(), Efer::from_bits_retain(value));
+                let paging = self.cpu.sysreg(SysReg::Cr0) & Cr0::PG.bits() != 0;
+                if !EFER_ALLOWED.contains(new) || (paging && (old ^ new).contains(Efer::LME)) {
+                    return Err(MsrFault);
+                }
+                let lma = old & Efer::LMA;
+                self.cpu.set_sysreg(SysReg::Efer, (new - Efer::LMA | lma).bits());
+            }
+            Some(Special::Sys(SysReg::Pat)) if !msr::pat_is_valid(value) => return Err(MsrFault),
+            Some(Special::Sys(reg)) => self.cpu.set_sysreg(reg, value),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! Port I/O exits.
+
+use super::{Trouble, Vcpu};
+use crate::cpu::VcpuBackend;
+use crate::device::AccessSize;
+use crate::emulate;
+use crate::exit::{PortIo, VmExit};
+use crate::mmu::Mmu;
+use crate::regs::gpr;
+use crate::time::Clock;
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// IN and OUT.
+    pub(super) fn port_io(&mut self, io: PortIo, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        if io.write {
+            let value = self.cpu.gprs().regs[gpr::RAX] as u32;
+            self.bus.port_write(self.now, io.port, io.size, value);
+        } else {
+            let value = u64::from(self.bus.port_read(self.now, io.port, io.size));
+            let rax = &mut self.cpu.gprs_mut().regs[gpr::RAX];
+            *rax = match io.size {
+                AccessSize::Byte => *rax & !0xff | value,
+                AccessSize::Word => *rax & !0xffff | value,
+                // A 32-bit result clears the upper half, as always.
+                AccessSize::Dword => value,
+            };
+        }
+        self.advance(next);
+        Ok(())
+    }
+
+    /// INS and OUTS, with or without REP.
+    pub(super) fn string_io(&mut self) -> Result<(), Trouble> {
+        self.stats.emulated += 1;
+        let before = self.cpu.rip();
+        let result = emulate::string_io(self);
+        self.emulated(before, result)
+    }
+}
