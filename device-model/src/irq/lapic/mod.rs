@@ -8,16 +8,16 @@
 //! Accesses other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes count for
 //! TPR and EOI only.
 
+#[cfg(test)]
+mod tests;
+mod timer;
+mod vectors;
+
 use super::{DeliveryMode, Message};
 use hv_core::VmTime;
-use hv_core::machine::{LAPIC, LAPIC_HZ};
-
-/// Nanoseconds of one tick of the undivided timer clock.
-const NS_PER_TICK: u64 = 1_000_000_000 / LAPIC_HZ;
-const _: () = assert!(NS_PER_TICK * LAPIC_HZ == 1_000_000_000);
-
-/// The shortest period of the periodic timer in nanoseconds, so that a guest cannot keep us busy with nothing else.
-const MIN_PERIOD: u64 = 20_000;
+use hv_core::machine::LAPIC;
+use timer::Timer;
+use vectors::Vectors;
 
 /// Version 14h, six LVT entries.
 const VERSION: u32 = 0x0005_0014;
@@ -82,52 +82,6 @@ bitflags::bitflags! {
     }
 }
 
-/// 256 bits with a fast search for the highest.
-#[derive(Clone, Copy, Default)]
-struct Vectors {
-    words: [u32; 8],
-    /// Which words are not zero.
-    any: u8,
-}
-
-impl Vectors {
-    fn set(&mut self, vector: u8) {
-        let word = vector >> 5;
-        self.any |= 1 << word;
-        if let Some(w) = self.words.get_mut(usize::from(word)) {
-            *w |= 1 << (vector & 31);
-        }
-    }
-
-    /// Clears the bit and tells whether it was set.
-    fn clear(&mut self, vector: u8) -> bool {
-        let word = vector >> 5;
-        let Some(w) = self.words.get_mut(usize::from(word)) else {
-            return false;
-        };
-        let bit = 1 << (vector & 31);
-        let was = *w & bit != 0;
-        *w &= !bit;
-        if *w == 0 {
-            self.any &= !(1 << word);
-        }
-        was
-    }
-
-    fn highest(&self) -> Option<u8> {
-        let word = self.any.checked_ilog2()?;
-        let bit = self.words.get(word as usize)?.checked_ilog2()?;
-        Some((word << 5 | bit) as u8)
-    }
-
-    fn word(&self, offset: u64) -> u32 {
-        self.words
-            .get((offset >> 4 & 7) as usize)
-            .copied()
-            .unwrap_or(0)
-    }
-}
-
 /// Which local APICs an interprocessor interrupt goes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shorthand {
@@ -181,10 +135,7 @@ pub(super) struct Lapic {
     icr_low: u32,
     icr_high: u32,
     lvt: [u32; 6],
-    divide: u8,
-    initial_count: u32,
-    /// When the count reaches zero; none when the timer stands.
-    deadline: Option<VmTime>,
+    timer: Timer,
     waits_for_startup: bool,
 }
 
@@ -208,9 +159,7 @@ impl Lapic {
             icr_low: 0,
             icr_high: 0,
             lvt: [LVT_MASKED; 6],
-            divide: 0,
-            initial_count: 0,
-            deadline: None,
+            timer: Timer::default(),
             waits_for_startup: cpu != 0,
         }
     }
@@ -455,9 +404,9 @@ impl Lapic {
                 .get(lvt_index(offset))
                 .copied()
                 .unwrap_or(LVT_MASKED),
-            INITIAL_COUNT => self.initial_count,
-            CURRENT_COUNT => self.current_count(now),
-            DIVIDE => self.divide.into(),
+            INITIAL_COUNT => self.timer.initial_count(),
+            CURRENT_COUNT => self.timer.current_count(now),
+            DIVIDE => self.timer.divide().into(),
             _ => 0,
         }
     }
@@ -470,8 +419,7 @@ impl Lapic {
             ICR_LOW => return self.send(value),
             ICR_HIGH => self.icr_high = value & 0xff00_0000,
             INITIAL_COUNT => {
-                self.initial_count = value;
-                self.start(now, value);
+                self.timer.set_initial_count(now, value);
                 return Effect::Timer;
             }
             LVT_TIMER..=LVT_ERROR => {
@@ -516,11 +464,7 @@ impl Lapic {
                 self.errors = 0;
             }
             DIVIDE => {
-                let left = self.current_count(now);
-                self.divide = value as u8 & 0xb;
-                if self.deadline.is_some() {
-                    self.start(now, left);
-                }
+                self.timer.set_divide(now, value as u8);
                 return Effect::Timer;
             }
             _ => {}
@@ -564,48 +508,12 @@ impl Lapic {
         Effect::Send(message, shorthand)
     }
 
-    /// The logarithm of the divide configuration: bits 3, 1 and 0 give 2 to 128, and then 1.
-    fn shift(&self) -> u32 {
-        let code = u32::from(self.divide >> 1 & 4 | self.divide & 3);
-        (code + 1) & 7
-    }
-
-    /// Nanoseconds that `count` ticks last.
-    fn span(&self, count: u32) -> u64 {
-        (u64::from(count) * NS_PER_TICK) << self.shift()
-    }
-
-    fn start(&mut self, now: VmTime, count: u32) {
-        self.deadline = (count != 0).then(|| now + VmTime(self.span(count)));
-    }
-
-    fn current_count(&self, now: VmTime) -> u32 {
-        let Some(deadline) = self.deadline else {
-            return 0;
-        };
-        let left = (deadline - now).0.div_ceil(NS_PER_TICK << self.shift());
-        u32::try_from(left)
-            .unwrap_or(u32::MAX)
-            .min(self.initial_count)
-    }
-
     /// Lets the timer run up to `now`; true if that raised its interrupt. Missed periods raise it once.
     pub(super) fn advance(&mut self, now: VmTime) -> bool {
-        let Some(deadline) = self.deadline else {
-            return false;
-        };
-        if now < deadline {
+        let register = self.lvt.get(lvt::TIMER).copied().unwrap_or(LVT_MASKED);
+        if !self.timer.advance(now, register & TIMER_PERIODIC != 0) {
             return false;
         }
-        let register = self.lvt.get(lvt::TIMER).copied().unwrap_or(LVT_MASKED);
-        self.deadline = if register & TIMER_PERIODIC != 0 && self.initial_count != 0 {
-            let period = self.span(self.initial_count).max(MIN_PERIOD);
-            let late = (now - deadline).0;
-            // All but one period have passed already.
-            Some(now + VmTime(period - late % period))
-        } else {
-            None
-        };
         if register & LVT_MASKED != 0 || !self.enabled() {
             return false;
         }
@@ -616,284 +524,10 @@ impl Lapic {
     /// When the timer's interrupt is due next.
     pub(super) fn deadline(&self) -> Option<VmTime> {
         let masked = self.lvt.get(lvt::TIMER).is_none_or(|l| l & LVT_MASKED != 0);
-        self.deadline.filter(|_| !masked)
+        self.timer.deadline().filter(|_| !masked)
     }
 }
 
 fn lvt_index(offset: u64) -> usize {
     (offset.saturating_sub(LVT_TIMER) >> 4) as usize
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Accept, DeliveryMode, Effect, Lapic, Message, Shorthand};
-    use hv_core::VmTime;
-
-    const T0: VmTime = VmTime(1_000);
-
-    fn enabled() -> Lapic {
-        let mut a = Lapic::new(0);
-        a.write(T0, 0xf0, 0x1ff);
-        a
-    }
-
-    fn fixed(vector: u8, level: bool) -> Message {
-        Message {
-            destination: 0,
-            logical: false,
-            mode: DeliveryMode::Fixed,
-            vector,
-            level,
-        }
-    }
-
-    #[test]
-    fn reset_values_are_the_manuals() {
-        let a = Lapic::new(0);
-        for (offset, value) in [
-            (0x20, 0),
-            (0x30, 0x0005_0014),
-            (0x80, 0),
-            (0xd0, 0),
-            (0xe0, 0xffff_ffff),
-            (0xf0, 0xff),
-            (0x320, 0x1_0000),
-            (0x350, 0x1_0000),
-            (0x370, 0x1_0000),
-            (0x390, 0),
-        ] {
-            assert_eq!(a.read(T0, offset), value, "{offset:#x}");
-        }
-        assert_eq!(a.apic_base(), 0xfee0_0900);
-        assert_eq!(Lapic::new(1).apic_base(), 0xfee0_0800);
-    }
-
-    #[test]
-    fn interrupt_is_delivered_only_above_the_task_priority() {
-        let mut a = enabled();
-        a.write(T0, 0x80, 0x40);
-        assert_eq!(a.receive(fixed(0x4f, false)), Accept::Interrupt);
-        assert_eq!(a.deliverable(), None);
-        a.receive(fixed(0x51, false));
-        assert_eq!(a.acknowledge(), Some(0x51));
-        assert_eq!(a.read(T0, 0xa0), 0x50);
-        a.write(T0, 0x80, 0x3f);
-        assert_eq!(a.deliverable(), None, "51h is in service");
-        a.write(T0, 0xb0, 0);
-        assert_eq!(a.acknowledge(), Some(0x4f));
-    }
-
-    #[test]
-    fn irr_isr_and_tmr_read_as_eight_registers() {
-        let mut a = enabled();
-        a.receive(fixed(0x31, true));
-        a.receive(fixed(0xfe, false));
-        assert_eq!(a.read(T0, 0x210), 1 << 0x11);
-        assert_eq!(a.read(T0, 0x190), 1 << 0x11);
-        assert_eq!(a.read(T0, 0x270), 1 << 30);
-        a.acknowledge();
-        assert_eq!(a.read(T0, 0x170), 1 << 30);
-        assert_eq!(a.read(T0, 0x270), 0);
-    }
-
-    #[test]
-    fn only_level_interrupts_broadcast_their_end() {
-        let mut a = enabled();
-        a.receive(fixed(0x61, true));
-        a.acknowledge();
-        assert_eq!(a.write(T0, 0xb0, 0), Effect::Eoi(0x61));
-        a.receive(fixed(0x61, false));
-        a.acknowledge();
-        assert_eq!(a.write(T0, 0xb0, 0), Effect::None);
-        assert_eq!(a.write(T0, 0xb0, 0), Effect::None, "nothing in service");
-    }
-
-    #[test]
-    fn software_disabled_refuses_fixed_takes_nmi_and_masks_the_lvt() {
-        let mut a = enabled();
-        a.write(T0, 0x350, 0x700);
-        assert!(a.ext_int());
-        a.write(T0, 0xf0, 0xff);
-        assert!(!a.ext_int());
-        a.write(T0, 0x350, 0x700);
-        assert_eq!(a.read(T0, 0x350), 0x1_0700);
-        assert_eq!(a.receive(fixed(0x40, false)), Accept::Refused);
-        assert_eq!(
-            a.receive(Message {
-                mode: DeliveryMode::Nmi,
-                ..fixed(0, false)
-            }),
-            Accept::Nmi
-        );
-    }
-
-    #[test]
-    fn virtual_wire_preset_passes_extint_before_software_enables() {
-        let mut a = Lapic::new(0);
-        a.preset_virtual_wire();
-        assert!(a.ext_int());
-        a.write(T0, 0x350, 0x1_0700);
-        assert!(!a.ext_int());
-    }
-
-    #[test]
-    fn one_shot_timer_counts_down_and_fires_once() {
-        let mut a = enabled();
-        a.write(T0, 0x3e0, 0x3); // divide by 16
-        a.write(T0, 0x320, 0xef);
-        a.write(T0, 0x380, 1000);
-        assert_eq!(a.deadline(), Some(T0 + VmTime(16_000)));
-        let now = T0 + VmTime(8_000);
-        assert!(!a.advance(now));
-        assert_eq!(a.read(now, 0x390), 500);
-        let now = T0 + VmTime(16_000);
-        assert!(a.advance(now));
-        assert_eq!(a.read(now, 0x390), 0);
-        assert_eq!(a.deadline(), None);
-        assert_eq!(a.acknowledge(), Some(0xef));
-        assert!(!a.advance(now + VmTime(1_000_000)));
-    }
-
-    #[test]
-    fn divide_configuration_covers_1_to_128() {
-        let mut a = enabled();
-        for (code, shift) in [
-            (0xb, 0),
-            (0, 1),
-            (1, 2),
-            (2, 3),
-            (3, 4),
-            (8, 5),
-            (9, 6),
-            (0xa, 7),
-        ] {
-            a.write(T0, 0x3e0, code);
-            assert_eq!(a.shift(), shift, "{code:#x}");
-        }
-    }
-
-    #[test]
-    fn periodic_timer_keeps_its_phase_and_coalesces_missed_periods() {
-        let mut a = enabled();
-        a.write(T0, 0x3e0, 0xb);
-        a.write(T0, 0x320, 0x2_00ef);
-        a.write(T0, 0x380, 1_000_000);
-        let now = T0 + VmTime(3_500_000);
-        assert!(a.advance(now));
-        assert_eq!(a.deadline(), Some(T0 + VmTime(4_000_000)));
-        assert_eq!(a.read(now, 0x390), 500_000);
-        assert_eq!(a.acknowledge(), Some(0xef));
-        a.write(now, 0xb0, 0);
-        assert_eq!(a.deliverable(), None);
-        a.write(now, 0x380, 0);
-        assert_eq!(a.deadline(), None);
-    }
-
-    #[test]
-    fn shortest_period_is_bounded() {
-        let mut a = enabled();
-        a.write(T0, 0x3e0, 0xb);
-        a.write(T0, 0x320, 0x2_00ef);
-        a.write(T0, 0x380, 1);
-        a.advance(T0 + VmTime(1));
-        assert!(a.deadline().unwrap() >= T0 + VmTime(super::MIN_PERIOD));
-    }
-
-    #[test]
-    fn masked_timer_runs_without_interrupt_as_linux_calibrates_it() {
-        let mut a = enabled();
-        a.write(T0, 0x3e0, 0x3);
-        a.write(T0, 0x320, 0x1_00ef);
-        a.write(T0, 0x380, u32::MAX);
-        assert_eq!(a.deadline(), None);
-        let now = T0 + VmTime(100_000_000);
-        assert_eq!(a.read(now, 0x390), u32::MAX - 6_250_000);
-    }
-
-    #[test]
-    fn logical_destinations_match_flat_and_cluster() {
-        let mut a = enabled();
-        a.write(T0, 0xd0, 0x2100_0000);
-        assert!(a.is_destination(0x01, true));
-        assert!(!a.is_destination(0x02, true));
-        a.write(T0, 0xe0, 0x0fff_ffff);
-        assert!(a.is_destination(0x21, true));
-        assert!(a.is_destination(0xf3, true));
-        assert!(!a.is_destination(0x11, true));
-        assert!(!a.is_destination(0x22, true));
-        assert!(a.is_destination(0xff, false));
-        assert!(a.is_destination(0x00, false));
-    }
-
-    #[test]
-    fn icr_reads_back_idle_and_ignores_init_deassert() {
-        let mut a = enabled();
-        a.write(T0, 0x310, 0x0300_0000);
-        let sent = a.write(T0, 0x300, 0x1840 | 1 << 12);
-        assert_eq!(
-            sent,
-            Effect::Send(
-                Message {
-                    destination: 3,
-                    logical: true,
-                    ..fixed(0x40, false)
-                },
-                Shorthand::Destination
-            )
-        );
-        assert_eq!(a.read(T0, 0x300), 0x840);
-        assert_eq!(a.write(T0, 0x300, 0x8500), Effect::None);
-        assert!(matches!(
-            a.write(T0, 0x300, 0xc_4500),
-            Effect::Send(_, Shorthand::Others)
-        ));
-    }
-
-    #[test]
-    fn startup_counts_only_after_init_and_once() {
-        let mut a = Lapic::new(1);
-        let sipi = Message {
-            mode: DeliveryMode::StartUp,
-            ..fixed(0x99, false)
-        };
-        assert_eq!(a.receive(sipi), Accept::StartUp(0x99));
-        assert_eq!(a.receive(sipi), Accept::Refused);
-        a.write(T0, 0x20, 0x0500_0000);
-        assert_eq!(
-            a.receive(Message {
-                mode: DeliveryMode::Init,
-                ..sipi
-            }),
-            Accept::Init
-        );
-        assert_eq!(a.read(T0, 0x20), 0x0500_0000, "INIT keeps the ID");
-        assert_eq!(a.receive(sipi), Accept::StartUp(0x99));
-    }
-
-    #[test]
-    fn illegal_vectors_show_in_the_esr_after_a_write_to_it() {
-        let mut a = enabled();
-        a.write(T0, 0x370, 0xfe);
-        a.write(T0, 0x300, 0x4_0005);
-        a.receive(fixed(3, false));
-        assert_eq!(a.read(T0, 0x280), 0);
-        a.write(T0, 0x280, 0);
-        assert_eq!(a.read(T0, 0x280), 0x60);
-        assert_eq!(a.acknowledge(), Some(0xfe));
-        a.write(T0, 0x280, 0);
-        assert_eq!(a.read(T0, 0x280), 0);
-    }
-
-    #[test]
-    fn apic_base_refuses_reserved_bits_and_x2apic() {
-        let mut a = enabled();
-        assert!(!a.set_apic_base(0xfee0_0901));
-        assert!(!a.set_apic_base(0xfee0_0d00));
-        assert!(!a.set_apic_base(1 << 60 | 0xfee0_0900));
-        assert!(a.set_apic_base(0xfee0_0900));
-        a.receive(fixed(0x40, false));
-        assert!(a.set_apic_base(0xfee0_0100));
-        assert_eq!(a.deliverable(), None);
-        assert!(!a.enabled());
-    }
 }
