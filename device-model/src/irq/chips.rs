@@ -287,8 +287,8 @@ impl InterruptChips {
     fn accept(&mut self, cpu: usize, accept: Accept) {
         let Some(c) = self.cpus.get(cpu) else { return };
         match accept {
-            Accept::Refused => return,
-            Accept::Interrupt => {}
+            // Even a refused message may raise the error interrupt.
+            Accept::Refused | Accept::Interrupt => {}
             Accept::Nmi => c.signals.nmi(),
             Accept::Init => c.signals.init(),
             Accept::StartUp(vector) => c.signals.start_up(vector),

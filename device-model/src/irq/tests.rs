@@ -208,6 +208,17 @@ fn level_interrupt_waits_for_the_local_apic_to_be_enabled() {
 }
 
 #[test]
+fn level_interrupt_with_an_illegal_vector_comes_when_the_vector_is_corrected() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.redirect(9, 0x8005);
+    m.gsi(9).set(true);
+    assert!(!m.cpu.pending());
+    m.redirect(9, 0x8041);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+}
+
+#[test]
 fn pci_pins_on_one_pirq_are_ored() {
     let mut m = Machine::new();
     m.init_pics();

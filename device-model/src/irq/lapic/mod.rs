@@ -325,6 +325,10 @@ impl Lapic {
                     return Accept::Refused;
                 }
                 self.request(message.vector, message.level);
+                // A refused vector must not leave the I/O APIC waiting for its end.
+                if message.vector < 16 && message.level {
+                    return Accept::Refused;
+                }
                 Accept::Interrupt
             }
             DeliveryMode::Nmi => Accept::Nmi,
