@@ -1,1 +1,65 @@
-//! The interrupt chips: 8259A pair, I/O APIC, local APIC.
+//! The interrupt chips: two 8259A with edge/level control, one I/O APIC and a local APIC per CPU, and the wires between them.
+//!
+//! [`chips`] holds them all behind one lock ([`SharedChips`]), because one access to any of them may change what all the
+//! others say. Devices see wires ([`GsiSink`], [`PciSink`]); the bus sees [`PicPorts`], [`IoApicMmio`] and [`LapicMmio`];
+//! a virtual CPU sees [`CpuInterrupts`].
+//!
+//! Not there: x2APIC mode, TSC-deadline timer, SMI delivery, suppression of EOI broadcasts.
+
+mod chips;
+mod cpu;
+mod ioapic;
+mod lapic;
+mod pic;
+mod ports;
+#[cfg(test)]
+mod tests;
+mod wires;
+
+pub use chips::{InterruptChips, SharedChips};
+pub use cpu::CpuInterrupts;
+pub use ports::{IoApicMmio, LapicMmio, PicPorts};
+pub use wires::{GsiSink, PciSink};
+
+/// What an interrupt message asks its receiver to do (SDM vol 3A 12.6.1, "Interrupt Command Register (ICR)", and 82093AA
+/// 3.2.4, "I/O Redirection Table Registers").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DeliveryMode {
+    Fixed,
+    LowestPriority,
+    Smi,
+    Reserved,
+    Nmi,
+    Init,
+    StartUp,
+    ExtInt,
+}
+
+impl DeliveryMode {
+    /// Decodes bits 10:8 of a register that holds a delivery mode.
+    pub(crate) const fn of(register: u32) -> Self {
+        match register >> 8 & 7 {
+            0 => Self::Fixed,
+            1 => Self::LowestPriority,
+            2 => Self::Smi,
+            4 => Self::Nmi,
+            5 => Self::Init,
+            6 => Self::StartUp,
+            7 => Self::ExtInt,
+            _ => Self::Reserved,
+        }
+    }
+}
+
+/// One message on the way to local APICs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Message {
+    /// Message destination address, 8 bits.
+    pub(crate) destination: u8,
+    /// Whether it is a logical destination.
+    pub(crate) logical: bool,
+    pub(crate) mode: DeliveryMode,
+    pub(crate) vector: u8,
+    /// Level-triggered: the receiver's EOI is broadcast.
+    pub(crate) level: bool,
+}

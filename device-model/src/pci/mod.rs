@@ -1,1 +1,66 @@
-//! PCI configuration mechanism #1, i440FX and PIIX3 bridges.
+//! The PCI bus: configuration mechanism #1, what a function is, and the two functions that are nothing but configuration
+//! space: the i440FX host bridge and the PIIX3 ISA bridge.
+//!
+//! Not there: bridges and buses other than 0, configuration mechanism #2, memory-mapped configuration space, MSI
+//! capabilities.
+
+mod bus;
+mod config;
+mod host;
+mod isa;
+mod shared;
+
+pub use bus::PciBus;
+pub use config::{Command, ConfigSpace, Identity};
+pub use host::HostBridge;
+pub use isa::IsaBridge;
+pub use shared::Shared;
+
+use hv_core::device::{AccessSize, DevCx};
+
+/// Offsets in configuration space (PCI Local Bus Specification 3.0 6.1, "Configuration Space Organization").
+#[allow(missing_docs)]
+pub mod register {
+    pub const VENDOR: u8 = 0x00;
+    pub const DEVICE: u8 = 0x02;
+    pub const COMMAND: u8 = 0x04;
+    pub const STATUS: u8 = 0x06;
+    pub const REVISION: u8 = 0x08;
+    pub const CLASS: u8 = 0x09;
+    pub const CACHE_LINE: u8 = 0x0c;
+    pub const LATENCY: u8 = 0x0d;
+    pub const HEADER_TYPE: u8 = 0x0e;
+    pub const BAR0: u8 = 0x10;
+    pub const SUBSYSTEM_VENDOR: u8 = 0x2c;
+    pub const SUBSYSTEM: u8 = 0x2e;
+    pub const ROM: u8 = 0x30;
+    pub const INTERRUPT_LINE: u8 = 0x3c;
+    pub const INTERRUPT_PIN: u8 = 0x3d;
+}
+
+/// A function on the PCI bus. Most do nothing here but pass everything on to a [`ConfigSpace`].
+pub trait PciFunction: Send {
+    /// `size` bytes at `offset` are read; they lie within one doubleword.
+    fn config_read(&mut self, cx: &mut DevCx<'_>, offset: u8, size: AccessSize) -> u32;
+
+    /// `size` bytes at `offset` are written; they lie within one doubleword.
+    fn config_write(&mut self, cx: &mut DevCx<'_>, offset: u8, size: AccessSize, value: u32);
+
+    /// Configuration space back to the power-on state.
+    fn config_reset(&mut self, cx: &mut DevCx<'_>);
+}
+
+/// A configuration space without side effects is a function.
+impl PciFunction for ConfigSpace {
+    fn config_read(&mut self, _cx: &mut DevCx<'_>, offset: u8, size: AccessSize) -> u32 {
+        self.read(offset, size)
+    }
+
+    fn config_write(&mut self, cx: &mut DevCx<'_>, offset: u8, size: AccessSize, value: u32) {
+        self.write(cx.requests, offset, size, value);
+    }
+
+    fn config_reset(&mut self, cx: &mut DevCx<'_>) {
+        self.reset(cx.requests);
+    }
+}

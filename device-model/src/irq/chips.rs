@@ -1,0 +1,485 @@
+//! All interrupt chips of a virtual machine and the wires between them.
+//!
+//! Input n of the PIC and of the I/O APIC are one wire, a GSI, but for GSI 0 (the PIT), which is the I/O APIC's input 2,
+//! and for the I/O APIC's input 0, which is the PIC's output. PCI interrupt pins are wired-OR to four PIRQ lines, which the
+//! PIIX3 routes to GSIs. The PIC's output reaches a CPU through LINT0 in ExtINT mode, through the I/O APIC's input 0 in
+//! ExtINT mode, or directly when the boot CPU's local APIC is disabled (MP Specification 1.4 3.6.2, "Interrupt Modes").
+//!
+//! Invariant: whenever the lock is free, each CPU's signals say what its chips would answer.
+
+use super::cpu::Signals;
+use super::ioapic::IoApic;
+use super::lapic::{Accept, Effect, Lapic, Shorthand};
+use super::pic::PicPair;
+use super::{DeliveryMode, Message};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hv_core::VmTime;
+use hv_core::machine::{IOAPIC_PINS, pirq};
+use spin::Mutex;
+
+/// The interrupt chips behind their lock, which is taken after any device's and before none.
+pub type SharedChips = Arc<Mutex<InterruptChips>>;
+
+/// The I/O APIC's input that GSI 0 is wired to.
+const PIT_INPUT: u8 = 2;
+/// The I/O APIC's input that the PIC's output is wired to.
+const PIC_INPUT: u8 = 0;
+
+/// For each PIRQ the PCI interrupt pins (bit device * 4 + pin) that are wired to it.
+const PIRQ_PINS: [u128; 4] = {
+    let mut pins = [0; 4];
+    let mut input = 0;
+    while input < 128 {
+        pins[pirq(input >> 2, input & 3) as usize] |= 1 << input;
+        input += 1;
+    }
+    pins
+};
+
+struct Cpu {
+    lapic: Lapic,
+    signals: Arc<Signals>,
+}
+
+/// The PIC pair, the I/O APIC and the local APICs.
+pub struct InterruptChips {
+    pic: PicPair,
+    ioapic: IoApic,
+    cpus: Vec<Cpu>,
+    /// The PIC's output as the APICs have seen it.
+    pic_output: bool,
+    /// Levels that ISA devices drive, by GSI.
+    isa: u32,
+    /// Levels that PCI devices drive, by device * 4 + pin.
+    pci: u128,
+    /// Levels of the PIRQ lines.
+    pirqs: u8,
+    routes: [Option<u8>; 4],
+    /// Levels of the GSIs: ISA or PIRQ.
+    gsis: u32,
+    /// Where the search for a lowest-priority receiver begins.
+    turn: usize,
+}
+
+impl InterruptChips {
+    /// The chips of a machine of `cpus` virtual CPUs (at least 1, at most 255), in power-on state.
+    #[must_use]
+    pub fn new(cpus: u8) -> Self {
+        let cpu = |n| Cpu {
+            lapic: Lapic::new(n),
+            signals: Arc::default(),
+        };
+        let mut chips = Self {
+            pic: PicPair::default(),
+            ioapic: IoApic::new(),
+            cpus: (0..cpus.max(1)).map(cpu).collect(),
+            pic_output: false,
+            isa: 0,
+            pci: 0,
+            pirqs: 0,
+            routes: [None; 4],
+            gsis: 0,
+            turn: 0,
+        };
+        chips.signal_all();
+        chips
+    }
+
+    /// [`new`](Self::new) behind its lock.
+    #[must_use]
+    pub fn shared(cpus: u8) -> SharedChips {
+        Arc::new(Mutex::new(Self::new(cpus)))
+    }
+
+    /// Presets LINT0 of the boot CPU to ExtINT as firmware leaves it, for booting an operating system without firmware.
+    /// To be repeated after each reset.
+    pub fn preset_virtual_wire(&mut self) {
+        if let Some(c) = self.cpus.first_mut() {
+            c.lapic.preset_virtual_wire();
+        }
+        self.signal_all();
+    }
+
+    /// Sets the level that ISA devices drive on `gsi` (0 to 23).
+    pub fn set_gsi(&mut self, gsi: u8, level: bool) {
+        if gsi >= IOAPIC_PINS {
+            return;
+        }
+        let bit = 1 << gsi;
+        self.isa = if level {
+            self.isa | bit
+        } else {
+            self.isa & !bit
+        };
+        self.drive(gsi);
+    }
+
+    /// Sets the level that PCI interrupt pin `input` (device * 4 + pin, 0 to 127) drives.
+    pub fn set_pci(&mut self, input: u8, level: bool) {
+        let bit = 1u128.checked_shl(input.into()).unwrap_or(0);
+        self.pci = if level {
+            self.pci | bit
+        } else {
+            self.pci & !bit
+        };
+        let line = pirq(input >> 2, input & 3);
+        let asserted = PIRQ_PINS
+            .get(usize::from(line))
+            .is_some_and(|pins| self.pci & pins != 0);
+        if asserted != (self.pirqs >> line & 1 != 0) {
+            self.pirqs ^= 1 << line;
+            if let Some(gsi) = self.routes.get(usize::from(line)).copied().flatten() {
+                self.drive(gsi);
+            }
+        }
+    }
+
+    /// Routes PIRQ `line` (0 = A to 3 = D) to ISA interrupt `irq` (0 to 15), or to none.
+    pub fn set_pirq_route(&mut self, line: u8, irq: Option<u8>) {
+        let Some(route) = self.routes.get_mut(usize::from(line)) else {
+            return;
+        };
+        let old = core::mem::replace(route, irq.filter(|&i| i < 16));
+        let new = *route;
+        for gsi in [old, new].into_iter().flatten() {
+            self.drive(gsi);
+        }
+    }
+
+    /// A device writes `data` to `address` FEEx_xxxxh: a message-signalled interrupt (SDM vol 3A 12.11, "Message Signalled
+    /// Interrupts").
+    pub fn msi(&mut self, address: u64, data: u32) {
+        let message = Message {
+            destination: (address >> 12) as u8,
+            logical: address & 1 << 2 != 0,
+            mode: DeliveryMode::of(data),
+            vector: data as u8,
+            level: data & 1 << 15 != 0,
+        };
+        self.deliver(message);
+    }
+
+    /// Pulls the NMI pin (LINT1 of all local APICs; the pin itself where there is none).
+    pub fn pull_nmi(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            let Some(c) = self.cpus.get_mut(cpu) else {
+                return;
+            };
+            let accept = if c.lapic.enabled() {
+                c.lapic.lint1_rises()
+            } else {
+                Accept::Nmi
+            };
+            self.accept(cpu, accept);
+        }
+    }
+
+    /// Recomputes the level of `gsi` and tells the chips of a change.
+    fn drive(&mut self, gsi: u8) {
+        let bit = 1u32 << (gsi & 31);
+        let mut level = self.isa & bit != 0;
+        for (line, route) in self.routes.iter().enumerate() {
+            level |= *route == Some(gsi) && self.pirqs >> line & 1 != 0;
+        }
+        if level == (self.gsis & bit != 0) {
+            return;
+        }
+        self.gsis ^= bit;
+        self.pic.set(gsi, level);
+        self.pic_changed();
+        match gsi {
+            0 | PIT_INPUT => self.set_ioapic(PIT_INPUT, self.gsis & (1 | 1 << PIT_INPUT) != 0),
+            _ => self.set_ioapic(gsi, level),
+        }
+    }
+
+    fn set_ioapic(&mut self, pin: u8, level: bool) {
+        if let Some(message) = self.ioapic.set(pin, level)
+            && self.deliver(message)
+        {
+            self.ioapic.accepted(pin);
+        }
+    }
+
+    /// Sends what the level-triggered inputs in `pins` have to send.
+    fn send_due(&mut self, mut pins: u32) {
+        while pins != 0 {
+            let pin = pins.trailing_zeros() as u8;
+            pins &= pins - 1;
+            if let Some(message) = self.ioapic.due(pin)
+                && self.deliver(message)
+            {
+                self.ioapic.accepted(pin);
+            }
+        }
+    }
+
+    /// The PIC may have changed its output.
+    fn pic_changed(&mut self) {
+        let output = self.pic.output();
+        if output == self.pic_output {
+            return;
+        }
+        self.pic_output = output;
+        self.signal_all();
+        self.set_ioapic(PIC_INPUT, output);
+        if output {
+            for cpu in 0..self.cpus.len() {
+                let Some(c) = self.cpus.get_mut(cpu) else {
+                    return;
+                };
+                let accept = c.lapic.lint0_rises();
+                self.accept(cpu, accept);
+            }
+        }
+    }
+
+    /// Hands `message` to the local APICs it is addressed to; false if none accepted it.
+    fn deliver(&mut self, message: Message) -> bool {
+        if message.mode == DeliveryMode::LowestPriority {
+            return self.arbitrate(message);
+        }
+        let mut accepted = false;
+        for cpu in 0..self.cpus.len() {
+            accepted |= self
+                .cpus
+                .get(cpu)
+                .is_some_and(|c| c.lapic.is_destination(message.destination, message.logical))
+                && self.receive(cpu, message);
+        }
+        accepted
+    }
+
+    /// Lowest-priority delivery: among the addressed the one with the lowest processor priority, in turns.
+    fn arbitrate(&mut self, message: Message) -> bool {
+        let count = self.cpus.len();
+        let mut best: Option<(u8, usize)> = None;
+        for i in 0..count {
+            let cpu = (self.turn + i) % count;
+            let Some(c) = self.cpus.get(cpu) else {
+                continue;
+            };
+            if !c.lapic.is_destination(message.destination, message.logical)
+                || !c.lapic.arbitrates()
+            {
+                continue;
+            }
+            let class = c.lapic.ppr() >> 4;
+            if best.is_none_or(|(lowest, _)| class < lowest) {
+                best = Some((class, cpu));
+            }
+        }
+        let Some((_, cpu)) = best else { return false };
+        self.turn = (cpu + 1) % count;
+        self.receive(cpu, message)
+    }
+
+    fn receive(&mut self, cpu: usize, message: Message) -> bool {
+        let Some(c) = self.cpus.get_mut(cpu) else {
+            return false;
+        };
+        let accept = c.lapic.receive(message);
+        self.accept(cpu, accept);
+        accept != Accept::Refused
+    }
+
+    fn accept(&mut self, cpu: usize, accept: Accept) {
+        let Some(c) = self.cpus.get(cpu) else { return };
+        match accept {
+            // Even a refused message may raise the error interrupt.
+            Accept::Refused | Accept::Interrupt => {}
+            Accept::Nmi => c.signals.nmi(),
+            Accept::Init => c.signals.init(),
+            Accept::StartUp(vector) => c.signals.start_up(vector),
+        }
+        self.signal(cpu);
+    }
+
+    /// Whether the PIC's interrupts reach `cpu`.
+    fn takes_ext_int(&self, cpu: usize, lapic: &Lapic) -> bool {
+        if !lapic.enabled() {
+            return cpu == 0;
+        }
+        lapic.ext_int()
+            || self
+                .ioapic
+                .ext_int()
+                .is_some_and(|(to, logical)| lapic.is_destination(to, logical))
+    }
+
+    /// Recomputes what `cpu` is told.
+    fn signal(&self, cpu: usize) {
+        let Some(c) = self.cpus.get(cpu) else { return };
+        let interrupt =
+            c.lapic.deliverable().is_some() || self.pic_output && self.takes_ext_int(cpu, &c.lapic);
+        c.signals.publish(interrupt, c.lapic.tpr());
+    }
+
+    fn signal_all(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            self.signal(cpu);
+        }
+    }
+
+    /// The signals of CPU `cpu`.
+    pub(super) fn signals(&self, cpu: usize) -> Option<Arc<Signals>> {
+        Some(self.cpus.get(cpu)?.signals.clone())
+    }
+
+    /// The interrupt-acknowledge cycle of `cpu`.
+    pub(super) fn acknowledge(&mut self, cpu: usize) -> Option<u8> {
+        let c = self.cpus.get(cpu)?;
+        let vector = if self.pic_output && self.takes_ext_int(cpu, &c.lapic) {
+            let vector = self.pic.acknowledge();
+            self.pic_changed();
+            Some(vector)
+        } else {
+            self.cpus.get_mut(cpu)?.lapic.acknowledge()
+        };
+        self.signal(cpu);
+        vector
+    }
+
+    /// Sets the task priority of `cpu`.
+    pub(super) fn set_tpr(&mut self, cpu: usize, value: u8) {
+        if let Some(c) = self.cpus.get_mut(cpu) {
+            c.lapic.set_tpr(value);
+        }
+        self.signal(cpu);
+    }
+
+    /// Reads IA32_APIC_BASE of `cpu`.
+    pub(super) fn apic_base(&self, cpu: usize) -> u64 {
+        self.cpus.get(cpu).map_or(0, |c| c.lapic.apic_base())
+    }
+
+    /// Writes IA32_APIC_BASE of `cpu`; false means #GP(0).
+    pub(super) fn set_apic_base(&mut self, cpu: usize, value: u64) -> bool {
+        let valid = self
+            .cpus
+            .get_mut(cpu)
+            .is_some_and(|c| c.lapic.set_apic_base(value));
+        self.signal(cpu);
+        self.send_due(self.ioapic.waiting());
+        valid
+    }
+
+    pub(super) fn pic_reset(&mut self) {
+        self.pic.reset();
+        self.pic_changed();
+    }
+
+    pub(super) fn pic_read(&mut self, port: u16) -> u8 {
+        let value = self.pic.read(port);
+        self.pic_changed();
+        value
+    }
+
+    pub(super) fn pic_write(&mut self, port: u16, value: u8) {
+        self.pic.write(port, value);
+        self.pic_changed();
+    }
+
+    pub(super) fn ioapic_reset(&mut self) {
+        self.ioapic.reset();
+        self.signal_all();
+    }
+
+    pub(super) fn ioapic_read(&self, offset: u64) -> u32 {
+        self.ioapic.read(offset)
+    }
+
+    pub(super) fn ioapic_write(&mut self, offset: u64, value: u32) {
+        match self.ioapic.write(offset, value) {
+            Some(PIC_INPUT) => {
+                self.signal_all();
+                self.send_due(1 << PIC_INPUT);
+            }
+            Some(pin) => self.send_due(1 << pin),
+            None => {}
+        }
+    }
+
+    pub(super) fn lapic_reset(&mut self, cpu: usize) {
+        if let Some(c) = self.cpus.get_mut(cpu) {
+            c.lapic.reset();
+            c.signals.forget();
+        }
+        self.signal(cpu);
+    }
+
+    /// Lets the timer of `cpu` run up to `now` and tells when it is due next.
+    pub(super) fn lapic_poll(&mut self, cpu: usize, now: VmTime) -> Option<VmTime> {
+        let c = self.cpus.get_mut(cpu)?;
+        let fired = c.lapic.advance(now);
+        let deadline = c.lapic.deadline();
+        if fired {
+            self.signal(cpu);
+        }
+        deadline
+    }
+
+    /// Reads the register at `offset`; none while the local APIC is disabled.
+    pub(super) fn lapic_read(&mut self, cpu: usize, now: VmTime, offset: u64) -> Option<u32> {
+        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.enabled())?;
+        let fired = c.lapic.advance(now);
+        let value = c.lapic.read(now, offset);
+        if fired {
+            self.signal(cpu);
+        }
+        Some(value)
+    }
+
+    /// Writes the register at `offset`. Returns the timer's deadline if the write may have changed it.
+    pub(super) fn lapic_write(
+        &mut self,
+        cpu: usize,
+        now: VmTime,
+        offset: u64,
+        value: u32,
+    ) -> Option<VmTime> {
+        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.enabled())?;
+        c.lapic.advance(now);
+        let effect = c.lapic.write(now, offset, value);
+        let deadline = if effect == Effect::Timer {
+            c.lapic.deadline()
+        } else {
+            None
+        };
+        self.signal(cpu);
+        match effect {
+            Effect::None | Effect::Timer => {}
+            Effect::Eoi(vector) => {
+                let pins = self.ioapic.eoi(vector);
+                self.send_due(pins);
+            }
+            Effect::Send(message, shorthand) => self.send(cpu, message, shorthand),
+            Effect::Accepting => {
+                let pins = self.ioapic.waiting();
+                self.send_due(pins);
+            }
+        }
+        deadline
+    }
+
+    /// Sends an interprocessor interrupt of `cpu`.
+    fn send(&mut self, cpu: usize, message: Message, shorthand: Shorthand) {
+        match shorthand {
+            Shorthand::Destination => {
+                self.deliver(message);
+            }
+            Shorthand::Itself => {
+                self.receive(cpu, message);
+            }
+            Shorthand::All | Shorthand::Others => {
+                for other in 0..self.cpus.len() {
+                    let there = self.cpus.get(other).is_some_and(|c| c.lapic.enabled());
+                    if there && (shorthand == Shorthand::All || other != cpu) {
+                        self.receive(other, message);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! The local APIC in xAPIC mode (SDM vol 3A chapter 12, "Advanced Programmable Interrupt Controller (APIC)"; APM vol 2
+//! chapter 16, "Advanced Programmable Interrupt Controller (APIC)"), version 14h with six local vector table entries.
+//!
+//! Implemented: all registers, one-shot and periodic timer, all delivery modes but SMI and remote read. Not implemented:
+//! x2APIC mode, TSC-deadline mode, thermal and performance interrupts (their entries are plain registers), suppression of
+//! EOI broadcasts, moving the register page, errors for accesses to reserved registers.
+//!
+//! Accesses other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes count for
+//! TPR and EOI only.
+
+#[cfg(test)]
+mod tests;
+mod timer;
+mod vectors;
+
+use super::{DeliveryMode, Message};
+use hv_core::VmTime;
+use hv_core::machine::LAPIC;
+use timer::Timer;
+use vectors::Vectors;
+
+/// Version 14h, six LVT entries.
+const VERSION: u32 = 0x0005_0014;
+
+const ID: u64 = 0x020;
+const VERSION_REGISTER: u64 = 0x030;
+const TPR: u64 = 0x080;
+const APR: u64 = 0x090;
+const PPR: u64 = 0x0a0;
+const EOI: u64 = 0x0b0;
+const LDR: u64 = 0x0d0;
+const DFR: u64 = 0x0e0;
+const SVR: u64 = 0x0f0;
+const ISR: u64 = 0x100;
+const TMR: u64 = 0x180;
+const IRR: u64 = 0x200;
+const ESR: u64 = 0x280;
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+const LVT_TIMER: u64 = 0x320;
+const LVT_ERROR: u64 = 0x370;
+const INITIAL_COUNT: u64 = 0x380;
+const CURRENT_COUNT: u64 = 0x390;
+const DIVIDE: u64 = 0x3e0;
+
+/// Places in the local vector table, in the order of the registers from [`LVT_TIMER`] on.
+mod lvt {
+    pub(super) const TIMER: usize = 0;
+    pub(super) const LINT0: usize = 3;
+    pub(super) const LINT1: usize = 4;
+    pub(super) const ERROR: usize = 5;
+}
+
+/// The bits of each LVT entry that exist: vector, delivery mode, polarity, trigger mode, mask, timer mode.
+const LVT_WRITABLE: [u32; 6] = [0x3_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+const LVT_MASKED: u32 = 1 << 16;
+const LVT_LEVEL: u32 = 1 << 15;
+const TIMER_PERIODIC: u32 = 1 << 17;
+/// LINT0 as firmware leaves it in virtual-wire mode: ExtINT, unmasked.
+const LVT_EXT_INT: u32 = 0x700;
+
+/// Software enable.
+const SVR_ENABLE: u32 = 1 << 8;
+
+const ICR_WRITABLE: u32 = 0x000c_cfff;
+const ICR_LOGICAL: u32 = 1 << 11;
+const ICR_ASSERT: u32 = 1 << 14;
+const ICR_LEVEL: u32 = 1 << 15;
+
+/// ESR: an illegal vector in a message sent, or received.
+const SEND_ILLEGAL_VECTOR: u8 = 1 << 5;
+const RECEIVE_ILLEGAL_VECTOR: u8 = 1 << 6;
+
+bitflags::bitflags! {
+    /// IA32_APIC_BASE (SDM vol 3A 12.4.4, "Local APIC Status and Location").
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct ApicBase: u64 {
+        const BSP = 1 << 8;
+        const EXTD = 1 << 10;
+        const ENABLE = 1 << 11;
+        const ADDRESS = 0x000f_ffff_ffff_f000;
+    }
+}
+
+/// Which local APICs an interprocessor interrupt goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shorthand {
+    Destination,
+    Itself,
+    All,
+    Others,
+}
+
+/// What a register write asks of the rest of the interrupt chips.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Effect {
+    /// Nothing but to look again at what is deliverable here.
+    None,
+    /// Broadcast the end of a level-triggered interrupt.
+    Eoi(u8),
+    /// Send a message.
+    Send(Message, Shorthand),
+    /// This local APIC may accept what it refused before.
+    Accepting,
+    /// The timer's deadline has changed.
+    Timer,
+}
+
+/// What became of a message that was addressed to this local APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Accept {
+    Refused,
+    Interrupt,
+    Nmi,
+    Init,
+    StartUp(u8),
+}
+
+/// One local APIC.
+pub(super) struct Lapic {
+    /// The number of its CPU, which is its ID after power-on.
+    cpu: u8,
+    base: ApicBase,
+    id: u8,
+    tpr: u8,
+    ldr: u8,
+    dfr: u32,
+    svr: u32,
+    irr: Vectors,
+    isr: Vectors,
+    tmr: Vectors,
+    esr: u8,
+    /// Errors since ESR was written last.
+    errors: u8,
+    icr_low: u32,
+    icr_high: u32,
+    lvt: [u32; 6],
+    timer: Timer,
+    waits_for_startup: bool,
+}
+
+impl Lapic {
+    pub(super) fn new(cpu: u8) -> Self {
+        let mut base = ApicBase::from_bits_retain(LAPIC) | ApicBase::ENABLE;
+        base.set(ApicBase::BSP, cpu == 0);
+        Self {
+            cpu,
+            base,
+            id: cpu,
+            tpr: 0,
+            ldr: 0,
+            dfr: u32::MAX,
+            svr: 0xff,
+            irr: Vectors::default(),
+            isr: Vectors::default(),
+            tmr: Vectors::default(),
+            esr: 0,
+            errors: 0,
+            icr_low: 0,
+            icr_high: 0,
+            lvt: [LVT_MASKED; 6],
+            timer: Timer::default(),
+            waits_for_startup: cpu != 0,
+        }
+    }
+
+    /// Power-on.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.cpu);
+    }
+
+    /// The state after an INIT (SDM vol 3A 12.4.7.3, "Local APIC State After an INIT Reset"): ID and base are kept.
+    fn init(&mut self) {
+        *self = Self {
+            base: self.base,
+            id: self.id,
+            ..Self::new(self.cpu)
+        };
+    }
+
+    /// Lets the PIC's interrupts through at LINT0, as firmware does.
+    pub(super) fn preset_virtual_wire(&mut self) {
+        if let Some(l) = self.lvt.get_mut(lvt::LINT0) {
+            *l = LVT_EXT_INT;
+        }
+    }
+
+    pub(super) fn apic_base(&self) -> u64 {
+        self.base.bits()
+    }
+
+    /// Writes IA32_APIC_BASE; false means #GP(0). The register page stays where it is.
+    pub(super) fn set_apic_base(&mut self, value: u64) -> bool {
+        let Some(mut new) = ApicBase::from_bits(value) else {
+            return false;
+        };
+        if new.contains(ApicBase::EXTD) {
+            return false;
+        }
+        new.set(ApicBase::BSP, self.cpu == 0);
+        if self.enabled() && !new.contains(ApicBase::ENABLE) {
+            // A disabled local APIC may lose its state (SDM vol 3A 12.4.3, "Enabling or Disabling the Local APIC").
+            let waits_for_startup = self.waits_for_startup;
+            self.init();
+            self.waits_for_startup = waits_for_startup;
+        }
+        self.base = new;
+        true
+    }
+
+    /// Whether the CPU has its local APIC (IA32_APIC_BASE bit 11).
+    pub(super) fn enabled(&self) -> bool {
+        self.base.contains(ApicBase::ENABLE)
+    }
+
+    fn software_enabled(&self) -> bool {
+        self.svr & SVR_ENABLE != 0
+    }
+
+    pub(super) fn tpr(&self) -> u8 {
+        self.tpr
+    }
+
+    pub(super) fn set_tpr(&mut self, value: u8) {
+        self.tpr = value;
+    }
+
+    /// SDM vol 3A 12.8.3.1, "Task and Processor Priorities".
+    pub(super) fn ppr(&self) -> u8 {
+        let served = self.isr.highest().unwrap_or(0);
+        if self.tpr & 0xf0 >= served & 0xf0 {
+            self.tpr
+        } else {
+            served & 0xf0
+        }
+    }
+
+    /// SDM vol 3A 12.6.2.4, "Lowest Priority Delivery Mode": the arbitration priority register.
+    fn apr(&self) -> u8 {
+        let requested = self.irr.highest().unwrap_or(0) & 0xf0;
+        let served = self.isr.highest().unwrap_or(0) & 0xf0;
+        let task = self.tpr & 0xf0;
+        if task >= requested && task > served {
+            self.tpr
+        } else {
+            (task & served).max(requested)
+        }
+    }
+
+    /// The requested interrupt whose priority is above the processor's.
+    pub(super) fn deliverable(&self) -> Option<u8> {
+        let vector = self.irr.highest()?;
+        (vector & 0xf0 > self.ppr() & 0xf0 && self.enabled()).then_some(vector)
+    }
+
+    /// Takes the deliverable interrupt into service.
+    pub(super) fn acknowledge(&mut self) -> Option<u8> {
+        let vector = self.deliverable()?;
+        self.irr.clear(vector);
+        self.isr.set(vector);
+        Some(vector)
+    }
+
+    /// Whether LINT0 passes the PIC's interrupts on.
+    pub(super) fn ext_int(&self) -> bool {
+        self.lint0() & (LVT_MASKED | LVT_EXT_INT) == LVT_EXT_INT
+    }
+
+    fn lint0(&self) -> u32 {
+        self.lvt.get(lvt::LINT0).copied().unwrap_or(LVT_MASKED)
+    }
+
+    /// The PIC's output has risen at LINT0, which may be programmed for more than ExtINT.
+    pub(super) fn lint0_rises(&mut self) -> Accept {
+        self.local(lvt::LINT0)
+    }
+
+    /// Someone has pulled LINT1, where PCs have their NMI.
+    pub(super) fn lint1_rises(&mut self) -> Accept {
+        self.local(lvt::LINT1)
+    }
+
+    fn local(&mut self, entry: usize) -> Accept {
+        let register = self.lvt.get(entry).copied().unwrap_or(LVT_MASKED);
+        if register & LVT_MASKED != 0 || !self.enabled() {
+            return Accept::Refused;
+        }
+        match DeliveryMode::of(register) {
+            DeliveryMode::Fixed => {
+                let level = entry == lvt::LINT0 && register & LVT_LEVEL != 0;
+                self.request(register as u8, level);
+                Accept::Interrupt
+            }
+            DeliveryMode::Nmi => Accept::Nmi,
+            _ => Accept::Refused,
+        }
+    }
+
+    /// Whether a message is addressed to this local APIC (SDM vol 3A 12.6.2, "Determining IPI Destination").
+    pub(super) fn is_destination(&self, destination: u8, logical: bool) -> bool {
+        if !self.enabled() {
+            return false;
+        }
+        if destination == 0xff {
+            return true;
+        }
+        if !logical {
+            return destination == self.id;
+        }
+        match self.dfr >> 28 {
+            0xf => destination & self.ldr != 0,
+            0 => {
+                let cluster = destination >> 4;
+                (cluster == 0xf || cluster == self.ldr >> 4) && destination & self.ldr & 0xf != 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Receives a message that is addressed to this local APIC.
+    pub(super) fn receive(&mut self, message: Message) -> Accept {
+        match message.mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                if !self.software_enabled() {
+                    return Accept::Refused;
+                }
+                self.request(message.vector, message.level);
+                // A refused vector must not leave the I/O APIC waiting for its end.
+                if message.vector < 16 && message.level {
+                    return Accept::Refused;
+                }
+                Accept::Interrupt
+            }
+            DeliveryMode::Nmi => Accept::Nmi,
+            DeliveryMode::Init => {
+                self.init();
+                Accept::Init
+            }
+            DeliveryMode::StartUp if self.waits_for_startup => {
+                self.waits_for_startup = false;
+                Accept::StartUp(message.vector)
+            }
+            _ => Accept::Refused,
+        }
+    }
+
+    /// Whether this local APIC would take a lowest-priority message: software-enabled.
+    pub(super) fn arbitrates(&self) -> bool {
+        self.software_enabled()
+    }
+
+    fn request(&mut self, vector: u8, level: bool) {
+        if vector < 16 {
+            self.error(RECEIVE_ILLEGAL_VECTOR);
+            return;
+        }
+        self.irr.set(vector);
+        if level {
+            self.tmr.set(vector);
+        } else {
+            self.tmr.clear(vector);
+        }
+    }
+
+    /// SDM vol 3A 12.5.3, "Error Handling".
+    fn error(&mut self, bit: u8) {
+        let news = self.errors & bit == 0;
+        self.errors |= bit;
+        let register = self.lvt.get(lvt::ERROR).copied().unwrap_or(LVT_MASKED);
+        // An error entry with an illegal vector of its own must not recurse.
+        if news && register & LVT_MASKED == 0 && register as u8 >= 16 {
+            self.request(register as u8, false);
+        }
+    }
+
+    /// Ends the highest interrupt in service; the vector if the I/O APIC must hear of it.
+    fn end_of_interrupt(&mut self) -> Effect {
+        let Some(vector) = self.isr.highest() else {
+            return Effect::None;
+        };
+        self.isr.clear(vector);
+        if self.tmr.clear(vector) {
+            Effect::Eoi(vector)
+        } else {
+            Effect::None
+        }
+    }
+
+    /// Reads the register at `offset`, a multiple of 16. The timer must have been [advanced](Self::advance).
+    pub(super) fn read(&self, now: VmTime, offset: u64) -> u32 {
+        match offset {
+            ID => u32::from(self.id) << 24,
+            VERSION_REGISTER => VERSION,
+            TPR => self.tpr.into(),
+            APR => self.apr().into(),
+            PPR => self.ppr().into(),
+            LDR => u32::from(self.ldr) << 24,
+            DFR => self.dfr,
+            SVR => self.svr,
+            ISR..TMR => self.isr.word(offset),
+            TMR..IRR => self.tmr.word(offset),
+            IRR..ESR => self.irr.word(offset),
+            ESR => self.esr.into(),
+            ICR_LOW => self.icr_low,
+            ICR_HIGH => self.icr_high,
+            LVT_TIMER..=LVT_ERROR => self
+                .lvt
+                .get(lvt_index(offset))
+                .copied()
+                .unwrap_or(LVT_MASKED),
+            INITIAL_COUNT => self.timer.initial_count(),
+            CURRENT_COUNT => self.timer.current_count(now),
+            DIVIDE => self.timer.divide().into(),
+            _ => 0,
+        }
+    }
+
+    /// Writes the register at `offset`, a multiple of 16. The timer must have been [advanced](Self::advance).
+    pub(super) fn write(&mut self, now: VmTime, offset: u64, value: u32) -> Effect {
+        match offset {
+            EOI => return self.end_of_interrupt(),
+            TPR => self.tpr = value as u8,
+            ICR_LOW => return self.send(value),
+            ICR_HIGH => self.icr_high = value & 0xff00_0000,
+            INITIAL_COUNT => {
+                self.timer.set_initial_count(now, value);
+                return Effect::Timer;
+            }
+            LVT_TIMER..=LVT_ERROR => {
+                let index = lvt_index(offset);
+                let forced = if self.software_enabled() {
+                    0
+                } else {
+                    LVT_MASKED
+                };
+                if let (Some(entry), Some(writable)) =
+                    (self.lvt.get_mut(index), LVT_WRITABLE.get(index))
+                {
+                    *entry = value & writable | forced;
+                }
+                if index == lvt::TIMER {
+                    return Effect::Timer;
+                }
+            }
+            ID => {
+                self.id = (value >> 24) as u8;
+                return Effect::Accepting;
+            }
+            LDR => {
+                self.ldr = (value >> 24) as u8;
+                return Effect::Accepting;
+            }
+            DFR => {
+                self.dfr = value | 0x0fff_ffff;
+                return Effect::Accepting;
+            }
+            SVR => {
+                self.svr = value & (SVR_ENABLE | 0xff);
+                if !self.software_enabled() {
+                    for entry in &mut self.lvt {
+                        *entry |= LVT_MASKED;
+                    }
+                }
+                return Effect::Accepting;
+            }
+            ESR => {
+                self.esr = self.errors;
+                self.errors = 0;
+            }
+            DIVIDE => {
+                self.timer.set_divide(now, value as u8);
+                return Effect::Timer;
+            }
+            _ => {}
+        }
+        Effect::None
+    }
+
+    /// A write to the low half of the interrupt command register.
+    fn send(&mut self, value: u32) -> Effect {
+        self.icr_low = value & ICR_WRITABLE;
+        let mode = DeliveryMode::of(value);
+        let vector = value as u8;
+        match mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority if vector < 16 => {
+                self.error(SEND_ILLEGAL_VECTOR);
+                return Effect::None;
+            }
+            // INIT level de-assert only synchronized arbitration IDs, and only long ago.
+            DeliveryMode::Init if value & ICR_LEVEL != 0 && value & ICR_ASSERT == 0 => {
+                return Effect::None;
+            }
+            DeliveryMode::ExtInt | DeliveryMode::Reserved | DeliveryMode::Smi => {
+                return Effect::None;
+            }
+            _ => {}
+        }
+        let message = Message {
+            destination: (self.icr_high >> 24) as u8,
+            logical: value & ICR_LOGICAL != 0,
+            mode,
+            vector,
+            // Interprocessor interrupts are edge-triggered whatever bit 15 says, except INIT.
+            level: false,
+        };
+        let shorthand = match value >> 18 & 3 {
+            0 => Shorthand::Destination,
+            1 => Shorthand::Itself,
+            2 => Shorthand::All,
+            _ => Shorthand::Others,
+        };
+        Effect::Send(message, shorthand)
+    }
+
+    /// Lets the timer run up to `now`; true if that raised its interrupt. Missed periods raise it once.
+    pub(super) fn advance(&mut self, now: VmTime) -> bool {
+        let register = self.lvt.get(lvt::TIMER).copied().unwrap_or(LVT_MASKED);
+        if !self.timer.advance(now, register & TIMER_PERIODIC != 0) {
+            return false;
+        }
+        if register & LVT_MASKED != 0 || !self.enabled() {
+            return false;
+        }
+        self.request(register as u8, false);
+        true
+    }
+
+    /// When the timer's interrupt is due next.
+    pub(super) fn deadline(&self) -> Option<VmTime> {
+        let masked = self.lvt.get(lvt::TIMER).is_none_or(|l| l & LVT_MASKED != 0);
+        self.timer.deadline().filter(|_| !masked)
+    }
+}
+
+fn lvt_index(offset: u64) -> usize {
+    (offset.saturating_sub(LVT_TIMER) >> 4) as usize
+}

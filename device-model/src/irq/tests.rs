@@ -1,0 +1,434 @@
+//! The interrupt chips together, driven as guests drive them.
+
+use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPorts};
+use alloc::sync::Arc;
+use hv_core::VmTime;
+use hv_core::device::{AccessSize, Device, WindowId};
+use hv_core::irq::{InterruptController, IrqLine};
+use hv_core::testing::Bench;
+
+const W: WindowId = WindowId(0);
+
+struct Machine {
+    chips: super::SharedChips,
+    bench: Bench,
+    pic: PicPorts,
+    ioapic: IoApicMmio,
+    lapic: LapicMmio,
+    cpu: CpuInterrupts,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let chips = InterruptChips::shared(1);
+        Self {
+            bench: Bench::new(),
+            pic: PicPorts::new(chips.clone()),
+            ioapic: IoApicMmio::new(chips.clone()),
+            lapic: LapicMmio::new(chips.clone(), 0),
+            cpu: CpuInterrupts::new(&chips, 0).unwrap(),
+            chips,
+        }
+    }
+
+    fn out(&mut self, port: u16, value: u8) {
+        self.pic
+            .port_write(&mut self.bench.cx(), port, AccessSize::Byte, value.into());
+    }
+
+    fn init_pics(&mut self) {
+        for (port, value) in [
+            (0x20, 0x11),
+            (0xa0, 0x11),
+            (0x21, 0x30),
+            (0xa1, 0x38),
+            (0x21, 4),
+            (0xa1, 2),
+            (0x21, 1),
+            (0xa1, 1),
+            (0x21, 0),
+            (0xa1, 0),
+        ] {
+            self.out(port, value);
+        }
+    }
+
+    fn lapic(&mut self, offset: u64, value: u32) {
+        self.lapic
+            .mmio_write(&mut self.bench.cx(), W, offset, 4, value.into());
+    }
+
+    fn lapic_read(&mut self, offset: u64) -> u32 {
+        self.lapic.mmio_read(&mut self.bench.cx(), W, offset, 4) as u32
+    }
+
+    fn redirect(&mut self, pin: u8, low: u32) {
+        for (offset, value) in [
+            (0, 0x11 + 2 * u64::from(pin)),
+            (0x10, 0),
+            (0, 0x10 + 2 * u64::from(pin)),
+            (0x10, low.into()),
+        ] {
+            self.ioapic
+                .mmio_write(&mut self.bench.cx(), W, offset, 4, value);
+        }
+    }
+
+    fn gsi(&self, pin: u8) -> IrqLine {
+        IrqLine::new(Arc::new(GsiSink(self.chips.clone())), pin)
+    }
+
+    fn pci(&self, device: u8, pin: u8) -> IrqLine {
+        IrqLine::new(
+            Arc::new(PciSink(self.chips.clone())),
+            PciSink::input(device, pin),
+        )
+    }
+}
+
+#[test]
+fn masked_lint0_keeps_the_pic_away_until_firmware_opens_it() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.gsi(4).set(true);
+    assert!(!m.cpu.pending());
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x350, 0x8700); // SeaBIOS
+    assert!(m.cpu.pending());
+    assert_eq!(m.cpu.acknowledge(), Some(0x34));
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn preset_virtual_wire_passes_the_pic_without_firmware() {
+    let mut m = Machine::new();
+    m.chips.lock().preset_virtual_wire();
+    m.init_pics();
+    m.gsi(0).pulse();
+    assert_eq!(m.cpu.acknowledge(), Some(0x30));
+}
+
+#[test]
+fn disabled_local_apic_lets_the_pic_through_and_hides_its_page() {
+    let mut m = Machine::new();
+    m.init_pics();
+    assert!(m.cpu.set_apic_base(0xfee0_0100));
+    m.gsi(1).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x31));
+    assert_eq!(m.lapic_read(0x30), u32::MAX);
+    assert!(m.cpu.set_apic_base(0xfee0_0900));
+    assert_eq!(m.lapic_read(0x30), 0x0005_0014);
+}
+
+#[test]
+fn pic_reaches_the_cpu_through_ioapic_input_0_in_extint_mode() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.lapic(0xf0, 0x1ff);
+    m.gsi(0).set(true);
+    assert!(!m.cpu.pending());
+    m.redirect(0, 0x700);
+    assert_eq!(m.cpu.acknowledge(), Some(0x30));
+}
+
+#[test]
+fn pit_is_ioapic_input_2() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.redirect(2, 0x30);
+    m.gsi(0).pulse();
+    assert_eq!(m.cpu.acknowledge(), Some(0x30));
+    m.lapic(0xb0, 0);
+    m.gsi(0).pulse();
+    assert!(m.cpu.pending());
+}
+
+#[test]
+fn ext_int_ignores_the_task_priority() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.chips.lock().preset_virtual_wire();
+    m.cpu.set_cr8(15);
+    m.gsi(1).set(true);
+    assert!(m.cpu.pending());
+}
+
+#[test]
+fn pic_output_in_fixed_mode_at_lint0_is_an_edge() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x350, 0x31);
+    m.gsi(0).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x31));
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn lowering_cr8_delivers_what_waited() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.cpu.set_cr8(0xd);
+    assert_eq!(m.lapic_read(0x80), 0xd0);
+    m.lapic(0x300, 0x4_00d1); // self
+    assert!(!m.cpu.pending());
+    m.cpu.set_cr8(0xc);
+    assert!(m.cpu.pending());
+    m.lapic(0x80, 0xff);
+    assert_eq!(m.cpu.cr8(), 0xf);
+    assert!(!m.cpu.pending());
+    assert_eq!(m.cpu.acknowledge(), None);
+}
+
+#[test]
+fn level_interrupt_comes_again_after_eoi_while_the_line_is_asserted() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.chips.lock().set_pirq_route(2, Some(11));
+    m.redirect(11, 0xa051);
+    let nic = m.pci(3, 0);
+    nic.set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+    assert!(!m.cpu.pending());
+    m.lapic(0xb0, 0);
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+    nic.set(false);
+    m.lapic(0xb0, 0);
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn level_interrupt_waits_for_the_local_apic_to_be_enabled() {
+    let mut m = Machine::new();
+    m.redirect(9, 0x8041);
+    m.gsi(9).set(true);
+    assert!(!m.cpu.pending());
+    m.lapic(0xf0, 0x1ff);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+}
+
+#[test]
+fn level_interrupt_with_an_illegal_vector_comes_when_the_vector_is_corrected() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.redirect(9, 0x8005);
+    m.gsi(9).set(true);
+    assert!(!m.cpu.pending());
+    m.redirect(9, 0x8041);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+}
+
+#[test]
+fn pci_pins_on_one_pirq_are_ored() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.out(0x4d1, 0x0c);
+    m.cpu.set_apic_base(0xfee0_0100);
+    m.chips.lock().set_pirq_route(2, Some(11));
+    let (a, b) = (m.pci(3, 0), m.pci(7, 0));
+    a.set(true);
+    b.set(true);
+    a.set(false);
+    assert!(m.cpu.pending());
+    b.set(false);
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn pirqs_and_isa_lines_on_one_interrupt_are_ored() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.out(0x4d1, 0x0c);
+    m.cpu.set_apic_base(0xfee0_0100);
+    for line in [0, 1] {
+        m.chips.lock().set_pirq_route(line, Some(10));
+    }
+    let (isa, a, b) = (m.gsi(10), m.pci(1, 0), m.pci(2, 0));
+    a.set(true);
+    b.set(true);
+    isa.set(true);
+    isa.set(false);
+    a.set(false);
+    assert!(m.cpu.pending());
+    b.set(false);
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn route_rewritten_with_the_line_asserted_moves_the_level() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.out(0x4d1, 0x0e);
+    m.cpu.set_apic_base(0xfee0_0100);
+    m.pci(3, 0).set(true);
+    assert!(!m.cpu.pending());
+    m.chips.lock().set_pirq_route(2, Some(11));
+    assert_eq!(m.cpu.acknowledge(), Some(0x3b));
+    m.out(0xa0, 0x20);
+    m.out(0x20, 0x20);
+    m.chips.lock().set_pirq_route(2, Some(9));
+    assert_eq!(m.cpu.acknowledge(), Some(0x39));
+    m.out(0xa0, 0x20);
+    m.out(0x20, 0x20);
+    m.chips.lock().set_pirq_route(2, None);
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn timer_wakes_the_bus_and_fires_in_poll() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x3e0, 0xb);
+    m.lapic(0x320, 0x2_00ec);
+    m.lapic(0x380, 4_000_000);
+    assert_eq!(m.bench.requests.wake, Some(VmTime(4_000_000)));
+    m.bench.now = VmTime(4_000_000);
+    assert_eq!(m.lapic.poll(&mut m.bench.cx()), Some(VmTime(8_000_000)));
+    assert_eq!(m.cpu.acknowledge(), Some(0xec));
+    m.lapic(0x320, 0x1_00ec);
+    assert_eq!(m.lapic.poll(&mut m.bench.cx()), None);
+}
+
+#[test]
+fn msi_reaches_the_addressed_cpu() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.chips.lock().msi(0xfee0_1000, 0x41);
+    assert!(!m.cpu.pending());
+    m.chips.lock().msi(0xfee0_0000, 0x4041);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+    m.lapic(0xd0, 0x0100_0000);
+    m.chips.lock().msi(0xfee0_100c, 0x4151); // logical, lowest priority
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+}
+
+#[test]
+fn nmi_init_and_startup_reach_their_cpu_once() {
+    let mut m = Machine::new();
+    let chips = InterruptChips::shared(2);
+    let mut boot = LapicMmio::new(chips.clone(), 0);
+    let mut other = CpuInterrupts::new(&chips, 1).unwrap();
+    let mut ipi = |value: u64| boot.mmio_write(&mut m.bench.cx(), W, 0x300, 4, value);
+    ipi(0xc_c500); // SeaBIOS: INIT to all others, then start-up
+    ipi(0xc_8500);
+    assert!(other.take_init());
+    assert!(!other.take_init());
+    ipi(0xc_4610);
+    assert_eq!(other.take_startup(), Some(0x10));
+    ipi(0xc_4611);
+    assert_eq!(other.take_startup(), None);
+    ipi(0xc_4400);
+    assert!(other.take_nmi());
+    assert!(!other.take_nmi());
+}
+
+#[test]
+fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
+    let mut m = Machine::new();
+    let chips = InterruptChips::shared(2);
+    for cpu in 0..2 {
+        let mut lapic = LapicMmio::new(chips.clone(), cpu);
+        for (offset, value) in [(0xf0, 0x1ff), (0xd0, 0x0100_0000 << cpu)] {
+            lapic.mmio_write(&mut m.bench.cx(), W, offset, 4, value);
+        }
+    }
+    let mut cpus = [0, 1].map(|c| CpuInterrupts::new(&chips, c).unwrap());
+    chips.lock().msi(0xfee0_3004, 0x141);
+    chips.lock().msi(0xfee0_3004, 0x142);
+    assert_eq!(
+        cpus.each_mut().map(|c| c.acknowledge()),
+        [Some(0x41), Some(0x42)]
+    );
+    cpus[0].set_cr8(8);
+    chips.lock().msi(0xfee0_3004, 0x151);
+    assert!(!cpus[0].pending());
+    assert!(cpus[1].pending());
+}
+
+#[test]
+fn nmi_pin_obeys_lint1() {
+    let mut m = Machine::new();
+    m.chips.lock().pull_nmi();
+    assert!(!m.cpu.take_nmi());
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x360, 0x400);
+    m.chips.lock().pull_nmi();
+    assert!(m.cpu.take_nmi());
+}
+
+#[test]
+fn reset_is_power_on() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x350, 0x700);
+    m.gsi(4).set(true);
+    assert!(m.cpu.pending());
+    m.pic.reset(&mut m.bench.cx());
+    m.ioapic.reset(&mut m.bench.cx());
+    m.lapic.reset(&mut m.bench.cx());
+    assert!(!m.cpu.pending());
+    assert_eq!(m.lapic_read(0x350), 0x1_0000);
+    assert_eq!(m.cpu.apic_base(), 0xfee0_0900);
+}
+
+#[test]
+fn random_abuse_never_panics_and_signals_stay_true() {
+    let mut m = Machine::new();
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    for _ in 0..200_000 {
+        let (a, b) = (random(), random());
+        let size = [1, 2, 4, 8][(b >> 60 & 3) as usize];
+        m.bench.now = m.bench.now + VmTime(a >> 40);
+        match a % 12 {
+            0 => {
+                let port = [0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x22][(a >> 8) as usize % 7];
+                m.out(port, b as u8);
+            }
+            1 => {
+                let port = [0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1][(a >> 8) as usize % 6];
+                m.pic.port_read(&mut m.bench.cx(), port, AccessSize::Word);
+            }
+            2 => m.gsi((a >> 8) as u8 % 32).set(b & 1 != 0),
+            3 => m.chips.lock().set_pci((a >> 8) as u8, b & 1 != 0),
+            4 => m
+                .chips
+                .lock()
+                .set_pirq_route((a >> 8) as u8 % 5, Some((b >> 8) as u8 % 20)),
+            5 => m
+                .ioapic
+                .mmio_write(&mut m.bench.cx(), W, a >> 8 & 0x1f, size, b),
+            6 => m.redirect((a >> 8) as u8 % 30, b as u32),
+            7 | 8 => m
+                .lapic
+                .mmio_write(&mut m.bench.cx(), W, a >> 8 & 0xff0, size, b),
+            9 => {
+                m.lapic
+                    .mmio_read(&mut m.bench.cx(), W, a >> 8 & 0xfff, size);
+                m.ioapic.mmio_read(&mut m.bench.cx(), W, b & 0xfff, size);
+            }
+            10 => match b % 5 {
+                0 => m.chips.lock().msi(a, b as u32),
+                1 => m.cpu.set_cr8(b as u8),
+                2 => {
+                    m.cpu.set_apic_base(0xfee0_0100 | a & 0xe00);
+                }
+                3 => m.chips.lock().pull_nmi(),
+                _ => m.lapic(0xf0, b as u32 | 0x100),
+            },
+            _ => {
+                if let Some(wake) = m.lapic.poll(&mut m.bench.cx()) {
+                    assert!(wake > m.bench.now);
+                }
+                let pending = m.cpu.pending();
+                assert_eq!(m.cpu.acknowledge().is_some(), pending);
+            }
+        }
+    }
+}

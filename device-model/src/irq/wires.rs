@@ -1,0 +1,34 @@
+//! The ends of interrupt wires at the interrupt chips.
+
+use super::SharedChips;
+use hv_core::irq::IrqSink;
+
+/// The ISA inputs: pin number is GSI, 0 to 23; 0 to 15 are the PIC's inputs too.
+///
+/// A pin has one driver: two devices on one pin must be combined before they come here (PCI devices are, see [`PciSink`]).
+#[derive(Clone)]
+pub struct GsiSink(pub SharedChips);
+
+impl IrqSink for GsiSink {
+    fn set(&self, pin: u8, level: bool) {
+        self.0.lock().set_gsi(pin, level);
+    }
+}
+
+/// The PCI inputs: pin number is PCI device number * 4 + interrupt pin (0 = INTA).
+#[derive(Clone)]
+pub struct PciSink(pub SharedChips);
+
+impl PciSink {
+    /// The input of interrupt pin `pin` (0 = INTA to 3 = INTD) of PCI device `device` (0 to 31).
+    #[must_use]
+    pub const fn input(device: u8, pin: u8) -> u8 {
+        (device & 31) << 2 | pin & 3
+    }
+}
+
+impl IrqSink for PciSink {
+    fn set(&self, pin: u8, level: bool) {
+        self.0.lock().set_pci(pin, level);
+    }
+}
