@@ -1,2 +1,88 @@
-//! Umbra.
-fn main() {}
+//! Umbra, the ring-0 binary: takes the machine over from the boot loader, finds the guest, and runs it.
+//!
+//! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
+//! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
+//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`] and [`screen`] (frame buffer). The guest's
+//! machine is put together in [`guest`]; [`session`] runs it.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod acpi_tables;
+mod clock;
+mod control;
+mod disk;
+mod guest;
+mod host;
+mod interrupts;
+mod keyboard;
+mod lapic;
+mod loader;
+mod logger;
+mod memory;
+mod options;
+mod paging;
+mod pci;
+mod runtime;
+mod screen;
+mod serial;
+mod session;
+mod start;
+
+use alloc::string::String;
+use core::panic::PanicInfo;
+use loader::BootInfo;
+use options::Options;
+
+#[unsafe(no_mangle)]
+extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
+    logger::init();
+    // SAFETY: the start code passes what the boot loader passed.
+    let boot = unsafe { BootInfo::read(magic, info) };
+    memory::init(&boot);
+    paging::map(0, memory::top(&boot), false);
+    log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
+    log::info!("command line: {:?}", boot.cmdline);
+    let options = match Options::parse(boot.cmdline) {
+        Ok(o) => o,
+        Err(why) => refuse(&why),
+    };
+    if options.control && !control::open() {
+        log::warn!("there is no COM2 for the control channel");
+    }
+    lapic::init();
+    clock::init();
+    interrupts::init(options.window);
+    screen::init(&boot, options.window);
+    acpi_tables::survey(boot.rsdp);
+    log::info!("memory: {} MiB free", memory::available() >> 20);
+    match run(&boot, &options) {
+        Ok(()) => session::halt(),
+        Err(why) => refuse(&why),
+    }
+}
+
+fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
+    let features = host::enable_svm()?;
+    let mut session = session::Session::new(boot, options, features)?;
+    control::event("ready");
+    session.run();
+    Ok(())
+}
+
+/// Says in one sentence why Umbra cannot run here, and stops.
+fn refuse(why: &str) -> ! {
+    log::error!("Umbra cannot run: {why}");
+    screen::message(&alloc::format!("Umbra cannot run: {why}."));
+    control::event(&alloc::format!("refused: {why}"));
+    session::halt()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
+    screen::panic(info);
+    control::emergency("fatal: Umbra itself has failed; its log says where");
+    session::halt()
+}

@@ -1,0 +1,326 @@
+//! Runs the guest: lets host interrupts in, serves the control channel and the screen, resets and stops.
+
+use crate::clock::{self};
+use crate::control::{self, Request};
+use crate::guest::Guest;
+use crate::interrupts::{self, TIMER_FIRED};
+use crate::loader::BootInfo;
+use crate::options::Options;
+use crate::{keyboard, memory, screen};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use device_model::vga::picture::Picture;
+use device_model::vga::text::TextScreen;
+use hv_core::VmTime;
+use hv_core::cpu::VcpuBackend;
+use hv_core::device::PowerAction;
+use hv_core::mmu::Mmu;
+use hv_core::stats::Facts;
+use hv_core::vcpu::Stop;
+use svm::Features;
+
+/// How often the text screen is sent to the host tool at most.
+const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
+/// How often the screen is drawn at most.
+const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
+/// How long bytes of the guest's COM1 wait for company.
+const CONSOLE_INTERVAL: VmTime = VmTime::from_millis(20);
+/// Resets without a pause between them before the guest is called stuck.
+const RESET_STORM: u32 = 50;
+
+/// A running guest.
+pub struct Session {
+    guest: Guest,
+    window: bool,
+    picture: Picture,
+    text: TextScreen,
+    /// Generation of the screen that was sent, and when.
+    sent: (u64, VmTime),
+    drawn: (u64, VmTime),
+    /// Keys that the guest's keyboard had no room for.
+    keys: Vec<u8>,
+    started: u64,
+    halted_ticks: u64,
+    resets: u32,
+}
+
+/// What became of the session.
+enum Verdict {
+    Continue,
+    Stopped,
+    Quit,
+}
+
+impl Session {
+    /// A guest, not yet started.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing.
+    pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
+        let guest = Guest::new(boot, options, features)?;
+        log::info!("guest: {} MiB of RAM; Umbra itself uses {} KiB", guest.memory_size >> 20, memory::own() >> 10);
+        Ok(Self {
+            guest,
+            window: options.window && screen::has_framebuffer(),
+            picture: Picture::default(),
+            text: TextScreen::default(),
+            sent: (0, VmTime(0)),
+            drawn: (u64::MAX, VmTime(0)),
+            keys: Vec::new(),
+            started: clock::ticks(),
+            halted_ticks: 0,
+            resets: 0,
+        })
+    }
+
+    /// Runs the guest until it is switched off or cannot go on, then serves the host tool until it says goodbye.
+    pub fn run(&mut self) {
+        loop {
+            let verdict = match self.guest.cpu.run() {
+                Stop::HostInterrupt => {
+                    interrupts::window();
+                    self.service()
+                }
+                Stop::Service => self.service(),
+                Stop::Idle(_) => self.idle(),
+                Stop::Power(PowerAction::Reset) => self.reset("the guest reset the machine"),
+                Stop::TripleFault => {
+                    let mut dump = String::new();
+                    self.guest.cpu.cpu.dump(&mut dump);
+                    log::warn!("the guest's CPU shut down (triple fault):\n{dump}");
+                    self.reset("the guest's CPU shut down (triple fault)")
+                }
+                Stop::Power(PowerAction::PowerOff) => {
+                    log::info!("the guest switched the machine off");
+                    self.finish_output();
+                    control::event("poweroff");
+                    Verdict::Stopped
+                }
+                Stop::Fatal(why) => {
+                    let mut dump = String::new();
+                    self.guest.cpu.cpu.dump(&mut dump);
+                    log::error!("the guest cannot go on: {why}\n{dump}");
+                    self.finish_output();
+                    control::event(&alloc::format!("fatal: {why}"));
+                    Verdict::Stopped
+                }
+            };
+            match verdict {
+                Verdict::Continue => {}
+                Verdict::Stopped => return self.linger(),
+                Verdict::Quit => return control::event("bye"),
+            }
+        }
+    }
+
+    /// The guest has stopped: serve the host tool.
+    fn linger(&mut self) {
+        if !control::is_open() {
+            return;
+        }
+        loop {
+            if matches!(self.service(), Verdict::Quit) {
+                return control::event("bye");
+            }
+            interrupts::idle();
+        }
+    }
+
+    fn idle(&mut self) -> Verdict {
+        if control::console_waiting() {
+            control::flush_console();
+        }
+        if TIMER_FIRED.load(Ordering::Relaxed) {
+            return self.service();
+        }
+        let before = clock::ticks();
+        interrupts::idle();
+        self.halted_ticks += clock::ticks() - before;
+        self.guest.cpu.resume();
+        self.service()
+    }
+
+    fn reset(&mut self, why: &str) -> Verdict {
+        log::info!("{why}: starting again");
+        self.finish_output();
+        self.guest.cpu.stats.resets += 1;
+        self.resets += 1;
+        if self.resets > RESET_STORM {
+            control::event("fatal: the guest resets again and again");
+            return Verdict::Stopped;
+        }
+        match self.guest.reset() {
+            Ok(()) => {
+                control::event("reset");
+                Verdict::Continue
+            }
+            Err(e) => {
+                log::error!("the guest cannot be started again: {e}");
+                control::event(&alloc::format!("fatal: {e}"));
+                Verdict::Stopped
+            }
+        }
+    }
+
+    /// Sends what is still to be sent.
+    fn finish_output(&mut self) {
+        control::flush_console();
+        self.send_text();
+        if self.window {
+            self.draw();
+        }
+    }
+
+    /// Does what is due: requests, keys, console, screen; and says when to be called again.
+    fn service(&mut self) -> Verdict {
+        if TIMER_FIRED.swap(false, Ordering::Relaxed) {
+            self.guest.cpu.clock.fired();
+        }
+        let now = self.guest.cpu.now();
+        let mut next = VmTime::NEVER;
+        while let Some(request) = control::request() {
+            match request {
+                Request::Keys(codes) => self.keys.extend_from_slice(&codes),
+                Request::Console(bytes) => {
+                    self.guest.uart.lock().receive(&bytes);
+                    self.guest.cpu.bus.wake_at(now);
+                }
+                Request::Screenshot => self.send_picture(),
+                Request::Report => self.send_report(),
+                Request::Quit => return Verdict::Quit,
+            }
+        }
+        self.type_keys(now);
+        if !self.keys.is_empty() {
+            next = next.min(now + VmTime::from_millis(5));
+        }
+        if control::is_open() {
+            control::flush_console();
+            let generation = self.guest.vga.lock().generation();
+            if generation != self.sent.0 {
+                let due = self.sent.1 + TEXT_INTERVAL;
+                if now >= due {
+                    self.sent = (generation, now);
+                    self.send_text();
+                } else {
+                    next = next.min(due);
+                }
+            }
+        }
+        if self.window {
+            let (generation, lfb) = {
+                let vga = self.guest.vga.lock();
+                (vga.generation(), vga.is_lfb_mode())
+            };
+            let due = self.drawn.1 + DRAW_INTERVAL;
+            if now >= due {
+                if lfb || generation != self.drawn.0 {
+                    self.draw();
+                }
+                self.drawn = (generation, now);
+            }
+            next = next.min(self.drawn.1 + DRAW_INTERVAL);
+        } else if control::is_open() {
+            // Changes of the screen and of COM1 are looked at a few times a second while the guest runs.
+            next = next.min(now + if control::console_waiting() { CONSOLE_INTERVAL } else { TEXT_INTERVAL });
+        }
+        self.guest.cpu.service_at = next;
+        Verdict::Continue
+    }
+
+    fn type_keys(&mut self, now: VmTime) {
+        let mut typed = false;
+        if !self.keys.is_empty() {
+            let n = self.guest.keyboard.lock().key_scancodes(&self.keys);
+            self.keys.drain(..n.min(self.keys.len()));
+            typed = n > 0;
+        }
+        if keyboard::waiting() {
+            keyboard::drain(|codes| {
+                self.guest.keyboard.lock().key_scancodes(codes);
+                codes.len()
+            });
+            typed = true;
+        }
+        if typed {
+            self.guest.cpu.bus.wake_at(now);
+        }
+    }
+
+    fn send_text(&mut self) {
+        if !control::is_open() || !self.guest.vga.lock().text_screen(&mut self.text) {
+            return;
+        }
+        let mut frame = Vec::with_capacity(4 + self.text.chars.len());
+        frame.extend_from_slice(&(self.text.cols as u16).to_le_bytes());
+        frame.extend_from_slice(&(self.text.rows as u16).to_le_bytes());
+        frame.extend_from_slice(&self.text.chars);
+        control::send(b'T', &frame);
+    }
+
+    /// Renders the guest's screen. False: there is no memory for a picture of its size.
+    fn render(&mut self) -> bool {
+        let vga = self.guest.vga.lock();
+        let s = vga.screen();
+        let pixels = s.width as usize * s.height as usize;
+        let more = pixels.saturating_sub(self.picture.pixels.len());
+        if self.picture.pixels.try_reserve_exact(more).is_err() {
+            log::warn!("no memory for a picture of {}x{}", s.width, s.height);
+            return false;
+        }
+        vga.picture(self.guest.cpu.now(), &mut self.picture);
+        true
+    }
+
+    fn draw(&mut self) {
+        if self.render() {
+            screen::draw(self.picture.width, self.picture.height, &self.picture.pixels);
+        }
+    }
+
+    fn send_picture(&mut self) {
+        if !self.render() {
+            return control::send(b'S', &[0; 8]);
+        }
+        let p = &self.picture;
+        let mut out = Vec::new();
+        out.extend_from_slice(&p.width.to_le_bytes());
+        out.extend_from_slice(&p.height.to_le_bytes());
+        let mut pixels = p.pixels.iter().copied().peekable();
+        while let Some(color) = pixels.next() {
+            let mut run = 1u16;
+            while run < u16::MAX && pixels.next_if_eq(&color).is_some() {
+                run += 1;
+            }
+            let [b, g, r, _] = color.to_le_bytes();
+            out.extend_from_slice(&run.to_le_bytes());
+            out.extend_from_slice(&[r, g, b]);
+        }
+        control::send(b'S', &out);
+    }
+
+    fn send_report(&mut self) {
+        let facts = Facts {
+            backend: "svm",
+            paging: "nested",
+            guest_ram: self.guest.memory_size,
+            own_memory: memory::own(),
+            table_frames: self.guest.cpu.mmu.frames_used(),
+            ticks_total: clock::ticks() - self.started,
+            tsc_hz: clock::tsc_hz(),
+            ticks_halted: self.halted_ticks,
+        };
+        let mut json = String::new();
+        let _ = self.guest.cpu.stats.json(&facts, &mut json);
+        control::send(b'R', json.as_bytes());
+    }
+}
+
+/// Nothing more to do: the CPU stops, with interrupts off.
+pub fn halt() -> ! {
+    log::info!("Umbra has stopped");
+    loop {
+        x86::irq_off();
+    }
+}
