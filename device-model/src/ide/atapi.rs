@@ -1,0 +1,173 @@
+//! The commands of a packet drive outside its packets, and the PACKET protocol. ATA/ATAPI-6 8.23, "PACKET", and 9.8, "PACKET
+//! command protocol".
+
+use super::ata::{IDENTIFY_DEVICE, SET_FEATURES, is_check_power, is_power_command};
+use super::channel::Channel;
+use super::drive::{Cdrom, Drive, Kind, SECTORS_PER_BLOCK};
+use super::identify;
+use super::scsi::{PACKET_LEN, Reply, Sense};
+use super::taskfile::{Error, Status, TaskFile};
+use super::transfer::{Phase, Protocol, Span, Transfer};
+use hv_core::device::DevCx;
+
+/// DEVICE RESET, which the drive takes at any time.
+pub(super) const DEVICE_RESET: u8 = 0x08;
+const PACKET: u8 = 0xa0;
+const IDENTIFY_PACKET_DEVICE: u8 = 0xa1;
+
+/// PACKET's bit of the features register: data by DMA.
+const FEATURE_DMA: u8 = 1;
+/// Interrupt reason (in the count register): the drive wants the packet.
+const REASON_COMMAND: u8 = 1;
+/// Interrupt reason: data for the host.
+const REASON_DATA_IN: u8 = 2;
+/// Interrupt reason: the command is over.
+const REASON_END: u8 = 3;
+/// Largest data block.
+const BYTE_COUNT_MAX: u16 = 0xfffe;
+
+/// A data block of `len` bytes (at most [`BYTE_COUNT_MAX`]) is ready.
+pub(super) fn announce_data(regs: &mut TaskFile, len: usize) {
+    let [low, high, ..] = len.to_le_bytes();
+    regs.count.set(REASON_DATA_IN);
+    regs.lba[1].set(low);
+    regs.lba[2].set(high);
+}
+
+/// The command is over.
+pub(super) fn announce_end(regs: &mut TaskFile) {
+    regs.count.set(REASON_END);
+}
+
+/// The most bytes that the host takes in a block. Zero and odd limits, which the standard forbids, are made sense of.
+fn byte_count_limit(regs: &TaskFile) -> usize {
+    match u16::from_le_bytes([regs.lba[1].now(), regs.lba[2].now()]) {
+        0 | u16::MAX => BYTE_COUNT_MAX.into(),
+        n => usize::from(n & !1).max(2),
+    }
+}
+
+impl Channel {
+    fn cdrom(&mut self, position: usize) -> Option<&mut Cdrom> {
+        match &mut self.drives[position & 1] {
+            Some(Drive {
+                kind: Kind::Cdrom(cd),
+                ..
+            }) => Some(cd),
+            _ => None,
+        }
+    }
+
+    /// A packet drive is selected and gets `command`.
+    pub(super) fn packet_drive_command(&mut self, cx: &mut DevCx<'_>, command: u8) {
+        let position = self.selected();
+        match command {
+            PACKET => {
+                self.regs[position].count.set(REASON_COMMAND);
+                let transfer = Transfer {
+                    phase: Phase::Packet,
+                    protocol: Protocol::Packet,
+                    drive: position,
+                    span: Span::default(),
+                    block: PACKET_LEN,
+                    unit: 1,
+                    pos: 0,
+                    end: 0,
+                    stop: PACKET_LEN,
+                };
+                self.begin(cx, transfer);
+            }
+            IDENTIFY_PACKET_DEVICE => {
+                let Some(Drive {
+                    kind: Kind::Cdrom(cd),
+                    mode,
+                }) = &self.drives[position]
+                else {
+                    return;
+                };
+                let data = identify::cdrom(cd, *mode, position);
+                self.offer(cx, Protocol::AtaPlain, &data);
+            }
+            IDENTIFY_DEVICE => {
+                self.regs[position].set_signature(true);
+                self.fail(cx, Error::ABRT);
+            }
+            DEVICE_RESET => self.device_reset(),
+            SET_FEATURES => self.set_features(cx),
+            0xe7 | 0xea => self.succeed(cx), // FLUSH CACHE: there is none
+            _ if is_check_power(command) => self.check_power(cx),
+            _ if is_power_command(command) => self.succeed(cx),
+            _ => self.fail(cx, Error::ABRT),
+        }
+    }
+
+    /// All bytes of a packet are in the buffer.
+    pub(super) fn packet_received(&mut self, cx: &mut DevCx<'_>) {
+        let Some(Transfer {
+            drive: position, ..
+        }) = self.transfer.take()
+        else {
+            return;
+        };
+        let Some(packet) = self.buf.first_chunk::<PACKET_LEN>().copied() else {
+            return;
+        };
+        let dma = self.regs[position].features.now() & FEATURE_DMA != 0;
+        let limit = byte_count_limit(&self.regs[position]);
+        let Some(Drive {
+            kind: Kind::Cdrom(cd),
+            ..
+        }) = &mut self.drives[position]
+        else {
+            return;
+        };
+        let (span, end) = match cd.execute(&packet, &mut self.buf) {
+            Reply::Data(len) if len != 0 => (Span::default(), len.min(self.buf.len())),
+            Reply::Blocks { first, count } if count != 0 => {
+                let sector = u64::from(first) * u64::from(SECTORS_PER_BLOCK);
+                (
+                    Span {
+                        sector,
+                        left: count.saturating_mul(SECTORS_PER_BLOCK),
+                    },
+                    0,
+                )
+            }
+            Reply::Done | Reply::Data(_) | Reply::Blocks { .. } => {
+                announce_end(&mut self.regs[position]);
+                self.succeed(cx);
+                return;
+            }
+            Reply::Failed(sense) => {
+                self.set_sense(position, sense);
+                self.arm(cx);
+                return;
+            }
+        };
+        let transfer = Transfer {
+            phase: if dma { Phase::DmaIn } else { Phase::PioIn },
+            protocol: Protocol::Packet,
+            drive: position,
+            span,
+            block: limit,
+            unit: SECTORS_PER_BLOCK,
+            pos: 0,
+            end,
+            stop: 0,
+        };
+        self.begin(cx, transfer);
+    }
+
+    /// A packet command has failed with `sense`, which REQUEST SENSE will tell.
+    pub(super) fn set_sense(&mut self, position: usize, sense: Sense) {
+        if let Some(cd) = self.cdrom(position) {
+            cd.sense = sense;
+        }
+        let Some(regs) = self.regs.get_mut(position) else {
+            return;
+        };
+        announce_end(regs);
+        regs.status = Status::DRDY | Status::ERR;
+        regs.error = sense.key << 4;
+    }
+}

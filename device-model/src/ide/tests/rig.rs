@@ -1,0 +1,240 @@
+//! A controller on a bench, with the accesses that drivers make.
+
+use super::super::{Drive, Ide};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hv_core::Gpa;
+use hv_core::backend::{BlockBackend, BlockError};
+use hv_core::device::{AccessSize, Device};
+use hv_core::irq::IrqLine;
+use hv_core::mem::GuestMemory;
+use hv_core::testing::{Bench, RamDisk, RecordingIrqs};
+use hv_core::time::VmTime;
+use std::sync::Mutex;
+
+/// Base of the bus-master block.
+pub(super) const BM: u16 = 0xc000;
+
+/// Task file of the primary channel.
+pub(super) const P: u16 = 0x1f0;
+/// Task file of the secondary channel.
+pub(super) const S: u16 = 0x170;
+
+/// Word `i` of IDENTIFY data.
+pub(super) fn word(d: &[u8], i: usize) -> u16 {
+    u16::from_le_bytes([d[i * 2], d[i * 2 + 1]])
+}
+
+/// A disk that stays readable from outside.
+#[derive(Clone)]
+pub(super) struct SharedDisk(pub(super) Arc<Mutex<(RamDisk, u32)>>);
+
+impl SharedDisk {
+    /// Sector `n` is filled with `n` in its first bytes.
+    pub(super) fn new(sectors: usize) -> Self {
+        let mut data = vec![0; sectors * 512];
+        for (i, s) in data.chunks_exact_mut(512).enumerate() {
+            s[..4].copy_from_slice(&(i as u32).to_le_bytes());
+            s[511] = i as u8;
+        }
+        Self(Arc::new(Mutex::new((
+            RamDisk {
+                data,
+                read_only: false,
+                fail: false,
+            },
+            0,
+        ))))
+    }
+    pub(super) fn bytes(&self, sector: usize, sectors: usize) -> Vec<u8> {
+        self.0.lock().unwrap().0.data[sector * 512..(sector + sectors) * 512].to_vec()
+    }
+    pub(super) fn set_fail(&self, fail: bool) {
+        self.0.lock().unwrap().0.fail = fail;
+    }
+    pub(super) fn flushes(&self) -> u32 {
+        self.0.lock().unwrap().1
+    }
+    pub(super) fn boxed(&self) -> Box<dyn BlockBackend> {
+        Box::new(self.clone())
+    }
+}
+
+impl BlockBackend for SharedDisk {
+    fn sectors(&self) -> u64 {
+        self.0.lock().unwrap().0.sectors()
+    }
+    fn read_only(&self) -> bool {
+        self.0.lock().unwrap().0.read_only
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
+        self.0.lock().unwrap().0.read(sector, buf)
+    }
+    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
+        self.0.lock().unwrap().0.write(sector, buf)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        let mut d = self.0.lock().unwrap();
+        d.1 += 1;
+        d.0.flush()
+    }
+}
+
+pub(super) struct Rig {
+    pub(super) ide: Ide,
+    pub(super) bench: Bench,
+    pub(super) irqs: Arc<RecordingIrqs>,
+}
+
+impl Rig {
+    pub(super) fn new(drives: [Option<Drive>; 4]) -> Self {
+        let irqs = RecordingIrqs::new();
+        let line = |pin| IrqLine::new(irqs.clone(), pin);
+        Self {
+            ide: Ide::new(line(14), line(15), drives),
+            bench: Bench::new(),
+            irqs,
+        }
+    }
+
+    /// A disk as primary master, a CD as secondary master.
+    pub(super) fn pc(sectors: usize, blocks: usize) -> (Self, SharedDisk, SharedDisk) {
+        let (disk, cd) = (SharedDisk::new(sectors), SharedDisk::new(blocks * 4));
+        let rig = Self::new([
+            Some(Drive::disk(disk.boxed())),
+            None,
+            Some(Drive::cdrom(Some(cd.boxed()))),
+            None,
+        ]);
+        (rig, disk, cd)
+    }
+
+    pub(super) fn inb(&mut self, port: u16) -> u8 {
+        self.ide
+            .port_read(&mut self.bench.cx(), port, AccessSize::Byte) as u8
+    }
+    pub(super) fn outb(&mut self, port: u16, value: u8) {
+        self.ide
+            .port_write(&mut self.bench.cx(), port, AccessSize::Byte, value.into());
+    }
+    pub(super) fn outl(&mut self, port: u16, value: u32) {
+        self.ide
+            .port_write(&mut self.bench.cx(), port, AccessSize::Dword, value);
+    }
+    pub(super) fn insw(&mut self, port: u16, bytes: usize) -> Vec<u8> {
+        let mut v = vec![0; bytes];
+        self.ide
+            .port_read_block(&mut self.bench.cx(), port, AccessSize::Word, &mut v);
+        v
+    }
+    pub(super) fn outsw(&mut self, port: u16, data: &[u8]) {
+        self.ide
+            .port_write_block(&mut self.bench.cx(), port, AccessSize::Word, data);
+    }
+
+    /// Time passes, with polls as the machine makes them.
+    pub(super) fn wait(&mut self, us: u64) {
+        let end = self.bench.now + VmTime::from_micros(us);
+        while let Some(at) = self.ide.poll(&mut self.bench.cx()).filter(|&t| t <= end) {
+            self.bench.now = self.bench.now.max(at);
+        }
+        self.bench.now = end;
+        self.ide.poll(&mut self.bench.cx());
+    }
+
+    /// Polls the status until the drive is not busy.
+    pub(super) fn not_busy(&mut self, base: u16) -> u8 {
+        for _ in 0..10_000 {
+            let s = self.inb(base + 7);
+            if s & 0x80 == 0 {
+                return s;
+            }
+        }
+        panic!("busy for ever");
+    }
+
+    /// Waits for the interrupt and acknowledges it as a handler does; returns the status.
+    pub(super) fn interrupt(&mut self, base: u16) -> u8 {
+        let pin = if base == 0x1f0 { 14 } else { 15 };
+        self.wait(1_000);
+        assert!(self.irqs.level(pin), "no interrupt");
+        let s = self.inb(base + 7);
+        assert!(!self.irqs.level(pin), "interrupt not acknowledged");
+        s
+    }
+
+    /// Selects and writes the task file, LBA28.
+    pub(super) fn command28(&mut self, base: u16, command: u8, lba: u32, count: u8) {
+        let [a, b, c, d] = lba.to_le_bytes();
+        self.outb(base + 6, 0xe0 | d);
+        for (reg, v) in [(2, count), (3, a), (4, b), (5, c), (7, command)] {
+            self.outb(base + reg, v);
+        }
+    }
+
+    /// Selects and writes the task file twice, LBA48.
+    pub(super) fn command48(&mut self, base: u16, command: u8, lba: u64, count: u16) {
+        let (v, [count_low, count_high]) = (lba.to_le_bytes(), count.to_le_bytes());
+        self.outb(base + 6, 0xe0);
+        for (reg, v) in [(2, count_high), (3, v[3]), (4, v[4]), (5, v[5])] {
+            self.outb(base + reg, v);
+        }
+        for (reg, v) in [
+            (2, count_low),
+            (3, v[0]),
+            (4, v[1]),
+            (5, v[2]),
+            (7, command),
+        ] {
+            self.outb(base + reg, v);
+        }
+    }
+
+    /// Sends a packet to the selected drive.
+    pub(super) fn packet(&mut self, base: u16, features: u8, limit: u16, cdb: &[u8]) {
+        let [low, high] = limit.to_le_bytes();
+        for (reg, v) in [(1, features), (4, low), (5, high), (7, 0xa0)] {
+            self.outb(base + reg, v);
+        }
+        let s = self.not_busy(base);
+        assert_eq!(
+            (s, self.inb(base + 2) & 3),
+            (0x58, 1),
+            "drive does not ask for the packet"
+        );
+        let mut packet = [0; 12];
+        packet[..cdb.len()].copy_from_slice(cdb);
+        self.outsw(base, &packet);
+    }
+
+    /// Takes the power-on unit attention off the CD.
+    pub(super) fn quiet_cd(&mut self, base: u16) {
+        self.outb(base + 6, 0xa0);
+        self.packet(base, 0, 0, &[3, 0, 0, 0, 0]);
+        self.interrupt(base);
+    }
+
+    pub(super) fn poke(&mut self, at: u64, bytes: &[u8]) {
+        self.bench.mem.write(Gpa(at), bytes).unwrap();
+    }
+    pub(super) fn peek(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut v = vec![0; len];
+        self.bench.mem.read(Gpa(at), &mut v).unwrap();
+        v
+    }
+
+    /// Writes a descriptor table of `(address, length)` at 1000h and points `channel` to it.
+    pub(super) fn table(&mut self, channel: u16, regions: &[(u32, u32)]) {
+        let mut t = Vec::new();
+        for (i, &(at, len)) in regions.iter().enumerate() {
+            let last = if i + 1 == regions.len() { 1 << 31 } else { 0 };
+            t.extend_from_slice(&at.to_le_bytes());
+            t.extend_from_slice(&((len & 0xffff) | last).to_le_bytes());
+        }
+        self.poke(0x1000, &t);
+        self.outl(BM + channel * 8 + 4, 0x1000);
+    }
+}

@@ -1,0 +1,450 @@
+//! Data on its way between a drive and the host: data blocks through the data port, or regions of memory by DMA.
+//!
+//! Data pass through the channel's buffer, which is filled from the medium (and emptied to it) up to [`CHUNK`] bytes at a
+//! time whatever the size of the data blocks is.
+
+use super::channel::{Channel, STEP_DELAY};
+use super::drive::SECTOR;
+use super::scsi::Sense;
+use super::taskfile::{Addressing, Error, Status};
+use hv_core::device::DevCx;
+use hv_core::mem::NotRam;
+
+/// Most bytes moved from or to the medium at once.
+pub(super) const CHUNK: usize = 64 << 10;
+/// Length of a channel's buffer: a chunk, and the part of a CD block that may be left over before it.
+pub(super) const BUFFER: usize = CHUNK + super::drive::BLOCK;
+/// Most bytes that DMA moves before the virtual CPU gets its turn again.
+const DMA_STEP: usize = 256 << 10;
+/// What reading a descriptor costs of [`DMA_STEP`], so that tiny regions are bounded too.
+const DESCRIPTOR_COST: usize = 512;
+
+/// Which way data go, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The host writes a command packet.
+    Packet,
+    /// The host reads the data port.
+    PioIn,
+    /// The host writes the data port.
+    PioOut,
+    /// The bus master writes memory.
+    DmaIn,
+    /// The bus master reads memory.
+    DmaOut,
+}
+
+/// A part of the medium.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Span {
+    /// The next sector of 512 bytes.
+    pub(super) sector: u64,
+    /// Sectors not yet read into (or written from) the buffer.
+    pub(super) left: u32,
+}
+
+/// What the command was, as far as its data and its end depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    /// An ATA command, which leaves an address at its end.
+    Ata(Addressing),
+    /// An ATA command whose data are not sectors.
+    AtaPlain,
+    /// A packet command.
+    Packet,
+}
+
+/// A transfer under way.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) phase: Phase,
+    pub(super) protocol: Protocol,
+    /// The drive, 0 or 1.
+    pub(super) drive: usize,
+    pub(super) span: Span,
+    /// Bytes of a data block.
+    pub(super) block: usize,
+    /// Sectors that cannot be parted: 1, or 4 on a CD.
+    pub(super) unit: u32,
+    /// The next byte of the buffer.
+    pub(super) pos: usize,
+    /// End of the data in the buffer (in).
+    pub(super) end: usize,
+    /// End of the current data block in the buffer.
+    pub(super) stop: usize,
+}
+
+impl Transfer {
+    /// Bytes not yet moved.
+    fn remaining(&self) -> usize {
+        let span = self.span.left as usize * SECTOR;
+        match self.phase {
+            Phase::PioIn | Phase::DmaIn => span + (self.end - self.pos),
+            Phase::PioOut | Phase::DmaOut => span - self.pos.min(span),
+            Phase::Packet => self.stop - self.pos,
+        }
+    }
+
+    /// Bytes of the next data block.
+    fn next_block(&self) -> usize {
+        self.block.min(self.remaining())
+    }
+}
+
+/// How a step of DMA ended.
+enum Step {
+    /// All data moved: the command is over.
+    Done,
+    /// There is more to do.
+    More,
+    /// The engine has stopped; the drive waits for it to be started again.
+    Stalled,
+    /// The medium failed.
+    Failed,
+}
+
+/// Moves what the buffer holds to its beginning and reads behind it as much of the span as fits, or as much as can be read.
+/// True if at least `want` bytes are there now.
+fn fill(
+    t: &mut Transfer,
+    buf: &mut [u8],
+    channel_drive: Option<&mut super::Drive>,
+    want: usize,
+) -> bool {
+    if t.end - t.pos >= want {
+        return true;
+    }
+    buf.copy_within(t.pos..t.end, 0);
+    t.end -= t.pos;
+    t.pos = 0;
+    let room = (buf.len() - t.end).min(CHUNK) / SECTOR;
+    let sectors = t.span.left.min(room as u32) / t.unit * t.unit;
+    let Some(medium) = channel_drive.and_then(super::Drive::medium) else {
+        return false;
+    };
+    if t.span
+        .sector
+        .checked_add(sectors.into())
+        .is_none_or(|end| end > medium.sectors())
+    {
+        return false;
+    }
+    let fresh = &mut buf[t.end..t.end + sectors as usize * SECTOR];
+    let mut good = sectors;
+    if medium.read(t.span.sector, fresh).is_err() {
+        // Find out how far it can be read: what precedes the bad place is the guest's.
+        good = 0;
+        for (i, unit) in fresh.chunks_exact_mut(t.unit as usize * SECTOR).enumerate() {
+            if medium
+                .read(t.span.sector + i as u64 * u64::from(t.unit), unit)
+                .is_err()
+            {
+                break;
+            }
+            good += t.unit;
+        }
+    }
+    t.span.sector += u64::from(good);
+    t.span.left -= good;
+    t.end += good as usize * SECTOR;
+    t.end >= want
+}
+
+/// Writes what the buffer holds to the medium. False if that failed.
+fn drain(t: &mut Transfer, buf: &[u8], channel_drive: Option<&mut super::Drive>) -> bool {
+    let sectors = (t.pos / SECTOR) as u32;
+    let Some(medium) = channel_drive.and_then(super::Drive::medium) else {
+        return false;
+    };
+    let Some(data) = buf.get(..sectors as usize * SECTOR) else {
+        return false;
+    };
+    if t.span
+        .sector
+        .checked_add(sectors.into())
+        .is_none_or(|end| end > medium.sectors())
+    {
+        return false;
+    }
+    if medium.write(t.span.sector, data).is_err() {
+        for (i, sector) in data.chunks_exact(SECTOR).enumerate() {
+            if medium.write(t.span.sector, sector).is_err() {
+                t.pos -= i * SECTOR;
+                return false;
+            }
+            t.span.sector += 1;
+            t.span.left = t.span.left.saturating_sub(1);
+        }
+    } else {
+        t.span.sector += u64::from(sectors);
+        t.span.left = t.span.left.saturating_sub(sectors);
+    }
+    t.pos = 0;
+    true
+}
+
+impl Channel {
+    /// Begins a transfer of a command just written or a packet just received.
+    pub(super) fn begin(&mut self, cx: &mut DevCx<'_>, transfer: Transfer) {
+        let phase = transfer.phase;
+        let drive = transfer.drive;
+        self.transfer = Some(transfer);
+        match phase {
+            Phase::PioIn => self.offer_block(cx),
+            // The first block and the packet are asked for without an interrupt.
+            Phase::Packet | Phase::PioOut => self.ask_for_block(),
+            Phase::DmaIn | Phase::DmaOut => {
+                self.regs[drive].status = Status::WORKING;
+                self.regs[drive].error = 0;
+                if self.bm.active() {
+                    self.arm(cx);
+                }
+            }
+        }
+    }
+
+    /// Data port: reads into `buf`, which is a multiple of `size` (2 or 4) long.
+    pub(super) fn read_data(&mut self, cx: &mut DevCx<'_>, buf: &mut [u8], size: usize) {
+        let selected = self.selected();
+        let mut done = 0;
+        while done < buf.len() {
+            self.settle(cx, false);
+            let Some(t) = self
+                .transfer
+                .as_mut()
+                .filter(|t| t.phase == Phase::PioIn && t.drive == selected)
+            else {
+                buf[done..].fill(0);
+                return;
+            };
+            let n = (t.stop - t.pos).min(buf.len() - done);
+            buf[done..done + n].copy_from_slice(&self.buf[t.pos..t.pos + n]);
+            t.pos += n;
+            done += n;
+            if t.pos == t.stop {
+                // The rest of a word or double word whose beginning was the end of the block.
+                let whole = done.next_multiple_of(size).min(buf.len());
+                buf[done..whole].fill(0);
+                done = whole;
+                self.in_block_taken(cx);
+            }
+        }
+    }
+
+    /// Data port: writes `buf`, which is a multiple of `size` (2 or 4) long.
+    pub(super) fn write_data(&mut self, cx: &mut DevCx<'_>, buf: &[u8], size: usize) {
+        let selected = self.selected();
+        let mut done = 0;
+        while done < buf.len() {
+            self.settle(cx, false);
+            let wanted = |t: &&mut Transfer| {
+                matches!(t.phase, Phase::Packet | Phase::PioOut) && t.drive == selected
+            };
+            let Some(t) = self.transfer.as_mut().filter(wanted) else {
+                return;
+            };
+            let n = (t.stop - t.pos).min(buf.len() - done);
+            self.buf[t.pos..t.pos + n].copy_from_slice(&buf[done..done + n]);
+            t.pos += n;
+            done += n;
+            if t.pos == t.stop {
+                done = done.next_multiple_of(size);
+                if t.phase == Phase::Packet {
+                    self.packet_received(cx);
+                } else {
+                    self.out_block_given(cx);
+                }
+            }
+        }
+    }
+
+    /// Offers the host the next data block.
+    fn offer_block(&mut self, cx: &mut DevCx<'_>) {
+        let Some(t) = self.transfer.as_mut() else {
+            return;
+        };
+        let mut want = t.next_block();
+        if want < t.remaining() {
+            want &= !1;
+        }
+        if !fill(t, &mut self.buf, self.drives[t.drive].as_mut(), want) {
+            self.medium_failed(cx, false);
+            return;
+        }
+        t.stop = t.pos + want;
+        let regs = &mut self.regs[t.drive];
+        regs.status = Status::DATA;
+        regs.error = 0;
+        if t.protocol == Protocol::Packet {
+            super::atapi::announce_data(regs, want);
+        }
+        self.arm(cx);
+    }
+
+    /// The host has taken a whole data block.
+    fn in_block_taken(&mut self, cx: &mut DevCx<'_>) {
+        match &self.transfer {
+            Some(t) if t.remaining() == 0 => {
+                let packet = t.protocol == Protocol::Packet;
+                self.complete();
+                if packet {
+                    self.arm(cx);
+                }
+            }
+            _ => self.offer_block(cx),
+        }
+    }
+
+    /// Asks the host for the next data block, or the packet.
+    fn ask_for_block(&mut self) {
+        let Some(t) = self.transfer.as_mut() else {
+            return;
+        };
+        t.stop = t.pos + t.next_block();
+        let regs = &mut self.regs[t.drive];
+        regs.status = Status::DATA;
+        regs.error = 0;
+    }
+
+    /// The host has given a whole data block.
+    fn out_block_given(&mut self, cx: &mut DevCx<'_>) {
+        let Some(t) = self.transfer.as_mut() else {
+            return;
+        };
+        let over = t.remaining() == 0;
+        if (over || t.pos + t.block > CHUNK) && !drain(t, &self.buf, self.drives[t.drive].as_mut())
+        {
+            self.medium_failed(cx, true);
+            return;
+        }
+        if over {
+            self.complete();
+        } else {
+            self.ask_for_block();
+        }
+        self.arm(cx);
+    }
+
+    /// The transfer is over and the command has succeeded. Raises no interrupt.
+    pub(super) fn complete(&mut self) {
+        let Some(t) = self.transfer.take() else {
+            return;
+        };
+        let regs = &mut self.regs[t.drive];
+        regs.status = Status::IDLE;
+        regs.error = 0;
+        match t.protocol {
+            Protocol::Ata(addressing) => {
+                regs.count.set(0);
+                regs.set_address(addressing, &mut self.device, t.span.sector);
+            }
+            Protocol::AtaPlain => {}
+            Protocol::Packet => super::atapi::announce_end(regs),
+        }
+    }
+
+    /// The medium could not be read or written: the command fails at the sector where the span now stands.
+    fn medium_failed(&mut self, cx: &mut DevCx<'_>, writing: bool) {
+        self.stop_with_medium_error(writing);
+        self.arm(cx);
+    }
+
+    fn stop_with_medium_error(&mut self, writing: bool) {
+        let Some(t) = self.transfer.take() else {
+            return;
+        };
+        match t.protocol {
+            Protocol::Packet => self.set_sense(t.drive, Sense::UNREADABLE),
+            Protocol::Ata(_) | Protocol::AtaPlain => {
+                let regs = &mut self.regs[t.drive];
+                if let Protocol::Ata(addressing) = t.protocol {
+                    regs.set_address(addressing, &mut self.device, t.span.sector);
+                }
+                (regs.status, regs.error) = if writing {
+                    (Status::IDLE | Status::DF | Status::ERR, Error::ABRT.bits())
+                } else {
+                    (Status::IDLE | Status::ERR, Error::UNC.bits())
+                };
+            }
+        }
+    }
+
+    /// Moves DMA on. True if the command has ended, well or not, and the drive's interrupt is due.
+    pub(super) fn advance_dma(&mut self, cx: &mut DevCx<'_>) -> bool {
+        match self.dma_step(cx) {
+            Step::Done => {
+                self.complete();
+                self.bm.drive_done();
+                true
+            }
+            Step::Failed => {
+                let writing = self
+                    .transfer
+                    .as_ref()
+                    .is_some_and(|t| t.phase == Phase::DmaOut);
+                self.stop_with_medium_error(writing);
+                self.bm.drive_done();
+                true
+            }
+            Step::More => {
+                self.arm_in(cx, STEP_DELAY);
+                false
+            }
+            Step::Stalled => false,
+        }
+    }
+
+    fn dma_step(&mut self, cx: &mut DevCx<'_>) -> Step {
+        let Some(t) = self.transfer.as_mut() else {
+            return Step::Stalled;
+        };
+        let mut budget = DMA_STEP;
+        loop {
+            let incoming = t.phase == Phase::DmaIn;
+            // An outgoing chunk goes to the medium when the buffer is full or nothing is left to come.
+            if !incoming
+                && t.pos != 0
+                && (t.remaining() == 0 || t.pos >= CHUNK)
+                && !drain(t, &self.buf, self.drives[t.drive].as_mut())
+            {
+                return Step::Failed;
+            }
+            if t.remaining() == 0 {
+                return Step::Done;
+            }
+            if incoming
+                && t.pos == t.end
+                && !fill(t, &mut self.buf, self.drives[t.drive].as_mut(), 1)
+            {
+                return Step::Failed;
+            }
+            if budget == 0 {
+                return Step::More;
+            }
+            let Some(region) = self.bm.region(cx.dma) else {
+                return Step::Stalled;
+            };
+            let room = if incoming {
+                t.end - t.pos
+            } else {
+                t.remaining().min(CHUNK - t.pos)
+            };
+            let n = room.min(region.len as usize);
+            let Some(piece) = self.buf.get_mut(t.pos..t.pos + n) else {
+                return Step::Stalled;
+            };
+            let moved: Result<(), NotRam> = if incoming {
+                cx.dma.write(region.start, piece)
+            } else {
+                cx.dma.read(region.start, piece)
+            };
+            if moved.is_err() {
+                self.bm.fail();
+                return Step::Stalled;
+            }
+            t.pos += n;
+            self.bm.consume(n as u32);
+            budget = budget.saturating_sub(n + DESCRIPTOR_COST);
+        }
+    }
+}
