@@ -1,0 +1,372 @@
+//! DSDT: the machine's devices in AML, for what ACPI operating systems cannot discover by themselves (ACPI 5.6, "ACPI Event
+//! Programming Model" to 6, "Device Configuration"; the PIIX3's registers from its data sheet).
+//!
+//! ```text
+//! \_SB   PCI0  host bridge: windows, interrupt routing
+//!              ISA_  PIIX3: KBD_ MOU_ RTC_ COM1 MBRD (the ports that belong to no device) and PIRQ routing registers
+//!              IDE_ PM__ VGA_ NIC_
+//!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
+//!        C000..      processors
+//! \_S5   power off; there is no other sleep state
+//! ```
+//!
+//! Revision 1: integers have 32 bits, as for Windows XP. SeaBIOS walks this table too, without an interpreter: only `Name`,
+//! `Scope`, `Device`, `Method`, `OperationRegion`, `Field` and `Processor` stand outside of methods, no package is empty, and
+//! without PNP0303 it would leave the keyboard off.
+
+use super::madt::{FIRST_X2APIC, SPARE_PIRQ};
+use crate::e820::pci_window;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Field,
+    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan, Method,
+    MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder, Path, ResourceTemplate, Return,
+    Scope, Store, ZERO,
+};
+use acpi_tables::{Aml, AmlSink};
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use hv_core::machine::{
+    GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, VGA,
+    VGA_WINDOW, irq, pirq,
+};
+
+pub(super) const REVISION: u8 = 1;
+
+const LINKS: [&str; 4] = ["LNKA", "LNKB", "LNKC", "LNKD"];
+const ROUTES: [&str; 4] = ["PRQA", "PRQB", "PRQC", "PRQD"];
+/// PIIX3 data sheet, "PIRQRC[A:D] - PIRQx Route Control Registers": four bytes, bit 7 set disables the route.
+const PIRQRC: u8 = 0x60;
+const ROUTE_DISABLED: u8 = 0x80;
+
+/// _STA: present, decoding, shown, working; and the same without decoding (ACPI 6.3.7, "_STA (Device Status)").
+const STA_ENABLED: u8 = 0x0b;
+const STA_DISABLED: u8 = 0x09;
+
+/// Ports of the motherboard that no other device claims: first port, length.
+const BOARD_PORTS: [(u16, u8); 8] = [
+    (0x92, 1),
+    (0xb2, 2),
+    (0x402, 1),
+    (0x4d0, 2),
+    (0x510, 12),
+    (PM_BASE, PM_LEN as u8),
+    (PM_BASE_ALT, PM_LEN as u8),
+    (GPE0_BASE, 4),
+];
+
+/// The definition block after the table's header.
+pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
+    let mut aml = Vec::new();
+    Scope::new(path("\\_SB_"), vec![&host_bridge(desc)]).to_aml_bytes(&mut aml);
+    Scope::new(path("\\_SB_"), vec![&links(), &processors(desc.cpus)]).to_aml_bytes(&mut aml);
+    Name::new(path("\\_S5_"), &package(&[&0u8, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
+    // The links are used with PIC and I/O APIC alike, so there is nothing to remember.
+    Method::new(path("\\_PIC"), 1, false, vec![]).to_aml_bytes(&mut aml);
+    aml
+}
+
+/// AML that has been encoded already.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
+    }
+}
+
+/// A small IRQ descriptor without flags: edge triggered, active high, exclusive (ACPI 6.4.2.1, "IRQ Descriptor").
+struct Irq(u8);
+
+impl Aml for Irq {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.byte(0x22);
+        sink.word(1 << self.0);
+    }
+}
+
+/// A level-triggered, active-high, shared interrupt that is one of several (ACPI 6.4.3.6, "Extended Interrupt Descriptor").
+struct LevelIrqs<'a>(&'a [u8]);
+
+impl LevelIrqs<'_> {
+    /// The first interrupt number's offset in the descriptor.
+    const NUMBER: u8 = 5;
+}
+
+impl Aml for LevelIrqs<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        const CONSUMER_SHARED: u8 = 1 << 0 | 1 << 3;
+        sink.byte(0x89);
+        sink.word(2 + 4 * self.0.len() as u16);
+        sink.byte(CONSUMER_SHARED);
+        sink.byte(self.0.len() as u8);
+        for irq in self.0 {
+            sink.dword(u32::from(*irq));
+        }
+    }
+}
+
+fn path(name: &str) -> Path {
+    Path::new(name)
+}
+
+fn package(elements: &[&dyn Aml]) -> PackageBuilder {
+    let mut p = PackageBuilder::new();
+    elements.iter().for_each(|e| p.add_element(*e));
+    p
+}
+
+fn port(first: u16, len: u8) -> IO {
+    IO::new(first, first, 1, len)
+}
+
+fn adr(slot: Slot) -> Name {
+    Name::new(
+        path("_ADR"),
+        &(u32::from(slot.device) << 16 | u32::from(slot.function)),
+    )
+}
+
+fn hid(id: &str) -> Name {
+    Name::new(path("_HID"), &EISAName::new(id))
+}
+
+fn uid(number: u32) -> Name {
+    Name::new(path("_UID"), &number)
+}
+
+fn crs(resources: Vec<&dyn Aml>) -> Name {
+    Name::new(path("_CRS"), &ResourceTemplate::new(resources))
+}
+
+/// Encodes a device.
+fn device(name: &str, children: Vec<&dyn Aml>) -> Raw {
+    let mut aml = Vec::new();
+    Device::new(path(name), children).to_aml_bytes(&mut aml);
+    Raw(aml)
+}
+
+fn host_bridge(desc: &MachineDesc) -> Raw {
+    let window = pci_window(desc);
+    let memory = |cacheable, start: u64, end: u64| {
+        AddressSpace::new_memory(cacheable, true, start as u32, (end - 1) as u32, None)
+    };
+    let crs = crs(vec![
+        &AddressSpace::new_bus_number(0u16, 0xff),
+        // The configuration ports are the bridge's own; all other ports are behind it.
+        &port(0xcf8, 8),
+        &AddressSpace::new_io(0u16, 0xcf7, None),
+        &AddressSpace::new_io(0xd00u16, 0xffff, None),
+        &memory(
+            AddressSpaceCacheable::Cacheable,
+            VGA_WINDOW.start,
+            VGA_WINDOW.end,
+        ),
+        &memory(
+            AddressSpaceCacheable::NotCacheable,
+            window.start,
+            window.end,
+        ),
+    ]);
+    device(
+        "PCI0",
+        vec![
+            &hid("PNP0A03"),
+            &Name::new(path("_ADR"), &ZERO),
+            &uid(0),
+            &crs,
+            &routing(),
+            &isa_bridge(),
+            &device("IDE_", vec![&adr(IDE)]),
+            &device("PM__", vec![&adr(PM)]),
+            &device("VGA_", vec![&adr(VGA)]),
+            &device("NIC_", vec![&adr(NIC)]),
+        ],
+    )
+}
+
+/// _PRT: every pin of every slot ends at a link (ACPI 6.2.13, "_PRT (PCI Routing Table)").
+fn routing() -> Name {
+    const ANY_FUNCTION: u32 = 0xffff;
+    let mut table = PackageBuilder::new();
+    for slot in 1..32u8 {
+        for pin in 0..4u8 {
+            let link = path(LINKS[usize::from(pirq(slot, pin))]);
+            table.add_element(&package(&[
+                &(u32::from(slot) << 16 | ANY_FUNCTION),
+                &pin,
+                &link,
+                &ZERO,
+            ]));
+        }
+    }
+    Name::new(path("_PRT"), &table)
+}
+
+fn isa_bridge() -> Raw {
+    let region = OpRegion::new(path("PIRQ"), OpRegionSpace::PCIConfig, &PIRQRC, &4u8);
+    let routes = ROUTES.map(|name| {
+        let mut field = [0; 4];
+        field.copy_from_slice(name.as_bytes());
+        FieldEntry::Named(field, 8)
+    });
+    let fields = Field::new(
+        path("PIRQ"),
+        FieldAccessType::Byte,
+        FieldLockRule::NoLock,
+        FieldUpdateRule::Preserve,
+        routes.to_vec(),
+    );
+    let ports = BOARD_PORTS.map(|(first, len)| port(first, len));
+    device(
+        "ISA_",
+        vec![
+            &adr(ISA_BRIDGE),
+            &region,
+            &fields,
+            &device(
+                "KBD_",
+                vec![
+                    &hid("PNP0303"),
+                    &crs(vec![&port(0x60, 1), &port(0x64, 1), &Irq(irq::KEYBOARD)]),
+                ],
+            ),
+            &device("MOU_", vec![&hid("PNP0F13"), &crs(vec![&Irq(irq::MOUSE)])]),
+            &device(
+                "RTC_",
+                vec![&hid("PNP0B00"), &crs(vec![&port(0x70, 2), &Irq(irq::RTC)])],
+            ),
+            &device(
+                "COM1",
+                vec![
+                    &hid("PNP0501"),
+                    &uid(1),
+                    &crs(vec![&port(0x3f8, 8), &Irq(irq::COM1)]),
+                ],
+            ),
+            &device(
+                "MBRD",
+                vec![
+                    &hid("PNP0C02"),
+                    &crs(ports.iter().map(|p| p as &dyn Aml).collect()),
+                ],
+            ),
+        ],
+    )
+}
+
+/// The four interrupt links and the methods they share.
+fn links() -> Raw {
+    let mut aml = Vec::new();
+    status_method().to_aml_bytes(&mut aml);
+    current_method().to_aml_bytes(&mut aml);
+    for (number, (link, route)) in LINKS.iter().zip(ROUTES).enumerate() {
+        let register = path(&format!("\\_SB_.PCI0.ISA_.{route}"));
+        let call = |method: &str| MethodCall::new(path(method), vec![&register]).bytes();
+        device(
+            link,
+            vec![
+                &hid("PNP0C0F"),
+                &uid(number as u32),
+                &Name::new(
+                    path("_PRS"),
+                    &ResourceTemplate::new(vec![&LevelIrqs(&[
+                        SPARE_PIRQ,
+                        irq::PIRQ[0],
+                        irq::PIRQ[2],
+                    ])]),
+                ),
+                &Method::new(path("_STA"), 0, false, vec![&Return::new(&call("IQST"))]),
+                &Method::new(
+                    path("_DIS"),
+                    0,
+                    false,
+                    vec![&Or::new(&register, &register, &ROUTE_DISABLED)],
+                ),
+                &Method::new(path("_CRS"), 0, false, vec![&Return::new(&call("IQCR"))]),
+                &Method::new(
+                    path("_SRS"),
+                    1,
+                    false,
+                    vec![
+                        &CreateDWordField::new(&path("PRRI"), &Arg(0), &LevelIrqs::NUMBER),
+                        &Store::new(&register, &path("PRRI")),
+                    ],
+                ),
+            ],
+        )
+        .to_aml_bytes(&mut aml);
+    }
+    Raw(aml)
+}
+
+/// IQST(route): the link's _STA.
+fn status_method() -> Raw {
+    let mut aml = Vec::new();
+    Method::new(
+        path("IQST"),
+        1,
+        false,
+        vec![
+            &If::new(
+                &And::new(&ZERO, &Arg(0), &ROUTE_DISABLED),
+                vec![&Return::new(&STA_DISABLED)],
+            ),
+            &Return::new(&STA_ENABLED),
+        ],
+    )
+    .to_aml_bytes(&mut aml);
+    Raw(aml)
+}
+
+/// IQCR(route): the link's _CRS; interrupt 0 when it is disabled.
+fn current_method() -> Raw {
+    let mut aml = Vec::new();
+    Method::new(
+        path("IQCR"),
+        1,
+        true,
+        vec![
+            &Name::new(path("PRR0"), &ResourceTemplate::new(vec![&LevelIrqs(&[0])])),
+            &CreateDWordField::new(&path("PRRI"), &path("PRR0"), &LevelIrqs::NUMBER),
+            &If::new(
+                &LessThan::new(&Arg(0), &ROUTE_DISABLED),
+                vec![&Store::new(&path("PRRI"), &Arg(0))],
+            ),
+            &Return::new(&path("PRR0")),
+        ],
+    )
+    .to_aml_bytes(&mut aml);
+    Raw(aml)
+}
+
+/// A processor object for each CPU that an ACPI 1.0 `Processor` can name, a device for the others.
+fn processors(cpus: u32) -> Raw {
+    /// Three hexadecimal digits of a name.
+    const MAX_NAMED: u32 = 0x1000;
+    let mut aml = Vec::new();
+    for id in 0..cpus.min(MAX_NAMED) {
+        let name = format!("C{id:03X}");
+        if id < FIRST_X2APIC {
+            // ProcessorOp, package length, name, number, P_BLK address and length: there is no P_BLK.
+            aml.extend([0x5b, 0x83, 11]);
+            aml.extend(name.as_bytes());
+            aml.extend([id as u8, 0, 0, 0, 0, 0]);
+        } else {
+            let hid = Name::new(path("_HID"), &"ACPI0007");
+            aml.extend(device(&name, vec![&hid, &uid(id)]).0);
+        }
+    }
+    Raw(aml)
+}
+
+/// Encodes anything, so that it may outlive what it was made from.
+trait Bytes: Aml {
+    fn bytes(&self) -> Raw {
+        let mut aml = Vec::new();
+        self.to_aml_bytes(&mut aml);
+        Raw(aml)
+    }
+}
+
+impl<T: Aml> Bytes for T {}

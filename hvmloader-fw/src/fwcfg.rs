@@ -1,0 +1,141 @@
+//! Everything the firmware reads through fw_cfg: the numbered items and the named files (QEMU, "QEMU Firmware Configuration
+//! (fw_cfg) Device"). The directory (key 19h) is the device's to make from the files, in the order given here.
+//!
+//! Not here: kernels (SeaBIOS' `-kernel`), because we boot those without firmware; HPET, NUMA and hotplug.
+
+use crate::{acpi, bootorder, e820, smbios};
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use hv_core::machine::MachineDesc;
+
+/// Numbers of the items (QEMU's `FW_CFG_*`).
+mod key {
+    pub const SIGNATURE: u16 = 0x00;
+    pub const FEATURES: u16 = 0x01;
+    pub const UUID: u16 = 0x02;
+    pub const RAM_SIZE: u16 = 0x03;
+    pub const NO_GRAPHIC: u16 = 0x04;
+    pub const CPUS: u16 = 0x05;
+    pub const NUMA: u16 = 0x0d;
+    pub const BOOT_MENU: u16 = 0x0e;
+    pub const MAX_CPUS: u16 = 0x0f;
+    pub const ACPI_TABLES: u16 = 0x8000;
+    pub const SMBIOS_ENTRIES: u16 = 0x8001;
+    pub const IRQ0_OVERRIDE: u16 = 0x8002;
+}
+
+/// The device has the traditional interface (bit 0) and the DMA interface (bit 1).
+const FEATURES: u32 = 3;
+/// `etc/boot-fail-wait`: say that nothing is bootable and stay there, instead of rebooting for ever.
+const NEVER_RETRY: u32 = u32::MAX;
+/// `etc/system-states`, by sleep state: bit 7 says that it exists, the low bits are SLP_TYP. No S3, no S4.
+const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
+/// The VGA BIOS as SeaBIOS looks it up: by vendor and device of the VGA's PCI function.
+const VGA_ROM_FILE: &str = "pci1234,1111.rom";
+
+/// What fw_cfg has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Items {
+    /// Items by number, little-endian. What is not listed reads as zeroes.
+    pub keys: Vec<(u16, Vec<u8>)>,
+    /// Files by name, sorted. Names are shorter than 56 bytes.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// The items of a machine. `vgabios` is the image of SeaVGABIOS (`vgabios-stdvga.bin`); empty means that there is none.
+#[must_use]
+pub fn fw_cfg_items(desc: &MachineDesc, vgabios: &[u8]) -> Items {
+    let cpus = desc.cpus.min(u32::from(u16::MAX)) as u16;
+    let keys = vec![
+        (key::SIGNATURE, b"QEMU".to_vec()),
+        (key::FEATURES, FEATURES.to_le_bytes().to_vec()),
+        (key::UUID, desc.uuid.to_vec()),
+        (key::RAM_SIZE, desc.memory.to_le_bytes().to_vec()),
+        (key::NO_GRAPHIC, 0u16.to_le_bytes().to_vec()),
+        (key::CPUS, cpus.to_le_bytes().to_vec()),
+        (key::NUMA, 0u64.to_le_bytes().to_vec()),
+        (key::BOOT_MENU, 0u16.to_le_bytes().to_vec()),
+        (key::MAX_CPUS, cpus.to_le_bytes().to_vec()),
+        (key::ACPI_TABLES, 0u16.to_le_bytes().to_vec()),
+        (key::SMBIOS_ENTRIES, 0u16.to_le_bytes().to_vec()),
+        (key::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec()),
+    ];
+
+    let acpi = acpi::build(desc);
+    let smbios = smbios::build(desc);
+    let mut files: Vec<(String, Vec<u8>)> = [
+        (acpi::TABLES_FILE, acpi.tables),
+        (acpi::RSDP_FILE, acpi.rsdp),
+        (acpi::LOADER_FILE, acpi.script),
+        (smbios::ANCHOR_FILE, smbios.anchor),
+        (smbios::TABLES_FILE, smbios.tables),
+        ("etc/e820", e820::encode(&e820::ram(desc))),
+        ("etc/boot-menu-wait", 0u16.to_le_bytes().to_vec()),
+        ("etc/boot-fail-wait", NEVER_RETRY.to_le_bytes().to_vec()),
+        ("etc/show-boot-menu", 0u16.to_le_bytes().to_vec()),
+        ("etc/system-states", SYSTEM_STATES.to_vec()),
+        ("bootorder", bootorder::bootorder(desc)),
+        (VGA_ROM_FILE, vgabios.to_vec()),
+    ]
+    .into_iter()
+    .filter(|(_, bytes)| !bytes.is_empty())
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .collect();
+    files.sort();
+    Items { keys, files }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::machine;
+
+    fn key(n: u16) -> Vec<u8> {
+        let items = fw_cfg_items(&machine(5 << 30, 3), &[]);
+        items.keys.into_iter().find(|k| k.0 == n).unwrap().1
+    }
+
+    #[test]
+    fn items_are_little_endian_and_as_wide_as_seabios_reads_them() {
+        assert_eq!(key(0), b"QEMU");
+        assert_eq!(key(1), [3, 0, 0, 0]);
+        assert_eq!(key(2).len(), 16);
+        assert_eq!(key(3), (5u64 << 30).to_le_bytes());
+        assert_eq!(key(4), [0, 0]);
+        assert_eq!(key(5), [3, 0]);
+        assert_eq!(key(0x0f), [3, 0]);
+        assert_eq!(key(0x8002), [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn files_are_sorted_and_their_names_fit_the_directory() {
+        let items = fw_cfg_items(&machine(1 << 30, 1), &[0x55, 0xaa]);
+        assert!(items.files.windows(2).all(|w| w[0].0 < w[1].0));
+        assert!(items.files.iter().all(|f| f.0.len() < 56));
+        for name in [
+            "bootorder",
+            "etc/acpi/rsdp",
+            "etc/acpi/tables",
+            "etc/boot-fail-wait",
+            "etc/e820",
+            "etc/smbios/smbios-anchor",
+            "etc/smbios/smbios-tables",
+            "etc/table-loader",
+            "pci1234,1111.rom",
+        ] {
+            assert!(items.files.iter().any(|f| f.0 == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_vga_bios_there_is_no_rom_file() {
+        assert!(
+            fw_cfg_items(&machine(1 << 30, 1), &[])
+                .files
+                .iter()
+                .all(|f| f.0 != VGA_ROM_FILE)
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! What firmware does to the PCI devices before an operating system starts, for a kernel that is booted without firmware: base
+//! addresses, command registers, interrupt routing, IDE decoding and the power-management block.
+//!
+//! The outcome is what SeaBIOS leaves behind on this machine. The writes are meant for the devices' configuration registers, in
+//! this order, through the same code that serves ports CF8h and CFCh.
+
+use alloc::vec::Vec;
+use hv_core::device::AccessSize;
+use hv_core::machine::{IDE, ISA_BRIDGE, NIC, PM, PM_BASE, SCI_IRQ, Slot, VGA, irq, pirq};
+
+/// One write to a configuration register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PciWrite {
+    /// The function on bus 0.
+    pub slot: Slot,
+    /// The register.
+    pub offset: u8,
+    /// Its width.
+    pub size: AccessSize,
+    /// The value; no bits above `size`.
+    pub value: u32,
+}
+
+/// A function's interrupt pin and the ISA interrupt it ends at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interrupt {
+    /// The function.
+    pub slot: Slot,
+    /// 0 = INTA to 3 = INTD.
+    pub pin: u8,
+    /// The ISA interrupt, which is the I/O APIC's pin too.
+    pub irq: u8,
+}
+
+/// Where the linear frame buffer is.
+pub const VGA_FRAME_BUFFER: u32 = 0xfd00_0000;
+/// Where the VGA's register window is.
+pub const VGA_REGISTERS: u32 = 0xfebf_0000;
+/// The network card's ports.
+pub const NIC_PORTS: u16 = 0xc000;
+/// The IDE controller's bus-master ports.
+pub const BUS_MASTER_PORTS: u16 = 0xc100;
+
+const COMMAND: u8 = 0x04;
+const BAR0: u8 = 0x10;
+const BAR2: u8 = 0x18;
+const BAR4: u8 = 0x20;
+const INTERRUPT_LINE: u8 = 0x3c;
+const COMMAND_IO: u32 = 1 << 0;
+const COMMAND_MEMORY: u32 = 1 << 1;
+const COMMAND_SERR: u32 = 1 << 8;
+
+/// PIIX3: PIRQRC[A:D].
+const PIRQRC: u8 = 0x60;
+/// PIIX3: IDETIM of the two channels; bit 15 enables decoding.
+const IDETIM: [u8; 2] = [0x40, 0x42];
+const IDE_DECODE: u32 = 0x8000;
+/// PIIX4: PMBASE; bit 0 says that it is I/O.
+const PMBASE: u8 = 0x40;
+/// PIIX4: PMREGMISC; bit 0 enables decoding of the block.
+const PMREGMISC: u8 = 0x80;
+/// PIIX3: the edge/level control registers of both interrupt controllers.
+const ELCR: [u16; 2] = [0x4d0, 0x4d1];
+
+/// The interrupts of all functions that have a pin. The power-management function's is the SCI, which is wired past the links.
+#[must_use]
+pub fn interrupts() -> [Interrupt; 2] {
+    const INTA: u8 = 0;
+    let link = usize::from(pirq(NIC.device, INTA));
+    [
+        Interrupt {
+            slot: PM,
+            pin: INTA,
+            irq: SCI_IRQ,
+        },
+        Interrupt {
+            slot: NIC,
+            pin: INTA,
+            irq: irq::PIRQ[link],
+        },
+    ]
+}
+
+/// The configuration writes in order. Each function decodes only after its base addresses are set.
+#[must_use]
+pub fn config_writes() -> Vec<PciWrite> {
+    let mut writes = Vec::new();
+    let mut write = |slot, offset, size, value| {
+        writes.push(PciWrite {
+            slot,
+            offset,
+            size,
+            value,
+        })
+    };
+    for (link, irq) in (0u8..).zip(irq::PIRQ) {
+        write(ISA_BRIDGE, PIRQRC + link, AccessSize::Byte, u32::from(irq));
+    }
+    for channel in IDETIM {
+        write(IDE, channel, AccessSize::Word, IDE_DECODE);
+    }
+    write(IDE, BAR4, AccessSize::Dword, u32::from(BUS_MASTER_PORTS));
+    write(PM, PMBASE, AccessSize::Dword, u32::from(PM_BASE) | 1);
+    write(PM, PMREGMISC, AccessSize::Byte, 1);
+    write(VGA, BAR0, AccessSize::Dword, VGA_FRAME_BUFFER);
+    write(VGA, BAR2, AccessSize::Dword, VGA_REGISTERS);
+    write(NIC, BAR0, AccessSize::Dword, u32::from(NIC_PORTS));
+    for i in interrupts() {
+        write(i.slot, INTERRUPT_LINE, AccessSize::Byte, u32::from(i.irq));
+    }
+    for slot in [IDE, PM, VGA, NIC] {
+        write(
+            slot,
+            COMMAND,
+            AccessSize::Word,
+            COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR,
+        );
+    }
+    writes
+}
+
+/// The port writes that belong to it, byte-wide: the interrupts of the links are level triggered at the interrupt controllers.
+#[must_use]
+pub fn port_writes() -> [(u16, u8); 2] {
+    let level = irq::PIRQ.iter().fold(0u16, |level, irq| level | 1 << irq);
+    let [low, high] = level.to_le_bytes();
+    [(ELCR[0], low), (ELCR[1], high)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elcr_is_what_seabios_writes() {
+        assert_eq!(port_writes(), [(0x4d0, 0x00), (0x4d1, 0x0c)]);
+    }
+
+    #[test]
+    fn base_addresses_come_before_the_command_register() {
+        let writes = config_writes();
+        for slot in [IDE, PM, VGA, NIC] {
+            let of = writes.iter().filter(|w| w.slot == slot).collect::<Vec<_>>();
+            assert_eq!(of.last().unwrap().offset, COMMAND);
+        }
+    }
+
+    #[test]
+    fn interrupt_lines_follow_the_wiring() {
+        let line = |slot| {
+            config_writes()
+                .iter()
+                .find(|w| w.slot == slot && w.offset == INTERRUPT_LINE)
+                .map(|w| w.value)
+        };
+        assert_eq!(line(NIC), Some(11));
+        assert_eq!(line(PM), Some(9));
+        assert_eq!(line(VGA), None);
+    }
+
+    #[test]
+    fn memory_windows_lie_within_the_bridges_window_at_any_ram_size() {
+        for memory in [64 << 20, 3u64 << 30, 16 << 30] {
+            let window = crate::e820::pci_window(&crate::testing::machine(memory, 1));
+            for (base, len) in [(VGA_FRAME_BUFFER, 16 << 20), (VGA_REGISTERS, 4096)] {
+                assert!(window.contains(&u64::from(base)) && u64::from(base) + len <= window.end);
+                assert_eq!(u64::from(base) % len, 0);
+            }
+        }
+    }
+}
