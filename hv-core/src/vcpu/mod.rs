@@ -15,7 +15,7 @@ use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
 use crate::emulate::{self, EmuFault, Step, StepKind};
 use crate::event::{Event, EventKind, EventQueue, Interruptibility, TripleFault, vector};
-use crate::exit::{ExitReason, RegAccess, VmExit};
+use crate::exit::{ExitReason, VmExit};
 use crate::irq::InterruptController;
 use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, Resolve, TlbFlush};
@@ -214,7 +214,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Acts on one exit: one line a reason.
     fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         match exit.reason {
-            ExitReason::PortIo(io) if io.string => self.string_io(),
+            ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
             ExitReason::PortIo(io) => self.port_io(io, exit),
             ExitReason::NestedFault(fault) => match self.mmu.fault(&fault) {
                 Resolve::Retry => Ok(()),
@@ -226,8 +226,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
             ExitReason::InterruptWindow => Ok(()),
-            ExitReason::CrAccess(access) => self.cr_access(access),
-            ExitReason::Iret => self.iret(),
+                        ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
             ExitReason::Invd | ExitReason::Wbinvd | ExitReason::Pause => self.skip(exit),
@@ -237,6 +236,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
+            | ExitReason::CrAccess(_)
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
@@ -373,27 +373,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    /// MOV to and from CR8; the other control registers are the guest's own under nested paging.
-    fn cr_access(&mut self, access: RegAccess) -> Result<(), Trouble> {
-        if access.number != 8 {
-            return self.emulate();
-        }
-        let (access, next) = self.decode_mov_cr(access)?;
-        let r = usize::from(access.gpr.unwrap_or(0) & 15);
-        if access.write {
-            let value = self.cpu.gprs().regs[r];
-            if value > 15 {
-                return Err(general_protection());
-            }
-            self.irqs.lock().set_cr8(value as u8);
-        } else {
-            let value = self.irqs.lock().cr8();
-            self.cpu.gprs_mut().regs[r] = value.into();
-        }
-        self.advance(next);
-        Ok(())
-    }
-
     /// Executes one instruction in software.
     fn emulate(&mut self) -> Result<(), Trouble> {
         self.stats.emulated += 1;
@@ -431,6 +410,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 Err(Trouble::Fatal(alloc::format!("the emulator cannot execute {what} at RIP {before:#x}")))
             }
         }
+    }
+
+    /// The emulator's faults as the run loop's.
+    fn trouble(&mut self, fault: EmuFault) -> Trouble {
+        self.emulated(self.cpu.rip(), Err(fault)).err().unwrap_or(Trouble::Again)
     }
 
     fn efer(&self) -> Efer {
