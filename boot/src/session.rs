@@ -10,8 +10,7 @@ use crate::{keyboard, memory, screen};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use device_model::vga::picture::Picture;
-use device_model::vga::text::TextScreen;
+use device_model::vga::{Picture, TextScreen};
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
@@ -321,6 +320,7 @@ impl Session {
 pub fn halt() -> ! {
     log::info!("Umbra has stopped");
     loop {
-        x86::irq_off();
+        // SAFETY: with interrupts off, HLT waits for ever.
+        unsafe { x86::halt() };
     }
 }
