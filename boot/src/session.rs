@@ -57,7 +57,8 @@ impl Session {
     /// # Errors
     /// A sentence that says what is missing.
     pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
-        let guest = Guest::new(boot, options, features)?;
+        let mut guest = Guest::new(boot, options, features)?;
+        guest.cpu.service_at = VmTime(0);
         log::info!("guest: {} MiB of RAM; Umbra itself uses {} KiB", guest.memory_size >> 20, memory::own() >> 10);
         Ok(Self {
             guest,
