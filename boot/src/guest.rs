@@ -5,7 +5,7 @@ use crate::disk::{self, ModuleDisk};
 use crate::loader::{BootInfo, Module};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::Options;
-use crate::{control, host};
+use crate::{clock, control, host};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -33,7 +33,8 @@ use hv_core::machine::{self, MachineDesc, Slot, irq};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
-use hv_core::vcpu::Vcpu;
+use hv_core::pvclock::PvClock;
+use hv_core::vcpu::{self, Vcpu};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
@@ -182,7 +183,16 @@ impl Guest {
         let irqs = CpuInterrupts::new(&parts.chips, 0).ok_or("no local APIC")?;
         let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
-        let vcpu = Vcpu::new(cpu, mmu, bus, HostClock::new(), cpuid, Arc::new(Mutex::new(irqs)), memory);
+        let vcpu = Vcpu::new(vcpu::Parts {
+            cpu,
+            mmu,
+            bus,
+            clock: HostClock::new(),
+            cpuid,
+            pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
+            irqs: Arc::new(Mutex::new(irqs)),
+            memory,
+        });
         let Parts { chips, vga, keyboard, uart } = parts;
         let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc };
         guest.reset()?;
@@ -357,10 +367,10 @@ fn devices(
     let Slot { device, .. } = machine::NIC;
     let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(device, 0));
     let id = bus.add(shared(Arc::new(Mutex::new(Ne2k::new(wire, desc.mac, Box::new(NullNet))))));
-    let bar = bus.add_port_window(id, ne2k::config::PORTS, Width::Native);
-    let config = ConfigSpace::new(&identity(ne2k::config::VENDOR, ne2k::config::DEVICE, ne2k::config::CLASS, ne2k::config::REVISION))
+    let bar = bus.add_port_window(id, ne2k::config::BAR0_LEN, Width::Native);
+    let config = ConfigSpace::new(&identity(ne2k::config::VENDOR, ne2k::config::DEVICE, ne2k::config::CLASS, 0))
         .interrupt_pin(0)
-        .io_bar(0, ne2k::config::PORTS.into(), bar);
+        .io_bar(0, ne2k::config::BAR0_LEN.into(), bar);
     pci.add(machine::NIC, Box::new(config));
 
     let id = bus.add(shared(Arc::new(Mutex::new(pci))));

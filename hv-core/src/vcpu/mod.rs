@@ -20,6 +20,7 @@ use crate::irq::InterruptController;
 use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
+use crate::pvclock::PvClock;
 use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
@@ -54,6 +55,26 @@ pub(crate) enum Trouble {
     Again,
 }
 
+/// What a virtual CPU is made of.
+pub struct Parts<B: VcpuBackend, M: Mmu, C: Clock> {
+    /// The hardware's part.
+    pub cpu: B,
+    /// Memory virtualization.
+    pub mmu: M,
+    /// The buses with everything on them.
+    pub bus: Bus,
+    /// The host's clock.
+    pub clock: C,
+    /// The CPUID table.
+    pub cpuid: Cpuid,
+    /// The paravirtual clock.
+    pub pvclock: PvClock,
+    /// The interrupt chips.
+    pub irqs: Arc<Mutex<dyn InterruptController>>,
+    /// Guest memory.
+    pub memory: Arc<dyn GuestMemory>,
+}
+
 /// One virtual CPU with what is around it.
 pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The hardware's part.
@@ -73,6 +94,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     irqs: Arc<Mutex<dyn InterruptController>>,
     memory: Arc<dyn GuestMemory>,
     msrs: MsrStore,
+    pvclock: PvClock,
     events: EventQueue,
     now: VmTime,
     halted: bool,
@@ -86,8 +108,10 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// A CPU in the power-on state.
-    pub fn new(cpu: B, mmu: M, bus: Bus, clock: C, cpuid: Cpuid, irqs: Arc<Mutex<dyn InterruptController>>, memory: Arc<dyn GuestMemory>) -> Self {
+    pub fn new(parts: Parts<B, M, C>) -> Self {
+        let Parts { cpu, mmu, bus, clock, cpuid, pvclock, irqs, memory } = parts;
         let mut v = Self {
+            pvclock,
             cpu,
             mmu,
             bus,
@@ -117,6 +141,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
         self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
         self.msrs = MsrStore::default();
+        self.pvclock.reset();
         self.events = EventQueue::default();
         self.halted = false;
         self.iret_seen = false;
