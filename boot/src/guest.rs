@@ -5,11 +5,10 @@ use crate::disk::{self, ModuleDisk};
 use crate::loader::{BootInfo, Module};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::Options;
-use crate::{control, host};
+use crate::{clock, control, host};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use device_model::debug::DebugPort;
 use device_model::dma::Dma;
 use device_model::fwcfg::FwCfg;
@@ -28,14 +27,14 @@ use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::{Bus, SharedDevice, Width};
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
-use hv_core::device::DevCx;
-use hv_core::device::Requests;
+use hv_core::device::AccessSize;
 use hv_core::irq::IrqLine;
 use hv_core::machine::{self, MachineDesc, Slot, irq};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
-use hv_core::vcpu::Vcpu;
+use hv_core::pvclock::PvClock;
+use hv_core::vcpu::{self, Vcpu};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
@@ -74,7 +73,6 @@ pub struct Guest {
     /// RAM in bytes.
     pub memory_size: u64,
     chips: SharedChips,
-    pci: Arc<Mutex<PciBus>>,
     memory: Arc<GuestRam>,
     firmware: Firmware,
     desc: MachineDesc,
@@ -185,9 +183,18 @@ impl Guest {
         let irqs = CpuInterrupts::new(&parts.chips, 0).ok_or("no local APIC")?;
         let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
-        let vcpu = Vcpu::new(cpu, mmu, bus, HostClock::new(), cpuid, Arc::new(Mutex::new(irqs)), memory);
-        let Parts { chips, pci, vga, keyboard, uart } = parts;
-        let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, pci, memory: ram, firmware, desc };
+        let vcpu = Vcpu::new(vcpu::Parts {
+            cpu,
+            mmu,
+            bus,
+            clock: HostClock::new(),
+            cpuid,
+            pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
+            irqs: Arc::new(Mutex::new(irqs)),
+            memory,
+        });
+        let Parts { chips, vga, keyboard, uart } = parts;
+        let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc };
         guest.reset()?;
         Ok(guest)
     }
@@ -213,18 +220,13 @@ impl Guest {
     fn start_linux(&mut self) -> Result<(), String> {
         let Firmware::Linux { boot, kernel, initrd } = &self.firmware else { return Ok(()) };
         place::place(&self.desc, &*self.memory).map_err(|e| e.to_string())?;
-        {
-            let mut requests = Requests::default();
-            let mut cx = DevCx { now: self.cpu.now(), dma: &*self.memory, requests: &mut requests };
-            let mut pci = self.pci.lock();
-            for w in pci_setup::config_writes() {
-                pci.config_write(&mut cx, w.slot, w.offset, w.size, w.value);
-            }
-            drop(pci);
-            self.cpu.bus.request(requests);
+        for w in pci_setup::config_writes() {
+            let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
+            self.cpu.bus.port_write(self.cpu.now(), 0xcf8, AccessSize::Dword, address);
+            self.cpu.bus.port_write(self.cpu.now(), 0xcfc + u16::from(w.offset & 3), w.size, w.value);
         }
         for (port, value) in pci_setup::port_writes() {
-            self.cpu.bus.port_write(self.cpu.now(), port, hv_core::device::AccessSize::Byte, value.into());
+            self.cpu.bus.port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
         }
         self.chips.lock().preset_virtual_wire();
         for c in &boot.copies {
@@ -256,7 +258,6 @@ impl Guest {
 /// The devices that somebody outside the bus needs.
 struct Parts {
     chips: SharedChips,
-    pci: Arc<Mutex<PciBus>>,
     vga: Shared<Vga>,
     keyboard: Arc<Mutex<I8042>>,
     uart: Arc<Mutex<Uart>>,
@@ -349,33 +350,32 @@ fn devices(
     pci.add(machine::PM, Box::new(pm));
 
     // The VGA's windows are numbered by the bus before the device exists.
-    let vram = HostDeviceRam::allocate(vga::pci::VRAM_SIZE as u64)?;
+    let vram = HostDeviceRam::allocate(vga::pci_id::VRAM_SIZE as u64)?;
     let placeholder = bus.reserve();
     let legacy = bus.add_mmio(placeholder, 0x2_0000, Some(machine::VGA_WINDOW.start));
-    let registers = bus.add_mmio(placeholder, vga::pci::MMIO_SIZE as u64, None);
-    let frame_buffer = bus.add_ram_window(placeholder, vga::pci::VRAM_SIZE as u64, vram.hpa());
+    let registers = bus.add_mmio(placeholder, vga::pci_id::MMIO_SIZE as u64, None);
+    let frame_buffer = bus.add_ram_window(placeholder, vga::pci_id::VRAM_SIZE as u64, vram.hpa());
     bus.add_ports(placeholder, vga::VGA_PORTS.start, vga::VGA_PORTS.end - vga::VGA_PORTS.start, Width::Byte);
     bus.add_ports(placeholder, vga::DISPI_PORTS.start, vga::DISPI_PORTS.end - vga::DISPI_PORTS.start, Width::Native);
     let screen = Shared::new(Vga::new(vram, legacy, registers));
     bus.occupy(placeholder, Arc::new(Mutex::new(screen.clone())));
-    let config = ConfigSpace::new(&identity(vga::pci::VENDOR, vga::pci::DEVICE, vga::pci::CLASS, vga::pci::REVISION))
-        .memory_bar(vga::pci::VRAM_BAR, vga::pci::VRAM_SIZE as u32, true, frame_buffer)
-        .memory_bar(vga::pci::MMIO_BAR, vga::pci::MMIO_SIZE as u32, false, registers);
+    let config = ConfigSpace::new(&identity(vga::pci_id::VENDOR, vga::pci_id::DEVICE, vga::pci_id::CLASS, vga::pci_id::REVISION))
+        .memory_bar(vga::pci_id::VRAM_BAR, vga::pci_id::VRAM_SIZE as u32, true, frame_buffer)
+        .memory_bar(vga::pci_id::MMIO_BAR, vga::pci_id::MMIO_SIZE as u32, false, registers);
     pci.add(machine::VGA, Box::new(config));
 
     let Slot { device, .. } = machine::NIC;
     let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(device, 0));
     let id = bus.add(shared(Arc::new(Mutex::new(Ne2k::new(wire, desc.mac, Box::new(NullNet))))));
-    let bar = bus.add_port_window(id, ne2k::config::PORTS, Width::Native);
-    let config = ConfigSpace::new(&identity(ne2k::config::VENDOR, ne2k::config::DEVICE, ne2k::config::CLASS, ne2k::config::REVISION))
+    let bar = bus.add_port_window(id, ne2k::config::BAR0_LEN, Width::Native);
+    let config = ConfigSpace::new(&identity(ne2k::config::VENDOR, ne2k::config::DEVICE, ne2k::config::CLASS, 0))
         .interrupt_pin(0)
-        .io_bar(0, ne2k::config::PORTS.into(), bar);
+        .io_bar(0, ne2k::config::BAR0_LEN.into(), bar);
     pci.add(machine::NIC, Box::new(config));
 
-    let pci = Arc::new(Mutex::new(pci));
-    let id = bus.add(shared(pci.clone()));
+    let id = bus.add(shared(Arc::new(Mutex::new(pci))));
     bus.add_ports(id, 0xcf8, 8, Width::Native);
     bus.wake_at(VmTime(0));
-    Some(Parts { chips, pci, vga: screen, keyboard, uart })
+    Some(Parts { chips, vga: screen, keyboard, uart })
 }
 

@@ -181,7 +181,8 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Takes host memory for RAM at `[gpa, gpa + len)` for each of `ranges`, zeroed, in large pages.
+    /// Takes host memory for RAM at `[gpa, gpa + len)` for each of `ranges`, in large pages. It is not cleared, as a PC's is not:
+    /// nothing but firmware and boot loader has used it since power-on.
     pub fn allocate(ranges: &[(u64, u64)]) -> Option<Self> {
         let mut extents = Vec::new();
         for &(gpa, len) in ranges {
@@ -200,8 +201,6 @@ impl GuestRam {
                     }
                     piece = (piece / 2 + 2 * MIB - 1) & !(2 * MIB - 1);
                 };
-                // SAFETY: the range has just been taken and is mapped.
-                unsafe { core::ptr::write_bytes(hpa as *mut u8, 0, piece as usize) };
                 extents.push(Extent { gpa: Gpa(gpa + done), hpa: Hpa(hpa), len: piece, writable: true });
                 done += piece;
             }

@@ -7,8 +7,12 @@ use core::arch::asm;
 /// As in C.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+    // Eight bytes at a time, then the rest: emulated CPUs take as long for a byte as for a quadword.
     // SAFETY: the caller's promise; the direction flag is clear in the ABI.
-    unsafe { asm!("rep movsb", inout("rcx") n => _, inout("rdi") dest => _, inout("rsi") src => _, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep movsq", "mov ecx, edx", "rep movsb", inout("rcx") n / 8 => _, in("edx") n % 8, inout("rdi") dest => _,
+            inout("rsi") src => _, options(nostack, preserves_flags));
+    }
     dest
 }
 
@@ -32,8 +36,12 @@ unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mut u8
 /// As in C.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(dest: *mut u8, byte: i32, n: usize) -> *mut u8 {
+    let pattern = u64::from(byte as u8) * 0x0101_0101_0101_0101;
     // SAFETY: the caller's promise.
-    unsafe { asm!("rep stosb", inout("rcx") n => _, inout("rdi") dest => _, in("al") byte as u8, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep stosq", "mov ecx, edx", "rep stosb", inout("rcx") n / 8 => _, in("edx") n % 8, inout("rdi") dest => _,
+            in("rax") pattern, options(nostack, preserves_flags));
+    }
     dest
 }
 

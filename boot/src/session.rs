@@ -10,8 +10,7 @@ use crate::{keyboard, memory, screen};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use device_model::vga::picture::Picture;
-use device_model::vga::text::TextScreen;
+use device_model::vga::{Picture, TextScreen};
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
@@ -58,7 +57,8 @@ impl Session {
     /// # Errors
     /// A sentence that says what is missing.
     pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
-        let guest = Guest::new(boot, options, features)?;
+        let mut guest = Guest::new(boot, options, features)?;
+        guest.cpu.service_at = VmTime(0);
         log::info!("guest: {} MiB of RAM; Umbra itself uses {} KiB", guest.memory_size >> 20, memory::own() >> 10);
         Ok(Self {
             guest,
@@ -321,6 +321,7 @@ impl Session {
 pub fn halt() -> ! {
     log::info!("Umbra has stopped");
     loop {
-        x86::irq_off();
+        // SAFETY: with interrupts off, HLT waits for ever.
+        unsafe { x86::halt() };
     }
 }

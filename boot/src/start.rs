@@ -107,9 +107,10 @@ umbra_start:
     or eax, 0x80010023
     mov cr0, eax
     lgdt [umbra_boot_gdt_pointer]
-    .att_syntax
-    ljmp $8, $4f
-    .intel_syntax noprefix
+    // JMP 08h:4f, which the assembler's Intel syntax cannot say.
+    .byte 0xea
+    .long 4f
+    .short 8
     .code64
 4:  mov ax, 16
     mov ds, ax
@@ -165,5 +166,6 @@ umbra_stack_bottom:
     .skip 128 * 1024
 umbra_stack_top:
     .text
+    .code64
 "#
 );

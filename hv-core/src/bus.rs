@@ -105,6 +105,25 @@ impl Bus {
         DeviceId((self.devices.len() - 1) as u8)
     }
 
+    /// Keeps a place for a device that needs its window numbers to be built; [`Bus::occupy`] fills it.
+    pub fn reserve(&mut self) -> DeviceId {
+        self.add(Arc::new(Mutex::new(Nobody)))
+    }
+
+    /// Puts the device into the place that [`Bus::reserve`] has kept.
+    pub fn occupy(&mut self, place: DeviceId, device: SharedDevice) {
+        self.devices[usize::from(place.0)] = device;
+    }
+
+    /// Takes over what a device asked for when it was called outside the bus.
+    pub fn request(&mut self, requests: Requests) {
+        self.requests.moved.extend(requests.moved);
+        if let Some(w) = requests.wake {
+            self.requests.wake_at(w);
+        }
+        self.requests.power = requests.power.or(self.requests.power);
+    }
+
     fn handler(&mut self, device: DeviceId, width: Width) -> u8 {
         let found = self.handlers.iter().position(|h| h.device == device.0 && h.width == width);
         found.unwrap_or_else(|| {
@@ -333,6 +352,15 @@ impl Bus {
         if let Some((device, window, offset)) = self.mmio_at(gpa, size) {
             self.with(device, now, |d, cx| d.mmio_write(cx, window, offset, size, value));
         }
+    }
+}
+
+/// Keeps a place.
+struct Nobody;
+
+impl Device for Nobody {
+    fn name(&self) -> &'static str {
+        "nobody"
     }
 }
 

@@ -3,6 +3,7 @@
 //! The answers are collected once, when the VM is made; an exit only looks them up and patches the few bits that follow the
 //! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E).
 
+use crate::pvclock;
 use alloc::vec::Vec;
 
 /// EAX, EBX, ECX, EDX.
@@ -126,12 +127,19 @@ impl Cpuid {
                 });
             }
         }
-        let hypervisor = alloc::vec![CpuidResult {
-            eax: HYPERVISOR,
-            ebx: u32::from_le_bytes(*b"Umbr"),
-            ecx: u32::from_le_bytes(*b"aUmb"),
-            edx: u32::from_le_bytes(*b"raHV"),
-        }];
+        // KVM's signature goes with the paravirtual clock: guests look for it under this name only.
+        let hypervisor = alloc::vec![
+            CpuidResult {
+                eax: HYPERVISOR + 1,
+                ebx: u32::from_le_bytes(*b"KVMK"),
+                ecx: u32::from_le_bytes(*b"VMKV"),
+                edx: u32::from_le_bytes(*b"M\0\0\0"),
+            },
+            CpuidResult {
+                eax: pvclock::FEATURE_NOP_IO_DELAY | pvclock::FEATURE_CLOCKSOURCE2 | pvclock::FEATURE_STABLE,
+                ..CpuidResult::default()
+            },
+        ];
         Self { basic, extended, hypervisor, xsave, leaf7 }
     }
 
@@ -246,6 +254,6 @@ mod tests {
                 let _ = c.get(leaf, sub, STATE);
             }
         }
-        assert_eq!(c.get(0x4000_0000, 0, STATE).ebx.to_le_bytes(), *b"Umbr");
+        assert_eq!(c.get(0x4000_0000, 0, STATE).ebx.to_le_bytes(), *b"KVMK");
     }
 }

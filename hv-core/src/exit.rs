@@ -29,6 +29,12 @@ pub struct PortIo {
     pub write: bool,
     /// INS or OUTS.
     pub string: bool,
+    /// With a REP prefix.
+    pub rep: bool,
+    /// The size of addresses in bytes (2, 4, 8), where the hardware tells.
+    pub address_size: Option<u8>,
+    /// The segment that OUTS reads from, where the hardware tells.
+    pub segment: Option<SegReg>,
 }
 
 /// What kind of access a nested page fault was.

@@ -27,6 +27,7 @@ pub mod machine;
 pub mod mem;
 pub mod mmu;
 pub mod msr;
+pub mod pvclock;
 pub mod regs;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]

@@ -4,6 +4,7 @@
 //! them through. Everything else is either emulated by the run loop, kept here as plain storage, reads a constant, or does not
 //! exist: #GP(0).
 
+use crate::pvclock;
 use crate::regs::SysReg;
 
 /// Register numbers, by the SDM's and APM's names.
@@ -68,6 +69,8 @@ pub enum Special {
     ApicBase,
     /// EFER.
     Efer,
+    /// The paravirtual clock's.
+    PvClock,
     /// A register that the backend keeps.
     Sys(SysReg),
 }
@@ -79,6 +82,7 @@ pub const fn special(msr: u32) -> Option<Special> {
         nr::TSC => Special::Tsc,
         nr::APIC_BASE => Special::ApicBase,
         nr::EFER => Special::Efer,
+        pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
         nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),
@@ -242,7 +246,7 @@ mod tests {
     #[test]
     fn unknown_registers_fault_and_the_must_not_fault_list_does_not() {
         let mut s = MsrStore::default();
-        for msr in [0u32, 0x4000_0000, 0x4b56_4d00, 0xc000_0104, u32::MAX] {
+        for msr in [0u32, 0x4000_0000, 0x4b56_4d02, 0xc000_0104, u32::MAX] {
             assert_eq!(s.read(msr), Err(MsrFault), "{msr:#x}");
             assert_eq!(s.write(msr, 0), Err(MsrFault), "{msr:#x}");
         }

@@ -72,6 +72,11 @@ mod npf {
 mod ioio {
     pub const IN: u64 = 1 << 0;
     pub const STRING: u64 = 1 << 2;
+    pub const REP: u64 = 1 << 3;
+    pub const ADDRESS_16: u64 = 1 << 7;
+    pub const ADDRESS_32: u64 = 1 << 8;
+    pub const ADDRESS_64: u64 = 1 << 9;
+    pub const ADDRESS: u64 = 7 << 7;
     pub const SIZE_8: u64 = 1 << 4;
     pub const SIZE_16: u64 = 1 << 5;
 }
@@ -145,7 +150,22 @@ fn port_io(info1: u64) -> PortIo {
     } else {
         AccessSize::Dword
     };
-    PortIo { port: (info1 >> 16) as u16, size, write: info1 & ioio::IN == 0, string: info1 & ioio::STRING != 0 }
+    // QEMU leaves address size and segment out; then the instruction is decoded.
+    let address_size = match info1 & ioio::ADDRESS {
+        ioio::ADDRESS_16 => Some(2),
+        ioio::ADDRESS_32 => Some(4),
+        ioio::ADDRESS_64 => Some(8),
+        _ => None,
+    };
+    PortIo {
+        port: (info1 >> 16) as u16,
+        size,
+        write: info1 & ioio::IN == 0,
+        string: info1 & ioio::STRING != 0,
+        rep: info1 & ioio::REP != 0,
+        address_size,
+        segment: None,
+    }
 }
 
 /// CR and DR intercepts: the code counts sixteen reads, then sixteen writes. Bit 63 of EXITINFO1: decode assists tell the register.
@@ -203,10 +223,19 @@ mod tests {
     #[test]
     fn out_dx_al_tells_port_width_direction_and_next_rip() {
         let e = exit(code::IOIO, 0x03f8_0010, 0x1234);
-        let want = PortIo { port: 0x3f8, size: AccessSize::Byte, write: true, string: false };
+        let plain = PortIo {
+            port: 0x3f8,
+            size: AccessSize::Byte,
+            write: true,
+            string: false,
+            rep: false,
+            address_size: None,
+            segment: None,
+        };
+        let want = plain;
         assert_eq!((e.reason, e.next_rip), (ExitReason::PortIo(want), Some(0x1234)));
         let e = exit(code::IOIO, 0x0170_002d, 0);
-        let want = PortIo { port: 0x170, size: AccessSize::Word, write: false, string: true };
+        let want = PortIo { port: 0x170, size: AccessSize::Word, write: false, string: true, rep: true, ..plain };
         assert_eq!(e.reason, ExitReason::PortIo(want));
     }
 

@@ -1,2 +1,65 @@
-//! The host tool behind `cargo xtask`.
-fn main() {}
+//! The host tool behind `cargo xtask`: set-up, building, running, testing and measuring.
+//!
+//! One file per concern. [`run`] is the heart: it checks the options ([`media`], [`rig`]), starts the outer machine
+//! ([`qemu`]) and follows the guest ([`session`]) over the control channel ([`control`]).
+
+#![forbid(unsafe_code)]
+
+mod cdrom;
+mod cli;
+mod control;
+mod cpio;
+mod deb;
+mod guests;
+mod initrd;
+mod kernel;
+mod keys;
+mod media;
+mod outcome;
+mod paths;
+mod progress;
+mod qemu;
+mod rig;
+mod run;
+mod screen;
+mod script;
+mod session;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::{Cli, Command};
+use crate::setup::Purpose;
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(outcome::exit_code(&error))
+        }
+    }
+}
+
+fn command() -> Result<()> {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches)?;
+    outcome::watch_signals()?;
+    match &cli.command {
+        Command::Run(args) => {
+            let places = |name: &str| {
+                let indices = matches
+                    .subcommand_matches("run")
+                    .and_then(|run| run.indices_of(name));
+                indices.map(Iterator::collect).unwrap_or_default()
+            };
+            run::run(args, (places("until"), places("types")))
+        }
+        Command::Guests(args) => guests::provide(&args.names, args.list),
+        Command::Setup => setup::require(Purpose::Test),
+        _ => todo!(),
+    }
+}

@@ -235,7 +235,8 @@ impl Channel {
         self.begin(cx, transfer);
     }
 
-    /// SET FEATURES. ATA/ATAPI-6 8.46. What does not change anything that can be seen is accepted where drivers use it.
+    /// SET FEATURES. ATA/ATAPI-6 8.46, "SET FEATURES".
+    /// What does not change anything that can be seen is accepted where drivers use it.
     pub(super) fn set_features(&mut self, cx: &mut DevCx<'_>) {
         let position = self.selected();
         let (feature, count) = (

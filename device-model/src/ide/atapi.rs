@@ -78,14 +78,10 @@ impl Channel {
                 self.begin(cx, transfer);
             }
             IDENTIFY_PACKET_DEVICE => {
-                let Some(Drive {
-                    kind: Kind::Cdrom(cd),
-                    mode,
-                }) = &self.drives[position]
-                else {
+                let Some(drive) = &self.drives[position] else {
                     return;
                 };
-                let data = identify::cdrom(cd, *mode, position);
+                let data = identify::cdrom(drive.mode, position);
                 self.offer(cx, Protocol::AtaPlain, &data);
             }
             IDENTIFY_DEVICE => {

@@ -1,6 +1,6 @@
 //! The bus-master engine of one channel: registers and the walk through the table of physical region descriptors (PRD).
-//! *Programming Interface for Bus Master IDE Controller*, revision 1.0; 82371SB Data Sheet 2.7, "IDE Controller I/O Space
-//! Registers".
+//! *Programming Interface for Bus Master IDE Controller*, revision 1.0; 82371SB Data Sheet, "PCI Bus Master
+//! IDE Registers".
 //!
 //! The engine hands out pieces of guest memory; the [transfer](super::transfer) moves the data.
 

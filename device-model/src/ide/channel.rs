@@ -26,7 +26,7 @@ const COMMAND_DELAY: VmTime = VmTime::from_micros(2);
 /// How long the virtual CPU runs between two steps of a long DMA transfer.
 pub(super) const STEP_DELAY: VmTime = VmTime::from_micros(1);
 
-/// Task-file registers: name when read, name when written. ATA/ATAPI-6 6.3, "Device registers".
+/// Task-file registers: name when read, name when written. ATA/ATAPI-6 7.
 pub(super) mod reg {
     /// Error, features.
     pub(in super::super) const ERROR: u8 = 1;
@@ -115,7 +115,7 @@ impl Channel {
         self.reset_drives();
     }
 
-    /// What SRST and EXECUTE DEVICE DIAGNOSTIC do with both drives. ATA/ATAPI-6 9.16, "Signature and persistence".
+    /// What SRST and EXECUTE DEVICE DIAGNOSTIC do with both drives. ATA/ATAPI-6 9.12, "Signature and persistence".
     pub(super) fn reset_drives(&mut self) {
         self.transfer = None;
         self.busy = None;
@@ -140,7 +140,7 @@ impl Channel {
         };
     }
 
-    /// DEVICE RESET: the selected packet drive drops what it does. ATA/ATAPI-6 8.7.
+    /// DEVICE RESET: the selected packet drive drops what it does. ATA/ATAPI-6 8.7, "DEVICE RESET".
     pub(super) fn device_reset(&mut self) {
         let position = self.selected();
         if self.active == position {

@@ -82,8 +82,8 @@ pub(super) enum TransferMode {
 }
 
 impl TransferMode {
-    /// Decodes the count register of SET FEATURES 03h; none if the mode is not supported. ATA/ATAPI-6 8.46.11, "Set transfer
-    /// mode".
+    /// Decodes the count register of SET FEATURES 03h; none if the mode is not supported. ATA/ATAPI-6 8.46, "SET
+    /// FEATURES".
     pub(super) fn decode(count: u8) -> Option<Self> {
         match (count >> 3, count & 7) {
             (0, 0 | 1) | (1, 0..=4) => Some(Self::Pio),

@@ -1,6 +1,7 @@
-//! The answers to IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. ATA/ATAPI-6 8.15 and 8.16.
+//! The answers to IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. ATA/ATAPI-6 8.15, "IDENTIFY DEVICE", and
+//! 8.16, "IDENTIFY PACKET DEVICE".
 
-use super::drive::{Cdrom, Disk, HEADS, MULTIPLE_MAX, SECTOR, SECTORS_PER_TRACK, TransferMode};
+use super::drive::{Disk, HEADS, MULTIPLE_MAX, SECTOR, SECTORS_PER_TRACK, TransferMode};
 
 /// Most cylinders that IDENTIFY reports: software takes it as "use LBA".
 const CYLINDERS_MAX: u64 = 16_383;
@@ -107,8 +108,8 @@ pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SEC
     w.0
 }
 
-/// IDENTIFY PACKET DEVICE data of `_cd`, drive `position` (0 or 1) of its channel.
-pub(super) fn cdrom(_cd: &Cdrom, mode: TransferMode, position: usize) -> [u8; SECTOR] {
+/// IDENTIFY PACKET DEVICE data of a CD-ROM drive, drive `position` (0 or 1) of its channel.
+pub(super) fn cdrom(mode: TransferMode, position: usize) -> [u8; SECTOR] {
     let mut w = Words([0; SECTOR]);
     w.set(0, 0x85c0); // ATAPI, CD-ROM, removable, DRQ within 50 us, 12-byte packets
     w.set(20, 3);

@@ -10,7 +10,7 @@ const CD_BLOCKS_MAX: u32 = 80 * 60 * 75;
 const LEAD_OUT: u8 = 0xaa;
 /// Control and address of a data track: data, position in Q.
 const DATA_TRACK: u8 = 0x14;
-/// Profile of a CD-ROM. MMC-4 5.4.
+/// Profile of a CD-ROM. MMC-4 5, "Features and Profiles".
 const PROFILE_CD_ROM: u16 = 0x0008;
 /// Profile of a DVD-ROM.
 const PROFILE_DVD_ROM: u16 = 0x0010;
@@ -60,7 +60,7 @@ fn address(lba: u32, msf: bool) -> [u8; 4] {
     ]
 }
 
-/// MODE SENSE (6) and (10). MMC-4 7, "Mode parameters for multi-media devices".
+/// MODE SENSE (6) and (10). MMC-4 7, "Mode Parameters".
 pub(super) fn mode_sense(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8], ten: bool) -> Reply {
     const SAVED: u8 = 3;
     const ALL: u8 = 0x3f;
@@ -107,7 +107,7 @@ pub(super) fn mode_sense(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8], ten
     }
 }
 
-/// GET CONFIGURATION. MMC-4 5.3, "Feature definitions", and 6.5.
+/// GET CONFIGURATION. MMC-4 5, "Features and Profiles".
 pub(super) fn configuration(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const PERSISTENT: u8 = 2;
     let blocks = cd.blocks();
@@ -165,7 +165,7 @@ pub(super) fn configuration(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) 
     b.answer(buf, be16(cdb, 7))
 }
 
-/// GET EVENT STATUS NOTIFICATION, polled, media class. MMC-4 6.6.
+/// GET EVENT STATUS NOTIFICATION, polled, media class.
 pub(super) fn event_status(cd: &mut Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const POLLED: u8 = 1;
     const MEDIA: u8 = 4;
@@ -193,7 +193,7 @@ pub(super) fn event_status(cd: &mut Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8
     )
 }
 
-/// MECHANISM STATUS. MMC-4 6.11.
+/// MECHANISM STATUS.
 pub(super) fn mechanism_status(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const DOOR_OPEN: u8 = 0x10;
     answer(
@@ -203,7 +203,7 @@ pub(super) fn mechanism_status(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8
     )
 }
 
-/// READ SUB-CHANNEL: no audio is playing. MMC-4 6.31.
+/// READ SUB-CHANNEL: no audio is playing.
 pub(super) fn subchannel(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const NO_AUDIO: u8 = 0x15;
     let allocation = be16(cdb, 7);
@@ -227,7 +227,7 @@ pub(super) fn subchannel(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     }
 }
 
-/// READ TOC/PMA/ATIP, formats 0 (tracks), 1 (sessions) and 2 (full). MMC-4 6.32.
+/// READ TOC/PMA/ATIP, formats 0 (tracks), 1 (sessions) and 2 (full).
 pub(super) fn toc(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     let msf = cdb[1] & 2 != 0;
     let start = cdb[6];
@@ -273,7 +273,7 @@ pub(super) fn toc(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply 
     b.answer(buf, be16(cdb, 7))
 }
 
-/// READ DISC INFORMATION: a finished disc. MMC-4 6.26.
+/// READ DISC INFORMATION: a finished disc.
 pub(super) fn disc_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     if cdb[1] & 7 != 0 {
         return Reply::Failed(Sense::INVALID_FIELD);
@@ -283,7 +283,7 @@ pub(super) fn disc_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply 
     answer(buf, &d, be16(cdb, 7))
 }
 
-/// READ TRACK INFORMATION of the only track. MMC-4 6.34.
+/// READ TRACK INFORMATION of the only track.
 pub(super) fn track_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     let at = be32(cdb, 2);
     match cdb[1] & 3 {
@@ -298,7 +298,7 @@ pub(super) fn track_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: 
     answer(buf, &d, be16(cdb, 7))
 }
 
-/// READ DVD STRUCTURE, formats 0 (physical), 1 (copyright), 4 (manufacturer) and FFh (list). MMC-4 6.27.
+/// READ DVD STRUCTURE, formats 0 (physical), 1 (copyright), 4 (manufacturer) and FFh (list).
 pub(super) fn dvd_structure(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     const PAGE: usize = 2048;
     let (layer, format, allocation) = (cdb[6], cdb[7], be16(cdb, 8));

@@ -37,7 +37,7 @@ use hv_core::device::{AccessSize, DevCx, Device};
 use hv_core::irq::IrqLine;
 use hv_core::time::VmTime;
 
-/// What the configuration space of the PCI function holds. 82371SB Data Sheet 2.3, "PCI Configuration Registers, IDE
+/// What the configuration space of the PCI function holds. 82371SB Data Sheet, "PCI Configuration Registers, IDE
 /// Interface (Function 1)".
 pub mod config {
     /// Intel.

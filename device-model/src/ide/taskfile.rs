@@ -44,7 +44,8 @@ impl Status {
     pub(super) const WORKING: Self = Self::IDLE.union(Self::BSY);
 }
 
-/// The error register after a reset: device 0 passed its diagnostics. ATA/ATAPI-6 9.16.
+/// The error register after a reset: device 0 passed its diagnostics. ATA/ATAPI-6 8.9, "EXECUTE
+/// DEVICE DIAGNOSTIC".
 pub(super) const DIAGNOSTICS_PASSED: u8 = 1;
 
 /// How a command names sectors.

@@ -105,12 +105,7 @@ enum Step {
 
 /// Moves what the buffer holds to its beginning and reads behind it as much of the span as fits, or as much as can be read.
 /// True if at least `want` bytes are there now.
-fn fill(
-    t: &mut Transfer,
-    buf: &mut [u8],
-    channel_drive: Option<&mut super::Drive>,
-    want: usize,
-) -> bool {
+fn fill(t: &mut Transfer, buf: &mut [u8], drive: Option<&mut super::Drive>, want: usize) -> bool {
     if t.end - t.pos >= want {
         return true;
     }
@@ -119,7 +114,7 @@ fn fill(
     t.pos = 0;
     let room = (buf.len() - t.end).min(CHUNK) / SECTOR;
     let sectors = t.span.left.min(room as u32) / t.unit * t.unit;
-    let Some(medium) = channel_drive.and_then(super::Drive::medium) else {
+    let Some(medium) = drive.and_then(super::Drive::medium) else {
         return false;
     };
     if t.span
@@ -151,9 +146,9 @@ fn fill(
 }
 
 /// Writes what the buffer holds to the medium. False if that failed.
-fn drain(t: &mut Transfer, buf: &[u8], channel_drive: Option<&mut super::Drive>) -> bool {
+fn drain(t: &mut Transfer, buf: &[u8], drive: Option<&mut super::Drive>) -> bool {
     let sectors = (t.pos / SECTOR) as u32;
-    let Some(medium) = channel_drive.and_then(super::Drive::medium) else {
+    let Some(medium) = drive.and_then(super::Drive::medium) else {
         return false;
     };
     let Some(data) = buf.get(..sectors as usize * SECTOR) else {

@@ -218,6 +218,25 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
         self.msr_write(msr, value).map_err(|MsrFault| EmuFault::GP0)
     }
+    fn read_cr(&mut self, cr: u8) -> Result<u64, EmuFault> {
+        Ok(match cr {
+            0 => self.cpu.sysreg(SysReg::Cr0),
+            2 => self.cpu.sysreg(SysReg::Cr2),
+            3 => self.cpu.sysreg(SysReg::Cr3),
+            4 => self.cpu.sysreg(SysReg::Cr4),
+            8 => self.irqs.lock().cr8().into(),
+            _ => return Err(EmuFault::UD),
+        })
+    }
+    fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
+        match cr {
+            8 if value > 15 => return Err(EmuFault::GP0),
+            8 => self.irqs.lock().set_cr8(value as u8),
+            // The others are the guest's own under nested paging and never come here.
+            _ => return Err(EmuFault::Unsupported("MOV to a control register")),
+        }
+        Ok(())
+    }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
         Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset)))
     }

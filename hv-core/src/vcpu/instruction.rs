@@ -1,13 +1,13 @@
 //! The length of an intercepted instruction, where the CPU does not tell the next RIP.
 //!
-//! Nearly all such instructions are two bytes without prefixes. Their bytes are compared at the place where the code page was
+//! Nearly all such instructions are one or two bytes without prefixes. Their bytes are compared at the place where the code page was
 //! last found; only when they differ is the page looked up again and the instruction decoded. A remembered page may be out of
 //! date, but the bytes there must still be exactly those of the instruction that caused the exit, so the length cannot be wrong.
 
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::emulate::{self, EmuFault, Intercepted};
-use crate::exit::{ExitReason, RegAccess, VmExit};
+use crate::emulate::EmuCx;
+use crate::exit::{ExitReason, VmExit};
 use crate::mmu::{Access, Mmu};
 use crate::regs::{SegReg, SysReg};
 use crate::time::Clock;
@@ -22,19 +22,23 @@ pub(super) struct LengthCache {
     gpa: Gpa,
 }
 
-/// The two-byte (or one-byte) encodings of the instructions that exit often.
-const fn plain_encoding(reason: &ExitReason) -> Option<(u16, u16, u64)> {
+/// The opcode of an intercepted instruction (without prefixes), least significant byte first, with its length in bytes.
+const fn opcode(reason: &ExitReason) -> Option<(u32, usize)> {
     Some(match reason {
-        ExitReason::Cpuid => (0xa20f, 0xffff, 2),
-        ExitReason::Hlt => (0x00f4, 0x00ff, 1),
-        ExitReason::Msr { write: false } => (0x320f, 0xffff, 2),
-        ExitReason::Msr { write: true } => (0x300f, 0xffff, 2),
-        ExitReason::Pause => (0x90f3, 0xffff, 2),
-        ExitReason::Wbinvd => (0x090f, 0xffff, 2),
-        ExitReason::Invd => (0x080f, 0xffff, 2),
+        ExitReason::Cpuid => (0xa20f, 2),
+        ExitReason::Hlt => (0xf4, 1),
+        ExitReason::Msr { write: false } => (0x320f, 2),
+        ExitReason::Msr { write: true } => (0x300f, 2),
+        ExitReason::Pause => (0x90, 1),
+        ExitReason::Wbinvd => (0x090f, 2),
+        ExitReason::Invd => (0x080f, 2),
+        ExitReason::Xsetbv => (0xd1_010f, 3),
         _ => return None,
     })
 }
+
+/// Prefixes that may stand in front of an opcode in any mode: segments, operand and address size, LOCK and REP.
+const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// RIP after the instruction that exited.
@@ -43,52 +47,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return Ok(rip);
         }
         let rip = self.cpu.rip();
-        if let Some((bytes, mask, len)) = plain_encoding(&exit.reason) {
-            let linear = self.linear_rip();
-            if linear & 0xfff < 0xfff {
-                for fresh in [false, true] {
-                    if let Some(gpa) = self.code_address(linear, fresh)
-                        && self.memory.read_u16(gpa).is_ok_and(|b| b & mask == bytes)
-                    {
-                        return Ok(self.wrap_rip(rip.wrapping_add(len)));
-                    }
-                }
+        let Some((bytes, len)) = opcode(&exit.reason) else {
+            return Err(self.fatal("the length of an instruction is not known", exit));
+        };
+        let linear = self.linear_rip();
+        if len <= 2 && linear & 0xfff < 0xfff {
+            let mask = if len == 2 { 0xffff } else { 0xff };
+            if let Some(gpa) = self.code_address(linear)
+                && self.memory.read_u16(gpa).is_ok_and(|b| u32::from(b & mask) == bytes)
+            {
+                return Ok(self.wrap_rip(rip.wrapping_add(len as u64)));
             }
         }
-        let kind = match exit.reason {
-            ExitReason::Cpuid => Intercepted::Cpuid,
-            ExitReason::Hlt => Intercepted::Hlt,
-            ExitReason::Msr { write: false } => Intercepted::Rdmsr,
-            ExitReason::Msr { write: true } => Intercepted::Wrmsr,
-            ExitReason::Pause => Intercepted::Pause,
-            ExitReason::Wbinvd => Intercepted::Wbinvd,
-            ExitReason::Invd => Intercepted::Invd,
-            ExitReason::Xsetbv => Intercepted::Xsetbv,
-            ExitReason::Rdtsc => Intercepted::Rdtsc,
-            ExitReason::Rdtscp => Intercepted::Rdtscp,
-            ExitReason::Hypercall => Intercepted::Vmmcall,
-            _ => return Err(self.fatal("no instruction length is known", exit)),
-        };
-        let len = emulate::length(self, kind).map_err(|e| self.trouble(e))?;
-        Ok(self.wrap_rip(rip.wrapping_add(len.into())))
-    }
-
-    /// The faults of the emulator's decoders as the run loop's.
-    fn trouble(&mut self, fault: EmuFault) -> Trouble {
-        let before = self.cpu.rip();
-        match self.emulated(before, Err(fault)) {
-            Err(t) => t,
-            // The bytes changed under us: the guest runs the instruction again.
-            Ok(()) => Trouble::Again,
+        // Prefixes, a page crossing, or a remembered page that is out of date.
+        self.lengths = LengthCache::default();
+        let mut code = [0; 15];
+        let n = self.fetch(Gva(linear), &mut code).map_err(|e| self.trouble(e))?;
+        let long = self.long_mode();
+        let prefix = |b: &u8| PREFIXES.contains(b) || (long && b & 0xf0 == 0x40);
+        let prefixes = code[..n].iter().take_while(|b| prefix(b)).count();
+        if code[prefixes..].starts_with(&bytes.to_le_bytes()[..len]) && prefixes + len <= n {
+            return Ok(self.wrap_rip(rip.wrapping_add((prefixes + len) as u64)));
         }
-    }
-
-    /// Which register a MOV to or from a control register moves, and the next RIP.
-    pub(super) fn decode_mov_cr(&mut self, access: RegAccess) -> Result<(RegAccess, u64), Trouble> {
-        let rip = self.cpu.rip();
-        let m = emulate::mov_system(self).map_err(|e| self.trouble(e))?;
-        let access = RegAccess { gpr: Some(access.gpr.unwrap_or(m.gpr)), ..access };
-        Ok((access, self.wrap_rip(rip.wrapping_add(m.len.into()))))
+        // The guest has changed the bytes meanwhile: it runs what is there now.
+        Err(Trouble::Again)
     }
 
     fn linear_rip(&self) -> u64 {
@@ -106,10 +88,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.sysreg(SysReg::Efer) & Efer::LMA.bits() != 0 && self.cpu.segment(SegReg::Cs).attr.contains(SegAttr::L)
     }
 
-    fn code_address(&mut self, linear: u64, fresh: bool) -> Option<Gpa> {
+    /// Where the byte at `linear` was last found, or is.
+    fn code_address(&mut self, linear: u64) -> Option<Gpa> {
         let cr3 = self.cpu.sysreg(SysReg::Cr3);
         let page = linear & !0xfff | 1;
-        if fresh || self.lengths.page != page || self.lengths.cr3 != cr3 {
+        if self.lengths.page != page || self.lengths.cr3 != cr3 {
             let access = Access { fetch: true, user: self.cpu.cpl() == 3, ..Access::default() };
             let state = self.paging_state();
             let gpa = self.mmu.translate(&*self.memory, &state, Gva(linear), access).ok()?;

@@ -15,11 +15,12 @@ use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
 use crate::emulate::{self, EmuFault, Step, StepKind};
 use crate::event::{Event, EventKind, EventQueue, Interruptibility, TripleFault, vector};
-use crate::exit::{ExitReason, RegAccess, VmExit};
+use crate::exit::{ExitReason, VmExit};
 use crate::irq::InterruptController;
 use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
+use crate::pvclock::PvClock;
 use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
@@ -54,6 +55,26 @@ pub(crate) enum Trouble {
     Again,
 }
 
+/// What a virtual CPU is made of.
+pub struct Parts<B: VcpuBackend, M: Mmu, C: Clock> {
+    /// The hardware's part.
+    pub cpu: B,
+    /// Memory virtualization.
+    pub mmu: M,
+    /// The buses with everything on them.
+    pub bus: Bus,
+    /// The host's clock.
+    pub clock: C,
+    /// The CPUID table.
+    pub cpuid: Cpuid,
+    /// The paravirtual clock.
+    pub pvclock: PvClock,
+    /// The interrupt chips.
+    pub irqs: Arc<Mutex<dyn InterruptController>>,
+    /// Guest memory.
+    pub memory: Arc<dyn GuestMemory>,
+}
+
 /// One virtual CPU with what is around it.
 pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The hardware's part.
@@ -73,6 +94,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     irqs: Arc<Mutex<dyn InterruptController>>,
     memory: Arc<dyn GuestMemory>,
     msrs: MsrStore,
+    pvclock: PvClock,
     events: EventQueue,
     now: VmTime,
     halted: bool,
@@ -86,8 +108,10 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// A CPU in the power-on state.
-    pub fn new(cpu: B, mmu: M, bus: Bus, clock: C, cpuid: Cpuid, irqs: Arc<Mutex<dyn InterruptController>>, memory: Arc<dyn GuestMemory>) -> Self {
+    pub fn new(parts: Parts<B, M, C>) -> Self {
+        let Parts { cpu, mmu, bus, clock, cpuid, pvclock, irqs, memory } = parts;
         let mut v = Self {
+            pvclock,
             cpu,
             mmu,
             bus,
@@ -117,6 +141,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
         self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
         self.msrs = MsrStore::default();
+        self.pvclock.reset();
         self.events = EventQueue::default();
         self.halted = false;
         self.iret_seen = false;
@@ -214,7 +239,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Acts on one exit: one line a reason.
     fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         match exit.reason {
-            ExitReason::PortIo(io) if io.string => self.string_io(),
+            ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
             ExitReason::PortIo(io) => self.port_io(io, exit),
             ExitReason::NestedFault(fault) => match self.mmu.fault(&fault) {
                 Resolve::Retry => Ok(()),
@@ -226,8 +251,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
             ExitReason::InterruptWindow => Ok(()),
-            ExitReason::CrAccess(access) => self.cr_access(access),
-            ExitReason::Iret => self.iret(),
+                        ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
             ExitReason::Invd | ExitReason::Wbinvd | ExitReason::Pause => self.skip(exit),
@@ -237,6 +261,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
+            | ExitReason::CrAccess(_)
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
@@ -373,27 +398,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    /// MOV to and from CR8; the other control registers are the guest's own under nested paging.
-    fn cr_access(&mut self, access: RegAccess) -> Result<(), Trouble> {
-        if access.number != 8 {
-            return self.emulate();
-        }
-        let (access, next) = self.decode_mov_cr(access)?;
-        let r = usize::from(access.gpr.unwrap_or(0) & 15);
-        if access.write {
-            let value = self.cpu.gprs().regs[r];
-            if value > 15 {
-                return Err(general_protection());
-            }
-            self.irqs.lock().set_cr8(value as u8);
-        } else {
-            let value = self.irqs.lock().cr8();
-            self.cpu.gprs_mut().regs[r] = value.into();
-        }
-        self.advance(next);
-        Ok(())
-    }
-
     /// Executes one instruction in software.
     fn emulate(&mut self) -> Result<(), Trouble> {
         self.stats.emulated += 1;
@@ -431,6 +435,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 Err(Trouble::Fatal(alloc::format!("the emulator cannot execute {what} at RIP {before:#x}")))
             }
         }
+    }
+
+    /// The emulator's faults as the run loop's.
+    fn trouble(&mut self, fault: EmuFault) -> Trouble {
+        self.emulated(self.cpu.rip(), Err(fault)).err().unwrap_or(Trouble::Again)
     }
 
     fn efer(&self) -> Efer {

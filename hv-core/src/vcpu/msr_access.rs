@@ -43,6 +43,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             None => self.msrs.read(msr),
             Some(Special::Tsc) => Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
             Some(Special::ApicBase) => Ok(self.irqs.lock().apic_base()),
+            Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
         }
@@ -54,6 +55,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::Tsc) => {
                 let offset = value.wrapping_sub(self.clock.ticks());
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
+                self.pvclock.publish(&*self.memory, value, self.clock.time(self.clock.ticks()));
+            }
+            Some(Special::PvClock) => {
+                let ticks = self.clock.ticks();
+                let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
+                self.pvclock.write(&*self.memory, msr, value, tsc, self.clock.time(ticks));
             }
             Some(Special::ApicBase) => {
                 if !self.irqs.lock().set_apic_base(value) {

@@ -3,7 +3,7 @@
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
-use crate::emulate;
+use crate::emulate::{self, StringIo};
 use crate::exit::{PortIo, VmExit};
 use crate::mmu::Mmu;
 use crate::regs::gpr;
@@ -31,10 +31,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// INS and OUTS, with or without REP.
-    pub(super) fn string_io(&mut self) -> Result<(), Trouble> {
+    pub(super) fn string_io(&mut self, io: PortIo, exit: &VmExit) -> Result<(), Trouble> {
         self.stats.emulated += 1;
         let before = self.cpu.rip();
-        let result = emulate::string_io(self);
+        let result = match io.address_size {
+            Some(address_size) => {
+                let PortIo { port, size, write, rep, segment, .. } = io;
+                let io = StringIo { port, size, write, rep, address_size, segment, next_rip: exit.next_rip };
+                emulate::string_io(self, &io)
+            }
+            None => emulate::step(self),
+        };
         self.emulated(before, result)
     }
 }

@@ -80,8 +80,9 @@ fn iasl_disassembles_every_table_without_complaint() {
                 return;
             };
             assert_clean(&text);
+            let notes = dsl.replace("**** 32-bit table (V1), no 64-bit math support", "");
             assert!(
-                !dsl.contains("**** ") && !dsl.contains("Invalid"),
+                !notes.contains("****") && !dsl.contains("Invalid"),
                 "{name}: {dsl}"
             );
             let want: &[&str] = match name.as_str() {
@@ -132,13 +133,15 @@ fn iasl_compiles_the_disassembled_dsdt() {
             assert!(dsl.contains(&format!("EisaId (\"{hid}\")")), "no {hid}");
         }
         assert!(dsl.contains("_S5") && !dsl.contains("_S3") && !dsl.contains("_S4"));
-        let Some((text, _)) = iasl(
-            &dir,
-            &["-p", "again", "-vw", "3000", "dsdt.dsl"],
-            "again.aml",
-        ) else {
+        let Some((text, _)) = iasl(&dir, &["-p", "again", "dsdt.dsl"], "again.aml") else {
             return;
         };
+        // Processor objects are for Windows XP; a method's name lives as long as the method runs.
+        let mut complaints = text
+            .lines()
+            .filter(|l| l.starts_with("Warning") || l.starts_with("Remark"));
+        let complaint = complaints.find(|l| !l.contains(" 3168 ") && !l.contains(" 2173 "));
+        assert_eq!(complaint, None, "{text}");
         assert!(text.contains("0 Errors"), "{text}");
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -172,7 +172,6 @@ fn host_bridge(desc: &MachineDesc) -> Raw {
         "PCI0",
         vec![
             &hid("PNP0A03"),
-            &Name::new(path("_ADR"), &ZERO),
             &uid(0),
             &crs,
             &routing(),

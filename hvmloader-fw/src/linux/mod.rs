@@ -1,5 +1,5 @@
-//! Booting a Linux kernel without firmware (the kernel's Documentation/arch/x86/boot.rst, "32-bit BOOT PROTOCOL"), which i386, PAE
-//! and x86-64 kernels all support.
+//! Booting a Linux kernel without firmware (the kernel's Documentation/arch/x86/boot.rst, "32-bit BOOT PROTOCOL"), which i386,
+//! PAE and x86-64 kernels all support.
 //!
 //! [`plan`] says what goes where from the first 64 KiB of the file and its length; nobody has to hold the kernel in memory twice.
 //!
@@ -12,12 +12,13 @@
 //! Not here: kernels before protocol 2.06 (Linux 2.6.22) and zImages, which want real-mode firmware; boot them from an image.
 
 mod boot_params;
+mod error;
 mod header;
 
 use crate::e820::{EXTENDED_MEMORY, table_area};
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::Range;
+pub use error::LinuxError;
 use header::SetupHeader;
 use hv_core::Gpa;
 use hv_core::machine::MachineDesc;
@@ -68,8 +69,8 @@ pub struct Write {
     pub bytes: Vec<u8>,
 }
 
-/// The state in which the boot CPU starts: protected mode without paging (CR0.PE), interrupts off, direction flag clear, all other
-/// general registers 0. The IDT does not matter.
+/// The state in which the boot CPU starts: protected mode without paging (CR0.PE), interrupts off, direction flag clear, all
+/// other general registers 0. The IDT does not matter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryState {
     /// EIP: the 32-bit entry point.
@@ -102,96 +103,6 @@ pub struct LinuxBoot {
     /// The boot protocol's version, major in the high byte.
     pub protocol: u16,
 }
-
-/// The kernel cannot be booted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LinuxError {
-    /// The file is something else, and what it looks like.
-    NotAKernel(&'static str),
-    /// The boot protocol is older than 2.06: its version.
-    ProtocolTooOld(u16),
-    /// The kernel is no bzImage: it wants to be loaded below 1 MiB.
-    NotBzImage,
-    /// The file ends early.
-    Truncated {
-        /// Bytes that its header promises.
-        wanted: u64,
-        /// Its length.
-        len: u64,
-    },
-    /// The command line is longer than the kernel allows.
-    CommandLineTooLong {
-        /// Its length in bytes.
-        len: usize,
-        /// The most the kernel takes.
-        max: usize,
-    },
-    /// The command line contains a NUL.
-    CommandLineNul,
-    /// The kernel needs more memory below 4 GiB.
-    TooLittleMemory {
-        /// Bytes of RAM that would do.
-        wanted: u64,
-        /// Bytes there are.
-        have: u64,
-    },
-    /// The initrd does not fit above the kernel.
-    InitrdTooLarge {
-        /// Its length in bytes.
-        len: u64,
-        /// The most that would fit.
-        max: u64,
-    },
-}
-
-impl fmt::Display for LinuxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: u64 = 1 << 20;
-        match *self {
-            LinuxError::NotAKernel(what) => {
-                write!(f, "the file is no x86 Linux kernel (bzImage): {what}")
-            }
-            LinuxError::ProtocolTooOld(v) => write!(
-                f,
-                "the kernel's boot protocol {}.{:02} is older than 2.06 (Linux 2.6.22): boot it from a disk or CD image",
-                v >> 8,
-                v & 0xff
-            ),
-            LinuxError::NotBzImage => {
-                f.write_str("the kernel is a zImage, which must be booted from a disk image")
-            }
-            LinuxError::Truncated { wanted, len } => {
-                write!(
-                    f,
-                    "the kernel file is cut off: it has {len} bytes of {wanted}"
-                )
-            }
-            LinuxError::CommandLineTooLong { len, max } => {
-                write!(
-                    f,
-                    "the kernel command line has {len} bytes; this kernel takes {max}"
-                )
-            }
-            LinuxError::CommandLineNul => {
-                f.write_str("the kernel command line contains a NUL character")
-            }
-            LinuxError::TooLittleMemory { wanted, have } => write!(
-                f,
-                "the kernel needs {} MiB of memory; the machine has {} MiB below 4 GiB",
-                wanted.div_ceil(MIB),
-                have / MIB
-            ),
-            LinuxError::InitrdTooLarge { len, max } => write!(
-                f,
-                "the initrd has {} MiB; {} MiB fit behind the kernel: give the machine more memory",
-                len.div_ceil(MIB),
-                max / MIB
-            ),
-        }
-    }
-}
-
-impl core::error::Error for LinuxError {}
 
 /// Plans the boot of a kernel of `kernel_len` bytes of which `header` is the beginning ([`HEADER_LEN`] bytes or the whole file),
 /// with an initrd of `initrd_len` bytes (0: none).
@@ -523,7 +434,7 @@ mod tests {
     #[test]
     fn a_kernel_of_the_system_is_understood() {
         let Ok(dir) = std::fs::read_dir("/boot") else {
-            return;
+            return eprintln!("SKIPPED: no /boot");
         };
         for file in dir
             .flatten()

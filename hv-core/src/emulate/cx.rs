@@ -1,0 +1,282 @@
+//! What the emulator needs of its surroundings, and how it says that something went wrong.
+
+use crate::Gva;
+use crate::device::AccessSize;
+use crate::regs::{Gprs, Rflags, SegReg, Segment, SysReg};
+
+/// Exception vectors that the emulator raises (SDM vol 3A 6.15, "Exception and Interrupt Reference").
+#[allow(missing_docs)]
+pub mod vector {
+    pub const DE: u8 = 0;
+    pub const BR: u8 = 5;
+    pub const UD: u8 = 6;
+    pub const NM: u8 = 7;
+    pub const TS: u8 = 10;
+    pub const NP: u8 = 11;
+    pub const SS: u8 = 12;
+    pub const GP: u8 = 13;
+    pub const PF: u8 = 14;
+}
+
+/// Why an instruction was not carried out. The guest's registers and RIP are as before it (or, for a repeated string
+/// instruction, as after its last finished iteration).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EmuFault {
+    /// The instruction raises an exception. `cr2` is to be written before it is delivered.
+    Exception {
+        /// The vector, 0 to 31.
+        vector: u8,
+        /// The error code, for vectors that have one and modes that push it.
+        error: Option<u32>,
+        /// The faulting linear address of a page fault.
+        cr2: Option<u64>,
+    },
+    /// Nothing is wrong: let the guest execute the instruction again (another CPU won a race, a page had to be made).
+    Retry,
+    /// The emulator does not know how to do this.
+    Unsupported(&'static str),
+}
+
+impl EmuFault {
+    /// #UD.
+    pub const UD: Self = Self::Exception {
+        vector: vector::UD,
+        error: None,
+        cr2: None,
+    };
+    /// #DE.
+    pub const DE: Self = Self::Exception {
+        vector: vector::DE,
+        error: None,
+        cr2: None,
+    };
+    /// #NM.
+    pub const NM: Self = Self::Exception {
+        vector: vector::NM,
+        error: None,
+        cr2: None,
+    };
+    /// #GP(0) as delivered outside real mode.
+    pub const GP0: Self = Self::Exception {
+        vector: vector::GP,
+        error: Some(0),
+        cr2: None,
+    };
+}
+
+/// What a memory access is for, which decides the rights it needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessKind {
+    /// An instruction's own access, with the rights of the current privilege level.
+    Data,
+    /// A read, with the rights of the current privilege level, of what the same instruction will write: a page that may not
+    /// be written faults already here, as a write.
+    Update,
+    /// An access to a descriptor table or task state, with supervisor rights at any privilege level (SDM vol 3A 4.6, "Access
+    /// Rights": implicit supervisor-mode accesses).
+    System,
+}
+
+/// The CPU and the machine as the emulator sees them. The run loop implements it over the vendor's backend.
+///
+/// Memory is addressed by linear address: segmentation has been done, paging has not. Every access is one contiguous range
+/// that does not wrap; it may cross a page. Whether it ends in RAM or at a device is the implementor's business. An access
+/// that returns an error must have had no effect.
+#[allow(unused_variables)]
+pub trait EmuCx {
+    /// The general-purpose registers.
+    fn gprs(&self) -> &Gprs;
+    /// The general-purpose registers, to be changed.
+    fn gprs_mut(&mut self) -> &mut Gprs;
+    /// RIP.
+    fn rip(&self) -> u64;
+    /// Writes RIP.
+    fn set_rip(&mut self, rip: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> Rflags;
+    /// Writes RFLAGS.
+    fn set_rflags(&mut self, rflags: Rflags);
+    /// A segment register with its hidden part. An unusable segment has no [`SegAttr::P`](crate::regs::SegAttr::P).
+    fn segment(&self, seg: SegReg) -> Segment;
+    /// Writes a segment register with its hidden part.
+    fn set_segment(&mut self, seg: SegReg, value: Segment);
+    /// A system register.
+    fn sysreg(&self, reg: SysReg) -> u64;
+    /// The current privilege level, 0 to 3: 0 in real mode, 3 in virtual-8086 mode.
+    fn cpl(&self) -> u8;
+    /// Changes the current privilege level (a far return or IRET did). Nothing to do where it follows from SS.
+    fn set_cpl(&mut self, cpl: u8);
+
+    /// Reads memory.
+    ///
+    /// # Errors
+    /// The page fault or other reason why nothing was read.
+    fn read(&mut self, linear: Gva, buf: &mut [u8], kind: AccessKind) -> Result<(), EmuFault>;
+
+    /// Writes memory.
+    ///
+    /// # Errors
+    /// The page fault or other reason why nothing was written.
+    fn write(&mut self, linear: Gva, buf: &[u8], kind: AccessKind) -> Result<(), EmuFault>;
+
+    /// Checks that a [`write`](Self::write) of `len` bytes with [`AccessKind::Data`] would not fault, without doing it. Called
+    /// before something with side effects (a port or device is read) whose result goes there.
+    ///
+    /// # Errors
+    /// The fault that the write would raise.
+    fn check_write(&mut self, linear: Gva, len: usize) -> Result<(), EmuFault>;
+
+    /// Reads up to `buf.len()` instruction bytes and returns how many: at least 1, fewer than asked for if the next page
+    /// cannot be fetched from.
+    ///
+    /// # Errors
+    /// The page fault at the first byte.
+    fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault>;
+
+    /// Writes `new` for a LOCKed instruction that has read `old` from there: atomically, if it is RAM, and answers false
+    /// without writing if it no longer holds `old`. `old` and `new` are of the same length: 1, 2, 4, 8 or 16 bytes.
+    ///
+    /// The default does an ordinary write, which is right for devices and with one virtual CPU.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
+        self.write(linear, new, AccessKind::Data)?;
+        Ok(true)
+    }
+
+    /// How many of the `len` bytes from `linear` on are certainly plain RAM that can be read (or written) without a fault;
+    /// 0 if unknown. String instructions move such a run in one access.
+    fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {
+        0
+    }
+
+    /// Reads `buf.len() / size` consecutive elements of `size` bytes within one page, low address first, each as one access.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); no element has been read then.
+    fn read_block(&mut self, linear: Gva, size: usize, buf: &mut [u8]) -> Result<(), EmuFault> {
+        let mut at = linear;
+        for chunk in buf.chunks_mut(size.max(1)) {
+            self.read(at, chunk, AccessKind::Data)?;
+            at = at.add(chunk.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes `buf.len() / size` consecutive elements of `size` bytes within one page, low address first, each as one access.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); no element has been written then.
+    fn write_block(&mut self, linear: Gva, size: usize, buf: &[u8]) -> Result<(), EmuFault> {
+        let mut at = linear;
+        for chunk in buf.chunks(size.max(1)) {
+            self.write(at, chunk, AccessKind::Data)?;
+            at = at.add(chunk.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The low 128 bits of XMM register `reg` (0 to 15).
+    fn xmm(&self, reg: usize) -> [u8; 16];
+    /// Writes the low 128 bits of XMM register `reg` (0 to 15).
+    fn set_xmm(&mut self, reg: usize, value: [u8; 16]);
+
+    /// Reads a port. The guest's right to do so has been checked.
+    fn port_in(&mut self, port: u16, size: AccessSize) -> u32;
+    /// Writes a port.
+    fn port_out(&mut self, port: u16, size: AccessSize, value: u32);
+    /// Reads a port `buf.len() / size` times in a row.
+    fn port_in_block(&mut self, port: u16, size: AccessSize, buf: &mut [u8]) {
+        for chunk in buf.chunks_mut(size.bytes()) {
+            let value = self.port_in(port, size).to_le_bytes();
+            chunk
+                .iter_mut()
+                .zip(value)
+                .for_each(|(to, from)| *to = from);
+        }
+    }
+    /// Writes a port `buf.len() / size` times in a row.
+    fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
+        for chunk in buf.chunks(size.bytes()) {
+            let mut value = [0; 4];
+            value
+                .iter_mut()
+                .zip(chunk)
+                .for_each(|(to, from)| *to = *from);
+            self.port_out(port, size, u32::from_le_bytes(value));
+        }
+    }
+
+    /// CPUID: EAX, EBX, ECX, EDX for `leaf` and `subleaf`.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
+        Err(EmuFault::Unsupported("CPUID"))
+    }
+    /// RDMSR, privilege checked.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
+        Err(EmuFault::Unsupported("RDMSR"))
+    }
+    /// WRMSR, privilege checked.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
+        Err(EmuFault::Unsupported("WRMSR"))
+    }
+    /// MOV from control register `cr` (0 to 15), SMSW; privilege checked.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn read_cr(&mut self, cr: u8) -> Result<u64, EmuFault> {
+        match cr {
+            0 => Ok(self.sysreg(SysReg::Cr0)),
+            2 => Ok(self.sysreg(SysReg::Cr2)),
+            3 => Ok(self.sysreg(SysReg::Cr3)),
+            4 => Ok(self.sysreg(SysReg::Cr4)),
+            _ => Err(EmuFault::Unsupported("MOV from CR")),
+        }
+    }
+    /// MOV to control register `cr` (0 to 15), LMSW, CLTS; privilege checked, the value not.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
+        Err(EmuFault::Unsupported("MOV to CR"))
+    }
+    /// MOV from debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn read_dr(&mut self, dr: u8) -> Result<u64, EmuFault> {
+        Err(EmuFault::Unsupported("MOV from DR"))
+    }
+    /// MOV to debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn write_dr(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
+        Err(EmuFault::Unsupported("MOV to DR"))
+    }
+    /// RDTSC (CR4.TSD checked): the guest's time-stamp counter.
+    ///
+    /// # Errors
+    /// Not implemented.
+    fn rdtsc(&mut self) -> Result<u64, EmuFault> {
+        Err(EmuFault::Unsupported("RDTSC"))
+    }
+    /// INVLPG; privilege checked.
+    ///
+    /// # Errors
+    /// Not implemented.
+    fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
+        Err(EmuFault::Unsupported("INVLPG"))
+    }
+    /// WBINVD or INVD; privilege checked. There is nothing to do unless a device is passed through.
+    fn wbinvd(&mut self) {}
+}

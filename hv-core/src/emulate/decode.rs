@@ -1,0 +1,103 @@
+//! Fetching and decoding one instruction. Its bytes are read once: what was decoded is what is executed, even if another CPU
+//! rewrites it meanwhile.
+
+use super::cx::vector;
+use super::exec::{Res, Use, check_segment};
+use super::{EmuCx, EmuFault, Kind, Mode};
+use crate::Gva;
+use crate::regs::SegReg;
+use iced_x86::{Decoder, DecoderError, Instruction};
+
+/// The longest instruction, in bytes (SDM vol 2A 2.3.11, "AVX Instruction Length").
+pub(super) const MAX_LEN: usize = 15;
+
+/// The bytes at RIP as far as they are known.
+pub(super) struct Bytes {
+    buf: [u8; MAX_LEN],
+    len: usize,
+    /// How many the code segment's limit leaves, at most 15.
+    room: usize,
+    linear: u64,
+    rip: u64,
+}
+
+impl Bytes {
+    /// Fetches the instruction at RIP.
+    pub fn fetch<C: EmuCx + ?Sized>(cx: &mut C, mode: Mode) -> Res<Self> {
+        let rip = mode.next_rip(cx.rip(), 0);
+        let cs = cx.segment(SegReg::Cs);
+        let linear = check_segment(&*cx, mode, SegReg::Cs, cs, rip, 1, Use::Fetch)
+            .ok_or_else(|| gp(mode))?;
+        let room = if mode.is_64() {
+            MAX_LEN
+        } else {
+            let limit = u64::from(cs.limit).saturating_sub(rip).saturating_add(1);
+            limit.min((1 << 32) - linear).min(MAX_LEN as u64) as usize
+        };
+        let mut bytes = Self {
+            buf: [0; MAX_LEN],
+            len: 0,
+            room,
+            linear,
+            rip,
+        };
+        bytes.more(cx, mode)?;
+        Ok(bytes)
+    }
+
+    /// Fetches what is missing after the first page.
+    fn more<C: EmuCx + ?Sized>(&mut self, cx: &mut C, mode: Mode) -> Res<()> {
+        let at = Gva(self.linear.wrapping_add(self.len as u64));
+        let rest = self
+            .buf
+            .get_mut(self.len..self.room)
+            .filter(|r| !r.is_empty())
+            .ok_or_else(|| gp(mode))?;
+        let wanted = rest.len();
+        match cx.fetch(at, rest)? {
+            0 => Err(EmuFault::Unsupported("instruction fetch")),
+            n => {
+                self.len += n.min(wanted);
+                Ok(())
+            }
+        }
+    }
+
+    /// What has been fetched.
+    pub fn known(&self) -> &[u8] {
+        self.buf.get(..self.len).unwrap_or(&[])
+    }
+
+    /// Decodes, fetching from the next page only if the instruction reaches into it.
+    pub fn decode<C: EmuCx + ?Sized>(
+        &mut self,
+        cx: &mut C,
+        mode: Mode,
+        options: u32,
+    ) -> Res<Instruction> {
+        loop {
+            let mut decoder = Decoder::with_ip(mode.bits, self.known(), self.rip, options);
+            let insn = decoder.decode();
+            match decoder.last_error() {
+                DecoderError::None => return Ok(insn),
+                DecoderError::NoMoreBytes => self.more(cx, mode)?,
+                // Too long: the decoder stopped where the 15 bytes ended.
+                _ if decoder.position() >= MAX_LEN => return Err(gp(mode)),
+                _ => return Err(EmuFault::UD),
+            }
+        }
+    }
+}
+
+fn gp(mode: Mode) -> EmuFault {
+    let error = if mode.kind == Kind::Real {
+        None
+    } else {
+        Some(0)
+    };
+    EmuFault::Exception {
+        vector: vector::GP,
+        error,
+        cr2: None,
+    }
+}

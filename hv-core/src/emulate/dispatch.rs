@@ -1,0 +1,212 @@
+//! The table of instructions: one line each.
+
+use super::alu;
+use super::arith::{ADC, ADD, AND, Bit, OR, SBB, SUB, XOR};
+use super::exec::{Exec, Res};
+use super::operand::segreg;
+use super::strings::StringOp;
+use super::{EmuCx, EmuFault, StepKind};
+use crate::regs::Rflags;
+use iced_x86::{Code, Mnemonic, OpKind, Register};
+
+/// The condition of Jcc, SETcc and CMOVcc as the low four bits of their opcodes.
+fn condition_code(m: Mnemonic) -> Option<u8> {
+    use Mnemonic::*;
+    Some(match m {
+        Jo | Seto | Cmovo => 0,
+        Jno | Setno | Cmovno => 1,
+        Jb | Setb | Cmovb => 2,
+        Jae | Setae | Cmovae => 3,
+        Je | Sete | Cmove => 4,
+        Jne | Setne | Cmovne => 5,
+        Jbe | Setbe | Cmovbe => 6,
+        Ja | Seta | Cmova => 7,
+        Js | Sets | Cmovs => 8,
+        Jns | Setns | Cmovns => 9,
+        Jp | Setp | Cmovp => 10,
+        Jnp | Setnp | Cmovnp => 11,
+        Jl | Setl | Cmovl => 12,
+        Jge | Setge | Cmovge => 13,
+        Jle | Setle | Cmovle => 14,
+        Jg | Setg | Cmovg => 15,
+        _ => return None,
+    })
+}
+
+impl<C: EmuCx + ?Sized> Exec<'_, C> {
+    /// Executes the instruction on the copied registers.
+    pub fn execute(&mut self) -> Res<()> {
+        use Mnemonic::*;
+        match self.insn.mnemonic() {
+            Mov => self.any_mov(),
+            Movzx | Movnti => self.mov(),
+            Movsx | Movsxd => self.movsx(),
+            Movbe => self.movbe(),
+            Lea => self.lea(),
+            Xchg => self.xchg(),
+            Xlatb => self.xlat(),
+
+            Add => self.binary(ADD),
+            Adc => self.binary(ADC),
+            Sub => self.binary(SUB),
+            Sbb => self.binary(SBB),
+            And => self.binary(AND),
+            Or => self.binary(OR),
+            Xor => self.binary(XOR),
+            Cmp => self.compare(SUB),
+            Test => self.compare(AND),
+            Inc => self.unary(alu::inc),
+            Dec => self.unary(alu::dec),
+            Neg => self.neg(),
+            Not => self.not(),
+            Rol => self.binary(alu::rol),
+            Ror => self.binary(alu::ror),
+            Rcl => self.binary(alu::rcl),
+            Rcr => self.binary(alu::rcr),
+            Shl | Sal => self.binary(alu::shl),
+            Shr => self.binary(alu::shr),
+            Sar => self.binary(alu::sar),
+            Shld => self.double_shift(alu::shld),
+            Shrd => self.double_shift(alu::shrd),
+            Bt => self.bit(Bit::Test),
+            Bts => self.bit(Bit::Set),
+            Btr => self.bit(Bit::Reset),
+            Btc => self.bit(Bit::Complement),
+            Bsf => self.scan(false, false),
+            Bsr => self.scan(true, false),
+            Tzcnt => self.scan(false, true),
+            Lzcnt => self.scan(true, true),
+            Popcnt => self.popcnt(),
+            Bswap => self.bswap(),
+            Xadd => self.xadd(),
+            Cmpxchg => self.cmpxchg(),
+            Cmpxchg8b => self.cmpxchg_double(4),
+            Cmpxchg16b => self.cmpxchg_double(8),
+            Mul => self.multiply(false),
+            Imul => self.imul(),
+            Div => self.divide(false),
+            Idiv => self.divide(true),
+            Cbw => Ok(self.extend_accumulator(1)),
+            Cwde => Ok(self.extend_accumulator(2)),
+            Cdqe => Ok(self.extend_accumulator(4)),
+            Cwd => Ok(self.extend_to_dx(2)),
+            Cdq => Ok(self.extend_to_dx(4)),
+            Cqo => Ok(self.extend_to_dx(8)),
+            Daa => Ok(self.decimal_adjust(false)),
+            Das => Ok(self.decimal_adjust(true)),
+            Aaa => Ok(self.ascii_adjust(false)),
+            Aas => Ok(self.ascii_adjust(true)),
+            Aam => self.aam(),
+            Aad => self.aad(),
+            Lahf => Ok(self.lahf()),
+            Sahf => Ok(self.sahf()),
+            Salc => Ok(self.salc()),
+            Bound => self.bound(),
+
+            Movsb => self.string(StringOp::Movs, 1),
+            Movsw => self.string(StringOp::Movs, 2),
+            Movsd if self.insn.code() == Code::Movsd_m32_m32 => self.string(StringOp::Movs, 4),
+            Movsq => self.string(StringOp::Movs, 8),
+            Stosb => self.string(StringOp::Stos, 1),
+            Stosw => self.string(StringOp::Stos, 2),
+            Stosd => self.string(StringOp::Stos, 4),
+            Stosq => self.string(StringOp::Stos, 8),
+            Lodsb => self.string(StringOp::Lods, 1),
+            Lodsw => self.string(StringOp::Lods, 2),
+            Lodsd => self.string(StringOp::Lods, 4),
+            Lodsq => self.string(StringOp::Lods, 8),
+            Cmpsb => self.string(StringOp::Cmps, 1),
+            Cmpsw => self.string(StringOp::Cmps, 2),
+            Cmpsd if self.insn.code() == Code::Cmpsd_m32_m32 => self.string(StringOp::Cmps, 4),
+            Cmpsq => self.string(StringOp::Cmps, 8),
+            Scasb => self.string(StringOp::Scas, 1),
+            Scasw => self.string(StringOp::Scas, 2),
+            Scasd => self.string(StringOp::Scas, 4),
+            Scasq => self.string(StringOp::Scas, 8),
+            Insb | Insw | Insd | Outsb | Outsw | Outsd => self.ins_outs(),
+            In => self.in_out(false),
+            Out => self.in_out(true),
+
+            Movaps | Movapd | Movdqa | Movntdq | Movntdqa | Movntps | Movntpd => {
+                self.move_xmm(true)
+            }
+            Movups | Movupd | Movdqu | Lddqu => self.move_xmm(false),
+            Movd | Movq => self.move_xmm_low(false),
+            Movss | Movsd => self.move_xmm_low(true),
+            Movlps | Movlpd => self.move_xmm_half(false),
+            Movhps | Movhpd => self.move_xmm_half(true),
+
+            Push => self.push_operand(),
+            Pop => self.pop_operand(),
+            Pusha | Pushad => self.pusha(),
+            Popa | Popad => self.popa(),
+            Pushf | Pushfd | Pushfq => self.pushf(),
+            Popf | Popfd | Popfq => self.popf(),
+            Enter => self.enter(),
+            Leave => self.leave(),
+            Jmp => self.jmp(),
+            Call => self.call(),
+            Ret => self.ret(),
+            Loop => self.loop_while(None),
+            Loope => self.loop_while(Some(true)),
+            Loopne => self.loop_while(Some(false)),
+            Jcxz => self.jump_if(self.reg_sized(1, 2) == 0),
+            Jecxz => self.jump_if(self.reg_sized(1, 4) == 0),
+            Jrcxz => self.jump_if(self.reg(1) == 0),
+
+            Clc => Ok(self.change_flag(Rflags::CF, Some(false))),
+            Stc => Ok(self.change_flag(Rflags::CF, Some(true))),
+            Cmc => Ok(self.change_flag(Rflags::CF, None)),
+            Cld => Ok(self.change_flag(Rflags::DF, Some(false))),
+            Std => Ok(self.change_flag(Rflags::DF, Some(true))),
+            Cli => self.set_interrupt_flag(false),
+            Sti => self.set_interrupt_flag(true),
+
+            Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
+            | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush
+            | Clflushopt | Clwb | Reservednop => Ok(()),
+            Hlt => {
+                self.privileged()?;
+                self.kind = StepKind::Halt;
+                Ok(())
+            }
+            m => match condition_code(m) {
+                Some(cc) if self.is_jcc() => self.jump_on(cc),
+                Some(cc) if self.insn.op_count() == 2 => self.move_on(cc),
+                Some(cc) => self.set_on(cc),
+                None => Err(EmuFault::Unsupported("instruction")),
+            },
+        }
+    }
+
+    fn is_jcc(&self) -> bool {
+        matches!(
+            self.insn.op_kind(0),
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
+        )
+    }
+
+    fn change_flag(&mut self, flag: Rflags, value: Option<bool>) {
+        match value {
+            Some(true) => self.flags |= flag.bits(),
+            Some(false) => self.flags &= !flag.bits(),
+            None => self.flags ^= flag.bits(),
+        }
+    }
+
+    /// MOV in all its forms.
+    fn any_mov(&mut self) -> Res<()> {
+        let register = |i| match self.insn.op_kind(i) {
+            OpKind::Register => self.insn.op_register(i),
+            _ => Register::None,
+        };
+        let (to, from) = (register(0), register(1));
+        if segreg(from).is_some() {
+            return self.mov_from_segment();
+        }
+        if segreg(to).is_some() {
+            return Err(EmuFault::Unsupported("MOV to segment register"));
+        }
+        self.mov()
+    }
+}

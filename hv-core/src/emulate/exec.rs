@@ -1,0 +1,318 @@
+//! One instruction in execution: its registers, which are a copy until it commits, and its way to memory.
+//!
+//! The copy is what makes an instruction restartable: whatever fails before [`Exec::commit`] leaves the CPU as it was.
+
+use super::alu::mask;
+use super::cx::vector;
+use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Shadow, Step, StepKind};
+use crate::Gva;
+use crate::regs::{Cr4, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
+use iced_x86::Instruction;
+
+/// What is done to a segment's bytes, for the checks of its type.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Read,
+    Write,
+    Fetch,
+}
+
+/// Something failed; see [`EmuFault`].
+pub(super) type Res<T> = Result<T, EmuFault>;
+
+pub(super) struct Exec<'a, C: ?Sized> {
+    pub cx: &'a mut C,
+    pub mode: Mode,
+    pub cpl: u8,
+    pub insn: Instruction,
+    pub regs: Gprs,
+    pub flags: u64,
+    /// The RIP to commit: the next instruction's, unless the instruction branches.
+    pub rip: u64,
+    /// The RIP of the instruction itself.
+    pub start: u64,
+    pub kind: StepKind,
+    pub shadow: Shadow,
+    /// IRET loads RF and does not clear it.
+    pub keep_rf: bool,
+}
+
+impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
+    pub fn new(cx: &'a mut C, mode: Mode, insn: Instruction) -> Self {
+        let (regs, flags, start, cpl) = (*cx.gprs(), cx.rflags().bits(), cx.rip(), cx.cpl());
+        let rip = mode.next_rip(start, insn.len() as u64);
+        Self {
+            cx,
+            mode,
+            cpl,
+            insn,
+            regs,
+            flags,
+            rip,
+            start,
+            kind: StepKind::Done,
+            shadow: Shadow::None,
+            keep_rf: false,
+        }
+    }
+
+    /// Makes the instruction's registers the CPU's.
+    pub fn commit(self) -> Step {
+        let trap = self.cx.rflags().contains(Rflags::TF);
+        *self.cx.gprs_mut() = self.regs;
+        // RF suppresses instruction breakpoints for one instruction only (SDM vol 3B 18.3.1.1, "Instruction-Breakpoint
+        // Exception Condition").
+        let clear = if self.keep_rf {
+            Rflags::empty()
+        } else {
+            Rflags::RF
+        };
+        self.cx
+            .set_rflags(Rflags::from_bits_retain(self.flags) - clear);
+        self.cx.set_rip(self.rip);
+        Step {
+            kind: self.kind,
+            shadow: self.shadow,
+            single_step: trap,
+        }
+    }
+
+    /// An exception with an error code, which real mode does not have.
+    pub fn fault(&self, vector: u8, error: u16) -> EmuFault {
+        let error = if self.mode.kind == Kind::Real {
+            None
+        } else {
+            Some(u32::from(error))
+        };
+        EmuFault::Exception {
+            vector,
+            error,
+            cr2: None,
+        }
+    }
+
+    /// #GP(0).
+    pub fn gp(&self) -> EmuFault {
+        self.fault(vector::GP, 0)
+    }
+
+    /// #GP(0) unless at privilege level 0.
+    pub fn privileged(&self) -> Res<()> {
+        if self.cpl == 0 {
+            Ok(())
+        } else {
+            Err(self.gp())
+        }
+    }
+
+    pub fn flag(&self, bit: Rflags) -> bool {
+        self.flags & bit.bits() != 0
+    }
+
+    pub fn iopl(&self) -> u8 {
+        (self.flags >> 12 & 3) as u8
+    }
+
+    /// The register with ModRM number `n`, all 64 bits.
+    pub fn reg(&self, n: usize) -> u64 {
+        self.regs.regs.get(n).copied().unwrap_or(0)
+    }
+
+    /// The low `size` bytes of register `n` (never AH to BH).
+    pub fn reg_sized(&self, n: usize, size: usize) -> u64 {
+        self.reg(n) & mask(size)
+    }
+
+    /// Writes the low `size` bytes of register `n`; 4 bytes clear the upper half.
+    pub fn set_reg(&mut self, n: usize, size: usize, value: u64) {
+        if let Some(r) = self.regs.regs.get_mut(n) {
+            *r = match size {
+                1 | 2 => *r & !mask(size) | value & mask(size),
+                _ => value & mask(size),
+            };
+        }
+    }
+
+    /// Adds `by` to the low `size` bytes of register `n`, as an address or count register: the bits above a 16-bit one are
+    /// kept.
+    pub fn bump(&mut self, n: usize, size: usize, by: u64) {
+        let value = self.reg(n).wrapping_add(by);
+        self.set_reg(n, size, value);
+    }
+
+    /// The linear address of `len` bytes at `seg:offset`, or the segmentation fault (SDM vol 3A 5.3, "Limit Checking", and
+    /// 5.5, "Privilege Levels" for types; canonical addresses: SDM vol 1 3.3.7.1, "Canonical Addressing").
+    pub fn linear(&self, seg: SegReg, offset: u64, len: u64, usage: Use) -> Res<u64> {
+        let s = self.cx.segment(seg);
+        check_segment(&*self.cx, self.mode, seg, s, offset, len, usage).ok_or_else(|| {
+            let vector = if seg == SegReg::Ss {
+                vector::SS
+            } else {
+                vector::GP
+            };
+            self.fault(vector, 0)
+        })
+    }
+
+    /// Reads `buf` from `linear`, in two pieces where linear addresses wrap at 4 GiB.
+    pub fn read_bytes(&mut self, linear: u64, buf: &mut [u8], kind: AccessKind) -> Res<()> {
+        match self.wrap(linear, buf.len()) {
+            None => self.cx.read(Gva(linear), buf, kind),
+            Some(n) => {
+                let (a, b) = buf.split_at_mut(n.min(buf.len()));
+                self.cx.read(Gva(linear), a, kind)?;
+                self.cx.read(Gva(0), b, kind)
+            }
+        }
+    }
+
+    /// Writes `buf` to `linear`, in two pieces where linear addresses wrap at 4 GiB.
+    pub fn write_bytes(&mut self, linear: u64, buf: &[u8], kind: AccessKind) -> Res<()> {
+        match self.wrap(linear, buf.len()) {
+            None => self.cx.write(Gva(linear), buf, kind),
+            Some(n) => {
+                let (a, b) = buf.split_at(n.min(buf.len()));
+                self.cx.check_write(Gva(0), b.len())?;
+                self.cx.write(Gva(linear), a, kind)?;
+                self.cx.write(Gva(0), b, kind)
+            }
+        }
+    }
+
+    /// How many of `len` bytes from `linear` are below 4 GiB, if not all and if addresses have 32 bits.
+    pub fn wrap(&self, linear: u64, len: usize) -> Option<usize> {
+        let room = (1u64 << 32).saturating_sub(linear);
+        (!self.mode.is_64() && (len as u64) > room).then_some(room as usize)
+    }
+
+    /// Reads a value of `size` (1 to 8) bytes.
+    pub fn read(&mut self, linear: u64, size: usize, kind: AccessKind) -> Res<u64> {
+        let mut b = [0; 8];
+        if let Some(part) = b.get_mut(..size) {
+            self.read_bytes(linear, part, kind)?;
+        }
+        Ok(u64::from_le_bytes(b))
+    }
+
+    /// Writes a value of `size` (1 to 8) bytes.
+    pub fn write(&mut self, linear: u64, size: usize, value: u64, kind: AccessKind) -> Res<()> {
+        match value.to_le_bytes().get(..size) {
+            Some(part) => self.write_bytes(linear, part, kind),
+            None => Ok(()),
+        }
+    }
+
+    /// The size of stack addresses: 2, 4 or 8 bytes.
+    pub fn stack_size(&self) -> usize {
+        if self.mode.is_64() {
+            8
+        } else if self.cx.segment(SegReg::Ss).attr.contains(SegAttr::DB) {
+            4
+        } else {
+            2
+        }
+    }
+
+    /// Pushes `size` bytes.
+    pub fn push(&mut self, size: usize, value: u64) -> Res<()> {
+        let width = self.stack_size();
+        let sp = self.reg(4).wrapping_sub(size as u64) & mask(width);
+        let linear = self.linear(SegReg::Ss, sp, size as u64, Use::Write)?;
+        self.write(linear, size, value, AccessKind::Data)?;
+        self.set_sp(width, sp);
+        Ok(())
+    }
+
+    /// Pops `size` bytes.
+    pub fn pop(&mut self, size: usize) -> Res<u64> {
+        let width = self.stack_size();
+        let sp = self.reg(4) & mask(width);
+        let linear = self.linear(SegReg::Ss, sp, size as u64, Use::Read)?;
+        let value = self.read(linear, size, AccessKind::Data)?;
+        self.set_sp(width, sp.wrapping_add(size as u64));
+        Ok(value)
+    }
+
+    /// Writes SP, ESP or RSP. A 32-bit stack in compatibility mode clears the upper half, which no code there can see.
+    pub fn set_sp(&mut self, width: usize, value: u64) {
+        self.set_reg(4, width, value);
+    }
+
+    /// Continues at `target` in the current code segment.
+    pub fn jump(&mut self, target: u64) -> Res<()> {
+        self.rip = self.check_target(self.cx.segment(SegReg::Cs), self.mode, target)?;
+        Ok(())
+    }
+
+    /// Checks that code can be at `target` in code segment `cs`.
+    pub fn check_target(&self, cs: Segment, mode: Mode, target: u64) -> Res<u64> {
+        let target = if mode.is_64() {
+            target
+        } else {
+            target & 0xffff_ffff
+        };
+        let good = if mode.is_64() {
+            canonical(&*self.cx, target)
+        } else {
+            target <= u64::from(cs.limit)
+        };
+        if good { Ok(target) } else { Err(self.gp()) }
+    }
+}
+
+/// Whether `linear` is canonical for the CPU's number of linear-address bits.
+pub(super) fn canonical<C: EmuCx + ?Sized>(cx: &C, linear: u64) -> bool {
+    let spare = if cx.sysreg(SysReg::Cr4) & Cr4::LA57.bits() != 0 {
+        7
+    } else {
+        16
+    };
+    ((linear << spare) as i64 >> spare) as u64 == linear
+}
+
+/// The linear address of `len` bytes at `offset` of segment `s`, or `None` for a segmentation fault.
+pub(super) fn check_segment<C: EmuCx + ?Sized>(
+    cx: &C,
+    mode: Mode,
+    seg: SegReg,
+    s: Segment,
+    offset: u64,
+    len: u64,
+    usage: Use,
+) -> Option<u64> {
+    let last = len.saturating_sub(1);
+    if mode.is_64() {
+        let base = if matches!(seg, SegReg::Fs | SegReg::Gs) {
+            s.base
+        } else {
+            0
+        };
+        let linear = base.wrapping_add(offset);
+        return (canonical(cx, linear) && canonical(cx, linear.wrapping_add(last)))
+            .then_some(linear);
+    }
+    let (attr, limit) = (s.attr, u64::from(s.limit));
+    let code = attr.contains(SegAttr::CODE);
+    if mode.has_descriptors() {
+        let allowed = match usage {
+            Use::Read => !code || attr.contains(SegAttr::RW),
+            Use::Write => !code && attr.contains(SegAttr::RW),
+            Use::Fetch => true,
+        };
+        if !allowed || !attr.contains(SegAttr::P) {
+            return None;
+        }
+    }
+    let end = offset.checked_add(last)?;
+    let inside = if !code && attr.contains(SegAttr::DC) {
+        let top = if attr.contains(SegAttr::DB) {
+            0xffff_ffff
+        } else {
+            0xffff
+        };
+        offset > limit && end <= top
+    } else {
+        end <= limit
+    };
+    inside.then_some(s.base.wrapping_add(offset) & 0xffff_ffff)
+}

@@ -1,0 +1,257 @@
+//! Operands: registers, immediates, and memory through effective addresses.
+
+use super::alu::mask;
+use super::exec::{Exec, Res, Use};
+use super::{AccessKind, EmuCx, EmuFault};
+use crate::regs::SegReg;
+use iced_x86::{Code, MemorySize, OpKind, Register};
+
+/// How often a LOCKed instruction is tried before the guest itself tries again.
+const LOCK_TRIES: u32 = 16;
+
+/// Where an operand is: its number as a register, or its linear address; and its size in bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Reg { n: usize, shift: u32, size: usize },
+    Mem { linear: u64, size: usize },
+}
+
+impl Place {
+    pub fn size(self) -> usize {
+        match self {
+            Place::Reg { size, .. } | Place::Mem { size, .. } => size,
+        }
+    }
+}
+
+/// A general-purpose register's number, the position of its low bit (8 for AH to BH) and its size in bytes.
+pub(super) fn gpr(reg: Register) -> Option<(usize, u32, usize)> {
+    let n = reg as usize;
+    let within = |first: Register| n - first as usize;
+    Some(match reg {
+        _ if (Register::AL..=Register::BL).contains(&reg) => (within(Register::AL), 0, 1),
+        _ if (Register::AH..=Register::BH).contains(&reg) => (within(Register::AH), 8, 1),
+        _ if (Register::SPL..=Register::R15L).contains(&reg) => (within(Register::SPL) + 4, 0, 1),
+        _ if (Register::AX..=Register::R15W).contains(&reg) => (within(Register::AX), 0, 2),
+        _ if (Register::EAX..=Register::R15D).contains(&reg) => (within(Register::EAX), 0, 4),
+        _ if (Register::RAX..=Register::R15).contains(&reg) => (within(Register::RAX), 0, 8),
+        _ => return None,
+    })
+}
+
+/// A segment register by the decoder's name.
+pub(super) fn segreg(reg: Register) -> Option<SegReg> {
+    Some(match reg {
+        Register::ES => SegReg::Es,
+        Register::CS => SegReg::Cs,
+        Register::SS => SegReg::Ss,
+        Register::DS => SegReg::Ds,
+        Register::FS => SegReg::Fs,
+        Register::GS => SegReg::Gs,
+        _ => return None,
+    })
+}
+
+/// An XMM register's number, if it is one of the first sixteen.
+pub(super) fn xmm(reg: Register) -> Option<usize> {
+    (Register::XMM0..=Register::XMM15)
+        .contains(&reg)
+        .then(|| reg as usize - Register::XMM0 as usize)
+}
+
+/// The bytes of a memory operand of the instructions implemented here.
+fn memory_bytes(size: MemorySize) -> Option<usize> {
+    Some(match size {
+        MemorySize::UInt8 | MemorySize::Int8 => 1,
+        MemorySize::UInt16 | MemorySize::Int16 | MemorySize::WordOffset => 2,
+        MemorySize::UInt32 | MemorySize::Int32 | MemorySize::Float32 | MemorySize::DwordOffset => 4,
+        MemorySize::UInt64 | MemorySize::Int64 | MemorySize::Float64 | MemorySize::QwordOffset => 8,
+        MemorySize::Packed64_Float32 => 8,
+        _ => return None,
+    })
+}
+
+impl<C: EmuCx + ?Sized> Exec<'_, C> {
+    /// The size in bytes of the addresses of the memory operand.
+    pub fn address_size(&self) -> usize {
+        let of = |r: Register| match r {
+            Register::RIP => Some(8),
+            Register::EIP => Some(4),
+            _ => gpr(r).map(|g| g.2).filter(|&s| s > 1),
+        };
+        of(self.insn.memory_base())
+            .or_else(|| of(self.insn.memory_index()))
+            .unwrap_or_else(|| match self.insn.memory_displ_size() {
+                2 => 2,
+                8 => 8,
+                _ => 4,
+            })
+    }
+
+    /// The offset of the memory operand within its segment, cut to the address size.
+    pub fn effective(&self) -> u64 {
+        let insn = &self.insn;
+        let value = |r: Register| gpr(r).map_or(0, |(n, _, size)| self.reg_sized(n, size));
+        // For RIP-relative operands the decoder has added RIP to the displacement.
+        let index = value(insn.memory_index()).wrapping_mul(u64::from(insn.memory_index_scale()));
+        let sum = value(insn.memory_base())
+            .wrapping_add(index)
+            .wrapping_add(insn.memory_displacement64());
+        sum & mask(self.address_size())
+    }
+
+    /// The segment of the memory operand.
+    pub fn memory_segment(&self) -> SegReg {
+        segreg(self.insn.memory_segment()).unwrap_or(SegReg::Ds)
+    }
+
+    /// The linear address of `len` bytes, `skip` bytes into the memory operand.
+    pub fn memory_at(&self, skip: u64, len: usize, usage: Use) -> Res<u64> {
+        let offset = self.effective().wrapping_add(skip) & mask(self.address_size());
+        self.linear(self.memory_segment(), offset, len as u64, usage)
+    }
+
+    /// Whether operand `i` is in memory.
+    pub fn is_memory(&self, i: u32) -> bool {
+        self.insn.op_kind(i) == OpKind::Memory
+    }
+
+    /// The size in bytes of the memory operand.
+    pub fn memory_size(&self) -> Res<usize> {
+        memory_bytes(self.insn.memory_size()).ok_or(EmuFault::Unsupported("memory operand"))
+    }
+
+    /// Finds operand `i`, checking its segment for `usage`.
+    pub fn place(&self, i: u32, usage: Use) -> Res<Place> {
+        if self.is_memory(i) {
+            let size = self.memory_size()?;
+            return Ok(Place::Mem {
+                linear: self.memory_at(0, size, usage)?,
+                size,
+            });
+        }
+        let (n, shift, size) =
+            gpr(self.insn.op_register(i)).ok_or(EmuFault::Unsupported("operand"))?;
+        Ok(Place::Reg { n, shift, size })
+    }
+
+    pub fn load(&mut self, place: Place, kind: AccessKind) -> Res<u64> {
+        match place {
+            Place::Reg { n, shift, size } => Ok(self.reg(n) >> shift & mask(size)),
+            Place::Mem { linear, size } => self.read(linear, size, kind),
+        }
+    }
+
+    pub fn store(&mut self, place: Place, value: u64) -> Res<()> {
+        match place {
+            Place::Reg { n, shift: 0, size } => {
+                self.set_reg(n, size, value);
+                Ok(())
+            }
+            Place::Reg { n, shift, size } => {
+                let keep = self.reg(n) & !(mask(size) << shift);
+                self.set_reg(n, 8, keep | (value & mask(size)) << shift);
+                Ok(())
+            }
+            Place::Mem { linear, size } => self.write(linear, size, value, AccessKind::Data),
+        }
+    }
+
+    /// The value of operand `i`, a register, memory or an immediate (extended with its sign as the encoding says).
+    pub fn value(&mut self, i: u32) -> Res<u64> {
+        match self.insn.op_kind(i) {
+            OpKind::Register | OpKind::Memory => {
+                let place = self.place(i, Use::Read)?;
+                self.load(place, AccessKind::Data)
+            }
+            _ => self
+                .insn
+                .try_immediate(i)
+                .map_err(|_| EmuFault::Unsupported("operand")),
+        }
+    }
+
+    /// Writes operand `i`.
+    pub fn set_value(&mut self, i: u32, value: u64) -> Res<()> {
+        let place = self.place(i, Use::Write)?;
+        self.store(place, value)
+    }
+
+    /// The size in bytes of operand `i`: of the register, of memory, or as the encoding of the immediate says.
+    pub fn operand_size(&self, i: u32) -> Res<usize> {
+        Ok(match self.insn.op_kind(i) {
+            OpKind::Memory => self.memory_size()?,
+            OpKind::Register => match gpr(self.insn.op_register(i)) {
+                Some((_, _, size)) => size,
+                None => return Err(EmuFault::Unsupported("operand")),
+            },
+            OpKind::Immediate8 => 1,
+            OpKind::Immediate16 | OpKind::Immediate8to16 | OpKind::NearBranch16 => 2,
+            OpKind::Immediate32 | OpKind::Immediate8to32 | OpKind::NearBranch32 => 4,
+            _ => 8,
+        })
+    }
+
+    /// Replaces what is at `place` by what `change` makes of it and RFLAGS: `(old, flags) -> (new, flags)`. Memory is read
+    /// and written once; with `lock` atomically. `change` may be called again if another CPU was faster.
+    pub fn update(
+        &mut self,
+        place: Place,
+        lock: bool,
+        change: impl Fn(u64, u64) -> (u64, u64),
+    ) -> Res<()> {
+        let Place::Mem { linear, size } = place else {
+            let old = self.load(place, AccessKind::Data)?;
+            let (new, flags) = change(old, self.flags);
+            self.flags = flags;
+            return self.store(place, new);
+        };
+        for _ in 0..LOCK_TRIES {
+            let old = self.read(linear, size, AccessKind::Update)?;
+            let (new, flags) = change(old, self.flags);
+            if !lock {
+                self.write(linear, size, new, AccessKind::Data)?;
+            } else if !self.exchange(linear, size, u128::from(old), u128::from(new))? {
+                continue;
+            }
+            self.flags = flags;
+            return Ok(());
+        }
+        Err(EmuFault::Retry)
+    }
+
+    /// Atomically replaces `size` bytes.
+    pub fn exchange(&mut self, linear: u64, size: usize, old: u128, new: u128) -> Res<bool> {
+        let (old, new) = (old.to_le_bytes(), new.to_le_bytes());
+        let (Some(old), Some(new)) = (old.get(..size), new.get(..size)) else {
+            return Ok(false);
+        };
+        if self.wrap(linear, size).is_some() {
+            self.write_bytes(linear, new, AccessKind::Data)?;
+            return Ok(true);
+        }
+        self.cx.compare_exchange(crate::Gva(linear), old, new)
+    }
+
+    /// [`update`](Self::update) of operand 0, which the instruction may LOCK.
+    pub fn update_op0(&mut self, change: impl Fn(u64, u64) -> (u64, u64)) -> Res<()> {
+        let place = self.place(0, Use::Write)?;
+        self.update(place, self.insn.has_lock_prefix(), change)
+    }
+
+    /// The operand size in bytes of instructions that do not show it in their operands.
+    pub fn implied_size(&self) -> usize {
+        use Code::*;
+        match self.insn.code() {
+            Pushw_ES | Pushw_CS | Pushw_SS | Pushw_DS | Pushw_FS | Pushw_GS | Popw_ES | Popw_SS
+            | Popw_DS | Popw_FS | Popw_GS | Pushfw | Popfw | Pushaw | Popaw | Enterw_imm16_imm8
+            | Leavew | Retnw | Retnw_imm16 | Retfw | Retfw_imm16 | Iretw | Call_ptr1616
+            | Jmp_ptr1616 | Call_m1616 | Jmp_m1616 => 2,
+            Pushd_ES | Pushd_CS | Pushd_SS | Pushd_DS | Pushd_FS | Pushd_GS | Popd_ES | Popd_SS
+            | Popd_DS | Popd_FS | Popd_GS | Pushfd | Popfd | Pushad | Popad | Enterd_imm16_imm8
+            | Leaved | Retnd | Retnd_imm16 | Retfd | Retfd_imm16 | Iretd | Call_ptr1632
+            | Jmp_ptr1632 | Call_m1632 | Jmp_m1632 => 4,
+            _ => 8,
+        }
+    }
+}

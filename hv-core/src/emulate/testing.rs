@@ -1,0 +1,380 @@
+//! A CPU with memory, a device and ports that remember what was done to them.
+
+use super::{AccessKind, EmuCx, EmuFault, vector};
+use crate::Gva;
+use crate::device::AccessSize;
+use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// What memory a region is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegionKind {
+    /// RAM.
+    Ram,
+    /// RAM that cannot be written: a write page-faults.
+    ReadOnly,
+    /// A device: its contents are what is read, and every access is recorded.
+    Device,
+}
+
+/// A piece of the linear address space.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Its first linear address.
+    pub base: u64,
+    /// Its contents.
+    pub data: Vec<u8>,
+    /// What it is.
+    pub kind: RegionKind,
+}
+
+/// Something that was done to a device or port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Event {
+    Read { at: u64, size: usize },
+    Write { at: u64, size: usize, value: u64 },
+    In { port: u16, size: usize },
+    Out { port: u16, size: usize, value: u32 },
+    WriteCr { cr: u8, value: u64 },
+    WriteMsr { msr: u32, value: u64 },
+    Invlpg { linear: u64 },
+}
+
+/// The fake CPU. Linear addresses outside its regions page-fault.
+#[derive(Clone, Debug)]
+pub struct FakeCpu {
+    /// General-purpose registers.
+    pub gprs: Gprs,
+    /// RIP.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: Rflags,
+    /// Segment registers, by [`SegReg`].
+    pub segments: [Segment; 10],
+    /// CR0.
+    pub cr0: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+    /// The privilege level.
+    pub cpl: u8,
+    /// XMM registers.
+    pub xmm: [[u8; 16]; 16],
+    /// Memory.
+    pub regions: Vec<Region>,
+    /// What was done, in order.
+    pub events: Vec<Event>,
+    /// How many bytes were fetched.
+    pub fetched: usize,
+    /// What ports give: consecutive bytes from here on, wrapping.
+    pub port_data: u8,
+    /// How many more compare-exchanges fail.
+    pub lost_races: u32,
+}
+
+impl FakeCpu {
+    fn with(code_attr: SegAttr, cr0: Cr0, efer: Efer, limit: u32) -> Self {
+        let data =
+            SegAttr::P | SegAttr::S | SegAttr::RW | SegAttr::ACCESSED | (code_attr & SegAttr::DB);
+        let segment = |attr| Segment {
+            selector: 0,
+            attr,
+            limit,
+            base: 0,
+        };
+        let mut segments = [segment(data); 10];
+        segments[SegReg::Cs as usize] = segment(
+            SegAttr::P | SegAttr::S | SegAttr::CODE | SegAttr::RW | SegAttr::ACCESSED | code_attr,
+        );
+        Self {
+            gprs: Gprs::default(),
+            rip: 0,
+            rflags: Rflags::ONE,
+            segments,
+            cr0: (cr0 | Cr0::ET).bits(),
+            cr4: Cr4::OSFXSR.bits(),
+            efer: efer.bits(),
+            cpl: 0,
+            xmm: [[0; 16]; 16],
+            regions: Vec::new(),
+            events: Vec::new(),
+            fetched: 0,
+            port_data: 0,
+            lost_races: 0,
+        }
+    }
+
+    /// Real mode.
+    #[must_use]
+    pub fn real() -> Self {
+        Self::with(SegAttr::empty(), Cr0::empty(), Efer::empty(), 0xffff)
+    }
+
+    /// Protected mode with 16-bit segments of 64 KiB.
+    #[must_use]
+    pub fn protected16() -> Self {
+        Self::with(SegAttr::empty(), Cr0::PE, Efer::empty(), 0xffff)
+    }
+
+    /// Protected mode with flat 32-bit segments.
+    #[must_use]
+    pub fn protected32() -> Self {
+        Self::with(
+            SegAttr::DB | SegAttr::G,
+            Cr0::PE,
+            Efer::empty(),
+            0xffff_ffff,
+        )
+    }
+
+    /// 64-bit mode.
+    #[must_use]
+    pub fn long64() -> Self {
+        Self::with(
+            SegAttr::L,
+            Cr0::PE | Cr0::PG,
+            Efer::LME | Efer::LMA,
+            0xffff_ffff,
+        )
+    }
+
+    /// With `len` bytes of memory of a kind at `base`.
+    #[must_use]
+    pub fn region(mut self, base: u64, len: usize, kind: RegionKind) -> Self {
+        self.regions.push(Region {
+            base,
+            data: vec![0; len],
+            kind,
+        });
+        self
+    }
+
+    /// With `code` at `rip`, in RAM of its own.
+    #[must_use]
+    pub fn code(mut self, rip: u64, code: &[u8]) -> Self {
+        self.rip = rip;
+        let base = self.segments[SegReg::Cs as usize].base + rip;
+        if !self.poke(base, code) {
+            self.regions.push(Region {
+                base,
+                data: code.to_vec(),
+                kind: RegionKind::Ram,
+            });
+        }
+        self
+    }
+
+    /// Changes memory behind the CPU's back; false if it is not in one region.
+    pub fn poke(&mut self, linear: u64, bytes: &[u8]) -> bool {
+        match self.slice(linear, bytes.len()) {
+            Some((_, to)) => {
+                to.copy_from_slice(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Looks at `len` bytes of memory; zeroes where there is none.
+    pub fn peek(&mut self, linear: u64, len: usize) -> Vec<u8> {
+        self.slice(linear, len)
+            .map_or_else(|| vec![0; len], |(_, bytes)| bytes.to_vec())
+    }
+
+    fn slice(&mut self, linear: u64, len: usize) -> Option<(RegionKind, &mut [u8])> {
+        self.regions.iter_mut().find_map(|r| {
+            let start = usize::try_from(linear.checked_sub(r.base)?).ok()?;
+            Some((r.kind, r.data.get_mut(start..start.checked_add(len)?)?))
+        })
+    }
+
+    /// Copies to or from memory, byte by byte over the borders of regions; all or nothing.
+    fn walk(&mut self, linear: u64, len: usize, write: bool) -> Result<RegionKind, EmuFault> {
+        let mut kind = RegionKind::Ram;
+        for i in 0..len as u64 {
+            let at = linear.wrapping_add(i);
+            let present = self.slice(at, 1).map(|s| s.0);
+            match present {
+                Some(RegionKind::ReadOnly) if write => return Err(self.page_fault(at, 3)),
+                Some(k) => kind = k,
+                None => return Err(self.page_fault(at, if write { 2 } else { 0 })),
+            }
+        }
+        Ok(kind)
+    }
+
+    fn page_fault(&self, at: u64, error: u32) -> EmuFault {
+        let user = if self.cpl == 3 { 4 } else { 0 };
+        EmuFault::Exception {
+            vector: vector::PF,
+            error: Some(error | user),
+            cr2: Some(at),
+        }
+    }
+
+    /// Takes the recorded events.
+    pub fn take(&mut self) -> Vec<Event> {
+        core::mem::take(&mut self.events)
+    }
+}
+
+fn value_of(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))
+}
+
+impl EmuCx for FakeCpu {
+    fn gprs(&self) -> &Gprs {
+        &self.gprs
+    }
+    fn gprs_mut(&mut self) -> &mut Gprs {
+        &mut self.gprs
+    }
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+    fn rflags(&self) -> Rflags {
+        self.rflags
+    }
+    fn set_rflags(&mut self, rflags: Rflags) {
+        self.rflags = rflags;
+    }
+    fn segment(&self, seg: SegReg) -> Segment {
+        self.segments[seg as usize]
+    }
+    fn set_segment(&mut self, seg: SegReg, value: Segment) {
+        self.segments[seg as usize] = value;
+    }
+    fn sysreg(&self, reg: SysReg) -> u64 {
+        match reg {
+            SysReg::Cr0 => self.cr0,
+            SysReg::Cr4 => self.cr4,
+            SysReg::Efer => self.efer,
+            _ => 0,
+        }
+    }
+    fn cpl(&self) -> u8 {
+        self.cpl
+    }
+    fn set_cpl(&mut self, cpl: u8) {
+        self.cpl = cpl;
+    }
+    fn read(&mut self, linear: Gva, buf: &mut [u8], kind: AccessKind) -> Result<(), EmuFault> {
+        if self.walk(linear.0, buf.len(), kind == AccessKind::Update)? == RegionKind::Device {
+            self.events.push(Event::Read {
+                at: linear.0,
+                size: buf.len(),
+            });
+        }
+        for (i, b) in buf.iter_mut().enumerate() {
+            *b = self
+                .slice(linear.0.wrapping_add(i as u64), 1)
+                .map_or(0, |(_, s)| s[0]);
+        }
+        Ok(())
+    }
+    fn write(&mut self, linear: Gva, buf: &[u8], _kind: AccessKind) -> Result<(), EmuFault> {
+        if self.walk(linear.0, buf.len(), true)? == RegionKind::Device {
+            self.events.push(Event::Write {
+                at: linear.0,
+                size: buf.len(),
+                value: value_of(buf),
+            });
+        }
+        for (i, b) in buf.iter().enumerate() {
+            self.poke(linear.0.wrapping_add(i as u64), &[*b]);
+        }
+        Ok(())
+    }
+    fn check_write(&mut self, linear: Gva, len: usize) -> Result<(), EmuFault> {
+        self.walk(linear.0, len, true).map(drop)
+    }
+    fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault> {
+        let mut n = 0;
+        for b in buf.iter_mut() {
+            let Some((_, s)) = self.slice(linear.0.wrapping_add(n as u64), 1) else {
+                break;
+            };
+            *b = s[0];
+            n += 1;
+        }
+        self.fetched += n;
+        if n == 0 {
+            Err(self.page_fault(linear.0, 0x10))
+        } else {
+            Ok(n)
+        }
+    }
+    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
+        if self.lost_races > 0 {
+            self.lost_races -= 1;
+            return Ok(false);
+        }
+        assert_eq!(old.len(), new.len());
+        self.write(linear, new, AccessKind::Data)?;
+        Ok(true)
+    }
+    fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {
+        match self.slice(linear.0, len) {
+            Some((RegionKind::Ram, _)) => len,
+            Some((RegionKind::ReadOnly, _)) if !write => len,
+            _ => 0,
+        }
+    }
+    fn xmm(&self, reg: usize) -> [u8; 16] {
+        self.xmm[reg]
+    }
+    fn set_xmm(&mut self, reg: usize, value: [u8; 16]) {
+        self.xmm[reg] = value;
+    }
+    fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
+        self.events.push(Event::In {
+            port,
+            size: size.bytes(),
+        });
+        let mut value = 0;
+        for i in 0..size.bytes() {
+            value |= u32::from(self.port_data) << (8 * i);
+            self.port_data = self.port_data.wrapping_add(1);
+        }
+        value
+    }
+    fn port_out(&mut self, port: u16, size: AccessSize, value: u32) {
+        self.events.push(Event::Out {
+            port,
+            size: size.bytes(),
+            value,
+        });
+    }
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
+        Ok([leaf, subleaf, 3, 4])
+    }
+    fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
+        Ok(0x1234_5678_0000_0000 | u64::from(msr))
+    }
+    fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
+        self.events.push(Event::WriteMsr { msr, value });
+        Ok(())
+    }
+    fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
+        self.events.push(Event::WriteCr { cr, value });
+        match cr {
+            0 => self.cr0 = value,
+            4 => self.cr4 = value,
+            _ => {}
+        }
+        Ok(())
+    }
+    fn rdtsc(&mut self) -> Result<u64, EmuFault> {
+        Ok(0x11_2233_4455)
+    }
+    fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
+        self.events.push(Event::Invlpg { linear: linear.0 });
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! El Torito CD images with isolinux: the Debian installer's kernel and RAM disk, unmodified, as a bootable CD.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::deb;
+use crate::paths;
+use crate::progress::Step;
+
+const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
+const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
+
+/// One thing a CD can boot.
+pub struct Entry<'a> {
+    /// What is typed at the boot prompt.
+    pub label: &'a str,
+    /// The kernel's command line.
+    pub cmdline: &'a str,
+}
+
+/// Makes a CD image in `path` that boots `kernel` with `initrd` by the first of `entries`, if no other is typed in time.
+///
+/// # Errors
+///
+/// A file cannot be read, or the image not be written.
+pub fn make(
+    path: &Path,
+    volume: &str,
+    kernel: &Path,
+    initrd: &Path,
+    entries: &[Entry<'_>],
+) -> Result<()> {
+    let parent = path.parent().context("the image has no directory")?;
+    paths::make(parent)?;
+    let tree = tempfile::Builder::new()
+        .prefix("cdrom-")
+        .tempdir_in(parent)?;
+    let boot = tree.path().join("isolinux");
+    paths::make(&boot)?;
+    for (from, name) in [
+        (Path::new(ISOLINUX), "isolinux.bin"),
+        (Path::new(LDLINUX), "ldlinux.c32"),
+        (kernel, "linux"),
+    ] {
+        copy(from, &boot.join(name))?;
+    }
+    copy(initrd, &boot.join("initrd.gz"))?;
+    fs::write(boot.join("isolinux.cfg"), configuration(entries))?;
+    let step = Step::start(format!("Writing {}", path.display()));
+    let unfinished = path.with_extension("part");
+    deb::run(
+        Command::new("xorriso")
+            .args(["-as", "mkisofs", "-quiet", "-r", "-J", "-V", volume, "-o"])
+            .arg(&unfinished)
+            .args(["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat"])
+            .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+            .arg(tree.path()),
+    )?;
+    fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))?;
+    step.done();
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+/// The boot menu: a prompt on the screen and on COM1, which boots the first entry after two seconds.
+fn configuration(entries: &[Entry<'_>]) -> String {
+    let mut text = String::from("SERIAL 0 115200\nPROMPT 1\nTIMEOUT 20\n");
+    if let Some(first) = entries.first() {
+        text.push_str(&format!("DEFAULT {}\n", first.label));
+    }
+    for entry in entries {
+        text.push_str(&format!(
+            "LABEL {}\n  KERNEL linux\n  APPEND initrd=initrd.gz {}\n",
+            entry.label, entry.cmdline
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_entry_is_the_default() {
+        let entries = [
+            Entry {
+                label: "install",
+                cmdline: "vga=788 --- quiet",
+            },
+            Entry {
+                label: "serial",
+                cmdline: "x",
+            },
+        ];
+        let text = configuration(&entries);
+        assert!(text.contains("DEFAULT install\nLABEL install\n  KERNEL linux\n  APPEND initrd=initrd.gz vga=788 --- quiet\n"));
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::rig::{Paging, Rig};
+
+/// Builds, runs and tests Umbra.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boots a guest in Umbra, in an emulated machine.
+    Run(RunArgs),
+    /// Runs every test: lints, unit tests and whole guests.
+    Test(TestArgs),
+    /// Makes target/umbra.iso, which boots Umbra with a guest on BIOS and UEFI machines.
+    Image(ImageArgs),
+    /// Measures Umbra against the bare machine.
+    Bench(BenchArgs),
+    /// Fetches and builds the guests that the tests use.
+    Guests(GuestsArgs),
+    /// Installs the system packages that the tool needs.
+    Setup,
+}
+
+/// How to run a guest.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// An ISO, a raw disk image, a Linux kernel, or the name of a test guest [default: the Debian installer]
+    pub guest: Option<PathBuf>,
+    /// The initial RAM disk of a Linux kernel
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// The command line of a Linux kernel
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// The guest's memory
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1G",
+        allow_hyphen_values = true
+    )]
+    pub memory: String,
+    /// The guest's processors
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        allow_hyphen_values = true
+    )]
+    pub cpus: String,
+    /// How the guest's memory is virtualized
+    #[arg(long, value_enum, default_value = "nested")]
+    pub paging: Paging,
+    /// The machine that Umbra runs on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub rig: Rig,
+    /// A raw hard disk for the guest; what it writes stays
+    #[arg(long, value_name = "FILE")]
+    pub disk: Option<PathBuf>,
+    /// No window: the guest's COM1 on standard output, Umbra's own log in a file
+    #[arg(long)]
+    pub headless: bool,
+    /// Succeed when TEXT has appeared on the guest's COM1 or text screen; may be repeated, then in that order
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub until: Vec<String>,
+    /// Keys for the guest's keyboard after the --until before it: \n is Enter, \t Tab, \e Escape, \{f10} or \{ctrl-x} by name
+    #[arg(long = "type", value_name = "TEXT", allow_hyphen_values = true)]
+    pub types: Vec<String>,
+    /// Give up after this time [default: 120; none in a window without --until]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub timeout: Option<String>,
+    /// Write the guest's screen at the end
+    #[arg(long, value_name = "FILE.png")]
+    pub screenshot: Option<PathBuf>,
+    /// Write what the hypervisor did: exits, instructions, events, memory
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Let the machine's clock count instructions, so that runs repeat exactly
+    #[arg(long)]
+    pub icount: bool,
+}
+
+/// Which tests to run.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Only the tests whose names contain one of these
+    pub only: Vec<String>,
+    /// Say which tests there are and run none
+    #[arg(long)]
+    pub list: bool,
+    /// How many guests run at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub jobs: usize,
+}
+
+/// What goes into the bootable image.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// The guests' ISO images, one menu entry each [default: the Debian installer]
+    pub guests: Vec<PathBuf>,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub memory: String,
+    /// Where to write the image [default: target/umbra.iso]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The measurement
+    #[command(subcommand)]
+    pub what: Bench,
+}
+
+/// A measurement.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// A Linux kernel's way to its first program: native against Umbra.
+    Boot,
+}
+
+/// Which guests to fetch.
+#[derive(Debug, Args)]
+pub struct GuestsArgs {
+    /// The guests' names [default: all]
+    pub names: Vec<String>,
+    /// Say which guests there are and fetch none
+    #[arg(long)]
+    pub list: bool,
+}

@@ -1,0 +1,456 @@
+//! The control protocol: what the host tool and Umbra say to each other over the outer machine's second serial port.
+//!
+//! Both directions carry frames of one byte of kind, a little-endian 32-bit length and that many bytes of payload.
+//! This file encodes and decodes them and does no input or output. The far side is our own hypervisor, but it may have been
+//! confused by a guest: a length or picture size beyond the limits below is an error, never an allocation.
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Bytes of a frame before its payload.
+const HEADER: usize = 5;
+/// Longest payload taken: a run-length coded picture of the largest screen fits.
+const MAX_PAYLOAD: usize = 64 << 20;
+/// Largest width and height of a picture, in pixels.
+const MAX_SIDE: u32 = 8192;
+/// Largest number of columns or rows of a text screen.
+const MAX_TEXT_SIDE: usize = 512;
+
+/// The kinds of frames; a letter means what stands here in its direction only.
+mod kind {
+    pub const CONSOLE: u8 = b'C';
+    pub const TEXT: u8 = b'T';
+    pub const SCREENSHOT: u8 = b'S';
+    pub const REPORT: u8 = b'R';
+    pub const EVENT: u8 = b'E';
+    pub const KEYS: u8 = b'K';
+    pub const INPUT: u8 = b'I';
+    pub const QUIT: u8 = b'Q';
+}
+
+/// One frame from Umbra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Bytes that the guest wrote to its COM1.
+    Console(Vec<u8>),
+    /// The guest's text screen has changed; a screen of no cells means that it shows graphics now.
+    Text(TextScreen),
+    /// The picture that was asked for.
+    Screenshot(Picture),
+    /// The report that was asked for, as JSON.
+    Report(String),
+    /// Something happened.
+    Event(Event),
+    /// A frame of a kind that this version does not know.
+    Unknown(u8),
+}
+
+/// What happened to the guest's machine or to Umbra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest's machine is about to run for the first time.
+    Ready,
+    /// The guest switched its machine off.
+    PowerOff,
+    /// The guest's machine was reset and starts again.
+    Reset,
+    /// The guest's machine cannot go on, with the reason.
+    Fatal(String),
+    /// Umbra cannot work on this host or with these options, with the reason.
+    Refused(String),
+    /// The answer to [`Request::Quit`].
+    Bye,
+    /// Any other text.
+    Other(String),
+}
+
+impl Event {
+    fn decode(text: &str) -> Event {
+        let sentence = |prefix: &str| text.strip_prefix(prefix).map(|rest| rest.trim().to_owned());
+        match text.trim() {
+            "ready" => Event::Ready,
+            "poweroff" => Event::PowerOff,
+            "reset" => Event::Reset,
+            "bye" => Event::Bye,
+            _ => sentence("fatal:")
+                .map(Event::Fatal)
+                .or_else(|| sentence("refused:").map(Event::Refused))
+                .unwrap_or_else(|| Event::Other(text.to_owned())),
+        }
+    }
+}
+
+/// The characters of a VGA text screen, in code page 437.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TextScreen {
+    /// Characters in a row.
+    pub cols: usize,
+    /// Rows.
+    pub rows: usize,
+    /// `cols * rows` characters, row by row.
+    pub cells: Vec<u8>,
+}
+
+impl TextScreen {
+    fn decode(payload: &[u8]) -> Result<TextScreen> {
+        let mut rest = payload;
+        let cols = usize::from(take_u16(&mut rest)?);
+        let rows = usize::from(take_u16(&mut rest)?);
+        ensure!(
+            cols <= MAX_TEXT_SIDE && rows <= MAX_TEXT_SIDE,
+            "a text screen of {cols} by {rows}"
+        );
+        ensure!(
+            rest.len() == cols * rows,
+            "a text screen of {cols} by {rows} in {} bytes",
+            rest.len()
+        );
+        Ok(TextScreen {
+            cols,
+            rows,
+            cells: rest.to_vec(),
+        })
+    }
+}
+
+/// A picture of the guest's screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `width * height` pixels of red, green and blue.
+    pub rgb: Vec<u8>,
+}
+
+impl Picture {
+    fn decode(payload: &[u8]) -> Result<Picture> {
+        let mut rest = payload;
+        let width = take_u32(&mut rest)?;
+        let height = take_u32(&mut rest)?;
+        ensure!(
+            width > 0 && height > 0 && width <= MAX_SIDE && height <= MAX_SIDE,
+            "a picture of {width} by {height}"
+        );
+        let wanted = width as usize * height as usize * 3;
+        let mut rgb = Vec::with_capacity(wanted);
+        while let Some((run, tail)) = rest.split_first_chunk::<5>() {
+            rest = tail;
+            let [low, high, red, green, blue] = *run;
+            let count = usize::from(u16::from_le_bytes([low, high]));
+            ensure!(
+                rgb.len() + count * 3 <= wanted,
+                "a picture of {width} by {height} with too many pixels"
+            );
+            for _ in 0..count {
+                rgb.extend_from_slice(&[red, green, blue]);
+            }
+        }
+        ensure!(
+            rest.is_empty() && rgb.len() == wanted,
+            "a picture of {width} by {height} that ends early"
+        );
+        Ok(Picture { width, height, rgb })
+    }
+}
+
+/// One frame to Umbra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Scan codes of set 1 for the guest's keyboard.
+    Keys(Vec<u8>),
+    /// Bytes for the guest's COM1 to receive.
+    Input(Vec<u8>),
+    /// Asks for a [`Message::Screenshot`].
+    Screenshot,
+    /// Asks for a [`Message::Report`].
+    Report,
+    /// Asks Umbra to stop; it answers [`Event::Bye`].
+    Quit,
+}
+
+impl Request {
+    /// The request as a frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, payload): (u8, &[u8]) = match self {
+            Request::Keys(codes) => (kind::KEYS, codes),
+            Request::Input(bytes) => (kind::INPUT, bytes),
+            Request::Screenshot => (kind::SCREENSHOT, &[]),
+            Request::Report => (kind::REPORT, &[]),
+            Request::Quit => (kind::QUIT, &[]),
+        };
+        frame(kind, payload)
+    }
+}
+
+/// Takes bytes as they arrive and gives whole messages.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    pending: Vec<u8>,
+}
+
+impl Decoder {
+    /// Adds bytes from Umbra.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, or `None` until more bytes come.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not frames of this protocol; nothing after them can be understood.
+    pub fn next(&mut self) -> Result<Option<Message>> {
+        let Some((header, rest)) = self.pending.split_first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let [kind, length @ ..] = *header;
+        let length = u32::from_le_bytes(length) as usize;
+        ensure!(
+            length <= MAX_PAYLOAD,
+            "the control channel is out of step: a frame {kind:#04x} of {length} bytes"
+        );
+        let Some(payload) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = decode(kind, payload)
+            .with_context(|| format!("a frame '{}' is damaged", char::from(kind)))?;
+        self.pending.drain(..HEADER + length);
+        Ok(Some(message))
+    }
+}
+
+fn decode(kind: u8, payload: &[u8]) -> Result<Message> {
+    let text = || String::from_utf8_lossy(payload).into_owned();
+    Ok(match kind {
+        kind::CONSOLE => Message::Console(payload.to_vec()),
+        kind::TEXT => Message::Text(TextScreen::decode(payload)?),
+        kind::SCREENSHOT => Message::Screenshot(Picture::decode(payload)?),
+        kind::REPORT => Message::Report(text()),
+        kind::EVENT => Message::Event(Event::decode(&text())),
+        other => Message::Unknown(other),
+    })
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(HEADER + payload.len());
+    bytes.push(kind);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn take_u16(rest: &mut &[u8]) -> Result<u16> {
+    let Some((bytes, tail)) = rest.split_first_chunk() else {
+        bail!("it ends early")
+    };
+    *rest = tail;
+    Ok(u16::from_le_bytes(*bytes))
+}
+
+fn take_u32(rest: &mut &[u8]) -> Result<u32> {
+    let Some((bytes, tail)) = rest.split_first_chunk() else {
+        bail!("it ends early")
+    };
+    *rest = tail;
+    Ok(u32::from_le_bytes(*bytes))
+}
+
+/// Umbra's half of the protocol, for tests of the host's half.
+#[cfg(test)]
+pub mod far {
+    use super::{Decoder, HEADER, Picture, Request, TextScreen, frame, kind};
+
+    pub fn console(bytes: &[u8]) -> Vec<u8> {
+        frame(kind::CONSOLE, bytes)
+    }
+
+    pub fn event(text: &str) -> Vec<u8> {
+        frame(kind::EVENT, text.as_bytes())
+    }
+
+    pub fn report(json: &str) -> Vec<u8> {
+        frame(kind::REPORT, json.as_bytes())
+    }
+
+    pub fn text(rows: &[&str]) -> Vec<u8> {
+        frame(kind::TEXT, &text_payload(&screen(rows)))
+    }
+
+    pub fn screen(rows: &[&str]) -> TextScreen {
+        let cols = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let cells = rows
+            .iter()
+            .flat_map(|row| row.bytes().chain(std::iter::repeat(b' ')).take(cols))
+            .collect();
+        TextScreen {
+            cols,
+            rows: rows.len(),
+            cells,
+        }
+    }
+
+    pub fn text_payload(screen: &TextScreen) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&(screen.cols as u16).to_le_bytes());
+        payload.extend_from_slice(&(screen.rows as u16).to_le_bytes());
+        payload.extend_from_slice(&screen.cells);
+        payload
+    }
+
+    pub fn picture(picture: &Picture) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&picture.width.to_le_bytes());
+        payload.extend_from_slice(&picture.height.to_le_bytes());
+        for pixel in picture.rgb.chunks(3) {
+            payload.extend_from_slice(&[1, 0]);
+            payload.extend_from_slice(pixel);
+        }
+        frame(kind::SCREENSHOT, &payload)
+    }
+
+    pub fn request(decoder: &mut Decoder) -> Option<Request> {
+        let length = u32::from_le_bytes(decoder.pending.get(1..HEADER)?.try_into().ok()?) as usize;
+        let payload = decoder.pending.get(HEADER..HEADER + length)?.to_vec();
+        let request = match decoder.pending.first()? {
+            &kind::KEYS => Request::Keys(payload),
+            &kind::INPUT => Request::Input(payload),
+            &kind::SCREENSHOT => Request::Screenshot,
+            &kind::REPORT => Request::Report,
+            &kind::QUIT => Request::Quit,
+            other => panic!("request {other:#x}"),
+        };
+        decoder.pending.drain(..HEADER + length);
+        Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode_all(bytes: &[u8]) -> Vec<Message> {
+        let mut decoder = Decoder::default();
+        decoder.feed(bytes);
+        std::iter::from_fn(|| decoder.next().expect("valid frames")).collect()
+    }
+
+    #[test]
+    fn a_frame_is_kind_length_payload() {
+        assert_eq!(
+            Request::Keys(vec![0x1e, 0x9e]).encode(),
+            [b'K', 2, 0, 0, 0, 0x1e, 0x9e]
+        );
+        assert_eq!(Request::Screenshot.encode(), [b'S', 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn frames_are_decoded_wherever_the_stream_is_cut() {
+        let stream = [
+            far::console(b"hello"),
+            far::event("ready"),
+            far::text(&["ab", "cd"]),
+        ]
+        .concat();
+        let whole = decode_all(&stream);
+        assert_eq!(whole.len(), 3);
+        for cut in 0..stream.len() {
+            let mut decoder = Decoder::default();
+            let mut got = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                decoder.feed(part);
+                while let Some(message) = decoder.next().unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(got, whole, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn events_carry_their_sentence() {
+        let event = |text| decode_all(&far::event(text)).remove(0);
+        assert_eq!(event("poweroff"), Message::Event(Event::PowerOff));
+        assert_eq!(event("reset"), Message::Event(Event::Reset));
+        assert_eq!(
+            event("fatal: no way"),
+            Message::Event(Event::Fatal("no way".into()))
+        );
+        assert_eq!(
+            event("refused: no SVM"),
+            Message::Event(Event::Refused("no SVM".into()))
+        );
+        assert_eq!(
+            event("sleepy"),
+            Message::Event(Event::Other("sleepy".into()))
+        );
+    }
+
+    #[test]
+    fn a_picture_is_runs_of_pixels() {
+        let mut payload = vec![3, 0, 0, 0, 2, 0, 0, 0];
+        payload.extend_from_slice(&[4, 0, 1, 2, 3]);
+        payload.extend_from_slice(&[2, 0, 9, 8, 7]);
+        let picture = Picture::decode(&payload).unwrap();
+        assert_eq!((picture.width, picture.height), (3, 2));
+        assert_eq!(picture.rgb[..3], [1, 2, 3]);
+        assert_eq!(picture.rgb[15..], [9, 8, 7]);
+    }
+
+    #[test]
+    fn a_picture_with_too_few_or_too_many_pixels_is_an_error() {
+        for count in [5, 7] {
+            let payload = [&[3, 0, 0, 0, 2, 0, 0, 0][..], &[count, 0, 1, 2, 3]].concat();
+            assert!(Picture::decode(&payload).is_err());
+        }
+    }
+
+    #[test]
+    fn a_huge_picture_or_frame_is_an_error_and_not_an_allocation() {
+        assert!(Picture::decode(&[0xff; 8]).is_err());
+        let mut decoder = Decoder::default();
+        decoder.feed(&[b'C', 0xff, 0xff, 0xff, 0xff]);
+        assert!(decoder.next().is_err());
+    }
+
+    #[test]
+    fn a_text_screen_must_hold_what_its_size_says() {
+        assert!(TextScreen::decode(&[80, 0, 25, 0, 1, 2]).is_err());
+        assert!(TextScreen::decode(&[0, 0, 0, 0]).unwrap().cells.is_empty());
+    }
+
+    #[test]
+    fn unknown_kinds_are_passed_over() {
+        let stream = [frame(b'?', b"new"), far::event("bye")].concat();
+        assert_eq!(
+            decode_all(&stream),
+            [Message::Unknown(b'?'), Message::Event(Event::Bye)]
+        );
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..2000 {
+            let mut decoder = Decoder::default();
+            for _ in 0..40 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let [a, b, c, ..] = state.to_le_bytes();
+                decoder.feed(&[
+                    *b"CTSRE?".get(usize::from(a) % 6).unwrap(),
+                    b % 32,
+                    0,
+                    0,
+                    0,
+                    c,
+                ]);
+                if decoder.next().is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Debian packages as a source of guests: fetched by apt and unpacked into the cache, never installed.
+//!
+//! A package that the system's own sources do not have (on Ubuntu, or another release of Debian) comes from Debian 12's archive,
+//! through a private configuration of apt which leaves the system's as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::outcome::{Interrupted, interrupted};
+use crate::paths;
+use crate::progress::Step;
+use crate::setup::{self, Purpose};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The file in an unpacked package that says that all of it is there.
+const COMPLETE: &str = ".complete";
+
+/// Where packages are looked up.
+enum Source {
+    /// The system's configuration of apt.
+    System,
+    /// Debian 12 by the options of a private configuration.
+    Debian(Vec<String>),
+}
+
+impl Source {
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        if let Source::Debian(options) = self {
+            command.args(options.iter().flat_map(|option| ["-o", option]));
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The name, length and location of the file that holds `package`, if this source has it.
+    fn file(&self, package: &str) -> Option<(String, u64)> {
+        let output = self
+            .command("apt-get")
+            .args(["download", "--print-uris", package])
+            .output()
+            .ok()?;
+        parse_uri(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// Reads `'uri' file length hash`.
+fn parse_uri(line: &str) -> Option<(String, u64)> {
+    let mut fields = line
+        .lines()
+        .find(|line| line.starts_with('\''))?
+        .split_whitespace()
+        .skip(1);
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+/// The files of `package`, fetched and unpacked if they are not yet in the cache.
+///
+/// # Errors
+///
+/// The package cannot be found, fetched or unpacked.
+pub fn unpacked(package: &str) -> Result<PathBuf> {
+    let directory = paths::guests().join("packages").join(package);
+    if directory.join(COMPLETE).exists() {
+        return Ok(directory);
+    }
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    paths::make(&directory)?;
+    let source = source_of(package)?;
+    let (file, length) = source
+        .file(package)
+        .with_context(|| format!("apt does not know the package {package}"))?;
+    download(&source, package, length, &directory)?;
+    let archive = fs::read_dir(&directory)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt did not bring {file}"))?;
+    let step = Step::start(format!("Unpacking {package}"));
+    run(Command::new("dpkg-deb")
+        .arg("-x")
+        .arg(&archive)
+        .arg(&directory))?;
+    fs::remove_file(&archive)?;
+    fs::write(directory.join(COMPLETE), file)?;
+    step.done();
+    Ok(directory)
+}
+
+/// The package on which the package `meta` depends whose name starts with `prefix`.
+///
+/// # Errors
+///
+/// Neither the system's sources nor Debian's know it.
+pub fn dependency(meta: &str, prefix: &str) -> Result<String> {
+    let output = source_of(meta)?
+        .command("apt-cache")
+        .args(["depends", meta])
+        .output()
+        .context("cannot start apt-cache")?;
+    parse_dependency(&String::from_utf8_lossy(&output.stdout), prefix)
+        .with_context(|| format!("the package {meta} depends on no {prefix}..."))
+}
+
+fn parse_dependency(text: &str, prefix: &str) -> Option<String> {
+    let names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    names
+        .map(str::trim)
+        .find(|name| name.starts_with(prefix))
+        .map(str::to_owned)
+}
+
+/// The source that has `package`.
+fn source_of(package: &str) -> Result<Source> {
+    if Source::System.file(package).is_some() {
+        return Ok(Source::System);
+    }
+    let debian = private_source()?;
+    if debian.file(package).is_none() {
+        let step = Step::start("Fetching Debian 12's lists of packages");
+        run(debian.command("apt-get").arg("update"))?;
+        step.done();
+    }
+    Ok(debian)
+}
+
+/// A private configuration of apt for Debian 12's archive.
+fn private_source() -> Result<Source> {
+    if !Path::new(KEYRING).exists() {
+        setup::require(Purpose::DebianKeys)?;
+    }
+    let directory = paths::guests().join("apt");
+    for part in ["lists/partial", "cache/archives/partial", "etc"] {
+        paths::make(&directory.join(part))?;
+    }
+    let archive = |uri: &str, suite: &str| {
+        format!("deb [arch=amd64 signed-by={KEYRING}] {uri} {suite} main\n")
+    };
+    let sources = directory.join("etc/sources.list");
+    let list = archive("http://deb.debian.org/debian", "bookworm")
+        + &archive("http://deb.debian.org/debian-security", "bookworm-security");
+    fs::write(&sources, list)?;
+    fs::write(directory.join("status"), "")?;
+    let at = |part: &str| directory.join(part).display().to_string();
+    Ok(Source::Debian(vec![
+        format!("Dir::Etc::SourceList={}", sources.display()),
+        "Dir::Etc::SourceParts=/nonexistent".to_owned(),
+        "Dir::Etc::PreferencesParts=/nonexistent".to_owned(),
+        format!("Dir::State={}", at("")),
+        format!("Dir::State::Lists={}", at("lists")),
+        format!("Dir::State::status={}", at("status")),
+        format!("Dir::Cache={}", at("cache")),
+        "APT::Architecture=amd64".to_owned(),
+        "APT::Architectures::=amd64".to_owned(),
+        "APT::Sandbox::User=root".to_owned(),
+    ]))
+}
+
+/// Fetches `package` into `directory`, showing how far it is.
+fn download(source: &Source, package: &str, length: u64, directory: &Path) -> Result<()> {
+    let step = Step::bytes(format!("Fetching {package}"), length);
+    let mut child = source
+        .command("apt-get")
+        .args(["download", "-q", package])
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start apt-get")?;
+    while child.try_wait()?.is_none() {
+        if interrupted() {
+            child.kill()?;
+            child.wait()?;
+            return Err(Interrupted.into());
+        }
+        let arrived = fs::read_dir(directory)?
+            .flatten()
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|file| file.len())
+            .sum();
+        step.at(arrived);
+        sleep(Duration::from_millis(100));
+    }
+    let output = child.wait_with_output()?;
+    check("apt-get download", &output)?;
+    step.done();
+    Ok(())
+}
+
+/// Runs `command` quietly; its words are the error when it fails.
+///
+/// # Errors
+///
+/// It cannot be started or fails.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {name}"))?;
+    check(&name, &output)?;
+    Ok(output)
+}
+
+fn check(name: &str, output: &Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    if interrupted() {
+        return Err(Interrupted.into());
+    }
+    bail!(
+        "{name} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apts_uris_give_file_and_length() {
+        let line =
+            "'http://deb.debian.org/p/ipxe_1.0_all.deb' ipxe_1.0_all.deb 1171912 SHA256:00\n";
+        assert_eq!(
+            parse_uri(line),
+            Some(("ipxe_1.0_all.deb".to_owned(), 1_171_912))
+        );
+        assert_eq!(parse_uri("E: no such package"), None);
+    }
+
+    #[test]
+    fn the_kernel_behind_a_meta_package_is_found() {
+        let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
+        assert_eq!(
+            parse_dependency(text, "linux-image-").unwrap(),
+            "linux-image-6.1.0-56-cloud-amd64"
+        );
+        assert_eq!(parse_dependency("x\n", "linux-image-"), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! The test guests: real systems from Debian's packages, unpacked or made into bootable images, and cached under `target`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cdrom::{self, Entry};
+use crate::deb;
+use crate::initrd;
+use crate::outcome::refuse;
+use crate::paths;
+use crate::setup::{self, Purpose};
+
+/// Raised when a recipe below changes, so that cached guests are made again.
+const RECIPE: u32 = 1;
+
+/// A guest that the tool can provide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// The Debian installer for 64-bit machines, on a CD.
+    DebianAmd64,
+    /// The Debian installer for 32-bit machines, on a CD.
+    DebianI386,
+    /// The memory tester, 64-bit, on a CD.
+    MemtestX64,
+    /// The memory tester, 32-bit, on a CD.
+    MemtestIa32,
+    /// GRUB's rescue shell, on a CD.
+    GrubRescue,
+    /// The network boot loader, on a CD.
+    Ipxe,
+    /// Debian's kernel for virtual machines.
+    CloudKernel,
+    /// A RAM disk for that kernel, with busybox and a script that says what it finds.
+    CloudInitrd,
+}
+
+impl Guest {
+    /// All of them.
+    pub const ALL: [Guest; 8] = [
+        Guest::DebianAmd64,
+        Guest::DebianI386,
+        Guest::MemtestX64,
+        Guest::MemtestIa32,
+        Guest::GrubRescue,
+        Guest::Ipxe,
+        Guest::CloudKernel,
+        Guest::CloudInitrd,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Guest::DebianAmd64 => "debian-amd64",
+            Guest::DebianI386 => "debian-i386",
+            Guest::MemtestX64 => "memtest-x64",
+            Guest::MemtestIa32 => "memtest-ia32",
+            Guest::GrubRescue => "grub-rescue",
+            Guest::Ipxe => "ipxe",
+            Guest::CloudKernel => "cloud-kernel",
+            Guest::CloudInitrd => "cloud-initrd",
+        }
+    }
+
+    /// The guest with this name.
+    pub fn named(name: &str) -> Option<Guest> {
+        Guest::ALL.into_iter().find(|guest| guest.name() == name)
+    }
+
+    /// What it is, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Guest::DebianAmd64 => "Debian 12 installer, 64-bit, text (ISO)",
+            Guest::DebianI386 => "Debian 12 installer, 32-bit, text (ISO)",
+            Guest::MemtestX64 => "memtest86+, 64-bit (ISO)",
+            Guest::MemtestIa32 => "memtest86+, 32-bit (ISO)",
+            Guest::GrubRescue => "GRUB rescue CD (ISO)",
+            Guest::Ipxe => "iPXE network boot loader (ISO)",
+            Guest::CloudKernel => "Debian's Linux kernel for virtual machines (bzImage)",
+            Guest::CloudInitrd => "a RAM disk for it that lists the hardware (initrd)",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Guest::DebianAmd64 => "debian-12-amd64.iso",
+            Guest::DebianI386 => "debian-12-i386.iso",
+            Guest::MemtestX64 => "memtest86+x64.iso",
+            Guest::MemtestIa32 => "memtest86+ia32.iso",
+            Guest::GrubRescue => "grub-rescue-cdrom.iso",
+            Guest::Ipxe => "ipxe.iso",
+            Guest::CloudKernel => "vmlinuz-cloud",
+            Guest::CloudInitrd => "initrd-cloud.img",
+        }
+    }
+
+    /// The guest's file, fetched and made if it is not in the cache.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be fetched or made.
+    pub fn provide(self) -> Result<PathBuf> {
+        let path = paths::guests().join(self.file());
+        let stamp = paths::guests().join(format!(".{}", self.file()));
+        let recipe = self.recipe();
+        if path.exists() && fs::read_to_string(&stamp).is_ok_and(|made_by| made_by == recipe) {
+            return Ok(path);
+        }
+        setup::require(Purpose::Guests)?;
+        paths::make(&paths::guests())?;
+        match self {
+            Guest::DebianAmd64 => installer(&path, "amd64")?,
+            Guest::DebianI386 => installer(&path, "i386")?,
+            Guest::MemtestX64 => {
+                packaged(&path, "memtest86+", "usr/lib/memtest86+/memtest86+x64.iso")?
+            }
+            Guest::MemtestIa32 => {
+                packaged(&path, "memtest86+", "usr/lib/memtest86+/memtest86+ia32.iso")?
+            }
+            Guest::GrubRescue => packaged(
+                &path,
+                "grub-rescue-pc",
+                "usr/lib/grub-rescue/grub-rescue-cdrom.iso",
+            )?,
+            Guest::Ipxe => packaged(&path, "ipxe", "usr/lib/ipxe/ipxe.iso")?,
+            Guest::CloudKernel => {
+                let package = cloud_package()?;
+                let version = package.trim_start_matches("linux-image-");
+                packaged(&path, &package, &format!("boot/vmlinuz-{version}"))?;
+            }
+            Guest::CloudInitrd => {
+                let busybox = deb::unpacked("busybox-static")?.join("bin/busybox");
+                let modules = deb::unpacked(&cloud_package()?)?.join("lib/modules");
+                place(&path, &initrd::build(&busybox, &modules)?)?;
+            }
+        }
+        fs::write(&stamp, recipe)?;
+        Ok(path)
+    }
+
+    /// What the cached file depends on besides the packages.
+    fn recipe(self) -> String {
+        match self {
+            Guest::CloudInitrd => format!("{RECIPE}\n{}", initrd::INIT),
+            _ => RECIPE.to_string(),
+        }
+    }
+}
+
+/// The package that holds the cloud kernel's current version. It is asked for once, so that kernel and modules fit.
+fn cloud_package() -> Result<String> {
+    let note = paths::guests().join(".cloud-package");
+    if let Ok(package) = fs::read_to_string(&note) {
+        return Ok(package);
+    }
+    let package = deb::dependency("linux-image-cloud-amd64", "linux-image-")?;
+    fs::write(note, &package)?;
+    Ok(package)
+}
+
+/// Copies one file of a package.
+fn packaged(path: &Path, package: &str, file: &str) -> Result<()> {
+    let from = deb::unpacked(package)?.join(file);
+    place(
+        path,
+        &fs::read(&from).with_context(|| format!("the package {package} has no {file}"))?,
+    )
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+fn place(path: &Path, content: &[u8]) -> Result<()> {
+    let unfinished = path.with_extension("part");
+    fs::write(&unfinished, content)
+        .with_context(|| format!("cannot write {}", unfinished.display()))?;
+    fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the Debian installer's CD.
+fn installer(path: &Path, architecture: &str) -> Result<()> {
+    let package = deb::unpacked(&format!("debian-installer-12-netboot-{architecture}"))?;
+    let files = package
+        .join("usr/lib/debian-installer/images/12")
+        .join(architecture)
+        .join("text/debian-installer")
+        .join(architecture);
+    let entries = [
+        Entry {
+            label: "install",
+            cmdline: "vga=788 --- quiet",
+        },
+        Entry {
+            label: "text",
+            cmdline: "vga=normal nomodeset --- quiet",
+        },
+        Entry {
+            label: "serial",
+            cmdline: "console=ttyS0,115200 --- quiet",
+        },
+    ];
+    let volume = format!("DEBIAN_12_{}", architecture.to_uppercase());
+    cdrom::make(
+        path,
+        &volume,
+        &files.join("linux"),
+        &files.join("initrd.gz"),
+        &entries,
+    )
+}
+
+/// Provides the named guests, or all, and says where they are.
+///
+/// # Errors
+///
+/// A name is unknown, or a guest cannot be had.
+pub fn provide(names: &[String], list: bool) -> Result<()> {
+    let mut wanted = Vec::new();
+    for name in names {
+        match Guest::named(name) {
+            Some(guest) => wanted.push(guest),
+            None => {
+                refuse!("there is no test guest named {name}; cargo xtask guests --list names them")
+            }
+        }
+    }
+    if names.is_empty() {
+        wanted.extend(Guest::ALL);
+    }
+    for guest in wanted {
+        if list {
+            println!("{:14} {}", guest.name(), guest.about());
+        } else {
+            println!("{:14} {}", guest.name(), guest.provide()?.display());
+        }
+    }
+    Ok(())
+}

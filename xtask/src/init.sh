@@ -1,0 +1,65 @@
+#!/bin/busybox sh
+echo "GUEST-UP"
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+
+while read module; do
+    insmod /modules/$module.ko
+done < /modules/order
+
+echo "GUEST-KERNEL $(uname -r) $(uname -m)"
+echo "GUEST-CMDLINE $(cat /proc/cmdline)"
+echo "GUEST-MEMORY $(sed -n 's/^MemTotal: *//p' /proc/meminfo)"
+echo "GUEST-CPU $(grep -c '^processor' /proc/cpuinfo) $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
+echo "GUEST-HYPERVISOR $(dmesg | sed -n 's/.*Hypervisor detected: //p')"
+echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "GUEST-DMI $(cat /sys/class/dmi/id/sys_vendor) $(cat /sys/class/dmi/id/product_name), $(cat /sys/class/dmi/id/bios_vendor)"
+
+# The kernel looks for disks in the background.
+for second in 1 2 3 4 5 6 7 8 9 10; do
+    case "$(ls /sys/block)" in
+        *sd* | *sr*) break ;;
+    esac
+    case "$(ls /sys/class/ata_link 2>/dev/null)" in
+        "") break ;;
+    esac
+    sleep 0.3
+done
+for disk in /sys/block/*; do
+    case "${disk##*/}" in
+        loop* | ram*) ;;
+        *) echo "GUEST-DISK ${disk##*/} $(cat $disk/size) $(cat $disk/device/model 2>/dev/null)" ;;
+    esac
+done
+for device in /sys/bus/pci/devices/*; do
+    vendor=$(cat $device/vendor) id=$(cat $device/device) class=$(cat $device/class)
+    echo "GUEST-PCI ${device##*/} ${vendor#0x}:${id#0x} class ${class#0x} irq $(cat $device/irq)"
+done
+sed -n 's/^ *\([0-9A-Z]*:.*\)/GUEST-IRQ \1/p' /proc/interrupts
+for table in /sys/firmware/acpi/tables/*; do
+    [ -f "$table" ] && echo "GUEST-ACPI ${table##*/} $(wc -c < $table)"
+done
+sed -n 's/^N: Name=/GUEST-INPUT /p' /proc/bus/input/devices
+sed -n 's/^\([0-9]*: uart:1.*\)/GUEST-SERIAL \1/p' /proc/tty/driver/serial
+[ -e /sys/class/rtc/rtc0/time ] && echo "GUEST-RTC $(cat /sys/class/rtc/rtc0/date) $(cat /sys/class/rtc/rtc0/time)"
+
+# A disk with the mark of the test image counts its boots in its sector 2000.
+if [ -b /dev/sda ] && [ "$(dd if=/dev/sda bs=512 skip=2000 count=1 2>/dev/null | head -c 11)" = "UMBRA-BOOTS" ]; then
+    boots=$(dd if=/dev/sda bs=512 skip=2000 count=1 2>/dev/null | sed -n 's/^UMBRA-BOOTS \([0-9]*\).*/\1/p' | head -n 1)
+    boots=$((boots + 1))
+    printf 'UMBRA-BOOTS %d\n' $boots | dd of=/dev/sda bs=512 seek=2000 conv=notrunc,sync 2>/dev/null
+    sync
+    echo "GUEST-BOOTS $boots"
+fi
+echo "GUEST-DONE"
+
+case "$(cat /proc/cmdline)" in
+    *umbra.then=poweroff*) poweroff -f ;;
+    *umbra.then=reboot*) reboot -f ;;
+    *umbra.then=cf9*) echo pci > /sys/kernel/reboot/type; reboot -f ;;
+    *umbra.then=i8042*) echo kbd > /sys/kernel/reboot/type; reboot -f ;;
+    *umbra.then=triple*) echo triple > /sys/kernel/reboot/type; reboot -f ;;
+esac
+exec setsid sh -c 'exec sh < /dev/console > /dev/console 2>&1'

@@ -1,0 +1,173 @@
+//! The test guest's user space: an initial RAM disk of busybox and one script.
+//!
+//! The script says `GUEST-UP` as its first deed, then what hardware Linux found, one `GUEST-...` line each, and then
+//! does what the kernel's command line asks with `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of
+//! rebooting), or nothing, which leaves a shell on the console.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+
+/// The first program.
+pub const INIT: &str = include_str!("init.sh");
+
+/// What the script uses of busybox.
+const APPLETS: [&str; 22] = [
+    "sh", "mount", "cat", "ls", "echo", "insmod", "poweroff", "reboot", "sync", "dd", "printf",
+    "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid",
+];
+
+/// The drivers that let the kernel see the virtual machine's disks.
+const DRIVERS: [&str; 3] = ["ata_piix", "sd_mod", "sr_mod"];
+
+/// Builds the RAM disk from `busybox`, and from the drivers below `modules` that this kernel has.
+///
+/// # Errors
+///
+/// A file cannot be read.
+pub fn build(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in ["bin", "dev", "proc", "sys", "mnt", "modules"] {
+        archive.directory(directory);
+    }
+    archive.device("dev/console", 5, 1);
+    archive.program(
+        "bin/busybox",
+        &fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?,
+    );
+    for applet in APPLETS {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    let mut order = String::new();
+    for (name, content) in in_load_order(&find(modules))? {
+        archive.program(&format!("modules/{name}.ko"), &content);
+        order.push_str(&name);
+        order.push('\n');
+    }
+    archive.program("modules/order", order.as_bytes());
+    archive.program("init", INIT.as_bytes());
+    Ok(archive.finish())
+}
+
+/// All modules below `directory`.
+fn find(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(find(&path));
+        } else if path.extension().is_some_and(|extension| extension == "ko") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The drivers and what they depend on, each behind its dependencies.
+fn in_load_order(available: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut loaded = Vec::new();
+    let mut seen = BTreeSet::new();
+    for driver in DRIVERS {
+        load(driver, available, &mut seen, &mut loaded)?;
+    }
+    Ok(loaded)
+}
+
+fn load(
+    name: &str,
+    available: &[PathBuf],
+    seen: &mut BTreeSet<String>,
+    loaded: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    let plain = name.replace('-', "_");
+    let is_it = |path: &&PathBuf| {
+        path.file_stem()
+            .is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == plain)
+    };
+    // What is not there as a module is part of the kernel, or the kernel has no such driver.
+    let Some(path) = available
+        .iter()
+        .find(is_it)
+        .filter(|_| seen.insert(plain.clone()))
+    else {
+        return Ok(());
+    };
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    for dependency in dependencies(&content) {
+        load(&dependency, available, seen, loaded)?;
+    }
+    loaded.push((plain, content));
+    Ok(())
+}
+
+/// The modules that a module says it depends on, in its `.modinfo` strings.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    let entry = module
+        .split(|&byte| byte == 0)
+        .find_map(|string| string.strip_prefix(b"depends="));
+    let list = String::from_utf8_lossy(entry.unwrap_or_default()).into_owned();
+    list.split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_come_behind_what_they_depend_on() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, depends) in [
+            ("ata_piix", "libata"),
+            ("libata", "scsi_mod"),
+            ("scsi_mod", ""),
+            ("sd_mod", "scsi_mod"),
+            ("x", ""),
+        ] {
+            fs::write(
+                directory.path().join(name).with_extension("ko"),
+                format!("\x7fELF\0depends={depends}\0name={name}\0"),
+            )
+            .unwrap();
+        }
+        let order: Vec<String> = in_load_order(&find(directory.path()))
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(order, ["scsi_mod", "libata", "ata_piix", "sd_mod"]);
+    }
+
+    #[test]
+    fn modules_that_depend_on_each_other_do_not_hang() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, depends) in [("ata_piix", "libata"), ("libata", "ata_piix")] {
+            fs::write(
+                directory.path().join(name).with_extension("ko"),
+                format!("\0depends={depends}\0"),
+            )
+            .unwrap();
+        }
+        assert_eq!(in_load_order(&find(directory.path())).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_script_has_every_applet_it_uses() {
+        for line in INIT.lines().map(str::trim) {
+            let word = line.split([' ', ';']).next().unwrap_or_default();
+            if word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()) {
+                let shell = [
+                    "case", "esac", "then", "else", "done", "for", "while", "read", "exec", "if",
+                    "fi", "set", "do",
+                ];
+                assert!(APPLETS.contains(&word) || shell.contains(&word), "{word}");
+            }
+        }
+    }
+}

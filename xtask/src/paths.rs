@@ -1,0 +1,76 @@
+//! Where things are: the project's root and what the tool keeps under `target`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// The directory of build results.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// The cache of guests.
+pub fn guests() -> PathBuf {
+    target().join("guests")
+}
+
+/// The logs of runs.
+pub fn logs() -> PathBuf {
+    target().join("run")
+}
+
+/// Makes `directory` with its parents.
+///
+/// # Errors
+///
+/// It cannot be made.
+pub fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make the directory {}", directory.display()))
+}
+
+/// The newest logs that are kept.
+const KEPT_LOGS: usize = 40;
+
+/// The path of a new log for a run of `name`, after old logs were thrown away.
+///
+/// # Errors
+///
+/// The directory of logs cannot be made or read.
+pub fn new_log(name: &str) -> Result<PathBuf> {
+    let directory = logs();
+    make(&directory)?;
+    let mut old: Vec<_> = fs::read_dir(&directory)?
+        .flatten()
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "log")
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(KEPT_LOGS) {
+        // Another run may have thrown it away already.
+        let _ = fs::remove_file(path);
+    }
+    let plain: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || ".-+".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    Ok(directory.join(format!("{plain}-{}.log", std::process::id())))
+}

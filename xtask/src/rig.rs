@@ -1,0 +1,217 @@
+//! The rigs: the outer machines that Umbra can run on, and how QEMU is told to be one.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::outcome::refuse;
+
+/// Where the outer machine comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rig {
+    /// QEMU's own emulation of AMD-V.
+    QemuSvm,
+    /// Bochs with Intel VT-x.
+    BochsVmx,
+    /// Bochs with AMD-V.
+    BochsSvm,
+    /// This machine's processor, through Linux KVM.
+    Kvm,
+    /// The best that this machine has.
+    Auto,
+}
+
+/// How Umbra virtualizes the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Paging {
+    /// The processor walks a second set of tables.
+    Nested,
+    /// Umbra keeps shadows of the guest's tables.
+    Shadow,
+}
+
+impl Rig {
+    /// The rig that will be used for this choice.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`](crate::outcome::Refused) for a rig that is not built yet.
+    pub fn resolve(self) -> Result<Rig> {
+        let name = match self {
+            Rig::QemuSvm | Rig::Auto => return Ok(Rig::QemuSvm),
+            Rig::BochsVmx => "bochs-vmx",
+            Rig::BochsSvm => "bochs-svm",
+            Rig::Kvm => "kvm",
+        };
+        refuse!("--rig {name} is not built yet; use qemu-svm or auto");
+    }
+}
+
+/// Mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// The least memory a guest can have: less than this and no supported system gets through its firmware and loader.
+const LEAST_GUEST: u64 = 32 * MIB;
+/// The most memory a guest can have.
+const MOST_GUEST: u64 = 512 << 30;
+
+/// Reads a memory size: a number of MiB, or one with the unit K, M, G or T, in whole MiB. The result is in bytes.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) for what is no size, or a size no guest can have.
+pub fn parse_memory(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "" | "m" | "mb" | "mib" => MIB,
+        "k" | "kb" | "kib" => 1 << 10,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => 0,
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .filter(|_| unit != 0)
+        .and_then(|number| number.checked_mul(unit));
+    match bytes {
+        None => refuse!("--memory {text} is not a size; write it like 512M or 1G"),
+        Some(bytes) if bytes < LEAST_GUEST => {
+            refuse!("--memory {text} is too little: a guest needs at least 32M")
+        }
+        Some(bytes) if bytes > MOST_GUEST => {
+            refuse!("--memory {text} is too much: a guest can have at most 512G")
+        }
+        Some(bytes) if bytes % MIB != 0 => refuse!("--memory {text} is not a whole number of MiB"),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+/// A file that the boot loader hands to Umbra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// What it is to Umbra: `bios`, `vgabios`, `kernel`, `initrd`, `cmdline` or `cdrom`.
+    pub role: &'static str,
+    /// Where it is on this machine.
+    pub path: PathBuf,
+}
+
+/// A disk of the outer machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drive {
+    /// What it is to Umbra, as the disk's serial number: `umbra-cdrom` or `umbra-disk`.
+    pub serial: &'static str,
+    /// Where it is on this machine.
+    pub path: PathBuf,
+    /// Whether the guest may write.
+    pub writable: bool,
+}
+
+/// What the outer machine starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// Umbra's image and its modules, by QEMU's own multiboot loader.
+    Multiboot {
+        /// The ELF file.
+        umbra: PathBuf,
+        /// Umbra's options.
+        options: String,
+        /// The modules.
+        modules: Vec<Module>,
+    },
+    /// A CD with GRUB and Umbra on it, as [`image`](crate::image) makes it.
+    Cd {
+        /// The image.
+        path: PathBuf,
+        /// UEFI firmware, or the BIOS when there is none.
+        firmware: Option<PathBuf>,
+    },
+    /// A Linux kernel without Umbra, for comparison.
+    Native {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its initial RAM disk.
+        initrd: Option<PathBuf>,
+        /// Its command line.
+        cmdline: String,
+    },
+}
+
+/// A whole outer machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// What it starts.
+    pub boot: Boot,
+    /// Its disks.
+    pub drives: Vec<Drive>,
+    /// Whether it counts instructions instead of measuring time.
+    pub icount: bool,
+    /// The window system that shows its screen, if any.
+    pub display: Option<&'static str>,
+}
+
+/// The memory that the outer machine needs for a guest of `guest` bytes and modules of `modules` bytes.
+pub fn outer_memory(guest: u64, modules: u64) -> u64 {
+    (guest + guest / 64 + modules + 64 * MIB).next_multiple_of(16 * MIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_mib_or_has_a_unit() {
+        for (text, mib) in [
+            ("1G", 1024),
+            ("512M", 512),
+            ("512", 512),
+            ("65536k", 64),
+            ("2GiB", 2048),
+        ] {
+            assert_eq!(parse_memory(text).unwrap(), mib * MIB, "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_no_size_or_too_little_or_too_much_is_refused() {
+        for text in [
+            "",
+            "G",
+            "lots",
+            "-1G",
+            "1.5G",
+            "1X",
+            "16M",
+            "0",
+            "99999999999999999999G",
+            "1T",
+            "32769K",
+        ] {
+            assert!(
+                parse_memory(text)
+                    .unwrap_err()
+                    .is::<crate::outcome::Refused>(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_rigs_that_are_built_are_taken() {
+        assert_eq!(Rig::Auto.resolve().unwrap(), Rig::QemuSvm);
+        for rig in [Rig::BochsVmx, Rig::BochsSvm, Rig::Kvm] {
+            assert!(
+                rig.resolve()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("not built yet")
+            );
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! One run's conversation with Umbra over the control channel, from the first byte to the goodbye.
+//!
+//! It is given any pair of byte streams, so that tests can play Umbra's part.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::control::{Decoder, Event, Message, Picture, Request};
+use crate::keys;
+use crate::outcome::{Interrupted, Refused, interrupted};
+use crate::script::{Step, Watch};
+
+/// Between two keys, so that a slow guest does not lose any.
+const KEY_PAUSE: Duration = Duration::from_millis(30);
+/// After keys that end a script, so that the guest can answer them before the picture is taken.
+const SETTLE: Duration = Duration::from_millis(1500);
+/// How long Umbra has to answer a question.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long Umbra has to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How often the loop looks for an interruption.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What a session is to do.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Texts to wait for and keys to type.
+    pub script: Vec<Step>,
+    /// When to give up.
+    pub timeout: Option<Duration>,
+    /// Whether to ask for a picture at the end.
+    pub screenshot: bool,
+    /// Whether to ask for a report at the end.
+    pub report: bool,
+    /// Whether a person sees a window and may close it.
+    pub window: bool,
+}
+
+impl Plan {
+    /// Whether a person at the terminal may take part: no script does it all.
+    pub fn interactive(&self) -> bool {
+        self.script.is_empty()
+    }
+}
+
+/// What came of a session.
+#[derive(Debug)]
+pub struct Summary {
+    /// Whether the script was fulfilled or the guest powered off, and otherwise why not.
+    pub result: Result<Ending>,
+    /// The picture, if one was asked for and came.
+    pub picture: Option<Picture>,
+    /// The report as JSON, if one was asked for and came.
+    pub report: Option<String>,
+    /// The last lines on COM1.
+    pub console: Vec<String>,
+    /// The rows of the text screen.
+    pub screen: Vec<String>,
+    /// How often the guest's machine was reset.
+    pub resets: usize,
+}
+
+/// How a successful session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest switched its machine off.
+    PoweredOff,
+    /// The last step of the script was done.
+    ScriptDone,
+    /// The window was closed, and no text was being waited for.
+    WindowClosed,
+}
+
+enum Arrival {
+    Message(Message),
+    Damaged(anyhow::Error),
+    Closed,
+}
+
+/// A conversation with Umbra.
+pub struct Session {
+    stream: UnixStream,
+    arrivals: Receiver<Arrival>,
+    watch: Watch,
+    resets: usize,
+    started: bool,
+    closed: bool,
+    picture: Option<Picture>,
+    report: Option<String>,
+}
+
+impl Session {
+    /// Starts to listen on `stream`.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be shared with the thread that reads it.
+    pub fn new(stream: UnixStream, script: &[Step]) -> Result<Session> {
+        let (sender, arrivals) = channel();
+        let reader = stream
+            .try_clone()
+            .context("cannot listen on the control channel")?;
+        thread::spawn(move || listen(reader, &sender));
+        Ok(Session {
+            stream,
+            arrivals,
+            watch: Watch::new(script),
+            resets: 0,
+            started: false,
+            closed: false,
+            picture: None,
+            report: None,
+        })
+    }
+
+    /// A handle that sends `Input` frames from another thread.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be shared.
+    pub fn input(&self) -> Result<impl FnMut(&[u8]) -> bool + Send + 'static> {
+        let mut stream = self.stream.try_clone()?;
+        Ok(move |bytes: &[u8]| {
+            stream
+                .write_all(&Request::Input(bytes.to_vec()).encode())
+                .is_ok()
+        })
+    }
+
+    /// Carries out `plan`, giving what the guest writes to COM1 to `console` as it comes.
+    pub fn run(mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Summary {
+        let mut result = self.follow(plan, console);
+        if !self.closed && !interrupted() {
+            let asked = self.ask(plan, console);
+            if result.is_ok()
+                && let Err(error) = asked
+            {
+                result = Err(error);
+            }
+        }
+        Summary {
+            result,
+            picture: self.picture,
+            report: self.report,
+            console: self.watch.console_tail(30),
+            screen: self.watch.screen_rows(),
+            resets: self.resets,
+        }
+    }
+
+    /// Follows the script to its end, to the guest's, or to the deadline.
+    fn follow(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<Ending> {
+        let deadline = plan.timeout.map(|timeout| Instant::now() + timeout);
+        let mut steps: VecDeque<&Step> = plan.script.iter().collect();
+        let waits_for_power_off = !plan
+            .script
+            .iter()
+            .any(|step| matches!(step, Step::Until(_)));
+        let mut keys: VecDeque<Vec<u8>> = VecDeque::new();
+        let mut next_key = Instant::now();
+        loop {
+            while keys.is_empty()
+                && let Some(step) = steps.front()
+            {
+                match step {
+                    Step::Until(text) if self.watch.take(text) => {}
+                    Step::Until(_) => break,
+                    Step::Type(_) if !self.started => break,
+                    Step::Type(text) => keys.extend(keys::scancodes(text)?),
+                }
+                steps.pop_front();
+                if steps.is_empty() && !waits_for_power_off {
+                    let typed = !keys.is_empty();
+                    self.finish_typing(keys, typed, console)?;
+                    return Ok(Ending::ScriptDone);
+                }
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(anyhow!(
+                    "gave up after {} seconds{}",
+                    plan.timeout.unwrap_or_default().as_secs(),
+                    missing(&steps)
+                ));
+            }
+            if let Some(key) = keys.front()
+                && now >= next_key
+            {
+                self.send(&Request::Keys(key.clone()))?;
+                keys.pop_front();
+                next_key = now + KEY_PAUSE;
+                continue;
+            }
+            let mut wait = TICK;
+            if !keys.is_empty() {
+                wait = wait.min(next_key.saturating_duration_since(now));
+            }
+            match self.receive(wait, console)? {
+                Some(Event::PowerOff) => {
+                    let fulfilled = steps.iter().all(|step| match step {
+                        Step::Until(text) => self.watch.take(text),
+                        Step::Type(_) => false,
+                    });
+                    return match fulfilled || waits_for_power_off {
+                        true => Ok(Ending::PoweredOff),
+                        false => Err(anyhow!("the guest powered off{}", missing(&steps))),
+                    };
+                }
+                Some(Event::Fatal(reason)) => {
+                    return Err(anyhow!("the guest's machine cannot go on: {reason}"));
+                }
+                Some(Event::Refused(reason)) => return Err(Refused(reason).into()),
+                Some(_) => {}
+                None if self.closed && self.started && plan.window && waits_for_power_off => {
+                    return Ok(Ending::WindowClosed);
+                }
+                None if self.closed => {
+                    return Err(anyhow!("the emulator ended{}", missing(&steps)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Sends the keys that end a script, and leaves the guest a moment to answer them.
+    fn finish_typing(
+        &mut self,
+        keys: VecDeque<Vec<u8>>,
+        settle: bool,
+        console: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        for key in keys {
+            self.send(&Request::Keys(key))?;
+            self.drain(KEY_PAUSE, console)?;
+        }
+        if settle {
+            self.drain(SETTLE, console)?;
+        }
+        Ok(())
+    }
+
+    /// Receives for as long as `time` says.
+    fn drain(&mut self, time: Duration, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let end = Instant::now() + time;
+        while !self.closed {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.receive(left.min(TICK), console)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the picture and the report, and says goodbye.
+    fn ask(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+        if plan.screenshot {
+            self.send(&Request::Screenshot)?;
+        }
+        if plan.report {
+            self.send(&Request::Report)?;
+        }
+        let end = Instant::now() + ANSWER;
+        while (plan.screenshot && self.picture.is_none()) || (plan.report && self.report.is_none())
+        {
+            self.receive(TICK, console)?;
+            let what = if plan.screenshot && self.picture.is_none() {
+                "screenshot"
+            } else {
+                "report"
+            };
+            if self.closed || Instant::now() >= end {
+                return Err(anyhow!("Umbra did not send the {what}"));
+            }
+        }
+        if self.send(&Request::Quit).is_ok() {
+            let end = Instant::now() + GOODBYE;
+            while !self.closed && Instant::now() < end {
+                if self.receive(TICK, console)? == Some(Event::Bye) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes at most one message, and gives it back when it is an event.
+    fn receive(&mut self, wait: Duration, console: &mut dyn FnMut(&[u8])) -> Result<Option<Event>> {
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let message = match self.arrivals.recv_timeout(wait) {
+            Ok(Arrival::Message(message)) => message,
+            Ok(Arrival::Damaged(error)) => return Err(error),
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Ok(Arrival::Closed) | Err(RecvTimeoutError::Disconnected) => {
+                self.closed = true;
+                return Ok(None);
+            }
+        };
+        match message {
+            Message::Console(bytes) => {
+                console(&bytes);
+                self.watch.console(&bytes);
+            }
+            Message::Text(screen) => self.watch.screen(screen),
+            Message::Screenshot(picture) => self.picture = Some(picture),
+            Message::Report(json) => self.report = Some(json),
+            Message::Unknown(_) => {}
+            Message::Event(Event::Ready) if self.started => {
+                return Err(anyhow!("Umbra itself was reset and started again"));
+            }
+            Message::Event(event) => {
+                match event {
+                    Event::Ready => self.started = true,
+                    Event::Reset => self.resets += 1,
+                    _ => {}
+                }
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
+        match self.stream.write_all(&request.encode()) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                ) =>
+            {
+                self.closed = true;
+                Err(anyhow!("the emulator ended"))
+            }
+            other => other.context("cannot write to the control channel"),
+        }
+    }
+}
+
+/// Names the text that is still waited for.
+fn missing(steps: &VecDeque<&Step>) -> String {
+    let text = steps.iter().find_map(|step| match step {
+        Step::Until(text) => Some(text),
+        Step::Type(_) => None,
+    });
+    text.map(|text| format!(" before \"{text}\" appeared"))
+        .unwrap_or_default()
+}
+
+fn listen(mut stream: UnixStream, arrivals: &Sender<Arrival>) {
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        decoder.feed(buffer.get(..count).unwrap_or_default());
+        loop {
+            let arrival = match decoder.next() {
+                Ok(Some(message)) => Arrival::Message(message),
+                Ok(None) => break,
+                Err(error) => {
+                    // Nothing can be understood from here on: the receiver hears why, and then that the channel is closed.
+                    let _ = arrivals.send(Arrival::Damaged(error));
+                    return;
+                }
+            };
+            if arrivals.send(arrival).is_err() {
+                return;
+            }
+        }
+    }
+    // The receiver may have gone first.
+    let _ = arrivals.send(Arrival::Closed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::far;
+
+    /// Runs a session against `umbra`, which plays the far side and gets what was asked of it.
+    fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summary, Vec<u8>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let player = thread::spawn(move || {
+            umbra(&mut Far {
+                stream: far,
+                decoder: Decoder::default(),
+            })
+        });
+        let mut heard = Vec::new();
+        let summary = Session::new(near, &plan.script)
+            .unwrap()
+            .run(plan, &mut |bytes| heard.extend_from_slice(bytes));
+        player.join().unwrap();
+        (summary, heard)
+    }
+
+    struct Far {
+        stream: UnixStream,
+        decoder: Decoder,
+    }
+
+    impl Far {
+        fn say(&mut self, frame: &[u8]) {
+            self.stream.write_all(frame).unwrap();
+        }
+
+        fn hear(&mut self) -> Option<Request> {
+            loop {
+                if let Some(request) = far::request(&mut self.decoder) {
+                    return Some(request);
+                }
+                let mut buffer = [0; 256];
+                match self.stream.read(&mut buffer) {
+                    Ok(count) if count > 0 => self.decoder.feed(&buffer[..count]),
+                    _ => return None,
+                }
+            }
+        }
+    }
+
+    fn plan(script: &[Step]) -> Plan {
+        Plan {
+            script: script.to_vec(),
+            timeout: Some(Duration::from_secs(5)),
+            ..Plan::default()
+        }
+    }
+
+    fn until(text: &str) -> Step {
+        Step::Until(text.to_owned())
+    }
+
+    #[test]
+    fn the_last_text_ends_the_run_and_umbra_is_told_to_quit() {
+        let (summary, heard) = converse(&plan(&[until("login:")]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::console(b"debian login: "));
+            assert_eq!(umbra.hear(), Some(Request::Quit));
+            umbra.say(&far::event("bye"));
+        });
+        assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+        assert_eq!(heard, b"debian login: ");
+    }
+
+    #[test]
+    fn keys_are_sent_after_the_text_before_them() {
+        let script = [until("GNU GRUB"), Step::Type("c".into()), until("grub>")];
+        let (summary, _) = converse(&plan(&script), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::text(&["GNU GRUB  version 2.06"]));
+            assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+            umbra.say(&far::text(&["grub>"]));
+            assert_eq!(umbra.hear(), Some(Request::Quit));
+        });
+        assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    }
+
+    #[test]
+    fn power_off_without_texts_is_success() {
+        let (summary, _) = converse(&plan(&[]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::event("poweroff"));
+            umbra.hear();
+        });
+        assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
+    }
+
+    #[test]
+    fn power_off_before_a_text_is_failure() {
+        let (summary, _) = converse(&plan(&[until("A"), until("B")]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::console(b"A"));
+            umbra.say(&far::event("poweroff"));
+            umbra.hear();
+        });
+        assert_eq!(
+            summary.result.unwrap_err().to_string(),
+            "the guest powered off before \"B\" appeared"
+        );
+    }
+
+    #[test]
+    fn the_deadline_is_failure_and_the_picture_is_taken_all_the_same() {
+        let plan = Plan {
+            timeout: Some(Duration::from_millis(100)),
+            screenshot: true,
+            ..plan(&[until("never")])
+        };
+        let (summary, _) = converse(&plan, |umbra| {
+            umbra.say(&far::event("ready"));
+            assert_eq!(umbra.hear(), Some(Request::Screenshot));
+            umbra.say(&far::picture(&Picture {
+                width: 1,
+                height: 1,
+                rgb: vec![1, 2, 3],
+            }));
+            assert_eq!(umbra.hear(), Some(Request::Quit));
+        });
+        assert_eq!(
+            summary.result.unwrap_err().to_string(),
+            "gave up after 0 seconds before \"never\" appeared"
+        );
+        assert_eq!(summary.picture.unwrap().rgb, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_refusal_is_a_refusal() {
+        let (summary, _) = converse(&plan(&[]), |umbra| {
+            umbra.say(&far::event("refused: this processor has no AMD-V"));
+            umbra.hear();
+        });
+        assert!(summary.result.unwrap_err().is::<Refused>());
+    }
+
+    #[test]
+    fn a_fatal_event_ends_the_run_with_its_reason() {
+        let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::event("fatal: exit 0x999"));
+            umbra.hear();
+        });
+        assert!(
+            summary
+                .result
+                .unwrap_err()
+                .to_string()
+                .ends_with("exit 0x999")
+        );
+    }
+
+    #[test]
+    fn a_reset_is_counted_and_the_run_goes_on() {
+        let (summary, _) = converse(&plan(&[until("UP"), until("UP")]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::console(b"UP\n"));
+            umbra.say(&far::event("reset"));
+            umbra.say(&far::console(b"UP\n"));
+            umbra.hear();
+        });
+        assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+        assert_eq!(summary.resets, 1);
+    }
+
+    #[test]
+    fn umbra_starting_twice_is_failure() {
+        let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::event("ready"));
+            umbra.hear();
+        });
+        assert!(
+            summary
+                .result
+                .unwrap_err()
+                .to_string()
+                .contains("started again")
+        );
+    }
+
+    #[test]
+    fn the_report_is_passed_on() {
+        let plan = Plan {
+            report: true,
+            ..plan(&[])
+        };
+        let (summary, _) = converse(&plan, |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::event("poweroff"));
+            assert_eq!(umbra.hear(), Some(Request::Report));
+            umbra.say(&far::report("{\"exits\": 3}"));
+            umbra.hear();
+        });
+        assert_eq!(summary.report.unwrap(), "{\"exits\": 3}");
+    }
+
+    #[test]
+    fn an_emulator_that_ends_is_failure() {
+        let (summary, _) = converse(&plan(&[until("x")]), |_| {});
+        assert_eq!(
+            summary.result.unwrap_err().to_string(),
+            "the emulator ended before \"x\" appeared"
+        );
+    }
+}
