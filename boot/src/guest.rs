@@ -38,7 +38,7 @@ use hv_core::vcpu::{self, Vcpu};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
-use hvmloader_fw::{cmos, fwcfg, pci_setup, place};
+use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
 use npt_shadow::NestedMmu;
 use spin::Mutex;
 use svm::{Features, SvmVcpu};
@@ -76,6 +76,7 @@ pub struct Guest {
     memory: Arc<GuestRam>,
     firmware: Firmware,
     desc: MachineDesc,
+    vgabios: &'static [u8],
 }
 
 /// The guest's COM1.
@@ -179,7 +180,8 @@ impl Guest {
 
         let memory: Arc<dyn GuestMemory> = ram.clone();
         let mut bus = Bus::new(memory.clone());
-        let parts = devices(&mut bus, &desc, &firmware, need("vgabios").unwrap_or(&[]), cdrom, disk).ok_or_else(enough)?;
+        let vgabios = need("vgabios").unwrap_or(&[]);
+        let parts = devices(&mut bus, &desc, &firmware, vgabios, cdrom, disk).ok_or_else(enough)?;
         let irqs = CpuInterrupts::new(&parts.chips, 0).ok_or("no local APIC")?;
         let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
@@ -194,7 +196,7 @@ impl Guest {
             memory,
         });
         let Parts { chips, vga, keyboard, uart } = parts;
-        let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc };
+        let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc, vgabios };
         guest.reset()?;
         Ok(guest)
     }
@@ -216,6 +218,24 @@ impl Guest {
         }
     }
 
+    /// Text mode 3 with the VGA BIOS's font and an empty screen.
+    fn start_text_mode(&mut self) {
+        for (port, value) in vga_text::mode3() {
+            self.cpu.bus.port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+        }
+        let vga = self.vga.lock();
+        // Four planes interleaved: character, attribute, font.
+        for cell in 0..80 * 25 {
+            vga.vram().write(4 * cell, b" \x07");
+        }
+        let glyphs = vga_text::find_font(self.vgabios).unwrap_or_default().chunks_exact(vga_text::FONT_HEIGHT);
+        for (character, glyph) in glyphs.enumerate() {
+            for (line, dots) in glyph.iter().enumerate() {
+                vga.vram().write(4 * (32 * character + line) + 2, &[*dots]);
+            }
+        }
+    }
+
     /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
     fn start_linux(&mut self) -> Result<(), String> {
         let Firmware::Linux { boot, kernel, initrd } = &self.firmware else { return Ok(()) };
@@ -229,6 +249,8 @@ impl Guest {
             self.cpu.bus.port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
         }
         self.chips.lock().preset_virtual_wire();
+        self.start_text_mode();
+        let Firmware::Linux { boot, kernel, initrd } = &self.firmware else { return Ok(()) };
         for c in &boot.copies {
             let from: &[u8] = match c.source {
                 Source::Kernel => kernel,

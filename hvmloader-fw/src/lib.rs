@@ -27,6 +27,7 @@ pub mod pci_setup;
 pub mod pir;
 pub mod place;
 pub mod smbios;
+pub mod vga_text;
 #[cfg(test)]
 mod testing;
 
