@@ -51,7 +51,7 @@ pub mod config {
     /// The interrupt pin: none, the channels use IRQ 14 and 15.
     pub const INTERRUPT_PIN: u8 = 0;
     /// Index of the only base address register: the bus-master block in I/O space. BAR0 to BAR3 read zero.
-    pub const BUS_MASTER_BAR: usize = 4;
+    pub const BUS_MASTER_BAR: u8 = 4;
     /// Length of the bus-master block in bytes.
     pub const BUS_MASTER_LEN: u16 = 16;
     /// IDE timing of the primary channel, 16 bits, all read/write (bit 15: decode enable; has no effect).

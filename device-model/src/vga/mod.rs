@@ -62,11 +62,11 @@ pub mod pci_id {
     /// Subsystem ID.
     pub const SUBSYSTEM: u16 = 0x1100;
     /// The base address register of video memory: 32-bit, prefetchable.
-    pub const VRAM_BAR: usize = 0;
+    pub const VRAM_BAR: u8 = 0;
     /// The size of video memory in bytes.
     pub const VRAM_SIZE: usize = 16 << 20;
     /// The base address register of the registers in memory: 32-bit, not prefetchable.
-    pub const MMIO_BAR: usize = 2;
+    pub const MMIO_BAR: u8 = 2;
     /// The size of the registers' window in bytes.
     pub const MMIO_SIZE: usize = 4 << 10;
 }
