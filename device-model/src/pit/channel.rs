@@ -78,7 +78,7 @@ impl Channel {
     /// A channel in power-on state: mode 3 and no count yet.
     pub(super) const fn new(gate: bool) -> Self {
         Self {
-            control: (Access::Both as u8 + 1) << ACCESS_SHIFT | 3 << MODE_SHIFT,
+            control: 3 << ACCESS_SHIFT | 3 << MODE_SHIFT,
             gate,
             run: Run::Idle,
             count: 0x1_0000,
@@ -373,5 +373,6 @@ fn from_bcd(value: u16) -> u16 {
 }
 
 fn to_bcd(value: u16) -> u16 {
-    value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 % 10 << 12
+    let digit = |unit: u16| value / unit % 10;
+    (digit(1000) << 12) | (digit(100) << 8) | (digit(10) << 4) | digit(1)
 }

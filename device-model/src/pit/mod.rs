@@ -170,7 +170,7 @@ impl Device for Pit {
             PORT61 => {
                 let [.., channel] = &mut self.channels;
                 let out2 = if channel.out(tick) { OUT2 } else { 0 };
-                let refresh = if cx.now.0 / REFRESH_NS & 1 != 0 {
+                let refresh = if (cx.now.0 / REFRESH_NS) & 1 != 0 {
                     REFRESH
                 } else {
                     0
