@@ -7,7 +7,7 @@
 //!
 //! Not implemented: breaks, parity and framing errors (the line never has them), word lengths below 8.
 //!
-//! Invariant: the interrupt line is what [`Uart::source`] says, gated by OUT2, after each call.
+//! Invariant: after each call the interrupt line is up if a source is pending and OUT2 lets it through.
 
 #[cfg(test)]
 mod tests;
