@@ -1,1 +1,0 @@
-//! The Intel 8254 interval timer with port 61h.

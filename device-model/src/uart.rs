@@ -1,1 +1,0 @@
-//! The National 16550A UART.
