@@ -136,16 +136,24 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         self.store(other, old.get())
     }
 
-    /// CMPXCHG. Memory is written in either case.
+    /// CMPXCHG. Memory is written in either case; a register only if it was equal, so a 32-bit one keeps its upper half.
     pub fn cmpxchg(&mut self) -> Res<()> {
         let place = self.place(0, Use::Write)?;
         let size = place.size();
         let (acc, new, old) = (self.reg_sized(RAX, size), self.value(1)?, Cell::new(0));
-        self.update(place, self.insn.has_lock_prefix(), |a, f| {
-            old.set(a);
-            let (difference, f) = SUB(size, acc, a, f);
-            (if difference == 0 { new } else { a }, f)
-        })?;
+        if let Place::Reg { .. } = place {
+            old.set(self.load(place, AccessKind::Data)?);
+            self.flags = SUB(size, acc, old.get(), self.flags).1;
+            if self.flags & ZF != 0 {
+                self.store(place, new)?;
+            }
+        } else {
+            self.update(place, self.insn.has_lock_prefix(), |a, f| {
+                old.set(a);
+                let (difference, f) = SUB(size, acc, a, f);
+                (if difference == 0 { new } else { a }, f)
+            })?;
+        }
         if self.flags & ZF == 0 {
             self.set_reg(RAX, size, old.get());
         }
@@ -272,29 +280,33 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// CBW, CWDE, CDQE: the accumulator's lower half of `from` bytes extended to the whole.
-    pub fn extend_accumulator(&mut self, from: usize) {
+    pub fn extend_accumulator(&mut self, from: usize) -> Res<()> {
         let value = sign_extend(from, self.reg_sized(RAX, from));
         self.set_reg(RAX, from * 2, value);
+        Ok(())
     }
 
     /// CWD, CDQ, CQO: the sign of the accumulator throughout (E/R)DX.
-    pub fn extend_to_dx(&mut self, size: usize) {
+    pub fn extend_to_dx(&mut self, size: usize) -> Res<()> {
         let sign = (sign_extend(size, self.reg_sized(RAX, size)) as i64 >> 63) as u64;
         self.set_reg(RDX, size, sign);
+        Ok(())
     }
 
     /// DAA and DAS.
-    pub fn decimal_adjust(&mut self, sub: bool) {
+    pub fn decimal_adjust(&mut self, sub: bool) -> Res<()> {
         let (al, flags) = alu::decimal_adjust(self.reg(RAX) as u8, sub, self.flags);
         self.flags = flags;
         self.set_reg(RAX, 1, u64::from(al));
+        Ok(())
     }
 
     /// AAA and AAS.
-    pub fn ascii_adjust(&mut self, sub: bool) {
+    pub fn ascii_adjust(&mut self, sub: bool) -> Res<()> {
         let (ax, flags) = alu::ascii_adjust(self.reg(RAX) as u16, sub, self.flags);
         self.flags = flags;
         self.set_reg(RAX, 2, u64::from(ax));
+        Ok(())
     }
 
     /// AAM: AL in base `imm8`, which #DE if 0.
@@ -318,22 +330,25 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// LAHF.
-    pub fn lahf(&mut self) {
+    pub fn lahf(&mut self) -> Res<()> {
         let ah = (self.flags & 0xd5) | 2;
         let ax = self.reg(RAX) & 0xff | ah << 8;
         self.set_reg(RAX, 2, ax);
+        Ok(())
     }
 
     /// SAHF.
-    pub fn sahf(&mut self) {
+    pub fn sahf(&mut self) -> Res<()> {
         let loaded = SF | ZF | AF | alu::PF | CF;
         self.flags = self.flags & !loaded | self.reg(RAX) >> 8 & loaded;
+        Ok(())
     }
 
     /// SALC (D6h): AL = CF ? FFh : 0.
-    pub fn salc(&mut self) {
+    pub fn salc(&mut self) -> Res<()> {
         let al = if self.flags & CF != 0 { 0xff } else { 0 };
         self.set_reg(RAX, 1, al);
+        Ok(())
     }
 
     /// BOUND: #BR unless operand 0 lies within the two bounds in memory, as signed numbers.

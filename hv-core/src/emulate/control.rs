@@ -9,7 +9,7 @@ use crate::regs::{Rflags, SegReg};
 use iced_x86::{Code, OpKind};
 
 /// The flags that POPF changes at privilege level 0: all but RF, VM, VIF, VIP and the reserved ones.
-const POPF: u64 = 0x25_4fd5 | Rflags::IOPL.bits();
+pub(super) const POPF: u64 = 0x25_4fd5 | Rflags::IOPL.bits();
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// The address a near branch goes to and the operand size.

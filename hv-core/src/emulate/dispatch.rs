@@ -6,8 +6,8 @@ use super::exec::{Exec, Res};
 use super::operand::segreg;
 use super::strings::StringOp;
 use super::{EmuCx, EmuFault, StepKind};
-use crate::regs::Rflags;
-use iced_x86::{Code, Mnemonic, OpKind, Register};
+use crate::regs::{Rflags, SegReg};
+use iced_x86::{Code, Mnemonic, OpKind};
 
 /// The condition of Jcc, SETcc and CMOVcc as the low four bits of their opcodes.
 fn condition_code(m: Mnemonic) -> Option<u8> {
@@ -86,21 +86,21 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Imul => self.imul(),
             Div => self.divide(false),
             Idiv => self.divide(true),
-            Cbw => Ok(self.extend_accumulator(1)),
-            Cwde => Ok(self.extend_accumulator(2)),
-            Cdqe => Ok(self.extend_accumulator(4)),
-            Cwd => Ok(self.extend_to_dx(2)),
-            Cdq => Ok(self.extend_to_dx(4)),
-            Cqo => Ok(self.extend_to_dx(8)),
-            Daa => Ok(self.decimal_adjust(false)),
-            Das => Ok(self.decimal_adjust(true)),
-            Aaa => Ok(self.ascii_adjust(false)),
-            Aas => Ok(self.ascii_adjust(true)),
+            Cbw => self.extend_accumulator(1),
+            Cwde => self.extend_accumulator(2),
+            Cdqe => self.extend_accumulator(4),
+            Cwd => self.extend_to_dx(2),
+            Cdq => self.extend_to_dx(4),
+            Cqo => self.extend_to_dx(8),
+            Daa => self.decimal_adjust(false),
+            Das => self.decimal_adjust(true),
+            Aaa => self.ascii_adjust(false),
+            Aas => self.ascii_adjust(true),
             Aam => self.aam(),
             Aad => self.aad(),
-            Lahf => Ok(self.lahf()),
-            Sahf => Ok(self.sahf()),
-            Salc => Ok(self.salc()),
+            Lahf => self.lahf(),
+            Sahf => self.sahf(),
+            Salc => self.salc(),
             Bound => self.bound(),
 
             Movsb => self.string(StringOp::Movs, 1),
@@ -137,14 +137,21 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Movhps | Movhpd => self.move_xmm_half(true),
 
             Push => self.push_operand(),
-            Pop => self.pop_operand(),
+            Pop => match segreg(self.insn.op_register(0))
+                .filter(|_| self.insn.op_kind(0) == OpKind::Register)
+            {
+                Some(seg) => self.pop_segment(seg),
+                None => self.pop_operand(),
+            },
             Pusha | Pushad => self.pusha(),
             Popa | Popad => self.popa(),
             Pushf | Pushfd | Pushfq => self.pushf(),
             Popf | Popfd | Popfq => self.popf(),
             Enter => self.enter(),
             Leave => self.leave(),
+            Jmp if self.is_far() => self.jmp_far(),
             Jmp => self.jmp(),
+            Call if self.is_far() => self.call_far(),
             Call => self.call(),
             Ret => self.ret(),
             Loop => self.loop_while(None),
@@ -154,17 +161,48 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Jecxz => self.jump_if(self.reg_sized(1, 4) == 0),
             Jrcxz => self.jump_if(self.reg(1) == 0),
 
-            Clc => Ok(self.change_flag(Rflags::CF, Some(false))),
-            Stc => Ok(self.change_flag(Rflags::CF, Some(true))),
-            Cmc => Ok(self.change_flag(Rflags::CF, None)),
-            Cld => Ok(self.change_flag(Rflags::DF, Some(false))),
-            Std => Ok(self.change_flag(Rflags::DF, Some(true))),
+            Clc => self.change_flag(Rflags::CF, Some(false)),
+            Stc => self.change_flag(Rflags::CF, Some(true)),
+            Cmc => self.change_flag(Rflags::CF, None),
+            Cld => self.change_flag(Rflags::DF, Some(false)),
+            Std => self.change_flag(Rflags::DF, Some(true)),
             Cli => self.set_interrupt_flag(false),
             Sti => self.set_interrupt_flag(true),
 
             Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
             | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush
             | Clflushopt | Clwb | Reservednop => Ok(()),
+            Retf => self.ret_far(),
+            Iret | Iretd | Iretq => self.iret(),
+            Int | Int3 | Into | Int1 => self.software_interrupt(),
+            Lds => self.load_far_pointer(SegReg::Ds),
+            Les => self.load_far_pointer(SegReg::Es),
+            Lfs => self.load_far_pointer(SegReg::Fs),
+            Lgs => self.load_far_pointer(SegReg::Gs),
+            Lss => self.load_far_pointer(SegReg::Ss),
+
+            Cpuid => self.cpuid(),
+            Rdmsr => self.rdmsr(),
+            Wrmsr => self.wrmsr(),
+            Rdtsc => self.rdtsc(),
+            Clts => self.clts(),
+            Lmsw => self.lmsw(),
+            Smsw => self.smsw(),
+            Sldt => self.store_selector(SegReg::Ldtr),
+            Str => self.store_selector(SegReg::Tr),
+            Lldt => self.load_system_segment(SegReg::Ldtr),
+            Ltr => self.load_system_segment(SegReg::Tr),
+            Lgdt => self.load_table(SegReg::Gdtr),
+            Lidt => self.load_table(SegReg::Idtr),
+            Sgdt => self.store_table(SegReg::Gdtr),
+            Sidt => self.store_table(SegReg::Idtr),
+            Lar => self.inspect_segment(false),
+            Lsl => self.inspect_segment(true),
+            Verr => self.verify_segment(false),
+            Verw => self.verify_segment(true),
+            Arpl => self.arpl(),
+            Invlpg => self.invlpg(),
+            Invd | Wbinvd | Wbnoinvd => self.wbinvd(),
             Hlt => {
                 self.privileged()?;
                 self.kind = StepKind::Halt;
@@ -186,27 +224,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         )
     }
 
-    fn change_flag(&mut self, flag: Rflags, value: Option<bool>) {
+    fn change_flag(&mut self, flag: Rflags, value: Option<bool>) -> Res<()> {
         match value {
             Some(true) => self.flags |= flag.bits(),
             Some(false) => self.flags &= !flag.bits(),
             None => self.flags ^= flag.bits(),
         }
-    }
-
-    /// MOV in all its forms.
-    fn any_mov(&mut self) -> Res<()> {
-        let register = |i| match self.insn.op_kind(i) {
-            OpKind::Register => self.insn.op_register(i),
-            _ => Register::None,
-        };
-        let (to, from) = (register(0), register(1));
-        if segreg(from).is_some() {
-            return self.mov_from_segment();
-        }
-        if segreg(to).is_some() {
-            return Err(EmuFault::Unsupported("MOV to segment register"));
-        }
-        self.mov()
+        Ok(())
     }
 }

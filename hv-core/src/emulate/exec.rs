@@ -35,6 +35,10 @@ pub(super) struct Exec<'a, C: ?Sized> {
     pub shadow: Shadow,
     /// IRET loads RF and does not clear it.
     pub keep_rf: bool,
+    /// Whether TF was set at the start.
+    pub trap: bool,
+    /// An IRET.
+    pub iret: bool,
 }
 
 impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
@@ -53,12 +57,13 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             kind: StepKind::Done,
             shadow: Shadow::None,
             keep_rf: false,
+            trap: flags & Rflags::TF.bits() != 0,
+            iret: false,
         }
     }
 
     /// Makes the instruction's registers the CPU's.
     pub fn commit(self) -> Step {
-        let trap = self.cx.rflags().contains(Rflags::TF);
         *self.cx.gprs_mut() = self.regs;
         // RF suppresses instruction breakpoints for one instruction only (SDM vol 3B 18.3.1.1, "Instruction-Breakpoint
         // Exception Condition").
@@ -73,7 +78,9 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
         Step {
             kind: self.kind,
             shadow: self.shadow,
-            single_step: trap,
+            // A load of SS holds back the trap as it does interrupts.
+            single_step: self.trap && self.shadow != Shadow::MovSs,
+            iret: self.iret,
         }
     }
 

@@ -26,19 +26,25 @@ mod arith;
 mod control;
 mod cx;
 mod decode;
+mod descriptor;
 mod dispatch;
 mod exec;
+mod far;
+mod length;
 mod mode;
 mod moves;
 mod operand;
 mod string_io;
 mod strings;
+mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use cx::{AccessKind, EmuCx, EmuFault, vector};
+pub use far::real_interrupt;
+pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
 pub use string_io::{StringIo, string_io};
 
@@ -100,6 +106,8 @@ pub struct Step {
     pub shadow: Shadow,
     /// RFLAGS.TF was set when the instruction began: a single-step #DB (DR6.BS) is due after it.
     pub single_step: bool,
+    /// It was an IRET: NMIs are no longer blocked.
+    pub iret: bool,
 }
 
 /// Executes the instruction at RIP. A repeated string instruction does at most 4,096 iterations.
