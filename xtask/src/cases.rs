@@ -112,6 +112,7 @@ pub fn all() -> Vec<Case> {
         timeout,
         checks: checks.to_vec(),
     };
+    let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
     let language = [until("Select a language")];
     let grub_answers = [
         until("GNU GRUB"),
@@ -158,7 +159,7 @@ pub fn all() -> Vec<Case> {
             What::Cd(Guest::MemtestX64),
             32,
             240,
-            &[until("Memtest86+"), until("Pass")],
+            &memtest,
             &[Colours(3)],
         ),
         case(
@@ -166,7 +167,7 @@ pub fn all() -> Vec<Case> {
             What::Cd(Guest::MemtestIa32),
             32,
             240,
-            &[until("Memtest86+"), until("Pass")],
+            &memtest,
             &[Colours(3)],
         ),
         case(
@@ -190,7 +191,7 @@ pub fn all() -> Vec<Case> {
             What::Cd(Guest::Ipxe),
             128,
             120,
-            &[until("iPXE"), until("net0")],
+            &[until("iPXE"), until("using rtl8029")],
             &[],
         ),
         case(
