@@ -184,9 +184,13 @@ impl Request {
 }
 
 /// Takes bytes as they arrive and gives whole messages.
+///
+/// Umbra's first frame is an event. What stands before it was written by the outer machine's firmware, which may take any
+/// serial port for a console, and is passed over.
 #[derive(Debug, Default)]
 pub struct Decoder {
     pending: Vec<u8>,
+    synchronized: bool,
 }
 
 impl Decoder {
@@ -201,6 +205,12 @@ impl Decoder {
     ///
     /// The bytes are not frames of this protocol; nothing after them can be understood.
     pub fn next(&mut self) -> Result<Option<Message>> {
+        if !self.synchronized {
+            self.synchronize();
+            if !self.synchronized {
+                return Ok(None);
+            }
+        }
         let Some((header, rest)) = self.pending.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -218,6 +228,45 @@ impl Decoder {
         self.pending.drain(..HEADER + length);
         Ok(Some(message))
     }
+
+    /// Looks for the first event, and throws away what is before it.
+    fn synchronize(&mut self) {
+        let mut start = 0;
+        while let Some(rest) = self.pending.get(start..).filter(|rest| !rest.is_empty()) {
+            match is_first_event(rest) {
+                Some(true) => {
+                    self.synchronized = true;
+                    break;
+                }
+                Some(false) => start += 1,
+                None => break,
+            }
+        }
+        self.pending.drain(..start);
+    }
+}
+
+/// Whether `bytes` start with the frame of an event with which Umbra starts; `None` if more bytes have to come.
+fn is_first_event(bytes: &[u8]) -> Option<bool> {
+    let starts = ["ready", "refused:", "fatal:"];
+    let header = bytes.split_first_chunk::<HEADER>();
+    let Some(([kind, length @ ..], rest)) = header else {
+        return if bytes.first() == Some(&kind::EVENT) {
+            None
+        } else {
+            Some(false)
+        };
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    if *kind != kind::EVENT || length == 0 || length > 4096 {
+        return Some(false);
+    }
+    let text = rest.get(..length)?;
+    Some(
+        starts
+            .iter()
+            .any(|start| text.starts_with(start.as_bytes())),
+    )
 }
 
 fn decode(kind: u8, payload: &[u8]) -> Result<Message> {
@@ -330,8 +379,53 @@ pub mod far {
 mod tests {
     use super::*;
 
-    fn decode_all(bytes: &[u8]) -> Vec<Message> {
+    fn synchronized() -> Decoder {
+        Decoder {
+            synchronized: true,
+            ..Decoder::default()
+        }
+    }
+
+    #[test]
+    fn what_the_firmware_wrote_before_the_first_event_is_passed_over() {
+        let stream = [
+            &b"\x1b[2JE\x1b[=3hEE"[..],
+            &far::event("ready"),
+            &far::console(b"E"),
+        ]
+        .concat();
+        for cut in 0..stream.len() {
+            let mut decoder = Decoder::default();
+            let mut got = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                decoder.feed(part);
+                while let Some(message) = decoder.next().unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(
+                got,
+                [
+                    Message::Event(Event::Ready),
+                    Message::Console(b"E".to_vec())
+                ],
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flood_without_events_is_not_kept() {
         let mut decoder = Decoder::default();
+        for _ in 0..1000 {
+            decoder.feed(&[b'x'; 1000]);
+            assert_eq!(decoder.next().unwrap(), None);
+        }
+        assert!(decoder.pending.is_empty());
+    }
+
+    fn decode_all(bytes: &[u8]) -> Vec<Message> {
+        let mut decoder = synchronized();
         decoder.feed(bytes);
         std::iter::from_fn(|| decoder.next().expect("valid frames")).collect()
     }
@@ -356,7 +450,7 @@ mod tests {
         let whole = decode_all(&stream);
         assert_eq!(whole.len(), 3);
         for cut in 0..stream.len() {
-            let mut decoder = Decoder::default();
+            let mut decoder = synchronized();
             let mut got = Vec::new();
             for part in [&stream[..cut], &stream[cut..]] {
                 decoder.feed(part);
@@ -409,7 +503,7 @@ mod tests {
     #[test]
     fn a_huge_picture_or_frame_is_an_error_and_not_an_allocation() {
         assert!(Picture::decode(&[0xff; 8]).is_err());
-        let mut decoder = Decoder::default();
+        let mut decoder = synchronized();
         decoder.feed(&[b'C', 0xff, 0xff, 0xff, 0xff]);
         assert!(decoder.next().is_err());
     }
@@ -433,7 +527,7 @@ mod tests {
     fn random_bytes_never_panic() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..2000 {
-            let mut decoder = Decoder::default();
+            let mut decoder = synchronized();
             for _ in 0..40 {
                 state ^= state << 13;
                 state ^= state >> 7;

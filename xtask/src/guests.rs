@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 
 use crate::cdrom::{self, Entry};
 use crate::deb;
+use crate::disk;
 use crate::initrd;
 use crate::outcome::refuse;
 use crate::paths;
 use crate::setup::{self, Purpose};
 
 /// Raised when a recipe below changes, so that cached guests are made again.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 3;
 
 /// A guest that the tool can provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +35,13 @@ pub enum Guest {
     CloudKernel,
     /// A RAM disk for that kernel, with busybox and a script that says what it finds.
     CloudInitrd,
+    /// Both on a hard disk with its own boot loader.
+    LinuxDisk,
 }
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 8] = [
+    pub const ALL: [Guest; 9] = [
         Guest::DebianAmd64,
         Guest::DebianI386,
         Guest::MemtestX64,
@@ -47,6 +50,7 @@ impl Guest {
         Guest::Ipxe,
         Guest::CloudKernel,
         Guest::CloudInitrd,
+        Guest::LinuxDisk,
     ];
 
     /// The name on the command line.
@@ -60,6 +64,7 @@ impl Guest {
             Guest::Ipxe => "ipxe",
             Guest::CloudKernel => "cloud-kernel",
             Guest::CloudInitrd => "cloud-initrd",
+            Guest::LinuxDisk => "linux-disk",
         }
     }
 
@@ -79,6 +84,7 @@ impl Guest {
             Guest::Ipxe => "iPXE network boot loader (ISO)",
             Guest::CloudKernel => "Debian's Linux kernel for virtual machines (bzImage)",
             Guest::CloudInitrd => "a RAM disk for it that lists the hardware (initrd)",
+            Guest::LinuxDisk => "both on a hard disk with GRUB in its boot sector (disk image)",
         }
     }
 
@@ -92,6 +98,7 @@ impl Guest {
             Guest::Ipxe => "ipxe.iso",
             Guest::CloudKernel => "vmlinuz-cloud",
             Guest::CloudInitrd => "initrd-cloud.img",
+            Guest::LinuxDisk => "linux-disk.img",
         }
     }
 
@@ -134,6 +141,11 @@ impl Guest {
                 let modules = deb::unpacked(&cloud_package()?)?.join("lib/modules");
                 place(&path, &initrd::build(&busybox, &modules)?)?;
             }
+            Guest::LinuxDisk => disk::make(
+                &path,
+                &Guest::CloudKernel.provide()?,
+                &Guest::CloudInitrd.provide()?,
+            )?,
         }
         fs::write(&stamp, recipe)?;
         Ok(path)
@@ -142,7 +154,7 @@ impl Guest {
     /// What the cached file depends on besides the packages.
     fn recipe(self) -> String {
         match self {
-            Guest::CloudInitrd => format!("{RECIPE}\n{}", initrd::INIT),
+            Guest::CloudInitrd | Guest::LinuxDisk => format!("{RECIPE}\n{}", initrd::INIT),
             _ => RECIPE.to_string(),
         }
     }
@@ -176,7 +188,8 @@ fn place(path: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Makes the Debian installer's CD.
+/// Makes the Debian installer's CD. Its default keeps the VGA's text mode, which needs no driver and whose characters can be
+/// read; `graphics` is Debian's own entry, and `serial` puts the installer on COM1.
 fn installer(path: &Path, architecture: &str) -> Result<()> {
     let package = deb::unpacked(&format!("debian-installer-12-netboot-{architecture}"))?;
     let files = package
@@ -187,11 +200,11 @@ fn installer(path: &Path, architecture: &str) -> Result<()> {
     let entries = [
         Entry {
             label: "install",
-            cmdline: "vga=788 --- quiet",
+            cmdline: "vga=normal nomodeset --- quiet",
         },
         Entry {
-            label: "text",
-            cmdline: "vga=normal nomodeset --- quiet",
+            label: "graphics",
+            cmdline: "vga=788 --- quiet",
         },
         Entry {
             label: "serial",

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
-echo "GUEST-UP"
 export PATH=/bin
+echo "GUEST-UP"
+echo "GUEST-TSC $(tsc)"
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

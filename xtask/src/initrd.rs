@@ -1,6 +1,6 @@
 //! The test guest's user space: an initial RAM disk of busybox and one script.
 //!
-//! The script says `GUEST-UP` as its first deed, then what hardware Linux found, one `GUEST-...` line each, and then
+//! The script says `GUEST-UP` as its first deed, `GUEST-TSC` with the time stamp counter as its second, then what hardware Linux found, one `GUEST-...` line each, and then
 //! does what the kernel's command line asks with `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of
 //! rebooting), or nothing, which leaves a shell on the console.
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
+use crate::tsc;
 
 /// The first program.
 pub const INIT: &str = include_str!("init.sh");
@@ -39,6 +40,7 @@ pub fn build(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
         "bin/busybox",
         &fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?,
     );
+    archive.program("bin/tsc", &tsc::program());
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
@@ -164,7 +166,7 @@ mod tests {
             if word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()) {
                 let shell = [
                     "case", "esac", "then", "else", "done", "for", "while", "read", "exec", "if",
-                    "fi", "set", "do",
+                    "fi", "set", "do", "export", "tsc",
                 ];
                 assert!(APPLETS.contains(&word) || shell.contains(&word), "{word}");
             }

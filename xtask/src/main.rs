@@ -5,12 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
+mod cases;
 mod cdrom;
 mod cli;
 mod control;
 mod cpio;
 mod deb;
+mod disk;
 mod guests;
+mod image;
 mod initrd;
 mod kernel;
 mod keys;
@@ -25,13 +29,15 @@ mod screen;
 mod script;
 mod session;
 mod setup;
+mod test;
+mod tsc;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Bench, Cli, Command};
 use crate::setup::Purpose;
 
 fn main() -> ExitCode {
@@ -60,6 +66,10 @@ fn command() -> Result<()> {
         }
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),
-        _ => todo!(),
+        Command::Test(args) => test::test(args),
+        Command::Image(args) => image::image(args),
+        Command::Bench(args) => match args.what {
+            Bench::Boot => bench::boot(),
+        },
     }
 }

@@ -87,9 +87,13 @@ impl Qemu {
     /// What the emulator had to complain about.
     pub fn errors(&self) -> String {
         let text = fs::read_to_string(self.directory.path().join("errors")).unwrap_or_default();
+        let noise = [
+            "TCG doesn't support requested feature",
+            "QEMU waiting for connection",
+        ];
         let lines = text
             .lines()
-            .filter(|line| !line.contains("TCG doesn't support requested feature"));
+            .filter(|line| !noise.iter().any(|words| line.contains(words)));
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -271,17 +275,28 @@ fn module_list(modules: &[Module], directory: &Path) -> Result<String> {
     Ok(list.join(","))
 }
 
+/// Checks that windows can be shown here.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when they cannot.
+pub fn window_system() -> Result<()> {
+    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !has("DISPLAY") && !has("WAYLAND_DISPLAY") {
+        refuse!(
+            "there is no window system here (neither DISPLAY nor WAYLAND_DISPLAY is set); use --headless"
+        );
+    }
+    Ok(())
+}
+
 /// The window system that the emulator can use here.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) when there is none.
 pub fn display() -> Result<&'static str> {
-    if std::env::var_os("DISPLAY").is_none() && std::env::var_os("WAYLAND_DISPLAY").is_none() {
-        refuse!(
-            "there is no window system here (neither DISPLAY nor WAYLAND_DISPLAY is set); use --headless"
-        );
-    }
+    window_system()?;
     let output = Command::new(QEMU)
         .args(["-display", "help"])
         .output()

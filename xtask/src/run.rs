@@ -394,12 +394,12 @@ pub fn run(args: &RunArgs, indices: (Vec<usize>, Vec<usize>)) -> Result<()> {
         indices.1.into_iter().zip(args.types.iter().cloned()),
     );
     let options = Options::check(args, steps)?;
+    if options.window {
+        qemu::window_system()?;
+    }
     setup::require(Purpose::Run {
         window: options.window,
     })?;
-    if options.window {
-        qemu::display()?;
-    }
     let umbra = kernel::build()?;
     let name = options
         .guest

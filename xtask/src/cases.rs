@@ -1,0 +1,559 @@
+//! The whole-guest tests: which guest, with which options, and what must be seen.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+
+use crate::control::Picture;
+use crate::guests::Guest;
+use crate::image::{self, Contents};
+use crate::media::{self, Medium};
+use crate::rig::{Boot, MIB, Machine, outer_memory};
+use crate::run::{self, Options, Run};
+use crate::script::Step::{self, Type, Until};
+use crate::session::{Ending, Plan};
+use crate::{outcome, paths};
+
+/// UEFI firmware for the outer machine.
+const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// A whole-guest test.
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    what: What,
+    memory: u64,
+    script: Vec<Step>,
+    timeout: u64,
+    /// What must hold besides the script.
+    checks: Vec<Check>,
+}
+
+/// What a test boots.
+#[derive(Clone, Copy)]
+enum What {
+    /// A CD.
+    Cd(Guest),
+    /// The cloud kernel and its RAM disk, with this on the command line.
+    Kernel(&'static str),
+    /// A copy of the Linux disk, twice.
+    DiskTwice,
+    /// The bootable image with a CD as its guest, under a firmware of the outer machine.
+    Image(Guest, Option<&'static str>),
+    /// A guest that cannot boot, and what the refusal says.
+    Refusal(Bad, &'static str),
+}
+
+/// Ways in which a guest or an option can be bad.
+#[derive(Clone, Copy)]
+enum Bad {
+    Missing,
+    Truncated,
+    NotBootable,
+    NotAnIso,
+    TooLittleMemory,
+    NotBuilt,
+}
+
+/// What must hold at the end of a run.
+#[derive(Clone, Copy)]
+enum Check {
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest's machine was reset at least this often.
+    Resets(usize),
+    /// The picture shows at least this many colours.
+    Colours(usize),
+    /// COM1 said each of these.
+    Console(&'static [&'static str]),
+    /// Umbra's own memory is within its bound: 24 MiB plus 0.5 % of the guest's.
+    OwnMemory,
+}
+
+/// What the cloud kernel must find in the virtual machine.
+const HARDWARE: &[&str] = &[
+    "GUEST-CPU 1",
+    "GUEST-PCI 0000:00:00.0 8086:1237",
+    "GUEST-PCI 0000:00:01.0 8086:7000",
+    "GUEST-PCI 0000:00:01.1 8086:7010",
+    "GUEST-PCI 0000:00:01.3 8086:7113",
+    "GUEST-ACPI APIC",
+    "GUEST-ACPI DSDT",
+    "GUEST-ACPI FACP",
+    "GUEST-ACPI FACS",
+    "GUEST-ACPI WAET",
+    "GUEST-IRQ 0:",
+    "GUEST-IRQ 1:",
+    "GUEST-IRQ 4:",
+    "GUEST-INPUT \"AT Translated Set 2 keyboard\"",
+    "GUEST-SERIAL 0: uart:16550A port:000003F8 irq:4",
+];
+
+fn until(text: &str) -> Step {
+    Until(text.to_owned())
+}
+
+fn keys(text: &str) -> Step {
+    Type(text.to_owned())
+}
+
+/// All whole-guest tests; long ones first, so that two lanes end together.
+pub fn all() -> Vec<Case> {
+    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets};
+    let up = until("GUEST-UP");
+    let case = |name, what, memory, timeout, script: &[Step], checks: &[Check]| Case {
+        name,
+        what,
+        memory: memory * MIB,
+        script: script.to_vec(),
+        timeout,
+        checks: checks.to_vec(),
+    };
+    let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
+    let language = [until("Select a language")];
+    let grub_answers = [
+        until("GNU GRUB"),
+        keys("c"),
+        until("grub>"),
+        keys("echo a$grub_platform-$grub_cpu\\n"),
+        until("apc-i386"),
+    ];
+    vec![
+        case(
+            "debian-amd64-installer",
+            What::Cd(Guest::DebianAmd64),
+            1024,
+            400,
+            &language,
+            &[Colours(4), OwnMemory],
+        ),
+        case(
+            "debian-i386-installer",
+            What::Cd(Guest::DebianI386),
+            512,
+            400,
+            &language,
+            &[Colours(4), OwnMemory],
+        ),
+        case(
+            "image-bios",
+            What::Image(Guest::GrubRescue, None),
+            256,
+            240,
+            &grub_answers,
+            &[],
+        ),
+        case(
+            "image-uefi",
+            What::Image(Guest::GrubRescue, Some(OVMF)),
+            256,
+            240,
+            &grub_answers,
+            &[],
+        ),
+        case(
+            "memtest-x64",
+            What::Cd(Guest::MemtestX64),
+            32,
+            240,
+            &memtest,
+            &[Colours(3)],
+        ),
+        case(
+            "memtest-ia32",
+            What::Cd(Guest::MemtestIa32),
+            32,
+            240,
+            &memtest,
+            &[Colours(3)],
+        ),
+        case(
+            "disk-keeps-what-was-written",
+            What::DiskTwice,
+            512,
+            240,
+            &[],
+            &[PoweredOff],
+        ),
+        case(
+            "grub-rescue-shell",
+            What::Cd(Guest::GrubRescue),
+            128,
+            120,
+            &grub_answers,
+            &[],
+        ),
+        case(
+            "ipxe-finds-its-card",
+            What::Cd(Guest::Ipxe),
+            128,
+            120,
+            &[until("iPXE"), until("using rtl8029")],
+            &[],
+        ),
+        case(
+            "kernel-power-off",
+            What::Kernel("umbra.then=poweroff"),
+            512,
+            120,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "reboot",
+            What::Kernel("umbra.then=reboot"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-cf9",
+            What::Kernel("umbra.then=cf9"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-i8042",
+            What::Kernel("umbra.then=i8042"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-triple-fault",
+            What::Kernel("umbra.then=triple"),
+            256,
+            120,
+            &[up.clone(), up],
+            &[Resets(1)],
+        ),
+        case(
+            "refuses-missing",
+            What::Refusal(Bad::Missing, "cannot be opened"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-truncated",
+            What::Refusal(Bad::Truncated, "truncated"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-not-bootable",
+            What::Refusal(Bad::NotBootable, "no El Torito boot record"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-not-an-iso",
+            What::Refusal(Bad::NotAnIso, "not an ISO 9660 image"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-too-little-memory",
+            What::Refusal(Bad::TooLittleMemory, "too little"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-what-is-not-built",
+            What::Refusal(Bad::NotBuilt, "not built yet"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+    ]
+}
+
+impl Case {
+    /// Fetches and builds what the test boots.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had.
+    pub fn prepare(&self) -> Result<()> {
+        match self.what {
+            What::Cd(guest) | What::Image(guest, _) => drop(guest.provide()?),
+            What::Kernel(_) => {
+                Guest::CloudKernel.provide()?;
+                Guest::CloudInitrd.provide()?;
+            }
+            What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
+            What::Refusal(..) => drop(Guest::GrubRescue.provide()?),
+        }
+        Ok(())
+    }
+
+    /// Runs the test in the Umbra image `umbra`.
+    ///
+    /// # Errors
+    ///
+    /// What was expected did not happen.
+    pub fn run(&self, umbra: &Path) -> Result<()> {
+        let scratch = tempfile::tempdir()?;
+        match self.what {
+            What::Cd(guest) => self.run_once(
+                &Options::headless(&guest.provide()?)?,
+                umbra,
+                scratch.path(),
+            ),
+            What::Kernel(cmdline) => {
+                let options = Options {
+                    initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+                    cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
+                    ..Options::headless(&Guest::CloudKernel.provide()?)?
+                };
+                self.run_once(&options, umbra, scratch.path())
+            }
+            What::DiskTwice => {
+                let disk = scratch.path().join("disk.img");
+                fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
+                for boots in 1..=2 {
+                    let script = vec![until(&format!("GUEST-BOOTS {boots}")), until("GUEST-DONE")];
+                    let options = Options {
+                        script,
+                        ..Options::headless(&disk)?
+                    };
+                    self.run_once(&options, umbra, scratch.path())
+                        .with_context(|| format!("boot {boots}"))?;
+                }
+                Ok(())
+            }
+            What::Image(guest, firmware) => self.run_image(
+                &guest.provide()?,
+                firmware.map(PathBuf::from),
+                umbra,
+                scratch.path(),
+            ),
+            What::Refusal(bad, sentence) => refusal(bad, sentence, scratch.path()),
+        }
+    }
+
+    fn run_once(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<()> {
+        let script = if options.script.is_empty() {
+            self.script.clone()
+        } else {
+            options.script.clone()
+        };
+        let report = scratch.join("report.json");
+        let options = Options {
+            memory: self.memory,
+            script,
+            timeout: Some(Duration::from_secs(self.timeout)),
+            screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
+            report: Some(report.clone()),
+            ..options.clone()
+        };
+        let mut console = Vec::new();
+        let run = run::execute(&options, umbra, self.name, &mut |bytes| {
+            console.extend_from_slice(bytes)
+        })?;
+        let report = fs::read_to_string(report)
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or(Value::Null);
+        self.judge(run, &String::from_utf8_lossy(&console), &report)
+    }
+
+    /// Boots the bootable image, which carries the guest as a module.
+    fn run_image(
+        &self,
+        guest: &Path,
+        firmware: Option<PathBuf>,
+        umbra: &Path,
+        scratch: &Path,
+    ) -> Result<()> {
+        let path = scratch.join("umbra.iso");
+        let medium = Medium::open(guest)?;
+        let length = medium.length;
+        let options = "control=com2 report=1".to_owned();
+        image::make(
+            &path,
+            umbra,
+            &Contents {
+                guests: vec![medium],
+                memory: self.memory,
+                options,
+                timeout: 0,
+            },
+        )?;
+        let machine = Machine {
+            memory: outer_memory(self.memory, length).max(512 * MIB),
+            boot: Boot::Cd { path, firmware },
+            drives: Vec::new(),
+            icount: false,
+            display: None,
+        };
+        let plan = Plan {
+            script: self.script.clone(),
+            timeout: Some(Duration::from_secs(self.timeout)),
+            screenshot: true,
+            report: true,
+            window: false,
+        };
+        let mut console = Vec::new();
+        let run = run::converse(&machine, &plan, self.name, &mut |bytes| {
+            console.extend_from_slice(bytes)
+        })?;
+        let report = run
+            .summary
+            .report
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or(Value::Null);
+        self.judge(run, &String::from_utf8_lossy(&console), &report)
+    }
+
+    /// Compares a run with what was expected.
+    fn judge(&self, run: Run, console: &str, report: &Value) -> Result<()> {
+        let summary = run.summary;
+        let ending = match summary.result {
+            Ok(ending) => ending,
+            Err(error) if outcome::interrupted() => return Err(error),
+            Err(error) => {
+                let account = run::account(&summary.console, &summary.screen, &run.log);
+                return Err(anyhow!("{error:#}; log: {}\n{account}", run.log.display()));
+            }
+        };
+        for check in &self.checks {
+            match check {
+                Check::PoweredOff => ensure!(
+                    ending == Ending::PoweredOff || self.powers_off_later(),
+                    "the guest did not power off"
+                ),
+                Check::Resets(least) => ensure!(
+                    summary.resets >= *least,
+                    "the machine was reset {} times",
+                    summary.resets
+                ),
+                Check::Colours(least) => {
+                    let seen = summary.picture.as_ref().map_or(0, colours);
+                    ensure!(seen >= *least, "the picture has {seen} colours");
+                }
+                Check::Console(lines) => {
+                    for line in *lines {
+                        ensure!(console.contains(line), "the guest did not say: {line}");
+                    }
+                }
+                Check::OwnMemory => own_memory(report, self.memory)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a text ends the run before the power-off that follows it.
+    fn powers_off_later(&self) -> bool {
+        matches!(self.what, What::DiskTwice)
+    }
+}
+
+/// The number of different colours in a picture.
+fn colours(picture: &Picture) -> usize {
+    picture
+        .rgb
+        .chunks_exact(3)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len()
+}
+
+/// Checks the report's `memory.umbra_bytes` against the bound on Umbra's own memory.
+fn own_memory(report: &Value, guest: u64) -> Result<()> {
+    let own = report
+        .pointer("/memory/umbra_bytes")
+        .and_then(Value::as_u64)
+        .context("the report lacks memory.umbra_bytes")?;
+    let bound = 24 * MIB + guest / 200;
+    ensure!(
+        own <= bound,
+        "Umbra itself uses {own} bytes, more than {bound}"
+    );
+    Ok(())
+}
+
+/// Runs the tool itself on something bad: one sentence and exit code 2.
+fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
+    let good = fs::read(Guest::GrubRescue.provide()?)?;
+    let guest = scratch.join("guest.iso");
+    let mut arguments = vec!["run", "--headless"];
+    match bad {
+        Bad::Missing => {}
+        Bad::Truncated => fs::write(&guest, good.get(..good.len() / 2).unwrap_or_default())?,
+        Bad::NotBootable => {
+            // The boot record's identifier, in the second volume descriptor.
+            let mut image = good;
+            image
+                .get_mut(17 * 2048 + 7..17 * 2048 + 30)
+                .context("the image is short")?
+                .fill(0);
+            fs::write(&guest, image)?;
+        }
+        Bad::NotAnIso => fs::write(&guest, vec![0; 1 << 20])?,
+        Bad::TooLittleMemory => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--memory", "8M"]);
+        }
+        Bad::NotBuilt => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--rig", "kvm"]);
+        }
+    }
+    let output = std::process::Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .arg(&guest)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(2),
+        "{} instead of exit code 2: {text}",
+        output.status
+    );
+    ensure!(
+        text.contains(sentence) && text.trim_end().lines().count() == 1,
+        "instead of one sentence: {text}"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn umbras_memory_has_a_bound_that_grows_with_the_guests() {
+        let report = |bytes: u64| serde_json::json!({"memory": {"umbra_bytes": bytes}});
+        assert!(own_memory(&report(24 * MIB), 32 * MIB).is_ok());
+        assert!(own_memory(&report(29 * MIB), 1024 * MIB).is_ok());
+        assert!(own_memory(&report(30 * MIB), 1024 * MIB).is_err());
+        assert!(own_memory(&Value::Null, 1024 * MIB).is_err());
+    }
+
+    #[test]
+    fn colours_are_counted_once_each() {
+        let picture = Picture {
+            width: 3,
+            height: 1,
+            rgb: vec![0, 0, 0, 1, 1, 1, 0, 0, 0],
+        };
+        assert_eq!(colours(&picture), 2);
+    }
+}

@@ -1,0 +1,291 @@
+//! `cargo xtask test`: lints, unit tests, the red-zone gate, and whole guests, with one line for each test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::cases::{self, Case};
+use crate::cli::TestArgs;
+use crate::outcome::{Interrupted, interrupted};
+use crate::setup::{self, Purpose};
+use crate::{kernel, paths};
+
+/// A test: its name and what it does.
+struct Test {
+    name: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A cargo command, with its arguments.
+    Cargo(&'static [&'static str]),
+    /// The red-zone gate.
+    RedZone,
+    /// A whole guest.
+    Guest(Case),
+}
+
+/// What the tests share.
+struct Shared {
+    umbra: PathBuf,
+}
+
+/// The command.
+///
+/// # Errors
+///
+/// A test fails, or the tests cannot be prepared.
+pub fn test(args: &TestArgs) -> Result<()> {
+    let tests: Vec<Test> = all()
+        .into_iter()
+        .filter(|test| {
+            args.only.is_empty()
+                || args
+                    .only
+                    .iter()
+                    .any(|part| test.name.contains(part.as_str()))
+        })
+        .collect();
+    if args.list {
+        for test in &tests {
+            println!("{}", test.name);
+        }
+        return Ok(());
+    }
+    if tests.is_empty() {
+        crate::outcome::refuse!("no test has such a name; cargo xtask test --list names them");
+    }
+    setup::require(Purpose::Test)?;
+    let (host, guests): (Vec<_>, Vec<_>) = tests
+        .into_iter()
+        .partition(|test| matches!(test.kind, Kind::Cargo(_)));
+    let start = Instant::now();
+    let tally = Tally::default();
+    let nowhere = Shared {
+        umbra: PathBuf::new(),
+    };
+    for test in &host {
+        tally.run(test, &nowhere)?;
+    }
+    if !guests.is_empty() {
+        let shared = Shared {
+            umbra: kernel::build()?,
+        };
+        // Guests are fetched one after the other, before any runs: two tests may want the same one.
+        for test in &guests {
+            if let Kind::Guest(case) = &test.kind {
+                case.prepare()
+                    .with_context(|| format!("the guest for {} cannot be had", test.name))?;
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let stop = Mutex::new(None);
+        thread::scope(|scope| {
+            for _ in 0..args.jobs.clamp(1, 16) {
+                scope.spawn(|| {
+                    while let Some(test) = guests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = tally.run(test, &shared) {
+                            stop.lock()
+                                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                                .get_or_insert(error);
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(error) = stop
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        {
+            return Err(error);
+        }
+    }
+    let (passed, failed) = (tally.passed.into_inner(), tally.failed.into_inner());
+    eprintln!("all tests took {:.0} s", start.elapsed().as_secs_f64());
+    println!("{passed} passed, {failed} failed");
+    ensure!(failed == 0, "{failed} of {} tests failed", passed + failed);
+    Ok(())
+}
+
+/// All tests, in the order in which they start.
+fn all() -> Vec<Test> {
+    let host = [
+        (
+            "clippy",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ][..],
+        ),
+        ("unit", &["test", "--workspace", "--quiet"][..]),
+        (
+            "doc",
+            &[
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--quiet",
+            ][..],
+        ),
+    ];
+    let mut tests: Vec<Test> = host
+        .into_iter()
+        .map(|(name, words)| Test {
+            name: name.to_owned(),
+            kind: Kind::Cargo(words),
+        })
+        .collect();
+    tests.push(Test {
+        name: "red-zone".to_owned(),
+        kind: Kind::RedZone,
+    });
+    tests.extend(cases::all().into_iter().map(|case| Test {
+        name: case.name.to_owned(),
+        kind: Kind::Guest(case),
+    }));
+    tests
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Tally {
+    /// Runs `test` and says how it went.
+    ///
+    /// # Errors
+    ///
+    /// The tool was interrupted.
+    fn run(&self, test: &Test, shared: &Shared) -> Result<()> {
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let start = Instant::now();
+        let result = match &test.kind {
+            Kind::Cargo(words) => cargo(words),
+            Kind::RedZone => red_zone(&shared.umbra),
+            Kind::Guest(case) => case.run(&shared.umbra),
+        };
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                self.passed.fetch_add(1, Ordering::Relaxed);
+                println!("ok    {:28} {seconds:6.1} s", test.name);
+            }
+            Err(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                println!("FAIL  {:28} {seconds:6.1} s: {error:#}", test.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs cargo with `words`; its words are the error when it fails.
+fn cargo(words: &[&str]) -> Result<()> {
+    eprintln!("cargo {} ...", words.join(" "));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(paths::root())
+        .args(words)
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start cargo")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    bail!(
+        "cargo {} failed\n{}",
+        words.join(" "),
+        String::from_utf8_lossy(&text).trim_end()
+    )
+}
+
+/// Proves that Umbra's image never uses memory below its stack pointer, which an interrupt would overwrite: System V ABI,
+/// x86-64 supplement, 3.2.2, "The Stack Frame".
+fn red_zone(umbra: &Path) -> Result<()> {
+    let output = Command::new("objdump")
+        .args(["-d", "--no-show-raw-insn"])
+        .arg(umbra)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start objdump")?;
+    ensure!(
+        output.status.success(),
+        "objdump failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        text.contains("(%rsp)"),
+        "objdump shows no code in {}",
+        umbra.display()
+    );
+    match text.lines().find(|line| below_stack(line)) {
+        None => Ok(()),
+        Some(line) => Err(anyhow!("code uses the red zone: {}", line.trim())),
+    }
+}
+
+/// Whether a line of objdump accesses memory below RSP; an address that is only computed (LEA) is no access.
+fn below_stack(line: &str) -> bool {
+    let Some((_, instruction)) = line.split_once(":\t") else {
+        return false;
+    };
+    let below = instruction
+        .split("(%rsp")
+        .next()
+        .filter(|_| instruction.contains("(%rsp"))
+        .is_some_and(|before| {
+            let displacement = before
+                .rsplit([' ', ',', '\t', ':'])
+                .next()
+                .unwrap_or_default();
+            displacement.starts_with("-0x")
+        });
+    below && !instruction.starts_with("lea")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accesses_below_the_stack_pointer_are_found() {
+        assert!(below_stack("  10045b:\tmov    %rax,-0x8(%rsp)"));
+        assert!(below_stack("  10045b:\tmovaps -0x18(%rsp),%xmm0"));
+        assert!(below_stack("  10045b:\tmov    %rax,-0x8(%rsp,%rcx,8)"));
+        assert!(!below_stack("  10045b:\tmov    %rax,0x8(%rsp)"));
+        assert!(!below_stack("  10045b:\tlea    -0x40(%rsp),%rsp"));
+        assert!(!below_stack("  10045b:\tmov    -0x8(%rbp),%rax"));
+        assert!(!below_stack("  10045b:\tret"));
+    }
+
+    #[test]
+    fn tests_have_different_names() {
+        let mut names: Vec<String> = all().into_iter().map(|test| test.name).collect();
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
