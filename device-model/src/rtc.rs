@@ -263,8 +263,13 @@ impl Rtc {
         if waits(Control::PIE, Flags::PF)
             && let Some(p) = self.period_log2()
         {
-            next =
-                self.unshifted(VmTime::of_ticks(self.seen_tick.saturating_add(1) << p, BASE_HZ).0);
+            next = self.unshifted(
+                VmTime::of_ticks(
+                    self.seen_tick.saturating_add(1).saturating_mul(1 << p),
+                    BASE_HZ,
+                )
+                .0,
+            );
             if self.lost > 0 {
                 next = next.min(self.make_up_at.max(now));
             }
