@@ -290,7 +290,7 @@ impl Rtc {
         if self.b.contains(Control::DM) {
             value
         } else {
-            value / 10 % 10 << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 
@@ -306,7 +306,11 @@ impl Rtc {
         if self.b.contains(Control::H24) {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.encode(twelve) | if hour >= 12 { PM } else { 0 }
     }
 
