@@ -263,8 +263,13 @@ impl Rtc {
         if waits(Control::PIE, Flags::PF)
             && let Some(p) = self.period_log2()
         {
-            next =
-                self.unshifted(VmTime::of_ticks(self.seen_tick.saturating_add(1) << p, BASE_HZ).0);
+            next = self.unshifted(
+                VmTime::of_ticks(
+                    self.seen_tick.saturating_add(1).saturating_mul(1 << p),
+                    BASE_HZ,
+                )
+                .0,
+            );
             if self.lost > 0 {
                 next = next.min(self.make_up_at.max(now));
             }
@@ -285,7 +290,7 @@ impl Rtc {
         if self.b.contains(Control::DM) {
             value
         } else {
-            value / 10 % 10 << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 
@@ -301,7 +306,11 @@ impl Rtc {
         if self.b.contains(Control::H24) {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.encode(twelve) | if hour >= 12 { PM } else { 0 }
     }
 
