@@ -31,6 +31,7 @@ impl Options {
             match (key, value) {
                 ("memory", v) => o.memory = size(v).ok_or_else(|| alloc::format!("memory={v} is not a size such as 512M or 2G"))?,
                 ("control", "com2") => o.control = true,
+                ("report", _) => {}
                 ("window", _) => o.window = true,
                 ("paging", "nested") => o.paging = "nested",
                 ("paging", v) => return Err(alloc::format!("paging={v} is not built yet; use paging=nested")),
