@@ -80,7 +80,7 @@ fn effective_addresses_of_all_sixteen_bit_forms() {
 #[test]
 fn push_pop_and_pusha_use_sp_and_wrap() {
     let mut cpu = cpu16(&[0x60]);
-    cpu.gprs.regs = core::array::from_fn(|i| 0x1111 * i as u64).into_gprs();
+    cpu.gprs.regs = core::array::from_fn(|i| 0x1111 * i as u64);
     cpu.gprs.regs[RSP] = 0xabcd_8000;
     run(&mut cpu);
     assert_eq!(cpu.gprs.regs[RSP], 0xabcd_7ff0);
@@ -93,15 +93,6 @@ fn push_pop_and_pusha_use_sp_and_wrap() {
         (cpu.gprs.regs[RDX], cpu.gprs.regs[RSP]),
         (0x2222, 0xabcd_8000)
     );
-}
-
-trait IntoGprs {
-    fn into_gprs(self) -> [u64; 16];
-}
-impl IntoGprs for [u64; 16] {
-    fn into_gprs(self) -> [u64; 16] {
-        self
-    }
 }
 
 #[test]
