@@ -205,8 +205,8 @@ pub(super) const fn rcr(size: usize, a: u64, count: u64, flags: u64) -> Result2 
     )
 }
 
-/// SHLD: shifts `a` left, filling with the top bits of `b`. For 16-bit operands counts above 16 are undefined; they shift the
-/// 32-bit pair `a:b`'s successor `a:b:a` as AMD's processors do.
+/// SHLD: shifts `a` left, filling with the top bits of `b`. Results of 16-bit operands with counts above 16 are undefined;
+/// here `a` follows `b`.
 pub(super) const fn shld(size: usize, a: u64, b: u64, count: u64, flags: u64) -> Result2 {
     let (a, b, count) = (
         a & mask(size),

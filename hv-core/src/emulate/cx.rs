@@ -80,8 +80,9 @@ pub enum AccessKind {
 /// The CPU and the machine as the emulator sees them. The run loop implements it over the vendor's backend.
 ///
 /// Memory is addressed by linear address: segmentation has been done, paging has not. Every access is one contiguous range
-/// that does not wrap; it may cross a page. Whether it ends in RAM or at a device is the implementor's business. An access
-/// that returns an error must have had no effect.
+/// that does not wrap and has 1 to 16 bytes, or more where [`ram_run`](EmuCx::ram_run) has said that it is RAM; it may cross a
+/// page. Whether it ends in RAM or at a device, and how a device that takes at most 8 bytes gets 16, is the implementor's
+/// business. An access that returns an error must have had no effect.
 #[allow(unused_variables)]
 pub trait EmuCx {
     /// The general-purpose registers.

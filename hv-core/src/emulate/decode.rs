@@ -2,7 +2,7 @@
 //! rewrites it meanwhile.
 
 use super::cx::vector;
-use super::exec::{Res, Use, check_segment};
+use super::exec::{Res, Use, canonical, check_segment};
 use super::{EmuCx, EmuFault, Kind, Mode};
 use crate::Gva;
 use crate::regs::SegReg;
@@ -15,7 +15,7 @@ pub(super) const MAX_LEN: usize = 15;
 pub(super) struct Bytes {
     buf: [u8; MAX_LEN],
     len: usize,
-    /// How many the code segment's limit leaves, at most 15.
+    /// How many the code segment's limit or the canonical addresses leave, at most 15.
     room: usize,
     linear: u64,
     rip: u64,
@@ -29,7 +29,7 @@ impl Bytes {
         let linear = check_segment(&*cx, mode, SegReg::Cs, cs, rip, 1, Use::Fetch)
             .ok_or_else(|| gp(mode))?;
         let room = if mode.is_64() {
-            MAX_LEN
+            canonical_room(&*cx, linear)
         } else {
             let limit = u64::from(cs.limit).saturating_sub(rip).saturating_add(1);
             limit.min((1 << 32) - linear).min(MAX_LEN as u64) as usize
@@ -86,6 +86,20 @@ impl Bytes {
                 _ => return Err(EmuFault::UD),
             }
         }
+    }
+}
+
+/// How many bytes from `linear` on, at most 15, have canonical addresses.
+fn canonical_room<C: EmuCx + ?Sized>(cx: &C, linear: u64) -> usize {
+    let fits = |n: usize| {
+        linear
+            .checked_add(n as u64 - 1)
+            .is_some_and(|last| canonical(cx, last))
+    };
+    if fits(MAX_LEN) {
+        MAX_LEN
+    } else {
+        (1..MAX_LEN).take_while(|n| fits(*n)).count()
     }
 }
 

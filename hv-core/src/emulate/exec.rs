@@ -295,8 +295,9 @@ pub(super) fn check_segment<C: EmuCx + ?Sized>(
             0
         };
         let linear = base.wrapping_add(offset);
-        return (canonical(cx, linear) && canonical(cx, linear.wrapping_add(last)))
-            .then_some(linear);
+        // A range over the top of the address space is refused too, so that no access wraps.
+        let end = linear.checked_add(last)?;
+        return (canonical(cx, linear) && canonical(cx, end)).then_some(linear);
     }
     let (attr, limit) = (s.attr, u64::from(s.limit));
     let code = attr.contains(SegAttr::CODE);

@@ -50,7 +50,7 @@ pub use string_io::{StringIo, string_io};
 
 use decode::Bytes;
 use exec::Exec;
-use iced_x86::DecoderOptions;
+use iced_x86::{Decoder, DecoderOptions};
 
 /// What a completed [`step`] asks of the run loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,4 +121,11 @@ pub fn step<C: EmuCx + ?Sized>(cx: &mut C) -> Result<Step, EmuFault> {
     let mut exec = Exec::new(cx, mode, insn);
     exec.execute()?;
     Ok(exec.commit())
+}
+
+/// Makes the decoder build its tables (about 340 KiB of heap), which it does at its first use: to be called once at start-up,
+/// so that no exit has to wait or allocate for it.
+pub fn warm_up() {
+    let nop = [0x90];
+    let _ = Decoder::new(64, &nop, DecoderOptions::NONE).decode();
 }

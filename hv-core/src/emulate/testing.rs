@@ -156,7 +156,7 @@ impl FakeCpu {
     #[must_use]
     pub fn code(mut self, rip: u64, code: &[u8]) -> Self {
         self.rip = rip;
-        let base = self.segments[SegReg::Cs as usize].base + rip;
+        let base = self.segments[SegReg::Cs as usize].base.wrapping_add(rip);
         if !self.poke(base, code) {
             self.regions.push(Region {
                 base,

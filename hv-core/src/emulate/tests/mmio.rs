@@ -406,3 +406,17 @@ fn single_step_is_reported_and_rf_cleared() {
     assert!(run(&mut cpu).single_step);
     assert!(!cpu.rflags.contains(Rflags::RF));
 }
+
+#[test]
+fn code_that_runs_into_the_non_canonical_hole_is_gp() {
+    let top = 1 << 47;
+    let mut cpu = FakeCpu::long64().code(top - 1, &[0x90]);
+    run(&mut cpu);
+    assert_eq!(faults(&mut cpu), GP0);
+    assert_eq!(
+        faults(&mut FakeCpu::long64().code(top - 2, &[0xc7, 0x03])),
+        GP0
+    );
+    let mut cpu = FakeCpu::long64().code(u64::MAX, &[0xc7]);
+    assert_eq!(faults(&mut cpu), GP0);
+}

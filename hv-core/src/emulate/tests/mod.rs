@@ -1,6 +1,10 @@
 //! Tests of the emulator by rule. The property test against the processor itself is in the crate `tests`.
 
+mod abuse;
+mod length;
 mod mmio;
+mod protected;
+mod real;
 mod strings;
 
 use super::testing::FakeCpu;
