@@ -167,13 +167,12 @@ impl Guest {
         if let Firmware::Bios { image, placement } = &firmware {
             ram.add_rom(placement.flash(), Hpa(image.as_ptr() as u64), image.len() as u64);
         }
+        ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
         let mut mmu = NestedMmu::new(HostFrames, host::gigabyte_pages()).ok_or_else(enough)?;
         for e in ram.extents() {
             mmu.remap(e.gpa, e.len, Backing::Ram { hpa: e.hpa, writable: e.writable });
         }
-        let window = machine::VGA_WINDOW;
-        mmu.remap(Gpa(window.start), window.end - window.start, Backing::Mmio);
         if mmu.exhausted() {
             return Err(enough());
         }
@@ -238,7 +237,6 @@ impl Guest {
 
     /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
     fn start_linux(&mut self) -> Result<(), String> {
-        let Firmware::Linux { boot, kernel, initrd } = &self.firmware else { return Ok(()) };
         place::place(&self.desc, &*self.memory).map_err(|e| e.to_string())?;
         for w in pci_setup::config_writes() {
             let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);

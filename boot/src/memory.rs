@@ -208,6 +208,17 @@ impl GuestRam {
         Some(Self { extents })
     }
 
+    /// Takes `hole` out of the RAM: it belongs to a device.
+    pub fn punch(&mut self, hole: core::ops::Range<u64>) {
+        for e in core::mem::take(&mut self.extents) {
+            let end = e.gpa.0 + e.len;
+            let below = Extent { len: hole.start.clamp(e.gpa.0, end) - e.gpa.0, ..e };
+            let skip = hole.end.clamp(e.gpa.0, end) - e.gpa.0;
+            let above = Extent { gpa: e.gpa.add(skip), hpa: e.hpa.add(skip), len: e.len - skip, ..e };
+            self.extents.extend([below, above].into_iter().filter(|e| e.len != 0));
+        }
+    }
+
     /// Adds a ROM whose contents lie at `hpa`.
     pub fn add_rom(&mut self, gpa: Gpa, hpa: Hpa, len: u64) {
         self.extents.push(Extent { gpa, hpa, len, writable: false });
