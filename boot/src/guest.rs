@@ -35,7 +35,7 @@ use hv_core::mmu::{Backing, Mmu};
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::pvclock::PvClock;
 use hv_core::vcpu::{self, Vcpu};
-use hv_core::{Gpa, Hpa, VmTime};
+use hv_core::{Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
