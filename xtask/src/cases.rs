@@ -410,6 +410,7 @@ impl Case {
             screenshot: true,
             report: true,
             window: false,
+            interactive: false,
         };
         let mut console = Vec::new();
         let run = run::converse(&machine, &plan, self.name, &mut |bytes| {

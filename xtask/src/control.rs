@@ -261,12 +261,16 @@ fn is_first_event(bytes: &[u8]) -> Option<bool> {
     if *kind != kind::EVENT || length == 0 || length > 4096 {
         return Some(false);
     }
-    let text = rest.get(..length)?;
-    Some(
-        starts
-            .iter()
-            .any(|start| text.starts_with(start.as_bytes())),
-    )
+    let text = rest.get(..length).unwrap_or(rest);
+    let fits = |start: &&&str| {
+        text.iter()
+            .zip(start.bytes())
+            .all(|(&is, wanted)| is == wanted)
+    };
+    match starts.iter().find(fits) {
+        Some(start) if length >= start.len() => (text.len() == length).then_some(true),
+        _ => Some(false),
+    }
 }
 
 fn decode(kind: u8, payload: &[u8]) -> Result<Message> {

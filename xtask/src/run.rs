@@ -59,6 +59,8 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// Whether the clock counts instructions.
     pub icount: bool,
+    /// Whether what is typed at the terminal goes to the guest's COM1.
+    pub interactive: bool,
 }
 
 impl Options {
@@ -102,9 +104,22 @@ impl Options {
                 }
             }
         }
-        let guest = args.guest.as_deref().map(open_guest).transpose()?;
         let initrd = args.initrd.as_deref().map(media::open_initrd).transpose()?;
         let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
+        for path in [&args.screenshot, &args.report].into_iter().flatten() {
+            let directory = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            if !directory.is_dir() {
+                refuse!(
+                    "{} cannot be written: there is no directory {}",
+                    path.display(),
+                    directory.display()
+                );
+            }
+        }
+        let guest = args.guest.as_deref().map(open_guest).transpose()?;
         match guest.as_ref().map(|guest| guest.kind) {
             Some(Kind::Kernel { init_size }) => {
                 // The kernel unpacks itself at 16 MiB and needs its RAM disk above that, until it has unpacked that too.
@@ -137,19 +152,6 @@ impl Options {
                 }
             }
         }
-        for path in [&args.screenshot, &args.report].into_iter().flatten() {
-            let directory = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            if !directory.is_dir() {
-                refuse!(
-                    "{} cannot be written: there is no directory {}",
-                    path.display(),
-                    directory.display()
-                );
-            }
-        }
         Ok(Options {
             guest,
             initrd,
@@ -162,6 +164,7 @@ impl Options {
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
             icount: args.icount,
+            interactive: args.until.is_empty() && args.types.is_empty(),
         })
     }
 
@@ -183,6 +186,7 @@ impl Options {
             screenshot: None,
             report: None,
             icount: false,
+            interactive: false,
         })
     }
 }
@@ -312,6 +316,7 @@ pub fn execute(
         screenshot: options.screenshot.is_some(),
         report: options.report.is_some(),
         window: options.window,
+        interactive: options.interactive,
     };
     let run = converse(&machine, &plan, name, console)?;
     if let (Some(path), Some(picture)) = (&options.screenshot, &run.summary.picture) {
@@ -338,7 +343,7 @@ pub fn converse(
     let log = paths::new_log(name)?;
     let mut qemu = Qemu::start(machine, &log)?;
     let session = Session::new(qemu.connect()?, &plan.script)?;
-    if plan.window || (std::io::stdin().is_terminal() && plan.interactive()) {
+    if plan.interactive && std::io::stdin().is_terminal() {
         // Lines typed here reach the guest's COM1. The thread ends with the tool, or with its input.
         let mut send = session.input()?;
         thread::spawn(move || {

@@ -40,13 +40,8 @@ pub struct Plan {
     pub report: bool,
     /// Whether a person sees a window and may close it.
     pub window: bool,
-}
-
-impl Plan {
-    /// Whether a person at the terminal may take part: no script does it all.
-    pub fn interactive(&self) -> bool {
-        self.script.is_empty()
-    }
+    /// Whether what is typed at the terminal goes to the guest's COM1.
+    pub interactive: bool,
 }
 
 /// What came of a session.
