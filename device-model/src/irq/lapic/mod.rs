@@ -7,8 +7,8 @@
 //!
 //! This file has the register page of xAPIC mode, [`x2apic`] the MSRs of x2APIC mode.
 //!
-//! Accesses to the page other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes count for
-//! TPR and EOI only.
+//! Accesses to the page other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes
+//! count for TPR and EOI only.
 
 #[cfg(test)]
 mod tests;
