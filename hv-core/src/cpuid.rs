@@ -38,9 +38,11 @@ const HYPERVISOR: u32 = 0x4000_0000;
 pub const XCR0_ALLOWED: u64 = 0b111;
 
 /// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
-/// RDRAND. What is not here (MONITOR, VMX, x2APIC, TSC-deadline, PCID, PDCM, ...) the virtual CPU does not have.
+/// RDRAND. What is not here (MONITOR, VMX, TSC-deadline, PCID, PDCM, ...) the virtual CPU does not have.
 const LEAF1_ECX: u32 =
     1 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30;
+/// Leaf 1 ECX: x2APIC, which is emulated whatever the host has.
+const LEAF1_ECX_X2APIC: u32 = 1 << 21;
 /// Leaf 1 ECX: there is a hypervisor.
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 ECX: OSXSAVE.
@@ -60,6 +62,21 @@ const LEAF7_EDX: u32 = 1 << 4;
 const EXT1_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 /// Leaf 8000_0001 EDX bits that pass: those of leaf 1, SYSCALL, NX, MMXEXT, FFXSR is left out, 1 GiB pages, LM, 3DNow! is left out.
 const EXT1_EDX: u32 = 0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
+
+/// Leaf 0Bh, "Extended Topology Enumeration Leaf": the one thread of the one core of the package whose x2APIC identifier is 0.
+/// Linux takes the leaf for absent unless sub-leaf 0 is an SMT level with a processor in it.
+const TOPOLOGY: u32 = 0x0b;
+
+const fn topology(subleaf: u32) -> CpuidResult {
+    const SMT: u32 = 1 << 8;
+    const CORE: u32 = 2 << 8;
+    let level = match subleaf {
+        0 => SMT,
+        1 => CORE,
+        _ => return CpuidResult { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: 0 },
+    };
+    CpuidResult { eax: 0, ebx: 1, ecx: level | subleaf, edx: 0 }
+}
 
 /// The table of one VM.
 #[derive(Clone, Debug)]
@@ -87,7 +104,7 @@ impl Cpuid {
                     eax: h.eax,
                     // CLFLUSH line size; one logical processor, APIC identifier 0.
                     ebx: h.ebx & 0xff00 | 1 << 16,
-                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_HYPERVISOR,
+                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_X2APIC | LEAF1_ECX_HYPERVISOR,
                     edx: h.edx & LEAF1_EDX,
                 },
                 2 => h,
@@ -195,6 +212,7 @@ impl Cpuid {
                     CpuidResult::default()
                 }
             }
+            TOPOLOGY if self.basic.len() > TOPOLOGY as usize => topology(subleaf),
             0x0d => {
                 let mut r = self.xsave.get(subleaf as usize).copied().unwrap_or_default();
                 if subleaf == 0 && state.xcr0 & 0b100 != 0 {
@@ -228,7 +246,7 @@ mod tests {
     fn features_that_are_not_virtualized_are_hidden() {
         let c = Cpuid::new(all_ones);
         let l1 = c.get(1, 0, STATE);
-        for (bit, name) in [(3, "MONITOR"), (5, "VMX"), (15, "PDCM"), (17, "PCID"), (21, "x2APIC"), (24, "TSC-deadline"), (27, "OSXSAVE")] {
+        for (bit, name) in [(3, "MONITOR"), (5, "VMX"), (15, "PDCM"), (17, "PCID"), (24, "TSC-deadline"), (27, "OSXSAVE")] {
             assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
         }
         assert_eq!(c.get(0x8000_0001, 0, STATE).ecx >> 2 & 1, 0, "SVM");
@@ -237,6 +255,24 @@ mod tests {
         assert_eq!(c.get(0, 0, STATE).eax, MAX_BASIC);
         assert_eq!(c.get(0x8000_0000, 0, STATE).eax, MAX_EXTENDED);
         assert_eq!(c.get(0x0d, 0, STATE).eax, 7);
+    }
+
+    #[test]
+    fn x2apic_is_offered_whatever_the_host_has() {
+        let bare = |leaf, _| CpuidResult { eax: if leaf == 0 { 1 } else { 0 }, ..CpuidResult::default() };
+        assert_ne!(Cpuid::new(bare).get(1, 0, STATE).ecx & LEAF1_ECX_X2APIC, 0);
+        assert_eq!(Cpuid::new(bare).get(TOPOLOGY, 0, STATE), CpuidResult::default());
+    }
+
+    #[test]
+    fn topology_is_one_thread_of_one_core() {
+        let c = Cpuid::new(all_ones);
+        let level = |ebx, ecx| CpuidResult { eax: 0, ebx, ecx, edx: 0 };
+        assert_eq!(c.get(TOPOLOGY, 0, STATE), level(1, 0x100));
+        assert_eq!(c.get(TOPOLOGY, 1, STATE), level(1, 0x201));
+        assert_eq!(c.get(TOPOLOGY, 2, STATE), level(0, 2));
+        assert_eq!(c.get(TOPOLOGY, u32::MAX, STATE), level(0, 0xff));
+        assert_eq!(c.get(1, 0, STATE).ebx >> 24, 0, "the APIC identifier is the same one");
     }
 
     #[test]

@@ -81,6 +81,12 @@ impl Requests {
     pub fn wake_at(&mut self, when: VmTime) {
         self.wake = Some(self.wake.map_or(when, |w| w.min(when)));
     }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wake.is_none() && self.power.is_none() && self.moved.is_empty()
+    }
 }
 
 /// The world as a device sees it during one call.

@@ -1,5 +1,7 @@
 //! Interrupt lines. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
 
+use crate::device::Requests;
+use crate::time::VmTime;
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -65,4 +67,17 @@ pub trait InterruptController: Send {
 
     /// Writes IA32_APIC_BASE. False: the value is invalid and the guest gets #GP(0).
     fn set_apic_base(&mut self, value: u64) -> bool;
+
+    /// Reads the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. None: the guest gets #GP(0).
+    fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
+        let _ = (msr, now);
+        None
+    }
+
+    /// Writes the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. False: the guest gets #GP(0). What the write
+    /// asks of the machine, such as to be called for the timer, is added to `requests`.
+    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime, requests: &mut Requests) -> bool {
+        let _ = (msr, value, now, requests);
+        false
+    }
 }

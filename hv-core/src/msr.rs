@@ -25,6 +25,7 @@ pub mod nr {
     pub const PAT: u32 = 0x277;
     pub const MTRR_DEF_TYPE: u32 = 0x2ff;
     pub const X2APIC: u32 = 0x800;
+    pub const X2APIC_LAST: u32 = 0x83f;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
     pub const LSTAR: u32 = 0xc000_0082;
@@ -67,6 +68,8 @@ pub enum Special {
     Tsc,
     /// IA32_APIC_BASE.
     ApicBase,
+    /// A register of the local APIC in x2APIC mode.
+    X2Apic,
     /// EFER.
     Efer,
     /// The paravirtual clock's.
@@ -81,6 +84,7 @@ pub const fn special(msr: u32) -> Option<Special> {
     Some(match msr {
         nr::TSC => Special::Tsc,
         nr::APIC_BASE => Special::ApicBase,
+        nr::X2APIC..=nr::X2APIC_LAST => Special::X2Apic,
         nr::EFER => Special::Efer,
         pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
         nr::PAT => Special::Sys(SysReg::Pat),
@@ -241,6 +245,15 @@ mod tests {
         assert_eq!(s.write(nr::MTRR_PHYSBASE0, 7), Err(MsrFault));
         assert!(pat_is_valid(PAT_RESET));
         assert!(!pat_is_valid(2));
+    }
+
+    #[test]
+    fn x2apic_range_is_the_local_apics_and_no_more() {
+        assert_eq!(special(0x7ff), None);
+        assert_eq!(special(0x800), Some(Special::X2Apic));
+        assert_eq!(special(0x83f), Some(Special::X2Apic));
+        assert_eq!(special(0x840), None);
+        assert_eq!(MsrStore::default().read(0x840), Err(MsrFault));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use super::cpu::Signals;
 use super::ioapic::IoApic;
-use super::lapic::{Accept, Effect, Lapic, Shorthand};
+use super::lapic::{Accept, Effect, Lapic, Shorthand, x2apic};
 use super::pic::PicPair;
 use super::{DeliveryMode, Message};
 use alloc::sync::Arc;
@@ -151,7 +151,7 @@ impl InterruptChips {
     /// Interrupts").
     pub fn msi(&mut self, address: u64, data: u32) {
         let message = Message {
-            destination: (address >> 12) as u8,
+            destination: Message::wide((address >> 12) as u8),
             logical: address & 1 << 2 != 0,
             mode: DeliveryMode::of(data),
             vector: data as u8,
@@ -420,9 +420,9 @@ impl InterruptChips {
         deadline
     }
 
-    /// Reads the register at `offset`; none while the local APIC is disabled.
+    /// Reads the register at `offset` of the page; none while it does not answer.
     pub(super) fn lapic_read(&mut self, cpu: usize, now: VmTime, offset: u64) -> Option<u32> {
-        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.enabled())?;
+        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.has_page())?;
         let fired = c.lapic.advance(now);
         let value = c.lapic.read(now, offset);
         if fired {
@@ -431,7 +431,7 @@ impl InterruptChips {
         Some(value)
     }
 
-    /// Writes the register at `offset`. Returns the timer's deadline if the write may have changed it.
+    /// Writes the register at `offset` of the page. Returns the timer's deadline if the write may have changed it.
     pub(super) fn lapic_write(
         &mut self,
         cpu: usize,
@@ -439,17 +439,52 @@ impl InterruptChips {
         offset: u64,
         value: u32,
     ) -> Option<VmTime> {
-        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.enabled())?;
+        let c = self.cpus.get_mut(cpu).filter(|c| c.lapic.has_page())?;
         c.lapic.advance(now);
         let effect = c.lapic.write(now, offset, value);
-        let deadline = if effect == Effect::Timer {
-            c.lapic.deadline()
-        } else {
-            None
-        };
+        self.carry_out(cpu, effect)
+    }
+
+    /// Reads the register `msr` in x2APIC mode; none means #GP(0).
+    pub(super) fn x2apic_read(&mut self, cpu: usize, now: VmTime, msr: u32) -> Option<u64> {
+        let c = self.cpus.get_mut(cpu)?;
+        let fired = c.lapic.advance(now);
+        let value = c.lapic.x2apic_read(now, msr);
+        if fired {
+            self.signal(cpu);
+        }
+        value
+    }
+
+    /// Writes the register `msr` in x2APIC mode; none means #GP(0). Returns the timer's deadline if the write may have
+    /// changed it.
+    pub(super) fn x2apic_write(
+        &mut self,
+        cpu: usize,
+        now: VmTime,
+        msr: u32,
+        value: u64,
+    ) -> Option<Option<VmTime>> {
+        let c = self.cpus.get_mut(cpu)?;
+        // The end of an interrupt, once an interrupt, does not care for the timer.
+        let fired = msr != x2apic::EOI && c.lapic.advance(now);
+        match c.lapic.x2apic_write(now, msr, value) {
+            Some(effect) => Some(self.carry_out(cpu, effect)),
+            None => {
+                if fired {
+                    self.signal(cpu);
+                }
+                None
+            }
+        }
+    }
+
+    /// Does what a register write of `cpu` asks for. Returns the timer's deadline if the write may have changed it.
+    fn carry_out(&mut self, cpu: usize, effect: Effect) -> Option<VmTime> {
         self.signal(cpu);
         match effect {
-            Effect::None | Effect::Timer => {}
+            Effect::None => {}
+            Effect::Timer => return self.cpus.get(cpu)?.lapic.deadline(),
             Effect::Eoi(vector) => {
                 let pins = self.ioapic.eoi(vector);
                 self.send_due(pins);
@@ -460,7 +495,7 @@ impl InterruptChips {
                 self.send_due(pins);
             }
         }
-        deadline
+        None
     }
 
     /// Sends an interprocessor interrupt of `cpu`.

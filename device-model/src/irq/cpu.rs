@@ -3,6 +3,8 @@
 use super::SharedChips;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use hv_core::VmTime;
+use hv_core::device::Requests;
 use hv_core::irq::InterruptController;
 
 /// Events of a CPU that stay until taken.
@@ -118,5 +120,17 @@ impl InterruptController for CpuInterrupts {
 
     fn set_apic_base(&mut self, value: u64) -> bool {
         self.chips.lock().set_apic_base(self.cpu, value)
+    }
+
+    fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
+        self.chips.lock().x2apic_read(self.cpu, now, msr)
+    }
+
+    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime, requests: &mut Requests) -> bool {
+        let written = self.chips.lock().x2apic_write(self.cpu, now, msr, value);
+        if let Some(Some(deadline)) = written {
+            requests.wake_at(deadline);
+        }
+        written.is_some()
     }
 }

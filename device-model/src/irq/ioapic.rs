@@ -63,7 +63,7 @@ impl Entry {
 
     fn message(self) -> Message {
         Message {
-            destination: self.destination,
+            destination: Message::wide(self.destination),
             logical: self.low.contains(Redirection::LOGICAL),
             mode: self.mode(),
             vector: self.low.bits() as u8,
@@ -160,11 +160,12 @@ impl IoApic {
     }
 
     /// Where input 0 wants the PIC's interrupts to go: destination, logical.
-    pub(super) fn ext_int(&self) -> Option<(u8, bool)> {
+    pub(super) fn ext_int(&self) -> Option<(u32, bool)> {
         let entry = self.entries.first()?;
         let passes =
             entry.mode() == DeliveryMode::ExtInt && !entry.low.contains(Redirection::MASKED);
-        passes.then_some((entry.destination, entry.low.contains(Redirection::LOGICAL)))
+        let destination = Message::wide(entry.destination);
+        passes.then_some((destination, entry.low.contains(Redirection::LOGICAL)))
     }
 
     /// Reads the register at `offset` of the page.

@@ -4,7 +4,7 @@
 //! others say. Devices see wires ([`GsiSink`], [`PciSink`]); the bus sees [`PicPorts`], [`IoApicMmio`] and [`LapicMmio`];
 //! a virtual CPU sees [`CpuInterrupts`].
 //!
-//! Not there: x2APIC mode, TSC-deadline timer, SMI delivery, suppression of EOI broadcasts.
+//! Not there: TSC-deadline timer, SMI delivery, suppression of EOI broadcasts.
 
 mod chips;
 mod cpu;
@@ -54,12 +54,25 @@ impl DeliveryMode {
 /// One message on the way to local APICs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Message {
-    /// Message destination address, 8 bits.
-    pub(crate) destination: u8,
+    /// Message destination address, 32 bits as in x2APIC mode.
+    pub(crate) destination: u32,
     /// Whether it is a logical destination.
     pub(crate) logical: bool,
     pub(crate) mode: DeliveryMode,
     pub(crate) vector: u8,
     /// Level-triggered: the receiver's EOI is broadcast.
     pub(crate) level: bool,
+}
+
+impl Message {
+    /// The destination that means all local APICs.
+    pub(crate) const BROADCAST: u32 = u32::MAX;
+
+    /// The 32-bit destination that an 8-bit one stands for.
+    pub(crate) const fn wide(destination: u8) -> u32 {
+        match destination {
+            0xff => Self::BROADCAST,
+            d => d as u32,
+        }
+    }
 }

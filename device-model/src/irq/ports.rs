@@ -69,7 +69,7 @@ pub struct LapicMmio {
 }
 
 impl LapicMmio {
-    /// The page of the local APIC of CPU `cpu`. While that is disabled by IA32_APIC_BASE, nobody answers.
+    /// The page of the local APIC of CPU `cpu`. While that is disabled or in x2APIC mode, nobody answers.
     #[must_use]
     pub fn new(chips: SharedChips, cpu: usize) -> Self {
         Self { chips, cpu }
@@ -90,15 +90,16 @@ impl Device for LapicMmio {
     }
 
     fn mmio_read(&mut self, cx: &mut DevCx<'_>, _: WindowId, offset: u64, _: usize) -> u64 {
+        let value = self
+            .chips
+            .lock()
+            .lapic_read(self.cpu, cx.now, offset & !0xf);
         // Registers are 32 bits wide and 16 bytes apart.
-        let value = match offset & 0xc {
-            0 => self
-                .chips
-                .lock()
-                .lapic_read(self.cpu, cx.now, offset & !0xf),
-            _ => Some(0),
-        };
-        value.map_or(u64::MAX, |v| narrow(v, offset))
+        match (value, offset & 0xc) {
+            (None, _) => u64::MAX,
+            (Some(v), 0) => narrow(v, offset),
+            _ => 0,
+        }
     }
 
     fn mmio_write(

@@ -8,6 +8,8 @@ use hv_core::irq::{InterruptController, IrqLine};
 use hv_core::testing::Bench;
 
 const W: WindowId = WindowId(0);
+/// IA32_APIC_BASE of the boot CPU in x2APIC mode.
+const X2APIC: u64 = 0xfee0_0d00;
 
 struct Machine {
     chips: super::SharedChips,
@@ -72,6 +74,16 @@ impl Machine {
             self.ioapic
                 .mmio_write(&mut self.bench.cx(), W, offset, 4, value);
         }
+    }
+
+    fn rdmsr(&mut self, msr: u32) -> Option<u64> {
+        self.cpu.x2apic_read(msr, self.bench.now)
+    }
+
+    fn wrmsr(&mut self, msr: u32, value: u64) -> bool {
+        let now = self.bench.now;
+        let requests = &mut self.bench.requests;
+        self.cpu.x2apic_write(msr, value, now, requests)
     }
 
     fn gsi(&self, pin: u8) -> IrqLine {
@@ -373,6 +385,111 @@ fn reset_is_power_on() {
 }
 
 #[test]
+fn x2apic_mode_takes_the_page_off_the_bus() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    assert_eq!(m.rdmsr(0x803), None, "xAPIC mode");
+    assert!(!m.wrmsr(0x80b, 0), "xAPIC mode");
+    assert!(m.cpu.set_apic_base(X2APIC));
+    assert_eq!(m.lapic_read(0x30), u32::MAX);
+    assert_eq!(m.lapic_read(0x34), u32::MAX);
+    m.lapic(0x80, 0x50);
+    assert_eq!(m.cpu.cr8(), 0);
+    assert_eq!(m.rdmsr(0x803), Some(0x0005_0014));
+    assert!(m.wrmsr(0x808, 0x50));
+    assert_eq!(m.cpu.cr8(), 5);
+}
+
+#[test]
+fn level_interrupt_comes_again_after_eoi_by_wrmsr() {
+    let mut m = Machine::new();
+    assert!(m.cpu.set_apic_base(X2APIC));
+    assert!(m.wrmsr(0x80f, 0x1ff));
+    m.redirect(11, 0xa051);
+    m.gsi(11).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+    assert!(!m.cpu.pending());
+    assert!(!m.wrmsr(0x80b, 1));
+    assert!(!m.cpu.pending());
+    assert!(m.wrmsr(0x80b, 0));
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+    m.gsi(11).set(false);
+    assert!(m.wrmsr(0x80b, 0));
+    assert!(!m.cpu.pending());
+}
+
+#[test]
+fn eoi_by_wrmsr_uncovers_the_lower_interrupt_and_asks_for_nothing() {
+    let mut m = Machine::new();
+    assert!(m.cpu.set_apic_base(X2APIC));
+    assert!(m.wrmsr(0x80f, 0x1ff));
+    assert!(m.wrmsr(0x83f, 0x61));
+    assert_eq!(m.cpu.acknowledge(), Some(0x61));
+    assert!(m.wrmsr(0x83f, 0x51));
+    assert!(!m.cpu.pending());
+    assert!(m.wrmsr(0x80b, 0));
+    assert!(m.cpu.pending());
+    assert!(m.bench.requests.is_empty());
+}
+
+#[test]
+fn timer_set_by_wrmsr_wakes_the_bus() {
+    let mut m = Machine::new();
+    assert!(m.cpu.set_apic_base(X2APIC));
+    for (msr, value) in [(0x80f, 0x1ff), (0x83e, 0xb), (0x832, 0xec), (0x838, 4_000)] {
+        assert!(m.wrmsr(msr, value));
+    }
+    assert_eq!(m.bench.requests.wake, Some(VmTime(4_000)));
+    m.bench.now = VmTime(1_000);
+    assert_eq!(m.rdmsr(0x839), Some(3_000));
+    m.bench.now = VmTime(4_000);
+    assert_eq!(m.rdmsr(0x839), Some(0));
+    assert_eq!(m.cpu.acknowledge(), Some(0xec));
+}
+
+#[test]
+fn refused_write_still_shows_the_timer_that_ran_out() {
+    let mut m = Machine::new();
+    assert!(m.cpu.set_apic_base(X2APIC));
+    for (msr, value) in [(0x80f, 0x1ff), (0x83e, 0xb), (0x832, 0xec), (0x838, 4_000)] {
+        assert!(m.wrmsr(msr, value));
+    }
+    m.bench.now = VmTime(4_000);
+    assert!(!m.wrmsr(0x803, 0));
+    assert!(m.cpu.pending());
+}
+
+#[test]
+fn device_interrupts_reach_cpus_in_x2apic_mode() {
+    let chips = InterruptChips::shared(2);
+    let mut cpus = [0, 1].map(|c| CpuInterrupts::new(&chips, c).unwrap());
+    let mut none = hv_core::device::Requests::default();
+    for (i, cpu) in cpus.iter_mut().enumerate() {
+        assert!(cpu.set_apic_base(X2APIC & !0x100 | if i == 0 { 0x100 } else { 0 }));
+        assert!(cpu.x2apic_write(0x80f, 0x1ff, VmTime(0), &mut none));
+    }
+    chips.lock().msi(0xfee0_1000, 0x41);
+    chips.lock().msi(0xfee0_2004, 0x42); // logical: second member of cluster 0
+    assert!(!cpus[0].pending());
+    assert_eq!(cpus[1].acknowledge(), Some(0x42));
+    chips.lock().msi(0xfeef_f000, 0x51);
+    assert_eq!(cpus[0].acknowledge(), Some(0x51), "FFh means all");
+    assert!(cpus[0].x2apic_write(0x830, 1 << 32 | 0x61, VmTime(0), &mut none));
+    assert!(!cpus[0].pending());
+    assert_eq!(cpus[1].acknowledge(), Some(0x61));
+}
+
+#[test]
+fn reset_returns_to_xapic_mode() {
+    let mut m = Machine::new();
+    assert!(m.cpu.set_apic_base(X2APIC));
+    m.lapic.reset(&mut m.bench.cx());
+    assert_eq!(m.cpu.apic_base(), 0xfee0_0900);
+    assert_eq!(m.lapic_read(0x30), 0x0005_0014);
+    assert_eq!(m.rdmsr(0x803), None);
+}
+
+#[test]
 fn random_abuse_never_panics_and_signals_stay_true() {
     let mut m = Machine::new();
     let mut x = 0x9e37_79b9_7f4a_7c15_u64;
@@ -413,11 +530,20 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                     .mmio_read(&mut m.bench.cx(), W, a >> 8 & 0xfff, size);
                 m.ioapic.mmio_read(&mut m.bench.cx(), W, b & 0xfff, size);
             }
-            10 => match b % 5 {
+            10 => match b % 7 {
                 0 => m.chips.lock().msi(a, b as u32),
                 1 => m.cpu.set_cr8(b as u8),
                 2 => {
                     m.cpu.set_apic_base(0xfee0_0100 | a & 0xe00);
+                }
+                5 => {
+                    let msr = 0x800 | (a >> 8) as u32 & 0x3f;
+                    let mask = [0, 0xff, 0x3_00ff, u64::MAX][(a >> 16) as usize % 4];
+                    m.wrmsr(msr, b >> 8 & mask);
+                }
+                6 => {
+                    m.rdmsr(0x7fe + (a >> 8) as u32 % 0x44);
+                    m.rdmsr(b as u32);
                 }
                 3 => m.chips.lock().pull_nmi(),
                 _ => m.lapic(0xf0, b as u32 | 0x100),

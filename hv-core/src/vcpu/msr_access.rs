@@ -2,6 +2,7 @@
 
 use super::{Trouble, Vcpu, general_protection};
 use crate::cpu::VcpuBackend;
+use crate::device::Requests;
 use crate::exit::VmExit;
 use crate::mmu::Mmu;
 use crate::msr::{self, MsrFault, Special};
@@ -43,6 +44,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             None => self.msrs.read(msr),
             Some(Special::Tsc) => Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
             Some(Special::ApicBase) => Ok(self.irqs.lock().apic_base()),
+            Some(Special::X2Apic) => self.irqs.lock().x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
@@ -61,6 +63,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let ticks = self.clock.ticks();
                 let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
                 self.pvclock.write(&*self.memory, msr, value, tsc, self.clock.time(ticks));
+            }
+            Some(Special::X2Apic) => {
+                let mut requests = Requests::default();
+                if !self.irqs.lock().x2apic_write(msr, value, self.now, &mut requests) {
+                    return Err(MsrFault);
+                }
+                // An EOI, by far the most frequent write, asks for nothing.
+                if !requests.is_empty() {
+                    self.bus.request(requests);
+                }
             }
             Some(Special::ApicBase) => {
                 if !self.irqs.lock().set_apic_base(value) {

@@ -1,17 +1,20 @@
-//! The local APIC in xAPIC mode (SDM vol 3A chapter 12, "Advanced Programmable Interrupt Controller (APIC)"; APM vol 2
+//! The local APIC in xAPIC and x2APIC mode (SDM vol 3A chapter 12, "Advanced Programmable Interrupt Controller (APIC)"; APM vol 2
 //! chapter 16, "Advanced Programmable Interrupt Controller (APIC)"), version 14h with six local vector table entries.
 //!
 //! Implemented: all registers, one-shot and periodic timer, all delivery modes but SMI and remote read. Not implemented:
-//! x2APIC mode, TSC-deadline mode, thermal and performance interrupts (their entries are plain registers), suppression of
+//! TSC-deadline mode, thermal and performance interrupts (their entries are plain registers), suppression of
 //! EOI broadcasts, moving the register page, errors for accesses to reserved registers.
 //!
-//! Accesses other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes count for
-//! TPR and EOI only.
+//! This file has the register page of xAPIC mode, [`x2apic`] the MSRs of x2APIC mode.
+//!
+//! Accesses to the page other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes
+//! count for TPR and EOI only.
 
 #[cfg(test)]
 mod tests;
 mod timer;
 mod vectors;
+pub(super) mod x2apic;
 
 use super::{DeliveryMode, Message};
 use hv_core::VmTime;
@@ -133,6 +136,7 @@ pub(super) struct Lapic {
     /// Errors since ESR was written last.
     errors: u8,
     icr_low: u32,
+    /// The destination: in bits 31:24, or in all bits in x2APIC mode.
     icr_high: u32,
     lvt: [u32; 6],
     timer: Timer,
@@ -194,10 +198,13 @@ impl Lapic {
         let Some(mut new) = ApicBase::from_bits(value) else {
             return false;
         };
-        if new.contains(ApicBase::EXTD) {
+        if !self.base.may_become(new) {
             return false;
         }
         new.set(ApicBase::BSP, self.cpu == 0);
+        if new.contains(ApicBase::EXTD) && !self.x2apic() {
+            self.enter_x2apic();
+        }
         if self.enabled() && !new.contains(ApicBase::ENABLE) {
             // A disabled local APIC may lose its state (SDM vol 3A 12.4.3, "Enabling or Disabling the Local APIC").
             let waits_for_startup = self.waits_for_startup;
@@ -211,6 +218,11 @@ impl Lapic {
     /// Whether the CPU has its local APIC (IA32_APIC_BASE bit 11).
     pub(super) fn enabled(&self) -> bool {
         self.base.contains(ApicBase::ENABLE)
+    }
+
+    /// Whether the register page answers: enabled and not in x2APIC mode.
+    pub(super) fn has_page(&self) -> bool {
+        self.enabled() && !self.x2apic()
     }
 
     fn software_enabled(&self) -> bool {
@@ -297,16 +309,22 @@ impl Lapic {
     }
 
     /// Whether a message is addressed to this local APIC (SDM vol 3A 12.6.2, "Determining IPI Destination").
-    pub(super) fn is_destination(&self, destination: u8, logical: bool) -> bool {
+    pub(super) fn is_destination(&self, destination: u32, logical: bool) -> bool {
         if !self.enabled() {
             return false;
         }
-        if destination == 0xff {
+        if destination == Message::BROADCAST {
             return true;
         }
         if !logical {
-            return destination == self.id;
+            return destination == self.id.into();
         }
+        if self.x2apic() {
+            return self.is_in_cluster(destination);
+        }
+        let Ok(destination) = u8::try_from(destination) else {
+            return false;
+        };
         match self.dfr >> 28 {
             0xf => destination & self.ldr != 0,
             0 => {
@@ -420,7 +438,10 @@ impl Lapic {
         match offset {
             EOI => return self.end_of_interrupt(),
             TPR => self.tpr = value as u8,
-            ICR_LOW => return self.send(value),
+            ICR_LOW => {
+                let destination = Message::wide((self.icr_high >> 24) as u8);
+                return self.send(value, destination);
+            }
             ICR_HIGH => self.icr_high = value & 0xff00_0000,
             INITIAL_COUNT => {
                 self.timer.set_initial_count(now, value);
@@ -477,7 +498,7 @@ impl Lapic {
     }
 
     /// A write to the low half of the interrupt command register.
-    fn send(&mut self, value: u32) -> Effect {
+    fn send(&mut self, value: u32, destination: u32) -> Effect {
         self.icr_low = value & ICR_WRITABLE;
         let mode = DeliveryMode::of(value);
         let vector = value as u8;
@@ -496,7 +517,7 @@ impl Lapic {
             _ => {}
         }
         let message = Message {
-            destination: (self.icr_high >> 24) as u8,
+            destination,
             logical: value & ICR_LOGICAL != 0,
             mode,
             vector,
