@@ -17,7 +17,7 @@ pub struct Range {
 pub struct Module {
     /// Where it is.
     pub range: Range,
-    /// Its role: the first word of its command line, after a file name if there is one.
+    /// Its role, from its command line.
     pub role: &'static str,
 }
 
@@ -64,11 +64,11 @@ unsafe fn string(at: u64) -> &'static str {
     unsafe { core::ffi::CStr::from_ptr(at as *const _) }.to_str().unwrap_or("")
 }
 
-/// The role in a module's command line: QEMU puts the file name first, GRUB does not.
+/// The role in a module's command line: the second word, after the file's name; or the only one.
 fn role(line: &'static str) -> &'static str {
     let mut words = line.split_whitespace();
     let first = words.next().unwrap_or("");
-    if first.contains('/') || first.contains('.') { words.next().unwrap_or(first) } else { first }
+    words.next().unwrap_or(first)
 }
 
 impl BootInfo {

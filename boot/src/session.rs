@@ -246,8 +246,12 @@ impl Session {
     }
 
     fn send_text(&mut self) {
-        if !control::is_open() || !self.guest.vga.lock().text_screen(&mut self.text) {
+        if !control::is_open() {
             return;
+        }
+        if !self.guest.vga.lock().text_screen(&mut self.text) {
+            // No text on the screen: that is a screen of no columns and no rows.
+            return control::send(b'T', &[0; 4]);
         }
         let mut frame = Vec::with_capacity(4 + self.text.chars.len());
         frame.extend_from_slice(&(self.text.cols as u16).to_le_bytes());

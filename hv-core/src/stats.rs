@@ -81,7 +81,7 @@ impl Stats {
         let [e, i, n, s] = self.injected;
         write!(out, "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},")?;
         write!(out, "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},", self.emulated, self.flushes)?;
-        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"own\": {own_memory}, ", self.resets)?;
+        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"umbra_bytes\": {own_memory}, ", self.resets)?;
         write!(out, "\"table_frames\": {table_frames} }}\n}}\n")
     }
 }
