@@ -377,7 +377,9 @@ fn devices(
     let frame_buffer = bus.add_ram_window(placeholder, vga::pci_id::VRAM_SIZE as u64, vram.hpa());
     bus.add_ports(placeholder, vga::VGA_PORTS.start, vga::VGA_PORTS.end - vga::VGA_PORTS.start, Width::Byte);
     bus.add_ports(placeholder, vga::DISPI_PORTS.start, vga::DISPI_PORTS.end - vga::DISPI_PORTS.start, Width::Native);
-    let screen = Shared::new(Vga::new(vram, legacy, registers));
+    let text_ram = HostDeviceRam::allocate(vga::TEXT_RAM as u64)?;
+    let text = bus.add_ram_window(placeholder, vga::TEXT_RAM as u64, text_ram.hpa());
+    let screen = Shared::new(Vga::new(vram, legacy, registers).with_text_map(text_ram, text));
     bus.occupy(placeholder, Arc::new(Mutex::new(screen.clone())));
     let config = ConfigSpace::new(&identity(vga::pci_id::VENDOR, vga::pci_id::DEVICE, vga::pci_id::CLASS, vga::pci_id::REVISION))
         .memory_bar(vga::pci_id::VRAM_BAR, vga::pci_id::VRAM_SIZE as u32, true, frame_buffer)

@@ -34,6 +34,8 @@ pub struct Session {
     window: bool,
     picture: Picture,
     text: TextScreen,
+    /// The last text frame that was sent.
+    text_sent: Vec<u8>,
     /// Generation of the screen that was sent, and when.
     sent: (u64, VmTime),
     drawn: (u64, VmTime),
@@ -65,6 +67,7 @@ impl Session {
             window: options.window && screen::has_framebuffer(),
             picture: Picture::default(),
             text: TextScreen::default(),
+            text_sent: Vec::new(),
             sent: (0, VmTime(0)),
             drawn: (u64::MAX, VmTime(0)),
             keys: Vec::new(),
@@ -197,8 +200,11 @@ impl Session {
         }
         if control::is_open() {
             control::flush_console();
-            let generation = self.guest.vga.lock().generation();
-            if generation != self.sent.0 {
+            let (generation, live) = {
+                let vga = self.guest.vga.lock();
+                (vga.generation(), vga.is_live())
+            };
+            if live || generation != self.sent.0 {
                 let due = self.sent.1 + TEXT_INTERVAL;
                 if now >= due {
                     self.sent = (generation, now);
@@ -209,13 +215,13 @@ impl Session {
             }
         }
         if self.window {
-            let (generation, lfb) = {
+            let (generation, live) = {
                 let vga = self.guest.vga.lock();
-                (vga.generation(), vga.is_lfb_mode())
+                (vga.generation(), vga.is_live())
             };
             let due = self.drawn.1 + DRAW_INTERVAL;
             if now >= due {
-                if lfb || generation != self.drawn.0 {
+                if live || generation != self.drawn.0 {
                     self.draw();
                 }
                 self.drawn = (generation, now);
@@ -251,13 +257,20 @@ impl Session {
         }
         if !self.guest.vga.lock().text_screen(&mut self.text) {
             // No text on the screen: that is a screen of no columns and no rows.
-            return control::send(b'T', &[0; 4]);
+            if self.text_sent.len() != 4 {
+                control::send(b'T', &[0; 4]);
+                self.text_sent = [0; 4].into();
+            }
+            return;
         }
         let mut frame = Vec::with_capacity(4 + self.text.chars.len());
         frame.extend_from_slice(&(self.text.cols as u16).to_le_bytes());
         frame.extend_from_slice(&(self.text.rows as u16).to_le_bytes());
         frame.extend_from_slice(&self.text.chars);
-        control::send(b'T', &frame);
+        if frame != self.text_sent {
+            control::send(b'T', &frame);
+            self.text_sent = frame;
+        }
     }
 
     /// Renders the guest's screen. False: there is no memory for a picture of its size.

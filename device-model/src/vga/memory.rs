@@ -139,6 +139,18 @@ impl Pipeline {
         }
     }
 
+    /// Whether the window is text memory and nothing else: at B8000h, even addresses to plane 0 and odd ones to plane 1.
+    pub fn is_text(&self) -> bool {
+        self.plain
+            && !self.read_compare
+            && (self.start, self.len) == (0x1_8000, 0x8000)
+            && self.bank == 0
+            && (self.write_layout, self.read_layout) == (Layout::OddEven, Layout::OddEven)
+            && self.map_mask == 3
+            && self.read_plane & 2 == 0
+            && self.wrap == VGA_BYTES - 1
+    }
+
     /// The address of `size` bytes at `offset` of the window, if all of them are decoded.
     fn address(&self, offset: u64, size: usize) -> Option<u32> {
         let rel = u32::try_from(offset).ok()?.checked_sub(self.start)?;

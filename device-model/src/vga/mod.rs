@@ -23,6 +23,7 @@ mod scan;
 mod screen;
 mod sequencer;
 mod text;
+mod textmap;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ pub use dispi::{MAX_HEIGHT, MAX_WIDTH};
 pub use picture::Picture;
 pub use screen::{Screen, ScreenKind};
 pub use text::TextScreen;
+use textmap::TextMap;
+pub use textmap::TEXT_RAM;
 
 use alloc::sync::Arc;
 use attribute::Attribute;
@@ -92,6 +95,9 @@ const CR_FLIP_FLOP: u8 = 0x24;
 /// CR26, likewise: the attribute controller's index.
 const CR_ATTRIBUTE_INDEX: u8 = 0x26;
 
+/// Bytes of video memory that are zero after a reset.
+const POWER_ON_CLEARED: usize = 256 << 10;
+
 /// The display adapter.
 pub struct Vga {
     // Wiring.
@@ -112,6 +118,7 @@ pub struct Vga {
     /// The bytes of the four planes that were read last, plane 0 in bits 7:0.
     latches: u32,
     pipeline: Pipeline,
+    text: Option<TextMap>,
     generation: u64,
 }
 
@@ -143,6 +150,7 @@ impl Vga {
             retrace: Retrace::default(),
             latches: 0,
             pipeline,
+            text: None,
             generation: 0,
         }
     }
@@ -298,13 +306,13 @@ impl Device for Vga {
         "vga"
     }
 
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
-        self.vram.fill(0, self.vram_len, 0);
-        let generation = self.generation.wrapping_add(1);
-        *self = Self {
-            generation,
-            ..Self::new(self.vram.clone(), self.legacy, self.registers)
-        };
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
+        self.text_end(cx);
+        // Video memory keeps what it has, but for what a VGA shows.
+        self.vram.fill(0, POWER_ON_CLEARED.min(self.vram_len), 0);
+        let fresh = Self::new(self.vram.clone(), self.legacy, self.registers);
+        let (text, generation) = (self.text.take(), self.generation.wrapping_add(1));
+        *self = Self { text, generation, ..fresh };
     }
 
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
@@ -325,21 +333,27 @@ impl Device for Vga {
         value
     }
 
-    fn port_write(&mut self, _cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
+    fn port_write(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
         if DISPI_PORTS.contains(&port) {
             self.write_dispi_port(port, value as u16);
             if size == AccessSize::Dword {
                 self.write_dispi_port(port.wrapping_add(2), (value >> 16) as u16);
             }
-            return;
+        } else {
+            for i in 0..size.bytes() as u16 {
+                self.write_port(port.wrapping_add(i), (value >> (8 * i)) as u8);
+            }
         }
-        for i in 0..size.bytes() as u16 {
-            self.write_port(port.wrapping_add(i), (value >> (8 * i)) as u8);
-        }
+        self.text_settle(cx);
     }
 
     fn mmio_read(&mut self, cx: &mut DevCx<'_>, window: WindowId, offset: u64, size: usize) -> u64 {
         if window == self.legacy {
+            if let Some((ram, at)) = self.text_access(cx, offset, size) {
+                let mut bytes = [0; 8];
+                ram.read(at, &mut bytes[..size.min(8)]);
+                return u64::from_le_bytes(bytes);
+            }
             self.pipeline
                 .read(&*self.vram, &mut self.latches, offset, size)
         } else if window == self.registers {
@@ -351,19 +365,25 @@ impl Device for Vga {
 
     fn mmio_write(
         &mut self,
-        _cx: &mut DevCx<'_>,
+        cx: &mut DevCx<'_>,
         window: WindowId,
         offset: u64,
         size: usize,
         value: u64,
     ) {
         if window == self.legacy {
+            if let Some((ram, at)) = self.text_access(cx, offset, size) {
+                ram.write(at, &value.to_le_bytes()[..size.min(8)]);
+                self.touch(true);
+                return;
+            }
             let changed = self
                 .pipeline
                 .write(&*self.vram, self.latches, offset, size, value);
             self.touch(changed);
         } else if window == self.registers {
             self.write_registers(offset, size, value);
+            self.text_settle(cx);
         }
     }
 }

@@ -33,6 +33,7 @@ const LINE_BYTES: usize = 4 * (256 + 4);
 impl Vga {
     /// Draws what is on the screen at `now`, which matters to what blinks.
     pub fn picture(&self, now: VmTime, out: &mut Picture) {
+        self.sync_text();
         let screen = self.screen();
         out.width = screen.width;
         out.height = screen.height;

@@ -49,6 +49,7 @@ impl Vga {
         let ScreenKind::Text { columns, .. } = self.screen().kind else {
             return false;
         };
+        self.sync_text();
         let cursor = self.crtc.cursor().map(|(at, _)| at);
         let mut cells = [0; 4 * 256];
         let cells = cells.get_mut(..4 * columns as usize).unwrap_or_default();
