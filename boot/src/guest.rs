@@ -304,6 +304,7 @@ fn devices(
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
     let id = bus.add(shared(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0)))));
     bus.add_mmio(id, 0x1000, Some(machine::LAPIC));
+    bus.set_outside(id);
 
     let id = bus.add(shared(Arc::new(Mutex::new(Dma::new()))));
     for (base, len) in [(0x00, 0x10), (0x81, 0x0f), (0xc0, 0x20)] {

@@ -53,6 +53,15 @@ pub trait InterruptController: Send {
     /// only when the vector is really going to be delivered.
     fn acknowledge(&mut self) -> Option<u8>;
 
+    /// Whether nobody would notice if the interrupt in service ended without a word: it is the only one in service, it is
+    /// edge-triggered, and no other is requested.
+    fn eoi_may_be_skipped(&self) -> bool {
+        false
+    }
+
+    /// Ends the interrupt in service.
+    fn end_of_interrupt(&mut self) {}
+
     /// Whether an NMI has been signalled since the last call (and clears it).
     fn take_nmi(&mut self) -> bool;
 

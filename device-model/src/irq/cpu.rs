@@ -100,6 +100,14 @@ impl InterruptController for CpuInterrupts {
         self.chips.lock().acknowledge(self.cpu)
     }
 
+    fn eoi_may_be_skipped(&self) -> bool {
+        self.chips.lock().eoi_may_be_skipped(self.cpu)
+    }
+
+    fn end_of_interrupt(&mut self) {
+        self.chips.lock().end_of_interrupt(self.cpu);
+    }
+
     fn take_nmi(&mut self) -> bool {
         self.signals.take(event::NMI) & event::NMI != 0
     }

@@ -209,7 +209,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
-        let r = self.cpuid.get(leaf, subleaf, self.cpuid_state());
+        let r = self.cpuid.get(leaf, subleaf, || self.cpuid_state());
         Ok([r.eax, r.ebx, r.ecx, r.edx])
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {

@@ -21,6 +21,7 @@ use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
+use crate::pveoi::PvEoi;
 use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
@@ -95,6 +96,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     memory: Arc<dyn GuestMemory>,
     msrs: MsrStore,
     pvclock: PvClock,
+    pveoi: PvEoi,
     events: EventQueue,
     now: VmTime,
     halted: bool,
@@ -112,6 +114,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let Parts { cpu, mmu, bus, clock, cpuid, pvclock, irqs, memory } = parts;
         let mut v = Self {
             pvclock,
+            pveoi: PvEoi::default(),
             cpu,
             mmu,
             bus,
@@ -142,6 +145,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
         self.msrs = MsrStore::default();
         self.pvclock.reset();
+        self.pveoi = PvEoi::default();
         self.events = EventQueue::default();
         self.halted = false;
         self.iret_seen = false;
@@ -189,7 +193,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     }
                     self.halted = false;
                 }
-                self.events.next(state, pending, || irqs.acknowledge())
+                let mut acknowledged = false;
+                let injection = self.events.next(state, pending, || {
+                    acknowledged = true;
+                    irqs.acknowledge()
+                });
+                if acknowledged && self.pveoi.enabled() && irqs.eoi_may_be_skipped() {
+                    self.pveoi.offer(&*self.memory);
+                }
+                injection
             };
             if let Some(e) = &injection.event {
                 self.stats.injected[match e.kind {
@@ -217,6 +229,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let ticks = self.clock.ticks();
         self.last = Some((exit.reason.index(), ticks));
         self.now = self.clock.time(ticks);
+        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
+            self.irqs.lock().end_of_interrupt();
+        }
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
         }
@@ -362,7 +377,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
-        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, self.cpuid_state());
+        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || self.cpuid_state());
         let regs = &mut self.cpu.gprs_mut().regs;
         regs[gpr::RAX] = r.eax.into();
         regs[gpr::RBX] = r.ebx.into();
