@@ -191,7 +191,7 @@ impl Guest {
             clock: HostClock::new(),
             cpuid,
             pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
-            irqs: Arc::new(Mutex::new(irqs)),
+            irqs: Box::new(irqs),
             memory,
         });
         let Parts { chips, vga, keyboard, uart } = parts;
