@@ -64,6 +64,9 @@ pub struct MapChange {
     pub backing: Backing,
 }
 
+/// No piece of the guest's RAM is smaller.
+const RAM_STEP: usize = 512 << 10;
+
 /// No device at this port.
 const NOBODY: u8 = 0xff;
 
@@ -175,7 +178,12 @@ impl Bus {
 
     /// Moves a window, returning what changes in the guest-physical map: at most the old place and the new one.
     fn place(&mut self, id: WindowId, base: Option<u64>) -> [Option<MapChange>; 2] {
+        // RAM stays where it is, whatever a base address register says.
+        let on_ram = |base: u64, len: u64| {
+            (base..base.saturating_add(len)).step_by(RAM_STEP).any(|at| self.memory.contains(Gpa(at), 1, false))
+        };
         let Some(w) = self.windows.get_mut(usize::from(id.0)) else { return [None; 2] };
+        let base = base.filter(|&b| !(matches!(w.kind, WindowKind::Ram { .. }) && on_ram(b, w.len)));
         if w.base == base {
             return [None; 2];
         }

@@ -34,9 +34,6 @@ const fn opcode(reason: &ExitReason) -> Option<(u32, usize)> {
         ExitReason::Hlt => (0xf4, 1),
         ExitReason::Msr { write: false } => (0x320f, 2),
         ExitReason::Msr { write: true } => (0x300f, 2),
-        ExitReason::Pause => (0x90, 1),
-        ExitReason::Wbinvd => (0x090f, 2),
-        ExitReason::Invd => (0x080f, 2),
         ExitReason::Xsetbv => (0xd1_010f, 3),
         _ => return None,
     })

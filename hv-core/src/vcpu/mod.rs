@@ -280,7 +280,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                         ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
-            ExitReason::Invd | ExitReason::Wbinvd | ExitReason::Pause => self.skip(exit),
             ExitReason::Xsetbv => self.xsetbv(exit),
             ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
             ExitReason::Rdpmc => Err(general_protection()),
@@ -288,6 +287,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
             | ExitReason::CrAccess(_)
+            | ExitReason::Invd
+            | ExitReason::Wbinvd
+            | ExitReason::Pause
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
@@ -365,15 +367,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.raise(Event::exception(vector::DB, None));
     }
 
-    /// An instruction without effect.
-    fn skip(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         self.advance(next);
-        Ok(())
-    }
-
-    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        self.skip(exit)?;
         self.halted = true;
         Ok(())
     }
