@@ -348,7 +348,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
-        Trouble::Fatal(alloc::format!("{why} (exit {:#x}, {:#x}, {:#x})", exit.raw[0], exit.raw[1], exit.raw[2]))
+        Trouble::Fatal(alloc::format!("{why} ({:?})", exit.reason))
     }
 
     /// Completes an instruction: RIP moves on, a shadow ends, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
