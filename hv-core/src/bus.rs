@@ -228,7 +228,8 @@ impl Bus {
         self.deadline
     }
 
-    /// Lets all devices do what has become due by `now`.
+    /// Lets all devices do what has become due by `now`. A device that says that it is still due is polled again one nanosecond
+    /// later at the earliest, so that the guest goes on.
     pub fn poll(&mut self, now: VmTime) {
         let mut next = VmTime::NEVER;
         for d in &self.devices {
@@ -237,7 +238,7 @@ impl Bus {
                 next = next.min(t);
             }
         }
-        self.deadline = next;
+        self.deadline = next.max(now + VmTime(1));
     }
 
     /// Makes the next [`Bus::poll`] due at `when` at the latest: something outside has changed a device.

@@ -61,6 +61,11 @@ impl ScriptedCpu {
         self.script.push_back(Box::new(scene));
     }
 
+    /// Throws away what is left of the script.
+    pub fn cut(&mut self) {
+        self.script.clear();
+    }
+
     /// How much of the script is left.
     #[must_use]
     pub fn scenes_left(&self) -> usize {
