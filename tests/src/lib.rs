@@ -15,4 +15,7 @@
 //! Random tests print their seed; `UMBRA_SEED` in the environment sets it, and `UMBRA_STEPS` how long they go on.
 #![forbid(unsafe_code)]
 
+pub mod feed;
+pub mod fuzz;
+pub mod pc;
 pub mod rig;
