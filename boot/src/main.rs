@@ -79,7 +79,8 @@ fn refuse(why: &str) -> ! {
     session::halt()
 }
 
-#[panic_handler]
+// When the whole workspace is documented, some host tool's features bring `std` and its handler in.
+#[cfg_attr(not(doc), panic_handler)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
     screen::panic(info);
