@@ -54,6 +54,9 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     lapic::init();
     clock::init();
     interrupts::init(options.window);
+    if options.window {
+        keyboard::init();
+    }
     screen::init(&boot, options.window);
     acpi_tables::survey(boot.rsdp);
     log::info!("memory: {} MiB free", memory::available() >> 20);
