@@ -97,7 +97,8 @@ impl ConsoleBackend for FirmwareLog {
     }
 }
 
-fn bytes(module: &Module) -> &'static [u8] {
+/// A module's contents.
+pub fn bytes(module: &Module) -> &'static [u8] {
     let r = module.range;
     // SAFETY: modules are never given to the allocator, never written, and stay mapped.
     unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }

@@ -1,7 +1,7 @@
 //! The run loop of a virtual CPU.
 //!
 //! [`Vcpu::run`] enters the guest again and again until something outside the VM wants attention. Between two entries: put back
-//! the event whose delivery was interrupted, act on the exit (the `match` in [`Vcpu::dispatch`] is the table of contents of the
+//! the event whose delivery was interrupted, act on the exit (the `match` in `Vcpu::dispatch` is the table of contents of the
 //! hypervisor), let devices do what is due, decide what to inject.
 
 mod access;
