@@ -84,7 +84,20 @@ fn size(r: &mut Random) -> AccessSize {
     r.pick(&[AccessSize::Byte, AccessSize::Word, AccessSize::Dword])
 }
 
+/// What AMD-V's exit fields of any contents come to.
+fn decoded(r: &mut Random) -> ExitReason {
+    let mut vmcb = svm::vmcb::Vmcb::default();
+    let codes = [r.below(0x8f), 0x7b, 0x7b, 0x7c, 0x400];
+    vmcb.exit_code = r.pick(&codes);
+    (vmcb.exit_info1, vmcb.exit_info2) =
+        (r.next(), if r.one_in(2) { address(r) } else { r.next() });
+    svm::exit::decode(&vmcb, &svm::Features::default()).reason
+}
+
 fn reason(r: &mut Random) -> ExitReason {
+    if r.one_in(4) {
+        return decoded(r);
+    }
     let register = |r: &mut Random| RegAccess {
         number: r.below(16) as u8,
         write: r.one_in(2),
