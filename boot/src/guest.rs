@@ -9,33 +9,25 @@ use crate::{clock, control, host};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use device_model::debug::DebugPort;
-use device_model::dma::Dma;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
-use device_model::ide::{self, Drive, Ide};
-use device_model::irq::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPorts, SharedChips};
-use device_model::ne2k::{self, Ne2k};
-use device_model::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
-use device_model::pit::Pit;
-use device_model::pm::Piix4Pm;
-use device_model::rtc::Rtc;
-use device_model::syscontrol::SystemControl;
+use device_model::irq::{CpuInterrupts, SharedChips};
+use device_model::machine::{Machine, Mapped, Outside};
+use device_model::pci::Shared;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
-use hv_core::bus::{Bus, SharedDevice, Width};
+use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
-use hv_core::irq::IrqLine;
-use hv_core::machine::{self, MachineDesc, Slot, irq};
+use hv_core::machine::{self, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::pvclock::PvClock;
 use hv_core::vcpu::{self, Vcpu};
-use hv_core::{Hpa, VmTime};
+use hv_core::Hpa;
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
@@ -111,10 +103,6 @@ fn bytes(module: &Module) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }
 }
 
-fn identity(vendor: u16, device: u16, class: u32, revision: u8) -> Identity {
-    Identity { vendor, device, class, revision, subsystem: (0x1af4, 0x1100) }
-}
-
 impl Guest {
     /// Builds the machine that the boot modules and options describe.
     ///
@@ -180,8 +168,21 @@ impl Guest {
         let memory: Arc<dyn GuestMemory> = ram.clone();
         let mut bus = Bus::new(memory.clone());
         let vgabios = need("vgabios").unwrap_or(&[]);
-        let parts = devices(&mut bus, &desc, &firmware, vgabios, cdrom, disk).ok_or_else(enough)?;
-        let irqs = CpuInterrupts::new(&parts.chips, 0).ok_or("no local APIC")?;
+        let has_firmware = matches!(firmware, Firmware::Bios { .. });
+        let outside = Outside {
+            com1: Box::new(Com1),
+            debug: Box::new(FirmwareLog::default()),
+            net: Box::new(NullNet),
+            disk,
+            cdrom,
+            video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
+            text: device_ram(vga::TEXT_RAM).ok_or_else(enough)?,
+            unix_time: host::unix_time(),
+            cmos: cmos::cmos(&desc),
+            fw_cfg: has_firmware.then(|| fw_cfg(&desc, vgabios)),
+        };
+        let Machine { chips, vga, keyboard, uart } = Machine::build(&mut bus, &desc, outside);
+        let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
         let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
         let vcpu = Vcpu::new(vcpu::Parts {
@@ -191,10 +192,9 @@ impl Guest {
             clock: HostClock::new(),
             cpuid,
             pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
-            irqs: Arc::new(Mutex::new(irqs)),
+            irqs: Box::new(irqs),
             memory,
         });
-        let Parts { chips, vga, keyboard, uart } = parts;
         let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc, vgabios };
         guest.reset()?;
         Ok(guest)
@@ -275,129 +275,22 @@ impl Guest {
     }
 }
 
-/// The devices that somebody outside the bus needs.
-struct Parts {
-    chips: SharedChips,
-    vga: Shared<Vga>,
-    keyboard: Arc<Mutex<I8042>>,
-    uart: Arc<Mutex<Uart>>,
+/// Memory of `len` bytes that a device has and the guest can be given.
+fn device_ram(len: usize) -> Option<Mapped> {
+    let ram = HostDeviceRam::allocate(len as u64)?;
+    let hpa = ram.hpa();
+    Some(Mapped { ram, hpa })
 }
 
-/// Puts every device of the virtual PC on the buses.
-fn devices(
-    bus: &mut Bus,
-    desc: &MachineDesc,
-    firmware: &Firmware,
-    vgabios: &[u8],
-    cdrom: Option<Box<dyn BlockBackend>>,
-    disk: Option<Box<dyn BlockBackend>>,
-) -> Option<Parts> {
-    let chips = InterruptChips::shared(1);
-    let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
-    let shared = |d: SharedDevice| d;
-
-    let id = bus.add(shared(Arc::new(Mutex::new(PicPorts::new(chips.clone())))));
-    for (base, len) in [(0x20, 2), (0xa0, 2), (0x4d0, 2)] {
-        bus.add_ports(id, base, len, Width::Byte);
+/// The firmware's configuration device with everything it reads there.
+fn fw_cfg(desc: &MachineDesc, vgabios: &[u8]) -> FwCfg {
+    let mut device = FwCfg::new();
+    let items = fwcfg::fw_cfg_items(desc, vgabios);
+    for (key, value) in items.keys {
+        device.add_key(key, value);
     }
-    let id = bus.add(shared(Arc::new(Mutex::new(IoApicMmio::new(chips.clone())))));
-    bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
-    let id = bus.add(shared(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0)))));
-    bus.add_mmio(id, 0x1000, Some(machine::LAPIC));
-
-    let id = bus.add(shared(Arc::new(Mutex::new(Dma::new()))));
-    for (base, len) in [(0x00, 0x10), (0x81, 0x0f), (0xc0, 0x20)] {
-        bus.add_ports(id, base, len, Width::Byte);
+    for (name, value) in items.files {
+        device.add_file(&name, value);
     }
-    let id = bus.add(shared(Arc::new(Mutex::new(Pit::new(line(irq::PIT))))));
-    bus.add_ports(id, 0x40, 4, Width::Byte);
-    bus.add_ports(id, 0x61, 1, Width::Byte);
-    let mut rtc = Rtc::new(line(irq::RTC), host::unix_time());
-    for (index, value) in cmos::cmos(desc) {
-        rtc.set_cmos(index, value);
-    }
-    let id = bus.add(shared(Arc::new(Mutex::new(rtc))));
-    bus.add_ports(id, 0x70, 2, Width::Byte);
-    let keyboard = Arc::new(Mutex::new(I8042::new(line(irq::KEYBOARD), line(irq::MOUSE))));
-    let id = bus.add(shared(keyboard.clone()));
-    bus.add_ports(id, 0x60, 1, Width::Byte);
-    bus.add_ports(id, 0x64, 1, Width::Byte);
-    let uart = Arc::new(Mutex::new(Uart::new(0x3f8, line(irq::COM1), Box::new(Com1))));
-    let id = bus.add(shared(uart.clone()));
-    bus.add_ports(id, 0x3f8, 8, Width::Byte);
-    let id = bus.add(shared(Arc::new(Mutex::new(SystemControl::new(line(irq::FERR))))));
-    for (base, len) in [(0x80, 1), (0x92, 1), (0xb2, 2), (0xf0, 1)] {
-        bus.add_ports(id, base, len, Width::Byte);
-    }
-    let id = bus.add(shared(Arc::new(Mutex::new(DebugPort::new(Box::new(FirmwareLog::default()))))));
-    bus.add_ports(id, 0x402, 1, Width::Byte);
-    bus.add_ports(id, 0xe9, 1, Width::Byte);
-    if matches!(firmware, Firmware::Bios { .. }) {
-        let mut fw = FwCfg::new();
-        let items = fwcfg::fw_cfg_items(desc, vgabios);
-        for (key, value) in items.keys {
-            fw.add_key(key, value);
-        }
-        for (name, value) in items.files {
-            fw.add_file(&name, value);
-        }
-        let id = bus.add(shared(Arc::new(Mutex::new(fw))));
-        bus.add_ports(id, 0x510, 0x0c, Width::Native);
-    }
-
-    // PCI.
-    let mut pci = PciBus::new();
-    pci.add(machine::HOST_BRIDGE, Box::new(HostBridge::new(0)));
-    pci.add(machine::ISA_BRIDGE, Box::new(IsaBridge::new(chips.clone())));
-
-    let drives = [disk.map(Drive::disk), None, cdrom.map(|m| Drive::cdrom(Some(m))), None];
-    let id = bus.add(shared(Arc::new(Mutex::new(Ide::new(line(irq::IDE0), line(irq::IDE1), drives)))));
-    for (base, len) in [(0x1f0, 8), (0x170, 8), (0x3f6, 1), (0x376, 1)] {
-        bus.add_ports(id, base, len, Width::Native);
-    }
-    let bar = bus.add_port_window(id, ide::config::BUS_MASTER_LEN, Width::Native);
-    let config = ConfigSpace::new(&identity(ide::config::VENDOR, ide::config::DEVICE, ide::config::CLASS, 0))
-        .preset(0x06, &ide::config::STATUS.to_le_bytes())
-        .writable(0x40, 0x44, 0xff)
-        .io_bar(ide::config::BUS_MASTER_BAR, ide::config::BUS_MASTER_LEN.into(), bar);
-    pci.add(machine::IDE, Box::new(config));
-
-    let pm = Shared::new(Piix4Pm::new(line(machine::SCI_IRQ)));
-    let id = bus.add(shared(Arc::new(Mutex::new(pm.clone()))));
-    for (base, len) in [(machine::PM_BASE, machine::PM_LEN), (machine::PM_BASE_ALT, machine::PM_LEN), (machine::GPE0_BASE, 4)] {
-        bus.add_ports(id, base, len, Width::Native);
-    }
-    pci.add(machine::PM, Box::new(pm));
-
-    // The VGA's windows are numbered by the bus before the device exists.
-    let vram = HostDeviceRam::allocate(vga::pci_id::VRAM_SIZE as u64)?;
-    let placeholder = bus.reserve();
-    let legacy = bus.add_mmio(placeholder, 0x2_0000, Some(machine::VGA_WINDOW.start));
-    let registers = bus.add_mmio(placeholder, vga::pci_id::MMIO_SIZE as u64, None);
-    let frame_buffer = bus.add_ram_window(placeholder, vga::pci_id::VRAM_SIZE as u64, vram.hpa());
-    bus.add_ports(placeholder, vga::VGA_PORTS.start, vga::VGA_PORTS.end - vga::VGA_PORTS.start, Width::Byte);
-    bus.add_ports(placeholder, vga::DISPI_PORTS.start, vga::DISPI_PORTS.end - vga::DISPI_PORTS.start, Width::Native);
-    let text_ram = HostDeviceRam::allocate(vga::TEXT_RAM as u64)?;
-    let text = bus.add_ram_window(placeholder, vga::TEXT_RAM as u64, text_ram.hpa());
-    let screen = Shared::new(Vga::new(vram, legacy, registers).with_text_map(text_ram, text));
-    bus.occupy(placeholder, Arc::new(Mutex::new(screen.clone())));
-    let config = ConfigSpace::new(&identity(vga::pci_id::VENDOR, vga::pci_id::DEVICE, vga::pci_id::CLASS, vga::pci_id::REVISION))
-        .memory_bar(vga::pci_id::VRAM_BAR, vga::pci_id::VRAM_SIZE as u32, true, frame_buffer)
-        .memory_bar(vga::pci_id::MMIO_BAR, vga::pci_id::MMIO_SIZE as u32, false, registers);
-    pci.add(machine::VGA, Box::new(config));
-
-    let Slot { device, .. } = machine::NIC;
-    let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(device, 0));
-    let id = bus.add(shared(Arc::new(Mutex::new(Ne2k::new(wire, desc.mac, Box::new(NullNet))))));
-    let bar = bus.add_port_window(id, ne2k::config::BAR0_LEN, Width::Native);
-    let config = ConfigSpace::new(&identity(ne2k::config::VENDOR, ne2k::config::DEVICE, ne2k::config::CLASS, 0))
-        .interrupt_pin(0)
-        .io_bar(0, ne2k::config::BAR0_LEN.into(), bar);
-    pci.add(machine::NIC, Box::new(config));
-
-    let id = bus.add(shared(Arc::new(Mutex::new(pci))));
-    bus.add_ports(id, 0xcf8, 8, Width::Native);
-    bus.wake_at(VmTime(0));
-    Some(Parts { chips, vga: screen, keyboard, uart })
+    device
 }
-

@@ -65,6 +65,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
 
 fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
     let features = host::enable_svm()?;
+    hv_core::emulate::warm_up();
     let mut session = session::Session::new(boot, options, features)?;
     control::event("ready");
     session.run();

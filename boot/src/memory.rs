@@ -14,7 +14,7 @@ use spin::Mutex;
 static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes of the heap. Everything that Umbra allocates while it runs comes from here or is bounded by the guest's size.
-const HEAP_SIZE: u64 = 5 << 20;
+const HEAP_SIZE: u64 = 12 << 20;
 const MIB: u64 = 1 << 20;
 const RANGES: usize = 128;
 
@@ -315,6 +315,8 @@ impl HostDeviceRam {
     /// Takes `len` zeroed bytes, aligned to 2 MiB.
     pub fn allocate(len: u64) -> Option<Arc<Self>> {
         let hpa = take_own(len, 2 * MIB)?;
+        // It is the guest's.
+        MEMORY.lock().own -= len;
         Some(Arc::new(Self { hpa, len: len as usize }))
     }
 

@@ -12,6 +12,7 @@ pub mod fwcfg;
 pub mod i8042;
 pub mod ide;
 pub mod irq;
+pub mod machine;
 pub mod ne2k;
 pub mod pci;
 pub mod pit;

@@ -1,0 +1,274 @@
+//! The wiring of the virtual PC: every device, where it answers, and which wire it drives, as
+//! [`hv_core::machine`] describes it.
+//!
+//! What differs between hosts (consoles, media, video memory, the time of day) and what the firmware makes (CMOS, fw_cfg)
+//! comes in through [`Outside`].
+
+use crate::debug::DebugPort;
+use crate::dma::Dma;
+use crate::fwcfg::FwCfg;
+use crate::i8042::I8042;
+use crate::ide::{self, Drive, Ide};
+use crate::irq::{GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPorts, SharedChips};
+use crate::ne2k::{self, Ne2k};
+use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
+use crate::pit::Pit;
+use crate::pm::Piix4Pm;
+use crate::rtc::Rtc;
+use crate::syscontrol::SystemControl;
+use crate::uart::Uart;
+use crate::vga::{self, Vga};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
+use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
+use hv_core::irq::IrqLine;
+use hv_core::machine::{self, MachineDesc, irq};
+use hv_core::mem::DeviceRam;
+use hv_core::{Hpa, VmTime};
+use spin::Mutex;
+
+/// The subsystem that all PCI functions name: QEMU's vendor and device.
+const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
+const COM1: u16 = 0x3f8;
+
+/// A device's memory that can be mapped into the guest.
+pub struct Mapped {
+    /// As the device sees it.
+    pub ram: Arc<dyn DeviceRam>,
+    /// Where it is.
+    pub hpa: Hpa,
+}
+
+/// What the machine is given from outside.
+pub struct Outside {
+    /// Where COM1 goes.
+    pub com1: Box<dyn ConsoleBackend>,
+    /// Where the firmware's debug output goes.
+    pub debug: Box<dyn ConsoleBackend>,
+    /// The network.
+    pub net: Box<dyn NetBackend>,
+    /// The hard disk, primary master.
+    pub disk: Option<Box<dyn BlockBackend>>,
+    /// The medium of the CD-ROM drive, secondary master. None: there is no drive.
+    pub cdrom: Option<Box<dyn BlockBackend>>,
+    /// Video memory of [`vga::pci_id::VRAM_SIZE`] bytes.
+    pub video: Mapped,
+    /// Memory of [`vga::TEXT_RAM`] bytes that the guest sees instead of the legacy window while text is shown.
+    pub text: Mapped,
+    /// Seconds since 1970 (UTC) at the VM's time 0.
+    pub unix_time: u64,
+    /// Contents of CMOS RAM by index.
+    pub cmos: Vec<(u8, u8)>,
+    /// The firmware's configuration device, with its items. None: a machine without firmware.
+    pub fw_cfg: Option<FwCfg>,
+}
+
+/// The devices that somebody outside the bus needs.
+pub struct Machine {
+    /// The interrupt chips, of one CPU.
+    pub chips: SharedChips,
+    /// The screen.
+    pub vga: Shared<Vga>,
+    /// The keyboard controller.
+    pub keyboard: Arc<Mutex<I8042>>,
+    /// COM1.
+    pub uart: Arc<Mutex<Uart>>,
+}
+
+/// A new device's place on the bus.
+fn put(bus: &mut Bus, device: SharedDevice, ports: &[(u16, u16)], width: Width) -> DeviceId {
+    let id = bus.add(device);
+    for &(base, len) in ports {
+        bus.add_ports(id, base, len, width);
+    }
+    id
+}
+
+fn config_space(vendor: u16, device: u16, class: u32, revision: u8) -> ConfigSpace {
+    ConfigSpace::new(&Identity {
+        vendor,
+        device,
+        class,
+        revision,
+        subsystem: SUBSYSTEM,
+    })
+}
+
+impl Machine {
+    /// Puts every device of the virtual PC on the empty `bus`.
+    pub fn build(bus: &mut Bus, desc: &MachineDesc, outside: Outside) -> Self {
+        let Outside {
+            com1,
+            debug,
+            net,
+            disk,
+            cdrom,
+            video,
+            text,
+            unix_time,
+            cmos,
+            fw_cfg,
+        } = outside;
+        let chips = InterruptChips::shared(1);
+        let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
+
+        interrupt_chips(bus, &chips);
+        put(
+            bus,
+            Arc::new(Mutex::new(Dma::new())),
+            &[(0x00, 0x10), (0x81, 0x0f), (0xc0, 0x20)],
+            Width::Byte,
+        );
+        put(
+            bus,
+            Arc::new(Mutex::new(Pit::new(line(irq::PIT)))),
+            &[(0x40, 4), (0x61, 1)],
+            Width::Byte,
+        );
+        let mut rtc = Rtc::new(line(irq::RTC), unix_time);
+        for (index, value) in cmos {
+            rtc.set_cmos(index, value);
+        }
+        put(bus, Arc::new(Mutex::new(rtc)), &[(0x70, 2)], Width::Byte);
+        let keyboard = Arc::new(Mutex::new(I8042::new(
+            line(irq::KEYBOARD),
+            line(irq::MOUSE),
+        )));
+        put(bus, keyboard.clone(), &[(0x60, 1), (0x64, 1)], Width::Byte);
+        let uart = Arc::new(Mutex::new(Uart::new(COM1, line(irq::COM1), com1)));
+        put(bus, uart.clone(), &[(COM1, 8)], Width::Byte);
+        let control = SystemControl::new(line(irq::FERR));
+        put(
+            bus,
+            Arc::new(Mutex::new(control)),
+            &[(0x80, 1), (0x92, 1), (0xb2, 2), (0xf0, 1)],
+            Width::Byte,
+        );
+        put(
+            bus,
+            Arc::new(Mutex::new(DebugPort::new(debug))),
+            &[(0x402, 1), (0xe9, 1)],
+            Width::Byte,
+        );
+        if let Some(fw_cfg) = fw_cfg {
+            put(
+                bus,
+                Arc::new(Mutex::new(fw_cfg)),
+                &[(0x510, 0x0c)],
+                Width::Native,
+            );
+        }
+
+        let mut pci = PciBus::new();
+        pci.add(machine::HOST_BRIDGE, Box::new(HostBridge::new(0)));
+        pci.add(machine::ISA_BRIDGE, Box::new(IsaBridge::new(chips.clone())));
+        let drives = [
+            disk.map(Drive::disk),
+            None,
+            cdrom.map(|m| Drive::cdrom(Some(m))),
+            None,
+        ];
+        storage(
+            bus,
+            &mut pci,
+            Ide::new(line(irq::IDE0), line(irq::IDE1), drives),
+        );
+        let pm = Shared::new(Piix4Pm::new(line(machine::SCI_IRQ)));
+        let blocks = [
+            (machine::PM_BASE, machine::PM_LEN),
+            (machine::PM_BASE_ALT, machine::PM_LEN),
+            (machine::GPE0_BASE, 4),
+        ];
+        put(
+            bus,
+            Arc::new(Mutex::new(pm.clone())),
+            &blocks,
+            Width::Native,
+        );
+        pci.add(machine::PM, Box::new(pm));
+        let vga = display(bus, &mut pci, video, text);
+        let nic = machine::NIC.device;
+        let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
+        network(bus, &mut pci, Ne2k::new(wire, desc.mac, net));
+        put(bus, Arc::new(Mutex::new(pci)), &[(0xcf8, 8)], Width::Native);
+        bus.wake_at(VmTime(0));
+        Self {
+            chips,
+            vga,
+            keyboard,
+            uart,
+        }
+    }
+}
+
+fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
+    put(
+        bus,
+        Arc::new(Mutex::new(PicPorts::new(chips.clone()))),
+        &[(0x20, 2), (0xa0, 2), (0x4d0, 2)],
+        Width::Byte,
+    );
+    let id = bus.add(Arc::new(Mutex::new(IoApicMmio::new(chips.clone()))));
+    bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
+    let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0))));
+    bus.add_mmio(id, 0x1000, Some(machine::LAPIC));
+    bus.set_outside(id);
+}
+
+fn storage(bus: &mut Bus, pci: &mut PciBus, ide: Ide) {
+    use ide::config::{BUS_MASTER_BAR, BUS_MASTER_LEN, CLASS, DEVICE, STATUS, VENDOR};
+    let id = put(
+        bus,
+        Arc::new(Mutex::new(ide)),
+        &[(0x1f0, 8), (0x170, 8), (0x3f6, 1), (0x376, 1)],
+        Width::Native,
+    );
+    let registers = bus.add_port_window(id, BUS_MASTER_LEN, Width::Native);
+    let config = config_space(VENDOR, DEVICE, CLASS, 0)
+        .preset(0x06, &STATUS.to_le_bytes())
+        .writable(0x40, 0x44, 0xff)
+        .io_bar(BUS_MASTER_BAR, BUS_MASTER_LEN.into(), registers);
+    pci.add(machine::IDE, Box::new(config));
+}
+
+/// The VGA. Its windows are numbered by the bus before the device exists.
+fn display(bus: &mut Bus, pci: &mut PciBus, video: Mapped, text: Mapped) -> Shared<Vga> {
+    use vga::pci_id::{CLASS, DEVICE, MMIO_BAR, MMIO_SIZE, REVISION, VENDOR, VRAM_BAR, VRAM_SIZE};
+    let place = bus.reserve();
+    let legacy = bus.add_mmio(place, 0x2_0000, Some(machine::VGA_WINDOW.start));
+    let registers = bus.add_mmio(place, MMIO_SIZE as u64, None);
+    let frame_buffer = bus.add_ram_window(place, VRAM_SIZE as u64, video.hpa);
+    bus.add_ports(
+        place,
+        vga::VGA_PORTS.start,
+        vga::VGA_PORTS.end - vga::VGA_PORTS.start,
+        Width::Byte,
+    );
+    bus.add_ports(
+        place,
+        vga::DISPI_PORTS.start,
+        vga::DISPI_PORTS.end - vga::DISPI_PORTS.start,
+        Width::Native,
+    );
+    let text_window = bus.add_ram_window(place, vga::TEXT_RAM as u64, text.hpa);
+    let screen =
+        Shared::new(Vga::new(video.ram, legacy, registers).with_text_map(text.ram, text_window));
+    bus.occupy(place, Arc::new(Mutex::new(screen.clone())));
+    let config = config_space(VENDOR, DEVICE, CLASS, REVISION)
+        .memory_bar(VRAM_BAR, VRAM_SIZE as u32, true, frame_buffer)
+        .memory_bar(MMIO_BAR, MMIO_SIZE as u32, false, registers);
+    pci.add(machine::VGA, Box::new(config));
+    screen
+}
+
+fn network(bus: &mut Bus, pci: &mut PciBus, nic: Ne2k) {
+    use ne2k::config::{BAR0_LEN, CLASS, DEVICE, VENDOR};
+    let id = bus.add(Arc::new(Mutex::new(nic)));
+    let registers = bus.add_port_window(id, BAR0_LEN, Width::Native);
+    let config = config_space(VENDOR, DEVICE, CLASS, 0)
+        .interrupt_pin(0)
+        .io_bar(0, BAR0_LEN.into(), registers);
+    pci.add(machine::NIC, Box::new(config));
+}
