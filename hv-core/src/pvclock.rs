@@ -122,7 +122,7 @@ mod tests {
             let s = Scale::of(hz);
             let ticks = hz * 10;
             let shifted = if s.shift < 0 { ticks >> -s.shift } else { ticks << s.shift };
-            let ns = (u128::from(shifted) * u128::from(s.mul) >> 32) as u64;
+            let ns = ((u128::from(shifted) * u128::from(s.mul)) >> 32) as u64;
             assert!(ns.abs_diff(10_000_000_000) < 10_000, "{hz} Hz: {ns}");
         }
     }
