@@ -76,6 +76,8 @@ pub struct HostClock {
     start: u64,
     /// Nanoseconds a tick, as a fixed-point number with 32 fraction bits.
     ns_per_tick: u64,
+    /// Timer ticks a nanosecond, likewise.
+    timer_per_ns: u64,
     armed: VmTime,
 }
 
@@ -83,7 +85,8 @@ impl HostClock {
     /// A clock that starts now.
     pub fn new() -> Self {
         let ns_per_tick = ((1_000_000_000u128 << 32) / u128::from(tsc_hz().max(1))) as u64;
-        Self { start: ticks(), ns_per_tick, armed: VmTime::NEVER }
+        let timer_per_ns = ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
+        Self { start: ticks(), ns_per_tick, timer_per_ns, armed: VmTime::NEVER }
     }
 
     /// The host's timer interrupt has come: the next deadline has to be armed anew.
@@ -112,7 +115,7 @@ impl Clock for HostClock {
         }
         // At most a second at a time: an early interrupt is harmless, and the count stays within 32 bits.
         let ns = (deadline - now).0.clamp(1_000, 1_000_000_000);
-        let count = u128::from(ns) * u128::from(TIMER_HZ.load(Ordering::Relaxed)) / 1_000_000_000;
-        lapic::arm((count as u64).clamp(1, u64::from(u32::MAX)) as u32);
+        let count = (u128::from(ns) * u128::from(self.timer_per_ns) >> 32) as u64;
+        lapic::arm(count.clamp(1, u64::from(u32::MAX)) as u32);
     }
 }

@@ -76,6 +76,15 @@ pub fn send(kind: u8, payload: &[u8]) {
     }
 }
 
+/// Sends one frame of `len` bytes that is made while it is sent.
+pub fn send_parts(kind: u8, len: usize, make: impl FnOnce(&mut dyn FnMut(&[u8]))) {
+    if is_open() {
+        let mut c = CHANNEL.lock();
+        send_header(&mut c.port, kind, len);
+        make(&mut |part| part.iter().for_each(|&b| c.port.write(b)));
+    }
+}
+
 /// Tells the tool that something has happened.
 pub fn event(text: &str) {
     flush_console();

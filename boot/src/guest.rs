@@ -97,7 +97,8 @@ impl ConsoleBackend for FirmwareLog {
     }
 }
 
-fn bytes(module: &Module) -> &'static [u8] {
+/// A module's contents.
+pub fn bytes(module: &Module) -> &'static [u8] {
     let r = module.range;
     // SAFETY: modules are never given to the allocator, never written, and stay mapped.
     unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }
@@ -192,7 +193,7 @@ impl Guest {
             clock: HostClock::new(),
             cpuid,
             pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
-            irqs: Arc::new(Mutex::new(irqs)),
+            irqs: Box::new(irqs),
             memory,
         });
         let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc, vgabios };

@@ -14,7 +14,7 @@ use spin::Mutex;
 static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes of the heap. Everything that Umbra allocates while it runs comes from here or is bounded by the guest's size.
-const HEAP_SIZE: u64 = 5 << 20;
+const HEAP_SIZE: u64 = 12 << 20;
 const MIB: u64 = 1 << 20;
 const RANGES: usize = 128;
 
@@ -217,6 +217,8 @@ impl GuestRam {
             let above = Extent { gpa: e.gpa.add(skip), hpa: e.hpa.add(skip), len: e.len - skip, ..e };
             self.extents.extend([below, above].into_iter().filter(|e| e.len != 0));
         }
+        // Most accesses are to the largest piece: it is looked at first.
+        self.extents.sort_by_key(|e| core::cmp::Reverse(e.len));
     }
 
     /// Adds a ROM whose contents lie at `hpa`.
@@ -315,6 +317,8 @@ impl HostDeviceRam {
     /// Takes `len` zeroed bytes, aligned to 2 MiB.
     pub fn allocate(len: u64) -> Option<Arc<Self>> {
         let hpa = take_own(len, 2 * MIB)?;
+        // It is the guest's.
+        MEMORY.lock().own -= len;
         Some(Arc::new(Self { hpa, len: len as usize }))
     }
 

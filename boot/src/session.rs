@@ -25,6 +25,8 @@ const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
 const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
 /// How long bytes of the guest's COM1 wait for company.
 const CONSOLE_INTERVAL: VmTime = VmTime::from_millis(20);
+/// Resets with less than this between them are a storm.
+const RESET_PAUSE: VmTime = VmTime::from_millis(500);
 /// Resets without a pause between them before the guest is called stuck.
 const RESET_STORM: u32 = 50;
 
@@ -43,7 +45,9 @@ pub struct Session {
     keys: Vec<u8>,
     started: u64,
     halted_ticks: u64,
+    /// Resets in quick succession, and the last one.
     resets: u32,
+    last_reset: VmTime,
 }
 
 /// What became of the session.
@@ -74,6 +78,7 @@ impl Session {
             started: clock::ticks(),
             halted_ticks: 0,
             resets: 0,
+            last_reset: VmTime(0),
         })
     }
 
@@ -148,7 +153,9 @@ impl Session {
         log::info!("{why}: starting again");
         self.finish_output();
         self.guest.cpu.stats.resets += 1;
-        self.resets += 1;
+        let now = self.guest.cpu.now();
+        self.resets = if now < self.last_reset + RESET_PAUSE { self.resets + 1 } else { 0 };
+        self.last_reset = now;
         if self.resets > RESET_STORM {
             control::event("fatal: the guest resets again and again");
             return Verdict::Stopped;
@@ -195,7 +202,7 @@ impl Session {
             }
         }
         self.type_keys(now);
-        if !self.keys.is_empty() {
+        if !self.keys.is_empty() || keyboard::waiting() {
             next = next.min(now + VmTime::from_millis(5));
         }
         if control::is_open() {
@@ -298,20 +305,17 @@ impl Session {
             return control::send(b'S', &[0; 8]);
         }
         let p = &self.picture;
-        let mut out = Vec::new();
-        out.extend_from_slice(&p.width.to_le_bytes());
-        out.extend_from_slice(&p.height.to_le_bytes());
-        let mut pixels = p.pixels.iter().copied().peekable();
-        while let Some(color) = pixels.next() {
-            let mut run = 1u16;
-            while run < u16::MAX && pixels.next_if_eq(&color).is_some() {
-                run += 1;
-            }
-            let [b, g, r, _] = color.to_le_bytes();
-            out.extend_from_slice(&run.to_le_bytes());
-            out.extend_from_slice(&[r, g, b]);
-        }
-        control::send(b'S', &out);
+        // Counted first, then sent as it is made: noise takes more memory than the picture itself.
+        let mut runs = 0;
+        each_run(&p.pixels, |_, _| runs += 1);
+        control::send_parts(b'S', 8 + 5 * runs, |send| {
+            send(&p.width.to_le_bytes());
+            send(&p.height.to_le_bytes());
+            each_run(&p.pixels, |len, color| {
+                let ([low, high], [b, g, r, _]) = (len.to_le_bytes(), color.to_le_bytes());
+                send(&[low, high, r, g, b]);
+            });
+        });
     }
 
     fn send_report(&mut self) {
@@ -320,6 +324,7 @@ impl Session {
             paging: "nested",
             guest_ram: self.guest.memory_size,
             own_memory: memory::own(),
+            video_ram: self.guest.vga.lock().vram().len() as u64,
             table_frames: self.guest.cpu.mmu.frames_used(),
             ticks_total: clock::ticks() - self.started,
             tsc_hz: clock::tsc_hz(),
@@ -328,6 +333,15 @@ impl Session {
         let mut json = String::new();
         let _ = self.guest.cpu.stats.json(&facts, &mut json);
         control::send(b'R', json.as_bytes());
+    }
+}
+
+/// Calls `f` with the length and colour of every run of equal pixels.
+fn each_run(pixels: &[u32], mut f: impl FnMut(u16, u32)) {
+    for run in pixels.chunk_by(|a, b| a == b) {
+        for piece in run.chunks(usize::from(u16::MAX)) {
+            f(piece.len() as u16, piece[0]);
+        }
     }
 }
 

@@ -214,6 +214,7 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
     let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0))));
     bus.add_mmio(id, 0x1000, Some(machine::LAPIC));
+    bus.set_outside(id);
 }
 
 fn storage(bus: &mut Bus, pci: &mut PciBus, ide: Ide) {

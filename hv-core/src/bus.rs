@@ -64,6 +64,9 @@ pub struct MapChange {
     pub backing: Backing,
 }
 
+/// No piece of the guest's RAM is smaller.
+const RAM_STEP: usize = 512 << 10;
+
 /// No device at this port.
 const NOBODY: u8 = 0xff;
 
@@ -76,7 +79,11 @@ pub struct Bus {
     mmio: Vec<MmioRange>,
     memory: Arc<dyn GuestMemory>,
     requests: Requests,
+    /// When each device wants to be polled, and the earliest of these.
+    deadlines: Vec<VmTime>,
     deadline: VmTime,
+    /// The device that requests made outside the bus belong to.
+    outside: u8,
 }
 
 impl Bus {
@@ -91,7 +98,9 @@ impl Bus {
             mmio: Vec::new(),
             memory,
             requests: Requests::default(),
+            deadlines: Vec::new(),
             deadline: VmTime(0),
+            outside: NOBODY,
         }
     }
 
@@ -102,6 +111,7 @@ impl Bus {
     pub fn add(&mut self, device: SharedDevice) -> DeviceId {
         assert!(self.devices.len() < usize::from(NOBODY), "the bus numbers devices with 8 bits");
         self.devices.push(device);
+        self.deadlines.push(VmTime(0));
         DeviceId((self.devices.len() - 1) as u8)
     }
 
@@ -119,7 +129,7 @@ impl Bus {
     pub fn request(&mut self, requests: Requests) {
         self.requests.moved.extend(requests.moved);
         if let Some(w) = requests.wake {
-            self.requests.wake_at(w);
+            self.wake(self.outside, w);
         }
         self.requests.power = requests.power.or(self.requests.power);
     }
@@ -168,7 +178,12 @@ impl Bus {
 
     /// Moves a window, returning what changes in the guest-physical map: at most the old place and the new one.
     fn place(&mut self, id: WindowId, base: Option<u64>) -> [Option<MapChange>; 2] {
+        // RAM stays where it is, whatever a base address register says.
+        let on_ram = |base: u64, len: u64| {
+            (base..base.saturating_add(len)).step_by(RAM_STEP).any(|at| self.memory.contains(Gpa(at), 1, false))
+        };
         let Some(w) = self.windows.get_mut(usize::from(id.0)) else { return [None; 2] };
+        let base = base.filter(|&b| !(matches!(w.kind, WindowKind::Ram { .. }) && on_ram(b, w.len)));
         if w.base == base {
             return [None; 2];
         }
@@ -210,16 +225,13 @@ impl Bus {
                 self.place(id, base).into_iter().flatten().for_each(&mut changed);
             }
         }
-        if let Some(w) = self.requests.wake.take() {
-            self.deadline = self.deadline.min(w);
-        }
         self.requests.power.take()
     }
 
     /// Whether [`Bus::settle`] has anything to do.
     #[must_use]
     pub fn unsettled(&self) -> bool {
-        self.requests.wake.is_some() || self.requests.power.is_some() || !self.requests.moved.is_empty()
+        self.requests.power.is_some() || !self.requests.moved.is_empty()
     }
 
     /// When [`Bus::poll`] is next due.
@@ -232,17 +244,22 @@ impl Bus {
     /// later at the earliest, so that the guest goes on.
     pub fn poll(&mut self, now: VmTime) {
         let mut next = VmTime::NEVER;
-        for d in &self.devices {
-            let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
-            if let Some(t) = d.lock().poll(&mut cx) {
-                next = next.min(t);
+        for (d, deadline) in self.devices.iter().zip(&mut self.deadlines) {
+            if *deadline <= now {
+                let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+                *deadline = d.lock().poll(&mut cx).unwrap_or(VmTime::NEVER);
+                if let Some(w) = self.requests.wake.take() {
+                    *deadline = (*deadline).min(w);
+                }
             }
+            next = next.min(*deadline);
         }
         self.deadline = next.max(now + VmTime(1));
     }
 
     /// Makes the next [`Bus::poll`] due at `when` at the latest: something outside has changed a device.
     pub fn wake_at(&mut self, when: VmTime) {
+        self.deadlines.iter_mut().for_each(|d| *d = (*d).min(when));
         self.deadline = self.deadline.min(when);
     }
 
@@ -253,14 +270,32 @@ impl Bus {
             d.lock().reset(&mut cx);
         }
         self.requests.power = None;
-        self.deadline = VmTime(0);
+        self.requests.wake = None;
+        self.wake_at(VmTime(0));
     }
 
     /// Calls `f` with the device and its context.
     fn with<R>(&mut self, device: u8, now: VmTime, f: impl FnOnce(&mut dyn Device, &mut DevCx<'_>) -> R) -> Option<R> {
         let d = self.devices.get(usize::from(device))?;
         let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
-        Some(f(&mut *d.lock(), &mut cx))
+        let result = f(&mut *d.lock(), &mut cx);
+        if let Some(w) = self.requests.wake.take() {
+            self.wake(device, w);
+        }
+        Some(result)
+    }
+
+    /// A device wants to be polled at `when`.
+    fn wake(&mut self, device: u8, when: VmTime) {
+        if let Some(d) = self.deadlines.get_mut(usize::from(device)) {
+            *d = (*d).min(when);
+        }
+        self.deadline = self.deadline.min(when);
+    }
+
+    /// Names the device that requests made outside the bus belong to: the local APIC, in x2APIC mode.
+    pub fn set_outside(&mut self, device: DeviceId) {
+        self.outside = device.0;
     }
 
     /// IN.

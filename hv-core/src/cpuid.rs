@@ -3,7 +3,7 @@
 //! The answers are collected once, when the VM is made; an exit only looks them up and patches the few bits that follow the
 //! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E).
 
-use crate::pvclock;
+use crate::{pvclock, pveoi};
 use alloc::vec::Vec;
 
 /// EAX, EBX, ECX, EDX.
@@ -153,7 +153,7 @@ impl Cpuid {
                 edx: u32::from_le_bytes(*b"M\0\0\0"),
             },
             CpuidResult {
-                eax: pvclock::FEATURE_NOP_IO_DELAY | pvclock::FEATURE_CLOCKSOURCE2 | pvclock::FEATURE_STABLE,
+                eax: pvclock::FEATURE_NOP_IO_DELAY | pvclock::FEATURE_CLOCKSOURCE2 | pveoi::FEATURE | pvclock::FEATURE_STABLE,
                 ..CpuidResult::default()
             },
         ];
@@ -192,10 +192,11 @@ impl Cpuid {
 
     /// The answer for `leaf` and `subleaf`.
     #[must_use]
-    pub fn get(&self, leaf: u32, subleaf: u32, state: CpuidState) -> CpuidResult {
+    pub fn get(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> CpuidState) -> CpuidResult {
         let at = |table: &[CpuidResult], base: u32| table.get(leaf.wrapping_sub(base) as usize).copied();
         match leaf {
             1 => {
+                let state = state();
                 let mut r = self.leaf1();
                 if state.osxsave {
                     r.ecx |= LEAF1_ECX_OSXSAVE;
@@ -215,7 +216,7 @@ impl Cpuid {
             TOPOLOGY if self.basic.len() > TOPOLOGY as usize => topology(subleaf),
             0x0d => {
                 let mut r = self.xsave.get(subleaf as usize).copied().unwrap_or_default();
-                if subleaf == 0 && state.xcr0 & 0b100 != 0 {
+                if subleaf == 0 && state().xcr0 & 0b100 != 0 {
                     r.ebx = r.ecx;
                 }
                 r
@@ -245,41 +246,41 @@ mod tests {
     #[test]
     fn features_that_are_not_virtualized_are_hidden() {
         let c = Cpuid::new(all_ones);
-        let l1 = c.get(1, 0, STATE);
+        let l1 = c.get(1, 0, || STATE);
         for (bit, name) in [(3, "MONITOR"), (5, "VMX"), (15, "PDCM"), (17, "PCID"), (24, "TSC-deadline"), (27, "OSXSAVE")] {
             assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
         }
-        assert_eq!(c.get(0x8000_0001, 0, STATE).ecx >> 2 & 1, 0, "SVM");
-        assert_eq!(c.get(0x8000_0001, 0, STATE).edx >> 27 & 1, 0, "RDTSCP");
-        assert_eq!(c.get(7, 0, STATE).ecx >> 16 & 1, 0, "LA57");
-        assert_eq!(c.get(0, 0, STATE).eax, MAX_BASIC);
-        assert_eq!(c.get(0x8000_0000, 0, STATE).eax, MAX_EXTENDED);
-        assert_eq!(c.get(0x0d, 0, STATE).eax, 7);
+        assert_eq!(c.get(0x8000_0001, 0, || STATE).ecx >> 2 & 1, 0, "SVM");
+        assert_eq!(c.get(0x8000_0001, 0, || STATE).edx >> 27 & 1, 0, "RDTSCP");
+        assert_eq!(c.get(7, 0, || STATE).ecx >> 16 & 1, 0, "LA57");
+        assert_eq!(c.get(0, 0, || STATE).eax, MAX_BASIC);
+        assert_eq!(c.get(0x8000_0000, 0, || STATE).eax, MAX_EXTENDED);
+        assert_eq!(c.get(0x0d, 0, || STATE).eax, 7);
     }
 
     #[test]
     fn x2apic_is_offered_whatever_the_host_has() {
         let bare = |leaf, _| CpuidResult { eax: if leaf == 0 { 1 } else { 0 }, ..CpuidResult::default() };
-        assert_ne!(Cpuid::new(bare).get(1, 0, STATE).ecx & LEAF1_ECX_X2APIC, 0);
-        assert_eq!(Cpuid::new(bare).get(TOPOLOGY, 0, STATE), CpuidResult::default());
+        assert_ne!(Cpuid::new(bare).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC, 0);
+        assert_eq!(Cpuid::new(bare).get(TOPOLOGY, 0, || STATE), CpuidResult::default());
     }
 
     #[test]
     fn topology_is_one_thread_of_one_core() {
         let c = Cpuid::new(all_ones);
         let level = |ebx, ecx| CpuidResult { eax: 0, ebx, ecx, edx: 0 };
-        assert_eq!(c.get(TOPOLOGY, 0, STATE), level(1, 0x100));
-        assert_eq!(c.get(TOPOLOGY, 1, STATE), level(1, 0x201));
-        assert_eq!(c.get(TOPOLOGY, 2, STATE), level(0, 2));
-        assert_eq!(c.get(TOPOLOGY, u32::MAX, STATE), level(0, 0xff));
-        assert_eq!(c.get(1, 0, STATE).ebx >> 24, 0, "the APIC identifier is the same one");
+        assert_eq!(c.get(TOPOLOGY, 0, || STATE), level(1, 0x100));
+        assert_eq!(c.get(TOPOLOGY, 1, || STATE), level(1, 0x201));
+        assert_eq!(c.get(TOPOLOGY, 2, || STATE), level(0, 2));
+        assert_eq!(c.get(TOPOLOGY, u32::MAX, || STATE), level(0, 0xff));
+        assert_eq!(c.get(1, 0, || STATE).ebx >> 24, 0, "the APIC identifier is the same one");
     }
 
     #[test]
     fn bits_follow_the_guests_state() {
         let c = Cpuid::new(all_ones);
-        assert_ne!(c.get(1, 0, CpuidState { osxsave: true, ..STATE }).ecx & LEAF1_ECX_OSXSAVE, 0);
-        assert_eq!(c.get(1, 0, CpuidState { apic_enabled: false, ..STATE }).edx & LEAF1_EDX_APIC, 0);
+        assert_ne!(c.get(1, 0, || CpuidState { osxsave: true, ..STATE }).ecx & LEAF1_ECX_OSXSAVE, 0);
+        assert_eq!(c.get(1, 0, || CpuidState { apic_enabled: false, ..STATE }).edx & LEAF1_EDX_APIC, 0);
     }
 
     #[test]
@@ -287,9 +288,9 @@ mod tests {
         let c = Cpuid::new(all_ones);
         for leaf in [2, 0x0c, 0x0e, 0x1f, 0x3fff_ffff, 0x4000_0001, 0x7fff_ffff, 0x8000_0009, u32::MAX] {
             for sub in [0, 1, 2, 3, u32::MAX] {
-                let _ = c.get(leaf, sub, STATE);
+                let _ = c.get(leaf, sub, || STATE);
             }
         }
-        assert_eq!(c.get(0x4000_0000, 0, STATE).ebx.to_le_bytes(), *b"KVMK");
+        assert_eq!(c.get(0x4000_0000, 0, || STATE).ebx.to_le_bytes(), *b"KVMK");
     }
 }

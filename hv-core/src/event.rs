@@ -201,6 +201,12 @@ impl EventQueue {
         self.nmi_blocked = false;
     }
 
+    /// Whether nothing waits at all.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !(self.busy() || self.nmi_pending)
+    }
+
     /// Whether an event waits that has to be delivered before anything else happens.
     #[must_use]
     pub fn busy(&self) -> bool {

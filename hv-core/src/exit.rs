@@ -14,8 +14,6 @@ pub struct VmExit {
     pub next_rip: Option<u64>,
     /// The event that was being delivered to the guest when it was left: it has *not* been delivered.
     pub vectoring: Option<Event>,
-    /// The hardware's exit code and its two qualifications, for logs.
-    pub raw: [u64; 3],
 }
 
 /// An access to I/O ports.

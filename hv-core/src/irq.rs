@@ -3,6 +3,7 @@
 use crate::device::Requests;
 use crate::time::VmTime;
 use alloc::sync::Arc;
+use bitflags::bitflags;
 use core::fmt;
 
 /// What interrupt lines end at: the interrupt chips, or a router in front of them. Called with a device locked (lock order:
@@ -44,14 +45,39 @@ impl fmt::Debug for IrqLine {
     }
 }
 
+bitflags! {
+    /// What waits at the interrupt chips for a virtual CPU.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Attention: u8 {
+        /// An interrupt could be taken now if the CPU's interrupt flag allowed it (priority already considered).
+        const INTERRUPT = 1 << 0;
+        /// An NMI has been signalled.
+        const NMI = 1 << 1;
+    }
+}
+
+impl Attention {
+    /// Nothing waits.
+    pub const NONE: Self = Self::empty();
+}
+
 /// What the interrupt chips tell a virtual CPU, and what it tells them.
 pub trait InterruptController: Send {
-    /// Whether an interrupt could be taken now if the CPU's interrupt flag allowed it (priority already considered).
-    fn pending(&mut self) -> bool;
+    /// What waits. Asked before every entry, so it must be cheap.
+    fn attention(&self) -> Attention;
 
     /// The interrupt-acknowledge cycle: takes the highest pending interrupt and returns its vector. Called exactly once, and
     /// only when the vector is really going to be delivered.
     fn acknowledge(&mut self) -> Option<u8>;
+
+    /// Whether nobody would notice if the interrupt in service ended without a word: it is the only one in service, it is
+    /// edge-triggered, and no other is requested.
+    fn eoi_may_be_skipped(&self) -> bool {
+        false
+    }
+
+    /// Ends the interrupt in service.
+    fn end_of_interrupt(&mut self) {}
 
     /// Whether an NMI has been signalled since the last call (and clears it).
     fn take_nmi(&mut self) -> bool;

@@ -28,6 +28,7 @@ pub mod mem;
 pub mod mmu;
 pub mod msr;
 pub mod pvclock;
+pub mod pveoi;
 pub mod regs;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]

@@ -4,7 +4,7 @@
 //! them through. Everything else is either emulated by the run loop, kept here as plain storage, reads a constant, or does not
 //! exist: #GP(0).
 
-use crate::pvclock;
+use crate::{pvclock, pveoi};
 use crate::regs::SysReg;
 
 /// Register numbers, by the SDM's and APM's names.
@@ -74,6 +74,8 @@ pub enum Special {
     Efer,
     /// The paravirtual clock's.
     PvClock,
+    /// The paravirtual end of interrupt's.
+    PvEoi,
     /// A register that the backend keeps.
     Sys(SysReg),
 }
@@ -87,6 +89,7 @@ pub const fn special(msr: u32) -> Option<Special> {
         nr::X2APIC..=nr::X2APIC_LAST => Special::X2Apic,
         nr::EFER => Special::Efer,
         pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
+        pveoi::MSR => Special::PvEoi,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
         nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),

@@ -40,7 +40,9 @@ pub struct Facts<'a> {
     pub paging: &'a str,
     /// The guest's RAM in bytes.
     pub guest_ram: u64,
-    /// Umbra's own memory in bytes, all included.
+    /// The guest's video memory in bytes.
+    pub video_ram: u64,
+    /// Umbra's own memory in bytes: image, heap, tables; all but the guest's RAM and video memory.
     pub own_memory: u64,
     /// Of this, frames of second-stage tables.
     pub table_frames: u64,
@@ -65,7 +67,7 @@ impl Stats {
     /// # Errors
     /// Those of the writer.
     pub fn json(&self, facts: &Facts<'_>, out: &mut impl Write) -> fmt::Result {
-        let Facts { backend, paging, guest_ram, own_memory, table_frames, ticks_total, tsc_hz, ticks_halted } = facts;
+        let Facts { backend, paging, guest_ram, video_ram, own_memory, table_frames, ticks_total, tsc_hz, ticks_halted } = facts;
         let total: u64 = self.exits.iter().sum();
         let spent: u64 = self.ticks.iter().sum();
         write!(out, "{{\n  \"backend\": \"{backend}\",\n  \"paging\": \"{paging}\",\n  \"tsc_hz\": {tsc_hz},")?;
@@ -81,7 +83,7 @@ impl Stats {
         let [e, i, n, s] = self.injected;
         write!(out, "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},")?;
         write!(out, "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},", self.emulated, self.flushes)?;
-        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"umbra_bytes\": {own_memory}, ", self.resets)?;
+        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"video_ram\": {video_ram}, \"umbra_bytes\": {own_memory}, ", self.resets)?;
         write!(out, "\"table_frames\": {table_frames} }}\n}}\n")
     }
 }

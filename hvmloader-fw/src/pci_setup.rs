@@ -61,6 +61,12 @@ const PMBASE: u8 = 0x40;
 const PMREGMISC: u8 = 0x80;
 /// PIIX3: the edge/level control registers of both interrupt controllers.
 const ELCR: [u16; 2] = [0x4d0, 0x4d1];
+/// The keyboard controller (IBM PC/AT Technical Reference, "Keyboard Controller"): its ports, the command that writes its
+/// command byte, and that byte: interrupts of the keyboard, the mouse held, translation.
+const KEYBOARD_DATA: u16 = 0x60;
+const KEYBOARD_COMMAND: u16 = 0x64;
+const WRITE_COMMAND_BYTE: u8 = 0x60;
+const COMMAND_BYTE: u8 = 0x61;
 
 /// The interrupts of all functions that have a pin. The power-management function's is the SCI, which is wired past the links.
 #[must_use]
@@ -119,12 +125,18 @@ pub fn config_writes() -> Vec<PciWrite> {
     writes
 }
 
-/// The port writes that belong to it, byte-wide: the interrupts of the links are level triggered at the interrupt controllers.
+/// The port writes that belong to it, byte-wide: the interrupts of the links are level triggered at the interrupt controllers,
+/// and the keyboard controller translates to scan code set 1, which it does not do by itself and which kernels leave as it is.
 #[must_use]
-pub fn port_writes() -> [(u16, u8); 2] {
+pub fn port_writes() -> [(u16, u8); 4] {
     let level = irq::PIRQ.iter().fold(0u16, |level, irq| level | 1 << irq);
     let [low, high] = level.to_le_bytes();
-    [(ELCR[0], low), (ELCR[1], high)]
+    [
+        (ELCR[0], low),
+        (ELCR[1], high),
+        (KEYBOARD_COMMAND, WRITE_COMMAND_BYTE),
+        (KEYBOARD_DATA, COMMAND_BYTE),
+    ]
 }
 
 #[cfg(test)]
@@ -132,8 +144,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elcr_is_what_seabios_writes() {
-        assert_eq!(port_writes(), [(0x4d0, 0x00), (0x4d1, 0x0c)]);
+    fn ports_get_what_seabios_writes() {
+        assert_eq!(
+            port_writes(),
+            [(0x4d0, 0x00), (0x4d1, 0x0c), (0x64, 0x60), (0x60, 0x61)]
+        );
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_CONDITIONAL | code::RDPRU => ExitReason::Undefined,
         _ => ExitReason::Unknown(code),
     };
-    VmExit { reason, next_rip, vectoring: vectoring(vmcb.exit_int_info), raw: [code, info1, info2] }
+    VmExit { reason, next_rip, vectoring: vectoring(vmcb.exit_int_info) }
 }
 
 fn port_io(info1: u64) -> PortIo {

@@ -224,7 +224,7 @@ impl Rig {
             clock: clock.clone(),
             cpuid: Cpuid::new(host),
             pvclock: PvClock::new(1_000_000_000, 0),
-            irqs: irqs.clone(),
+            irqs: Box::new(irqs.clone()),
             memory: memory.clone(),
         });
         vm.cpu.long_mode();

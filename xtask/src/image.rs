@@ -68,7 +68,7 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         &Contents {
             guests,
             memory,
-            options: String::new(),
+            options: "window=1".to_owned(),
             timeout: 5,
         },
     )?;
@@ -141,6 +141,8 @@ fn unfinished(path: &Path) -> PathBuf {
 fn configuration(names: &[String], contents: &Contents) -> String {
     let mut text = format!("set timeout={}\nset default=0\n", contents.timeout);
     text.push_str("insmod all_video\nserial --unit=0 --speed=115200\n");
+    // Umbra draws the guest's screen itself and wants 32 bits a pixel; the menu stays in text.
+    text.push_str("set gfxpayload=1024x768x32,800x600x32,auto\n");
     text.push_str("terminal_input console serial\nterminal_output console serial\n");
     for (number, name) in names.iter().enumerate() {
         let title: String = name
@@ -148,7 +150,7 @@ fn configuration(names: &[String], contents: &Contents) -> String {
             .filter(|c| !c.is_control() && !"'\"\\$".contains(*c))
             .collect();
         let options = format!(
-            "memory={}M paging=nested {}",
+            "memory={}M paging=nested window {}",
             contents.memory / MIB,
             contents.options
         );
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(text.matches("menuentry '").count(), 2);
         assert!(text.contains("menuentry 'its in Umbra' {"));
         assert!(
-            text.contains("multiboot2 /boot/umbra/umbra memory=512M paging=nested control=com2\n")
+            text.contains("multiboot2 /boot/umbra/umbra memory=512M paging=nested window control=com2\n")
         );
         assert_eq!(
             text.matches("module2 /boot/umbra/bios bios bios\n").count(),

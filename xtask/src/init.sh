@@ -3,6 +3,11 @@ export PATH=/bin
 echo "GUEST-UP"
 echo "GUEST-TSC $(tsc)"
 mount -t proc proc /proc
+# A measurement wants nothing but the way to here.
+read cmdline < /proc/cmdline
+case "$cmdline" in
+    *umbra.bench*) poweroff -f ;;
+esac
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
@@ -29,6 +34,7 @@ for second in 1 2 3 4 5 6 7 8 9 10; do
     sleep 0.3
 done
 for disk in /sys/block/*; do
+    [ -e "$disk" ] || continue
     case "${disk##*/}" in
         loop* | ram*) ;;
         *) echo "GUEST-DISK ${disk##*/} $(cat $disk/size) $(cat $disk/device/model 2>/dev/null)" ;;

@@ -15,7 +15,7 @@ use crate::cli::RunArgs;
 use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
-use crate::outcome::{exit_code, refuse};
+use crate::outcome::{Refused, exit_code, refuse};
 use crate::qemu::{self, Qemu};
 use crate::rig::{Boot, Drive, MIB, Machine, Module, Paging, outer_memory, parse_memory};
 use crate::screen::write_png;
@@ -254,8 +254,9 @@ fn machine(
         writable: true,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control=com2 report=1",
-        options.memory / MIB
+        "memory={}M paging=nested control=com2 report=1{}",
+        options.memory / MIB,
+        if options.window { " window=1" } else { "" }
     );
     Ok(Machine {
         memory: outer_memory(options.memory, modules_length),
@@ -288,6 +289,8 @@ pub struct Run {
     pub summary: Summary,
     /// What the host saw.
     pub host: Host,
+    /// When the emulator was started.
+    pub started: Instant,
     /// Umbra's log.
     pub log: PathBuf,
 }
@@ -360,6 +363,7 @@ pub fn converse(
     let cpu_seconds = qemu.cpu_seconds();
     let errors = qemu.errors();
     if let Err(error) = &mut summary.result
+        && !error.is::<Refused>()
         && !errors.is_empty()
     {
         *error = anyhow!("{error}\n{errors}");
@@ -370,7 +374,12 @@ pub fn converse(
         cpu_seconds,
         exit,
     };
-    Ok(Run { summary, host, log })
+    Ok(Run {
+        summary,
+        host,
+        started: start,
+        log,
+    })
 }
 
 fn seconds_since(start: Instant) -> f64 {
@@ -428,7 +437,9 @@ pub fn run(args: &RunArgs, indices: (Vec<usize>, Vec<usize>)) -> Result<()> {
 
 /// Says how a run ended.
 fn conclude(run: Run) -> Result<()> {
-    let Run { summary, host, log } = run;
+    let Run {
+        summary, host, log, ..
+    } = run;
     let resets = match summary.resets {
         0 => String::new(),
         1 => ", after 1 reset".to_owned(),
@@ -494,7 +505,6 @@ pub fn account(console: &[String], screen: &[String], log: &Path) -> String {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::outcome::Refused;
     use clap::Parser;
 
     fn check(line: &str) -> Result<Options> {

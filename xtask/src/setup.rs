@@ -36,6 +36,9 @@ const GUESTS: &[Package] = &[
         "syslinux-common",
         "/usr/lib/syslinux/modules/bios/ldlinux.c32",
     ),
+    package("grub-common", "/usr/bin/grub-mkimage"),
+    package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
+    package("e2fsprogs", "/sbin/mke2fs"),
 ];
 /// What the bootable image is made with.
 const IMAGE: &[Package] = &[

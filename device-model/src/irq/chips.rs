@@ -341,6 +341,19 @@ impl InterruptChips {
         vector
     }
 
+    /// Whether the interrupt in service of `cpu` is edge-triggered and the only one in service or requested.
+    pub(super) fn eoi_may_be_skipped(&self, cpu: usize) -> bool {
+        !self.pic_output && self.cpus.get(cpu).is_some_and(|c| c.lapic.eoi_may_be_skipped())
+    }
+
+    /// Ends the interrupt in service of `cpu`.
+    pub(super) fn end_of_interrupt(&mut self, cpu: usize) {
+        if let Some(c) = self.cpus.get_mut(cpu) {
+            let effect = c.lapic.end_of_interrupt();
+            self.carry_out(cpu, effect);
+        }
+    }
+
     /// Sets the task priority of `cpu`.
     pub(super) fn set_tpr(&mut self, cpu: usize, value: u8) {
         if let Some(c) = self.cpus.get_mut(cpu) {

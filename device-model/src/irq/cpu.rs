@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use hv_core::VmTime;
 use hv_core::device::Requests;
-use hv_core::irq::InterruptController;
+use hv_core::irq::{Attention, InterruptController};
 
 /// Events of a CPU that stay until taken.
 mod event {
@@ -92,12 +92,23 @@ impl CpuInterrupts {
 }
 
 impl InterruptController for CpuInterrupts {
-    fn pending(&mut self) -> bool {
-        self.signals.interrupt.load(Ordering::Acquire)
+    fn attention(&self) -> Attention {
+        let mut attention = Attention::NONE;
+        attention.set(Attention::INTERRUPT, self.signals.interrupt.load(Ordering::Acquire));
+        attention.set(Attention::NMI, self.signals.events.load(Ordering::Relaxed) & event::NMI != 0);
+        attention
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
         self.chips.lock().acknowledge(self.cpu)
+    }
+
+    fn eoi_may_be_skipped(&self) -> bool {
+        self.chips.lock().eoi_may_be_skipped(self.cpu)
+    }
+
+    fn end_of_interrupt(&mut self) {
+        self.chips.lock().end_of_interrupt(self.cpu);
     }
 
     fn take_nmi(&mut self) -> bool {

@@ -4,7 +4,7 @@ use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSi
 use alloc::sync::Arc;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, Device, WindowId};
-use hv_core::irq::{InterruptController, IrqLine};
+use hv_core::irq::{Attention, InterruptController, IrqLine};
 use hv_core::testing::Bench;
 
 const W: WindowId = WindowId(0);
@@ -103,12 +103,12 @@ fn masked_lint0_keeps_the_pic_away_until_firmware_opens_it() {
     let mut m = Machine::new();
     m.init_pics();
     m.gsi(4).set(true);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.lapic(0xf0, 0x1ff);
     m.lapic(0x350, 0x8700); // SeaBIOS
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     assert_eq!(m.cpu.acknowledge(), Some(0x34));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn pic_reaches_the_cpu_through_ioapic_input_0_in_extint_mode() {
     m.init_pics();
     m.lapic(0xf0, 0x1ff);
     m.gsi(0).set(true);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.redirect(0, 0x700);
     assert_eq!(m.cpu.acknowledge(), Some(0x30));
 }
@@ -152,7 +152,7 @@ fn pit_is_ioapic_input_2() {
     assert_eq!(m.cpu.acknowledge(), Some(0x30));
     m.lapic(0xb0, 0);
     m.gsi(0).pulse();
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn ext_int_ignores_the_task_priority() {
     m.chips.lock().preset_virtual_wire();
     m.cpu.set_cr8(15);
     m.gsi(1).set(true);
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn pic_output_in_fixed_mode_at_lint0_is_an_edge() {
     m.lapic(0x350, 0x31);
     m.gsi(0).set(true);
     assert_eq!(m.cpu.acknowledge(), Some(0x31));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -183,12 +183,12 @@ fn lowering_cr8_delivers_what_waited() {
     m.cpu.set_cr8(0xd);
     assert_eq!(m.lapic_read(0x80), 0xd0);
     m.lapic(0x300, 0x4_00d1); // self
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.cpu.set_cr8(0xc);
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     m.lapic(0x80, 0xff);
     assert_eq!(m.cpu.cr8(), 0xf);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert_eq!(m.cpu.acknowledge(), None);
 }
 
@@ -201,12 +201,12 @@ fn level_interrupt_comes_again_after_eoi_while_the_line_is_asserted() {
     let nic = m.pci(3, 0);
     nic.set(true);
     assert_eq!(m.cpu.acknowledge(), Some(0x51));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.lapic(0xb0, 0);
     assert_eq!(m.cpu.acknowledge(), Some(0x51));
     nic.set(false);
     m.lapic(0xb0, 0);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn level_interrupt_waits_for_the_local_apic_to_be_enabled() {
     let mut m = Machine::new();
     m.redirect(9, 0x8041);
     m.gsi(9).set(true);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.lapic(0xf0, 0x1ff);
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
 }
@@ -225,7 +225,7 @@ fn level_interrupt_with_an_illegal_vector_comes_when_the_vector_is_corrected() {
     m.lapic(0xf0, 0x1ff);
     m.redirect(9, 0x8005);
     m.gsi(9).set(true);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.redirect(9, 0x8041);
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
 }
@@ -241,9 +241,9 @@ fn pci_pins_on_one_pirq_are_ored() {
     a.set(true);
     b.set(true);
     a.set(false);
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     b.set(false);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -261,9 +261,9 @@ fn pirqs_and_isa_lines_on_one_interrupt_are_ored() {
     isa.set(true);
     isa.set(false);
     a.set(false);
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     b.set(false);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn route_rewritten_with_the_line_asserted_moves_the_level() {
     m.out(0x4d1, 0x0e);
     m.cpu.set_apic_base(0xfee0_0100);
     m.pci(3, 0).set(true);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.chips.lock().set_pirq_route(2, Some(11));
     assert_eq!(m.cpu.acknowledge(), Some(0x3b));
     m.out(0xa0, 0x20);
@@ -283,7 +283,7 @@ fn route_rewritten_with_the_line_asserted_moves_the_level() {
     m.out(0xa0, 0x20);
     m.out(0x20, 0x20);
     m.chips.lock().set_pirq_route(2, None);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn msi_reaches_the_addressed_cpu() {
     let mut m = Machine::new();
     m.lapic(0xf0, 0x1ff);
     m.chips.lock().msi(0xfee0_1000, 0x41);
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     m.chips.lock().msi(0xfee0_0000, 0x4041);
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
     m.lapic(0xd0, 0x0100_0000);
@@ -353,8 +353,8 @@ fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
     );
     cpus[0].set_cr8(8);
     chips.lock().msi(0xfee0_3004, 0x151);
-    assert!(!cpus[0].pending());
-    assert!(cpus[1].pending());
+    assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
+    assert!(cpus[1].attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -375,11 +375,11 @@ fn reset_is_power_on() {
     m.lapic(0xf0, 0x1ff);
     m.lapic(0x350, 0x700);
     m.gsi(4).set(true);
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     m.pic.reset(&mut m.bench.cx());
     m.ioapic.reset(&mut m.bench.cx());
     m.lapic.reset(&mut m.bench.cx());
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert_eq!(m.lapic_read(0x350), 0x1_0000);
     assert_eq!(m.cpu.apic_base(), 0xfee0_0900);
 }
@@ -408,14 +408,14 @@ fn level_interrupt_comes_again_after_eoi_by_wrmsr() {
     m.redirect(11, 0xa051);
     m.gsi(11).set(true);
     assert_eq!(m.cpu.acknowledge(), Some(0x51));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert!(!m.wrmsr(0x80b, 1));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert!(m.wrmsr(0x80b, 0));
     assert_eq!(m.cpu.acknowledge(), Some(0x51));
     m.gsi(11).set(false);
     assert!(m.wrmsr(0x80b, 0));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -426,9 +426,9 @@ fn eoi_by_wrmsr_uncovers_the_lower_interrupt_and_asks_for_nothing() {
     assert!(m.wrmsr(0x83f, 0x61));
     assert_eq!(m.cpu.acknowledge(), Some(0x61));
     assert!(m.wrmsr(0x83f, 0x51));
-    assert!(!m.cpu.pending());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert!(m.wrmsr(0x80b, 0));
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     assert!(m.bench.requests.is_empty());
 }
 
@@ -456,7 +456,7 @@ fn refused_write_still_shows_the_timer_that_ran_out() {
     }
     m.bench.now = VmTime(4_000);
     assert!(!m.wrmsr(0x803, 0));
-    assert!(m.cpu.pending());
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
 }
 
 #[test]
@@ -470,12 +470,12 @@ fn device_interrupts_reach_cpus_in_x2apic_mode() {
     }
     chips.lock().msi(0xfee0_1000, 0x41);
     chips.lock().msi(0xfee0_2004, 0x42); // logical: second member of cluster 0
-    assert!(!cpus[0].pending());
+    assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert_eq!(cpus[1].acknowledge(), Some(0x42));
     chips.lock().msi(0xfeef_f000, 0x51);
     assert_eq!(cpus[0].acknowledge(), Some(0x51), "FFh means all");
     assert!(cpus[0].x2apic_write(0x830, 1 << 32 | 0x61, VmTime(0), &mut none));
-    assert!(!cpus[0].pending());
+    assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert_eq!(cpus[1].acknowledge(), Some(0x61));
 }
 
@@ -552,7 +552,7 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                 if let Some(wake) = m.lapic.poll(&mut m.bench.cx()) {
                     assert!(wake > m.bench.now);
                 }
-                let pending = m.cpu.pending();
+                let pending = m.cpu.attention().contains(Attention::INTERRUPT);
                 assert_eq!(m.cpu.acknowledge().is_some(), pending);
             }
         }

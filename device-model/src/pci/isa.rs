@@ -125,13 +125,13 @@ mod tests {
         let (mut i, mut b) = (IsaBridge::new(chips.clone()), Bench::new());
         PciSink(chips).set(PciSink::input(3, 0), true);
         for (line, irq) in [(0x60, 10), (0x61, 10), (0x62, 11), (0x63, 11)] {
-            assert!(!cpu.pending(), "PIRQC is not routed yet");
+            assert!(!cpu.attention().contains(hv_core::irq::Attention::INTERRUPT), "PIRQC is not routed yet");
             i.config_write(&mut b.cx(), line, Byte, irq);
             if line == 0x62 {
                 break;
             }
         }
-        assert!(cpu.pending());
+        assert!(cpu.attention().contains(hv_core::irq::Attention::INTERRUPT));
         assert_eq!(cpu.acknowledge(), Some(3), "slave input 3");
         i.config_reset(&mut b.cx());
         assert_eq!(i.config_read(&mut b.cx(), 0x62, Word), 0x8080);
@@ -146,7 +146,7 @@ mod tests {
         PciSink(chips).set(PciSink::input(1, 0), true);
         for irq in [0, 1, 2, 8, 13, 0x8a] {
             i.config_write(&mut b.cx(), 0x60, Byte, irq);
-            assert!(!cpu.pending(), "{irq}");
+            assert!(!cpu.attention().contains(hv_core::irq::Attention::INTERRUPT), "{irq}");
         }
     }
 }

@@ -103,7 +103,6 @@ impl VmExit {
             reason,
             next_rip: None,
             vectoring: None,
-            raw: [0x1234, 0x5678, 0x9abc],
         }
     }
 }

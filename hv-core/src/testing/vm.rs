@@ -1,7 +1,7 @@
 //! What surrounds a virtual CPU: memory virtualization, a clock and interrupt chips, each doing as little as it can.
 
 use crate::exit::NestedFault;
-use crate::irq::InterruptController;
+use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
 use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, TlbFlush};
 use crate::time::Clock;
@@ -114,8 +114,11 @@ impl Default for FakeInterrupts {
 }
 
 impl InterruptController for FakeInterrupts {
-    fn pending(&mut self) -> bool {
-        !self.waiting.is_empty()
+    fn attention(&self) -> Attention {
+        let mut a = Attention::NONE;
+        a.set(Attention::INTERRUPT, !self.waiting.is_empty());
+        a.set(Attention::NMI, self.nmi);
+        a
     }
     fn acknowledge(&mut self) -> Option<u8> {
         let v = self.waiting.pop_front();
@@ -137,5 +140,30 @@ impl InterruptController for FakeInterrupts {
     fn set_apic_base(&mut self, value: u64) -> bool {
         self.apic_base = value;
         true
+    }
+}
+
+/// A controller that a test keeps a hand on.
+impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
+    fn attention(&self) -> Attention {
+        self.lock().attention()
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.lock().acknowledge()
+    }
+    fn take_nmi(&mut self) -> bool {
+        self.lock().take_nmi()
+    }
+    fn cr8(&self) -> u8 {
+        self.lock().cr8()
+    }
+    fn set_cr8(&mut self, value: u8) {
+        self.lock().set_cr8(value);
+    }
+    fn apic_base(&self) -> u64 {
+        self.lock().apic_base()
+    }
+    fn set_apic_base(&mut self, value: u64) -> bool {
+        self.lock().set_apic_base(value)
     }
 }

@@ -209,7 +209,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
-        let r = self.cpuid.get(leaf, subleaf, self.cpuid_state());
+        let r = self.cpuid.get(leaf, subleaf, || self.cpuid_state());
         Ok([r.eax, r.ebx, r.ecx, r.edx])
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
@@ -224,14 +224,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
             2 => self.cpu.sysreg(SysReg::Cr2),
             3 => self.cpu.sysreg(SysReg::Cr3),
             4 => self.cpu.sysreg(SysReg::Cr4),
-            8 => self.irqs.lock().cr8().into(),
+            8 => self.irqs.cr8().into(),
             _ => return Err(EmuFault::UD),
         })
     }
     fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
         match cr {
             8 if value > 15 => return Err(EmuFault::GP0),
-            8 => self.irqs.lock().set_cr8(value as u8),
+            8 => self.irqs.set_cr8(value as u8),
             // The others are the guest's own under nested paging and never come here.
             _ => return Err(EmuFault::Unsupported("MOV to a control register")),
         }

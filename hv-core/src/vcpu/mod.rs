@@ -1,7 +1,7 @@
 //! The run loop of a virtual CPU.
 //!
 //! [`Vcpu::run`] enters the guest again and again until something outside the VM wants attention. Between two entries: put back
-//! the event whose delivery was interrupted, act on the exit (the `match` in [`Vcpu::dispatch`] is the table of contents of the
+//! the event whose delivery was interrupted, act on the exit (the `match` in `Vcpu::dispatch` is the table of contents of the
 //! hypervisor), let devices do what is due, decide what to inject.
 
 mod access;
@@ -14,19 +14,20 @@ use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
 use crate::emulate::{self, EmuFault, Step, StepKind};
-use crate::event::{Event, EventKind, EventQueue, Interruptibility, TripleFault, vector};
+use crate::event::{Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector};
 use crate::exit::{ExitReason, VmExit};
-use crate::irq::InterruptController;
+use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
+use crate::pveoi::PvEoi;
 use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
-use spin::Mutex;
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,7 +71,7 @@ pub struct Parts<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The paravirtual clock.
     pub pvclock: PvClock,
     /// The interrupt chips.
-    pub irqs: Arc<Mutex<dyn InterruptController>>,
+    pub irqs: Box<dyn InterruptController>,
     /// Guest memory.
     pub memory: Arc<dyn GuestMemory>,
 }
@@ -91,10 +92,11 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub cpuid: Cpuid,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
-    irqs: Arc<Mutex<dyn InterruptController>>,
+    irqs: Box<dyn InterruptController>,
     memory: Arc<dyn GuestMemory>,
     msrs: MsrStore,
     pvclock: PvClock,
+    pveoi: PvEoi,
     events: EventQueue,
     now: VmTime,
     halted: bool,
@@ -112,6 +114,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let Parts { cpu, mmu, bus, clock, cpuid, pvclock, irqs, memory } = parts;
         let mut v = Self {
             pvclock,
+            pveoi: PvEoi::default(),
             cpu,
             mmu,
             bus,
@@ -142,6 +145,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
         self.msrs = MsrStore::default();
         self.pvclock.reset();
+        self.pveoi = PvEoi::default();
         self.events = EventQueue::default();
         self.halted = false;
         self.iret_at = None;
@@ -172,37 +176,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.account(self.clock.ticks());
                 return Stop::Service;
             }
-            let injection = {
-                let mut irqs = self.irqs.lock();
-                if irqs.take_nmi() {
-                    self.events.signal_nmi();
-                }
-                let pending = irqs.pending();
-                let state = self.interruptibility();
-                if self.halted {
-                    if !(self.events.busy() || self.events.nmi_waiting() || (pending && state.interrupts_enabled)) {
-                        drop(irqs);
+            let attention = self.irqs.attention();
+            let injection = if self.halted || attention != Attention::NONE || !self.events.is_quiet() {
+                match self.injection(attention) {
+                    Some(i) => i,
+                    None => {
                         self.account(self.clock.ticks());
                         let until = self.bus.deadline().min(self.service_at);
                         self.clock.arm(until, self.now);
                         return Stop::Idle(until);
                     }
-                    self.halted = false;
                 }
-                self.events.next(state, pending, || irqs.acknowledge())
+            } else {
+                Injection::default()
             };
-            if let Some(e) = &injection.event {
-                self.stats.injected[match e.kind {
-                    EventKind::Exception => 0,
-                    EventKind::ExternalInterrupt => 1,
-                    EventKind::Nmi => 2,
-                    _ => 3,
-                }] += 1;
-                if e.kind == EventKind::Nmi {
-                    // It comes before the IRET that was waited for, which ends another handler.
-                    self.iret_at = None;
-                }
-            }
             self.clock.arm(self.bus.deadline().min(self.service_at), self.now);
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
@@ -217,11 +204,50 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
+    fn injection(&mut self, attention: Attention) -> Option<Injection> {
+        if attention.contains(Attention::NMI) && self.irqs.take_nmi() {
+            self.events.signal_nmi();
+        }
+        let pending = attention.contains(Attention::INTERRUPT);
+        let state = self.interruptibility();
+        if self.halted {
+            if !(self.events.busy() || self.events.nmi_waiting() || (pending && state.interrupts_enabled)) {
+                return None;
+            }
+            self.halted = false;
+        }
+        let mut acknowledged = false;
+        let injection = self.events.next(state, pending, || {
+            acknowledged = true;
+            self.irqs.acknowledge()
+        });
+        if acknowledged && self.pveoi.enabled() && self.irqs.eoi_may_be_skipped() {
+            self.pveoi.offer(&*self.memory);
+        }
+        if let Some(e) = &injection.event {
+            self.stats.injected[match e.kind {
+                EventKind::Exception => 0,
+                EventKind::ExternalInterrupt => 1,
+                EventKind::Nmi => 2,
+                _ => 3,
+            }] += 1;
+            if e.kind == EventKind::Nmi {
+                // It comes before the IRET that was waited for, which ends another handler.
+                self.iret_at = None;
+            }
+        }
+        Some(injection)
+    }
+
     /// The guest has been left: notes when, and acts on it.
     fn left(&mut self, exit: &VmExit) {
         let ticks = self.clock.ticks();
         self.last = Some((exit.reason.index(), ticks));
         self.now = self.clock.time(ticks);
+        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
+            self.irqs.end_of_interrupt();
+        }
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
         }
@@ -259,7 +285,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
-            ExitReason::Invd | ExitReason::Wbinvd | ExitReason::Pause => self.skip(exit),
             ExitReason::Xsetbv => self.xsetbv(exit),
             ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
             ExitReason::Rdpmc => Err(general_protection()),
@@ -267,6 +292,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
             | ExitReason::CrAccess(_)
+            | ExitReason::Invd
+            | ExitReason::Wbinvd
+            | ExitReason::Pause
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
@@ -325,7 +353,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
-        Trouble::Fatal(alloc::format!("{why} (exit {:#x}, {:#x}, {:#x})", exit.raw[0], exit.raw[1], exit.raw[2]))
+        Trouble::Fatal(alloc::format!("{why} ({:?})", exit.reason))
     }
 
     /// Completes an instruction: RIP moves on, a shadow ends, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
@@ -344,15 +372,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.raise(Event::exception(vector::DB, None));
     }
 
-    /// An instruction without effect.
-    fn skip(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         self.advance(next);
-        Ok(())
-    }
-
-    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        self.skip(exit)?;
         self.halted = true;
         Ok(())
     }
@@ -366,7 +388,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
-        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, self.cpuid_state());
+        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || self.cpuid_state());
         let regs = &mut self.cpu.gprs_mut().regs;
         regs[gpr::RAX] = r.eax.into();
         regs[gpr::RBX] = r.ebx.into();
@@ -379,7 +401,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn cpuid_state(&self) -> CpuidState {
         CpuidState {
             osxsave: self.cpu.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() != 0,
-            apic_enabled: self.irqs.lock().apic_base() & 1 << 11 != 0,
+            apic_enabled: self.irqs.apic_base() & 1 << 11 != 0,
             xcr0: self.cpu.xcr0(),
         }
     }

@@ -43,9 +43,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match msr::special(msr) {
             None => self.msrs.read(msr),
             Some(Special::Tsc) => Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
-            Some(Special::ApicBase) => Ok(self.irqs.lock().apic_base()),
-            Some(Special::X2Apic) => self.irqs.lock().x2apic_read(msr, self.now).ok_or(MsrFault),
+            Some(Special::ApicBase) => Ok(self.irqs.apic_base()),
+            Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
+            Some(Special::PvEoi) => Ok(self.pveoi.read()),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
         }
@@ -59,6 +60,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
                 self.pvclock.publish(&*self.memory, value, self.clock.time(self.clock.ticks()));
             }
+            Some(Special::PvEoi) => return if self.pveoi.write(value) { Ok(()) } else { Err(MsrFault) },
             Some(Special::PvClock) => {
                 let ticks = self.clock.ticks();
                 let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
@@ -66,7 +68,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             }
             Some(Special::X2Apic) => {
                 let mut requests = Requests::default();
-                if !self.irqs.lock().x2apic_write(msr, value, self.now, &mut requests) {
+                if !self.irqs.x2apic_write(msr, value, self.now, &mut requests) {
                     return Err(MsrFault);
                 }
                 // An EOI, by far the most frequent write, asks for nothing.
@@ -75,7 +77,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
             }
             Some(Special::ApicBase) => {
-                if !self.irqs.lock().set_apic_base(value) {
+                if !self.irqs.set_apic_base(value) {
                     return Err(MsrFault);
                 }
             }

@@ -287,7 +287,6 @@ impl Model {
             reason: reason(r),
             next_rip,
             vectoring,
-            raw: [r.next(), r.next(), r.next()],
         }
     }
 }

@@ -33,6 +33,19 @@ impl Vectors {
         was
     }
 
+    /// The vector, if it is the only one in the set.
+    pub(super) fn only(&self) -> Option<u8> {
+        let vector = self.highest()?;
+        let word = self.words.get(usize::from(vector >> 5))?;
+        (self.any.is_power_of_two() && word.is_power_of_two()).then_some(vector)
+    }
+
+    /// Whether `vector` is in the set.
+    pub(super) fn contains(&self, vector: u8) -> bool {
+        let word = self.words.get(usize::from(vector >> 5)).copied().unwrap_or(0);
+        word >> (vector & 31) & 1 != 0
+    }
+
     /// The highest vector whose bit is set.
     pub(super) fn highest(&self) -> Option<u8> {
         let word = self.any.checked_ilog2()?;
