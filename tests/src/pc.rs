@@ -153,7 +153,11 @@ impl Pc {
         };
         let machine = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&machine.chips, 0).expect("the machine has one CPU");
-        let (picture, text) = Default::default();
+        let (mut picture, text) = (Picture::default(), TextScreen::default());
+        // The host's buffer grows with the screen; here it is as large as it can get, so that growth is the devices'.
+        picture
+            .pixels
+            .reserve((vga::MAX_WIDTH * vga::MAX_HEIGHT) as usize);
         let mut pc = Self {
             bus,
             machine,
