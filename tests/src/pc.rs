@@ -309,7 +309,11 @@ impl Pc {
 
     /// What the CPU does with the interrupt chips.
     fn interrupts(&mut self, feed: &mut Feed<'_>) {
-        if self.irqs.attention().contains(hv_core::irq::Attention::INTERRUPT) {
+        if self
+            .irqs
+            .attention()
+            .contains(hv_core::irq::Attention::INTERRUPT)
+        {
             self.irqs.acknowledge();
             self.bus
                 .mmio_write(self.now, Gpa(machine::LAPIC + 0xb0), 4, 0);
