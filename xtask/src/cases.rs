@@ -13,6 +13,7 @@ use crate::image::{self, Contents};
 use crate::media::{self, Medium};
 use crate::rig::{Boot, MIB, Machine, outer_memory};
 use crate::run::{self, Options, Run};
+use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::{Ending, Plan};
 use crate::{outcome, paths};
@@ -67,6 +68,8 @@ enum Check {
     Resets(usize),
     /// The picture shows at least this many colours.
     Colours(usize),
+    /// The outer machine's screen shows the guest's.
+    Shown,
     /// COM1 said each of these.
     Console(&'static [&'static str]),
     /// Umbra's own memory is within its bound: 24 MiB plus 0.5 % of the guest's.
@@ -102,7 +105,7 @@ fn keys(text: &str) -> Step {
 
 /// All whole-guest tests; long ones first, so that two lanes end together.
 pub fn all() -> Vec<Case> {
-    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets};
+    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets, Shown};
     let up = until("GUEST-UP");
     let case = |name, what, memory, timeout, script: &[Step], checks: &[Check]| Case {
         name,
@@ -144,7 +147,7 @@ pub fn all() -> Vec<Case> {
             256,
             240,
             &grub_answers,
-            &[],
+            &[Shown],
         ),
         case(
             "image-uefi",
@@ -152,7 +155,7 @@ pub fn all() -> Vec<Case> {
             256,
             240,
             &grub_answers,
-            &[],
+            &[Shown],
         ),
         case(
             "memtest-x64",
@@ -416,6 +419,9 @@ impl Case {
         let run = run::converse(&machine, &plan, self.name, &mut |bytes| {
             console.extend_from_slice(bytes)
         })?;
+        if let Some(outer) = &run.summary.outer {
+            write_png(&paths::logs().join(format!("{}.png", self.name)), outer)?;
+        }
         let report = run
             .summary
             .report
@@ -451,6 +457,15 @@ impl Case {
                     let seen = summary.picture.as_ref().map_or(0, colours);
                     ensure!(seen >= *least, "the picture has {seen} colours");
                 }
+                Check::Shown => {
+                    let outer = summary.outer.as_ref().context("no outer picture")?;
+                    let guest = summary.picture.as_ref().context("no picture")?;
+                    let off = differing(outer, guest)?;
+                    ensure!(
+                        off <= 200,
+                        "{off} pixels of the outer machine's screen are not the guest's"
+                    );
+                }
                 Check::Console(lines) => {
                     for line in *lines {
                         ensure!(console.contains(line), "the guest did not say: {line}");
@@ -475,6 +490,33 @@ fn colours(picture: &Picture) -> usize {
         .chunks_exact(3)
         .collect::<std::collections::BTreeSet<_>>()
         .len()
+}
+
+/// How many pixels of `guest` are not in the middle of `outer`. A blinking cursor makes for some.
+fn differing(outer: &Picture, guest: &Picture) -> Result<usize> {
+    ensure!(
+        outer.width >= guest.width && outer.height >= guest.height,
+        "the outer screen is smaller than the guest's"
+    );
+    let (left, top) = (
+        (outer.width - guest.width) / 2,
+        (outer.height - guest.height) / 2,
+    );
+    let row = |picture: &Picture, x: u32, y: u32| {
+        let start = 3 * (y as usize * picture.width as usize + x as usize);
+        let row = picture.rgb.get(start..start + 3 * guest.width as usize);
+        row.unwrap_or_default().to_vec()
+    };
+    Ok((0..guest.height)
+        .map(|y| {
+            let (inner, shown) = (row(guest, 0, y), row(outer, left, top + y));
+            inner
+                .chunks_exact(3)
+                .zip(shown.chunks_exact(3))
+                .filter(|(one, other)| one != other)
+                .count()
+        })
+        .sum())
 }
 
 /// Checks the report's `memory.umbra_bytes` against the bound on Umbra's own memory.
@@ -546,6 +588,24 @@ mod tests {
         assert!(own_memory(&report(29 * MIB), 1024 * MIB).is_ok());
         assert!(own_memory(&report(30 * MIB), 1024 * MIB).is_err());
         assert!(own_memory(&Value::Null, 1024 * MIB).is_err());
+    }
+
+    #[test]
+    fn the_guests_picture_is_looked_for_in_the_middle() {
+        let guest = Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![1, 2, 3],
+        };
+        let mut outer = Picture {
+            width: 3,
+            height: 3,
+            rgb: vec![0; 27],
+        };
+        assert_eq!(differing(&outer, &guest).unwrap(), 1);
+        outer.rgb[12..15].copy_from_slice(&[1, 2, 3]);
+        assert_eq!(differing(&outer, &guest).unwrap(), 0);
+        assert!(differing(&guest, &outer).is_err());
     }
 
     #[test]

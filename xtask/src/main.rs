@@ -19,6 +19,7 @@ mod initrd;
 mod kernel;
 mod keys;
 mod media;
+mod monitor;
 mod outcome;
 mod paths;
 mod progress;
