@@ -26,7 +26,8 @@ pub fn tsc_hz() -> u64 {
 /// Milliseconds since the clock was calibrated.
 pub fn since_start_ms() -> u64 {
     let hz = tsc_hz();
-    if hz == 0 { 0 } else { (ticks() - TSC_START.load(Ordering::Relaxed)) * 1000 / hz }
+    let passed = ticks() - TSC_START.load(Ordering::Relaxed);
+    (passed * 1000).checked_div(hz).unwrap_or(0)
 }
 
 /// PIT ticks that one calibration run lasts: about 10 ms.
@@ -101,7 +102,7 @@ impl Clock for HostClock {
     }
 
     fn time(&self, ticks: u64) -> VmTime {
-        VmTime((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick) >> 32) as u64)
+        VmTime(((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick)) >> 32) as u64)
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {
@@ -115,7 +116,7 @@ impl Clock for HostClock {
         }
         // At most a second at a time: an early interrupt is harmless, and the count stays within 32 bits.
         let ns = (deadline - now).0.clamp(1_000, 1_000_000_000);
-        let count = (u128::from(ns) * u128::from(self.timer_per_ns) >> 32) as u64;
+        let count = ((u128::from(ns) * u128::from(self.timer_per_ns)) >> 32) as u64;
         lapic::arm(count.clamp(1, u64::from(u32::MAX)) as u32);
     }
 }

@@ -97,7 +97,8 @@ impl ConsoleBackend for FirmwareLog {
     }
 }
 
-fn bytes(module: &Module) -> &'static [u8] {
+/// A module's contents.
+pub fn bytes(module: &Module) -> &'static [u8] {
     let r = module.range;
     // SAFETY: modules are never given to the allocator, never written, and stay mapped.
     unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }
@@ -111,7 +112,8 @@ impl Guest {
     pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
         let memory_size = if options.memory == 0 { DEFAULT_MEMORY } else { options.memory & !(MIB - 1) };
         let need = |role: &str| boot.module(role).map(bytes);
-        let (mut cdrom, mut disk): (Option<Box<dyn BlockBackend>>, Option<Box<dyn BlockBackend>>) = (None, None);
+        let mut cdrom: Option<Box<dyn BlockBackend>> = None;
+        let mut disk: Option<Box<dyn BlockBackend>> = None;
         if let Some(iso) = need("cdrom").or_else(|| need("iso")) {
             cdrom = Some(Box::new(ModuleDisk(iso)));
         }

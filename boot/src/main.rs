@@ -54,6 +54,9 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     lapic::init();
     clock::init();
     interrupts::init(options.window);
+    if options.window {
+        keyboard::init();
+    }
     screen::init(&boot, options.window);
     acpi_tables::survey(boot.rsdp);
     log::info!("memory: {} MiB free", memory::available() >> 20);
@@ -80,7 +83,8 @@ fn refuse(why: &str) -> ! {
     session::halt()
 }
 
-#[panic_handler]
+// When the whole workspace is documented, some host tool's features bring `std` and its handler in.
+#[cfg_attr(not(doc), panic_handler)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
     screen::panic(info);

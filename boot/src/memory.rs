@@ -217,6 +217,8 @@ impl GuestRam {
             let above = Extent { gpa: e.gpa.add(skip), hpa: e.hpa.add(skip), len: e.len - skip, ..e };
             self.extents.extend([below, above].into_iter().filter(|e| e.len != 0));
         }
+        // Most accesses are to the largest piece: it is looked at first.
+        self.extents.sort_by_key(|e| core::cmp::Reverse(e.len));
     }
 
     /// Adds a ROM whose contents lie at `hpa`.

@@ -1,52 +1,79 @@
-//! The host's screen: the guest's picture in a window of it, and messages.
+//! The host's screen: the guest's picture in the middle of it, and messages.
 //!
 //! The frame buffer comes from the boot loader (GRUB, UEFI) or, where QEMU starts us directly, from its VGA through the Bochs
-//! display interface. Without one there is the text screen at B8000h.
+//! display interface; then the mode follows the size of the guest's picture. Without one there is the text screen at B8000h.
+//! Only lines that have changed are drawn, because frame buffers are slow to write.
 
+use crate::guest;
 use crate::loader::{BootInfo, Framebuffer};
 use crate::pci::Ports;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
+use hvmloader_fw::vga_text::{self, FONT_HEIGHT};
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 use x86::io::{inw, outw};
 
-static SCREEN: Mutex<Option<Framebuffer>> = Mutex::new(None);
+/// A screen with a frame buffer.
+struct Screen {
+    buffer: Framebuffer,
+    /// The mode can be set through the Bochs display interface.
+    bochs: bool,
+    /// Size of the picture that is shown.
+    shown: (u32, u32),
+    /// A checksum of each of its lines; 0 for a black one.
+    lines: Vec<u64>,
+    /// The VGA BIOS's font, 8 by 16 dots a character.
+    font: Option<&'static [u8]>,
+}
+
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
 const TEXT: u64 = 0xb_8000;
 const TEXT_COLUMNS: usize = 80;
 const TEXT_ROWS: usize = 25;
 /// White on red.
 const ALARM: u8 = 0x4f;
+const ALARM_PAPER: u32 = 0xa0_0000;
+const ALARM_INK: u32 = 0xff_ffff;
+const FONT_WIDTH: usize = 8;
+/// The least video memory that an adapter with the Bochs display interface has.
+const BOCHS_MEMORY: u64 = 16 << 20;
 
 /// Finds the frame buffer. With `window` and none from the boot loader, QEMU's VGA is switched to graphics.
 pub fn init(boot: &BootInfo, window: bool) {
-    let fb = boot.framebuffer.or_else(|| if window { bochs_display() } else { None });
-    if let Some(f) = fb {
-        let len = u64::from(f.pitch) * u64::from(f.height);
-        crate::paging::map(f.address, f.address + len, true);
-        log::info!("screen: {}x{} at {:#x}", f.width, f.height, f.address);
-    }
-    *SCREEN.lock() = fb;
+    let given = boot.framebuffer;
+    let Some(buffer) = given.or_else(|| if window { bochs_display() } else { None }) else { return };
+    let len = if given.is_some() { u64::from(buffer.pitch) * u64::from(buffer.height) } else { BOCHS_MEMORY };
+    crate::paging::map(buffer.address, buffer.address + len, true);
+    log::info!("screen: {}x{} at {:#x}", buffer.width, buffer.height, buffer.address);
+    let font = boot.module("vgabios").and_then(|m| vga_text::find_font(guest::bytes(m)));
+    *SCREEN.lock() = Some(Screen { buffer, bochs: given.is_none(), shown: (0, 0), lines: Vec::new(), font });
 }
 
-/// Sets 1024x768 with 32 bits on a VGA with the Bochs display interface (PCI 1234:1111).
+/// Sets 1024x768 on a VGA with the Bochs display interface (PCI 1234:1111).
 fn bochs_display() -> Option<Framebuffer> {
     let vga = (0..32).map(|device| DeviceFunction { bus: 0, device, function: 0 }).find(|&f| Ports.read_word(f, 0) == 0x1111_1234)?;
     let address = u64::from(Ports.read_word(vga, 0x10) & !0xf);
-    let (width, height) = (1024u32, 768u32);
     // SAFETY: ring 0; the adapter has the display interface's ports (its PCI identity says so) and is ours.
-    unsafe {
-        for (index, value) in [(4, 0), (1, width as u16), (2, height as u16), (3, 32), (4, 0x41)] {
+    let version = unsafe {
+        outw(0x1ce, 0);
+        inw(0x1cf)
+    };
+    (version & 0xfff0 == 0xb0c0).then(|| bochs_mode(address, 1024, 768))
+}
+
+/// Sets a mode with 32 bits a pixel through the Bochs display interface; its screen is black. `width` is a multiple of 8.
+fn bochs_mode(address: u64, width: u32, height: u32) -> Framebuffer {
+    for (index, value) in [(4, 0), (1, width as u16), (2, height as u16), (3, 32), (4, 0x41)] {
+        // SAFETY: ring 0; the caller has found the adapter, which is ours.
+        unsafe {
             outw(0x1ce, index);
             outw(0x1cf, value);
         }
-        outw(0x1ce, 0);
-        if inw(0x1cf) & 0xfff0 != 0xb0c0 {
-            return None;
-        }
     }
-    Some(Framebuffer { address, width, height, pitch: width * 4 })
+    Framebuffer { address, width, height, pitch: width * 4 }
 }
 
 /// Whether there is a frame buffer to draw on.
@@ -56,40 +83,98 @@ pub fn has_framebuffer() -> bool {
 
 /// Draws a picture in the middle, as far as it fits.
 pub fn draw(width: u32, height: u32, pixels: &[u32]) {
-    let Some(f) = *SCREEN.lock() else { return };
-    let (w, h) = (width.min(f.width), height.min(f.height));
-    let (left, top) = ((f.width - w) / 2, (f.height - h) / 2);
-    for y in 0..f.height {
-        let line = f.address + u64::from(y) * u64::from(f.pitch);
-        let row = y.checked_sub(top).filter(|&r| r < h).and_then(|r| pixels.get((r * width) as usize..(r * width + w) as usize));
-        // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
-        unsafe {
-            match row {
-                Some(row) => {
-                    core::ptr::write_bytes(line as *mut u32, 0, left as usize);
-                    core::ptr::copy_nonoverlapping(row.as_ptr(), (line as *mut u32).add(left as usize), row.len());
-                    let right = (left + w) as usize;
-                    core::ptr::write_bytes((line as *mut u32).add(right), 0, f.width as usize - right);
-                }
-                None => core::ptr::write_bytes(line as *mut u32, 0, f.width as usize),
+    if let Some(s) = SCREEN.lock().as_mut() {
+        s.draw(width, height, pixels);
+    }
+}
+
+impl Screen {
+    fn draw(&mut self, width: u32, height: u32, pixels: &[u32]) {
+        if self.shown != (width, height) {
+            self.prepare(width, height);
+        }
+        let f = self.buffer;
+        let (w, h) = (width.min(f.width), height.min(f.height));
+        let (left, top) = ((f.width - w) / 2, (f.height - h) / 2);
+        let rows = pixels.chunks_exact(width.max(1) as usize).take(h as usize);
+        for ((y, row), line) in (top..).zip(rows).zip(&mut self.lines) {
+            let row = &row[..w as usize];
+            let sum = checksum(row);
+            if *line == sum {
+                continue;
+            }
+            *line = sum;
+            // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
+            unsafe { core::ptr::copy_nonoverlapping(row.as_ptr(), f.line(y).add(left as usize), row.len()) };
+        }
+    }
+
+    /// Blackens the screen for a picture of another size. QEMU's window takes that size where the adapter can.
+    fn prepare(&mut self, width: u32, height: u32) {
+        self.shown = (width, height);
+        let aligned = width.next_multiple_of(8);
+        if self.bochs && u64::from(aligned) * u64::from(height) * 4 <= BOCHS_MEMORY {
+            self.buffer = bochs_mode(self.buffer.address, aligned, height);
+        }
+        self.buffer.fill(0);
+        self.lines.clear();
+        self.lines.resize(self.buffer.height as usize, 0);
+    }
+}
+
+impl Framebuffer {
+    fn line(&self, y: u32) -> *mut u32 {
+        (self.address + u64::from(y) * u64::from(self.pitch)) as *mut u32
+    }
+
+    fn fill(&self, color: u32) {
+        for y in 0..self.height {
+            for x in 0..self.width {
+                // SAFETY: as in `Screen::draw`.
+                unsafe { self.line(y).add(x as usize).write_volatile(color) };
             }
         }
     }
 }
 
-/// Writes to the text screen, from the top.
-struct TextScreen {
-    at: usize,
+/// A number that is 0 for black pixels and in all likelihood another one for others.
+fn checksum(row: &[u32]) -> u64 {
+    row.iter().fold(0u64, |sum, &p| (sum.rotate_left(5) ^ u64::from(p)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-impl Write for TextScreen {
+/// Writes to the screen, from the top: on the frame buffer with the guest's VGA font, or on the text screen.
+struct Words {
+    at: usize,
+    columns: usize,
+    rows: usize,
+    buffer: Option<(Framebuffer, &'static [u8])>,
+}
+
+impl Words {
+    fn put(&self, character: u8) {
+        let (row, column) = (self.at / self.columns, self.at % self.columns);
+        let Some((f, font)) = self.buffer else {
+            // SAFETY: a PC's text screen; the caller keeps the index within it.
+            return unsafe { (TEXT as *mut u16).add(self.at).write_volatile(u16::from(character) | u16::from(ALARM) << 8) };
+        };
+        let glyph = font.chunks_exact(FONT_HEIGHT).nth(character.into()).unwrap_or(&[]);
+        for (y, dots) in glyph.iter().enumerate() {
+            for x in (0..FONT_WIDTH).filter(|x| dots << x & 0x80 != 0) {
+                let line = f.line((row * FONT_HEIGHT + y) as u32);
+                // SAFETY: as in `Screen::draw`; rows and columns are those that fit.
+                unsafe { line.add(column * FONT_WIDTH + x).write_volatile(ALARM_INK) };
+            }
+        }
+    }
+}
+
+impl Write for Words {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         for b in s.bytes() {
             if b == b'\n' {
-                self.at = (self.at / TEXT_COLUMNS + 1) * TEXT_COLUMNS;
-            } else if self.at < TEXT_COLUMNS * TEXT_ROWS {
-                // SAFETY: a PC's text screen; the index is within it.
-                unsafe { ((TEXT as *mut u16).add(self.at)).write_volatile(u16::from(b) | u16::from(ALARM) << 8) };
+                self.at = (self.at / self.columns + 1) * self.columns;
+            } else if self.at < self.columns * self.rows {
+                self.put(b);
                 self.at += 1;
             }
         }
@@ -97,24 +182,22 @@ impl Write for TextScreen {
     }
 }
 
-/// Shows a message. On a frame buffer the firmware's font is not at hand, so the screen turns red and COM1 has the words.
+/// Shows a message. On a frame buffer without a font the screen turns red, and COM1 has the words.
 pub fn message(text: &str) {
     say(format_args!("{text}\n"));
 }
 
 fn say(args: fmt::Arguments<'_>) {
-    match SCREEN.try_lock().and_then(|s| *s) {
-        Some(f) => {
-            for y in 0..f.height {
-                for x in 0..f.width {
-                    // SAFETY: as in `draw`.
-                    unsafe { ((f.address + u64::from(y) * u64::from(f.pitch)) as *mut u32).add(x as usize).write_volatile(0xa0_0000) };
-                }
-            }
-        }
-        None => {
-            let _ = TextScreen { at: 0 }.write_fmt(args);
-        }
+    let mut words = Words { at: 0, columns: TEXT_COLUMNS, rows: TEXT_ROWS, buffer: None };
+    if let Some((f, font)) = SCREEN.try_lock().and_then(|s| s.as_ref().map(|s| (s.buffer, s.font))) {
+        f.fill(ALARM_PAPER);
+        let Some(font) = font else { return };
+        words.columns = f.width as usize / FONT_WIDTH;
+        words.rows = f.height as usize / FONT_HEIGHT;
+        words.buffer = Some((f, font));
+    }
+    if words.columns > 0 {
+        let _ = words.write_fmt(args);
     }
 }
 

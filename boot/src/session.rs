@@ -202,7 +202,7 @@ impl Session {
             }
         }
         self.type_keys(now);
-        if !self.keys.is_empty() {
+        if !self.keys.is_empty() || keyboard::waiting() {
             next = next.min(now + VmTime::from_millis(5));
         }
         if control::is_open() {

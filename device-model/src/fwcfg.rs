@@ -5,7 +5,7 @@
 //! channel of the data port and items that the guest can write by DMA (such a transfer ends with the error bit).
 //!
 //! A DMA transfer is finished before its port access is: firmware spins on it. Its work is bounded by the item's length, as
-//! past the end of an item at most [`ZERO_MAX`] bytes are zero-filled.
+//! past the end of an item at most `ZERO_MAX` bytes are zero-filled.
 
 use alloc::vec::Vec;
 use hv_core::Gpa;

@@ -7,7 +7,7 @@
 //! by shows in register C when it is read. While the guest sets the clock (register B, SET) or holds the divider, the ten time
 //! bytes are plain memory; otherwise a write to one of them moves the clock at once.
 //!
-//! Periodic interrupts that came due while the one before was not yet acknowledged are made up for, up to [`LOST_MAX`]:
+//! Periodic interrupts that came due while the one before was not yet acknowledged are made up for, up to `LOST_MAX`:
 //! the HALs of Windows XP to 7 keep the time of day with them.
 //!
 //! Not implemented: daylight saving (DSE), the square-wave pin, a day of the week that disagrees with the date.

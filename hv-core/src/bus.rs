@@ -240,7 +240,8 @@ impl Bus {
         self.deadline
     }
 
-    /// Lets all devices do what has become due by `now`.
+    /// Lets all devices do what has become due by `now`. A device that says that it is still due is polled again one nanosecond
+    /// later at the earliest, so that the guest goes on.
     pub fn poll(&mut self, now: VmTime) {
         let mut next = VmTime::NEVER;
         for (d, deadline) in self.devices.iter().zip(&mut self.deadlines) {
@@ -253,7 +254,7 @@ impl Bus {
             }
             next = next.min(*deadline);
         }
-        self.deadline = next;
+        self.deadline = next.max(now + VmTime(1));
     }
 
     /// Makes the next [`Bus::poll`] due at `when` at the latest: something outside has changed a device.

@@ -19,7 +19,7 @@ pub const MSR_SYSTEM_TIME: u32 = 0x4b56_4d01;
 pub const FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
 /// KVM_FEATURE_CLOCKSOURCE2: the two MSRs exist.
 pub const FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
-/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: the flag [`TSC_STABLE`] is meaningful.
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: the flag `TSC_STABLE` is meaningful.
 pub const FEATURE_STABLE: u32 = 1 << 24;
 
 /// PVCLOCK_TSC_STABLE_BIT: the time never goes backwards between CPUs.
@@ -122,7 +122,7 @@ mod tests {
             let s = Scale::of(hz);
             let ticks = hz * 10;
             let shifted = if s.shift < 0 { ticks >> -s.shift } else { ticks << s.shift };
-            let ns = (u128::from(shifted) * u128::from(s.mul) >> 32) as u64;
+            let ns = ((u128::from(shifted) * u128::from(s.mul)) >> 32) as u64;
             assert!(ns.abs_diff(10_000_000_000) < 10_000, "{hz} Hz: {ns}");
         }
     }

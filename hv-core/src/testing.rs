@@ -1,5 +1,13 @@
 //! Fakes for tests: dumber than what they stand in for.
 
+mod cpu;
+mod random;
+mod vm;
+
+pub use cpu::ScriptedCpu;
+pub use random::Random;
+pub use vm::{FakeInterrupts, FlatMmu, ManualClock};
+
 use crate::backend::{BlockBackend, BlockError, ConsoleBackend};
 use crate::device::{DevCx, Requests};
 use crate::irq::IrqSink;

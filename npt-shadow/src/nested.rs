@@ -94,7 +94,7 @@ impl<F: Frames> NestedMmu<F> {
             let step = span(level - 1);
             let flags = old & (P | RW | US) | if level > 2 { PS } else { 0 };
             for n in 0..512 {
-                self.frames.write(new, n, (old & ADDRESS & !(span(level) - 1)) + n as u64 * step | flags);
+                self.frames.write(new, n, ((old & ADDRESS & !(span(level) - 1)) + n as u64 * step) | flags);
             }
         }
         self.frames.write(table, i, new.0 | P | RW | US);

@@ -213,6 +213,7 @@ pub fn event_injection(event: &Event) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_core::testing::Random;
 
     fn exit(code: u64, info1: u64, info2: u64) -> VmExit {
         let mut vmcb = Vmcb::default();
@@ -277,5 +278,47 @@ mod tests {
         assert_eq!(event_injection(&Event::interrupt(0x30)), 0x8000_0030);
         assert_eq!(event_injection(&Event::exception(14, Some(2))), 2 << 32 | 0x8000_0b0e);
         assert_eq!(event_injection(&Event::nmi()), 0x8000_0202);
+    }
+
+    #[test]
+    fn any_bytes_in_the_exit_fields_are_decoded() {
+        let mut r = Random::from_env("UMBRA_SEED", 0x5eed_0513);
+        for _ in 0..100_000 {
+            let mut vmcb = Vmcb::default();
+            let small = r.below(0x500);
+            vmcb.exit_code = if r.one_in(4) { r.next() } else { small };
+            (vmcb.exit_info1, vmcb.exit_info2, vmcb.exit_int_info) = (r.next(), r.next(), r.next());
+            (vmcb.next_rip, vmcb.dr6) = (r.next(), r.next());
+            let features = Features { next_rip: r.one_in(2), ..Features::default() };
+            let e = decode(&vmcb, &features);
+            assert!(e.reason.index() < ExitReason::KINDS);
+            if let Some(event) = e.vectoring {
+                // Only what VMRUN takes may come back (APM vol 2 15.20, "Event Injection").
+                assert!(event.kind != EventKind::Exception || event.vector < 32 && event.vector != vector::NMI);
+                assert!(event.kind != EventKind::Nmi || event.vector == vector::NMI);
+            }
+        }
+    }
+
+    #[test]
+    fn injected_event_comes_back_as_it_was_when_its_delivery_is_interrupted() {
+        let exceptions = (0..32).filter(|v| ![vector::NMI, vector::BP, vector::OF].contains(v));
+        let without = exceptions.clone().map(|v| Event::exception(v, None));
+        let with = exceptions.flat_map(|v| [0, 7, u32::MAX].map(|error| Event::exception(v, Some(error))));
+        for event in without.chain(with).chain((0..=255).map(Event::interrupt)).chain([Event::nmi()]) {
+            assert_eq!(vectoring(event_injection(&event)), Some(event));
+        }
+    }
+
+    #[test]
+    fn software_events_do_not_come_back_because_the_instruction_runs_again() {
+        for v in 0..=255 {
+            let event = Event { kind: EventKind::SoftwareInterrupt, insn_len: 2, ..Event::interrupt(v) };
+            assert_eq!(vectoring(event_injection(&event)), None);
+        }
+        for v in [vector::BP, vector::OF] {
+            let event = Event { kind: EventKind::SoftwareException, insn_len: 1, ..Event::interrupt(v) };
+            assert_eq!(vectoring(event_injection(&event)), None);
+        }
     }
 }

@@ -310,7 +310,7 @@ mod tests {
     const ENTRY: Entry = Entry { root: Hpa(0x5000), flush: TlbFlush::None, inject: None, irq_window: false, nmi_window: false };
 
     fn cpu() -> SvmVcpu {
-        SvmVcpu::with_host(Features { asids: 16, ..Features::default() }, 1, Box::new(Vmcb::default()))
+        SvmVcpu::with_host(Features { asids: 16, ..Features::default() }, 1, Box::default())
     }
 
     #[test]

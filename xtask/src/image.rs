@@ -68,7 +68,7 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         &Contents {
             guests,
             memory,
-            options: String::new(),
+            options: "window=1".to_owned(),
             timeout: 5,
         },
     )?;

@@ -254,8 +254,9 @@ fn machine(
         writable: true,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control=com2 report=1",
-        options.memory / MIB
+        "memory={}M paging=nested control=com2 report=1{}",
+        options.memory / MIB,
+        if options.window { " window=1" } else { "" }
     );
     Ok(Machine {
         memory: outer_memory(options.memory, modules_length),

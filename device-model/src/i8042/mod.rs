@@ -5,7 +5,7 @@
 //!
 //! One byte at a time stands in the output buffer; it is never overwritten. While it stands there, its interrupt line is
 //! high if the command byte enables it; reading port 60h lowers the line, so each byte is a new edge. The controller's own
-//! answers come at once, with either interface disabled or not. Bytes of the devices come [`BYTE_TIME`] after the byte before
+//! answers come at once, with either interface disabled or not. Bytes of the devices come `BYTE_TIME` after the byte before
 //! was read or a command was written: drivers of Windows NT, 2000 and XP lose bytes that come within the same interrupt.
 //!
 //! Not implemented: the time that the input buffer is full, timeouts and parity errors, the password (none is set), and the

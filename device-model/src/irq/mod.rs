@@ -1,6 +1,6 @@
 //! The interrupt chips: two 8259A with edge/level control, one I/O APIC and a local APIC per CPU, and the wires between them.
 //!
-//! [`chips`] holds them all behind one lock ([`SharedChips`]), because one access to any of them may change what all the
+//! `chips.rs` holds them all behind one lock ([`SharedChips`]), because one access to any of them may change what all the
 //! others say. Devices see wires ([`GsiSink`], [`PciSink`]); the bus sees [`PicPorts`], [`IoApicMmio`] and [`LapicMmio`];
 //! a virtual CPU sees [`CpuInterrupts`].
 //!

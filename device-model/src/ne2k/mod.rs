@@ -12,7 +12,7 @@
 //! Not implemented: collisions and error counters, the FIFO register, the frame check sequence behind a received frame
 //! (four zero bytes stand there), the EEPROM interface, sleep.
 //!
-//! Invariant: every access to the packet memory goes through [`Memory`], which has no address that is out of bounds, and
+//! Invariant: every access to the packet memory goes through `Memory`, which has no address that is out of bounds, and
 //! nothing loops longer than a frame or a transfer is long, whatever the ring registers hold.
 
 mod memory;

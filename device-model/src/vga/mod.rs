@@ -2,12 +2,12 @@
 //!
 //! Implemented: the VGA's registers and planes, text and graphics, the VBE modes of the display interface with their linear
 //! and banked frame buffer, EDID. *Not* implemented: sync timing, the vertical interrupt, the light pen, the border, interlace,
-//! video memory layouts that mix packed and unpacked addressing (see [`memory`]), the second head.
+//! video memory layouts that mix packed and unpacked addressing (see `memory.rs`), the second head.
 //!
 //! The device owns no memory: video memory is given to it, and others map it at base address register 0. What the guest writes
 //! there is invisible to [`Vga::generation`]; [`Vga::is_lfb_mode`] tells when that matters.
 //!
-//! Invariant: `pipeline` is what [`Pipeline::new`] makes of the registers.
+//! Invariant: `pipeline` is what `Pipeline::new` makes of the registers.
 
 mod attribute;
 mod crtc;

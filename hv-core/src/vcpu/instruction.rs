@@ -2,8 +2,7 @@
 //!
 //! Nearly all such instructions are one or two bytes without prefixes. Their bytes are compared at the place where the code page
 //! was last found; only when they differ is the page looked up again and the instruction decoded. A remembered page may be out
-//! of date, but the bytes there must still be exactly those of the instruction that caused the exit. An instruction that exits
-//! again at once, at the same address in the same address space, is taken to be as long as before.
+//! of date, but the bytes there must still be exactly those of the instruction that caused the exit.
 
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
@@ -21,11 +20,10 @@ pub(super) struct LengthCache {
     /// Linear page of the last one, with bit 0 set when the entry is valid.
     page: u64,
     gpa: Gpa,
-    /// The last one itself: its exit reason, CR3, CS base and RIP, and RIP behind it.
-    last_reason: usize,
+    /// The last one itself: CR3 and RIP, where its bytes are, and RIP behind it.
     last_cr3: u64,
-    last_base: u64,
     last_rip: u64,
+    last_gpa: Gpa,
     last_next: u64,
 }
 
@@ -54,19 +52,19 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let Some((bytes, len)) = opcode(&exit.reason) else {
             return Err(self.fatal("the length of an instruction is not known", exit));
         };
-        // The same instruction as last time, in a loop: the exit says that it still is one of its kind.
+        // The same instruction as last time, in a loop.
         let c = &self.lengths;
-        if c.last_rip == self.cpu.rip()
+        if len == 2
+            && c.last_rip == self.cpu.rip()
             && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && c.last_base == self.cpu.segment(SegReg::Cs).base
-            && c.last_reason == exit.reason.index()
+            && self.memory.read_u16(c.last_gpa).is_ok_and(|b| u32::from(b) == bytes)
         {
             return Ok(c.last_next);
         }
-        self.find_next_rip(exit.reason.index(), bytes, len)
+        self.find_next_rip(bytes, len)
     }
 
-    fn find_next_rip(&mut self, reason: usize, bytes: u32, len: usize) -> Result<u64, Trouble> {
+    fn find_next_rip(&mut self, bytes: u32, len: usize) -> Result<u64, Trouble> {
         let rip = self.cpu.rip();
         let linear = self.linear_rip();
         if len <= 2 && linear & 0xfff < 0xfff {
@@ -75,9 +73,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 && self.memory.read_u16(gpa).is_ok_and(|b| u32::from(b & mask) == bytes)
             {
                 let next = self.wrap_rip(rip.wrapping_add(len as u64));
-                let base = self.cpu.segment(SegReg::Cs).base;
                 let c = &mut self.lengths;
-                (c.last_reason, c.last_cr3, c.last_base, c.last_rip, c.last_next) = (reason, c.cr3, base, rip, next);
+                (c.last_cr3, c.last_rip, c.last_gpa, c.last_next) = (c.cr3, rip, gpa, next);
                 return Ok(next);
             }
         }

@@ -1,7 +1,7 @@
 //! The run loop of a virtual CPU.
 //!
 //! [`Vcpu::run`] enters the guest again and again until something outside the VM wants attention. Between two entries: put back
-//! the event whose delivery was interrupted, act on the exit (the `match` in [`Vcpu::dispatch`] is the table of contents of the
+//! the event whose delivery was interrupted, act on the exit (the `match` in `Vcpu::dispatch` is the table of contents of the
 //! hypervisor), let devices do what is due, decide what to inject.
 
 mod access;
@@ -100,8 +100,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     events: EventQueue,
     now: VmTime,
     halted: bool,
-    /// The guest executes the IRET that ends its NMI handler; the next exit comes after it.
-    iret_seen: bool,
+    /// Where the IRET is that ends the guest's NMI handler, from its intercept until it has been executed.
+    iret_at: Option<u64>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
     stop: Option<Stop>,
@@ -128,7 +128,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             events: EventQueue::default(),
             now: VmTime(0),
             halted: false,
-            iret_seen: false,
+            iret_at: None,
             last: None,
             stop: None,
             lengths: instruction::LengthCache::default(),
@@ -148,7 +148,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.pveoi = PvEoi::default();
         self.events = EventQueue::default();
         self.halted = false;
-        self.iret_seen = false;
+        self.iret_at = None;
         self.stop = None;
     }
 
@@ -195,8 +195,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
             }
-            let entry =
-                Entry { root, flush, inject: injection.event, irq_window: injection.irq_window, nmi_window: injection.nmi_window };
+            // The IRET that was waited for has to be let through.
+            let nmi_window = injection.nmi_window && self.iret_at.is_none();
+            let entry = Entry { root, flush, inject: injection.event, irq_window: injection.irq_window, nmi_window };
             self.account(self.clock.ticks());
             let exit = self.cpu.run(&entry);
             self.left(&exit);
@@ -231,6 +232,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 EventKind::Nmi => 2,
                 _ => 3,
             }] += 1;
+            if e.kind == EventKind::Nmi {
+                // It comes before the IRET that was waited for, which ends another handler.
+                self.iret_at = None;
+            }
         }
         Some(injection)
     }
@@ -246,8 +251,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
         }
-        if self.iret_seen {
-            self.iret_seen = false;
+        if self.iret_at.is_some_and(|rip| rip != self.cpu.rip()) {
+            self.iret_at = None;
             self.events.nmi_done();
         }
         match self.dispatch(exit) {
@@ -277,7 +282,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
             ExitReason::InterruptWindow => Ok(()),
-                        ExitReason::Iret => self.iret(),
+            ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
             ExitReason::Xsetbv => self.xsetbv(exit),
@@ -374,10 +379,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    /// The NMI handler ends: the intercept is disarmed, and the next NMI may come after the next exit.
+    /// The NMI handler is about to end: the intercept is disarmed, and the next NMI comes at the first exit after the IRET.
     fn iret(&mut self) -> Result<(), Trouble> {
-        self.iret_seen = true;
-        self.events.nmi_done();
+        self.iret_at = Some(self.cpu.rip());
         Ok(())
     }
 

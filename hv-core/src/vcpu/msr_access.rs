@@ -88,7 +88,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     return Err(MsrFault);
                 }
                 let lma = old & Efer::LMA;
-                self.cpu.set_sysreg(SysReg::Efer, (new - Efer::LMA | lma).bits());
+                self.cpu.set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
             }
             Some(Special::Sys(SysReg::Pat)) if !msr::pat_is_valid(value) => return Err(MsrFault),
             Some(Special::Sys(reg)) => self.cpu.set_sysreg(reg, value),

@@ -1,0 +1,169 @@
+//! What surrounds a virtual CPU: memory virtualization, a clock and interrupt chips, each doing as little as it can.
+
+use crate::exit::NestedFault;
+use crate::irq::{Attention, InterruptController};
+use crate::mem::GuestMemory;
+use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, TlbFlush};
+use crate::time::Clock;
+use crate::{Gpa, Gva, Hpa, VmTime};
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Linear addresses are guest-physical ones, but for some pages that are missing.
+#[derive(Default)]
+pub struct FlatMmu {
+    /// Pages whose access faults, as linear addresses divided by 4,096.
+    pub missing: Vec<u64>,
+    /// What was changed in the map.
+    pub remapped: Vec<(Gpa, u64, Backing)>,
+    /// The faults that were reported.
+    pub faults: Vec<NestedFault>,
+    /// Whether the next entry flushes.
+    pub flush: TlbFlush,
+}
+
+impl Mmu for FlatMmu {
+    fn root(&mut self) -> (Hpa, TlbFlush) {
+        (Hpa(0x1000), core::mem::take(&mut self.flush))
+    }
+    fn fault(&mut self, fault: &NestedFault) -> Resolve {
+        self.faults.push(*fault);
+        Resolve::Mmio
+    }
+    fn translate(
+        &mut self,
+        _mem: &dyn GuestMemory,
+        _state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, PageFault> {
+        if self.missing.contains(&(gva.0 >> 12)) {
+            let mut error = PfError::empty();
+            error.set(PfError::W, access.write);
+            error.set(PfError::U, access.user && !access.implicit);
+            error.set(PfError::I, access.fetch);
+            return Err(PageFault { gva, error });
+        }
+        Ok(Gpa(gva.0))
+    }
+    fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
+        self.remapped.push((start, len, backing));
+    }
+    fn frames_used(&self) -> u64 {
+        1
+    }
+}
+
+/// A clock of one nanosecond a tick that stands still until it is moved. Clones are the same clock.
+#[derive(Clone, Default)]
+pub struct ManualClock {
+    ticks: Arc<AtomicU64>,
+    armed: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// Lets `ticks` pass.
+    pub fn pass(&self, ticks: u64) {
+        self.ticks.fetch_add(ticks, Ordering::Relaxed);
+    }
+    /// The deadline that was armed last.
+    #[must_use]
+    pub fn armed(&self) -> VmTime {
+        VmTime(self.armed.load(Ordering::Relaxed))
+    }
+}
+
+impl Clock for ManualClock {
+    fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+    fn time(&self, ticks: u64) -> VmTime {
+        VmTime(ticks)
+    }
+    fn arm(&mut self, deadline: VmTime, _now: VmTime) {
+        self.armed.store(deadline.0, Ordering::Relaxed);
+    }
+}
+
+/// Interrupt chips that are a list of vectors.
+pub struct FakeInterrupts {
+    /// Vectors that wait, the next one first.
+    pub waiting: VecDeque<u8>,
+    /// Vectors that were acknowledged.
+    pub acknowledged: Vec<u8>,
+    /// Whether an NMI waits.
+    pub nmi: bool,
+    /// CR8.
+    pub cr8: u8,
+    /// IA32_APIC_BASE.
+    pub apic_base: u64,
+}
+
+impl Default for FakeInterrupts {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            acknowledged: Vec::new(),
+            nmi: false,
+            cr8: 0,
+            apic_base: 0xfee0_0900,
+        }
+    }
+}
+
+impl InterruptController for FakeInterrupts {
+    fn attention(&self) -> Attention {
+        let mut a = Attention::NONE;
+        a.set(Attention::INTERRUPT, !self.waiting.is_empty());
+        a.set(Attention::NMI, self.nmi);
+        a
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        let v = self.waiting.pop_front();
+        self.acknowledged.extend(v);
+        v
+    }
+    fn take_nmi(&mut self) -> bool {
+        core::mem::take(&mut self.nmi)
+    }
+    fn cr8(&self) -> u8 {
+        self.cr8
+    }
+    fn set_cr8(&mut self, value: u8) {
+        self.cr8 = value;
+    }
+    fn apic_base(&self) -> u64 {
+        self.apic_base
+    }
+    fn set_apic_base(&mut self, value: u64) -> bool {
+        self.apic_base = value;
+        true
+    }
+}
+
+/// A controller that a test keeps a hand on.
+impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
+    fn attention(&self) -> Attention {
+        self.lock().attention()
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.lock().acknowledge()
+    }
+    fn take_nmi(&mut self) -> bool {
+        self.lock().take_nmi()
+    }
+    fn cr8(&self) -> u8 {
+        self.lock().cr8()
+    }
+    fn set_cr8(&mut self, value: u8) {
+        self.lock().set_cr8(value);
+    }
+    fn apic_base(&self) -> u64 {
+        self.lock().apic_base()
+    }
+    fn set_apic_base(&mut self, value: u64) -> bool {
+        self.lock().set_apic_base(value)
+    }
+}

@@ -1,0 +1,62 @@
+//! What the fuzz targets do, with random bytes.
+
+use hv_core::testing::Random;
+use tests::fuzz;
+
+/// Calls `body` with `rounds` strings of up to `len` random bytes.
+fn feed(body: fn(&[u8]), rounds: u64, len: u64) {
+    let more = std::env::var("UMBRA_STEPS")
+        .ok()
+        .and_then(|s| s.parse::<u64>().ok());
+    let mut r = Random::from_env("UMBRA_SEED", 0xf022_5eed);
+    for _ in 0..more.map_or(rounds, |n| rounds * n / 100_000) {
+        let mut data = vec![0; r.below(len) as usize];
+        r.fill(&mut data);
+        body(&data);
+    }
+}
+
+#[test]
+fn emulator_survives_random_instructions() {
+    feed(fuzz::emulator, 20_000, 512);
+}
+
+#[test]
+fn walker_survives_random_tables() {
+    feed(fuzz::walker, 3_000, 4096);
+}
+
+#[test]
+fn ide_survives_random_accesses() {
+    feed(fuzz::ide, 60, 20_000);
+}
+
+#[test]
+fn vga_survives_random_accesses() {
+    feed(fuzz::vga, 30, 20_000);
+}
+
+#[test]
+fn ne2k_survives_random_accesses() {
+    feed(fuzz::ne2k, 100, 20_000);
+}
+
+#[test]
+fn fw_cfg_survives_random_accesses() {
+    feed(fuzz::fw_cfg, 100, 20_000);
+}
+
+#[test]
+fn i8042_survives_random_accesses() {
+    feed(fuzz::i8042, 100, 20_000);
+}
+
+#[test]
+fn linux_plan_of_a_random_header_stays_in_file_and_ram() {
+    feed(fuzz::linux, 10_000, 2_048);
+}
+
+#[test]
+fn random_bios_image_is_placed_below_1_mib_or_refused() {
+    feed(fuzz::bios, 200, 2_048);
+}

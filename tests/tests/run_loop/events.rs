@@ -1,0 +1,276 @@
+//! Events on their way in: what was interrupted, what is raised, what waits.
+
+use hv_core::cpu::VcpuBackend;
+use hv_core::event::{Event, EventKind};
+use hv_core::exit::ExitReason::{
+    self, Exception, ExternalInterrupt, InterruptWindow, Iret, Shutdown,
+};
+use hv_core::regs::SysReg;
+use hv_core::vcpu::Stop;
+use tests::rig::{CODE, Rig};
+
+const PF: Event = Event::exception(14, Some(2));
+const GP: Event = Event::exception(13, Some(0));
+const DF: Event = Event::exception(8, Some(0));
+
+fn raised(vector: u8, error: u32) -> ExitReason {
+    Exception {
+        vector,
+        error,
+        payload: 0,
+    }
+}
+
+#[test]
+fn interrupted_delivery_is_repeated() {
+    let int80 = Event {
+        kind: EventKind::SoftwareInterrupt,
+        vector: 0x80,
+        error: None,
+        insn_len: 2,
+    };
+    for event in [Event::interrupt(0x31), PF, Event::nmi(), int80] {
+        let mut r = Rig::new();
+        r.interrupted(ExternalInterrupt, event);
+        r.run();
+        assert_eq!(r.injected(), [Some(event)], "and only once");
+        assert_eq!(r.injected(), [None]);
+    }
+}
+
+#[test]
+fn interrupted_interrupt_is_repeated_though_interrupts_are_disabled() {
+    // The CPU had taken it: whatever RFLAGS.IF says now, it is acknowledged.
+    let mut r = Rig::new();
+    r.vm.cpu.rflags = 2;
+    r.interrupted(ExternalInterrupt, Event::interrupt(0x31));
+    r.run();
+    assert_eq!(r.injected(), [Some(Event::interrupt(0x31))]);
+    assert_eq!(r.irqs.lock().acknowledged, [], "but not acknowledged again");
+}
+
+#[test]
+fn exception_while_an_exception_is_delivered_combines() {
+    let table = [
+        (PF, 14, DF),
+        (PF, 13, DF),
+        (GP, 13, DF),
+        (GP, 14, Event::exception(14, Some(0))),
+    ];
+    for (first, second, want) in table {
+        let mut r = Rig::new();
+        r.interrupted(raised(second, 0), first);
+        assert_eq!(r.injected(), [None, Some(want)], "{first:?} then {second}");
+    }
+}
+
+#[test]
+fn exception_while_a_double_fault_is_delivered_is_a_triple_fault() {
+    let mut r = Rig::new();
+    r.interrupted(raised(14, 0), DF);
+    assert_eq!(r.run(), Stop::TripleFault);
+    assert_eq!(r.entries().len(), 1);
+}
+
+#[test]
+fn shutdown_is_a_triple_fault() {
+    let mut r = Rig::new();
+    r.bare(Shutdown);
+    assert_eq!(r.run(), Stop::TripleFault);
+}
+
+#[test]
+fn exception_while_an_interrupt_is_delivered_goes_first_and_the_interrupt_follows() {
+    let mut r = Rig::new();
+    r.interrupted(raised(1, 0), Event::interrupt(0x41));
+    r.bare(InterruptWindow);
+    let want = [
+        None,
+        Some(Event::exception(1, None)),
+        Some(Event::interrupt(0x41)),
+    ];
+    assert_eq!(r.injected(), want);
+    assert!(r.entries()[1].irq_window);
+}
+
+#[test]
+fn exceptions_get_an_error_code_if_they_have_one() {
+    for v in (0..32).filter(|v| ![2, 18].contains(v)) {
+        let mut r = Rig::new();
+        r.bare(raised(v, 0x18));
+        let error = [8, 10, 11, 12, 13, 14, 17, 21].contains(&v).then_some(0x18);
+        assert_eq!(r.injected(), [None, Some(Event::exception(v, error))]);
+        assert_eq!(r.vm.cpu.rip, CODE);
+    }
+}
+
+#[test]
+fn host_machine_check_stops_the_vm() {
+    let mut r = Rig::new();
+    r.bare(raised(18, 0));
+    assert!(matches!(r.run(), Stop::Fatal(_)));
+}
+
+#[test]
+fn interrupt_waits_for_the_flag_and_is_acknowledged_only_when_injected() {
+    let mut r = Rig::new();
+    r.vm.cpu.rflags = 2;
+    r.irqs.lock().waiting.push_back(0x50);
+    assert_eq!(r.injected(), [None]);
+    assert!(r.entries()[0].irq_window);
+    assert_eq!(r.irqs.lock().acknowledged, []);
+    r.vm.cpu.play(|cpu| {
+        cpu.rflags = 0x202;
+        hv_core::exit::VmExit::bare(InterruptWindow)
+    });
+    assert_eq!(r.injected(), [None, Some(Event::interrupt(0x50))]);
+    assert_eq!(r.irqs.lock().acknowledged, [0x50]);
+    assert!(!r.entries()[1].irq_window);
+}
+
+#[test]
+fn interrupt_waits_for_the_end_of_a_shadow() {
+    let mut r = Rig::new();
+    r.vm.cpu.shadow = true;
+    r.irqs.lock().waiting.push_back(0x50);
+    r.vm.cpu.play(|cpu| {
+        cpu.shadow = false;
+        hv_core::exit::VmExit::bare(InterruptWindow)
+    });
+    assert_eq!(r.injected(), [None, Some(Event::interrupt(0x50))]);
+    assert!(r.entries()[0].irq_window);
+}
+
+#[test]
+fn completed_instruction_ends_the_shadow() {
+    let mut r = Rig::new();
+    r.vm.cpu.shadow = true;
+    r.irqs.lock().waiting.push_back(0x50);
+    r.exit(ExitReason::Wbinvd, 2);
+    assert_eq!(r.injected(), [None, Some(Event::interrupt(0x50))]);
+}
+
+#[test]
+fn instruction_that_faults_keeps_the_shadow() {
+    let mut r = Rig::new();
+    r.vm.cpu.shadow = true;
+    r.bare(ExitReason::Rdpmc);
+    assert_eq!(r.injected(), [None, Some(GP)]);
+    assert!(r.vm.cpu.shadow);
+}
+
+#[test]
+fn second_interrupt_waits_for_a_window() {
+    let mut r = Rig::new();
+    r.irqs.lock().waiting.extend([0x50, 0x60]);
+    r.interrupted(ExternalInterrupt, Event::interrupt(0x50));
+    r.run();
+    assert_eq!(
+        r.injected(),
+        [Some(Event::interrupt(0x50))],
+        "the interrupted one goes first"
+    );
+    assert!(r.entries()[0].irq_window);
+    assert_eq!(r.injected(), [Some(Event::interrupt(0x60))]);
+}
+
+#[test]
+fn nmi_goes_before_an_interrupt() {
+    let mut r = Rig::new();
+    r.irqs.lock().nmi = true;
+    r.irqs.lock().waiting.push_back(0x50);
+    assert_eq!(r.injected(), [Some(Event::nmi())]);
+    assert!(r.entries()[0].irq_window);
+    assert_eq!(r.irqs.lock().acknowledged, []);
+}
+
+#[test]
+fn next_nmi_waits_until_iret_has_been_executed() {
+    let mut r = Rig::new();
+    r.irqs.lock().nmi = true;
+    assert_eq!(r.injected(), [Some(Event::nmi())]);
+    r.irqs.lock().nmi = true;
+    assert_eq!(r.injected(), [None]);
+    assert!(r.entries()[0].nmi_window, "its IRET is waited for");
+    // The handler comes to its end. The IRET itself still belongs to it.
+    r.bare(Iret);
+    assert_eq!(r.injected(), [None, None]);
+    assert!(
+        !r.entries()[1].nmi_window,
+        "the intercept is off, so that it can be executed"
+    );
+    // A host interrupt came before the CPU had executed it.
+    assert_eq!(r.injected(), [None]);
+    r.vm.cpu.play(|cpu| {
+        cpu.rip = 0x7777;
+        hv_core::exit::VmExit::bare(ExternalInterrupt)
+    });
+    r.run();
+    assert_eq!(r.injected(), [Some(Event::nmi())]);
+}
+
+#[test]
+fn iret_of_another_handler_does_not_end_the_nmi_handler_that_follows() {
+    let mut r = Rig::new();
+    r.interrupted(ExternalInterrupt, Event::exception(6, None));
+    r.run();
+    r.irqs.lock().nmi = true;
+    r.bare(Iret);
+    assert_eq!(
+        r.injected(),
+        [Some(Event::exception(6, None)), Some(Event::nmi())]
+    );
+    r.irqs.lock().nmi = true;
+    r.vm.cpu.rip = 0x7777;
+    assert_eq!(r.injected(), [None], "its own IRET is waited for");
+    assert!(r.entries()[0].nmi_window);
+}
+
+#[test]
+fn single_step_traps_after_a_completed_instruction() {
+    let mut r = Rig::new();
+    r.vm.cpu.rflags |= 0x100;
+    r.exit(ExitReason::Cpuid, 2);
+    assert_eq!(r.injected(), [None, Some(Event::exception(1, None))]);
+    assert_eq!(
+        (r.vm.cpu.rip, r.vm.cpu.sysreg(SysReg::Dr6) & 0x4000),
+        (CODE + 2, 0x4000)
+    );
+}
+
+#[test]
+fn single_step_traps_after_an_emulated_instruction() {
+    // MOV EAX, [RBX]
+    let mut r = Rig::new().code(&[0x8b, 0x03]);
+    r.set(&[(hv_core::regs::gpr::RBX, tests::rig::MMIO)]);
+    r.vm.cpu.rflags |= 0x100;
+    r.bare(ExitReason::TaskSwitch);
+    assert_eq!(r.injected(), [None, Some(Event::exception(1, None))]);
+    assert_eq!(
+        (r.vm.cpu.rip, r.vm.cpu.sysreg(SysReg::Dr6) & 0x4000),
+        (CODE + 2, 0x4000)
+    );
+}
+
+#[test]
+fn instructions_that_the_virtual_cpu_lacks_are_undefined() {
+    for reason in [
+        ExitReason::Hypercall,
+        ExitReason::Undefined,
+        ExitReason::Rdtscp,
+    ] {
+        let mut r = Rig::new();
+        r.bare(reason);
+        assert_eq!(r.injected(), [None, Some(Event::exception(6, None))]);
+        assert_eq!(r.vm.cpu.rip, CODE);
+    }
+}
+
+#[test]
+fn injected_events_are_counted_by_kind() {
+    let mut r = Rig::new();
+    r.irqs.lock().waiting.push_back(0x50);
+    r.bare(ExitReason::Undefined);
+    r.run();
+    assert_eq!(r.vm.stats.injected, [1, 1, 0, 0]);
+}

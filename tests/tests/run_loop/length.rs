@@ -1,0 +1,161 @@
+//! The length of an intercepted instruction where the CPU does not tell the next RIP.
+
+use hv_core::Gpa;
+use hv_core::cpu::VcpuBackend;
+use hv_core::event::Event;
+use hv_core::exit::ExitReason::{self, Cpuid, Hlt, Invd, Msr, Pause, Wbinvd, Xsetbv};
+use hv_core::mem::GuestMemory;
+use hv_core::regs::gpr::{RAX, RCX, RDX};
+use hv_core::regs::{SegAttr, SegReg, SysReg};
+use hv_core::vcpu::Stop;
+use tests::rig::{CODE, Rig};
+
+const CPUID: [u8; 2] = [0x0f, 0xa2];
+
+/// Where RIP is after an exit for `reason` at `code`.
+fn rip_after(reason: ExitReason, code: &[u8]) -> u64 {
+    let mut r = Rig::new().code(code);
+    r.set(&[(RCX, 0x10), (RAX, 1), (RDX, 0)]);
+    if reason == Xsetbv {
+        r.set(&[(RCX, 0)]);
+    }
+    r.bare(reason);
+    r.run();
+    r.vm.cpu.rip - CODE
+}
+
+#[test]
+fn each_intercepted_instruction_is_as_long_as_its_opcode() {
+    let table: [(ExitReason, &[u8]); 9] = [
+        (Cpuid, &CPUID),
+        (Hlt, &[0xf4]),
+        (Msr { write: false }, &[0x0f, 0x32]),
+        (Msr { write: true }, &[0x0f, 0x30]),
+        (Pause, &[0xf3, 0x90]),
+        (Wbinvd, &[0x0f, 0x09]),
+        (Wbinvd, &[0xf3, 0x0f, 0x09]),
+        (Invd, &[0x0f, 0x08]),
+        (Xsetbv, &[0x0f, 0x01, 0xd1]),
+    ];
+    for (reason, code) in table {
+        assert_eq!(rip_after(reason, code), code.len() as u64, "{reason:?}");
+    }
+}
+
+#[test]
+fn prefixes_count() {
+    assert_eq!(rip_after(Cpuid, &[0x66, 0x2e, 0x0f, 0xa2]), 4);
+    assert_eq!(rip_after(Cpuid, &[0x48, 0x0f, 0xa2]), 3, "REX");
+    assert_eq!(rip_after(Hlt, &[0xf2, 0xf4]), 2);
+}
+
+#[test]
+fn rex_is_a_prefix_in_64_bit_mode_only() {
+    let mut r = Rig::new();
+    r.vm.cpu.flat_real_mode();
+    r.vm.cpu.set_sysreg(SysReg::Cr0, 0x11);
+    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
+    let mut r = r.code(&[0x48, 0x0f, 0xa2]);
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, CODE, "DEC EAX is there now: it runs again");
+}
+
+#[test]
+fn instruction_across_pages_is_found() {
+    let mut r = Rig::new().code_at(0x1fff, &CPUID);
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, 0x2001);
+}
+
+#[test]
+fn instruction_whose_second_page_has_vanished_runs_again() {
+    let mut r = Rig::new().code_at(0x1fff, &CPUID);
+    r.vm.mmu.missing.push(2);
+    r.bare(Cpuid);
+    assert_eq!(r.run(), Stop::HostInterrupt);
+    assert_eq!(r.vm.cpu.rip, 0x1fff);
+}
+
+#[test]
+fn code_page_that_has_vanished_faults() {
+    let mut r = Rig::new().code(&CPUID);
+    r.vm.mmu.missing.push(1);
+    r.bare(Cpuid);
+    let fetch_fault = Event::exception(14, Some(0x10));
+    assert_eq!(r.injected(), [None, Some(fetch_fault)]);
+    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr2), CODE);
+}
+
+#[test]
+fn changed_bytes_run_again_without_effect() {
+    let mut r = Rig::new().code(&[0x90, 0x90]);
+    r.set(&[(RAX, 1)]);
+    r.bare(Cpuid);
+    assert_eq!(r.injected(), [None, None]);
+    assert_eq!((r.vm.cpu.rip, r.reg(RAX)), (CODE, 1));
+}
+
+#[test]
+fn remembered_code_page_is_checked() {
+    let mut r = Rig::new().code(&CPUID);
+    r.bare(Cpuid);
+    r.run();
+    // The same page now holds something else.
+    r.memory.write(Gpa(CODE), &[0x66, 0x0f, 0xa2]).unwrap();
+    r.vm.cpu.rip = CODE;
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, CODE + 3);
+}
+
+#[test]
+fn code_page_is_looked_up_again_after_another_cr3() {
+    let mut r = Rig::new().code(&CPUID);
+    r.bare(Cpuid);
+    r.run();
+    r.vm.cpu.set_sysreg(SysReg::Cr3, 0x7000);
+    r.vm.mmu.missing.push(1);
+    r.vm.cpu.rip = CODE;
+    r.bare(Cpuid);
+    assert!(r.injected()[1].is_some());
+}
+
+#[test]
+fn rip_wraps_at_4_gib_outside_64_bit_mode() {
+    let mut r = Rig::new();
+    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
+    let attr = SegAttr::P | SegAttr::S | SegAttr::CODE | SegAttr::RW | SegAttr::DB;
+    let mut cs = r.vm.cpu.segment(SegReg::Cs);
+    (cs.attr, cs.base) = (attr, 0x2000);
+    r.vm.cpu.set_segment(SegReg::Cs, cs);
+    r.memory.write(Gpa(0x1ffe), &CPUID).unwrap();
+    r.vm.cpu.rip = 0xffff_fffe;
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, 0);
+}
+
+#[test]
+fn next_rip_of_the_hardware_is_believed() {
+    let mut r = Rig::new();
+    r.exit(Cpuid, 7);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, CODE + 7);
+}
+
+#[test]
+fn code_is_found_through_the_base_of_cs() {
+    let mut r = Rig::new();
+    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
+    r.vm.cpu.set_sysreg(SysReg::Cr0, 0x10);
+    let mut cs = r.vm.cpu.segment(SegReg::Cs);
+    (cs.attr, cs.base) = (cs.attr - SegAttr::L, 0x3_0000);
+    r.vm.cpu.set_segment(SegReg::Cs, cs);
+    r.memory.write(Gpa(0x3_0100), &CPUID).unwrap();
+    r.vm.cpu.rip = 0x100;
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, 0x102);
+}

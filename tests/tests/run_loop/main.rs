@@ -1,0 +1,10 @@
+//! The run loop's rules, on a machine whose guest is a script.
+
+mod events;
+mod halt;
+mod length;
+mod memory;
+mod outside;
+mod ports;
+mod random;
+mod registers;
