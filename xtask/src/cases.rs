@@ -16,7 +16,7 @@ use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::{Ending, Plan};
-use crate::{outcome, paths};
+use crate::{attack, kernel, outcome, paths};
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
@@ -42,6 +42,8 @@ enum What {
     Kernel(&'static str),
     /// A copy of the Linux disk, twice.
     DiskTwice,
+    /// The disk of the guest that attacks.
+    Attack,
     /// The bootable image with a CD as its guest, under a firmware of the outer machine.
     Image(Guest, Option<&'static str>),
     /// A guest that cannot boot, and what the refusal says.
@@ -56,6 +58,10 @@ enum Bad {
     NotBootable,
     NotAnIso,
     TooLittleMemory,
+    /// A kernel that unpacks to more than the guest's memory.
+    BigKernel,
+    /// A kernel whose end is missing, which Umbra itself has to see.
+    CutKernel,
     NotBuilt,
 }
 
@@ -79,10 +85,13 @@ enum Check {
 /// What the cloud kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
     "GUEST-CPU 1",
+    "GUEST-DISK sda 2048",
     "GUEST-PCI 0000:00:00.0 8086:1237",
     "GUEST-PCI 0000:00:01.0 8086:7000",
     "GUEST-PCI 0000:00:01.1 8086:7010",
     "GUEST-PCI 0000:00:01.3 8086:7113",
+    "GUEST-PCI 0000:00:02.0 1234:1111",
+    "GUEST-PCI 0000:00:03.0 10ec:8029",
     "GUEST-ACPI APIC",
     "GUEST-ACPI DSDT",
     "GUEST-ACPI FACP",
@@ -206,6 +215,18 @@ pub fn all() -> Vec<Case> {
             &[PoweredOff, Console(HARDWARE), OwnMemory],
         ),
         case(
+            "attack-is-survived",
+            What::Attack,
+            64,
+            120,
+            &[
+                until("ATTACK BEGINS"),
+                until("ATTACK SURVIVED"),
+                until("ATTACK BEGINS"),
+            ],
+            &[Resets(1), OwnMemory],
+        ),
+        case(
             "reboot",
             What::Kernel("umbra.then=reboot"),
             256,
@@ -278,6 +299,22 @@ pub fn all() -> Vec<Case> {
             &[],
         ),
         case(
+            "refuses-a-big-kernel",
+            What::Refusal(Bad::BigKernel, "too little for this kernel"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-cut-kernel",
+            What::Refusal(Bad::CutKernel, "cut off"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
             "refuses-what-is-not-built",
             What::Refusal(Bad::NotBuilt, "not built yet"),
             64,
@@ -302,7 +339,11 @@ impl Case {
                 Guest::CloudInitrd.provide()?;
             }
             What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
-            What::Refusal(..) => drop(Guest::GrubRescue.provide()?),
+            What::Attack => {}
+            What::Refusal(..) => {
+                Guest::GrubRescue.provide()?;
+                Guest::CloudKernel.provide()?;
+            }
         }
         Ok(())
     }
@@ -321,8 +362,11 @@ impl Case {
                 scratch.path(),
             ),
             What::Kernel(cmdline) => {
+                let disk = scratch.path().join("data.img");
+                fs::write(&disk, vec![0; 1 << 20])?;
                 let options = Options {
                     initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+                    disk: Some(media::open_disk(&disk)?),
                     cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
                     ..Options::headless(&Guest::CloudKernel.provide()?)?
                 };
@@ -342,13 +386,18 @@ impl Case {
                 }
                 Ok(())
             }
+            What::Attack => {
+                let disk = scratch.path().join("attack.img");
+                attack::make(&disk)?;
+                self.run_once(&Options::headless(&disk)?, umbra, scratch.path())
+            }
             What::Image(guest, firmware) => self.run_image(
                 &guest.provide()?,
                 firmware.map(PathBuf::from),
                 umbra,
                 scratch.path(),
             ),
-            What::Refusal(bad, sentence) => refusal(bad, sentence, scratch.path()),
+            What::Refusal(bad, sentence) => refusal(bad, sentence, umbra, scratch.path()),
         }
     }
 
@@ -534,9 +583,12 @@ fn own_memory(report: &Value, guest: u64) -> Result<()> {
 }
 
 /// Runs the tool itself on something bad: one sentence and exit code 2.
-fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
+fn refusal(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Result<()> {
     let good = fs::read(Guest::GrubRescue.provide()?)?;
-    let guest = scratch.join("guest.iso");
+    let guest = scratch.join(match bad {
+        Bad::BigKernel | Bad::CutKernel => "vmlinuz",
+        _ => "guest.iso",
+    });
     let mut arguments = vec!["run", "--headless"];
     match bad {
         Bad::Missing => {}
@@ -555,6 +607,15 @@ fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
             fs::write(&guest, good)?;
             arguments.extend(["--memory", "8M"]);
         }
+        Bad::BigKernel => {
+            fs::copy(Guest::CloudKernel.provide()?, &guest)?;
+            arguments.extend(["--memory", "48M"]);
+        }
+        Bad::CutKernel => {
+            let kernel = fs::read(Guest::CloudKernel.provide()?)?;
+            let half = kernel.get(..kernel.len() / 2).unwrap_or_default();
+            fs::write(&guest, half)?;
+        }
         Bad::NotBuilt => {
             fs::write(&guest, good)?;
             arguments.extend(["--rig", "kvm"]);
@@ -563,6 +624,7 @@ fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
     let output = std::process::Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg(&guest)
+        .env(kernel::OVERRIDE, umbra)
         .output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(

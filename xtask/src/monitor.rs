@@ -30,8 +30,8 @@ impl Monitor {
     ///
     /// It does not answer.
     pub fn connect(socket: &Path) -> Result<Monitor> {
-        let stream = UnixStream::connect(socket)
-            .context("cannot connect to the emulator's monitor")?;
+        let stream =
+            UnixStream::connect(socket).context("cannot connect to the emulator's monitor")?;
         stream.set_read_timeout(Some(ANSWER))?;
         let mut monitor = Monitor {
             stream: BufReader::new(stream),
@@ -48,8 +48,8 @@ impl Monitor {
             if self.stream.read_line(&mut line)? == 0 {
                 bail!("the emulator's monitor has ended");
             }
-            let message: Value =
-                serde_json::from_str(&line).context("the emulator's monitor cannot be understood")?;
+            let message: Value = serde_json::from_str(&line)
+                .context("the emulator's monitor cannot be understood")?;
             if let Some(error) = message.get("error") {
                 bail!("the emulator's monitor refused: {error}");
             }
@@ -125,7 +125,9 @@ fn portable_pixmap(bytes: &[u8]) -> Option<Picture> {
     let width: u32 = word()?.parse().ok()?;
     let height: u32 = word()?.parse().ok()?;
     (word()? == "255").then_some(())?;
-    let length = (width as usize).checked_mul(height as usize)?.checked_mul(3)?;
+    let length = (width as usize)
+        .checked_mul(height as usize)?
+        .checked_mul(3)?;
     Some(Picture {
         width,
         height,

@@ -272,6 +272,10 @@ impl Session {
     /// Asks for the picture and the report, and says goodbye.
     fn ask(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<()> {
         if plan.screenshot {
+            if self.monitor.is_some() {
+                // Umbra has to draw on the outer screen first.
+                self.drain(SETTLE, console)?;
+            }
             self.send(&Request::Screenshot)?;
         }
         if plan.report {
