@@ -152,8 +152,7 @@ fn inside(kernel: &Path, initrd: &Path, umbra: &Path, icount: bool) -> Result<Wa
     let ticks = ticks(&String::from_utf8_lossy(&console))
         .context("the guest did not say its time stamp counter")?;
     Ok(Way {
-        wall: reached
-            .map_or(run.host.wall_seconds, |at| (at - run.started).as_secs_f64()),
+        wall: reached.map_or(run.host.wall_seconds, |at| (at - run.started).as_secs_f64()),
         cpu: run.host.cpu_seconds.unwrap_or_default(),
         ticks,
         report,
@@ -320,7 +319,9 @@ mod tests {
     fn exits_are_listed_by_count() {
         let rows = exits(&report());
         assert_eq!(
-            rows.iter().map(|row| row.reason.as_str()).collect::<Vec<_>>(),
+            rows.iter()
+                .map(|row| row.reason.as_str())
+                .collect::<Vec<_>>(),
             ["port i/o", "cpuid"]
         );
         assert_eq!((rows[1].mean, rows[1].least), (Some(300), Some(250)));
@@ -334,7 +335,10 @@ mod tests {
             ticks,
             report,
         };
-        let (native, inside) = (way(1_000_000_000, Value::Null), way(1_100_000_000, report()));
+        let (native, inside) = (
+            way(1_000_000_000, Value::Null),
+            way(1_100_000_000, report()),
+        );
         let text = table([&native, &native], [&inside, &inside]);
         let line = |what: &str| {
             let line = text.lines().find(|line| line.starts_with(what));
@@ -343,7 +347,10 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        assert_eq!(line("instructions"), "instructions, millions 1000 1100 1.10 x 1.03 x KVM 1.19 x");
+        assert_eq!(
+            line("instructions"),
+            "instructions, millions 1000 1100 1.10 x 1.03 x KVM 1.19 x"
+        );
         assert_eq!(line("all exits"), "all exits 13 4000 KVM 6813");
         assert_eq!(line("cpuid"), "cpuid 4 300 250 300 KVM 2979");
     }

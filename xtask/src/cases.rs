@@ -13,9 +13,10 @@ use crate::image::{self, Contents};
 use crate::media::{self, Medium};
 use crate::rig::{Boot, MIB, Machine, outer_memory};
 use crate::run::{self, Options, Run};
+use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::{Ending, Plan};
-use crate::{outcome, paths};
+use crate::{attack, kernel, outcome, paths};
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
@@ -41,6 +42,8 @@ enum What {
     Kernel(&'static str),
     /// A copy of the Linux disk, twice.
     DiskTwice,
+    /// The disk of the guest that attacks.
+    Attack,
     /// The bootable image with a CD as its guest, under a firmware of the outer machine.
     Image(Guest, Option<&'static str>),
     /// A guest that cannot boot, and what the refusal says.
@@ -55,6 +58,10 @@ enum Bad {
     NotBootable,
     NotAnIso,
     TooLittleMemory,
+    /// A kernel that unpacks to more than the guest's memory.
+    BigKernel,
+    /// A kernel whose end is missing, which Umbra itself has to see.
+    CutKernel,
     NotBuilt,
 }
 
@@ -67,6 +74,8 @@ enum Check {
     Resets(usize),
     /// The picture shows at least this many colours.
     Colours(usize),
+    /// The outer machine's screen shows the guest's.
+    Shown,
     /// COM1 said each of these.
     Console(&'static [&'static str]),
     /// Umbra's own memory is within its bound: 24 MiB plus 0.5 % of the guest's.
@@ -76,10 +85,13 @@ enum Check {
 /// What the cloud kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
     "GUEST-CPU 1",
+    "GUEST-DISK sda 2048",
     "GUEST-PCI 0000:00:00.0 8086:1237",
     "GUEST-PCI 0000:00:01.0 8086:7000",
     "GUEST-PCI 0000:00:01.1 8086:7010",
     "GUEST-PCI 0000:00:01.3 8086:7113",
+    "GUEST-PCI 0000:00:02.0 1234:1111",
+    "GUEST-PCI 0000:00:03.0 10ec:8029",
     "GUEST-ACPI APIC",
     "GUEST-ACPI DSDT",
     "GUEST-ACPI FACP",
@@ -102,7 +114,7 @@ fn keys(text: &str) -> Step {
 
 /// All whole-guest tests; long ones first, so that two lanes end together.
 pub fn all() -> Vec<Case> {
-    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets};
+    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets, Shown};
     let up = until("GUEST-UP");
     let case = |name, what, memory, timeout, script: &[Step], checks: &[Check]| Case {
         name,
@@ -144,7 +156,7 @@ pub fn all() -> Vec<Case> {
             256,
             240,
             &grub_answers,
-            &[],
+            &[Shown],
         ),
         case(
             "image-uefi",
@@ -152,7 +164,7 @@ pub fn all() -> Vec<Case> {
             256,
             240,
             &grub_answers,
-            &[],
+            &[Shown],
         ),
         case(
             "memtest-x64",
@@ -201,6 +213,18 @@ pub fn all() -> Vec<Case> {
             120,
             &[],
             &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "attack-is-survived",
+            What::Attack,
+            64,
+            120,
+            &[
+                until("ATTACK BEGINS"),
+                until("ATTACK SURVIVED"),
+                until("ATTACK BEGINS"),
+            ],
+            &[Resets(1), OwnMemory],
         ),
         case(
             "reboot",
@@ -275,6 +299,22 @@ pub fn all() -> Vec<Case> {
             &[],
         ),
         case(
+            "refuses-a-big-kernel",
+            What::Refusal(Bad::BigKernel, "too little for this kernel"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-cut-kernel",
+            What::Refusal(Bad::CutKernel, "cut off"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
             "refuses-what-is-not-built",
             What::Refusal(Bad::NotBuilt, "not built yet"),
             64,
@@ -299,7 +339,11 @@ impl Case {
                 Guest::CloudInitrd.provide()?;
             }
             What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
-            What::Refusal(..) => drop(Guest::GrubRescue.provide()?),
+            What::Attack => {}
+            What::Refusal(..) => {
+                Guest::GrubRescue.provide()?;
+                Guest::CloudKernel.provide()?;
+            }
         }
         Ok(())
     }
@@ -318,8 +362,11 @@ impl Case {
                 scratch.path(),
             ),
             What::Kernel(cmdline) => {
+                let disk = scratch.path().join("data.img");
+                fs::write(&disk, vec![0; 1 << 20])?;
                 let options = Options {
                     initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+                    disk: Some(media::open_disk(&disk)?),
                     cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
                     ..Options::headless(&Guest::CloudKernel.provide()?)?
                 };
@@ -339,13 +386,18 @@ impl Case {
                 }
                 Ok(())
             }
+            What::Attack => {
+                let disk = scratch.path().join("attack.img");
+                attack::make(&disk)?;
+                self.run_once(&Options::headless(&disk)?, umbra, scratch.path())
+            }
             What::Image(guest, firmware) => self.run_image(
                 &guest.provide()?,
                 firmware.map(PathBuf::from),
                 umbra,
                 scratch.path(),
             ),
-            What::Refusal(bad, sentence) => refusal(bad, sentence, scratch.path()),
+            What::Refusal(bad, sentence) => refusal(bad, sentence, umbra, scratch.path()),
         }
     }
 
@@ -416,6 +468,9 @@ impl Case {
         let run = run::converse(&machine, &plan, self.name, &mut |bytes| {
             console.extend_from_slice(bytes)
         })?;
+        if let Some(outer) = &run.summary.outer {
+            write_png(&paths::logs().join(format!("{}.png", self.name)), outer)?;
+        }
         let report = run
             .summary
             .report
@@ -451,6 +506,15 @@ impl Case {
                     let seen = summary.picture.as_ref().map_or(0, colours);
                     ensure!(seen >= *least, "the picture has {seen} colours");
                 }
+                Check::Shown => {
+                    let outer = summary.outer.as_ref().context("no outer picture")?;
+                    let guest = summary.picture.as_ref().context("no picture")?;
+                    let off = differing(outer, guest)?;
+                    ensure!(
+                        off <= 200,
+                        "{off} pixels of the outer machine's screen are not the guest's"
+                    );
+                }
                 Check::Console(lines) => {
                     for line in *lines {
                         ensure!(console.contains(line), "the guest did not say: {line}");
@@ -477,6 +541,33 @@ fn colours(picture: &Picture) -> usize {
         .len()
 }
 
+/// How many pixels of `guest` are not in the middle of `outer`. A blinking cursor makes for some.
+fn differing(outer: &Picture, guest: &Picture) -> Result<usize> {
+    ensure!(
+        outer.width >= guest.width && outer.height >= guest.height,
+        "the outer screen is smaller than the guest's"
+    );
+    let (left, top) = (
+        (outer.width - guest.width) / 2,
+        (outer.height - guest.height) / 2,
+    );
+    let row = |picture: &Picture, x: u32, y: u32| {
+        let start = 3 * (y as usize * picture.width as usize + x as usize);
+        let row = picture.rgb.get(start..start + 3 * guest.width as usize);
+        row.unwrap_or_default().to_vec()
+    };
+    Ok((0..guest.height)
+        .map(|y| {
+            let (inner, shown) = (row(guest, 0, y), row(outer, left, top + y));
+            inner
+                .chunks_exact(3)
+                .zip(shown.chunks_exact(3))
+                .filter(|(one, other)| one != other)
+                .count()
+        })
+        .sum())
+}
+
 /// Checks the report's `memory.umbra_bytes` against the bound on Umbra's own memory.
 fn own_memory(report: &Value, guest: u64) -> Result<()> {
     let own = report
@@ -492,9 +583,12 @@ fn own_memory(report: &Value, guest: u64) -> Result<()> {
 }
 
 /// Runs the tool itself on something bad: one sentence and exit code 2.
-fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
+fn refusal(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Result<()> {
     let good = fs::read(Guest::GrubRescue.provide()?)?;
-    let guest = scratch.join("guest.iso");
+    let guest = scratch.join(match bad {
+        Bad::BigKernel | Bad::CutKernel => "vmlinuz",
+        _ => "guest.iso",
+    });
     let mut arguments = vec!["run", "--headless"];
     match bad {
         Bad::Missing => {}
@@ -513,6 +607,15 @@ fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
             fs::write(&guest, good)?;
             arguments.extend(["--memory", "8M"]);
         }
+        Bad::BigKernel => {
+            fs::copy(Guest::CloudKernel.provide()?, &guest)?;
+            arguments.extend(["--memory", "48M"]);
+        }
+        Bad::CutKernel => {
+            let kernel = fs::read(Guest::CloudKernel.provide()?)?;
+            let half = kernel.get(..kernel.len() / 2).unwrap_or_default();
+            fs::write(&guest, half)?;
+        }
         Bad::NotBuilt => {
             fs::write(&guest, good)?;
             arguments.extend(["--rig", "kvm"]);
@@ -521,6 +624,7 @@ fn refusal(bad: Bad, sentence: &str, scratch: &Path) -> Result<()> {
     let output = std::process::Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg(&guest)
+        .env(kernel::OVERRIDE, umbra)
         .output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
@@ -546,6 +650,24 @@ mod tests {
         assert!(own_memory(&report(29 * MIB), 1024 * MIB).is_ok());
         assert!(own_memory(&report(30 * MIB), 1024 * MIB).is_err());
         assert!(own_memory(&Value::Null, 1024 * MIB).is_err());
+    }
+
+    #[test]
+    fn the_guests_picture_is_looked_for_in_the_middle() {
+        let guest = Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![1, 2, 3],
+        };
+        let mut outer = Picture {
+            width: 3,
+            height: 3,
+            rgb: vec![0; 27],
+        };
+        assert_eq!(differing(&outer, &guest).unwrap(), 1);
+        outer.rgb[12..15].copy_from_slice(&[1, 2, 3]);
+        assert_eq!(differing(&outer, &guest).unwrap(), 0);
+        assert!(differing(&guest, &outer).is_err());
     }
 
     #[test]

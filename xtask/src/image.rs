@@ -186,9 +186,9 @@ mod tests {
         let text = configuration(&["debian-12".to_owned(), "it's".to_owned()], &contents);
         assert_eq!(text.matches("menuentry '").count(), 2);
         assert!(text.contains("menuentry 'its in Umbra' {"));
-        assert!(
-            text.contains("multiboot2 /boot/umbra/umbra memory=512M paging=nested window control=com2\n")
-        );
+        assert!(text.contains(
+            "multiboot2 /boot/umbra/umbra memory=512M paging=nested window control=com2\n"
+        ));
         assert_eq!(
             text.matches("module2 /boot/umbra/bios bios bios\n").count(),
             2

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 
 /// Names an image to take instead of one built from the sources.
-const OVERRIDE: &str = "UMBRA_IMAGE";
+pub const OVERRIDE: &str = "UMBRA_IMAGE";
 
 /// Builds the ring-0 image if it is not up to date, and gives its path.
 ///

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attack;
 mod bench;
 mod cases;
 mod cdrom;
@@ -19,6 +20,7 @@ mod initrd;
 mod kernel;
 mod keys;
 mod media;
+mod monitor;
 mod outcome;
 mod paths;
 mod progress;
@@ -44,7 +46,9 @@ fn main() -> ExitCode {
     match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if !error.is::<outcome::Told>() {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::from(outcome::exit_code(&error))
         }
     }

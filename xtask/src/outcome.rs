@@ -29,6 +29,18 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// A failure that has been told already: exit code 1.
+#[derive(Debug)]
+pub struct Told;
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failed")
+    }
+}
+
+impl std::error::Error for Told {}
+
 /// Returns with a [`Refused`] that has the formatted sentence.
 macro_rules! refuse {
     ($($sentence:tt)*) => { return Err($crate::outcome::Refused(format!($($sentence)*)).into()) };

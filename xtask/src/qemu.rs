@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
+use crate::monitor::Monitor;
 use crate::outcome::{Interrupted, interrupted, refuse};
 use crate::rig::{Boot, Machine, Module};
 
@@ -77,6 +78,19 @@ impl Qemu {
             }
             sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The emulator's monitor, which a machine that starts from a CD has.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn monitor(&self) -> Result<Monitor> {
+        let socket = monitor_socket(self.directory.path());
+        while !socket.exists() && self.start.elapsed() < START && !interrupted() {
+            sleep(Duration::from_millis(10));
+        }
+        Monitor::connect(&socket)
     }
 
     /// When the emulator was started.
@@ -149,6 +163,10 @@ fn temporary_directory() -> Result<TempDir> {
 
 fn control_socket(directory: &Path) -> PathBuf {
     directory.join("control")
+}
+
+fn monitor_socket(directory: &Path) -> PathBuf {
+    directory.join("monitor")
 }
 
 /// `path` as the value of a QEMU option, where a comma is written twice.
@@ -242,6 +260,15 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
         escaped(&control_socket(directory))?
     );
     add(&["-chardev", &control]);
+    if matches!(machine.boot, Boot::Cd { .. }) {
+        add(&[
+            "-qmp",
+            &format!(
+                "unix:{},server=on,wait=off",
+                escaped(&monitor_socket(directory))?
+            ),
+        ]);
+    }
     if matches!(machine.boot, Boot::Native { .. }) {
         add(&["-serial", "chardev:control"]);
     } else {

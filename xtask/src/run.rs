@@ -345,7 +345,11 @@ pub fn converse(
 ) -> Result<Run> {
     let log = paths::new_log(name)?;
     let mut qemu = Qemu::start(machine, &log)?;
-    let session = Session::new(qemu.connect()?, &plan.script)?;
+    let mut session = Session::new(qemu.connect()?, &plan.script)?;
+    if matches!(machine.boot, Boot::Cd { .. }) {
+        // Umbra itself shows the guest and takes the keys there.
+        session = session.with_monitor(qemu.monitor()?);
+    }
     if plan.interactive && std::io::stdin().is_terminal() {
         // Lines typed here reach the guest's COM1. The thread ends with the tool, or with its input.
         let mut send = session.input()?;

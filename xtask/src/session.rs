@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::control::{Decoder, Event, Message, Picture, Request};
 use crate::keys;
+use crate::monitor::Monitor;
 use crate::outcome::{Interrupted, Refused, interrupted};
 use crate::script::{Step, Watch};
 
@@ -51,6 +52,8 @@ pub struct Summary {
     pub result: Result<Ending>,
     /// The picture, if one was asked for and came.
     pub picture: Option<Picture>,
+    /// The outer machine's screen at that moment, if there is a monitor.
+    pub outer: Option<Picture>,
     /// The report as JSON, if one was asked for and came.
     pub report: Option<String>,
     /// The last lines on COM1.
@@ -87,7 +90,9 @@ pub struct Session {
     started: bool,
     closed: bool,
     picture: Option<Picture>,
+    outer: Option<Picture>,
     report: Option<String>,
+    monitor: Option<Monitor>,
 }
 
 impl Session {
@@ -110,8 +115,18 @@ impl Session {
             started: false,
             closed: false,
             picture: None,
+            outer: None,
             report: None,
+            monitor: None,
         })
+    }
+
+    /// Types on the outer machine's keyboard and looks at its screen by `monitor`.
+    pub fn with_monitor(self, monitor: Monitor) -> Session {
+        Session {
+            monitor: Some(monitor),
+            ..self
+        }
     }
 
     /// A handle that sends `Input` frames from another thread.
@@ -142,6 +157,7 @@ impl Session {
         Summary {
             result,
             picture: self.picture,
+            outer: self.outer,
             report: self.report,
             console: self.watch.console_tail(30),
             screen: self.watch.screen_rows(),
@@ -187,7 +203,7 @@ impl Session {
             if let Some(key) = keys.front()
                 && now >= next_key
             {
-                self.send(&Request::Keys(key.clone()))?;
+                self.press(key.clone())?;
                 keys.pop_front();
                 next_key = now + KEY_PAUSE;
                 continue;
@@ -231,7 +247,7 @@ impl Session {
         console: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
         for key in keys {
-            self.send(&Request::Keys(key))?;
+            self.press(key)?;
             self.drain(KEY_PAUSE, console)?;
         }
         if settle {
@@ -256,6 +272,10 @@ impl Session {
     /// Asks for the picture and the report, and says goodbye.
     fn ask(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<()> {
         if plan.screenshot {
+            if self.monitor.is_some() {
+                // Umbra has to draw on the outer screen first.
+                self.drain(SETTLE, console)?;
+            }
             self.send(&Request::Screenshot)?;
         }
         if plan.report {
@@ -273,6 +293,11 @@ impl Session {
             if self.closed || Instant::now() >= end {
                 return Err(anyhow!("Umbra did not send the {what}"));
             }
+        }
+        if plan.screenshot
+            && let Some(monitor) = &mut self.monitor
+        {
+            self.outer = Some(monitor.screen()?);
         }
         if self.send(&Request::Quit).is_ok() {
             let end = Instant::now() + GOODBYE;
@@ -321,6 +346,14 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// Presses and releases one key.
+    fn press(&mut self, scancodes: Vec<u8>) -> Result<()> {
+        match &mut self.monitor {
+            Some(monitor) => monitor.press(&scancodes),
+            None => self.send(&Request::Keys(scancodes)),
+        }
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::cases::{self, Case};
 use crate::cli::TestArgs;
-use crate::outcome::{Interrupted, interrupted};
+use crate::outcome::{Interrupted, Told, interrupted};
 use crate::setup::{self, Purpose};
 use crate::{kernel, paths};
 
@@ -109,8 +109,10 @@ pub fn test(args: &TestArgs) -> Result<()> {
     let (passed, failed) = (tally.passed.into_inner(), tally.failed.into_inner());
     eprintln!("all tests took {:.0} s", start.elapsed().as_secs_f64());
     println!("{passed} passed, {failed} failed");
-    ensure!(failed == 0, "{failed} of {} tests failed", passed + failed);
-    Ok(())
+    match failed {
+        0 => Ok(()),
+        _ => Err(Told.into()),
+    }
 }
 
 /// All tests, in the order in which they start.
@@ -145,16 +147,7 @@ fn all() -> Vec<Test> {
             ][..],
         ),
         ("unit", &["test", "--workspace", "--quiet"][..]),
-        (
-            "doc",
-            &[
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-                "--quiet",
-            ][..],
-        ),
+        ("doc", &["doc", "--workspace", "--no-deps", "--quiet"][..]),
     ];
     let mut tests: Vec<Test> = host
         .into_iter()
@@ -222,6 +215,8 @@ fn cargo(words: &[&str]) -> Result<()> {
         .current_dir(paths::root())
         .args(words)
         .env("RUSTDOCFLAGS", "-D warnings")
+        // The set-up has installed the tools that unit tests ask about our tables.
+        .env("UMBRA_REQUIRE_TOOLS", "1")
         .stdin(Stdio::null())
         .output()
         .context("cannot start cargo")?;
@@ -262,22 +257,19 @@ fn red_zone(umbra: &Path) -> Result<()> {
     }
 }
 
-/// Whether a line of objdump accesses memory below RSP; an address that is only computed (LEA) is no access.
+/// Whether a line of objdump accesses memory below RSP. An address that is only computed (LEA) is no access, and with an index
+/// register the sum may lie above.
 fn below_stack(line: &str) -> bool {
     let Some((_, instruction)) = line.split_once(":\t") else {
         return false;
     };
-    let below = instruction
-        .split("(%rsp")
-        .next()
-        .filter(|_| instruction.contains("(%rsp"))
-        .is_some_and(|before| {
-            let displacement = before
-                .rsplit([' ', ',', '\t', ':'])
-                .next()
-                .unwrap_or_default();
-            displacement.starts_with("-0x")
-        });
+    let below = instruction.split_once("(%rsp)").is_some_and(|(before, _)| {
+        let displacement = before
+            .rsplit([' ', ',', '\t', ':'])
+            .next()
+            .unwrap_or_default();
+        displacement.starts_with("-0x")
+    });
     below && !instruction.starts_with("lea")
 }
 
@@ -289,7 +281,7 @@ mod tests {
     fn accesses_below_the_stack_pointer_are_found() {
         assert!(below_stack("  10045b:\tmov    %rax,-0x8(%rsp)"));
         assert!(below_stack("  10045b:\tmovaps -0x18(%rsp),%xmm0"));
-        assert!(below_stack("  10045b:\tmov    %rax,-0x8(%rsp,%rcx,8)"));
+        assert!(!below_stack("  10045b:\tmov    %dil,-0x1(%rsp,%rdx,1)"));
         assert!(!below_stack("  10045b:\tmov    %rax,0x8(%rsp)"));
         assert!(!below_stack("  10045b:\tlea    -0x40(%rsp),%rsp"));
         assert!(!below_stack("  10045b:\tmov    -0x8(%rbp),%rax"));

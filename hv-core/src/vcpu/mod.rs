@@ -13,7 +13,8 @@ use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::emulate::{self, EmuFault, Step, StepKind};
+use crate::addr::Gva;
+use crate::emulate::{self, EmuCx, EmuFault, Step, StepKind};
 use crate::event::{Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::{Attention, InterruptController};
@@ -22,7 +23,7 @@ use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
-use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
+use crate::regs::{Cr4, Efer, Rflags, SegReg, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
 use alloc::boxed::Box;
@@ -303,9 +304,23 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
             | ExitReason::TaskSwitch => self.emulate(),
+            // QEMU ends the guest so where a CPU raises #GP: at a MOV that sets reserved bits of CR4.
+            ExitReason::EntryFailed if self.at_mov_to_cr4() => Err(general_protection()),
             ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
             ExitReason::Unknown(_) => Err(self.fatal("the CPU left the guest for a reason that Umbra does not know", exit)),
         }
+    }
+
+    /// Whether the next instruction is MOV to CR4 (0F 22 /4). False if that was the case so often that it cannot be the reason.
+    fn at_mov_to_cr4(&mut self) -> bool {
+        const OFTEN: u64 = 100_000;
+        let mut code = [0; 4];
+        let at = Gva(self.cpu.segment(SegReg::Cs).base.wrapping_add(self.cpu.rip()));
+        let read = EmuCx::fetch(self, at, &mut code).unwrap_or(0);
+        let code = code.get(..read).unwrap_or_default();
+        let code = code.strip_prefix(&[0x41]).unwrap_or(code);
+        let is_it = code.starts_with(&[0x0f, 0x22]) && code.get(2).is_some_and(|modrm| modrm >> 3 & 7 == 4);
+        is_it && self.stats.exits[ExitReason::EntryFailed.index()] < OFTEN
     }
 
     /// Adds the time since the last exit to its reason.

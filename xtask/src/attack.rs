@@ -1,0 +1,50 @@
+//! A guest that attacks: `attack.s`, assembled and made into a disk image.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::deb;
+
+const SOURCE: &str = include_str!("attack.s");
+/// The code: a boot sector and the three sectors that it loads.
+const CODE: usize = 2048;
+/// The image: enough for a BIOS to take it for a disk.
+const IMAGE: usize = 1 << 20;
+
+/// Makes the disk image in `path`.
+///
+/// # Errors
+///
+/// It cannot be assembled or written.
+pub fn make(path: &Path) -> Result<()> {
+    let (source, object) = (path.with_extension("s"), path.with_extension("o"));
+    fs::write(&source, SOURCE)?;
+    deb::run(
+        Command::new("as")
+            .args(["--32", "-o"])
+            .args([&object, &source]),
+    )?;
+    deb::run(
+        Command::new("ld")
+            .args([
+                "-m",
+                "elf_i386",
+                "-Ttext",
+                "0x7c00",
+                "--oformat",
+                "binary",
+                "-o",
+            ])
+            .args([path, &object]),
+    )?;
+    let mut image = fs::read(path).context("the assembled program is not there")?;
+    ensure!(
+        image.len() == CODE && image.get(510..512) == Some(&[0x55, 0xaa]),
+        "the assembled program is no boot sector with three sectors behind it"
+    );
+    image.resize(IMAGE, 0);
+    fs::write(path, image).with_context(|| format!("cannot write {}", path.display()))
+}

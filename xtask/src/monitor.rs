@@ -1,0 +1,159 @@
+//! The outer machine's screen and keyboard, by QEMU's monitor protocol (QEMU documentation, "QEMU Machine Protocol").
+//!
+//! A run needs them only where Umbra itself is to show the guest's screen and to take the keys.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::control::Picture;
+
+/// How long the emulator has to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+const EXTENDED: u8 = 0xe0;
+const BREAK: u8 = 0x80;
+
+/// A connection to the monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    stream: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    /// Connects to the monitor at `socket`.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn connect(socket: &Path) -> Result<Monitor> {
+        let stream =
+            UnixStream::connect(socket).context("cannot connect to the emulator's monitor")?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let mut monitor = Monitor {
+            stream: BufReader::new(stream),
+        };
+        monitor.answer("QMP")?;
+        monitor.command("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// The next message with `key`, or the error.
+    fn answer(&mut self, key: &str) -> Result<Value> {
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line)? == 0 {
+                bail!("the emulator's monitor has ended");
+            }
+            let message: Value = serde_json::from_str(&line)
+                .context("the emulator's monitor cannot be understood")?;
+            if let Some(error) = message.get("error") {
+                bail!("the emulator's monitor refused: {error}");
+            }
+            if let Some(value) = message.get(key) {
+                return Ok(value.clone());
+            }
+        }
+    }
+
+    fn command(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        let mut line = json!({"execute": name, "arguments": arguments}).to_string();
+        line.push('\n');
+        self.stream.get_mut().write_all(line.as_bytes())?;
+        self.answer("return")
+    }
+
+    /// The machine's screen.
+    ///
+    /// # Errors
+    ///
+    /// The emulator does not give it.
+    pub fn screen(&mut self) -> Result<Picture> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("screen.ppm");
+        self.command("screendump", json!({"filename": path}))?;
+        portable_pixmap(&std::fs::read(&path)?).context("the emulator's picture is malformed")
+    }
+
+    /// Presses and releases the key of these set 1 scan codes, which are the codes to press it and then those to release it.
+    ///
+    /// # Errors
+    ///
+    /// The emulator does not take it.
+    pub fn press(&mut self, scancodes: &[u8]) -> Result<()> {
+        let keys: Vec<Value> = pressed(scancodes)
+            .into_iter()
+            .map(|code| json!({"type": "number", "data": code}))
+            .collect();
+        self.command("send-key", json!({"keys": keys, "hold-time": 20}))?;
+        Ok(())
+    }
+}
+
+/// The keys that are pressed in a sequence, as QEMU numbers them: the make code, with bit 7 for an E0 before it.
+fn pressed(scancodes: &[u8]) -> Vec<u8> {
+    let mut keys = Vec::new();
+    let mut extended = 0;
+    for &code in scancodes {
+        match code {
+            EXTENDED => extended = BREAK,
+            _ => {
+                if code & BREAK == 0 {
+                    keys.push(code | extended);
+                }
+                extended = 0;
+            }
+        }
+    }
+    keys
+}
+
+/// Reads a binary PPM with 8 bits a colour: `P6`, width, height, 255, pixels.
+fn portable_pixmap(bytes: &[u8]) -> Option<Picture> {
+    let mut rest = bytes;
+    let mut word = || {
+        let start = rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let from = rest.get(start..)?;
+        let end = from.iter().position(u8::is_ascii_whitespace)?;
+        rest = from.get(end + 1..)?;
+        str::from_utf8(from.get(..end)?).ok()
+    };
+    (word()? == "P6").then_some(())?;
+    let width: u32 = word()?.parse().ok()?;
+    let height: u32 = word()?.parse().ok()?;
+    (word()? == "255").then_some(())?;
+    let length = (width as usize)
+        .checked_mul(height as usize)?
+        .checked_mul(3)?;
+    Some(Picture {
+        width,
+        height,
+        rgb: rest.get(..length)?.to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys;
+
+    #[test]
+    fn keys_are_named_by_their_make_codes() {
+        let press = |text: &str| pressed(&keys::scancodes(text).unwrap().concat());
+        assert_eq!(press("a"), [0x1e]);
+        assert_eq!(press("A"), [0x2a, 0x1e]);
+        assert_eq!(press("\\{up}"), [0xc8]);
+    }
+
+    #[test]
+    fn a_pixmap_gives_its_pixels() {
+        let picture = portable_pixmap(b"P6\n2 1\n255\n abcde").unwrap();
+        assert_eq!((picture.width, picture.height), (2, 1));
+        assert_eq!(picture.rgb, b" abcde");
+        assert!(portable_pixmap(b"P6\n2 1\n255\nabc").is_none());
+        assert!(portable_pixmap(b"P5\n1 1\n255\nabc").is_none());
+    }
+}
