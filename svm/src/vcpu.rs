@@ -3,11 +3,13 @@
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context, FxState};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
-use crate::vmcb::{INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, VirtualInterrupt, Vmcb, VmcbSegment, tlb_control};
+use crate::vmcb::{
+    INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,
+};
 use crate::Features;
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
-use hv_core::event::vector;
+use hv_core::event::{EventKind, vector};
 use hv_core::exit::VmExit;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
@@ -134,18 +136,29 @@ impl SvmVcpu {
             TlbFlush::Guest if self.features.flush_by_asid => tlb_control::THIS_GUEST,
             TlbFlush::Guest => tlb_control::EVERYTHING,
         };
-        v.event_injection = entry.inject.as_ref().map_or(0, event_injection);
-        let mut vi = VirtualInterrupt::V_INTR_MASKING;
+        const VIRTUAL: VirtualInterrupt =
+            VirtualInterrupt::V_IRQ.union(VirtualInterrupt::V_IGN_TPR).union(VirtualInterrupt::V_INTR_PRIO);
+        v.event_injection = 0;
+        let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut i3 = INTERCEPT3;
+        match entry.inject {
+            // As a virtual interrupt where that is free: QEMU 7.2 loses requests from its main loop, and hangs with a window
+            // open, when they come after an interrupt by EVENTINJ and before the next exit.
+            Some(e) if e.kind == EventKind::ExternalInterrupt && !entry.irq_window => {
+                vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
+            }
+            Some(e) => v.event_injection = event_injection(&e),
+            None => {}
+        }
         if entry.irq_window {
             // A virtual interrupt that is never delivered: taking it would be the window.
-            vi |= VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR | VirtualInterrupt::V_INTR_PRIO;
+            vi |= VIRTUAL.bits();
             i3 |= Intercept3::VINTR;
         }
         if entry.nmi_window {
             i3 |= Intercept3::IRET;
         }
-        v.virtual_interrupt = vi.bits();
+        v.virtual_interrupt = vi;
         v.intercept3 = i3.bits();
     }
 }
@@ -282,7 +295,12 @@ impl VcpuBackend for SvmVcpu {
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.encode(entry);
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
-        decode(&self.vmcb, &self.features)
+        let mut exit = decode(&self.vmcb, &self.features);
+        // A virtual interrupt that the guest has not taken yet (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts").
+        if self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0 && !entry.irq_window {
+            exit.vectoring = entry.inject;
+        }
+        exit
     }
 
     fn dump(&self, out: &mut dyn core::fmt::Write) {
@@ -333,6 +351,19 @@ mod tests {
         c.encode(&ENTRY);
         assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0, "the window is disarmed");
         assert_eq!(c.vmcb.event_injection, 0);
+    }
+
+    #[test]
+    fn an_interrupt_is_a_virtual_one_unless_the_window_needs_that() {
+        let mut c = cpu();
+        let irq = Entry { inject: Some(Event::interrupt(0x20)), ..ENTRY };
+        c.encode(&irq);
+        assert_eq!((c.vmcb.virtual_interrupt, c.vmcb.event_injection), (0x20 << 32 | 0x11f_0100, 0));
+        assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+        c.encode(&Entry { irq_window: true, ..irq });
+        assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+        c.encode(&Entry { inject: Some(Event::exception(6, None)), ..ENTRY });
+        assert_eq!((c.vmcb.virtual_interrupt, c.vmcb.event_injection), (0x100_0000, 0x8000_0306));
     }
 
     #[test]

@@ -58,6 +58,9 @@ bitflags! {
     }
 }
 
+/// Where the vector stands in virtual interrupt control.
+pub const V_INTR_VECTOR: u32 = 32;
+
 /// TLB_CONTROL: what VMRUN flushes.
 pub mod tlb_control {
     pub const NOTHING: u8 = 0;
