@@ -16,6 +16,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
 use hv_core::stats::Facts;
+use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
 use svm::Features;
 
@@ -23,6 +24,9 @@ use svm::Features;
 const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
 /// How often the screen is drawn at most.
 const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
+const DRAW_INTERVAL_MAX: VmTime = VmTime::from_millis(500);
+/// Drawing takes at most one part in this many of the time.
+const DRAW_SHARE: u64 = 5;
 /// How long bytes of the guest's COM1 wait for company.
 const CONSOLE_INTERVAL: VmTime = VmTime::from_millis(20);
 /// Resets with less than this between them are a storm.
@@ -41,6 +45,8 @@ pub struct Session {
     /// Generation of the screen that was sent, and when.
     sent: (u64, VmTime),
     drawn: (u64, VmTime),
+    /// The pause between two pictures: a slow screen must not keep the guest from running.
+    draw_interval: VmTime,
     /// Keys that the guest's keyboard had no room for.
     keys: Vec<u8>,
     started: u64,
@@ -74,6 +80,7 @@ impl Session {
             text_sent: Vec::new(),
             sent: (0, VmTime(0)),
             drawn: (u64::MAX, VmTime(0)),
+            draw_interval: DRAW_INTERVAL,
             keys: Vec::new(),
             started: clock::ticks(),
             halted_ticks: 0,
@@ -226,14 +233,14 @@ impl Session {
                 let vga = self.guest.vga.lock();
                 (vga.generation(), vga.is_live())
             };
-            let due = self.drawn.1 + DRAW_INTERVAL;
+            let due = self.drawn.1 + self.draw_interval;
             if now >= due {
                 if live || generation != self.drawn.0 {
                     self.draw();
                 }
                 self.drawn = (generation, now);
             }
-            next = next.min(self.drawn.1 + DRAW_INTERVAL);
+            next = next.min(self.drawn.1 + self.draw_interval);
         } else if control::is_open() {
             // Changes of the screen and of COM1 are looked at a few times a second while the guest runs.
             next = next.min(now + if control::console_waiting() { CONSOLE_INTERVAL } else { TEXT_INTERVAL });
@@ -295,9 +302,14 @@ impl Session {
     }
 
     fn draw(&mut self) {
+        let clock = &self.guest.cpu.clock;
+        let before = clock.time(clock.ticks());
         if self.render() {
             screen::draw(self.picture.width, self.picture.height, &self.picture.pixels);
         }
+        let clock = &self.guest.cpu.clock;
+        let spent = clock.time(clock.ticks()) - before;
+        self.draw_interval = VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(DRAW_INTERVAL, DRAW_INTERVAL_MAX);
     }
 
     fn send_picture(&mut self) {
