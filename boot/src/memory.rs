@@ -117,10 +117,13 @@ pub fn top(boot: &BootInfo) -> u64 {
 }
 
 /// Takes zeroed, physically contiguous memory for Umbra itself, never to be given back.
+///
+/// Memory below 4 GiB is preferred: the start code has mapped it, so that page tables for the rest can be made there.
 pub fn take_own(len: u64, align: u64) -> Option<u64> {
     let at = {
         let mut m = MEMORY.lock();
-        let at = m.take((len + 0xfff) & !0xfff, align.max(4096), u64::MAX)?;
+        let (len, align) = ((len + 0xfff) & !0xfff, align.max(4096));
+        let at = m.take(len, align, 1 << 32).or_else(|| m.take(len, align, u64::MAX))?;
         m.own += (len + 0xfff) & !0xfff;
         at
     };

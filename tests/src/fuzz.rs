@@ -127,8 +127,12 @@ pub fn walker(data: &[u8]) {
         let first = npt_shadow::walk::translate(&memory, &state, Gva(gva), access);
         if let Ok(gpa) = first {
             assert_eq!(gpa.page_offset(), gva & 0xfff);
+            // It may fault now: where a table is its own entry, an accessed bit can be a reserved one.
             let again = npt_shadow::walk::translate(&memory, &state, Gva(gva), access);
-            assert_eq!(again, first, "accessed and dirty bits change nothing");
+            assert!(
+                again.is_err() || again == first,
+                "{again:?}, but before {first:?}"
+            );
         }
     }
 }

@@ -153,7 +153,11 @@ impl Pc {
         };
         let machine = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&machine.chips, 0).expect("the machine has one CPU");
-        let (picture, text) = Default::default();
+        let (mut picture, text) = (Picture::default(), TextScreen::default());
+        // The host's buffer grows with the screen; here it is as large as it can get, so that growth is the devices'.
+        picture
+            .pixels
+            .reserve((vga::MAX_WIDTH * vga::MAX_HEIGHT) as usize);
         let mut pc = Self {
             bus,
             machine,
@@ -305,7 +309,11 @@ impl Pc {
 
     /// What the CPU does with the interrupt chips.
     fn interrupts(&mut self, feed: &mut Feed<'_>) {
-        if self.irqs.attention().contains(hv_core::irq::Attention::INTERRUPT) {
+        if self
+            .irqs
+            .attention()
+            .contains(hv_core::irq::Attention::INTERRUPT)
+        {
             self.irqs.acknowledge();
             self.bus
                 .mmio_write(self.now, Gpa(machine::LAPIC + 0xb0), 4, 0);

@@ -275,6 +275,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::PortIo(io) => self.port_io(io, exit),
             ExitReason::NestedFault(fault) => match self.mmu.fault(&fault) {
                 Resolve::Retry => Ok(()),
+                // The CPU itself was at it, not the instruction at RIP: there is nothing to emulate.
+                Resolve::Mmio if exit.vectoring.is_some() => {
+                    Err(self.fatal("an event is delivered through memory that is no RAM", exit))
+                }
                 Resolve::Mmio => self.emulate(),
             },
             ExitReason::Cpuid => self.cpuid_exit(exit),

@@ -1,10 +1,12 @@
 //! Events on their way in: what was interrupted, what is raised, what waits.
 
+use hv_core::Gpa;
 use hv_core::cpu::VcpuBackend;
 use hv_core::event::{Event, EventKind};
 use hv_core::exit::ExitReason::{
     self, Exception, ExternalInterrupt, InterruptWindow, Iret, Shutdown,
 };
+use hv_core::exit::{NestedFault, VmExit};
 use hv_core::regs::SysReg;
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
@@ -273,4 +275,21 @@ fn injected_events_are_counted_by_kind() {
     r.bare(ExitReason::Undefined);
     r.run();
     assert_eq!(r.vm.stats.injected, [1, 1, 0, 0]);
+}
+
+#[test]
+fn event_delivered_through_device_memory_stops_the_vm() {
+    let mut r = Rig::new();
+    let fault = NestedFault {
+        gpa: Gpa(0xfee0_0000),
+        write: true,
+        fetch: false,
+        present: false,
+        table_walk: false,
+    };
+    r.vm.cpu.exit(VmExit {
+        vectoring: Some(Event::interrupt(0x31)),
+        ..VmExit::bare(ExitReason::NestedFault(fault))
+    });
+    assert!(matches!(r.run(), Stop::Fatal(_)));
 }
