@@ -20,8 +20,17 @@ const IMAGE: usize = 1 << 20;
 ///
 /// It cannot be assembled or written.
 pub fn make(path: &Path) -> Result<()> {
+    assemble(SOURCE, CODE, path)
+}
+
+/// Makes a disk image in `path` whose first `len` bytes are the assembled `program`, a boot sector and what it loads.
+///
+/// # Errors
+///
+/// It cannot be assembled or written.
+pub fn assemble(program: &str, len: usize, path: &Path) -> Result<()> {
     let (source, object) = (path.with_extension("s"), path.with_extension("o"));
-    fs::write(&source, SOURCE)?;
+    fs::write(&source, program)?;
     deb::run(
         Command::new("as")
             .args(["--32", "-o"])
@@ -42,8 +51,9 @@ pub fn make(path: &Path) -> Result<()> {
     )?;
     let mut image = fs::read(path).context("the assembled program is not there")?;
     ensure!(
-        image.len() == CODE && image.get(510..512) == Some(&[0x55, 0xaa]),
-        "the assembled program is no boot sector with three sectors behind it"
+        image.len() == len && image.get(510..512) == Some(&[0x55, 0xaa]),
+        "the assembled program is no boot sector with {} bytes behind it",
+        len - 512
     );
     image.resize(IMAGE, 0);
     fs::write(path, image).with_context(|| format!("cannot write {}", path.display()))

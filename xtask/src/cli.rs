@@ -134,6 +134,8 @@ pub struct BenchArgs {
 pub enum Bench {
     /// A Linux kernel's way to its first program: native against Umbra.
     Boot,
+    /// Single exits, counted in instructions from the guest's side.
+    Exits,
 }
 
 /// Which guests to fetch.

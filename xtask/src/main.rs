@@ -14,6 +14,7 @@ mod control;
 mod cpio;
 mod deb;
 mod disk;
+mod exits;
 mod guests;
 mod image;
 mod initrd;
@@ -74,6 +75,7 @@ fn command() -> Result<()> {
         Command::Image(args) => image::image(args),
         Command::Bench(args) => match args.what {
             Bench::Boot => bench::boot(),
+            Bench::Exits => exits::exits(),
         },
     }
 }

@@ -68,7 +68,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// A [`Refused`](crate::outcome::Refused) that says what cannot be done.
+    /// A [`Refused`] that says what cannot be done.
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         args.rig.resolve()?;
         if args.paging == Paging::Shadow {
