@@ -22,6 +22,12 @@ pub fn gigabyte_pages() -> bool {
     cpuid(0x8000_0001, 0).edx & 1 << 26 != 0
 }
 
+/// Whether the CPU is QEMU's software emulation, by its hypervisor signature.
+fn is_qemu_tcg() -> bool {
+    let leaf = cpuid(0x4000_0000, 0);
+    cpuid(1, 0).ecx & 1 << 31 != 0 && [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
+}
+
 /// Asks the CPU for AMD-V with what Umbra needs, and turns it on.
 ///
 /// # Errors
@@ -45,7 +51,7 @@ pub fn enable_svm() -> Result<Features, String> {
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
     let mut features =
-        Features { nested_paging: bit(0), next_rip: bit(3), flush_by_asid: bit(6), asids: leaf.ebx, xsave: false };
+        Features { nested_paging: bit(0), next_rip: bit(3), flush_by_asid: bit(6), asids: leaf.ebx, xsave: false, inject_virtual: is_qemu_tcg() };
     if !features.nested_paging {
         return Err("this CPU's AMD-V has no nested paging (NPT), and shadow paging is not built yet".into());
     }

@@ -142,9 +142,8 @@ impl SvmVcpu {
         let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut i3 = INTERCEPT3;
         match entry.inject {
-            // As a virtual interrupt where that is free: QEMU 7.2 loses requests from its main loop, and hangs with a window
-            // open, when they come after an interrupt by EVENTINJ and before the next exit.
-            Some(e) if e.kind == EventKind::ExternalInterrupt && !entry.irq_window => {
+            // A window needs the virtual interrupt for itself.
+            Some(e) if self.features.inject_virtual && e.kind == EventKind::ExternalInterrupt && !entry.irq_window => {
                 vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
             }
             Some(e) => v.event_injection = event_injection(&e),
@@ -297,7 +296,10 @@ impl VcpuBackend for SvmVcpu {
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
         let mut exit = decode(&self.vmcb, &self.features);
         // A virtual interrupt that the guest has not taken yet (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts").
-        if self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0 && !entry.irq_window {
+        if self.features.inject_virtual
+            && self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0
+            && !entry.irq_window
+        {
             exit.vectoring = entry.inject;
         }
         exit
@@ -354,8 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_is_a_virtual_one_unless_the_window_needs_that() {
+    fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         let mut c = cpu();
+        c.encode(&Entry { inject: Some(Event::interrupt(0x20)), ..ENTRY });
+        assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+        c.features.inject_virtual = true;
         let irq = Entry { inject: Some(Event::interrupt(0x20)), ..ENTRY };
         c.encode(&irq);
         assert_eq!((c.vmcb.virtual_interrupt, c.vmcb.event_injection), (0x20 << 32 | 0x11f_0100, 0));
