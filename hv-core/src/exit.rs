@@ -14,6 +14,8 @@ pub struct VmExit {
     pub next_rip: Option<u64>,
     /// The event that was being delivered to the guest when it was left: it has *not* been delivered.
     pub vectoring: Option<Event>,
+    /// The interrupt that was to be injected and that the guest has not begun to take: nothing has happened to it.
+    pub untaken: Option<Event>,
 }
 
 /// An access to I/O ports.

@@ -151,6 +151,7 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         reason,
         next_rip,
         vectoring: vectoring(vmcb.exit_int_info),
+        untaken: None,
     }
 }
 

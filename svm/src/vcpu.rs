@@ -346,7 +346,7 @@ impl VcpuBackend for SvmVcpu {
             && self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0
             && !entry.irq_window
         {
-            exit.vectoring = entry.inject;
+            exit.untaken = entry.inject;
         }
         exit
     }

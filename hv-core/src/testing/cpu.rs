@@ -103,6 +103,7 @@ impl VmExit {
             reason,
             next_rip: None,
             vectoring: None,
+            untaken: None,
         }
     }
 }

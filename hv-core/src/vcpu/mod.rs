@@ -272,8 +272,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
             self.irqs.end_of_interrupt();
         }
-        if let Some(e) = exit.vectoring {
-            self.events.put_back(e);
+        for event in [exit.vectoring, exit.untaken].into_iter().flatten() {
+            self.events.put_back(event);
         }
         if self.iret_at.is_some_and(|rip| rip != self.cpu.rip()) {
             self.iret_at = None;

@@ -293,3 +293,22 @@ fn event_delivered_through_device_memory_stops_the_vm() {
     });
     assert!(matches!(r.run(), Stop::Fatal(_)));
 }
+
+#[test]
+fn interrupt_that_the_guest_did_not_take_waits_while_the_instruction_is_emulated() {
+    let mut r = Rig::new();
+    let fault = NestedFault {
+        gpa: Gpa(0xfee0_0000),
+        write: false,
+        fetch: false,
+        present: false,
+        table_walk: false,
+    };
+    r.vm.cpu.exit(VmExit {
+        untaken: Some(Event::interrupt(0x31)),
+        ..VmExit::bare(ExitReason::NestedFault(fault))
+    });
+    r.run();
+    let injected: Vec<_> = r.entries().iter().filter_map(|e| e.inject).collect();
+    assert!(injected.contains(&Event::interrupt(0x31)), "{injected:?}");
+}

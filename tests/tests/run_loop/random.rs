@@ -287,6 +287,7 @@ impl Model {
             reason: reason(r),
             next_rip,
             vectoring,
+            untaken: None,
         }
     }
 }
