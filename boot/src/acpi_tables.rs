@@ -9,9 +9,14 @@ use core::ptr::NonNull;
 struct IdentityMap;
 
 impl AcpiHandler for IdentityMap {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+    unsafe fn map_physical_region<T>(
+        &self,
+        address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
         crate::paging::map(address as u64, (address + size) as u64, false);
-        let virtual_start = NonNull::new(address as *mut T).expect("no ACPI table lies at address 0");
+        let virtual_start =
+            NonNull::new(address as *mut T).expect("no ACPI table lies at address 0");
         // SAFETY: memory is mapped at its own address, for ever.
         unsafe { PhysicalMapping::new(address, virtual_start, size, size, self.clone()) }
     }
@@ -35,9 +40,14 @@ pub fn survey(rsdp: Option<u64>) {
         }
     };
     let cpus = tables.find_table::<Madt>().map_or(1, |m| {
-        let local = |e: &acpi::madt::MadtEntry<'_>| matches!(e, acpi::madt::MadtEntry::LocalApic(_));
+        let local =
+            |e: &acpi::madt::MadtEntry<'_>| matches!(e, acpi::madt::MadtEntry::LocalApic(_));
         m.get().entries().filter(local).count()
     });
     let pm = tables.find_table::<Fadt>().is_ok();
-    log::info!("host ACPI: {cpus} CPU{}, FADT {}", if cpus == 1 { "" } else { "s" }, if pm { "found" } else { "missing" });
+    log::info!(
+        "host ACPI: {cpus} CPU{}, FADT {}",
+        if cpus == 1 { "" } else { "s" },
+        if pm { "found" } else { "missing" }
+    );
 }

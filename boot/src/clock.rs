@@ -68,7 +68,11 @@ pub fn init() {
     let hz = |n: u64| (n.max(1) as u128 * PIT_HZ as u128 / RUN as u128) as u64;
     TSC_HZ.store(hz(best.0), Ordering::Relaxed);
     TIMER_HZ.store(hz(best.1), Ordering::Relaxed);
-    log::info!("time: TSC {} MHz, local APIC timer {} MHz", hz(best.0) / 1_000_000, hz(best.1) / 1_000_000);
+    log::info!(
+        "time: TSC {} MHz, local APIC timer {} MHz",
+        hz(best.0) / 1_000_000,
+        hz(best.1) / 1_000_000
+    );
 }
 
 /// The clock of one VM.
@@ -86,8 +90,14 @@ impl HostClock {
     /// A clock that starts now.
     pub fn new() -> Self {
         let ns_per_tick = ((1_000_000_000u128 << 32) / u128::from(tsc_hz().max(1))) as u64;
-        let timer_per_ns = ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
-        Self { start: ticks(), ns_per_tick, timer_per_ns, armed: VmTime::NEVER }
+        let timer_per_ns =
+            ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
+        Self {
+            start: ticks(),
+            ns_per_tick,
+            timer_per_ns,
+            armed: VmTime::NEVER,
+        }
     }
 
     /// The host's timer interrupt has come: the next deadline has to be armed anew.
@@ -102,7 +112,10 @@ impl Clock for HostClock {
     }
 
     fn time(&self, ticks: u64) -> VmTime {
-        VmTime(((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick)) >> 32) as u64)
+        VmTime(
+            ((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick)) >> 32)
+                as u64,
+        )
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {

@@ -16,7 +16,11 @@ struct Channel {
     console: Vec<u8>,
 }
 
-static CHANNEL: Mutex<Channel> = Mutex::new(Channel { port: Serial::new(0x2f8), received: VecDeque::new(), console: Vec::new() });
+static CHANNEL: Mutex<Channel> = Mutex::new(Channel {
+    port: Serial::new(0x2f8),
+    received: VecDeque::new(),
+    console: Vec::new(),
+});
 static OPEN: AtomicBool = AtomicBool::new(false);
 
 /// Bytes that may wait in either direction.

@@ -19,7 +19,10 @@ struct HostHal;
 unsafe impl Hal for HostHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let at = memory::take_own((pages * PAGE_SIZE) as u64, PAGE_SIZE as u64).unwrap_or(0);
-        (at, NonNull::new(at as *mut u8).unwrap_or(NonNull::dangling()))
+        (
+            at,
+            NonNull::new(at as *mut u8).unwrap_or(NonNull::dangling()),
+        )
     }
     unsafe fn dma_dealloc(_paddr: PhysAddr, _vaddr: NonNull<u8>, _pages: usize) -> i32 {
         // Queues live as long as Umbra.
@@ -53,10 +56,14 @@ impl BlockBackend for VirtioDisk {
         self.blk.readonly()
     }
     fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        self.blk.read_blocks(sector as usize, buf).map_err(|_| BlockError)
+        self.blk
+            .read_blocks(sector as usize, buf)
+            .map_err(|_| BlockError)
     }
     fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        self.blk.write_blocks(sector as usize, buf).map_err(|_| BlockError)
+        self.blk
+            .write_blocks(sector as usize, buf)
+            .map_err(|_| BlockError)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         self.blk.flush().map_err(|_| BlockError)
@@ -74,7 +81,10 @@ impl BlockBackend for ModuleDisk {
         true
     }
     fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        let start = usize::try_from(sector).ok().and_then(|s| s.checked_mul(512)).ok_or(BlockError)?;
+        let start = usize::try_from(sector)
+            .ok()
+            .and_then(|s| s.checked_mul(512))
+            .ok_or(BlockError)?;
         buf.copy_from_slice(self.0.get(start..start + buf.len()).ok_or(BlockError)?);
         Ok(())
     }
@@ -98,14 +108,20 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
             }
             // Registers above 4 GiB are not mapped yet.
             for bar in 0..6 {
-                if let Ok(Some(BarInfo::Memory { address, size, .. })) = root.bar_info(function, bar)
+                if let Ok(Some(BarInfo::Memory { address, size, .. })) =
+                    root.bar_info(function, bar)
                     && address >> 32 != 0
                 {
                     paging::map(address, address + size, true);
                 }
             }
-            root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER | Command::IO_SPACE);
-            let disk = PciTransport::new::<HostHal, _>(&mut root, function).ok().and_then(|t| VirtIOBlk::new(t).ok());
+            root.set_command(
+                function,
+                Command::MEMORY_SPACE | Command::BUS_MASTER | Command::IO_SPACE,
+            );
+            let disk = PciTransport::new::<HostHal, _>(&mut root, function)
+                .ok()
+                .and_then(|t| VirtIOBlk::new(t).ok());
             let Some(mut blk) = disk else {
                 log::warn!("virtio disk at {function} cannot be used");
                 continue;
@@ -113,8 +129,14 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
             blk.disable_interrupts();
             let mut id = [0; 20];
             let n = blk.device_id(&mut id).unwrap_or(0).min(20);
-            let serial = String::from_utf8_lossy(&id[..n]).trim_end_matches('\0').into();
-            log::info!("disk {serial:?}: {} MiB{}", blk.capacity() / 2048, if blk.readonly() { ", read-only" } else { "" });
+            let serial = String::from_utf8_lossy(&id[..n])
+                .trim_end_matches('\0')
+                .into();
+            log::info!(
+                "disk {serial:?}: {} MiB{}",
+                blk.capacity() / 2048,
+                if blk.readonly() { ", read-only" } else { "" }
+            );
             disks.push((serial, Box::new(VirtioDisk { blk })));
         }
     }

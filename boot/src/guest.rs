@@ -16,6 +16,7 @@ use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
+use hv_core::Hpa;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
@@ -24,10 +25,9 @@ use hv_core::device::AccessSize;
 use hv_core::machine::{self, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
-use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::pvclock::PvClock;
+use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::vcpu::{self, Vcpu};
-use hv_core::Hpa;
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
@@ -47,9 +47,16 @@ const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 /// What is booted.
 enum Firmware {
     /// SeaBIOS from its reset vector.
-    Bios { image: &'static [u8], placement: BiosPlacement },
+    Bios {
+        image: &'static [u8],
+        placement: BiosPlacement,
+    },
     /// A Linux kernel without firmware.
-    Linux { boot: LinuxBoot, kernel: &'static [u8], initrd: &'static [u8] },
+    Linux {
+        boot: LinuxBoot,
+        kernel: &'static [u8],
+        initrd: &'static [u8],
+    },
 }
 
 /// The guest's machine.
@@ -110,7 +117,11 @@ impl Guest {
     /// # Errors
     /// A sentence that says what is missing.
     pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
-        let memory_size = if options.memory == 0 { DEFAULT_MEMORY } else { options.memory & !(MIB - 1) };
+        let memory_size = if options.memory == 0 {
+            DEFAULT_MEMORY
+        } else {
+            options.memory & !(MIB - 1)
+        };
         let need = |role: &str| boot.module(role).map(bytes);
         let mut cdrom: Option<Box<dyn BlockBackend>> = None;
         let mut disk: Option<Box<dyn BlockBackend>> = None;
@@ -139,29 +150,59 @@ impl Guest {
         let firmware = match need("kernel") {
             Some(kernel) => {
                 let initrd = need("initrd").unwrap_or(&[]);
-                let line = need("cmdline").map(|b| core::str::from_utf8(b).unwrap_or("")).or(options.cmdline).unwrap_or("");
+                let line = need("cmdline")
+                    .map(|b| core::str::from_utf8(b).unwrap_or(""))
+                    .or(options.cmdline)
+                    .unwrap_or("");
                 let head = &kernel[..kernel.len().min(linux::HEADER_LEN)];
-                let plan = linux::plan(head, kernel.len() as u64, initrd.len() as u64, line.trim_end(), &desc);
-                Firmware::Linux { boot: plan.map_err(|e| e.to_string())?, kernel, initrd }
+                let plan = linux::plan(
+                    head,
+                    kernel.len() as u64,
+                    initrd.len() as u64,
+                    line.trim_end(),
+                    &desc,
+                );
+                Firmware::Linux {
+                    boot: plan.map_err(|e| e.to_string())?,
+                    kernel,
+                    initrd,
+                }
             }
             None => {
-                let image = need("bios").ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
+                let image = need("bios")
+                    .ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
                 let placement = BiosPlacement::of(image).map_err(|e| e.to_string())?;
                 Firmware::Bios { image, placement }
             }
         };
 
         let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
-        let enough = || alloc::format!("this machine has too little memory for a guest of {} MiB", memory_size / MIB);
+        let enough = || {
+            alloc::format!(
+                "this machine has too little memory for a guest of {} MiB",
+                memory_size / MIB
+            )
+        };
         let mut ram = GuestRam::allocate(&ranges).ok_or_else(enough)?;
         if let Firmware::Bios { image, placement } = &firmware {
-            ram.add_rom(placement.flash(), Hpa(image.as_ptr() as u64), image.len() as u64);
+            ram.add_rom(
+                placement.flash(),
+                Hpa(image.as_ptr() as u64),
+                image.len() as u64,
+            );
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
         let mut mmu = NestedMmu::new(HostFrames, host::gigabyte_pages()).ok_or_else(enough)?;
         for e in ram.extents() {
-            mmu.remap(e.gpa, e.len, Backing::Ram { hpa: e.hpa, writable: e.writable });
+            mmu.remap(
+                e.gpa,
+                e.len,
+                Backing::Ram {
+                    hpa: e.hpa,
+                    writable: e.writable,
+                },
+            );
         }
         if mmu.exhausted() {
             return Err(enough());
@@ -183,7 +224,12 @@ impl Guest {
             cmos: cmos::cmos(&desc),
             fw_cfg: has_firmware.then(|| fw_cfg(&desc, vgabios)),
         };
-        let Machine { chips, vga, keyboard, uart } = Machine::build(&mut bus, &desc, outside);
+        let Machine {
+            chips,
+            vga,
+            keyboard,
+            uart,
+        } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
         let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
@@ -197,7 +243,18 @@ impl Guest {
             irqs: Box::new(irqs),
             memory,
         });
-        let mut guest = Self { cpu: vcpu, vga, keyboard, uart, memory_size, chips, memory: ram, firmware, desc, vgabios };
+        let mut guest = Self {
+            cpu: vcpu,
+            vga,
+            keyboard,
+            uart,
+            memory_size,
+            chips,
+            memory: ram,
+            firmware,
+            desc,
+            vgabios,
+        };
         guest.reset()?;
         Ok(guest)
     }
@@ -213,7 +270,9 @@ impl Guest {
         match &self.firmware {
             Firmware::Bios { image, placement } => {
                 let (at, part) = placement.low_copy();
-                self.memory.write(at, &image[part]).map_err(|e| e.to_string())
+                self.memory
+                    .write(at, &image[part])
+                    .map_err(|e| e.to_string())
             }
             Firmware::Linux { .. } => self.start_linux(),
         }
@@ -222,14 +281,18 @@ impl Guest {
     /// Text mode 3 with the VGA BIOS's font and an empty screen.
     fn start_text_mode(&mut self) {
         for (port, value) in vga_text::mode3() {
-            self.cpu.bus.port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+            self.cpu
+                .bus
+                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
         }
         let vga = self.vga.lock();
         // Four planes interleaved: character, attribute, font.
         for cell in 0..80 * 25 {
             vga.vram().write(4 * cell, b" \x07");
         }
-        let glyphs = vga_text::find_font(self.vgabios).unwrap_or_default().chunks_exact(vga_text::FONT_HEIGHT);
+        let glyphs = vga_text::find_font(self.vgabios)
+            .unwrap_or_default()
+            .chunks_exact(vga_text::FONT_HEIGHT);
         for (character, glyph) in glyphs.enumerate() {
             for (line, dots) in glyph.iter().enumerate() {
                 vga.vram().write(4 * (32 * character + line) + 2, &[*dots]);
@@ -242,25 +305,45 @@ impl Guest {
         place::place(&self.desc, &*self.memory).map_err(|e| e.to_string())?;
         for w in pci_setup::config_writes() {
             let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
-            self.cpu.bus.port_write(self.cpu.now(), 0xcf8, AccessSize::Dword, address);
-            self.cpu.bus.port_write(self.cpu.now(), 0xcfc + u16::from(w.offset & 3), w.size, w.value);
+            self.cpu
+                .bus
+                .port_write(self.cpu.now(), 0xcf8, AccessSize::Dword, address);
+            self.cpu.bus.port_write(
+                self.cpu.now(),
+                0xcfc + u16::from(w.offset & 3),
+                w.size,
+                w.value,
+            );
         }
         for (port, value) in pci_setup::port_writes() {
-            self.cpu.bus.port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+            self.cpu
+                .bus
+                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
         }
         self.chips.lock().preset_virtual_wire();
         self.start_text_mode();
-        let Firmware::Linux { boot, kernel, initrd } = &self.firmware else { return Ok(()) };
+        let Firmware::Linux {
+            boot,
+            kernel,
+            initrd,
+        } = &self.firmware
+        else {
+            return Ok(());
+        };
         for c in &boot.copies {
             let from: &[u8] = match c.source {
                 Source::Kernel => kernel,
                 Source::Initrd => initrd,
             };
-            let part = from.get(c.range.start as usize..c.range.end as usize).ok_or("the kernel file is cut off")?;
+            let part = from
+                .get(c.range.start as usize..c.range.end as usize)
+                .ok_or("the kernel file is cut off")?;
             self.memory.write(c.to, part).map_err(|e| e.to_string())?;
         }
         for w in [&boot.boot_params, &boot.command_line, &boot.gdt] {
-            self.memory.write(w.to, &w.bytes).map_err(|e| e.to_string())?;
+            self.memory
+                .write(w.to, &w.bytes)
+                .map_err(|e| e.to_string())?;
         }
         let e = &boot.entry;
         let cpu = &mut self.cpu.cpu;
@@ -268,7 +351,14 @@ impl Guest {
         for s in [SegReg::Ds, SegReg::Es, SegReg::Ss, SegReg::Fs, SegReg::Gs] {
             cpu.set_segment(s, e.data);
         }
-        cpu.set_segment(SegReg::Gdtr, Segment { base: e.gdt.0, limit: e.gdt_limit.into(), ..Segment::default() });
+        cpu.set_segment(
+            SegReg::Gdtr,
+            Segment {
+                base: e.gdt.0,
+                limit: e.gdt_limit.into(),
+                ..Segment::default()
+            },
+        );
         cpu.set_sysreg(SysReg::Cr0, 0x11);
         cpu.gprs_mut().regs = [0; 16];
         cpu.gprs_mut().regs[gpr::RSI] = e.esi.into();

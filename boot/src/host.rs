@@ -14,12 +14,27 @@ const SVMDIS: u64 = 1 << 4;
 /// CPUID on the host.
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    CpuidResult {
+        eax: r.eax,
+        ebx: r.ebx,
+        ecx: r.ecx,
+        edx: r.edx,
+    }
 }
 
 /// Whether the CPU has 1 GiB pages.
 pub fn gigabyte_pages() -> bool {
     cpuid(0x8000_0001, 0).edx & 1 << 26 != 0
+}
+
+/// Whether the CPU is QEMU's software emulation, by its hypervisor signature.
+fn is_qemu_tcg() -> bool {
+    let leaf = cpuid(0x4000_0000, 0);
+    cpuid(1, 0).ecx & 1 << 31 != 0
+        && [leaf.ebx, leaf.ecx, leaf.edx]
+            .map(u32::to_le_bytes)
+            .concat()
+            == b"TCGTCGTCGTCG"
 }
 
 /// Asks the CPU for AMD-V with what Umbra needs, and turns it on.
@@ -28,14 +43,20 @@ pub fn gigabyte_pages() -> bool {
 /// A sentence that says what is missing.
 pub fn enable_svm() -> Result<Features, String> {
     let id = CpuId::new();
-    let vendor = id.get_vendor_info().map_or(String::new(), |v| v.as_str().into());
+    let vendor = id
+        .get_vendor_info()
+        .map_or(String::new(), |v| v.as_str().into());
     let extended = id.get_extended_processor_and_feature_identifiers();
     if !extended.as_ref().is_some_and(|e| e.has_svm()) {
         let intel = id.get_feature_info().is_some_and(|f| f.has_vmx());
         return Err(if intel {
-            alloc::format!("this CPU ({vendor}) has Intel VT-x, which Umbra does not support yet; it needs AMD-V")
+            alloc::format!(
+                "this CPU ({vendor}) has Intel VT-x, which Umbra does not support yet; it needs AMD-V"
+            )
         } else {
-            alloc::format!("this CPU ({vendor}) has no AMD-V (SVM), or the firmware or the outer hypervisor hides it")
+            alloc::format!(
+                "this CPU ({vendor}) has no AMD-V (SVM), or the firmware or the outer hypervisor hides it"
+            )
         });
     }
     // SAFETY: CPUs with SVM have VM_CR.
@@ -44,10 +65,19 @@ pub fn enable_svm() -> Result<Features, String> {
     }
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
-    let mut features =
-        Features { nested_paging: bit(0), next_rip: bit(3), flush_by_asid: bit(6), asids: leaf.ebx, xsave: false };
+    let mut features = Features {
+        nested_paging: bit(0),
+        next_rip: bit(3),
+        flush_by_asid: bit(6),
+        asids: leaf.ebx,
+        xsave: false,
+        inject_virtual: is_qemu_tcg(),
+    };
     if !features.nested_paging {
-        return Err("this CPU's AMD-V has no nested paging (NPT), and shadow paging is not built yet".into());
+        return Err(
+            "this CPU's AMD-V has no nested paging (NPT), and shadow paging is not built yet"
+                .into(),
+        );
     }
     if features.asids < 2 {
         return Err("this CPU's AMD-V offers no address-space identifiers for guests".into());
@@ -57,13 +87,19 @@ pub fn enable_svm() -> Result<Features, String> {
         unsafe { cr4_write(cr4() | Cr4::CR4_ENABLE_OS_XSAVE) };
         features.xsave = true;
     }
-    let Some(save) = memory::take_own(4096, 4096) else { return Err("no memory for the host save area".into()) };
+    let Some(save) = memory::take_own(4096, 4096) else {
+        return Err("no memory for the host save area".into());
+    };
     // SAFETY: the frame has just been taken for ever.
     svm::hw::enable(unsafe { &mut *(save as *mut [u8; 4096]) });
     log::info!(
         "AMD-V: {} ASIDs, next-RIP {}, flush by ASID {}",
         features.asids,
-        if features.next_rip { "saved" } else { "not saved" },
+        if features.next_rip {
+            "saved"
+        } else {
+            "not saved"
+        },
         if features.flush_by_asid { "yes" } else { "no" }
     );
     Ok(features)
@@ -83,7 +119,13 @@ pub fn unix_time() -> u64 {
         patience -= 1;
     }
     let b = read(0x0b);
-    let number = |v: u8| u64::from(if b & 4 != 0 { v } else { (v >> 4) * 10 + (v & 15) });
+    let number = |v: u8| {
+        u64::from(if b & 4 != 0 {
+            v
+        } else {
+            (v >> 4) * 10 + (v & 15)
+        })
+    };
     let [second, minute, hour, day, month, year] = [0, 2, 4, 7, 8, 9].map(|i| number(read(i)));
     let (month, day) = (month.clamp(1, 12), day.clamp(1, 31));
     // Days since 1970-03-01 by counting years from March, so that the leap day comes last.

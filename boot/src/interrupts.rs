@@ -142,11 +142,18 @@ pub fn init(keyboard: bool) {
             18 => 3,
             _ => 0u64,
         };
-        entry[0] = handler & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
+        entry[0] =
+            handler & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
         entry[1] = handler >> 32;
     }
-    let gdtr = x86::dtables::DescriptorTablePointer { limit: 39, base: tables.gdt.as_ptr() };
-    let idtr = x86::dtables::DescriptorTablePointer { limit: 4095, base: tables.idt.as_ptr() };
+    let gdtr = x86::dtables::DescriptorTablePointer {
+        limit: 39,
+        base: tables.gdt.as_ptr(),
+    };
+    let idtr = x86::dtables::DescriptorTablePointer {
+        limit: 4095,
+        base: tables.idt.as_ptr(),
+    };
     // SAFETY: ring 0; the tables live for ever; code and data selectors mean the same as in the start code's table.
     unsafe {
         x86::dtables::lgdt(&gdtr);

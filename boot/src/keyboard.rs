@@ -32,7 +32,11 @@ pub fn init() {
             return log::info!("keyboard: there is no PS/2 controller");
         }
         discard();
-        let config = if send(STATUS, 0x20) && wait(OUTPUT_FULL, OUTPUT_FULL) { inb(DATA) } else { 0 };
+        let config = if send(STATUS, 0x20) && wait(OUTPUT_FULL, OUTPUT_FULL) {
+            inb(DATA)
+        } else {
+            0
+        };
         let ours = config & !(MOUSE_IRQ | KEYBOARD_OFF) | KEYBOARD_IRQ | MOUSE_OFF | TRANSLATE;
         let _ = send(STATUS, 0x60) && send(DATA, ours) && send(STATUS, 0xae);
         discard();

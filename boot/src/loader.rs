@@ -61,7 +61,9 @@ unsafe fn string(at: u64) -> &'static str {
         return "";
     }
     // SAFETY: the caller's promise.
-    unsafe { core::ffi::CStr::from_ptr(at as *const _) }.to_str().unwrap_or("")
+    unsafe { core::ffi::CStr::from_ptr(at as *const _) }
+        .to_str()
+        .unwrap_or("")
 }
 
 /// The role in a module's command line: the second word, after the file's name; or the only one.
@@ -86,14 +88,20 @@ impl BootInfo {
 
     fn add_usable(&mut self, start: u64, len: u64) {
         if let Some(r) = self.usable.get_mut(self.usable_len) {
-            *r = Range { start, end: start.saturating_add(len) };
+            *r = Range {
+                start,
+                end: start.saturating_add(len),
+            };
             self.usable_len += 1;
         }
     }
 
     fn add_module(&mut self, start: u64, end: u64, line: &'static str) {
         if let Some(m) = self.modules.iter_mut().find(|m| m.is_none()) {
-            *m = Some(Module { range: Range { start, end }, role: role(line) });
+            *m = Some(Module {
+                range: Range { start, end },
+                role: role(line),
+            });
         }
     }
 
@@ -125,7 +133,9 @@ impl BootInfo {
             start::MULTIBOOT2 => unsafe { b.multiboot2(info) },
             // SAFETY: as above.
             start::PVH => unsafe { b.pvh(info) },
-            _ => panic!("started by an unknown boot loader (EAX = {magic:#x}); use Multiboot 1, Multiboot 2 or PVH"),
+            _ => panic!(
+                "started by an unknown boot loader (EAX = {magic:#x}); use Multiboot 1, Multiboot 2 or PVH"
+            ),
         }
         b
     }
@@ -138,7 +148,10 @@ impl BootInfo {
         // SAFETY: the structure has at least 52 bytes; each part is read only if its flag is set.
         let word = |offset: u64| unsafe { ((info + offset) as *const u32).read_unaligned() };
         let flags = word(0);
-        self.info = Range { start: info, end: info + 128 };
+        self.info = Range {
+            start: info,
+            end: info + 128,
+        };
         if flags & 1 << 2 != 0 {
             // SAFETY: flag 2: a string.
             let line = unsafe { string(word(16).into()) };
@@ -155,7 +168,10 @@ impl BootInfo {
             }
         }
         if flags & 1 << 6 != 0 {
-            let (mut at, end) = (u64::from(word(48)), u64::from(word(48)) + u64::from(word(44)));
+            let (mut at, end) = (
+                u64::from(word(48)),
+                u64::from(word(48)) + u64::from(word(44)),
+            );
             while at < end {
                 // SAFETY: flag 6: entries that begin with their own size.
                 let (size, start, len, kind) = unsafe {
@@ -175,22 +191,36 @@ impl BootInfo {
     /// As [`read`](Self::read).
     unsafe fn multiboot2(&mut self, info: u64) {
         // SAFETY: the loader's promise by the magic number; the data stay in place (`self.info` is never allocated).
-        let Ok(mbi) = (unsafe { BootInformation::load(info as *const BootInformationHeader) }) else {
+        let Ok(mbi) = (unsafe { BootInformation::load(info as *const BootInformationHeader) })
+        else {
             panic!("the Multiboot 2 information is malformed");
         };
-        self.info = Range { start: info, end: info + mbi.total_size() as u64 };
+        self.info = Range {
+            start: info,
+            end: info + mbi.total_size() as u64,
+        };
         let keep = |s: &str| -> &'static str {
             // SAFETY: the string lies in the loader's data, which are kept (see above).
-            unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(s.as_ptr(), s.len())) }
+            unsafe {
+                core::str::from_utf8_unchecked(core::slice::from_raw_parts(s.as_ptr(), s.len()))
+            }
         };
         if let Some(line) = mbi.command_line_tag().and_then(|t| t.cmdline().ok()) {
             self.cmdline = keep(line);
         }
         for m in mbi.module_tags() {
-            self.add_module(m.start_address().into(), m.end_address().into(), keep(m.cmdline().unwrap_or("")));
+            self.add_module(
+                m.start_address().into(),
+                m.end_address().into(),
+                keep(m.cmdline().unwrap_or("")),
+            );
         }
         if let Some(map) = mbi.memory_map_tag() {
-            for area in map.memory_areas().iter().filter(|a| a.typ() == MemoryAreaType::Available) {
+            for area in map
+                .memory_areas()
+                .iter()
+                .filter(|a| a.typ() == MemoryAreaType::Available)
+            {
                 self.add_usable(area.start_address(), area.size());
             }
         }
@@ -202,8 +232,12 @@ impl BootInfo {
         if let Some(Ok(f)) = mbi.framebuffer_tag() {
             let rgb = matches!(f.buffer_type(), Ok(multiboot2::FramebufferType::RGB { .. }));
             if rgb && f.bpp() == 32 {
-                self.framebuffer =
-                    Some(Framebuffer { address: f.address(), width: f.width(), height: f.height(), pitch: f.pitch() });
+                self.framebuffer = Some(Framebuffer {
+                    address: f.address(),
+                    width: f.width(),
+                    height: f.height(),
+                    pitch: f.pitch(),
+                });
             }
         }
     }
@@ -215,7 +249,10 @@ impl BootInfo {
     unsafe fn pvh(&mut self, info: u64) {
         // SAFETY: the structure has 56 bytes in version 1.
         let long = |offset: u64| unsafe { ((info + offset) as *const u64).read_unaligned() };
-        self.info = Range { start: info, end: info + 56 };
+        self.info = Range {
+            start: info,
+            end: info + 56,
+        };
         // SAFETY: a string or 0.
         self.cmdline = unsafe { string(long(24)) };
         self.rsdp = Some(long(32)).filter(|&r| r != 0);
@@ -232,7 +269,11 @@ impl BootInfo {
             // SAFETY: an array of 24-byte entries.
             let (start, len, kind) = unsafe {
                 let p = at as *const u64;
-                (p.read_unaligned(), p.add(1).read_unaligned(), p.add(2).read_unaligned() as u32)
+                (
+                    p.read_unaligned(),
+                    p.add(1).read_unaligned(),
+                    p.add(2).read_unaligned() as u32,
+                )
             };
             if kind == 1 {
                 self.add_usable(start, len);

@@ -29,7 +29,14 @@ impl Log for SerialLog {
     fn log(&self, record: &Record<'_>) {
         let ms = clock::since_start_ms();
         let mut out = COM1.lock();
-        let _ = writeln!(out, "[{:5}.{:03}] {:5} {}", ms / 1000, ms % 1000, record.level(), record.args());
+        let _ = writeln!(
+            out,
+            "[{:5}.{:03}] {:5} {}",
+            ms / 1000,
+            ms % 1000,
+            record.level(),
+            record.args()
+        );
     }
     fn flush(&self) {}
 }

@@ -32,11 +32,19 @@ pub struct Memory {
     recycled: Vec<u64>,
 }
 
-static MEMORY: Mutex<Memory> = Mutex::new(Memory { free: [Range { start: 0, end: 0 }; RANGES], len: 0, own: 0, recycled: Vec::new() });
+static MEMORY: Mutex<Memory> = Mutex::new(Memory {
+    free: [Range { start: 0, end: 0 }; RANGES],
+    len: 0,
+    own: 0,
+    recycled: Vec::new(),
+});
 
 /// The image's place.
 fn image() -> Range {
-    Range { start: &raw const umbra_image_start as u64, end: &raw const umbra_image_end as u64 }
+    Range {
+        start: &raw const umbra_image_start as u64,
+        end: &raw const umbra_image_end as u64,
+    }
 }
 
 impl Memory {
@@ -46,8 +54,14 @@ impl Memory {
         while i < self.len {
             let r = self.free[i];
             if r.start < end && start < r.end {
-                self.free[i] = Range { start: r.start, end: start.max(r.start) };
-                let rest = Range { start: end.min(r.end), end: r.end };
+                self.free[i] = Range {
+                    start: r.start,
+                    end: start.max(r.start),
+                };
+                let rest = Range {
+                    start: end.min(r.end),
+                    end: r.end,
+                };
                 if rest.start < rest.end && self.len < RANGES {
                     self.free[self.len] = rest;
                     self.len += 1;
@@ -64,7 +78,10 @@ impl Memory {
             (at >= r.start && at + len <= r.end).then_some(at)
         };
         let at = self.free[..self.len].iter().filter_map(fit).max()?;
-        self.cut(Range { start: at, end: at + len });
+        self.cut(Range {
+            start: at,
+            end: at + len,
+        });
         Some(at)
     }
 }
@@ -73,7 +90,10 @@ impl Memory {
 pub fn init(boot: &BootInfo) {
     let mut m = MEMORY.lock();
     for r in boot.usable() {
-        let r = Range { start: (r.start.max(MIB) + 0xfff) & !0xfff, end: r.end & !0xfff };
+        let r = Range {
+            start: (r.start.max(MIB) + 0xfff) & !0xfff,
+            end: r.end & !0xfff,
+        };
         if r.start < r.end && m.len < RANGES {
             let n = m.len;
             m.free[n] = r;
@@ -87,13 +107,22 @@ pub fn init(boot: &BootInfo) {
     }
     // Strings that boot information points to lie near it, below 1 MiB or right behind the modules.
     let line = boot.cmdline.as_ptr() as u64;
-    m.cut(Range { start: line, end: line + boot.cmdline.len() as u64 + 1 });
+    m.cut(Range {
+        start: line,
+        end: line + boot.cmdline.len() as u64 + 1,
+    });
     for module in boot.modules() {
         let role = module.role.as_ptr() as u64;
-        m.cut(Range { start: role, end: role + module.role.len() as u64 + 1 });
+        m.cut(Range {
+            start: role,
+            end: role + module.role.len() as u64 + 1,
+        });
     }
     let Some(heap) = m.take(HEAP_SIZE, 4096, 1 << 32) else {
-        panic!("this machine has too little memory: Umbra needs {} MiB for itself", HEAP_SIZE / MIB + 8);
+        panic!(
+            "this machine has too little memory: Umbra needs {} MiB for itself",
+            HEAP_SIZE / MIB + 8
+        );
     };
     m.own = HEAP_SIZE + image().end - image().start;
     // SAFETY: the range has just been taken from the free memory and belongs to nobody else.
@@ -123,7 +152,9 @@ pub fn take_own(len: u64, align: u64) -> Option<u64> {
     let at = {
         let mut m = MEMORY.lock();
         let (len, align) = ((len + 0xfff) & !0xfff, align.max(4096));
-        let at = m.take(len, align, 1 << 32).or_else(|| m.take(len, align, u64::MAX))?;
+        let at = m
+            .take(len, align, 1 << 32)
+            .or_else(|| m.take(len, align, u64::MAX))?;
         m.own += (len + 0xfff) & !0xfff;
         at
     };
@@ -196,7 +227,10 @@ impl GuestRam {
                 let hpa = loop {
                     let align = if piece >= 1 << 30 { 1 << 30 } else { 2 * MIB };
                     let mut m = MEMORY.lock();
-                    if let Some(at) = m.take(piece, align, u64::MAX).or_else(|| m.take(piece, 2 * MIB, u64::MAX)) {
+                    if let Some(at) = m
+                        .take(piece, align, u64::MAX)
+                        .or_else(|| m.take(piece, 2 * MIB, u64::MAX))
+                    {
                         break at;
                     }
                     if piece <= 2 * MIB {
@@ -204,7 +238,12 @@ impl GuestRam {
                     }
                     piece = (piece / 2 + 2 * MIB - 1) & !(2 * MIB - 1);
                 };
-                extents.push(Extent { gpa: Gpa(gpa + done), hpa: Hpa(hpa), len: piece, writable: true });
+                extents.push(Extent {
+                    gpa: Gpa(gpa + done),
+                    hpa: Hpa(hpa),
+                    len: piece,
+                    writable: true,
+                });
                 done += piece;
             }
         }
@@ -215,10 +254,19 @@ impl GuestRam {
     pub fn punch(&mut self, hole: core::ops::Range<u64>) {
         for e in core::mem::take(&mut self.extents) {
             let end = e.gpa.0 + e.len;
-            let below = Extent { len: hole.start.clamp(e.gpa.0, end) - e.gpa.0, ..e };
+            let below = Extent {
+                len: hole.start.clamp(e.gpa.0, end) - e.gpa.0,
+                ..e
+            };
             let skip = hole.end.clamp(e.gpa.0, end) - e.gpa.0;
-            let above = Extent { gpa: e.gpa.add(skip), hpa: e.hpa.add(skip), len: e.len - skip, ..e };
-            self.extents.extend([below, above].into_iter().filter(|e| e.len != 0));
+            let above = Extent {
+                gpa: e.gpa.add(skip),
+                hpa: e.hpa.add(skip),
+                len: e.len - skip,
+                ..e
+            };
+            self.extents
+                .extend([below, above].into_iter().filter(|e| e.len != 0));
         }
         // Most accesses are to the largest piece: it is looked at first.
         self.extents.sort_by_key(|e| core::cmp::Reverse(e.len));
@@ -226,7 +274,12 @@ impl GuestRam {
 
     /// Adds a ROM whose contents lie at `hpa`.
     pub fn add_rom(&mut self, gpa: Gpa, hpa: Hpa, len: u64) {
-        self.extents.push(Extent { gpa, hpa, len, writable: false });
+        self.extents.push(Extent {
+            gpa,
+            hpa,
+            len,
+            writable: false,
+        });
     }
 
     /// The pieces.
@@ -251,7 +304,9 @@ impl GuestMemory for GuestRam {
             let (hpa, room) = self.find(at, false).ok_or(NotRam(at))?;
             let n = (buf.len() - done).min(room as usize);
             // SAFETY: `find` answers only with memory that belongs to the guest and is mapped; `buf` is the hypervisor's own.
-            unsafe { core::ptr::copy_nonoverlapping(hpa as *const u8, buf[done..].as_mut_ptr(), n) };
+            unsafe {
+                core::ptr::copy_nonoverlapping(hpa as *const u8, buf[done..].as_mut_ptr(), n)
+            };
             done += n;
         }
         Ok(())
@@ -271,7 +326,8 @@ impl GuestMemory for GuestRam {
     }
 
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
-        self.find(gpa, write).is_some_and(|(_, room)| room >= len as u64)
+        self.find(gpa, write)
+            .is_some_and(|(_, room)| room >= len as u64)
     }
 
     fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {
@@ -292,7 +348,10 @@ impl GuestMemory for GuestRam {
 
     fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
         let aligned = matches!(size, 1 | 2 | 4 | 8) && gpa.0 & (size as u64 - 1) == 0;
-        let (hpa, room) = self.find(gpa, true).filter(|_| aligned).ok_or(NotRam(gpa))?;
+        let (hpa, room) = self
+            .find(gpa, true)
+            .filter(|_| aligned)
+            .ok_or(NotRam(gpa))?;
         if room < size as u64 {
             return Err(NotRam(gpa));
         }
@@ -300,10 +359,18 @@ impl GuestMemory for GuestRam {
         // SAFETY: guest memory as in `read`, naturally aligned; extents are page-aligned, so the host address is aligned too.
         let done = unsafe {
             match size {
-                1 => AtomicU8::from_ptr(hpa as *mut u8).compare_exchange(old as u8, new as u8, SEQ, SEQ).is_ok(),
-                2 => AtomicU16::from_ptr(hpa as *mut u16).compare_exchange(old as u16, new as u16, SEQ, SEQ).is_ok(),
-                4 => AtomicU32::from_ptr(hpa as *mut u32).compare_exchange(old as u32, new as u32, SEQ, SEQ).is_ok(),
-                _ => AtomicU64::from_ptr(hpa as *mut u64).compare_exchange(old, new, SEQ, SEQ).is_ok(),
+                1 => AtomicU8::from_ptr(hpa as *mut u8)
+                    .compare_exchange(old as u8, new as u8, SEQ, SEQ)
+                    .is_ok(),
+                2 => AtomicU16::from_ptr(hpa as *mut u16)
+                    .compare_exchange(old as u16, new as u16, SEQ, SEQ)
+                    .is_ok(),
+                4 => AtomicU32::from_ptr(hpa as *mut u32)
+                    .compare_exchange(old as u32, new as u32, SEQ, SEQ)
+                    .is_ok(),
+                _ => AtomicU64::from_ptr(hpa as *mut u64)
+                    .compare_exchange(old, new, SEQ, SEQ)
+                    .is_ok(),
             }
         };
         Ok(done)
@@ -322,7 +389,10 @@ impl HostDeviceRam {
         let hpa = take_own(len, 2 * MIB)?;
         // It is the guest's.
         MEMORY.lock().own -= len;
-        Some(Arc::new(Self { hpa, len: len as usize }))
+        Some(Arc::new(Self {
+            hpa,
+            len: len as usize,
+        }))
     }
 
     /// Where it is.
@@ -343,17 +413,31 @@ impl DeviceRam for HostDeviceRam {
     fn read(&self, offset: usize, buf: &mut [u8]) {
         let n = self.clip(offset, buf.len());
         // SAFETY: the memory is this object's for ever, mapped, and `clip` keeps the copy within it.
-        unsafe { core::ptr::copy_nonoverlapping((self.hpa as usize).wrapping_add(offset) as *const u8, buf.as_mut_ptr(), n) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                (self.hpa as usize).wrapping_add(offset) as *const u8,
+                buf.as_mut_ptr(),
+                n,
+            )
+        };
         buf[n..].fill(0);
     }
     fn write(&self, offset: usize, buf: &[u8]) {
         let n = self.clip(offset, buf.len());
         // SAFETY: as in `read`.
-        unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), (self.hpa as usize).wrapping_add(offset) as *mut u8, n) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                buf.as_ptr(),
+                (self.hpa as usize).wrapping_add(offset) as *mut u8,
+                n,
+            )
+        };
     }
     fn fill(&self, offset: usize, len: usize, byte: u8) {
         let n = self.clip(offset, len);
         // SAFETY: as in `read`.
-        unsafe { core::ptr::write_bytes((self.hpa as usize).wrapping_add(offset) as *mut u8, byte, n) };
+        unsafe {
+            core::ptr::write_bytes((self.hpa as usize).wrapping_add(offset) as *mut u8, byte, n)
+        };
     }
 }

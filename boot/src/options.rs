@@ -20,7 +20,13 @@ impl Options {
     /// # Errors
     /// A sentence that names the word that is wrong.
     pub fn parse(line: &'static str) -> Result<Self, alloc::string::String> {
-        let mut o = Self { memory: 0, control: false, window: false, paging: "nested", cmdline: None };
+        let mut o = Self {
+            memory: 0,
+            control: false,
+            window: false,
+            paging: "nested",
+            cmdline: None,
+        };
         let (line, cmdline) = match line.split_once(" -- ") {
             Some((ours, guests)) => (ours, Some(guests)),
             None => (line, None),
@@ -29,12 +35,20 @@ impl Options {
         for word in line.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match (key, value) {
-                ("memory", v) => o.memory = size(v).ok_or_else(|| alloc::format!("memory={v} is not a size such as 512M or 2G"))?,
+                ("memory", v) => {
+                    o.memory = size(v).ok_or_else(|| {
+                        alloc::format!("memory={v} is not a size such as 512M or 2G")
+                    })?
+                }
                 ("control", "com2") => o.control = true,
                 ("report", _) => {}
                 ("window", _) => o.window = true,
                 ("paging", "nested") => o.paging = "nested",
-                ("paging", v) => return Err(alloc::format!("paging={v} is not built yet; use paging=nested")),
+                ("paging", v) => {
+                    return Err(alloc::format!(
+                        "paging={v} is not built yet; use paging=nested"
+                    ));
+                }
                 // What boot loaders and newer host tools add is not ours to refuse.
                 _ => log::info!("command line: {word} means nothing here"),
             }

@@ -39,7 +39,9 @@ pub fn map(start: u64, end: u64, device: bool) -> bool {
         // SAFETY: as in `descend`. An entry that exists already maps the same address.
         unsafe {
             if entry.read_volatile() & 1 == 0 {
-                entry.write_volatile(at | PRESENT_WRITABLE | PAGE_SIZE_2M | if device { CACHE_DISABLE } else { 0 });
+                entry.write_volatile(
+                    at | PRESENT_WRITABLE | PAGE_SIZE_2M | if device { CACHE_DISABLE } else { 0 },
+                );
             }
         }
         at += LARGE;

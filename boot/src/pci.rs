@@ -8,7 +8,11 @@ use x86::io::{inl, outl};
 pub struct Ports;
 
 fn address(f: DeviceFunction, offset: u8) -> u32 {
-    1 << 31 | u32::from(f.bus) << 16 | u32::from(f.device) << 11 | u32::from(f.function) << 8 | u32::from(offset & 0xfc)
+    1 << 31
+        | u32::from(f.bus) << 16
+        | u32::from(f.device) << 11
+        | u32::from(f.function) << 8
+        | u32::from(offset & 0xfc)
 }
 
 impl ConfigurationAccess for Ports {

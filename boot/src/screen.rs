@@ -44,17 +44,42 @@ const BOCHS_MEMORY: u64 = 16 << 20;
 /// Finds the frame buffer. With `window` and none from the boot loader, QEMU's VGA is switched to graphics.
 pub fn init(boot: &BootInfo, window: bool) {
     let given = boot.framebuffer;
-    let Some(buffer) = given.or_else(|| if window { bochs_display() } else { None }) else { return };
-    let len = if given.is_some() { u64::from(buffer.pitch) * u64::from(buffer.height) } else { BOCHS_MEMORY };
+    let Some(buffer) = given.or_else(|| if window { bochs_display() } else { None }) else {
+        return;
+    };
+    let len = if given.is_some() {
+        u64::from(buffer.pitch) * u64::from(buffer.height)
+    } else {
+        BOCHS_MEMORY
+    };
     crate::paging::map(buffer.address, buffer.address + len, true);
-    log::info!("screen: {}x{} at {:#x}", buffer.width, buffer.height, buffer.address);
-    let font = boot.module("vgabios").and_then(|m| vga_text::find_font(guest::bytes(m)));
-    *SCREEN.lock() = Some(Screen { buffer, bochs: given.is_none(), shown: (0, 0), lines: Vec::new(), font });
+    log::info!(
+        "screen: {}x{} at {:#x}",
+        buffer.width,
+        buffer.height,
+        buffer.address
+    );
+    let font = boot
+        .module("vgabios")
+        .and_then(|m| vga_text::find_font(guest::bytes(m)));
+    *SCREEN.lock() = Some(Screen {
+        buffer,
+        bochs: given.is_none(),
+        shown: (0, 0),
+        lines: Vec::new(),
+        font,
+    });
 }
 
 /// Sets 1024x768 on a VGA with the Bochs display interface (PCI 1234:1111).
 fn bochs_display() -> Option<Framebuffer> {
-    let vga = (0..32).map(|device| DeviceFunction { bus: 0, device, function: 0 }).find(|&f| Ports.read_word(f, 0) == 0x1111_1234)?;
+    let vga = (0..32)
+        .map(|device| DeviceFunction {
+            bus: 0,
+            device,
+            function: 0,
+        })
+        .find(|&f| Ports.read_word(f, 0) == 0x1111_1234)?;
     let address = u64::from(Ports.read_word(vga, 0x10) & !0xf);
     // SAFETY: ring 0; the adapter has the display interface's ports (its PCI identity says so) and is ours.
     let version = unsafe {
@@ -66,14 +91,25 @@ fn bochs_display() -> Option<Framebuffer> {
 
 /// Sets a mode with 32 bits a pixel through the Bochs display interface; its screen is black. `width` is a multiple of 8.
 fn bochs_mode(address: u64, width: u32, height: u32) -> Framebuffer {
-    for (index, value) in [(4, 0), (1, width as u16), (2, height as u16), (3, 32), (4, 0x41)] {
+    for (index, value) in [
+        (4, 0),
+        (1, width as u16),
+        (2, height as u16),
+        (3, 32),
+        (4, 0x41),
+    ] {
         // SAFETY: ring 0; the caller has found the adapter, which is ours.
         unsafe {
             outw(0x1ce, index);
             outw(0x1cf, value);
         }
     }
-    Framebuffer { address, width, height, pitch: width * 4 }
+    Framebuffer {
+        address,
+        width,
+        height,
+        pitch: width * 4,
+    }
 }
 
 /// Whether there is a frame buffer to draw on.
@@ -105,7 +141,13 @@ impl Screen {
             }
             *line = sum;
             // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
-            unsafe { core::ptr::copy_nonoverlapping(row.as_ptr(), f.line(y).add(left as usize), row.len()) };
+            unsafe {
+                core::ptr::copy_nonoverlapping(
+                    row.as_ptr(),
+                    f.line(y).add(left as usize),
+                    row.len(),
+                )
+            };
         }
     }
 
@@ -139,7 +181,9 @@ impl Framebuffer {
 
 /// A number that is 0 for black pixels and in all likelihood another one for others.
 fn checksum(row: &[u32]) -> u64 {
-    row.iter().fold(0u64, |sum, &p| (sum.rotate_left(5) ^ u64::from(p)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    row.iter().fold(0u64, |sum, &p| {
+        (sum.rotate_left(5) ^ u64::from(p)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
 }
 
 /// Writes to the screen, from the top: on the frame buffer with the guest's VGA font, or on the text screen.
@@ -155,9 +199,16 @@ impl Words {
         let (row, column) = (self.at / self.columns, self.at % self.columns);
         let Some((f, font)) = self.buffer else {
             // SAFETY: a PC's text screen; the caller keeps the index within it.
-            return unsafe { (TEXT as *mut u16).add(self.at).write_volatile(u16::from(character) | u16::from(ALARM) << 8) };
+            return unsafe {
+                (TEXT as *mut u16)
+                    .add(self.at)
+                    .write_volatile(u16::from(character) | u16::from(ALARM) << 8)
+            };
         };
-        let glyph = font.chunks_exact(FONT_HEIGHT).nth(character.into()).unwrap_or(&[]);
+        let glyph = font
+            .chunks_exact(FONT_HEIGHT)
+            .nth(character.into())
+            .unwrap_or(&[]);
         for (y, dots) in glyph.iter().enumerate() {
             for x in (0..FONT_WIDTH).filter(|x| dots << x & 0x80 != 0) {
                 let line = f.line((row * FONT_HEIGHT + y) as u32);
@@ -188,8 +239,16 @@ pub fn message(text: &str) {
 }
 
 fn say(args: fmt::Arguments<'_>) {
-    let mut words = Words { at: 0, columns: TEXT_COLUMNS, rows: TEXT_ROWS, buffer: None };
-    if let Some((f, font)) = SCREEN.try_lock().and_then(|s| s.as_ref().map(|s| (s.buffer, s.font))) {
+    let mut words = Words {
+        at: 0,
+        columns: TEXT_COLUMNS,
+        rows: TEXT_ROWS,
+        buffer: None,
+    };
+    if let Some((f, font)) = SCREEN
+        .try_lock()
+        .and_then(|s| s.as_ref().map(|s| (s.buffer, s.font)))
+    {
         f.fill(ALARM_PAPER);
         let Some(font) = font else { return };
         words.columns = f.width as usize / FONT_WIDTH;
@@ -203,5 +262,7 @@ fn say(args: fmt::Arguments<'_>) {
 
 /// The panic screen.
 pub fn panic(info: &PanicInfo<'_>) {
-    say(format_args!("Umbra has failed. This is a defect of Umbra, not of the guest:\n{info}\n"));
+    say(format_args!(
+        "Umbra has failed. This is a defect of Umbra, not of the guest:\n{info}\n"
+    ));
 }

@@ -71,7 +71,11 @@ impl Session {
     pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
         let mut guest = Guest::new(boot, options, features)?;
         guest.cpu.service_at = VmTime(0);
-        log::info!("guest: {} MiB of RAM; Umbra itself uses {} KiB", guest.memory_size >> 20, memory::own() >> 10);
+        log::info!(
+            "guest: {} MiB of RAM; Umbra itself uses {} KiB",
+            guest.memory_size >> 20,
+            memory::own() >> 10
+        );
         Ok(Self {
             guest,
             window: options.window && screen::has_framebuffer(),
@@ -161,7 +165,11 @@ impl Session {
         self.finish_output();
         self.guest.cpu.stats.resets += 1;
         let now = self.guest.cpu.now();
-        self.resets = if now < self.last_reset + RESET_PAUSE { self.resets + 1 } else { 0 };
+        self.resets = if now < self.last_reset + RESET_PAUSE {
+            self.resets + 1
+        } else {
+            0
+        };
         self.last_reset = now;
         if self.resets > RESET_STORM {
             control::event("fatal: the guest resets again and again");
@@ -243,7 +251,13 @@ impl Session {
             next = next.min(self.drawn.1 + self.draw_interval);
         } else if control::is_open() {
             // Changes of the screen and of COM1 are looked at a few times a second while the guest runs.
-            next = next.min(now + if control::console_waiting() { CONSOLE_INTERVAL } else { TEXT_INTERVAL });
+            next = next.min(
+                now + if control::console_waiting() {
+                    CONSOLE_INTERVAL
+                } else {
+                    TEXT_INTERVAL
+                },
+            );
         }
         self.guest.cpu.service_at = next;
         Verdict::Continue
@@ -305,11 +319,16 @@ impl Session {
         let clock = &self.guest.cpu.clock;
         let before = clock.time(clock.ticks());
         if self.render() {
-            screen::draw(self.picture.width, self.picture.height, &self.picture.pixels);
+            screen::draw(
+                self.picture.width,
+                self.picture.height,
+                &self.picture.pixels,
+            );
         }
         let clock = &self.guest.cpu.clock;
         let spent = clock.time(clock.ticks()) - before;
-        self.draw_interval = VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(DRAW_INTERVAL, DRAW_INTERVAL_MAX);
+        self.draw_interval =
+            VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(DRAW_INTERVAL, DRAW_INTERVAL_MAX);
     }
 
     fn send_picture(&mut self) {

@@ -109,7 +109,10 @@ impl Bus {
     /// # Panics
     /// With more than 254 devices.
     pub fn add(&mut self, device: SharedDevice) -> DeviceId {
-        assert!(self.devices.len() < usize::from(NOBODY), "the bus numbers devices with 8 bits");
+        assert!(
+            self.devices.len() < usize::from(NOBODY),
+            "the bus numbers devices with 8 bits"
+        );
         self.devices.push(device);
         self.deadlines.push(VmTime(0));
         DeviceId((self.devices.len() - 1) as u8)
@@ -135,10 +138,19 @@ impl Bus {
     }
 
     fn handler(&mut self, device: DeviceId, width: Width) -> u8 {
-        let found = self.handlers.iter().position(|h| h.device == device.0 && h.width == width);
+        let found = self
+            .handlers
+            .iter()
+            .position(|h| h.device == device.0 && h.width == width);
         found.unwrap_or_else(|| {
-            assert!(self.handlers.len() < usize::from(NOBODY), "the bus numbers port handlers with 8 bits");
-            self.handlers.push(PortHandler { device: device.0, width });
+            assert!(
+                self.handlers.len() < usize::from(NOBODY),
+                "the bus numbers port handlers with 8 bits"
+            );
+            self.handlers.push(PortHandler {
+                device: device.0,
+                width,
+            });
             self.handlers.len() - 1
         }) as u8
     }
@@ -171,8 +183,19 @@ impl Bus {
         self.window(WindowKind::Ram { hpa }, device, len, None)
     }
 
-    fn window(&mut self, kind: WindowKind, device: DeviceId, len: u64, base: Option<u64>) -> WindowId {
-        self.windows.push(Window { kind, device: device.0, len, base });
+    fn window(
+        &mut self,
+        kind: WindowKind,
+        device: DeviceId,
+        len: u64,
+        base: Option<u64>,
+    ) -> WindowId {
+        self.windows.push(Window {
+            kind,
+            device: device.0,
+            len,
+            base,
+        });
         WindowId((self.windows.len() - 1) as u16)
     }
 
@@ -180,10 +203,15 @@ impl Bus {
     fn place(&mut self, id: WindowId, base: Option<u64>) -> [Option<MapChange>; 2] {
         // RAM stays where it is, whatever a base address register says.
         let on_ram = |base: u64, len: u64| {
-            (base..base.saturating_add(len)).step_by(RAM_STEP).any(|at| self.memory.contains(Gpa(at), 1, false))
+            (base..base.saturating_add(len))
+                .step_by(RAM_STEP)
+                .any(|at| self.memory.contains(Gpa(at), 1, false))
         };
-        let Some(w) = self.windows.get_mut(usize::from(id.0)) else { return [None; 2] };
-        let base = base.filter(|&b| !(matches!(w.kind, WindowKind::Ram { .. }) && on_ram(b, w.len)));
+        let Some(w) = self.windows.get_mut(usize::from(id.0)) else {
+            return [None; 2];
+        };
+        let base =
+            base.filter(|&b| !(matches!(w.kind, WindowKind::Ram { .. }) && on_ram(b, w.len)));
         if w.base == base {
             return [None; 2];
         }
@@ -196,24 +224,46 @@ impl Bus {
                     start..(start + len as usize).min(0x1_0000)
                 };
                 if let Some(b) = old {
-                    self.ports[span(b)].iter_mut().filter(|p| **p == handler).for_each(|p| *p = NOBODY);
+                    self.ports[span(b)]
+                        .iter_mut()
+                        .filter(|p| **p == handler)
+                        .for_each(|p| *p = NOBODY);
                 }
                 if let Some(b) = base {
                     // Fixed ports stay with their devices, wherever a base address register is moved.
-                    self.ports[span(b)].iter_mut().filter(|p| **p == NOBODY).for_each(|p| *p = handler);
+                    self.ports[span(b)]
+                        .iter_mut()
+                        .filter(|p| **p == NOBODY)
+                        .for_each(|p| *p = handler);
                 }
                 [None; 2]
             }
             WindowKind::Mmio => {
                 self.mmio.retain(|r| r.window != id);
                 if let Some(base) = base {
-                    self.mmio.push(MmioRange { base, len, window: id, device });
+                    self.mmio.push(MmioRange {
+                        base,
+                        len,
+                        window: id,
+                        device,
+                    });
                 }
                 [None; 2]
             }
             WindowKind::Ram { hpa } => [
-                old.map(|b| MapChange { start: Gpa(b), len, backing: Backing::Mmio }),
-                base.map(|b| MapChange { start: Gpa(b), len, backing: Backing::Ram { hpa, writable: true } }),
+                old.map(|b| MapChange {
+                    start: Gpa(b),
+                    len,
+                    backing: Backing::Mmio,
+                }),
+                base.map(|b| MapChange {
+                    start: Gpa(b),
+                    len,
+                    backing: Backing::Ram {
+                        hpa,
+                        writable: true,
+                    },
+                }),
             ],
         }
     }
@@ -222,7 +272,10 @@ impl Bus {
     pub fn settle(&mut self, mut changed: impl FnMut(MapChange)) -> Option<PowerAction> {
         if !self.requests.moved.is_empty() {
             for (id, base) in core::mem::take(&mut self.requests.moved) {
-                self.place(id, base).into_iter().flatten().for_each(&mut changed);
+                self.place(id, base)
+                    .into_iter()
+                    .flatten()
+                    .for_each(&mut changed);
             }
         }
         self.requests.power.take()
@@ -246,7 +299,11 @@ impl Bus {
         let mut next = VmTime::NEVER;
         for (d, deadline) in self.devices.iter().zip(&mut self.deadlines) {
             if *deadline <= now {
-                let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+                let mut cx = DevCx {
+                    now,
+                    dma: &*self.memory,
+                    requests: &mut self.requests,
+                };
                 *deadline = d.lock().poll(&mut cx).unwrap_or(VmTime::NEVER);
                 if let Some(w) = self.requests.wake.take() {
                     *deadline = (*deadline).min(w);
@@ -266,7 +323,11 @@ impl Bus {
     /// Resets all devices.
     pub fn reset(&mut self, now: VmTime) {
         for d in &self.devices {
-            let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+            let mut cx = DevCx {
+                now,
+                dma: &*self.memory,
+                requests: &mut self.requests,
+            };
             d.lock().reset(&mut cx);
         }
         self.requests.power = None;
@@ -275,9 +336,18 @@ impl Bus {
     }
 
     /// Calls `f` with the device and its context.
-    fn with<R>(&mut self, device: u8, now: VmTime, f: impl FnOnce(&mut dyn Device, &mut DevCx<'_>) -> R) -> Option<R> {
+    fn with<R>(
+        &mut self,
+        device: u8,
+        now: VmTime,
+        f: impl FnOnce(&mut dyn Device, &mut DevCx<'_>) -> R,
+    ) -> Option<R> {
         let d = self.devices.get(usize::from(device))?;
-        let mut cx = DevCx { now, dma: &*self.memory, requests: &mut self.requests };
+        let mut cx = DevCx {
+            now,
+            dma: &*self.memory,
+            requests: &mut self.requests,
+        };
         let result = f(&mut *d.lock(), &mut cx);
         if let Some(w) = self.requests.wake.take() {
             self.wake(device, w);
@@ -301,11 +371,19 @@ impl Bus {
     /// IN.
     pub fn port_read(&mut self, now: VmTime, port: u16, size: AccessSize) -> u32 {
         match self.port_handler(port, size) {
-            Some(h) => self.with(h, now, |d, cx| d.port_read(cx, port, size)).unwrap_or(u32::MAX) & size.ones(),
+            Some(h) => {
+                self.with(h, now, |d, cx| d.port_read(cx, port, size))
+                    .unwrap_or(u32::MAX)
+                    & size.ones()
+            }
             None => (0..size.bytes()).fold(0, |value, i| {
                 let p = port.wrapping_add(i as u16);
                 let byte = match self.port_handler(p, AccessSize::Byte) {
-                    Some(h) => self.with(h, now, |d, cx| d.port_read(cx, p, AccessSize::Byte)).unwrap_or(0xff) & 0xff,
+                    Some(h) => {
+                        self.with(h, now, |d, cx| d.port_read(cx, p, AccessSize::Byte))
+                            .unwrap_or(0xff)
+                            & 0xff
+                    }
                     None => 0xff,
                 };
                 value | byte << (8 * i)
@@ -320,10 +398,17 @@ impl Bus {
             self.with(h, now, |d, cx| d.port_write(cx, port, size, value));
             return;
         }
-        for (i, byte) in value.to_le_bytes().into_iter().enumerate().take(size.bytes()) {
+        for (i, byte) in value
+            .to_le_bytes()
+            .into_iter()
+            .enumerate()
+            .take(size.bytes())
+        {
             let p = port.wrapping_add(i as u16);
             if let Some(h) = self.port_handler(p, AccessSize::Byte) {
-                self.with(h, now, |d, cx| d.port_write(cx, p, AccessSize::Byte, byte.into()));
+                self.with(h, now, |d, cx| {
+                    d.port_write(cx, p, AccessSize::Byte, byte.into())
+                });
             }
         }
     }
@@ -367,16 +452,23 @@ impl Bus {
     fn mmio_at(&self, gpa: Gpa, size: usize) -> Option<(u8, WindowId, u64)> {
         self.mmio.iter().find_map(|r| {
             let offset = gpa.0.wrapping_sub(r.base);
-            (offset < r.len && size as u64 <= r.len - offset).then_some((r.device, r.window, offset))
+            (offset < r.len && size as u64 <= r.len - offset)
+                .then_some((r.device, r.window, offset))
         })
     }
 
     /// Reads `size` (1, 2, 4 or 8) bytes of MMIO; all ones where nobody is.
     pub fn mmio_read(&mut self, now: VmTime, gpa: Gpa, size: usize) -> u64 {
-        let ones = if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 };
+        let ones = if size >= 8 {
+            u64::MAX
+        } else {
+            (1 << (8 * size)) - 1
+        };
         match self.mmio_at(gpa, size) {
             Some((device, window, offset)) => {
-                self.with(device, now, |d, cx| d.mmio_read(cx, window, offset, size)).unwrap_or(u64::MAX) & ones
+                self.with(device, now, |d, cx| d.mmio_read(cx, window, offset, size))
+                    .unwrap_or(u64::MAX)
+                    & ones
             }
             None => ones,
         }
@@ -384,9 +476,15 @@ impl Bus {
 
     /// Writes `size` (1, 2, 4 or 8) bytes of MMIO; dropped where nobody is.
     pub fn mmio_write(&mut self, now: VmTime, gpa: Gpa, size: usize, value: u64) {
-        let value = if size >= 8 { value } else { value & ((1 << (8 * size)) - 1) };
+        let value = if size >= 8 {
+            value
+        } else {
+            value & ((1 << (8 * size)) - 1)
+        };
         if let Some((device, window, offset)) = self.mmio_at(gpa, size) {
-            self.with(device, now, |d, cx| d.mmio_write(cx, window, offset, size, value));
+            self.with(device, now, |d, cx| {
+                d.mmio_write(cx, window, offset, size, value)
+            });
         }
     }
 }
@@ -430,7 +528,13 @@ mod tests {
             self.writes.push((port, size, value));
             cx.requests.moved.extend(self.move_to.take());
         }
-        fn mmio_read(&mut self, _cx: &mut DevCx<'_>, _w: WindowId, offset: u64, _size: usize) -> u64 {
+        fn mmio_read(
+            &mut self,
+            _cx: &mut DevCx<'_>,
+            _w: WindowId,
+            offset: u64,
+            _size: usize,
+        ) -> u64 {
             offset
         }
     }
@@ -459,8 +563,18 @@ mod tests {
         let (mut bus, probe, id) = bus();
         bus.add_ports(id, 0x3c4, 2, Width::Byte);
         bus.port_write(NOW, 0x3c4, AccessSize::Word, 0x0f02);
-        assert_eq!(probe.lock().writes, [(0x3c4, AccessSize::Byte, 2), (0x3c5, AccessSize::Byte, 0x0f)]);
-        assert_eq!(bus.port_read(NOW, 0x3c5, AccessSize::Word), 0xffc5, "the second byte is nobody's");
+        assert_eq!(
+            probe.lock().writes,
+            [
+                (0x3c4, AccessSize::Byte, 2),
+                (0x3c5, AccessSize::Byte, 0x0f)
+            ]
+        );
+        assert_eq!(
+            bus.port_read(NOW, 0x3c5, AccessSize::Word),
+            0xffc5,
+            "the second byte is nobody's"
+        );
     }
 
     #[test]
@@ -501,6 +615,14 @@ mod tests {
             bus.port_write(NOW, 0x10, AccessSize::Byte, 0);
             let _ = bus.settle(|c| changes.push((c.start.0, c.backing != Backing::Mmio)));
         }
-        assert_eq!(changes, [(0xfd00_0000, true), (0xfd00_0000, false), (0xe000_0000, true), (0xe000_0000, false)]);
+        assert_eq!(
+            changes,
+            [
+                (0xfd00_0000, true),
+                (0xfd00_0000, false),
+                (0xe000_0000, true),
+                (0xe000_0000, false)
+            ]
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! The virtual CPU as a vendor backend (`svm`, `vmx`) offers it to the run loop.
 
+use crate::Hpa;
 use crate::event::Event;
 use crate::exit::VmExit;
 use crate::mmu::TlbFlush;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};
-use crate::Hpa;
 
 /// What an entry is to do: decided in vendor-free code, only encoded by the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -39,8 +39,20 @@ pub const XCR0_ALLOWED: u64 = 0b111;
 
 /// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
 /// RDRAND. What is not here (MONITOR, VMX, TSC-deadline, PCID, PDCM, ...) the virtual CPU does not have.
-const LEAF1_ECX: u32 =
-    1 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30;
+const LEAF1_ECX: u32 = 1
+    | 1 << 1
+    | 1 << 9
+    | 1 << 12
+    | 1 << 13
+    | 1 << 19
+    | 1 << 20
+    | 1 << 22
+    | 1 << 23
+    | 1 << 25
+    | 1 << 26
+    | 1 << 28
+    | 1 << 29
+    | 1 << 30;
 /// Leaf 1 ECX: x2APIC, which is emulated whatever the host has.
 const LEAF1_ECX_X2APIC: u32 = 1 << 21;
 /// Leaf 1 ECX: there is a hypervisor.
@@ -52,8 +64,18 @@ const LEAF1_EDX_APIC: u32 = 1 << 9;
 /// Leaf 1 EDX bits that pass: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
 const LEAF1_EDX: u32 = 0x078b_fbff;
 /// Leaf 7.0 EBX bits that pass: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
-const LEAF7_EBX: u32 =
-    1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 29;
+const LEAF7_EBX: u32 = 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 7
+    | 1 << 8
+    | 1 << 9
+    | 1 << 18
+    | 1 << 19
+    | 1 << 20
+    | 1 << 23
+    | 1 << 24
+    | 1 << 29;
 /// Leaf 7.0 ECX bits that pass: UMIP, VAES, VPCLMULQDQ, RDPID is left out (it needs TSC_AUX).
 const LEAF7_ECX: u32 = 1 << 2 | 1 << 9 | 1 << 10;
 /// Leaf 7.0 EDX bits that pass: FSRM.
@@ -61,7 +83,8 @@ const LEAF7_EDX: u32 = 1 << 4;
 /// Leaf 8000_0001 ECX bits that pass: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW.
 const EXT1_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 /// Leaf 8000_0001 EDX bits that pass: those of leaf 1, SYSCALL, NX, MMXEXT, FFXSR is left out, 1 GiB pages, LM, 3DNow! is left out.
-const EXT1_EDX: u32 = 0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
+const EXT1_EDX: u32 =
+    0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
 
 /// Leaf 0Bh, "Extended Topology Enumeration Leaf": the one thread of the one core of the package whose x2APIC identifier is 0.
 /// Linux takes the leaf for absent unless sub-leaf 0 is an SMT level with a processor in it.
@@ -73,9 +96,21 @@ const fn topology(subleaf: u32) -> CpuidResult {
     let level = match subleaf {
         0 => SMT,
         1 => CORE,
-        _ => return CpuidResult { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: 0 },
+        _ => {
+            return CpuidResult {
+                eax: 0,
+                ebx: 0,
+                ecx: subleaf & 0xff,
+                edx: 0,
+            };
+        }
     };
-    CpuidResult { eax: 0, ebx: 1, ecx: level | subleaf, edx: 0 }
+    CpuidResult {
+        eax: 0,
+        ebx: 1,
+        ecx: level | subleaf,
+        edx: 0,
+    }
 }
 
 /// The table of one VM.
@@ -99,7 +134,10 @@ impl Cpuid {
         for leaf in 0..=MAX_BASIC.min(host_max) {
             let h = host(leaf, 0);
             basic.push(match leaf {
-                0 => CpuidResult { eax: MAX_BASIC.min(host_max), ..h },
+                0 => CpuidResult {
+                    eax: MAX_BASIC.min(host_max),
+                    ..h
+                },
                 1 => CpuidResult {
                     eax: h.eax,
                     // CLFLUSH line size; one logical processor, APIC identifier 0.
@@ -108,21 +146,45 @@ impl Cpuid {
                     edx: h.edx & LEAF1_EDX,
                 },
                 2 => h,
-                6 => CpuidResult { eax: 1 << 2, ..CpuidResult::default() },
+                6 => CpuidResult {
+                    eax: 1 << 2,
+                    ..CpuidResult::default()
+                },
                 _ => CpuidResult::default(),
             });
         }
-        let h7 = if host_max >= 7 { host(7, 0) } else { CpuidResult::default() };
-        let leaf7 = CpuidResult { eax: 0, ebx: h7.ebx & LEAF7_EBX, ecx: h7.ecx & LEAF7_ECX, edx: h7.edx & LEAF7_EDX };
+        let h7 = if host_max >= 7 {
+            host(7, 0)
+        } else {
+            CpuidResult::default()
+        };
+        let leaf7 = CpuidResult {
+            eax: 0,
+            ebx: h7.ebx & LEAF7_EBX,
+            ecx: h7.ecx & LEAF7_ECX,
+            edx: h7.edx & LEAF7_EDX,
+        };
         let mut xsave = [CpuidResult::default(); 3];
         if has_xsave {
             let (h0, h1, h2) = (host(0x0d, 0), host(0x0d, 1), host(0x0d, 2));
             let allowed = u64::from(h0.eax) & XCR0_ALLOWED;
             let avx = allowed & 0b100 != 0;
-            let max = if avx { h2.ebx.saturating_add(h2.eax) } else { 576 };
-            xsave[0] = CpuidResult { eax: allowed as u32, ebx: 576, ecx: max, edx: 0 };
+            let max = if avx {
+                h2.ebx.saturating_add(h2.eax)
+            } else {
+                576
+            };
+            xsave[0] = CpuidResult {
+                eax: allowed as u32,
+                ebx: 576,
+                ecx: max,
+                edx: 0,
+            };
             // XSAVEOPT only: XSAVEC and XSAVES need state that is not switched.
-            xsave[1] = CpuidResult { eax: h1.eax & 1, ..CpuidResult::default() };
+            xsave[1] = CpuidResult {
+                eax: h1.eax & 1,
+                ..CpuidResult::default()
+            };
             xsave[2] = if avx { h2 } else { CpuidResult::default() };
         }
         let host_ext = host(0x8000_0000, 0).eax;
@@ -131,14 +193,29 @@ impl Cpuid {
             for leaf in 0x8000_0000..=MAX_EXTENDED.min(host_ext) {
                 let h = host(leaf, 0);
                 extended.push(match leaf {
-                    0x8000_0000 => CpuidResult { eax: MAX_EXTENDED.min(host_ext), ..h },
-                    0x8000_0001 => CpuidResult { ecx: h.ecx & EXT1_ECX, edx: h.edx & EXT1_EDX, ..h },
+                    0x8000_0000 => CpuidResult {
+                        eax: MAX_EXTENDED.min(host_ext),
+                        ..h
+                    },
+                    0x8000_0001 => CpuidResult {
+                        ecx: h.ecx & EXT1_ECX,
+                        edx: h.edx & EXT1_EDX,
+                        ..h
+                    },
                     // Advanced power management: the TSC runs at a constant rate in all states.
-                    0x8000_0007 => CpuidResult { edx: 1 << 8, ..CpuidResult::default() },
+                    0x8000_0007 => CpuidResult {
+                        edx: 1 << 8,
+                        ..CpuidResult::default()
+                    },
                     0x8000_0008 => {
                         // Guests get at most 40 physical address bits and 48 linear ones: second-stage tables have four levels.
                         let phys = (h.eax & 0xff).clamp(32, 40);
-                        CpuidResult { eax: phys | 48 << 8, ebx: 0, ecx: 0, edx: 0 }
+                        CpuidResult {
+                            eax: phys | 48 << 8,
+                            ebx: 0,
+                            ecx: 0,
+                            edx: 0,
+                        }
                     }
                     _ => h,
                 });
@@ -153,11 +230,20 @@ impl Cpuid {
                 edx: u32::from_le_bytes(*b"M\0\0\0"),
             },
             CpuidResult {
-                eax: pvclock::FEATURE_NOP_IO_DELAY | pvclock::FEATURE_CLOCKSOURCE2 | pveoi::FEATURE | pvclock::FEATURE_STABLE,
+                eax: pvclock::FEATURE_NOP_IO_DELAY
+                    | pvclock::FEATURE_CLOCKSOURCE2
+                    | pveoi::FEATURE
+                    | pvclock::FEATURE_STABLE,
                 ..CpuidResult::default()
             },
         ];
-        Self { basic, extended, hypervisor, xsave, leaf7 }
+        Self {
+            basic,
+            extended,
+            hypervisor,
+            xsave,
+            leaf7,
+        }
     }
 
     /// The guest's physical address width in bits.
@@ -193,7 +279,8 @@ impl Cpuid {
     /// The answer for `leaf` and `subleaf`.
     #[must_use]
     pub fn get(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> CpuidState) -> CpuidResult {
-        let at = |table: &[CpuidResult], base: u32| table.get(leaf.wrapping_sub(base) as usize).copied();
+        let at =
+            |table: &[CpuidResult], base: u32| table.get(leaf.wrapping_sub(base) as usize).copied();
         match leaf {
             1 => {
                 let state = state();
@@ -215,7 +302,11 @@ impl Cpuid {
             }
             TOPOLOGY if self.basic.len() > TOPOLOGY as usize => topology(subleaf),
             0x0d => {
-                let mut r = self.xsave.get(subleaf as usize).copied().unwrap_or_default();
+                let mut r = self
+                    .xsave
+                    .get(subleaf as usize)
+                    .copied()
+                    .unwrap_or_default();
                 if subleaf == 0 && state().xcr0 & 0b100 != 0 {
                     r.ebx = r.ecx;
                 }
@@ -234,20 +325,51 @@ mod tests {
 
     fn all_ones(leaf: u32, _sub: u32) -> CpuidResult {
         match leaf {
-            0 => CpuidResult { eax: 0x20, ebx: 1, ecx: 2, edx: 3 },
-            0x8000_0000 => CpuidResult { eax: 0x8000_0020, ebx: 1, ecx: 2, edx: 3 },
-            0x0d => CpuidResult { eax: 0xff, ebx: 576, ecx: 2000, edx: 0 },
-            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+            0 => CpuidResult {
+                eax: 0x20,
+                ebx: 1,
+                ecx: 2,
+                edx: 3,
+            },
+            0x8000_0000 => CpuidResult {
+                eax: 0x8000_0020,
+                ebx: 1,
+                ecx: 2,
+                edx: 3,
+            },
+            0x0d => CpuidResult {
+                eax: 0xff,
+                ebx: 576,
+                ecx: 2000,
+                edx: 0,
+            },
+            _ => CpuidResult {
+                eax: !0,
+                ebx: !0,
+                ecx: !0,
+                edx: !0,
+            },
         }
     }
 
-    const STATE: CpuidState = CpuidState { osxsave: false, apic_enabled: true, xcr0: 1 };
+    const STATE: CpuidState = CpuidState {
+        osxsave: false,
+        apic_enabled: true,
+        xcr0: 1,
+    };
 
     #[test]
     fn features_that_are_not_virtualized_are_hidden() {
         let c = Cpuid::new(all_ones);
         let l1 = c.get(1, 0, || STATE);
-        for (bit, name) in [(3, "MONITOR"), (5, "VMX"), (15, "PDCM"), (17, "PCID"), (24, "TSC-deadline"), (27, "OSXSAVE")] {
+        for (bit, name) in [
+            (3, "MONITOR"),
+            (5, "VMX"),
+            (15, "PDCM"),
+            (17, "PCID"),
+            (24, "TSC-deadline"),
+            (27, "OSXSAVE"),
+        ] {
             assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
         }
         assert_eq!(c.get(0x8000_0001, 0, || STATE).ecx >> 2 & 1, 0, "SVM");
@@ -260,33 +382,75 @@ mod tests {
 
     #[test]
     fn x2apic_is_offered_whatever_the_host_has() {
-        let bare = |leaf, _| CpuidResult { eax: if leaf == 0 { 1 } else { 0 }, ..CpuidResult::default() };
-        assert_ne!(Cpuid::new(bare).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC, 0);
-        assert_eq!(Cpuid::new(bare).get(TOPOLOGY, 0, || STATE), CpuidResult::default());
+        let bare = |leaf, _| CpuidResult {
+            eax: if leaf == 0 { 1 } else { 0 },
+            ..CpuidResult::default()
+        };
+        assert_ne!(
+            Cpuid::new(bare).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC,
+            0
+        );
+        assert_eq!(
+            Cpuid::new(bare).get(TOPOLOGY, 0, || STATE),
+            CpuidResult::default()
+        );
     }
 
     #[test]
     fn topology_is_one_thread_of_one_core() {
         let c = Cpuid::new(all_ones);
-        let level = |ebx, ecx| CpuidResult { eax: 0, ebx, ecx, edx: 0 };
+        let level = |ebx, ecx| CpuidResult {
+            eax: 0,
+            ebx,
+            ecx,
+            edx: 0,
+        };
         assert_eq!(c.get(TOPOLOGY, 0, || STATE), level(1, 0x100));
         assert_eq!(c.get(TOPOLOGY, 1, || STATE), level(1, 0x201));
         assert_eq!(c.get(TOPOLOGY, 2, || STATE), level(0, 2));
         assert_eq!(c.get(TOPOLOGY, u32::MAX, || STATE), level(0, 0xff));
-        assert_eq!(c.get(1, 0, || STATE).ebx >> 24, 0, "the APIC identifier is the same one");
+        assert_eq!(
+            c.get(1, 0, || STATE).ebx >> 24,
+            0,
+            "the APIC identifier is the same one"
+        );
     }
 
     #[test]
     fn bits_follow_the_guests_state() {
         let c = Cpuid::new(all_ones);
-        assert_ne!(c.get(1, 0, || CpuidState { osxsave: true, ..STATE }).ecx & LEAF1_ECX_OSXSAVE, 0);
-        assert_eq!(c.get(1, 0, || CpuidState { apic_enabled: false, ..STATE }).edx & LEAF1_EDX_APIC, 0);
+        assert_ne!(
+            c.get(1, 0, || CpuidState {
+                osxsave: true,
+                ..STATE
+            })
+            .ecx & LEAF1_ECX_OSXSAVE,
+            0
+        );
+        assert_eq!(
+            c.get(1, 0, || CpuidState {
+                apic_enabled: false,
+                ..STATE
+            })
+            .edx & LEAF1_EDX_APIC,
+            0
+        );
     }
 
     #[test]
     fn any_leaf_has_an_answer() {
         let c = Cpuid::new(all_ones);
-        for leaf in [2, 0x0c, 0x0e, 0x1f, 0x3fff_ffff, 0x4000_0001, 0x7fff_ffff, 0x8000_0009, u32::MAX] {
+        for leaf in [
+            2,
+            0x0c,
+            0x0e,
+            0x1f,
+            0x3fff_ffff,
+            0x4000_0001,
+            0x7fff_ffff,
+            0x8000_0009,
+            u32::MAX,
+        ] {
             for sub in [0, 1, 2, 3, u32::MAX] {
                 let _ = c.get(leaf, sub, || STATE);
             }

@@ -148,5 +148,13 @@ pub trait Device: Send {
     }
 
     /// `size` (1, 2, 4 or 8) bytes at `offset` of MMIO window `window` are written; `value` has no bits above `size`.
-    fn mmio_write(&mut self, cx: &mut DevCx<'_>, window: WindowId, offset: u64, size: usize, value: u64) {}
+    fn mmio_write(
+        &mut self,
+        cx: &mut DevCx<'_>,
+        window: WindowId,
+        offset: u64,
+        size: usize,
+        value: u64,
+    ) {
+    }
 }

@@ -61,19 +61,34 @@ impl Event {
     /// A hardware exception.
     #[must_use]
     pub const fn exception(vector: u8, error: Option<u32>) -> Self {
-        Self { kind: EventKind::Exception, vector, error, insn_len: 0 }
+        Self {
+            kind: EventKind::Exception,
+            vector,
+            error,
+            insn_len: 0,
+        }
     }
 
     /// An external interrupt.
     #[must_use]
     pub const fn interrupt(vector: u8) -> Self {
-        Self { kind: EventKind::ExternalInterrupt, vector, error: None, insn_len: 0 }
+        Self {
+            kind: EventKind::ExternalInterrupt,
+            vector,
+            error: None,
+            insn_len: 0,
+        }
     }
 
     /// An NMI.
     #[must_use]
     pub const fn nmi() -> Self {
-        Self { kind: EventKind::Nmi, vector: vector::NMI, error: None, insn_len: 0 }
+        Self {
+            kind: EventKind::Nmi,
+            vector: vector::NMI,
+            error: None,
+            insn_len: 0,
+        }
     }
 }
 
@@ -89,7 +104,9 @@ enum Class {
 
 const fn class(v: u8) -> Class {
     match v {
-        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP | vector::CP => Class::Contributory,
+        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP | vector::CP => {
+            Class::Contributory
+        }
         vector::PF | vector::VE => Class::PageFault,
         vector::DF => Class::DoubleFault,
         _ => Class::Benign,
@@ -168,7 +185,9 @@ impl EventQueue {
     pub fn put_back(&mut self, event: Event) {
         match event.kind {
             EventKind::Exception => self.exception = Some(event),
-            EventKind::SoftwareInterrupt | EventKind::SoftwareException => self.software = Some(event),
+            EventKind::SoftwareInterrupt | EventKind::SoftwareException => {
+                self.software = Some(event)
+            }
             EventKind::Nmi => self.nmi_again = true,
             EventKind::ExternalInterrupt => self.interrupt_again = Some(event.vector),
         }
@@ -210,7 +229,10 @@ impl EventQueue {
     /// Whether an event waits that has to be delivered before anything else happens.
     #[must_use]
     pub fn busy(&self) -> bool {
-        self.exception.is_some() || self.software.is_some() || self.nmi_again || self.interrupt_again.is_some()
+        self.exception.is_some()
+            || self.software.is_some()
+            || self.nmi_again
+            || self.interrupt_again.is_some()
     }
 
     /// Whether an NMI waits and is not blocked (it ends HLT).
@@ -222,7 +244,12 @@ impl EventQueue {
     /// Decides about the next entry: events to deliver again first, then exceptions, NMI and external interrupts (SDM vol 3A
     /// 6.9, "Priority Among Simultaneous Exceptions and Interrupts"). `pending` tells whether the interrupt controller has an
     /// interrupt; `acknowledge` takes it, and is called only if it will be injected.
-    pub fn next(&mut self, cpu: Interruptibility, pending: bool, acknowledge: impl FnOnce() -> Option<u8>) -> Injection {
+    pub fn next(
+        &mut self,
+        cpu: Interruptibility,
+        pending: bool,
+        acknowledge: impl FnOnce() -> Option<u8>,
+    ) -> Injection {
         let mut acked = false;
         let event = if let Some(e) = self.exception.take() {
             Some(e)
@@ -256,12 +283,28 @@ impl EventQueue {
 mod tests {
     use super::*;
 
-    const OPEN: Interruptibility = Interruptibility { interrupts_enabled: true, shadow: false };
-    const IF_CLEAR: Interruptibility = Interruptibility { interrupts_enabled: false, shadow: false };
-    const SHADOW: Interruptibility = Interruptibility { interrupts_enabled: true, shadow: true };
+    const OPEN: Interruptibility = Interruptibility {
+        interrupts_enabled: true,
+        shadow: false,
+    };
+    const IF_CLEAR: Interruptibility = Interruptibility {
+        interrupts_enabled: false,
+        shadow: false,
+    };
+    const SHADOW: Interruptibility = Interruptibility {
+        interrupts_enabled: true,
+        shadow: true,
+    };
 
     fn exc(v: u8) -> Event {
-        Event::exception(v, if class(v) == Class::Benign || v == vector::DE { None } else { Some(v as u32) })
+        Event::exception(
+            v,
+            if class(v) == Class::Benign || v == vector::DE {
+                None
+            } else {
+                Some(v as u32)
+            },
+        )
     }
 
     #[test]
@@ -273,7 +316,9 @@ mod tests {
                 let page = |v| [14, 20].contains(&v);
                 let want = if first == 8 {
                     Combined::Shutdown
-                } else if (contributory(first) && contributory(second)) || (page(first) && (contributory(second) || page(second))) {
+                } else if (contributory(first) && contributory(second))
+                    || (page(first) && (contributory(second) || page(second)))
+                {
                     Combined::Deliver(Event::exception(8, Some(0)))
                 } else {
                     Combined::Deliver(exc(second))
@@ -291,7 +336,10 @@ mod tests {
         let i = q.next(OPEN, false, || unreachable!());
         assert_eq!(i.event, Some(exc(14)));
         assert!(i.irq_window, "the interrupt still waits");
-        assert_eq!(q.next(OPEN, false, || unreachable!()).event, Some(Event::interrupt(0x31)));
+        assert_eq!(
+            q.next(OPEN, false, || unreachable!()).event,
+            Some(Event::interrupt(0x31))
+        );
     }
 
     #[test]
@@ -302,7 +350,10 @@ mod tests {
         let i = q.next(OPEN, false, || unreachable!());
         assert_eq!(i.event, Some(exc(13)));
         assert!(i.nmi_window);
-        assert_eq!(q.next(OPEN, false, || unreachable!()).event, Some(Event::nmi()));
+        assert_eq!(
+            q.next(OPEN, false, || unreachable!()).event,
+            Some(Event::nmi())
+        );
     }
 
     #[test]
@@ -320,11 +371,27 @@ mod tests {
     fn interrupt_is_acknowledged_only_when_it_is_injected() {
         let mut q = EventQueue::default();
         for closed in [IF_CLEAR, SHADOW] {
-            let i = q.next(closed, true, || panic!("acknowledged though the guest cannot take it"));
-            assert_eq!(i, Injection { event: None, irq_window: true, nmi_window: false });
+            let i = q.next(closed, true, || {
+                panic!("acknowledged though the guest cannot take it")
+            });
+            assert_eq!(
+                i,
+                Injection {
+                    event: None,
+                    irq_window: true,
+                    nmi_window: false
+                }
+            );
         }
         let i = q.next(OPEN, true, || Some(0x20));
-        assert_eq!(i, Injection { event: Some(Event::interrupt(0x20)), irq_window: false, nmi_window: false });
+        assert_eq!(
+            i,
+            Injection {
+                event: Some(Event::interrupt(0x20)),
+                irq_window: false,
+                nmi_window: false
+            }
+        );
     }
 
     #[test]
@@ -355,12 +422,24 @@ mod tests {
         let mut q = EventQueue::default();
         q.signal_nmi();
         let i = q.next(SHADOW, false, || None);
-        assert_eq!(i, Injection { event: None, irq_window: false, nmi_window: true });
+        assert_eq!(
+            i,
+            Injection {
+                event: None,
+                irq_window: false,
+                nmi_window: true
+            }
+        );
     }
 
     #[test]
     fn software_interrupt_is_repeated_unless_its_delivery_faulted() {
-        let int80 = Event { kind: EventKind::SoftwareInterrupt, vector: 0x80, error: None, insn_len: 2 };
+        let int80 = Event {
+            kind: EventKind::SoftwareInterrupt,
+            vector: 0x80,
+            error: None,
+            insn_len: 2,
+        };
         let mut q = EventQueue::default();
         q.put_back(int80);
         assert_eq!(q.next(OPEN, false, || None).event, Some(int80));

@@ -21,17 +21,35 @@ impl Slot {
 }
 
 /// Host bridge (i440FX).
-pub const HOST_BRIDGE: Slot = Slot { device: 0, function: 0 };
+pub const HOST_BRIDGE: Slot = Slot {
+    device: 0,
+    function: 0,
+};
 /// ISA bridge (PIIX3).
-pub const ISA_BRIDGE: Slot = Slot { device: 1, function: 0 };
+pub const ISA_BRIDGE: Slot = Slot {
+    device: 1,
+    function: 0,
+};
 /// IDE controller (PIIX3).
-pub const IDE: Slot = Slot { device: 1, function: 1 };
+pub const IDE: Slot = Slot {
+    device: 1,
+    function: 1,
+};
 /// Power management (PIIX4).
-pub const PM: Slot = Slot { device: 1, function: 3 };
+pub const PM: Slot = Slot {
+    device: 1,
+    function: 3,
+};
 /// VGA.
-pub const VGA: Slot = Slot { device: 2, function: 0 };
+pub const VGA: Slot = Slot {
+    device: 2,
+    function: 0,
+};
 /// NE2000.
-pub const NIC: Slot = Slot { device: 3, function: 0 };
+pub const NIC: Slot = Slot {
+    device: 3,
+    function: 0,
+};
 
 /// Where RAM below 4 GiB ends at the latest: what is above it is the PCI window.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
@@ -112,7 +130,11 @@ impl MachineDesc {
     /// RAM below 4 GiB, in bytes.
     #[must_use]
     pub const fn low_ram(&self) -> u64 {
-        if self.memory > LOW_RAM_MAX { LOW_RAM_MAX } else { self.memory }
+        if self.memory > LOW_RAM_MAX {
+            LOW_RAM_MAX
+        } else {
+            self.memory
+        }
     }
 
     /// RAM above 4 GiB, in bytes.

@@ -120,7 +120,13 @@ pub trait Mmu: Send {
     ///
     /// # Errors
     /// The page fault that the access raises.
-    fn translate(&mut self, mem: &dyn GuestMemory, state: &PagingState, gva: Gva, access: Access) -> Result<Gpa, PageFault>;
+    fn translate(
+        &mut self,
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, PageFault>;
 
     /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous).
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing);

@@ -4,8 +4,8 @@
 //! them through. Everything else is either emulated by the run loop, kept here as plain storage, reads a constant, or does not
 //! exist: #GP(0).
 
-use crate::{pvclock, pveoi};
 use crate::regs::SysReg;
+use crate::{pvclock, pveoi};
 
 /// Register numbers, by the SDM's and APM's names.
 #[allow(missing_docs)]
@@ -106,7 +106,10 @@ pub const fn special(msr: u32) -> Option<Special> {
 /// Whether `value` is a valid IA32_PAT: each byte UC, WC, WT, WP, WB or UC-.
 #[must_use]
 pub fn pat_is_valid(value: u64) -> bool {
-    value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4..=7))
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|t| matches!(t, 0 | 1 | 4..=7))
 }
 
 /// The storage behind the registers that are only remembered.
@@ -121,7 +124,13 @@ pub struct MsrStore {
 
 impl Default for MsrStore {
     fn default() -> Self {
-        Self { mtrr_variable: [0; 16], mtrr_fixed: [0; 11], mtrr_def_type: 0, misc_enable: 0x1801, debugctl: 0 }
+        Self {
+            mtrr_variable: [0; 16],
+            mtrr_fixed: [0; 11],
+            mtrr_def_type: 0,
+            misc_enable: 0x1801,
+            debugctl: 0,
+        }
     }
 }
 
@@ -241,7 +250,10 @@ mod tests {
     #[test]
     fn reserved_memory_types_fault() {
         let mut s = MsrStore::default();
-        assert_eq!(s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0602), Err(MsrFault));
+        assert_eq!(
+            s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0602),
+            Err(MsrFault)
+        );
         assert_eq!(s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0606), Ok(()));
         assert_eq!(s.read(nr::MTRR_FIX64K), Ok(0x0606_0606_0606_0606));
         assert_eq!(s.write(nr::MTRR_DEF_TYPE, 0xc02), Err(MsrFault));
@@ -266,7 +278,21 @@ mod tests {
             assert_eq!(s.read(msr), Err(MsrFault), "{msr:#x}");
             assert_eq!(s.write(msr, 0), Err(MsrFault), "{msr:#x}");
         }
-        for msr in [0x17, 0x3a, 0x8b, 0xfe, 0x11e, 0x140, 0x198, 0x199, 0x1a0, 0x1d9, 0x400, 0xc001_0015, 0xc001_1029] {
+        for msr in [
+            0x17,
+            0x3a,
+            0x8b,
+            0xfe,
+            0x11e,
+            0x140,
+            0x198,
+            0x199,
+            0x1a0,
+            0x1d9,
+            0x400,
+            0xc001_0015,
+            0xc001_1029,
+        ] {
             assert!(s.read(msr).is_ok(), "{msr:#x}");
         }
         assert_eq!(s.write(0x79, 0x1000), Ok(()));

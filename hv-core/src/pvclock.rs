@@ -45,8 +45,15 @@ impl Scale {
             scaled <<= 1;
             shift += 1;
         }
-        let ticks = if shift < 0 { hz as u128 >> -shift } else { (hz as u128) << shift };
-        Self { mul: ((1_000_000_000u128 << 32) / ticks.max(1)) as u32, shift }
+        let ticks = if shift < 0 {
+            hz as u128 >> -shift
+        } else {
+            (hz as u128) << shift
+        };
+        Self {
+            mul: ((1_000_000_000u128 << 32) / ticks.max(1)) as u32,
+            shift,
+        }
     }
 }
 
@@ -65,18 +72,33 @@ impl PvClock {
     /// A clock over a TSC of `tsc_hz`; `epoch` is the wall time, in seconds since 1970 (UTC), at the VM's time 0.
     #[must_use]
     pub fn new(tsc_hz: u64, epoch: u64) -> Self {
-        Self { scale: Scale::of(tsc_hz), epoch, system_time: 0, wall_clock: 0, version: 0 }
+        Self {
+            scale: Scale::of(tsc_hz),
+            epoch,
+            system_time: 0,
+            wall_clock: 0,
+            version: 0,
+        }
     }
 
     /// Off, as after a reset.
     pub fn reset(&mut self) {
-        *self = Self { system_time: 0, wall_clock: 0, version: 0, ..*self };
+        *self = Self {
+            system_time: 0,
+            wall_clock: 0,
+            version: 0,
+            ..*self
+        };
     }
 
     /// RDMSR.
     #[must_use]
     pub fn read(&self, msr: u32) -> u64 {
-        if msr == MSR_SYSTEM_TIME { self.system_time } else { self.wall_clock }
+        if msr == MSR_SYSTEM_TIME {
+            self.system_time
+        } else {
+            self.wall_clock
+        }
     }
 
     /// WRMSR, when the guest's TSC is `tsc` at `now`. An address outside RAM is the guest's loss.
@@ -118,10 +140,21 @@ mod tests {
 
     #[test]
     fn scale_turns_ticks_into_nanoseconds_within_a_millionth() {
-        for hz in [33_000_000u64, 999_999_999, 1_000_000_000, 1_000_000_001, 2_597_000_000, 5_300_000_000] {
+        for hz in [
+            33_000_000u64,
+            999_999_999,
+            1_000_000_000,
+            1_000_000_001,
+            2_597_000_000,
+            5_300_000_000,
+        ] {
             let s = Scale::of(hz);
             let ticks = hz * 10;
-            let shifted = if s.shift < 0 { ticks >> -s.shift } else { ticks << s.shift };
+            let shifted = if s.shift < 0 {
+                ticks >> -s.shift
+            } else {
+                ticks << s.shift
+            };
             let ns = ((u128::from(shifted) * u128::from(s.mul)) >> 32) as u64;
             assert!(ns.abs_diff(10_000_000_000) < 10_000, "{hz} Hz: {ns}");
         }
@@ -134,7 +167,14 @@ mod tests {
         c.write(&m, MSR_SYSTEM_TIME, 0x100, 7, VmTime(9));
         assert_eq!(m.read_u64(Gpa(0x108)), Ok(0));
         c.write(&m, MSR_SYSTEM_TIME, 0x101, 7, VmTime(9));
-        assert_eq!((m.read_u32(Gpa(0x100)), m.read_u64(Gpa(0x108)), m.read_u64(Gpa(0x110))), (Ok(2), Ok(7), Ok(9)));
+        assert_eq!(
+            (
+                m.read_u32(Gpa(0x100)),
+                m.read_u64(Gpa(0x108)),
+                m.read_u64(Gpa(0x110))
+            ),
+            (Ok(2), Ok(7), Ok(9))
+        );
         c.write(&m, MSR_WALL_CLOCK, 0x200, 7, VmTime(9));
         assert_eq!(m.read_u32(Gpa(0x204)), Ok(1_600_000_000));
         c.write(&m, MSR_SYSTEM_TIME, u64::MAX, 7, VmTime(9));

@@ -31,7 +31,10 @@ impl PvEoi {
     pub fn write(&mut self, value: u64) -> bool {
         let valid = value & 2 == 0;
         if valid {
-            *self = Self { value, offered: false };
+            *self = Self {
+                value,
+                offered: false,
+            };
         }
         valid
     }

@@ -27,7 +27,15 @@ impl Default for Stats {
     fn default() -> Self {
         let zero = [0; ExitReason::KINDS];
         let least = [u64::MAX; ExitReason::KINDS];
-        Self { exits: zero, ticks: zero, least, injected: [0; 4], emulated: 0, flushes: 0, resets: 0 }
+        Self {
+            exits: zero,
+            ticks: zero,
+            least,
+            injected: [0; 4],
+            emulated: 0,
+            flushes: 0,
+            resets: 0,
+        }
     }
 }
 
@@ -67,23 +75,60 @@ impl Stats {
     /// # Errors
     /// Those of the writer.
     pub fn json(&self, facts: &Facts<'_>, out: &mut impl Write) -> fmt::Result {
-        let Facts { backend, paging, guest_ram, video_ram, own_memory, table_frames, ticks_total, tsc_hz, ticks_halted } = facts;
+        let Facts {
+            backend,
+            paging,
+            guest_ram,
+            video_ram,
+            own_memory,
+            table_frames,
+            ticks_total,
+            tsc_hz,
+            ticks_halted,
+        } = facts;
         let total: u64 = self.exits.iter().sum();
         let spent: u64 = self.ticks.iter().sum();
-        write!(out, "{{\n  \"backend\": \"{backend}\",\n  \"paging\": \"{paging}\",\n  \"tsc_hz\": {tsc_hz},")?;
-        write!(out, "\n  \"ticks\": {{ \"total\": {ticks_total}, \"hypervisor\": {spent}, \"halted\": {ticks_halted} }},")?;
-        write!(out, "\n  \"exits\": {{\n    \"total\": {total},\n    \"by_reason\": {{")?;
+        write!(
+            out,
+            "{{\n  \"backend\": \"{backend}\",\n  \"paging\": \"{paging}\",\n  \"tsc_hz\": {tsc_hz},"
+        )?;
+        write!(
+            out,
+            "\n  \"ticks\": {{ \"total\": {ticks_total}, \"hypervisor\": {spent}, \"halted\": {ticks_halted} }},"
+        )?;
+        write!(
+            out,
+            "\n  \"exits\": {{\n    \"total\": {total},\n    \"by_reason\": {{"
+        )?;
         let mut first = true;
-        for (i, name) in ExitReason::NAMES.iter().enumerate().filter(|(i, _)| self.exits[*i] != 0) {
+        for (i, name) in ExitReason::NAMES
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.exits[*i] != 0)
+        {
             let (n, t, least) = (self.exits[i], self.ticks[i], self.least[i]);
             let comma = if core::mem::take(&mut first) { "" } else { "," };
             let mean = t / n;
-            write!(out, "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least} }}")?;
+            write!(
+                out,
+                "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least} }}"
+            )?;
         }
         let [e, i, n, s] = self.injected;
-        write!(out, "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},")?;
-        write!(out, "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},", self.emulated, self.flushes)?;
-        write!(out, "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"video_ram\": {video_ram}, \"umbra_bytes\": {own_memory}, ", self.resets)?;
+        write!(
+            out,
+            "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},"
+        )?;
+        write!(
+            out,
+            "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},",
+            self.emulated, self.flushes
+        )?;
+        write!(
+            out,
+            "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"video_ram\": {video_ram}, \"umbra_bytes\": {own_memory}, ",
+            self.resets
+        )?;
         write!(out, "\"table_frames\": {table_frames} }}\n}}\n")
     }
 }

@@ -30,7 +30,10 @@ impl VecMemory {
 
     fn range(len: usize, gpa: Gpa, n: usize) -> Result<core::ops::Range<usize>, NotRam> {
         let start = usize::try_from(gpa.0).map_err(|_| NotRam(gpa))?;
-        let end = start.checked_add(n).filter(|&e| e <= len).ok_or(NotRam(gpa))?;
+        let end = start
+            .checked_add(n)
+            .filter(|&e| e <= len)
+            .ok_or(NotRam(gpa))?;
         Ok(start..end)
     }
 }
@@ -83,7 +86,11 @@ impl DeviceRam for VecDeviceRam {
     fn read(&self, offset: usize, buf: &mut [u8]) {
         let m = self.0.lock().unwrap();
         for (i, b) in buf.iter_mut().enumerate() {
-            *b = offset.checked_add(i).and_then(|o| m.get(o)).copied().unwrap_or(0);
+            *b = offset
+                .checked_add(i)
+                .and_then(|o| m.get(o))
+                .copied()
+                .unwrap_or(0);
         }
     }
     fn write(&self, offset: usize, buf: &[u8]) {
@@ -155,7 +162,11 @@ impl BlockBackend for RamDisk {
     }
     fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
         let start = sector as usize * 512;
-        let src = self.data.get(start..start + buf.len()).filter(|_| !self.fail).ok_or(BlockError)?;
+        let src = self
+            .data
+            .get(start..start + buf.len())
+            .filter(|_| !self.fail)
+            .ok_or(BlockError)?;
         buf.copy_from_slice(src);
         Ok(())
     }
@@ -164,7 +175,10 @@ impl BlockBackend for RamDisk {
         if self.fail || self.read_only {
             return Err(BlockError);
         }
-        self.data.get_mut(start..start + buf.len()).ok_or(BlockError)?.copy_from_slice(buf);
+        self.data
+            .get_mut(start..start + buf.len())
+            .ok_or(BlockError)?
+            .copy_from_slice(buf);
         Ok(())
     }
     fn flush(&mut self) -> Result<(), BlockError> {
@@ -196,11 +210,19 @@ impl Bench {
     /// One MiB of memory at time 0.
     #[must_use]
     pub fn new() -> Self {
-        Self { mem: VecMemory::new(1 << 20), now: VmTime(0), requests: Requests::default() }
+        Self {
+            mem: VecMemory::new(1 << 20),
+            now: VmTime(0),
+            requests: Requests::default(),
+        }
     }
     /// The context for one call.
     pub fn cx(&mut self) -> DevCx<'_> {
-        DevCx { now: self.now, dma: &self.mem, requests: &mut self.requests }
+        DevCx {
+            now: self.now,
+            dma: &self.mem,
+            requests: &mut self.requests,
+        }
     }
 }
 

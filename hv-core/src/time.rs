@@ -33,7 +33,11 @@ impl VmTime {
     #[must_use]
     pub const fn of_ticks(ticks: u64, hz: u64) -> Self {
         let ns = (ticks as u128 * 1_000_000_000).div_ceil(hz as u128);
-        if ns > u64::MAX as u128 { Self::NEVER } else { Self(ns as u64) }
+        if ns > u64::MAX as u128 {
+            Self::NEVER
+        } else {
+            Self(ns as u64)
+        }
     }
 }
 

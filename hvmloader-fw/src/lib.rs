@@ -27,9 +27,9 @@ pub mod pci_setup;
 pub mod pir;
 pub mod place;
 pub mod smbios;
-pub mod vga_text;
 #[cfg(test)]
 mod testing;
+pub mod vga_text;
 
 /// The maker's name in every table: exactly six characters, as ACPI's OEMID wants it.
 pub(crate) const OEM: &[u8; 6] = b"UMBRA ";

@@ -11,14 +11,15 @@ const MISC: u8 = 0x67;
 const SEQUENCER: [u8; 5] = [0x03, 0x00, 0x03, 0x00, 0x02];
 /// CR0 to CR18.
 const CRTC: [u8; 25] = [
-    0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0x00, 0x4f, 0x0d, 0x0e, 0x00, 0x00, 0x00, 0x00, 0x9c, 0x8e, 0x8f, 0x28, 0x1f, 0x96,
-    0xb9, 0xa3, 0xff,
+    0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0x00, 0x4f, 0x0d, 0x0e, 0x00, 0x00, 0x00, 0x00,
+    0x9c, 0x8e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff,
 ];
 /// GR0 to GR8.
 const GRAPHICS: [u8; 9] = [0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x0e, 0x00, 0xff];
 /// AR0 to AR14.
 const ATTRIBUTE: [u8; 21] = [
-    0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x14, 0x07, 0x38, 0x39, 0x3a, 0x3b, 0x3c, 0x3d, 0x3e, 0x3f, 0x0c, 0x00, 0x0f, 0x08, 0x00,
+    0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x14, 0x07, 0x38, 0x39, 0x3a, 0x3b, 0x3c, 0x3d, 0x3e, 0x3f,
+    0x0c, 0x00, 0x0f, 0x08, 0x00,
 ];
 /// Bits of a colour number: 5:3 are the secondary (weak) and 2:0 the primary (strong) red, green and blue.
 const STRONG: u8 = 0x2a;
@@ -50,7 +51,10 @@ pub fn mode3() -> Vec<(u16, u8)> {
     w.extend([(0x3c6, 0xff), (0x3c8, 0)]);
     for color in 0..64u8 {
         for bit in [2, 1, 0] {
-            w.push((0x3c9, (color >> bit & 1) * STRONG + (color >> (bit + 3) & 1) * WEAK));
+            w.push((
+                0x3c9,
+                (color >> bit & 1) * STRONG + (color >> (bit + 3) & 1) * WEAK,
+            ));
         }
     }
     for (i, &v) in (0u8..).zip(&ATTRIBUTE) {
@@ -64,9 +68,14 @@ pub fn mode3() -> Vec<(u16, u8)> {
 /// The 8x16 font inside a VGA BIOS image, found by its letter A.
 #[must_use]
 pub fn find_font(vgabios: &[u8]) -> Option<&[u8]> {
-    const LETTER_A: [u8; FONT_HEIGHT] = [0, 0, 0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0];
+    const LETTER_A: [u8; FONT_HEIGHT] = [
+        0, 0, 0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0,
+    ];
     const BEFORE: usize = b'A' as usize * FONT_HEIGHT;
-    let at = vgabios.windows(FONT_HEIGHT).position(|w| w == LETTER_A)?.checked_sub(BEFORE)?;
+    let at = vgabios
+        .windows(FONT_HEIGHT)
+        .position(|w| w == LETTER_A)?
+        .checked_sub(BEFORE)?;
     vgabios.get(at..at + FONT_LEN)
 }
 
@@ -77,7 +86,11 @@ mod tests {
     #[test]
     fn palette_has_the_sixteen_colours_of_text() {
         let w = mode3();
-        let dac: Vec<u8> = w.iter().filter(|(p, _)| *p == 0x3c9).map(|&(_, v)| v).collect();
+        let dac: Vec<u8> = w
+            .iter()
+            .filter(|(p, _)| *p == 0x3c9)
+            .map(|&(_, v)| v)
+            .collect();
         assert_eq!(dac.len(), 192);
         assert_eq!(dac[7 * 3..8 * 3], [0x2a, 0x2a, 0x2a], "light grey");
         assert_eq!(dac[0x14 * 3..0x15 * 3], [0x2a, 0x15, 0x00], "brown");
@@ -88,7 +101,9 @@ mod tests {
     fn font_is_found_by_its_letter_a_and_never_cut_off() {
         let mut rom = alloc::vec![0; 10_000];
         assert_eq!(find_font(&rom), None);
-        rom[100 + 0x41 * 16..][..16].copy_from_slice(&[0, 0, 0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0]);
+        rom[100 + 0x41 * 16..][..16].copy_from_slice(&[
+            0, 0, 0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0,
+        ]);
         assert_eq!(find_font(&rom).map(|f| f.len()), Some(FONT_LEN));
         assert_eq!(find_font(&rom[..2000]), None);
     }

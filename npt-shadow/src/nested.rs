@@ -44,7 +44,14 @@ impl<F: Frames> NestedMmu<F> {
     pub fn new(mut frames: F, gigabyte_pages: bool) -> Option<Self> {
         let root = frames.allocate()?;
         let largest = if gigabyte_pages { 3 } else { 2 };
-        Some(Self { frames, root, used: 1, flush: TlbFlush::Guest, largest, exhausted: false })
+        Some(Self {
+            frames,
+            root,
+            used: 1,
+            flush: TlbFlush::Guest,
+            largest,
+            exhausted: false,
+        })
     }
 
     /// Whether the host ran out of frames while tables were built.
@@ -63,10 +70,15 @@ impl<F: Frames> NestedMmu<F> {
             let whole = at == entry_start && next == entry_start + span(level);
             let target = to.map(|(hpa, flags)| (hpa + (at - start), flags));
             let old = self.frames.read(table, i);
-            let fits = target.is_none_or(|(hpa, _)| level <= self.largest && hpa & (span(level) - 1) == 0);
+            let fits =
+                target.is_none_or(|(hpa, _)| level <= self.largest && hpa & (span(level) - 1) == 0);
             if whole && fits {
                 let large = if level > 1 { PS } else { 0 };
-                self.frames.write(table, i, target.map_or(0, |(hpa, flags)| hpa | flags | large));
+                self.frames.write(
+                    table,
+                    i,
+                    target.map_or(0, |(hpa, flags)| hpa | flags | large),
+                );
                 if level > 1 && old & (P | PS) == P {
                     self.release(Hpa(old & ADDRESS), level - 1);
                 }
@@ -94,7 +106,11 @@ impl<F: Frames> NestedMmu<F> {
             let step = span(level - 1);
             let flags = old & (P | RW | US) | if level > 2 { PS } else { 0 };
             for n in 0..512 {
-                self.frames.write(new, n, ((old & ADDRESS & !(span(level) - 1)) + n as u64 * step) | flags);
+                self.frames.write(
+                    new,
+                    n,
+                    ((old & ADDRESS & !(span(level) - 1)) + n as u64 * step) | flags,
+                );
             }
         }
         self.frames.write(table, i, new.0 | P | RW | US);
@@ -145,7 +161,13 @@ impl<F: Frames> Mmu for NestedMmu<F> {
         Resolve::Mmio
     }
 
-    fn translate(&mut self, mem: &dyn GuestMemory, state: &PagingState, gva: Gva, access: Access) -> Result<Gpa, PageFault> {
+    fn translate(
+        &mut self,
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, PageFault> {
         crate::walk::translate(mem, state, gva, access)
     }
 
@@ -153,7 +175,9 @@ impl<F: Frames> Mmu for NestedMmu<F> {
         let end = start.0.saturating_add(len).min(1 << 48) & !0xfff;
         let start = start.0 & !0xfff;
         let to = match backing {
-            Backing::Ram { hpa, writable } => Some((hpa.0 & ADDRESS, P | US | if writable { RW } else { 0 })),
+            Backing::Ram { hpa, writable } => {
+                Some((hpa.0 & ADDRESS, P | US | if writable { RW } else { 0 }))
+            }
             Backing::Mmio => None,
         };
         self.set(self.root, ROOT_LEVEL, start, end, to);
@@ -194,7 +218,9 @@ mod tests {
             self.tables[&frame.0][index]
         }
         fn write(&mut self, frame: Hpa, index: usize, value: u64) {
-            self.tables.get_mut(&frame.0).expect("written after it was freed")[index] = value;
+            self.tables
+                .get_mut(&frame.0)
+                .expect("written after it was freed")[index] = value;
         }
     }
 
@@ -203,7 +229,10 @@ mod tests {
     }
 
     fn ram(hpa: u64) -> Backing {
-        Backing::Ram { hpa: Hpa(hpa), writable: true }
+        Backing::Ram {
+            hpa: Hpa(hpa),
+            writable: true,
+        }
     }
 
     #[test]
@@ -211,7 +240,10 @@ mod tests {
         let mut m = mmu();
         m.remap(Gpa(0), 4 << 30, ram(8 << 30));
         assert_eq!(m.used, 2, "root and one table");
-        assert_eq!(m.lookup(Gpa(0x1_2345_6789 & 0xffff_ffff)), Some((Hpa((8 << 30) + 0x2345_6789), true)));
+        assert_eq!(
+            m.lookup(Gpa(0x1_2345_6789 & 0xffff_ffff)),
+            Some((Hpa((8 << 30) + 0x2345_6789), true))
+        );
     }
 
     #[test]
@@ -219,12 +251,25 @@ mod tests {
         let mut m = mmu();
         m.remap(Gpa(0), 1 << 30, ram(1 << 30));
         m.remap(Gpa(0xa_0000), 0x2_0000, Backing::Mmio);
-        m.remap(Gpa(0xe_0000), 0x1000, Backing::Ram { hpa: Hpa(0x7000), writable: false });
-        assert_eq!(m.lookup(Gpa(0x9_ffff)), Some((Hpa((1 << 30) + 0x9_ffff), true)));
+        m.remap(
+            Gpa(0xe_0000),
+            0x1000,
+            Backing::Ram {
+                hpa: Hpa(0x7000),
+                writable: false,
+            },
+        );
+        assert_eq!(
+            m.lookup(Gpa(0x9_ffff)),
+            Some((Hpa((1 << 30) + 0x9_ffff), true))
+        );
         assert_eq!(m.lookup(Gpa(0xa_0000)), None);
         assert_eq!(m.lookup(Gpa(0xb_ffff)), None);
         assert_eq!(m.lookup(Gpa(0xe_0010)), Some((Hpa(0x7010), false)));
-        assert_eq!(m.lookup(Gpa(0x20_0000)), Some((Hpa((1 << 30) + 0x20_0000), true)));
+        assert_eq!(
+            m.lookup(Gpa(0x20_0000)),
+            Some((Hpa((1 << 30) + 0x20_0000), true))
+        );
     }
 
     #[test]
@@ -242,8 +287,19 @@ mod tests {
         for round in 0..300 {
             let start = rnd() % PAGES;
             let len = (rnd() % (PAGES - start)).min(rnd() % 1200) + 1;
-            let hpa = if rnd() % 2 == 0 { (start % 512) + 512 * (rnd() % 64) } else { rnd() % 100_000 };
-            let backing = if rnd() % 3 == 0 { Backing::Mmio } else { Backing::Ram { hpa: Hpa(hpa << 12), writable: rnd() % 2 == 0 } };
+            let hpa = if rnd() % 2 == 0 {
+                (start % 512) + 512 * (rnd() % 64)
+            } else {
+                rnd() % 100_000
+            };
+            let backing = if rnd() % 3 == 0 {
+                Backing::Mmio
+            } else {
+                Backing::Ram {
+                    hpa: Hpa(hpa << 12),
+                    writable: rnd() % 2 == 0,
+                }
+            };
             m.remap(Gpa(start << 12), len << 12, backing);
             for p in 0..len {
                 match backing {
@@ -253,17 +309,32 @@ mod tests {
             }
             for p in 0..PAGES + 10 {
                 let want = model.get(&p).map(|&(h, w)| (Hpa((h << 12) + 5), w));
-                assert_eq!(m.lookup(Gpa((p << 12) + 5)), want, "round {round}, page {p}");
+                assert_eq!(
+                    m.lookup(Gpa((p << 12) + 5)),
+                    want,
+                    "round {round}, page {p}"
+                );
             }
         }
         m.remap(Gpa(0), 1 << 40, Backing::Mmio);
-        assert_eq!(m.used, m.frames.tables.len() as u64, "every table is accounted for");
+        assert_eq!(
+            m.used,
+            m.frames.tables.len() as u64,
+            "every table is accounted for"
+        );
         assert!(m.used <= 2);
     }
 
     #[test]
     fn running_out_of_frames_is_reported_and_harmless() {
-        let mut m = NestedMmu::new(TestFrames { limit: Some(2), ..TestFrames::default() }, false).unwrap();
+        let mut m = NestedMmu::new(
+            TestFrames {
+                limit: Some(2),
+                ..TestFrames::default()
+            },
+            false,
+        )
+        .unwrap();
         m.remap(Gpa(0), 1 << 30, ram(0));
         assert!(m.exhausted());
         assert_eq!(m.lookup(Gpa(0)), None);

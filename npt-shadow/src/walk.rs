@@ -31,13 +31,29 @@ struct Shape {
 
 fn shape(s: &PagingState) -> Shape {
     if !s.cr4.contains(Cr4::PAE) {
-        Shape { levels: 2, entry: 4, pae: false }
+        Shape {
+            levels: 2,
+            entry: 4,
+            pae: false,
+        }
     } else if !s.efer.contains(Efer::LMA) {
-        Shape { levels: 3, entry: 8, pae: true }
+        Shape {
+            levels: 3,
+            entry: 8,
+            pae: true,
+        }
     } else if s.cr4.contains(Cr4::LA57) {
-        Shape { levels: 5, entry: 8, pae: true }
+        Shape {
+            levels: 5,
+            entry: 8,
+            pae: true,
+        }
     } else {
-        Shape { levels: 4, entry: 8, pae: true }
+        Shape {
+            levels: 4,
+            entry: 8,
+            pae: true,
+        }
     }
 }
 
@@ -45,22 +61,38 @@ fn shape(s: &PagingState) -> Shape {
 ///
 /// # Errors
 /// The page fault that the access raises, with CR2 and error code.
-pub fn translate(mem: &dyn GuestMemory, s: &PagingState, gva: Gva, access: Access) -> Result<Gpa, PageFault> {
+pub fn translate(
+    mem: &dyn GuestMemory,
+    s: &PagingState,
+    gva: Gva,
+    access: Access,
+) -> Result<Gpa, PageFault> {
     if !s.cr0.contains(Cr0::PG) {
         return Ok(Gpa(gva.0 & 0xffff_ffff));
     }
     let shape = shape(s);
-    let va = if s.efer.contains(Efer::LMA) { gva.0 } else { gva.0 & 0xffff_ffff };
+    let va = if s.efer.contains(Efer::LMA) {
+        gva.0
+    } else {
+        gva.0 & 0xffff_ffff
+    };
     let nxe = s.efer.contains(Efer::NXE) && shape.pae;
     let user = access.user && !access.implicit;
     let fault = |extra: PfError| {
         let mut error = extra;
         error.set(PfError::W, access.write);
         error.set(PfError::U, user);
-        error.set(PfError::I, access.fetch && (nxe || s.cr4.contains(Cr4::SMEP)));
+        error.set(
+            PfError::I,
+            access.fetch && (nxe || s.cr4.contains(Cr4::SMEP)),
+        );
         PageFault { gva, error }
     };
-    let mut table = if shape.levels == 3 { s.cr3 & 0xffff_ffe0 } else { s.cr3 & ADDRESS };
+    let mut table = if shape.levels == 3 {
+        s.cr3 & 0xffff_ffe0
+    } else {
+        s.cr3 & ADDRESS
+    };
     let (mut rw, mut us, mut nx) = (true, true, false);
     let bits = if shape.entry == 8 { 9 } else { 10 };
     let mut level = shape.levels;
@@ -69,12 +101,17 @@ pub fn translate(mem: &dyn GuestMemory, s: &PagingState, gva: Gva, access: Acces
         let index = va >> shift & ((1 << bits) - 1);
         let at = Gpa(table + index * shape.entry);
         // Tables outside RAM read all ones on the bus: never a translation that we would follow.
-        let entry = read_entry(mem, at, shape.entry).ok_or_else(|| fault(PfError::P | PfError::RSVD))?;
+        let entry =
+            read_entry(mem, at, shape.entry).ok_or_else(|| fault(PfError::P | PfError::RSVD))?;
         if entry & P == 0 {
             return Err(fault(PfError::empty()));
         }
         let pdpte = shape.levels == 3 && level == 3;
-        let large = level > 1 && !pdpte && entry & PS != 0 && (shape.pae || s.cr4.contains(Cr4::PSE)) && level <= 3;
+        let large = level > 1
+            && !pdpte
+            && entry & PS != 0
+            && (shape.pae || s.cr4.contains(Cr4::PSE))
+            && level <= 3;
         if reserved(entry, level, large, shape, nxe, pdpte) {
             return Err(fault(PfError::P | PfError::RSVD));
         }
@@ -92,7 +129,13 @@ pub fn translate(mem: &dyn GuestMemory, s: &PagingState, gva: Gva, access: Acces
         if !allowed(s, access, user, rw, us, nx) {
             return Err(fault(PfError::P));
         }
-        set_flags(mem, at, shape.entry, entry, if access.write { A | D } else { A });
+        set_flags(
+            mem,
+            at,
+            shape.entry,
+            entry,
+            if access.write { A | D } else { A },
+        );
         let size = 1u64 << shift;
         let frame = if large && !shape.pae {
             // PSE-36: bits 20:13 are address bits 39:32.
@@ -105,7 +148,11 @@ pub fn translate(mem: &dyn GuestMemory, s: &PagingState, gva: Gva, access: Acces
 }
 
 fn read_entry(mem: &dyn GuestMemory, at: Gpa, size: u64) -> Option<u64> {
-    if size == 8 { mem.read_u64(at).ok() } else { mem.read_u32(at).ok().map(u64::from) }
+    if size == 8 {
+        mem.read_u64(at).ok()
+    } else {
+        mem.read_u32(at).ok().map(u64::from)
+    }
 }
 
 /// Whether a reserved bit is set (SDM vol 3A tables 4-14 to 4-20). Address bits above the guest's width are not checked: they
@@ -155,22 +202,41 @@ mod tests {
     use super::*;
     use hv_core::testing::VecMemory;
 
-    const READ: Access = Access { write: false, fetch: false, user: false, implicit: false };
-    const WRITE: Access = Access { write: true, ..READ };
+    const READ: Access = Access {
+        write: false,
+        fetch: false,
+        user: false,
+        implicit: false,
+    };
+    const WRITE: Access = Access {
+        write: true,
+        ..READ
+    };
     const USER: Access = Access { user: true, ..READ };
-    const FETCH: Access = Access { fetch: true, ..READ };
+    const FETCH: Access = Access {
+        fetch: true,
+        ..READ
+    };
 
     fn long_mode() -> PagingState {
-        PagingState { cr0: Cr0::PE | Cr0::PG | Cr0::WP, cr3: 0x1000, cr4: Cr4::PAE, efer: Efer::LME | Efer::LMA | Efer::NXE, ac: false }
+        PagingState {
+            cr0: Cr0::PE | Cr0::PG | Cr0::WP,
+            cr3: 0x1000,
+            cr4: Cr4::PAE,
+            efer: Efer::LME | Efer::LMA | Efer::NXE,
+            ac: false,
+        }
     }
 
     /// Four levels at 1000h, 2000h, 3000h, 4000h; linear page 0 maps to 5000h with `leaf` flags.
     fn four_levels(leaf: u64) -> VecMemory {
         let m = VecMemory::new(0x10000);
         for t in 1..=3u64 {
-            m.write(Gpa(t << 12), &((t + 1) << 12 | P | RW | US).to_le_bytes()).unwrap();
+            m.write(Gpa(t << 12), &((t + 1) << 12 | P | RW | US).to_le_bytes())
+                .unwrap();
         }
-        m.write(Gpa(0x4000), &(0x5000 | leaf).to_le_bytes()).unwrap();
+        m.write(Gpa(0x4000), &(0x5000 | leaf).to_le_bytes())
+            .unwrap();
         m
     }
 
@@ -180,8 +246,17 @@ mod tests {
 
     #[test]
     fn no_paging_is_the_identity_below_four_gigabytes() {
-        let s = PagingState { cr0: Cr0::PE, cr3: 0, cr4: Cr4::empty(), efer: Efer::empty(), ac: false };
-        assert_eq!(translate(&VecMemory::new(16), &s, Gva(0x1_0000_1234), READ), Ok(Gpa(0x1234)));
+        let s = PagingState {
+            cr0: Cr0::PE,
+            cr3: 0,
+            cr4: Cr4::empty(),
+            efer: Efer::empty(),
+            ac: false,
+        };
+        assert_eq!(
+            translate(&VecMemory::new(16), &s, Gva(0x1_0000_1234), READ),
+            Ok(Gpa(0x1234))
+        );
     }
 
     #[test]
@@ -195,14 +270,34 @@ mod tests {
                 assert_eq!(error(&m, &s, READ), None);
                 assert_eq!(error(&m, &s, WRITE), (w == 0 && wp).then_some(3));
                 assert_eq!(error(&m, &s, USER), (u == 0).then_some(5));
-                assert_eq!(error(&m, &s, Access { write: true, ..USER }), (u == 0 || w == 0).then_some(7));
+                assert_eq!(
+                    error(
+                        &m,
+                        &s,
+                        Access {
+                            write: true,
+                            ..USER
+                        }
+                    ),
+                    (u == 0 || w == 0).then_some(7)
+                );
                 assert_eq!(error(&m, &s, FETCH), (nx == 1).then_some(0x11));
                 s.cr4 |= Cr4::SMEP | Cr4::SMAP;
                 assert_eq!(error(&m, &s, FETCH), (nx == 1 || u == 1).then_some(0x11));
                 assert_eq!(error(&m, &s, READ), (u == 1).then_some(1));
                 s.ac = true;
                 assert_eq!(error(&m, &s, READ), None);
-                assert_eq!(error(&m, &s, Access { implicit: true, ..READ }), (u == 1).then_some(1));
+                assert_eq!(
+                    error(
+                        &m,
+                        &s,
+                        Access {
+                            implicit: true,
+                            ..READ
+                        }
+                    ),
+                    (u == 1).then_some(1)
+                );
             }
         }
     }
@@ -227,14 +322,23 @@ mod tests {
         let m = four_levels(P | RW);
         translate(&m, &long_mode(), Gva(0), READ).unwrap();
         for t in 1..=4u64 {
-            assert_eq!(m.read_u64(Gpa(t << 12)).unwrap() & (A | D), A, "level {}", 5 - t);
+            assert_eq!(
+                m.read_u64(Gpa(t << 12)).unwrap() & (A | D),
+                A,
+                "level {}",
+                5 - t
+            );
         }
         translate(&m, &long_mode(), Gva(0), WRITE).unwrap();
         assert_eq!(m.read_u64(Gpa(0x3000)).unwrap() & D, 0);
         assert_eq!(m.read_u64(Gpa(0x4000)).unwrap() & D, D);
         let m = four_levels(P);
         assert!(translate(&m, &long_mode(), Gva(0), WRITE).is_err());
-        assert_eq!(m.read_u64(Gpa(0x4000)).unwrap() & (A | D), 0, "a faulting access sets neither in the leaf");
+        assert_eq!(
+            m.read_u64(Gpa(0x4000)).unwrap() & (A | D),
+            0,
+            "a faulting access sets neither in the leaf"
+        );
     }
 
     #[test]
@@ -242,26 +346,78 @@ mod tests {
         let m = VecMemory::new(0x4000);
         let pde = 0x0040_0000u32 | 3 << 13 | (P | PS | RW) as u32;
         m.write(Gpa(0x1004), &pde.to_le_bytes()).unwrap();
-        let mut s = PagingState { cr0: Cr0::PE | Cr0::PG, cr3: 0x1000, cr4: Cr4::PSE, efer: Efer::empty(), ac: false };
-        assert_eq!(translate(&m, &s, Gva(0x0041_2345), READ), Ok(Gpa(0x3_0041_2345)));
-        m.write(Gpa(0x1004), &(pde | 1 << 21).to_le_bytes()).unwrap();
-        assert_eq!(translate(&m, &s, Gva(0x0041_2345), READ).unwrap_err().error.bits(), 9);
+        let mut s = PagingState {
+            cr0: Cr0::PE | Cr0::PG,
+            cr3: 0x1000,
+            cr4: Cr4::PSE,
+            efer: Efer::empty(),
+            ac: false,
+        };
+        assert_eq!(
+            translate(&m, &s, Gva(0x0041_2345), READ),
+            Ok(Gpa(0x3_0041_2345))
+        );
+        m.write(Gpa(0x1004), &(pde | 1 << 21).to_le_bytes())
+            .unwrap();
+        assert_eq!(
+            translate(&m, &s, Gva(0x0041_2345), READ)
+                .unwrap_err()
+                .error
+                .bits(),
+            9
+        );
         s.cr4 = Cr4::empty();
-        m.write(Gpa(0x1004), &(0x2000u32 | (P | PS) as u32).to_le_bytes()).unwrap();
-        m.write(Gpa(0x2000 + 0x12 * 4), &(0x3000u32 | P as u32).to_le_bytes()).unwrap();
-        assert_eq!(translate(&m, &s, Gva(0x0041_2345), READ), Ok(Gpa(0x3345)), "without CR4.PSE the bit means nothing");
+        m.write(Gpa(0x1004), &(0x2000u32 | (P | PS) as u32).to_le_bytes())
+            .unwrap();
+        m.write(
+            Gpa(0x2000 + 0x12 * 4),
+            &(0x3000u32 | P as u32).to_le_bytes(),
+        )
+        .unwrap();
+        assert_eq!(
+            translate(&m, &s, Gva(0x0041_2345), READ),
+            Ok(Gpa(0x3345)),
+            "without CR4.PSE the bit means nothing"
+        );
     }
 
     #[test]
     fn pae_page_directory_pointers_have_no_rights() {
         let m = VecMemory::new(0x6000);
-        m.write(Gpa(0x1020 + 8), &(0x2000 | P).to_le_bytes()).unwrap();
-        m.write(Gpa(0x2000), &(0x3000 | P | RW | US).to_le_bytes()).unwrap();
-        m.write(Gpa(0x3000), &(0x4000 | P | RW | US).to_le_bytes()).unwrap();
-        let s = PagingState { cr0: Cr0::PE | Cr0::PG | Cr0::WP, cr3: 0x1020, cr4: Cr4::PAE, efer: Efer::empty(), ac: false };
-        assert_eq!(translate(&m, &s, Gva(0x4000_0007), Access { write: true, ..USER }), Ok(Gpa(0x4007)));
-        m.write(Gpa(0x1020 + 8), &(0x2000 | P | RW).to_le_bytes()).unwrap();
-        assert_eq!(translate(&m, &s, Gva(0x4000_0007), READ).unwrap_err().error.bits(), 9);
+        m.write(Gpa(0x1020 + 8), &(0x2000 | P).to_le_bytes())
+            .unwrap();
+        m.write(Gpa(0x2000), &(0x3000 | P | RW | US).to_le_bytes())
+            .unwrap();
+        m.write(Gpa(0x3000), &(0x4000 | P | RW | US).to_le_bytes())
+            .unwrap();
+        let s = PagingState {
+            cr0: Cr0::PE | Cr0::PG | Cr0::WP,
+            cr3: 0x1020,
+            cr4: Cr4::PAE,
+            efer: Efer::empty(),
+            ac: false,
+        };
+        assert_eq!(
+            translate(
+                &m,
+                &s,
+                Gva(0x4000_0007),
+                Access {
+                    write: true,
+                    ..USER
+                }
+            ),
+            Ok(Gpa(0x4007))
+        );
+        m.write(Gpa(0x1020 + 8), &(0x2000 | P | RW).to_le_bytes())
+            .unwrap();
+        assert_eq!(
+            translate(&m, &s, Gva(0x4000_0007), READ)
+                .unwrap_err()
+                .error
+                .bits(),
+            9
+        );
     }
 
     #[test]
@@ -272,7 +428,11 @@ mod tests {
             seed ^= seed << 13;
             seed ^= seed >> 7;
             seed ^= seed << 17;
-            m.write(Gpa(seed >> 8 & 0x7ff8), &(seed.rotate_left(13) & !0xffff_0000_0000_8000 | seed & NX).to_le_bytes()).unwrap();
+            m.write(
+                Gpa(seed >> 8 & 0x7ff8),
+                &(seed.rotate_left(13) & !0xffff_0000_0000_8000 | seed & NX).to_le_bytes(),
+            )
+            .unwrap();
             let s = PagingState {
                 cr0: Cr0::PE | Cr0::PG,
                 cr3: seed & 0x7fff,
@@ -280,7 +440,12 @@ mod tests {
                 efer: Efer::from_bits_retain(seed >> 3 & 0xd00),
                 ac: false,
             };
-            let a = Access { write: seed & 1 != 0, fetch: seed & 2 != 0, user: seed & 4 != 0, implicit: seed & 8 != 0 };
+            let a = Access {
+                write: seed & 1 != 0,
+                fetch: seed & 2 != 0,
+                user: seed & 4 != 0,
+                implicit: seed & 8 != 0,
+            };
             let _ = translate(&m, &s, Gva(seed), a);
         }
     }

@@ -103,7 +103,9 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         }),
         code::INTR => ExitReason::ExternalInterrupt,
         code::HLT => ExitReason::Hlt,
-        code::MSR => ExitReason::Msr { write: info1 & 1 != 0 },
+        code::MSR => ExitReason::Msr {
+            write: info1 & 1 != 0,
+        },
         code::VINTR => ExitReason::InterruptWindow,
         code::CR0_READ..=code::CR15_WRITE => ExitReason::CrAccess(register(code, info1)),
         code::DR0_READ..=code::DR15_WRITE => ExitReason::DrAccess(register(code, info1)),
@@ -114,7 +116,11 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
                 vector::DB => vmcb.dr6,
                 _ => 0,
             };
-            ExitReason::Exception { vector, error: info1 as u32, payload }
+            ExitReason::Exception {
+                vector,
+                error: info1 as u32,
+                payload,
+            }
         }
         code::NMI => ExitReason::Nmi,
         code::SMI | code::INIT => ExitReason::Init,
@@ -136,10 +142,16 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         code::VMMCALL => ExitReason::Hypercall,
         code::XSETBV => ExitReason::Xsetbv,
         code::RSM | code::INVLPGA | code::VMRUN => ExitReason::Undefined,
-        code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_CONDITIONAL | code::RDPRU => ExitReason::Undefined,
+        code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_CONDITIONAL | code::RDPRU => {
+            ExitReason::Undefined
+        }
         _ => ExitReason::Unknown(code),
     };
-    VmExit { reason, next_rip, vectoring: vectoring(vmcb.exit_int_info) }
+    VmExit {
+        reason,
+        next_rip,
+        vectoring: vectoring(vmcb.exit_int_info),
+    }
 }
 
 fn port_io(info1: u64) -> PortIo {
@@ -171,7 +183,11 @@ fn port_io(info1: u64) -> PortIo {
 /// CR and DR intercepts: the code counts sixteen reads, then sixteen writes. Bit 63 of EXITINFO1: decode assists tell the register.
 fn register(code: u64, info1: u64) -> RegAccess {
     let gpr = (info1 >> 63 != 0).then_some((info1 & 0xf) as u8);
-    RegAccess { number: (code & 0xf) as u8, write: code & 0x10 != 0, gpr }
+    RegAccess {
+        number: (code & 0xf) as u8,
+        write: code & 0x10 != 0,
+        gpr,
+    }
 }
 
 /// Decodes EXITINTINFO (APM vol 2 15.7.2, "Intercepts During IDT Interrupt Delivery").
@@ -234,18 +250,36 @@ mod tests {
             segment: None,
         };
         let want = plain;
-        assert_eq!((e.reason, e.next_rip), (ExitReason::PortIo(want), Some(0x1234)));
+        assert_eq!(
+            (e.reason, e.next_rip),
+            (ExitReason::PortIo(want), Some(0x1234))
+        );
         let e = exit(code::IOIO, 0x0170_002d, 0);
-        let want = PortIo { port: 0x170, size: AccessSize::Word, write: false, string: true, rep: true, ..plain };
+        let want = PortIo {
+            port: 0x170,
+            size: AccessSize::Word,
+            write: false,
+            string: true,
+            rep: true,
+            ..plain
+        };
         assert_eq!(e.reason, ExitReason::PortIo(want));
     }
 
     #[test]
     fn nested_fault_bits() {
         let e = exit(code::NPF, 1 << 32 | 0x2, 0xfee0_00b0);
-        let want = NestedFault { gpa: Gpa(0xfee0_00b0), write: true, fetch: false, present: false, table_walk: false };
+        let want = NestedFault {
+            gpa: Gpa(0xfee0_00b0),
+            write: true,
+            fetch: false,
+            present: false,
+            table_walk: false,
+        };
         assert_eq!(e.reason, ExitReason::NestedFault(want));
-        assert!(matches!(exit(code::NPF, 1 << 33 | 1, 0).reason, ExitReason::NestedFault(f) if f.table_walk && f.present));
+        assert!(
+            matches!(exit(code::NPF, 1 << 33 | 1, 0).reason, ExitReason::NestedFault(f) if f.table_walk && f.present)
+        );
     }
 
     #[test]
@@ -267,16 +301,26 @@ mod tests {
     fn interrupted_deliveries_are_put_back_as_what_they_were() {
         assert_eq!(vectoring(0x0000_0331), None, "not valid");
         assert_eq!(vectoring(0x8000_0031), Some(Event::interrupt(0x31)));
-        assert_eq!(vectoring(0x8000_0331), Some(Event::interrupt(0x31)), "QEMU calls everything an exception");
+        assert_eq!(
+            vectoring(0x8000_0331),
+            Some(Event::interrupt(0x31)),
+            "QEMU calls everything an exception"
+        );
         assert_eq!(vectoring(0x8000_0302), Some(Event::nmi()));
-        assert_eq!(vectoring(7 << 32 | 0x8000_0b0e), Some(Event::exception(14, Some(7))));
+        assert_eq!(
+            vectoring(7 << 32 | 0x8000_0b0e),
+            Some(Event::exception(14, Some(7)))
+        );
         assert_eq!(vectoring(0x8000_0480), None, "INT n runs again");
     }
 
     #[test]
     fn injection_is_encoded_as_the_manual_says() {
         assert_eq!(event_injection(&Event::interrupt(0x30)), 0x8000_0030);
-        assert_eq!(event_injection(&Event::exception(14, Some(2))), 2 << 32 | 0x8000_0b0e);
+        assert_eq!(
+            event_injection(&Event::exception(14, Some(2))),
+            2 << 32 | 0x8000_0b0e
+        );
         assert_eq!(event_injection(&Event::nmi()), 0x8000_0202);
     }
 
@@ -289,12 +333,18 @@ mod tests {
             vmcb.exit_code = if r.one_in(4) { r.next() } else { small };
             (vmcb.exit_info1, vmcb.exit_info2, vmcb.exit_int_info) = (r.next(), r.next(), r.next());
             (vmcb.next_rip, vmcb.dr6) = (r.next(), r.next());
-            let features = Features { next_rip: r.one_in(2), ..Features::default() };
+            let features = Features {
+                next_rip: r.one_in(2),
+                ..Features::default()
+            };
             let e = decode(&vmcb, &features);
             assert!(e.reason.index() < ExitReason::KINDS);
             if let Some(event) = e.vectoring {
                 // Only what VMRUN takes may come back (APM vol 2 15.20, "Event Injection").
-                assert!(event.kind != EventKind::Exception || event.vector < 32 && event.vector != vector::NMI);
+                assert!(
+                    event.kind != EventKind::Exception
+                        || event.vector < 32 && event.vector != vector::NMI
+                );
                 assert!(event.kind != EventKind::Nmi || event.vector == vector::NMI);
             }
         }
@@ -304,8 +354,13 @@ mod tests {
     fn injected_event_comes_back_as_it_was_when_its_delivery_is_interrupted() {
         let exceptions = (0..32).filter(|v| ![vector::NMI, vector::BP, vector::OF].contains(v));
         let without = exceptions.clone().map(|v| Event::exception(v, None));
-        let with = exceptions.flat_map(|v| [0, 7, u32::MAX].map(|error| Event::exception(v, Some(error))));
-        for event in without.chain(with).chain((0..=255).map(Event::interrupt)).chain([Event::nmi()]) {
+        let with =
+            exceptions.flat_map(|v| [0, 7, u32::MAX].map(|error| Event::exception(v, Some(error))));
+        for event in without
+            .chain(with)
+            .chain((0..=255).map(Event::interrupt))
+            .chain([Event::nmi()])
+        {
             assert_eq!(vectoring(event_injection(&event)), Some(event));
         }
     }
@@ -313,11 +368,19 @@ mod tests {
     #[test]
     fn software_events_do_not_come_back_because_the_instruction_runs_again() {
         for v in 0..=255 {
-            let event = Event { kind: EventKind::SoftwareInterrupt, insn_len: 2, ..Event::interrupt(v) };
+            let event = Event {
+                kind: EventKind::SoftwareInterrupt,
+                insn_len: 2,
+                ..Event::interrupt(v)
+            };
             assert_eq!(vectoring(event_injection(&event)), None);
         }
         for v in [vector::BP, vector::OF] {
-            let event = Event { kind: EventKind::SoftwareException, insn_len: 1, ..Event::interrupt(v) };
+            let event = Event {
+                kind: EventKind::SoftwareException,
+                insn_len: 1,
+                ..Event::interrupt(v)
+            };
             assert_eq!(vectoring(event_injection(&event)), None);
         }
     }

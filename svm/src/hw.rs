@@ -123,7 +123,12 @@ impl Context {
     /// A context with all registers 0.
     #[must_use]
     pub fn new() -> Self {
-        Self { gprs: Gprs::default(), vmcb: 0, host: 0, fx: 0 }
+        Self {
+            gprs: Gprs::default(),
+            vmcb: 0,
+            host: 0,
+            fx: 0,
+        }
     }
 
     /// Runs the guest described by `vmcb` and `fx` until it exits. `host` is the control block that [`save_host`] filled.
@@ -171,7 +176,9 @@ pub fn save_host(host: &mut Vmcb) {
 /// Loads XCR0. `value` must be valid for this CPU: the caller has checked it against CPUID.
 pub fn write_xcr0(value: u64) {
     // SAFETY: ring 0 with CR4.OSXSAVE set; a valid value changes no register contents.
-    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) };
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    };
 }
 
 /// # Safety
@@ -179,7 +186,9 @@ pub fn write_xcr0(value: u64) {
 unsafe fn read_msr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: the caller's promise.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -187,5 +196,7 @@ unsafe fn read_msr(msr: u32) -> u64 {
 /// Ring 0, the register must exist and the value be valid and harmless to the hypervisor.
 unsafe fn write_msr(msr: u32, value: u64) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
 }

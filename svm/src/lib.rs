@@ -32,4 +32,8 @@ pub struct Features {
     pub asids: u32,
     /// Whether the CPU has XSAVE, so that XCR0 exists.
     pub xsave: bool,
+    /// Quirk of QEMU's software emulation (7.2): requests of its main loop are lost, and an open window hangs, when they come
+    /// after an interrupt injected by EVENTINJ and before the next exit. Interrupts are injected as virtual ones there. Not
+    /// elsewhere: Bochs 2.7 does not deliver a virtual interrupt to a guest whose interrupt flag is set at VMRUN.
+    pub inject_virtual: bool,
 }

@@ -1,12 +1,13 @@
 //! A virtual CPU on AMD-V: the registers in the control block, what is intercepted, and how an [`Entry`] is encoded.
 
+use crate::Features;
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context, FxState};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{
-    INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,
+    INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
+    VmcbSegment, tlb_control,
 };
-use crate::Features;
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::event::{EventKind, vector};
@@ -78,20 +79,50 @@ impl SvmVcpu {
         vmcb.intercept4 = INTERCEPT4.bits();
         let fx = Box::new(FxState::reset());
         let context = Box::new(Context::new());
-        let mut cpu = Self { features, vmcb, host, fx, context, xcr0: 1, _iopm: iopm, _msrpm: msrpm };
+        let mut cpu = Self {
+            features,
+            vmcb,
+            host,
+            fx,
+            context,
+            xcr0: 1,
+            _iopm: iopm,
+            _msrpm: msrpm,
+        };
         cpu.reset_registers();
         cpu
     }
 
     fn reset_registers(&mut self) {
-        let data = VmcbSegment { selector: 0, attrib: 0x93, limit: 0xffff, base: 0 };
-        let table = VmcbSegment { limit: 0xffff, ..VmcbSegment::default() };
+        let data = VmcbSegment {
+            selector: 0,
+            attrib: 0x93,
+            limit: 0xffff,
+            base: 0,
+        };
+        let table = VmcbSegment {
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
         let v = &mut *self.vmcb;
         (v.es, v.ss, v.ds, v.fs, v.gs) = (data, data, data, data, data);
-        v.cs = VmcbSegment { selector: 0xf000, attrib: 0x9b, limit: 0xffff, base: 0xffff_0000 };
+        v.cs = VmcbSegment {
+            selector: 0xf000,
+            attrib: 0x9b,
+            limit: 0xffff,
+            base: 0xffff_0000,
+        };
         (v.gdtr, v.idtr) = (table, table);
-        v.ldtr = VmcbSegment { attrib: 0x82, limit: 0xffff, ..VmcbSegment::default() };
-        v.tr = VmcbSegment { attrib: 0x8b, limit: 0xffff, ..VmcbSegment::default() };
+        v.ldtr = VmcbSegment {
+            attrib: 0x82,
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
+        v.tr = VmcbSegment {
+            attrib: 0x8b,
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
         v.cpl = 0;
         v.efer = Efer::SVME.bits();
         v.cr0 = 0x6000_0010;
@@ -136,15 +167,19 @@ impl SvmVcpu {
             TlbFlush::Guest if self.features.flush_by_asid => tlb_control::THIS_GUEST,
             TlbFlush::Guest => tlb_control::EVERYTHING,
         };
-        const VIRTUAL: VirtualInterrupt =
-            VirtualInterrupt::V_IRQ.union(VirtualInterrupt::V_IGN_TPR).union(VirtualInterrupt::V_INTR_PRIO);
+        const VIRTUAL: VirtualInterrupt = VirtualInterrupt::V_IRQ
+            .union(VirtualInterrupt::V_IGN_TPR)
+            .union(VirtualInterrupt::V_INTR_PRIO);
         v.event_injection = 0;
         let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut i3 = INTERCEPT3;
         match entry.inject {
-            // As a virtual interrupt where that is free: QEMU 7.2 loses requests from its main loop, and hangs with a window
-            // open, when they come after an interrupt by EVENTINJ and before the next exit.
-            Some(e) if e.kind == EventKind::ExternalInterrupt && !entry.irq_window => {
+            // A window needs the virtual interrupt for itself.
+            Some(e)
+                if self.features.inject_virtual
+                    && e.kind == EventKind::ExternalInterrupt
+                    && !entry.irq_window =>
+            {
                 vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
             }
             Some(e) => v.event_injection = event_injection(&e),
@@ -235,11 +270,21 @@ impl VcpuBackend for SvmVcpu {
 
     fn segment(&self, reg: SegReg) -> Segment {
         let s = self.segment_ref(reg);
-        Segment { selector: s.selector, attr: SegAttr::from_bits_truncate(s.attrib), limit: s.limit, base: s.base }
+        Segment {
+            selector: s.selector,
+            attr: SegAttr::from_bits_truncate(s.attrib),
+            limit: s.limit,
+            base: s.base,
+        }
     }
 
     fn set_segment(&mut self, reg: SegReg, value: Segment) {
-        let s = VmcbSegment { selector: value.selector, attrib: value.attr.bits(), limit: value.limit, base: value.base };
+        let s = VmcbSegment {
+            selector: value.selector,
+            attrib: value.attr.bits(),
+            limit: value.limit,
+            base: value.base,
+        };
         let v = &mut *self.vmcb;
         match reg {
             SegReg::Es => v.es = s,
@@ -297,7 +342,10 @@ impl VcpuBackend for SvmVcpu {
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
         let mut exit = decode(&self.vmcb, &self.features);
         // A virtual interrupt that the guest has not taken yet (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts").
-        if self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0 && !entry.irq_window {
+        if self.features.inject_virtual
+            && self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0
+            && !entry.irq_window
+        {
             exit.vectoring = entry.inject;
         }
         exit
@@ -306,16 +354,47 @@ impl VcpuBackend for SvmVcpu {
     fn dump(&self, out: &mut dyn core::fmt::Write) {
         let v = &*self.vmcb;
         let g = &self.context.gprs.regs;
-        let names = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+        let names = [
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
+            "r12", "r13", "r14", "r15",
+        ];
         for (i, (name, value)) in names.iter().zip(g).enumerate() {
-            let _ = write!(out, "{name:>4}={value:016x}{}", if i % 4 == 3 { "\n" } else { " " });
+            let _ = write!(
+                out,
+                "{name:>4}={value:016x}{}",
+                if i % 4 == 3 { "\n" } else { " " }
+            );
         }
-        let _ = writeln!(out, " rip={:016x} rflags={:x} cpl={} shadow={}", v.rip, v.rflags, v.cpl, v.interrupt_shadow);
-        let _ = writeln!(out, " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}", v.cr0, v.cr2, v.cr3, v.cr4, v.efer);
-        for (name, s) in [("cs", &v.cs), ("ss", &v.ss), ("ds", &v.ds), ("es", &v.es), ("gdtr", &v.gdtr), ("idtr", &v.idtr), ("tr", &v.tr)] {
-            let _ = writeln!(out, " {name:>4}={:04x} base={:x} limit={:x} attr={:x}", s.selector, s.base, s.limit, s.attrib);
+        let _ = writeln!(
+            out,
+            " rip={:016x} rflags={:x} cpl={} shadow={}",
+            v.rip, v.rflags, v.cpl, v.interrupt_shadow
+        );
+        let _ = writeln!(
+            out,
+            " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
+            v.cr0, v.cr2, v.cr3, v.cr4, v.efer
+        );
+        for (name, s) in [
+            ("cs", &v.cs),
+            ("ss", &v.ss),
+            ("ds", &v.ds),
+            ("es", &v.es),
+            ("gdtr", &v.gdtr),
+            ("idtr", &v.idtr),
+            ("tr", &v.tr),
+        ] {
+            let _ = writeln!(
+                out,
+                " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
+                s.selector, s.base, s.limit, s.attrib
+            );
         }
-        let _ = writeln!(out, " exit={:x} info1={:x} info2={:x} intinfo={:x}", v.exit_code, v.exit_info1, v.exit_info2, v.exit_int_info);
+        let _ = writeln!(
+            out,
+            " exit={:x} info1={:x} info2={:x} intinfo={:x}",
+            v.exit_code, v.exit_info1, v.exit_info2, v.exit_int_info
+        );
     }
 }
 
@@ -325,16 +404,36 @@ mod tests {
     use hv_core::Hpa;
     use hv_core::event::Event;
 
-    const ENTRY: Entry = Entry { root: Hpa(0x5000), flush: TlbFlush::None, inject: None, irq_window: false, nmi_window: false };
+    const ENTRY: Entry = Entry {
+        root: Hpa(0x5000),
+        flush: TlbFlush::None,
+        inject: None,
+        irq_window: false,
+        nmi_window: false,
+    };
 
     fn cpu() -> SvmVcpu {
-        SvmVcpu::with_host(Features { asids: 16, ..Features::default() }, 1, Box::default())
+        SvmVcpu::with_host(
+            Features {
+                asids: 16,
+                ..Features::default()
+            },
+            1,
+            Box::default(),
+        )
     }
 
     #[test]
     fn reset_state_is_the_manuals() {
         let c = cpu();
-        assert_eq!((c.rip(), c.segment(SegReg::Cs).base, c.segment(SegReg::Cs).selector), (0xfff0, 0xffff_0000, 0xf000));
+        assert_eq!(
+            (
+                c.rip(),
+                c.segment(SegReg::Cs).base,
+                c.segment(SegReg::Cs).selector
+            ),
+            (0xfff0, 0xffff_0000, 0xf000)
+        );
         assert_eq!(c.sysreg(SysReg::Cr0), 0x6000_0010);
         assert_eq!(c.sysreg(SysReg::Efer), 0, "SVME is hidden");
         assert_eq!(c.vmcb.efer, 1 << 12, "and set");
@@ -343,36 +442,74 @@ mod tests {
     #[test]
     fn what_vmrun_insists_on_is_always_encoded() {
         let mut c = cpu();
-        c.encode(&Entry { irq_window: true, inject: Some(Event::interrupt(0x20)), ..ENTRY });
+        c.encode(&Entry {
+            irq_window: true,
+            inject: Some(Event::interrupt(0x20)),
+            ..ENTRY
+        });
         assert_ne!(c.vmcb.intercept4 & Intercept4::VMRUN.bits(), 0);
         assert_ne!(c.vmcb.asid, 0);
-        assert_ne!(c.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(), 0);
+        assert_ne!(
+            c.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(),
+            0
+        );
         assert_ne!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
         c.encode(&ENTRY);
-        assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0, "the window is disarmed");
+        assert_eq!(
+            c.vmcb.intercept3 & Intercept3::VINTR.bits(),
+            0,
+            "the window is disarmed"
+        );
         assert_eq!(c.vmcb.event_injection, 0);
     }
 
     #[test]
-    fn an_interrupt_is_a_virtual_one_unless_the_window_needs_that() {
+    fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         let mut c = cpu();
-        let irq = Entry { inject: Some(Event::interrupt(0x20)), ..ENTRY };
-        c.encode(&irq);
-        assert_eq!((c.vmcb.virtual_interrupt, c.vmcb.event_injection), (0x20 << 32 | 0x11f_0100, 0));
-        assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
-        c.encode(&Entry { irq_window: true, ..irq });
+        c.encode(&Entry {
+            inject: Some(Event::interrupt(0x20)),
+            ..ENTRY
+        });
         assert_eq!(c.vmcb.event_injection, 0x8000_0020);
-        c.encode(&Entry { inject: Some(Event::exception(6, None)), ..ENTRY });
-        assert_eq!((c.vmcb.virtual_interrupt, c.vmcb.event_injection), (0x100_0000, 0x8000_0306));
+        c.features.inject_virtual = true;
+        let irq = Entry {
+            inject: Some(Event::interrupt(0x20)),
+            ..ENTRY
+        };
+        c.encode(&irq);
+        assert_eq!(
+            (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+            (0x20 << 32 | 0x11f_0100, 0)
+        );
+        assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+        c.encode(&Entry {
+            irq_window: true,
+            ..irq
+        });
+        assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+        c.encode(&Entry {
+            inject: Some(Event::exception(6, None)),
+            ..ENTRY
+        });
+        assert_eq!(
+            (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+            (0x100_0000, 0x8000_0306)
+        );
     }
 
     #[test]
     fn flush_uses_what_the_cpu_has() {
         let mut c = cpu();
-        c.encode(&Entry { flush: TlbFlush::Guest, ..ENTRY });
+        c.encode(&Entry {
+            flush: TlbFlush::Guest,
+            ..ENTRY
+        });
         assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
         c.features.flush_by_asid = true;
-        c.encode(&Entry { flush: TlbFlush::Guest, ..ENTRY });
+        c.encode(&Entry {
+            flush: TlbFlush::Guest,
+            ..ENTRY
+        });
         assert_eq!(c.vmcb.tlb_control, tlb_control::THIS_GUEST);
     }
 }

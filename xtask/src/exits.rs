@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn the_empty_loop_is_taken_away() {
         let text = table("N00000fa0 C0004baf0 I000785cb O00064963 R000612f9 W00061ac9 .").unwrap();
-        assert!(text.contains("CPUID                             306   KVM 2979"), "{text}");
+        assert!(
+            text.contains("CPUID                             306   KVM 2979"),
+            "{text}"
+        );
         assert!(table("N00000fa0 C0004baf0").is_err());
         assert!(table("Nxyz").is_err());
     }

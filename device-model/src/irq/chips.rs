@@ -343,7 +343,11 @@ impl InterruptChips {
 
     /// Whether the interrupt in service of `cpu` is edge-triggered and the only one in service or requested.
     pub(super) fn eoi_may_be_skipped(&self, cpu: usize) -> bool {
-        !self.pic_output && self.cpus.get(cpu).is_some_and(|c| c.lapic.eoi_may_be_skipped())
+        !self.pic_output
+            && self
+                .cpus
+                .get(cpu)
+                .is_some_and(|c| c.lapic.eoi_may_be_skipped())
     }
 
     /// Ends the interrupt in service of `cpu`.

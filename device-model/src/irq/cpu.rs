@@ -94,8 +94,14 @@ impl CpuInterrupts {
 impl InterruptController for CpuInterrupts {
     fn attention(&self) -> Attention {
         let mut attention = Attention::NONE;
-        attention.set(Attention::INTERRUPT, self.signals.interrupt.load(Ordering::Acquire));
-        attention.set(Attention::NMI, self.signals.events.load(Ordering::Relaxed) & event::NMI != 0);
+        attention.set(
+            Attention::INTERRUPT,
+            self.signals.interrupt.load(Ordering::Acquire),
+        );
+        attention.set(
+            Attention::NMI,
+            self.signals.events.load(Ordering::Relaxed) & event::NMI != 0,
+        );
         attention
     }
 

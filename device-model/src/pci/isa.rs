@@ -125,7 +125,10 @@ mod tests {
         let (mut i, mut b) = (IsaBridge::new(chips.clone()), Bench::new());
         PciSink(chips).set(PciSink::input(3, 0), true);
         for (line, irq) in [(0x60, 10), (0x61, 10), (0x62, 11), (0x63, 11)] {
-            assert!(!cpu.attention().contains(hv_core::irq::Attention::INTERRUPT), "PIRQC is not routed yet");
+            assert!(
+                !cpu.attention().contains(hv_core::irq::Attention::INTERRUPT),
+                "PIRQC is not routed yet"
+            );
             i.config_write(&mut b.cx(), line, Byte, irq);
             if line == 0x62 {
                 break;
@@ -146,7 +149,10 @@ mod tests {
         PciSink(chips).set(PciSink::input(1, 0), true);
         for irq in [0, 1, 2, 8, 13, 0x8a] {
             i.config_write(&mut b.cx(), 0x60, Byte, irq);
-            assert!(!cpu.attention().contains(hv_core::irq::Attention::INTERRUPT), "{irq}");
+            assert!(
+                !cpu.attention().contains(hv_core::irq::Attention::INTERRUPT),
+                "{irq}"
+            );
         }
     }
 }

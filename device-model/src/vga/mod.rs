@@ -32,8 +32,8 @@ pub use dispi::{MAX_HEIGHT, MAX_WIDTH};
 pub use picture::Picture;
 pub use screen::{Screen, ScreenKind};
 pub use text::TextScreen;
-use textmap::TextMap;
 pub use textmap::TEXT_RAM;
+use textmap::TextMap;
 
 use alloc::sync::Arc;
 use attribute::Attribute;
@@ -312,7 +312,11 @@ impl Device for Vga {
         self.vram.fill(0, POWER_ON_CLEARED.min(self.vram_len), 0);
         let fresh = Self::new(self.vram.clone(), self.legacy, self.registers);
         let (text, generation) = (self.text.take(), self.generation.wrapping_add(1));
-        *self = Self { text, generation, ..fresh };
+        *self = Self {
+            text,
+            generation,
+            ..fresh
+        };
     }
 
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {

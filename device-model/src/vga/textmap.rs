@@ -33,7 +33,11 @@ impl Vga {
     /// Gives the adapter [`TEXT_RAM`] bytes that the bus maps at `window` when asked to.
     #[must_use]
     pub fn with_text_map(mut self, ram: Arc<dyn DeviceRam>, window: WindowId) -> Self {
-        self.text = Some(TextMap { ram, window, active: false });
+        self.text = Some(TextMap {
+            ram,
+            window,
+            active: false,
+        });
         self
     }
 
@@ -44,8 +48,16 @@ impl Vga {
     }
 
     /// The text memory, if an access at `offset` of the legacy window is one to it. Begins the mapping if it can.
-    pub(super) fn text_access(&mut self, cx: &mut DevCx<'_>, offset: u64, size: usize) -> Option<(&dyn DeviceRam, usize)> {
-        if !WINDOW.contains(&offset) || offset + size as u64 > WINDOW.end || !self.pipeline.is_text() {
+    pub(super) fn text_access(
+        &mut self,
+        cx: &mut DevCx<'_>,
+        offset: u64,
+        size: usize,
+    ) -> Option<(&dyn DeviceRam, usize)> {
+        if !WINDOW.contains(&offset)
+            || offset + size as u64 > WINDOW.end
+            || !self.pipeline.is_text()
+        {
             return None;
         }
         let text = self.text.as_mut()?;
@@ -83,7 +95,9 @@ impl Vga {
 
     /// Brings the planes up to date.
     pub(super) fn sync_text(&self) {
-        let Some(text) = self.text.as_ref().filter(|t| t.active) else { return };
+        let Some(text) = self.text.as_ref().filter(|t| t.active) else {
+            return;
+        };
         let mut cells = [0; CHUNK];
         let mut planes = [0; 2 * CHUNK];
         for at in (0..TEXT_RAM).step_by(CHUNK) {
@@ -114,9 +128,16 @@ mod tests {
         let mut vga = Vga::new(vram, LEGACY, WindowId(2)).with_text_map(ram.clone(), TEXT);
         let mut bench = Bench::new();
         let mut out = |port, value| vga.port_write(&mut bench.cx(), port, AccessSize::Byte, value);
-        let crtc = [0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0, 0x4f, 0x0d, 0x0e, 0, 0, 0, 0, 0x9c, 0x0e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff];
+        let crtc = [
+            0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0, 0x4f, 0x0d, 0x0e, 0, 0, 0, 0, 0x9c,
+            0x0e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff,
+        ];
         out(0x3c2, 0x67);
-        for (port, values) in [(0x3c4, &[3, 0, 3, 0, 2][..]), (0x3ce, &[0, 0, 0, 0, 0, 0x10, 0x0e, 0, 0xff]), (0x3d4, &crtc)] {
+        for (port, values) in [
+            (0x3c4, &[3, 0, 3, 0, 2][..]),
+            (0x3ce, &[0, 0, 0, 0, 0, 0x10, 0x0e, 0, 0xff]),
+            (0x3d4, &crtc),
+        ] {
             for (i, v) in (0u32..).zip(values) {
                 out(port, i);
                 out(port + 1, *v);

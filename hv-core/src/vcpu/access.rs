@@ -27,11 +27,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         let state = self.paging_state();
-        self.mmu.translate(&*self.memory, &state, gva, access).map_err(|f| EmuFault::Exception {
-            vector: vector::PF,
-            error: Some(f.error.bits()),
-            cr2: Some(f.gva.0),
-        })
+        self.mmu
+            .translate(&*self.memory, &state, gva, access)
+            .map_err(|f| EmuFault::Exception {
+                vector: vector::PF,
+                error: Some(f.error.bits()),
+                cr2: Some(f.gva.0),
+            })
     }
 
     fn access(&self, kind: AccessKind, write: bool) -> Access {
@@ -44,10 +46,19 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The physical places of `[linear, linear + len)`: one, or two if it crosses a page.
-    fn places(&mut self, linear: Gva, len: usize, access: Access) -> Result<[(Gpa, usize); 2], EmuFault> {
+    fn places(
+        &mut self,
+        linear: Gva,
+        len: usize,
+        access: Access,
+    ) -> Result<[(Gpa, usize); 2], EmuFault> {
         let first = len.min(0x1000 - linear.page_offset() as usize);
         let a = self.translate(linear, access)?;
-        let b = if first < len { self.translate(linear.add(first as u64), access)? } else { Gpa(0) };
+        let b = if first < len {
+            self.translate(linear.add(first as u64), access)?
+        } else {
+            Gpa(0)
+        };
         Ok([(a, first), (b, len - first)])
     }
 
@@ -72,7 +83,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let (now, later) = rest.split_at(n);
             let mut value = [0; WIDEST];
             value[..n].copy_from_slice(now);
-            self.bus.mmio_write(self.now, at, n, u64::from_le_bytes(value));
+            self.bus
+                .mmio_write(self.now, at, n, u64::from_le_bytes(value));
             rest = later;
             at = at.add(n as u64);
         }
@@ -156,7 +168,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
 
     fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault> {
-        let access = Access { fetch: true, user: self.cpu.cpl() == 3, ..Access::default() };
+        let access = Access {
+            fetch: true,
+            user: self.cpu.cpl() == 3,
+            ..Access::default()
+        };
         let first = buf.len().min(0x1000 - linear.page_offset() as usize);
         let gpa = self.translate(linear, access)?;
         let (now, later) = buf.split_at_mut(first);
@@ -238,6 +254,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok(())
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
-        Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset)))
+        Ok(self
+            .clock
+            .ticks()
+            .wrapping_add(self.cpu.sysreg(SysReg::TscOffset)))
     }
 }

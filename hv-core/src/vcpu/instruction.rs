@@ -40,7 +40,9 @@ const fn opcode(reason: &ExitReason) -> Option<(u32, usize)> {
 }
 
 /// Prefixes that may stand in front of an opcode in any mode: segments, operand and address size, LOCK and REP.
-const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+const PREFIXES: [u8; 11] = [
+    0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3,
+];
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// RIP after the instruction that exited.
@@ -57,7 +59,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if len == 2
             && c.last_rip == self.cpu.rip()
             && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && self.memory.read_u16(c.last_gpa).is_ok_and(|b| u32::from(b) == bytes)
+            && self
+                .memory
+                .read_u16(c.last_gpa)
+                .is_ok_and(|b| u32::from(b) == bytes)
         {
             return Ok(c.last_next);
         }
@@ -70,7 +75,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if len <= 2 && linear & 0xfff < 0xfff {
             let mask = if len == 2 { 0xffff } else { 0xff };
             if let Some(gpa) = self.code_address(linear)
-                && self.memory.read_u16(gpa).is_ok_and(|b| u32::from(b & mask) == bytes)
+                && self
+                    .memory
+                    .read_u16(gpa)
+                    .is_ok_and(|b| u32::from(b & mask) == bytes)
             {
                 let next = self.wrap_rip(rip.wrapping_add(len as u64));
                 let c = &mut self.lengths;
@@ -81,7 +89,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         // Prefixes, a page crossing, or a remembered page that is out of date.
         self.lengths = LengthCache::default();
         let mut code = [0; 15];
-        let n = self.fetch(Gva(linear), &mut code).map_err(|e| self.trouble(e))?;
+        let n = self
+            .fetch(Gva(linear), &mut code)
+            .map_err(|e| self.trouble(e))?;
         let long = self.long_mode();
         let prefix = |b: &u8| PREFIXES.contains(b) || (long && b & 0xf0 == 0x40);
         let prefixes = code[..n].iter().take_while(|b| prefix(b)).count();
@@ -94,17 +104,26 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     fn linear_rip(&self) -> u64 {
         let rip = self.cpu.rip();
-        if self.long_mode() { rip } else { self.cpu.segment(SegReg::Cs).base.wrapping_add(rip) & 0xffff_ffff }
+        if self.long_mode() {
+            rip
+        } else {
+            self.cpu.segment(SegReg::Cs).base.wrapping_add(rip) & 0xffff_ffff
+        }
     }
 
     /// Outside 64-bit mode RIP has 32 bits.
     fn wrap_rip(&self, rip: u64) -> u64 {
-        if rip >> 32 == 0 || self.long_mode() { rip } else { rip & 0xffff_ffff }
+        if rip >> 32 == 0 || self.long_mode() {
+            rip
+        } else {
+            rip & 0xffff_ffff
+        }
     }
 
     fn long_mode(&self) -> bool {
         use crate::regs::{Efer, SegAttr};
-        self.cpu.sysreg(SysReg::Efer) & Efer::LMA.bits() != 0 && self.cpu.segment(SegReg::Cs).attr.contains(SegAttr::L)
+        self.cpu.sysreg(SysReg::Efer) & Efer::LMA.bits() != 0
+            && self.cpu.segment(SegReg::Cs).attr.contains(SegAttr::L)
     }
 
     /// Where the byte at `linear` was last found, or is.
@@ -112,10 +131,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let cr3 = self.cpu.sysreg(SysReg::Cr3);
         let page = linear & !0xfff | 1;
         if self.lengths.page != page || self.lengths.cr3 != cr3 {
-            let access = Access { fetch: true, user: self.cpu.cpl() == 3, ..Access::default() };
+            let access = Access {
+                fetch: true,
+                user: self.cpu.cpl() == 3,
+                ..Access::default()
+            };
             let state = self.paging_state();
-            let gpa = self.mmu.translate(&*self.memory, &state, Gva(linear), access).ok()?;
-            self.lengths = LengthCache { cr3, page, gpa: gpa.page(), ..self.lengths };
+            let gpa = self
+                .mmu
+                .translate(&*self.memory, &state, Gva(linear), access)
+                .ok()?;
+            self.lengths = LengthCache {
+                cr3,
+                page,
+                gpa: gpa.page(),
+                ..self.lengths
+            };
         }
         Some(self.lengths.gpa.add(linear & 0xfff))
     }

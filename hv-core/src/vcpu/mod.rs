@@ -9,13 +9,15 @@ mod instruction;
 mod msr_access;
 mod pio;
 
+use crate::addr::Gva;
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::addr::Gva;
 use crate::emulate::{self, EmuCx, EmuFault, Step, StepKind};
-use crate::event::{Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector};
+use crate::event::{
+    Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
+};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
@@ -112,7 +114,16 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// A CPU in the power-on state.
     pub fn new(parts: Parts<B, M, C>) -> Self {
-        let Parts { cpu, mmu, bus, clock, cpuid, pvclock, irqs, memory } = parts;
+        let Parts {
+            cpu,
+            mmu,
+            bus,
+            clock,
+            cpuid,
+            pvclock,
+            irqs,
+            memory,
+        } = parts;
         let mut v = Self {
             pvclock,
             pveoi: PvEoi::default(),
@@ -143,7 +154,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.cpu.reset();
         let leaf1 = self.cpuid.leaf1();
         self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
-        self.cpu.set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
+        self.cpu
+            .set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
         self.msrs = MsrStore::default();
         self.pvclock.reset();
         self.pveoi = PvEoi::default();
@@ -178,27 +190,35 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 return Stop::Service;
             }
             let attention = self.irqs.attention();
-            let injection = if self.halted || attention != Attention::NONE || !self.events.is_quiet() {
-                match self.injection(attention) {
-                    Some(i) => i,
-                    None => {
-                        self.account(self.clock.ticks());
-                        let until = self.bus.deadline().min(self.service_at);
-                        self.clock.arm(until, self.now);
-                        return Stop::Idle(until);
+            let injection =
+                if self.halted || attention != Attention::NONE || !self.events.is_quiet() {
+                    match self.injection(attention) {
+                        Some(i) => i,
+                        None => {
+                            self.account(self.clock.ticks());
+                            let until = self.bus.deadline().min(self.service_at);
+                            self.clock.arm(until, self.now);
+                            return Stop::Idle(until);
+                        }
                     }
-                }
-            } else {
-                Injection::default()
-            };
-            self.clock.arm(self.bus.deadline().min(self.service_at), self.now);
+                } else {
+                    Injection::default()
+                };
+            self.clock
+                .arm(self.bus.deadline().min(self.service_at), self.now);
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
             }
             // The IRET that was waited for has to be let through.
             let nmi_window = injection.nmi_window && self.iret_at.is_none();
-            let entry = Entry { root, flush, inject: injection.event, irq_window: injection.irq_window, nmi_window };
+            let entry = Entry {
+                root,
+                flush,
+                inject: injection.event,
+                irq_window: injection.irq_window,
+                nmi_window,
+            };
             self.account(self.clock.ticks());
             let exit = self.cpu.run(&entry);
             self.left(&exit);
@@ -213,7 +233,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let pending = attention.contains(Attention::INTERRUPT);
         let state = self.interruptibility();
         if self.halted {
-            if !(self.events.busy() || self.events.nmi_waiting() || (pending && state.interrupts_enabled)) {
+            if !(self.events.busy()
+                || self.events.nmi_waiting()
+                || (pending && state.interrupts_enabled))
+            {
                 return None;
             }
             self.halted = false;
@@ -307,7 +330,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             // QEMU ends the guest so where a CPU raises #GP: at a MOV that sets reserved bits of CR4.
             ExitReason::EntryFailed if self.at_mov_to_cr4() => Err(general_protection()),
             ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
-            ExitReason::Unknown(_) => Err(self.fatal("the CPU left the guest for a reason that Umbra does not know", exit)),
+            ExitReason::Unknown(_) => Err(self.fatal(
+                "the CPU left the guest for a reason that Umbra does not know",
+                exit,
+            )),
         }
     }
 
@@ -315,11 +341,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn at_mov_to_cr4(&mut self) -> bool {
         const OFTEN: u64 = 100_000;
         let mut code = [0; 4];
-        let at = Gva(self.cpu.segment(SegReg::Cs).base.wrapping_add(self.cpu.rip()));
+        let at = Gva(self
+            .cpu
+            .segment(SegReg::Cs)
+            .base
+            .wrapping_add(self.cpu.rip()));
         let read = EmuCx::fetch(self, at, &mut code).unwrap_or(0);
         let code = code.get(..read).unwrap_or_default();
         let code = code.strip_prefix(&[0x41]).unwrap_or(code);
-        let is_it = code.starts_with(&[0x0f, 0x22]) && code.get(2).is_some_and(|modrm| modrm >> 3 & 7 == 4);
+        let is_it =
+            code.starts_with(&[0x0f, 0x22]) && code.get(2).is_some_and(|modrm| modrm >> 3 & 7 == 4);
         is_it && self.stats.exits[ExitReason::EntryFailed.index()] < OFTEN
     }
 
@@ -366,7 +397,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn reflect(&mut self, v: u8, error: u32) -> Result<(), Trouble> {
         let error = matches!(v, 8 | 10..=14 | 17 | 21).then_some(error);
         if v == vector::MC {
-            return Err(Trouble::Fatal("the host reported a machine check while the guest ran".into()));
+            return Err(Trouble::Fatal(
+                "the host reported a machine check while the guest ran".into(),
+            ));
         }
         Err(Trouble::Exception(Event::exception(v, error)))
     }
@@ -407,7 +440,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
-        let r = self.cpuid.get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || self.cpuid_state());
+        let r = self
+            .cpuid
+            .get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || {
+                self.cpuid_state()
+            });
         let regs = &mut self.cpu.gprs_mut().regs;
         regs[gpr::RAX] = r.eax.into();
         regs[gpr::RBX] = r.ebx.into();
@@ -460,7 +497,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     StepKind::Again => return Ok(()),
                     StepKind::Halt => self.halted = true,
                     StepKind::SoftwareInterrupt { .. } => {
-                        return Err(Trouble::Fatal(alloc::format!("a software interrupt at RIP {before:#x} cannot be emulated")));
+                        return Err(Trouble::Fatal(alloc::format!(
+                            "a software interrupt at RIP {before:#x} cannot be emulated"
+                        )));
                     }
                 }
                 self.cpu.clear_interrupt_shadow();
@@ -476,15 +515,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
                 Err(Trouble::Exception(Event::exception(vector, error)))
             }
-            Err(EmuFault::Unsupported(what)) => {
-                Err(Trouble::Fatal(alloc::format!("the emulator cannot execute {what} at RIP {before:#x}")))
-            }
+            Err(EmuFault::Unsupported(what)) => Err(Trouble::Fatal(alloc::format!(
+                "the emulator cannot execute {what} at RIP {before:#x}"
+            ))),
         }
     }
 
     /// The emulator's faults as the run loop's.
     fn trouble(&mut self, fault: EmuFault) -> Trouble {
-        self.emulated(self.cpu.rip(), Err(fault)).err().unwrap_or(Trouble::Again)
+        self.emulated(self.cpu.rip(), Err(fault))
+            .err()
+            .unwrap_or(Trouble::Again)
     }
 
     fn efer(&self) -> Efer {

@@ -30,7 +30,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn wrmsr(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
-        let (msr, value) = (regs[gpr::RCX] as u32, regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff);
+        let (msr, value) = (
+            regs[gpr::RCX] as u32,
+            regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff,
+        );
         self.msr_write(msr, value).map_err(|MsrFault| {
             log::debug!("guest writes {value:#x} to MSR {msr:#x}: refused");
             general_protection()
@@ -42,7 +45,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn msr_read(&mut self, msr: u32) -> Result<u64, MsrFault> {
         match msr::special(msr) {
             None => self.msrs.read(msr),
-            Some(Special::Tsc) => Ok(self.clock.ticks().wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
+            Some(Special::Tsc) => Ok(self
+                .clock
+                .ticks()
+                .wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
             Some(Special::ApicBase) => Ok(self.irqs.apic_base()),
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
@@ -58,13 +64,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::Tsc) => {
                 let offset = value.wrapping_sub(self.clock.ticks());
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
-                self.pvclock.publish(&*self.memory, value, self.clock.time(self.clock.ticks()));
+                self.pvclock
+                    .publish(&*self.memory, value, self.clock.time(self.clock.ticks()));
             }
-            Some(Special::PvEoi) => return if self.pveoi.write(value) { Ok(()) } else { Err(MsrFault) },
+            Some(Special::PvEoi) => {
+                return if self.pveoi.write(value) {
+                    Ok(())
+                } else {
+                    Err(MsrFault)
+                };
+            }
             Some(Special::PvClock) => {
                 let ticks = self.clock.ticks();
                 let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
-                self.pvclock.write(&*self.memory, msr, value, tsc, self.clock.time(ticks));
+                self.pvclock
+                    .write(&*self.memory, msr, value, tsc, self.clock.time(ticks));
             }
             Some(Special::X2Apic) => {
                 let mut requests = Requests::default();
@@ -88,7 +102,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     return Err(MsrFault);
                 }
                 let lma = old & Efer::LMA;
-                self.cpu.set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
+                self.cpu
+                    .set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
             }
             Some(Special::Sys(SysReg::Pat)) if !msr::pat_is_valid(value) => return Err(MsrFault),
             Some(Special::Sys(reg)) => self.cpu.set_sysreg(reg, value),

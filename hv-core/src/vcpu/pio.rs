@@ -36,8 +36,23 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let before = self.cpu.rip();
         let result = match io.address_size {
             Some(address_size) => {
-                let PortIo { port, size, write, rep, segment, .. } = io;
-                let io = StringIo { port, size, write, rep, address_size, segment, next_rip: exit.next_rip };
+                let PortIo {
+                    port,
+                    size,
+                    write,
+                    rep,
+                    segment,
+                    ..
+                } = io;
+                let io = StringIo {
+                    port,
+                    size,
+                    write,
+                    rep,
+                    address_size,
+                    segment,
+                    next_rip: exit.next_rip,
+                };
                 emulate::string_io(self, &io)
             }
             None => emulate::step(self),

@@ -393,8 +393,7 @@ impl Lapic {
 
     /// Whether the interrupt in service is edge-triggered and no other is in service or requested.
     pub(super) fn eoi_may_be_skipped(&self) -> bool {
-        self.irr.highest().is_none()
-            && self.isr.only().is_some_and(|v| !self.tmr.contains(v))
+        self.irr.highest().is_none() && self.isr.only().is_some_and(|v| !self.tmr.contains(v))
     }
 
     /// Ends the highest interrupt in service; the vector if the I/O APIC must hear of it.

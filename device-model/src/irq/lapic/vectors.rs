@@ -42,7 +42,11 @@ impl Vectors {
 
     /// Whether `vector` is in the set.
     pub(super) fn contains(&self, vector: u8) -> bool {
-        let word = self.words.get(usize::from(vector >> 5)).copied().unwrap_or(0);
+        let word = self
+            .words
+            .get(usize::from(vector >> 5))
+            .copied()
+            .unwrap_or(0);
         word >> (vector & 31) & 1 != 0
     }
 
