@@ -1,6 +1,11 @@
 //! The virtual PC: an Intel 440FX machine with PIIX3/PIIX4 parts, as safe code.
 //!
-//! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business.
+//! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
+//! and [`machine`] puts them there. There are the host and ISA bridges, IDE with disk and CD-ROM, VGA with the Bochs
+//! extensions, an RTL8029 network card, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
+//! power management, fw_cfg and debug ports.
+//!
+//! Not here: HPET, USB, sound, floppy (the 8237 only answers), virtio. Each module says what of its chip is left out.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -4,7 +4,10 @@
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
-//! description of the virtual PC ([`machine`]) and statistics ([`stats`]).
+//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]) and statistics
+//! ([`stats`]).
+//!
+//! Not here yet: several virtual CPUs, a scheduler for several VMs, snapshots.
 //!
 //! The switch in [`vcpu`] is the table of contents of the hypervisor: one line per exit reason.
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]

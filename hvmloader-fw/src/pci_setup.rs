@@ -50,7 +50,7 @@ const COMMAND_IO: u32 = 1 << 0;
 const COMMAND_MEMORY: u32 = 1 << 1;
 const COMMAND_SERR: u32 = 1 << 8;
 
-/// PIIX3: PIRQRC[A:D].
+/// PIIX3: PIRQRC\[A:D\].
 const PIRQRC: u8 = 0x60;
 /// PIIX3: IDETIM of the two channels; bit 15 enables decoding.
 const IDETIM: [u8; 2] = [0x40, 0x42];

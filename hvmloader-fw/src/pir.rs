@@ -9,7 +9,7 @@ const HEADER_LEN: usize = 32;
 const VERSION_1_0: u16 = 0x100;
 /// The router that the PIIX3 is compatible with: the PIIX, 8086:122E.
 const COMPATIBLE_ROUTER: u32 = 0x122e_8086;
-/// What a link value is: the configuration register of the PIIX3 that routes it (PIRQRC[A]).
+/// What a link value is: the configuration register of the PIIX3 that routes it (PIRQRC\[A\]).
 const FIRST_LINK: u8 = 0x60;
 /// Interrupts that a PIRQRC register can route to: 3 to 7, 9 to 12, 14, 15.
 const ROUTABLE: u16 = 0xdef8;

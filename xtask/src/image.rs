@@ -68,7 +68,7 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         &Contents {
             guests,
             memory,
-            options: "window=1".to_owned(),
+            options: String::new(),
             timeout: 5,
         },
     )?;

@@ -1,5 +1,5 @@
 //! The packets of a CD-ROM drive: SCSI command descriptor blocks. SPC-3 6, "Commands for all device types"; MMC-4 6,
-//! "Commands"; SFF-8020i. What the multimedia commands answer is built in [`mmc`](super::mmc).
+//! "Commands"; SFF-8020i. What the multimedia commands answer is built in [`mmc`](mod@super::mmc).
 //!
 //! A unit attention (power-on, or another medium) is reported once, by the first command that is not INQUIRY, REQUEST SENSE,
 //! GET CONFIGURATION or GET EVENT STATUS NOTIFICATION. A reset of the channel or drive alone does not raise one.

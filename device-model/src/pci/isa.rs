@@ -7,7 +7,7 @@ use super::{ConfigSpace, Identity, PciFunction, register};
 use crate::irq::SharedChips;
 use hv_core::device::{AccessSize, DevCx};
 
-/// PIRQRCA to PIRQRCD (82371SB datasheet 2.2.8, "PIRQRC[A,B,C,D]").
+/// PIRQRCA to PIRQRCD (82371SB datasheet 2.2.8, "PIRQRC\[A,B,C,D\]").
 const PIRQRC: core::ops::RangeInclusive<u8> = 0x60..=0x63;
 /// Route control: not routed.
 const ROUTING_DISABLED: u8 = 1 << 7;

@@ -2,8 +2,8 @@
 //!
 //! It executes one instruction of the guest at a time ([`step`]) where the processor cannot: when memory is a device, when a
 //! page is write-protected because a shadow page table was made from it, in real mode without unrestricted guest. It has a
-//! fast path for string I/O ([`string_io`]) and answers the two questions that processors without next-RIP saving or decode
-//! assists leave open: how long an intercepted instruction is ([`length`]) and what a MOV to or from CR or DR moves
+//! fast path for string I/O ([`string_io`](fn@string_io)) and answers the two questions that processors without next-RIP saving or decode
+//! assists leave open: how long an intercepted instruction is ([`length`](fn@length)) and what a MOV to or from CR or DR moves
 //! ([`mov_system`]).
 //!
 //! Decoding is iced-x86's, execution is ours. The CPU and memory are behind [`EmuCx`]; paging and the split between RAM and

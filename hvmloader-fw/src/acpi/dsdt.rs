@@ -35,7 +35,7 @@ pub(super) const REVISION: u8 = 1;
 
 const LINKS: [&str; 4] = ["LNKA", "LNKB", "LNKC", "LNKD"];
 const ROUTES: [&str; 4] = ["PRQA", "PRQB", "PRQC", "PRQD"];
-/// PIIX3 data sheet, "PIRQRC[A:D] - PIRQx Route Control Registers": four bytes, bit 7 set disables the route.
+/// PIIX3 data sheet, "PIRQRC\[A:D\] - PIRQx Route Control Registers": four bytes, bit 7 set disables the route.
 const PIRQRC: u8 = 0x60;
 const ROUTE_DISABLED: u8 = 0x80;
 
