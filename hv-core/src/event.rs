@@ -154,6 +154,9 @@ pub struct EventQueue {
     nmi_again: bool,
     /// An external interrupt whose delivery was interrupted: already acknowledged, so it must not be lost.
     interrupt_again: Option<u8>,
+    /// An external interrupt that was acknowledged and offered to the guest, which has not begun to take it: it waits for the
+    /// guest's interrupt flag like a new one.
+    interrupt_untaken: Option<u8>,
     /// An NMI has been signalled and not yet injected.
     nmi_pending: bool,
     /// An NMI is being handled by the guest: the next one waits for its IRET.
@@ -193,6 +196,20 @@ impl EventQueue {
         }
     }
 
+    /// Puts back an event that the guest has not begun to take.
+    pub fn put_back_untaken(&mut self, event: Event) {
+        match event.kind {
+            EventKind::ExternalInterrupt => self.interrupt_untaken = Some(event.vector),
+            _ => self.put_back(event),
+        }
+    }
+
+    /// Whether an acknowledged interrupt waits for the guest's interrupt flag.
+    #[must_use]
+    pub fn interrupt_waiting(&self) -> bool {
+        self.interrupt_untaken.is_some()
+    }
+
     /// Raises an exception, combining it with one already waiting.
     ///
     /// # Errors
@@ -223,7 +240,7 @@ impl EventQueue {
     /// Whether nothing waits at all.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        !(self.busy() || self.nmi_pending)
+        !(self.busy() || self.nmi_pending || self.interrupt_untaken.is_some())
     }
 
     /// Whether an event waits that has to be delivered before anything else happens.
@@ -265,6 +282,8 @@ impl EventQueue {
             self.nmi_pending = false;
             self.nmi_blocked = true;
             Some(Event::nmi())
+        } else if self.interrupt_untaken.is_some() && cpu.interrupts_enabled && !cpu.shadow {
+            self.interrupt_untaken.take().map(Event::interrupt)
         } else if pending && cpu.interrupts_enabled && !cpu.shadow {
             acked = true;
             acknowledge().map(Event::interrupt)
@@ -273,7 +292,9 @@ impl EventQueue {
         };
         Injection {
             event,
-            irq_window: self.interrupt_again.is_some() || (pending && !acked),
+            irq_window: self.interrupt_again.is_some()
+                || self.interrupt_untaken.is_some()
+                || (pending && !acked),
             nmi_window: self.nmi_again || self.nmi_pending,
         }
     }
@@ -392,6 +413,22 @@ mod tests {
                 nmi_window: false
             }
         );
+    }
+
+    #[test]
+    fn untaken_interrupt_waits_for_the_interrupt_flag_and_is_not_acknowledged_again() {
+        let mut q = EventQueue::default();
+        q.put_back_untaken(Event::interrupt(0x31));
+        for closed in [IF_CLEAR, SHADOW] {
+            let i = q.next(closed, false, || unreachable!());
+            assert_eq!((i.event, i.irq_window), (None, true));
+        }
+        let i = q.next(OPEN, true, || unreachable!());
+        assert_eq!(
+            (i.event, i.irq_window),
+            (Some(Event::interrupt(0x31)), true)
+        );
+        assert!(q.is_quiet());
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.halted {
             if !(self.events.busy()
                 || self.events.nmi_waiting()
-                || (pending && state.interrupts_enabled))
+                || ((pending || self.events.interrupt_waiting()) && state.interrupts_enabled))
             {
                 return None;
             }
@@ -272,8 +272,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
             self.irqs.end_of_interrupt();
         }
-        for event in [exit.vectoring, exit.untaken].into_iter().flatten() {
-            self.events.put_back(event);
+        if let Some(e) = exit.vectoring {
+            self.events.put_back(e);
+        }
+        if let Some(e) = exit.untaken {
+            self.events.put_back_untaken(e);
         }
         if self.iret_at.is_some_and(|rip| rip != self.cpu.rip()) {
             self.iret_at = None;
