@@ -1,7 +1,7 @@
 //! The test guest's user space: an initial RAM disk of busybox and one script.
 //!
 //! The script says `GUEST-UP` as its first deed and `GUEST-TSC` with the time stamp counter as its second. With `umbra.bench` on
-//! the kernel's command line it then switches the machine off at once. Otherwise it says what hardware Linux found, one
+//! the kernel's command line it then says `GUEST-BENCH`, sleeps, and switches the machine off. Otherwise it says what hardware Linux found, one
 //! `GUEST-...` line each, and does what the command line asks with `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple`
 //! (ways of rebooting), or nothing, which leaves a shell on the console.
 
