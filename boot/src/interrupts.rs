@@ -218,9 +218,7 @@ fn exception(f: &Frame) {
     if f.vector == 1 {
         return;
     }
-    let cr2: u64;
-    // SAFETY: reading CR2 has no effect.
-    unsafe { asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack)) };
+    let cr2 = x86_64::registers::control::Cr2::read_raw();
     panic!(
         "exception {} in Umbra itself: error {:#x}, rip {:#x}, rsp {:#x}, rflags {:#x}, cr2 {cr2:#x}, ss:{:x} cs:{:x}, registers {:x?}",
         f.vector, f.error, f.rip, f.rsp, f.rflags, f.ss, f.cs, f.gprs

@@ -2,7 +2,6 @@
 //! are added here, in 2 MiB pages.
 
 use crate::memory;
-use core::arch::asm;
 
 unsafe extern "C" {
     static umbra_pml4: u64;
@@ -46,7 +45,6 @@ pub fn map(start: u64, end: u64, device: bool) -> bool {
         }
         at += LARGE;
     }
-    // SAFETY: reloading CR3 flushes the TLB and changes nothing else.
-    unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack)) };
+    x86_64::instructions::tlb::flush_all();
     true
 }

@@ -380,7 +380,6 @@ fn each_run(pixels: &[u32], mut f: impl FnMut(u16, u32)) {
 pub fn halt() -> ! {
     log::info!("Umbra has stopped");
     loop {
-        // SAFETY: with interrupts off, HLT waits for ever.
-        unsafe { x86::halt() };
+        x86_64::instructions::hlt();
     }
 }
