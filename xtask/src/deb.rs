@@ -3,6 +3,7 @@
 //! A package that the system's own sources do not have (on Ubuntu, or another release of Debian) comes from Debian 12's archive,
 //! through a private configuration of apt which leaves the system's as it is.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -17,6 +18,9 @@ use crate::progress::Step;
 use crate::setup::{self, Purpose};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The environment variable with a Debian mirror, for systems whose own sources are not Debian 12's.
+const MIRROR: &str = "UMBRA_DEBIAN_MIRROR";
+
 /// The file in an unpacked package that says that all of it is there.
 const COMPLETE: &str = ".complete";
 
@@ -125,7 +129,14 @@ fn source_of(package: &str) -> Result<Source> {
     if Source::System.file(package).is_some() {
         return Ok(Source::System);
     }
-    let debian = private_source()?;
+    let mirror = env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty());
+    let mirror = mirror.with_context(|| {
+        format!(
+            "this system's package sources do not have Debian 12's {package}: set {MIRROR} to the address of a Debian mirror \
+             (the folder with dists/bookworm)"
+        )
+    })?;
+    let debian = private_source(&mirror)?;
     if debian.file(package).is_none() {
         let step = Step::start("Fetching Debian 12's lists of packages");
         run(debian.command("apt-get").arg("update"))?;
@@ -135,7 +146,7 @@ fn source_of(package: &str) -> Result<Source> {
 }
 
 /// A private configuration of apt for Debian 12's archive.
-fn private_source() -> Result<Source> {
+fn private_source(mirror: &str) -> Result<Source> {
     if !Path::new(KEYRING).exists() {
         setup::require(Purpose::DebianKeys)?;
     }
@@ -143,12 +154,8 @@ fn private_source() -> Result<Source> {
     for part in ["lists/partial", "cache/archives/partial", "etc"] {
         paths::make(&directory.join(part))?;
     }
-    let archive = |uri: &str, suite: &str| {
-        format!("deb [arch=amd64 signed-by={KEYRING}] {uri} {suite} main\n")
-    };
     let sources = directory.join("etc/sources.list");
-    let list = archive("http://deb.debian.org/debian", "bookworm")
-        + &archive("http://deb.debian.org/debian-security", "bookworm-security");
+    let list = format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} bookworm main\n");
     fs::write(&sources, list)?;
     fs::write(directory.join("status"), "")?;
     let at = |part: &str| directory.join(part).display().to_string();
@@ -233,7 +240,7 @@ mod tests {
     #[test]
     fn apts_uris_give_file_and_length() {
         let line =
-            "'http://deb.debian.org/p/ipxe_1.0_all.deb' ipxe_1.0_all.deb 1171912 SHA256:00\n";
+            "'http://mirror.example/p/ipxe_1.0_all.deb' ipxe_1.0_all.deb 1171912 SHA256:00\n";
         assert_eq!(
             parse_uri(line),
             Some(("ipxe_1.0_all.deb".to_owned(), 1_171_912))
