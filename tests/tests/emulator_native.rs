@@ -6,7 +6,8 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use hv_core::emulate::testing::{FakeCpu, RegionKind};
-use hv_core::emulate::{EmuFault, StepKind, step, vector};
+use hv_core::emulate::{EmuFault, StepKind, step};
+use hv_core::event::vector;
 use hv_core::regs::Rflags;
 use hv_core::regs::gpr::{RBP, RCX, RDI, RSI, RSP};
 use iced_x86::code_asm::*;

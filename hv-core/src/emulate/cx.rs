@@ -2,21 +2,8 @@
 
 use crate::Gva;
 use crate::device::AccessSize;
+use crate::event::vector;
 use crate::regs::{Gprs, Rflags, SegReg, Segment, SysReg};
-
-/// Exception vectors that the emulator raises (SDM vol 3A 6.15, "Exception and Interrupt Reference").
-#[allow(missing_docs)]
-pub mod vector {
-    pub const DE: u8 = 0;
-    pub const BR: u8 = 5;
-    pub const UD: u8 = 6;
-    pub const NM: u8 = 7;
-    pub const TS: u8 = 10;
-    pub const NP: u8 = 11;
-    pub const SS: u8 = 12;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
-}
 
 /// Why an instruction was not carried out. The guest's registers and RIP are as before it (or, for a repeated string
 /// instruction, as after its last finished iteration).

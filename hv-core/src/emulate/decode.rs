@@ -1,10 +1,10 @@
 //! Fetching and decoding one instruction. Its bytes are read once: what was decoded is what is executed, even if another CPU
 //! rewrites it meanwhile.
 
-use super::cx::vector;
 use super::exec::{Res, Use, canonical, check_segment};
 use super::{EmuCx, EmuFault, Kind, Mode};
 use crate::Gva;
+use crate::event::vector;
 use crate::regs::SegReg;
 use iced_x86::{Decoder, DecoderError, Instruction};
 

@@ -1,9 +1,9 @@
 //! Segment descriptors: reading them, and loading segment registers from them (SDM vol 3A 3.4.5, "Segment Descriptors", and
 //! 5.6 to 5.8 for the privilege checks; APM vol 2 4.7 and 4.8).
 
-use super::cx::vector;
 use super::exec::{Exec, Res};
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode};
+use crate::event::vector;
 use crate::regs::{SegAttr, SegReg, Segment};
 
 /// A descriptor's type: a 32-bit or 64-bit TSS that is not busy.

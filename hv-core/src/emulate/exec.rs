@@ -3,9 +3,9 @@
 //! The copy is what makes an instruction restartable: whatever fails before [`Exec::commit`] leaves the CPU as it was.
 
 use super::alu::mask;
-use super::cx::vector;
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Shadow, Step, StepKind};
 use crate::Gva;
+use crate::event::vector;
 use crate::regs::{Cr4, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 use iced_x86::Instruction;
 

@@ -42,7 +42,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use cx::{AccessKind, EmuCx, EmuFault, vector};
+pub use cx::{AccessKind, EmuCx, EmuFault};
 pub use far::real_interrupt;
 pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};

@@ -1,8 +1,9 @@
 //! A CPU with memory, a device and ports that remember what was done to them.
 
-use super::{AccessKind, EmuCx, EmuFault, vector};
+use super::{AccessKind, EmuCx, EmuFault};
 use crate::Gva;
 use crate::device::AccessSize;
+use crate::event::vector;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 use alloc::vec;
 use alloc::vec::Vec;

@@ -4,7 +4,8 @@
 use super::Vcpu;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
-use crate::emulate::{AccessKind, EmuCx, EmuFault, vector};
+use crate::emulate::{AccessKind, EmuCx, EmuFault};
+use crate::event::vector;
 use crate::mmu::{Access, Mmu, PagingState};
 use crate::msr::MsrFault;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};

@@ -6,7 +6,7 @@
 
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::emulate::EmuCx;
+use crate::emulate::{self, Intercepted, Mode};
 use crate::exit::{ExitReason, VmExit};
 use crate::mmu::{Access, Mmu};
 use crate::regs::{SegReg, SysReg};
@@ -27,22 +27,19 @@ pub(super) struct LengthCache {
     last_next: u64,
 }
 
-/// The opcode of an intercepted instruction (without prefixes), least significant byte first, with its length in bytes.
-const fn opcode(reason: &ExitReason) -> Option<(u32, usize)> {
+/// An instruction that exits without the next RIP: what the decoder calls it, and its opcode without prefixes, least
+/// significant byte first, with its length in bytes.
+const fn intercepted(reason: &ExitReason) -> Option<(Intercepted, u16, u64)> {
     Some(match reason {
-        ExitReason::Cpuid => (0xa20f, 2),
-        ExitReason::Hlt => (0xf4, 1),
-        ExitReason::Msr { write: false } => (0x320f, 2),
-        ExitReason::Msr { write: true } => (0x300f, 2),
-        ExitReason::Xsetbv => (0xd1_010f, 3),
+        ExitReason::Cpuid => (Intercepted::Cpuid, 0xa20f, 2),
+        ExitReason::Hlt => (Intercepted::Hlt, 0xf4, 1),
+        ExitReason::Msr { write: false } => (Intercepted::Rdmsr, 0x320f, 2),
+        ExitReason::Msr { write: true } => (Intercepted::Wrmsr, 0x300f, 2),
+        // Three bytes, which are left to the decoder.
+        ExitReason::Xsetbv => (Intercepted::Xsetbv, 0, 0),
         _ => return None,
     })
 }
-
-/// Prefixes that may stand in front of an opcode in any mode: segments, operand and address size, LOCK and REP.
-const PREFIXES: [u8; 11] = [
-    0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3,
-];
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// RIP after the instruction that exited.
@@ -51,7 +48,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if let Some(rip) = exit.next_rip {
             return Ok(rip);
         }
-        let Some((bytes, len)) = opcode(&exit.reason) else {
+        let Some((what, bytes, len)) = intercepted(&exit.reason) else {
             return Err(self.fatal("the length of an instruction is not known", exit));
         };
         // The same instruction as last time, in a loop.
@@ -59,28 +56,23 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if len == 2
             && c.last_rip == self.cpu.rip()
             && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && self
-                .memory
-                .read_u16(c.last_gpa)
-                .is_ok_and(|b| u32::from(b) == bytes)
+            && self.memory.read_u16(c.last_gpa) == Ok(bytes)
         {
             return Ok(c.last_next);
         }
-        self.find_next_rip(bytes, len)
+        self.find_next_rip(what, bytes, len)
     }
 
-    fn find_next_rip(&mut self, bytes: u32, len: usize) -> Result<u64, Trouble> {
+    fn find_next_rip(&mut self, what: Intercepted, bytes: u16, len: u64) -> Result<u64, Trouble> {
         let rip = self.cpu.rip();
-        let linear = self.linear_rip();
-        if len <= 2 && linear & 0xfff < 0xfff {
+        let mode = Mode::of(self);
+        let linear = self.linear_rip(mode);
+        if len != 0 && linear & 0xfff < 0xfff {
             let mask = if len == 2 { 0xffff } else { 0xff };
             if let Some(gpa) = self.code_address(linear)
-                && self
-                    .memory
-                    .read_u16(gpa)
-                    .is_ok_and(|b| u32::from(b & mask) == bytes)
+                && self.memory.read_u16(gpa).is_ok_and(|b| b & mask == bytes)
             {
-                let next = self.wrap_rip(rip.wrapping_add(len as u64));
+                let next = mode.next_rip(rip, len);
                 let c = &mut self.lengths;
                 (c.last_cr3, c.last_rip, c.last_gpa, c.last_next) = (c.cr3, rip, gpa, next);
                 return Ok(next);
@@ -88,42 +80,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         // Prefixes, a page crossing, or a remembered page that is out of date.
         self.lengths = LengthCache::default();
-        let mut code = [0; 15];
-        let n = self
-            .fetch(Gva(linear), &mut code)
-            .map_err(|e| self.trouble(e))?;
-        let long = self.long_mode();
-        let prefix = |b: &u8| PREFIXES.contains(b) || (long && b & 0xf0 == 0x40);
-        let prefixes = code[..n].iter().take_while(|b| prefix(b)).count();
-        if code[prefixes..].starts_with(&bytes.to_le_bytes()[..len]) && prefixes + len <= n {
-            return Ok(self.wrap_rip(rip.wrapping_add((prefixes + len) as u64)));
+        match emulate::length(self, what) {
+            Ok(Some(len)) => Ok(mode.next_rip(rip, len.into())),
+            // The guest has changed the bytes meanwhile: it runs what is there now.
+            Ok(None) => Err(Trouble::Again),
+            Err(fault) => Err(self.trouble(fault)),
         }
-        // The guest has changed the bytes meanwhile: it runs what is there now.
-        Err(Trouble::Again)
     }
 
-    fn linear_rip(&self) -> u64 {
+    fn linear_rip(&self, mode: Mode) -> u64 {
         let rip = self.cpu.rip();
-        if self.long_mode() {
+        if mode.is_64() {
             rip
         } else {
             self.cpu.segment(SegReg::Cs).base.wrapping_add(rip) & 0xffff_ffff
         }
-    }
-
-    /// Outside 64-bit mode RIP has 32 bits.
-    fn wrap_rip(&self, rip: u64) -> u64 {
-        if rip >> 32 == 0 || self.long_mode() {
-            rip
-        } else {
-            rip & 0xffff_ffff
-        }
-    }
-
-    fn long_mode(&self) -> bool {
-        use crate::regs::{Efer, SegAttr};
-        self.cpu.sysreg(SysReg::Efer) & Efer::LMA.bits() != 0
-            && self.cpu.segment(SegReg::Cs).attr.contains(SegAttr::L)
     }
 
     /// Where the byte at `linear` was last found, or is.

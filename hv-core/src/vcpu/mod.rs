@@ -9,12 +9,11 @@ mod instruction;
 mod msr_access;
 mod pio;
 
-use crate::addr::Gva;
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::emulate::{self, EmuCx, EmuFault, Step, StepKind};
+use crate::emulate::{self, EmuFault, Step, StepKind, SystemRegister};
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
 };
@@ -25,7 +24,7 @@ use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
-use crate::regs::{Cr4, Efer, Rflags, SegReg, SysReg, gpr};
+use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
 use alloc::boxed::Box;
@@ -340,20 +339,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// Whether the next instruction is MOV to CR4 (0F 22 /4). False if that was the case so often that it cannot be the reason.
+    /// Whether the next instruction is MOV to CR4. False if that was the case so often that it cannot be the reason.
     fn at_mov_to_cr4(&mut self) -> bool {
         const OFTEN: u64 = 100_000;
-        let mut code = [0; 4];
-        let at = Gva(self
-            .cpu
-            .segment(SegReg::Cs)
-            .base
-            .wrapping_add(self.cpu.rip()));
-        let read = EmuCx::fetch(self, at, &mut code).unwrap_or(0);
-        let code = code.get(..read).unwrap_or_default();
-        let code = code.strip_prefix(&[0x41]).unwrap_or(code);
-        let is_it =
-            code.starts_with(&[0x0f, 0x22]) && code.get(2).is_some_and(|modrm| modrm >> 3 & 7 == 4);
+        let mov = emulate::mov_system(self);
+        let is_it = mov.is_ok_and(|mov| {
+            mov.is_some_and(|m| m.write && m.register == SystemRegister::Control(4))
+        });
         is_it && self.stats.exits[ExitReason::EntryFailed.index()] < OFTEN
     }
 

@@ -8,7 +8,8 @@ mod real;
 mod strings;
 
 use super::testing::FakeCpu;
-use super::{EmuFault, Step, step, vector};
+use super::{EmuFault, Step, step};
+use crate::event::vector;
 use iced_x86::code_asm::CodeAssembler;
 
 /// Assembles code of `bits` at `rip`.
