@@ -181,12 +181,7 @@ impl Machine {
             (machine::PM_BASE_ALT, machine::PM_LEN),
             (machine::GPE0_BASE, 4),
         ];
-        put(
-            bus,
-            Arc::new(Mutex::new(pm.clone())),
-            &blocks,
-            Width::Native,
-        );
+        put(bus, pm.on_bus(), &blocks, Width::Native);
         pci.add(machine::PM, Box::new(pm));
         let vga = display(bus, &mut pci, video, text);
         let nic = machine::NIC.device;
@@ -255,7 +250,7 @@ fn display(bus: &mut Bus, pci: &mut PciBus, video: Mapped, text: Mapped) -> Shar
     let text_window = bus.add_ram_window(place, vga::TEXT_RAM as u64, text.hpa);
     let screen =
         Shared::new(Vga::new(video.ram, legacy, registers).with_text_map(text.ram, text_window));
-    bus.occupy(place, Arc::new(Mutex::new(screen.clone())));
+    bus.occupy(place, screen.on_bus());
     let config = config_space(VENDOR, DEVICE, CLASS, REVISION)
         .memory_bar(VRAM_BAR, VRAM_SIZE as u32, true, frame_buffer)
         .memory_bar(MMIO_BAR, MMIO_SIZE as u32, false, registers);

@@ -2,8 +2,8 @@
 
 use super::PciFunction;
 use alloc::sync::Arc;
-use hv_core::VmTime;
-use hv_core::device::{AccessSize, DevCx, Device, WindowId};
+use hv_core::bus::SharedDevice;
+use hv_core::device::{AccessSize, DevCx, Device};
 use spin::{Mutex, MutexGuard};
 
 /// A handle to a device that is registered in several places and used by the host side too, such as a power button.
@@ -43,47 +43,9 @@ impl<T: PciFunction> PciFunction for Shared<T> {
     }
 }
 
-impl<T: Device> Device for Shared<T> {
-    fn name(&self) -> &'static str {
-        self.lock().name()
-    }
-
-    fn reset(&mut self, cx: &mut DevCx<'_>) {
-        self.lock().reset(cx);
-    }
-
-    fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
-        self.lock().poll(cx)
-    }
-
-    fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
-        self.lock().port_read(cx, port, size)
-    }
-
-    fn port_write(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
-        self.lock().port_write(cx, port, size, value);
-    }
-
-    fn port_read_block(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, buf: &mut [u8]) {
-        self.lock().port_read_block(cx, port, size, buf);
-    }
-
-    fn port_write_block(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, buf: &[u8]) {
-        self.lock().port_write_block(cx, port, size, buf);
-    }
-
-    fn mmio_read(&mut self, cx: &mut DevCx<'_>, window: WindowId, offset: u64, size: usize) -> u64 {
-        self.lock().mmio_read(cx, window, offset, size)
-    }
-
-    fn mmio_write(
-        &mut self,
-        cx: &mut DevCx<'_>,
-        window: WindowId,
-        offset: u64,
-        size: usize,
-        value: u64,
-    ) {
-        self.lock().mmio_write(cx, window, offset, size, value);
+impl<T: Device + 'static> Shared<T> {
+    /// The device as the port and memory bus holds it: the same lock, not one around it.
+    pub fn on_bus(&self) -> SharedDevice {
+        self.0.clone()
     }
 }
