@@ -315,7 +315,7 @@ mod tests {
     use hv_core::device::AccessSize::{Byte, Dword, Word};
     use hv_core::device::Device;
     use hv_core::mem::GuestMemory;
-    use hv_core::testing::Bench;
+    use hv_core::testing::{Bench, Random};
 
     const BLOCK: u64 = 0x6f00;
 
@@ -441,11 +441,9 @@ mod tests {
     fn random_abuse_never_panics() {
         let (mut f, mut b) = (FwCfg::new(), Bench::new());
         f.add_file("etc/e820", vec![7; 20_000]);
-        let mut x = 0x0123_4567_89ab_cdef_u64;
+        let mut random = Random::new(0x0123_4567_89ab_cdef);
         for _ in 0..20_000 {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
+            let x = random.next();
             let port = 0x510 + (x >> 8 & 0xf) as u16;
             let size = [Byte, Word, Dword, Byte][(x >> 16 & 3) as usize];
             match x & 7 {

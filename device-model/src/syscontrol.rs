@@ -101,7 +101,7 @@ mod tests {
     use hv_core::device::AccessSize::{Byte, Dword, Word};
     use hv_core::device::{Device, PowerAction};
     use hv_core::irq::IrqLine;
-    use hv_core::testing::{Bench, RecordingIrqs};
+    use hv_core::testing::{Bench, Random, RecordingIrqs};
 
     fn machine() -> (SystemControl, Bench, std::sync::Arc<RecordingIrqs>) {
         let irqs = RecordingIrqs::new();
@@ -156,11 +156,9 @@ mod tests {
     #[test]
     fn random_abuse_never_panics() {
         let (mut s, mut b, _) = machine();
-        let mut x = 0x55aa_55aa_1234_5678_u64;
+        let mut random = Random::new(0x55aa_55aa_1234_5678);
         for _ in 0..10_000 {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
+            let x = random.next();
             let size = [Byte, Word, Dword][(x >> 16) as usize % 3];
             s.port_write(
                 &mut b.cx(),

@@ -3,7 +3,7 @@ use hv_core::VmTime;
 use hv_core::device::AccessSize::{Byte, Dword, Word};
 use hv_core::device::{Device, PowerAction};
 use hv_core::irq::IrqLine;
-use hv_core::testing::{Bench, RecordingIrqs};
+use hv_core::testing::{Bench, Random, RecordingIrqs};
 use std::sync::Arc;
 
 struct Rig {
@@ -293,11 +293,9 @@ fn reset_lowers_the_lines_and_forgets() {
 #[test]
 fn random_abuse_never_panics() {
     let mut r = Rig::new();
-    let mut x = 0xfeed_f00d_1234_5678_u64;
+    let mut random = Random::new(0xfeed_f00d_1234_5678);
     for i in 0..40_000 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        let x = random.next();
         let size = [Byte, Word, Dword][(x >> 16) as usize % 3];
         let port = if x >> 20 & 1 == 0 { 0x60 } else { 0x64 };
         match x >> 24 & 7 {

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::irq::{Attention, InterruptController, IrqLine};
-use hv_core::testing::Bench;
+use hv_core::testing::{Bench, Random};
 
 const W: WindowId = WindowId(0);
 /// IA32_APIC_BASE of the boot CPU in x2APIC mode.
@@ -492,13 +492,8 @@ fn reset_returns_to_xapic_mode() {
 #[test]
 fn random_abuse_never_panics_and_signals_stay_true() {
     let mut m = Machine::new();
-    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x
-    };
+    let mut numbers = Random::new(0x9e37_79b9_7f4a_7c15);
+    let mut random = move || numbers.next();
     for _ in 0..200_000 {
         let (a, b) = (random(), random());
         let size = [1, 2, 4, 8][(b >> 60 & 3) as usize];

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use hv_core::backend::NetBackend;
 use hv_core::device::{AccessSize, Device};
 use hv_core::irq::IrqLine;
-use hv_core::testing::{Bench, RecordingIrqs};
+use hv_core::testing::{Bench, Random, RecordingIrqs};
 use hv_core::time::VmTime;
 use std::sync::Mutex;
 
@@ -517,13 +517,8 @@ fn reset_port_stops_the_card_and_lowers_the_line() {
 #[test]
 fn random_accesses_and_frames_do_not_panic() {
     for seed in 1..=20u64 {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed);
-        let mut next = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut random = Random::new(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed));
+        let mut next = move || random.next();
         let mut rig = Rig::new();
         let mut block = [0; 4096];
         for i in 0..6_000 {

@@ -121,7 +121,7 @@ mod tests {
     use hv_core::device::AccessSize::{self, Byte, Dword, Word};
     use hv_core::device::{Device, PowerAction, WindowId};
     use hv_core::machine::{HOST_BRIDGE, ISA_BRIDGE, NIC};
-    use hv_core::testing::Bench;
+    use hv_core::testing::{Bench, Random};
 
     fn machine() -> (PciBus, Bench) {
         let mut bus = PciBus::new();
@@ -233,11 +233,9 @@ mod tests {
     #[test]
     fn random_abuse_never_panics() {
         let mut m = machine();
-        let mut x = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = Random::new(0x2545_f491_4f6c_dd1d);
         for _ in 0..200_000 {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
+            let x = random.next();
             let port = 0xcf0 + (x >> 8 & 0x1f) as u16;
             let size = [Byte, Word, Dword, Dword][(x >> 16 & 3) as usize];
             let value = (x >> 32) as u32 & size.ones();

@@ -6,7 +6,7 @@ use hv_core::device::AccessSize::{Byte, Dword, Word};
 use hv_core::device::Device;
 use hv_core::irq::IrqLine;
 use hv_core::machine::PIT_HZ;
-use hv_core::testing::{Bench, RecordingIrqs};
+use hv_core::testing::{Bench, Random, RecordingIrqs};
 use std::sync::Arc;
 
 struct Rig {
@@ -344,12 +344,10 @@ fn reset_stops_the_interrupt() {
 #[test]
 fn random_programs_rise_when_announced() {
     let mut r = Rig::new();
-    let mut x = 0x0dd_ba11_5eed_1234_u64;
+    let mut random = Random::new(0x0dd_ba11_5eed_1234);
     let mut tick = 0;
     for _ in 0..3_000 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        let x = random.next();
         r.at(tick);
         match x & 3 {
             0 => r.out(0x43, 0xb0 | (x >> 8) as u8 & 0x0e),
@@ -377,11 +375,9 @@ fn random_programs_rise_when_announced() {
 #[test]
 fn random_abuse_never_panics_and_deadlines_lie_ahead() {
     let mut r = Rig::new();
-    let mut x = 0xabad_1dea_0000_0001_u64;
+    let mut random = Random::new(0xabad_1dea_0000_0001);
     for i in 0..100_000 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        let x = random.next();
         let size = [Byte, Word, Dword][(x >> 16) as usize % 3];
         let port = [0x40, 0x41, 0x42, 0x43, 0x43, 0x61, 0x44, 0x40][(x & 7) as usize];
         let value = (x >> 32) as u32 & size.ones();

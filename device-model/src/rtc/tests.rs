@@ -3,7 +3,7 @@ use hv_core::VmTime;
 use hv_core::device::AccessSize::{Byte, Dword, Word};
 use hv_core::device::Device;
 use hv_core::irq::IrqLine;
-use hv_core::testing::{Bench, RecordingIrqs};
+use hv_core::testing::{Bench, Random, RecordingIrqs};
 use std::sync::Arc;
 
 /// 2009-02-13 23:31:30, a Friday.
@@ -286,11 +286,9 @@ fn cmos_and_time_survive_reset_and_interrupts_do_not() {
 #[test]
 fn random_abuse_never_panics() {
     let mut r = Rig::new();
-    let mut x = 0x1357_9bdf_0246_8ace_u64;
+    let mut random = Random::new(0x1357_9bdf_0246_8ace);
     for i in 0..60_000 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        let x = random.next();
         let size = [Byte, Word, Dword][(x >> 16) as usize % 3];
         let value = (x >> 32) as u32 & size.ones();
         let port = 0x70 | (x >> 8) as u16 & 1;

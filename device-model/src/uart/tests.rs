@@ -5,7 +5,7 @@ use hv_core::VmTime;
 use hv_core::device::AccessSize::{Byte, Dword, Word};
 use hv_core::device::Device;
 use hv_core::irq::IrqLine;
-use hv_core::testing::{Bench, RecordingIrqs, VecConsole};
+use hv_core::testing::{Bench, Random, RecordingIrqs, VecConsole};
 use std::sync::Arc;
 
 const BASE: u16 = 0x3f8;
@@ -321,11 +321,9 @@ fn reset_lowers_the_line_and_keeps_the_console() {
 #[test]
 fn random_abuse_never_panics_and_the_line_follows_the_source() {
     let mut p = Port::new();
-    let mut x = 0xfeed_face_cafe_beef_u64;
+    let mut random = Random::new(0xfeed_face_cafe_beef);
     for _ in 0..50_000 {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        let x = random.next();
         let size = [Byte, Word, Dword][(x >> 16) as usize % 3];
         let (port, value) = (BASE + (x & 7) as u16, (x >> 32) as u32 & size.ones());
         match x >> 8 & 7 {

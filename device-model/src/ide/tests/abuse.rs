@@ -3,25 +3,8 @@
 use super::super::Drive;
 use super::rig::{BM, Rig, SharedDisk};
 use hv_core::device::{AccessSize, Device};
+use hv_core::testing::Random;
 use hv_core::time::VmTime;
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 const COMMANDS: [u8; 24] = [
     0x08, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x42, 0x90, 0x91, 0xa0, 0xa0, 0xa0, 0xa1,
@@ -42,7 +25,7 @@ fn rig() -> Rig {
 }
 
 fn abuse(seed: u64, rounds: u32) {
-    let mut r = Random(seed);
+    let mut r = Random::new(seed);
     let mut rig = rig();
     let mut block = [0; 4096];
     for _ in 0..rounds {

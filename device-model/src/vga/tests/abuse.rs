@@ -1,11 +1,12 @@
 //! A guest that does anything at all.
 
-use super::{LEGACY, REGISTERS, Random};
+use super::{LEGACY, REGISTERS};
 use crate::vga::{MAX_HEIGHT, MAX_WIDTH, Picture, TextScreen, Vga};
 use alloc::sync::Arc;
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::mem::DeviceRam;
 use hv_core::testing::Bench;
+use hv_core::testing::Random;
 use hv_core::time::VmTime;
 
 /// Video memory that forgets: `VecDeviceRam` is too slow for whole screens by the hundred.
@@ -33,7 +34,7 @@ impl DeviceRam for Noise {
 }
 
 fn abuse(seed: u64, vram: usize, accesses: u64) {
-    let mut rng = Random(seed);
+    let mut rng = Random::new(seed);
     let mut bench = Bench::new();
     let mut vga = Vga::new(Arc::new(Noise(vram)), LEGACY, REGISTERS);
     let (mut picture, mut text) = (Picture::default(), TextScreen::default());

@@ -1,7 +1,8 @@
 //! The memory pipeline against an independent model of separate planes, one bit at a time, and against drivers' habits.
 
-use super::{MODE_03, MODE_12, MODE_13, Random, Rig};
+use super::{MODE_03, MODE_12, MODE_13, Rig};
 use hv_core::mem::DeviceRam;
+use hv_core::testing::Random;
 
 /// Four planes of 64 KiB and the registers as written.
 struct Model {
@@ -110,7 +111,7 @@ impl Model {
 
 #[test]
 fn random_accesses_in_random_register_states_match_the_model() {
-    let mut rng = Random(0x9e37_79b9_7f4a_7c15);
+    let mut rng = Random::new(0x9e37_79b9_7f4a_7c15);
     let (mut rig, mut model) = (Rig::new(1 << 20), Model::new());
     for round in 0..400 {
         let plain = rng.below(3) == 0;
