@@ -246,7 +246,7 @@ mod tests {
     use super::*;
     use crate::acpi::loader::Script;
     use crate::testing::{machine, machines};
-    use hv_core::testing::VecMemory;
+    use hv_core::testing::{Random, VecMemory};
 
     fn placed(desc: &MachineDesc) -> (VecMemory, Placement) {
         let mem = VecMemory::new(desc.low_ram().min(64 << 20) as usize);
@@ -397,14 +397,12 @@ mod tests {
 
     #[test]
     fn random_scripts_are_survived() {
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
         let good = acpi::build(&machine(32 << 20, 2));
         for _ in 0..2_000 {
             let mut script = good.script.clone();
             for _ in 0..4 {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
+                let seed = random.next();
                 let at = seed as usize % script.len();
                 script[at] = (seed >> 32) as u8;
             }

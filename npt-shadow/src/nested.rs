@@ -192,6 +192,7 @@ impl<F: Frames> Mmu for NestedMmu<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_core::testing::Random;
     use std::collections::BTreeMap;
 
     /// Frames in a map, that notices use after free.
@@ -274,13 +275,8 @@ mod tests {
 
     #[test]
     fn random_maps_agree_with_a_page_by_page_model() {
-        let mut seed = 0x1234_5678_9abc_def1u64;
-        let mut rnd = move || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
-        };
+        let mut random = Random::new(0x1234_5678_9abc_def1);
+        let mut rnd = move || random.next();
         let mut m = mmu();
         let mut model: BTreeMap<u64, (u64, bool)> = BTreeMap::new();
         const PAGES: u64 = 3 * 512 + 100;

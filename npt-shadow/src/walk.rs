@@ -200,7 +200,7 @@ fn set_flags(mem: &dyn GuestMemory, at: Gpa, size: u64, entry: u64, flags: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hv_core::testing::VecMemory;
+    use hv_core::testing::{Random, VecMemory};
 
     const READ: Access = Access {
         write: false,
@@ -423,11 +423,9 @@ mod tests {
     #[test]
     fn random_tables_never_panic_or_loop() {
         let m = VecMemory::new(0x8000);
-        let mut seed = 88_172_645_463_325_252u64;
+        let mut random = Random::new(88_172_645_463_325_252);
         for _ in 0..20_000 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
+            let seed = random.next();
             m.write(
                 Gpa(seed >> 8 & 0x7ff8),
                 &(seed.rotate_left(13) & !0xffff_0000_0000_8000 | seed & NX).to_le_bytes(),

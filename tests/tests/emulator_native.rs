@@ -10,6 +10,7 @@ use hv_core::emulate::{EmuFault, StepKind, step};
 use hv_core::event::vector;
 use hv_core::regs::Rflags;
 use hv_core::regs::gpr::{RBP, RCX, RDI, RSI, RSP};
+use hv_core::testing::Random;
 use iced_x86::code_asm::*;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -147,56 +148,41 @@ impl Native {
     }
 }
 
-struct Random(u64);
+/// A value, often an interesting one.
+fn value(r: &mut Random) -> u64 {
+    match r.below(4) {
+        0 => r.pick(&[
+            0,
+            1,
+            0x7f,
+            0x80,
+            0xff,
+            0x7fff,
+            0x8000,
+            0xffff,
+            0x7fff_ffff,
+            0x8000_0000,
+            0xffff_ffff,
+        ]),
+        1 => r.pick(&[
+            i64::MAX as u64,
+            i64::MIN as u64,
+            u64::MAX,
+            u64::MAX - 1,
+            2,
+            3,
+            0x9a,
+            0x1_0000_0000,
+        ]),
+        _ => r.next(),
+    }
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n
-    }
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-    /// A value, often an interesting one.
-    fn value(&mut self) -> u64 {
-        match self.below(4) {
-            0 => self.pick(&[
-                0,
-                1,
-                0x7f,
-                0x80,
-                0xff,
-                0x7fff,
-                0x8000,
-                0xffff,
-                0x7fff_ffff,
-                0x8000_0000,
-                0xffff_ffff,
-            ]),
-            1 => self.pick(&[
-                i64::MAX as u64,
-                i64::MIN as u64,
-                u64::MAX,
-                u64::MAX - 1,
-                2,
-                3,
-                0x9a,
-                0x1_0000_0000,
-            ]),
-            _ => self.next(),
-        }
-    }
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        std::array::from_fn(|_| self.next() as u8)
-    }
+/// Random bytes.
+fn random_bytes<const N: usize>(r: &mut Random) -> [u8; N] {
+    let mut all = [0; N];
+    r.fill(&mut all);
+    all
 }
 
 /// An instruction to try: opcode with mandatory prefix, what its ModRM may be and its immediate.
@@ -379,9 +365,11 @@ impl Template {
             }
             match mode {
                 1 => b.push(r.next() as u8),
-                2 => b.extend(r.bytes::<4>()),
+                2 => b.extend(random_bytes::<4>(r)),
                 // RIP-relative, or SIB without a base: filled in or dropped later.
-                0 if rm == 5 || rm == 4 && b[b.len() - 1] & 7 == 5 => b.extend(r.bytes::<4>()),
+                0 if rm == 5 || rm == 4 && b[b.len() - 1] & 7 == 5 => {
+                    b.extend(random_bytes::<4>(r))
+                }
                 _ => {}
             }
         }
@@ -629,7 +617,7 @@ fn random_instructions_do_what_the_processor_does() {
             .and_then(|s| s.parse().ok())
             .unwrap_or(default)
     };
-    let mut r = Random(0x9e37_79b9_7f4a_7c15 ^ number("EMULATOR_SEED", 0));
+    let mut r = Random::new(0x9e37_79b9_7f4a_7c15 ^ number("EMULATOR_SEED", 0));
     let rip = native.rip();
     let mut data: Vec<u8> = (0..DATA_LEN).map(|_| r.next() as u8).collect();
     let (mut compared, mut faulted) = (0, 0);
@@ -644,11 +632,11 @@ fn random_instructions_do_what_the_processor_does() {
             continue;
         }
         let start = r.below(DATA_LEN as u64 - 64) as usize;
-        data[start..start + 64].copy_from_slice(&r.bytes::<64>());
+        data[start..start + 64].copy_from_slice(&random_bytes::<64>(&mut r));
         let mut state = State {
-            gprs: std::array::from_fn(|_| r.value()),
+            gprs: std::array::from_fn(|_| value(&mut r)),
             flags: r.next() & ARITH | if r.one_in(4) { DF } else { 0 } | 0x202,
-            xmm: std::array::from_fn(|_| r.bytes()),
+            xmm: std::array::from_fn(|_| random_bytes(&mut r)),
             data: data.clone(),
         };
         prepare(&mut r, &insn, &mut state);

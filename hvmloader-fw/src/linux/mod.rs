@@ -242,6 +242,7 @@ mod tests {
     use super::*;
     use crate::testing::machine;
     use header::testing::bzimage;
+    use hv_core::testing::Random;
 
     const MIB: u64 = 1 << 20;
 
@@ -400,13 +401,8 @@ mod tests {
     #[test]
     fn random_headers_are_survived() {
         let good = bzimage(0x20f, 5 * MIB);
-        let mut seed = 0x2545_f491_4f6c_dd1du64;
-        let mut next = || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
-        };
+        let mut random = Random::new(0x2545_f491_4f6c_dd1d);
+        let mut next = || random.next();
         for round in 0..20_000 {
             let mut header = good.header.clone();
             for _ in 0..1 + next() % 8 {

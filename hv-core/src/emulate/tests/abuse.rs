@@ -5,27 +5,18 @@ use crate::device::AccessSize;
 use crate::emulate::testing::RegionKind;
 use crate::emulate::{Intercepted, StringIo, length, mov_system, string_io};
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
+use crate::testing::Random;
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    /// An address: anywhere, near the memory, or at an end of the address space.
-    fn address(&mut self) -> u64 {
-        let low = self.next();
-        match self.next() >> 20 & 7 {
-            0 => low,
-            1 => low | !0xfff,
-            2 => (low & 0xf) + 0xffff_fff8,
-            3 => (low & 0xf) + 0xfff8,
-            4 => (1 << 47) - (low & 0x1f),
-            _ => 0x1000 + (low & 0x3fff),
-        }
+/// An address: anywhere, near the memory, or at an end of the address space.
+fn address(r: &mut Random) -> u64 {
+    let low = r.next();
+    match r.next() >> 20 & 7 {
+        0 => low,
+        1 => low | !0xfff,
+        2 => (low & 0xf) + 0xffff_fff8,
+        3 => (low & 0xf) + 0xfff8,
+        4 => (1 << 47) - (low & 0x1f),
+        _ => 0x1000 + (low & 0x3fff),
     }
 }
 
@@ -43,7 +34,7 @@ fn random_cpu(r: &mut Random) -> FakeCpu {
         *b = r.next() as u8;
     }
     for n in 0..16 {
-        cpu.gprs.regs[n] = r.address();
+        cpu.gprs.regs[n] = address(r);
     }
     cpu.rflags = Rflags::from_bits_retain(r.next() & 0x3f_7fd5 | 2);
     if r.next() >> 33 & 7 != 0 {
@@ -58,7 +49,7 @@ fn random_cpu(r: &mut Random) -> FakeCpu {
                 selector: r.next() as u16,
                 attr,
                 limit: r.next() as u32,
-                base: r.address(),
+                base: address(r),
             };
         }
     }
@@ -67,7 +58,7 @@ fn random_cpu(r: &mut Random) -> FakeCpu {
         limit: 0xfff,
         ..Segment::default()
     };
-    cpu.rip = r.address();
+    cpu.rip = address(r);
     cpu
 }
 
@@ -86,7 +77,7 @@ fn check(before: &FakeCpu, after: &FakeCpu, result: Result<Step, EmuFault>, repe
 
 #[test]
 fn random_bytes_never_panic_and_faults_change_nothing() {
-    let mut r = Random(0x1234_5678_9abc_def1);
+    let mut r = Random::new(0x1234_5678_9abc_def1);
     for _ in 0..30_000 {
         let mut cpu = random_cpu(&mut r);
         let mut code = [0u8; 15];
@@ -118,7 +109,7 @@ fn random_bytes_never_panic_and_faults_change_nothing() {
 
 #[test]
 fn string_io_with_random_descriptions_is_bounded() {
-    let mut r = Random(0xfeed_5678_9abc_def1);
+    let mut r = Random::new(0xfeed_5678_9abc_def1);
     for _ in 0..3_000 {
         let mut cpu = random_cpu(&mut r);
         let io = StringIo {
