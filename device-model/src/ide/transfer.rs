@@ -43,6 +43,15 @@ pub(super) struct Span {
     pub(super) left: u32,
 }
 
+impl Span {
+    /// Whether the next `sectors` lie on a medium of `end` sectors.
+    fn fits(&self, sectors: u32, end: u64) -> bool {
+        self.sector
+            .checked_add(sectors.into())
+            .is_some_and(|past| past <= end)
+    }
+}
+
 /// What the command was, as far as its data and its end depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Protocol {
@@ -117,11 +126,7 @@ fn fill(t: &mut Transfer, buf: &mut [u8], drive: Option<&mut super::Drive>, want
     let Some(medium) = drive.and_then(super::Drive::medium) else {
         return false;
     };
-    if t.span
-        .sector
-        .checked_add(sectors.into())
-        .is_none_or(|end| end > medium.sectors())
-    {
+    if !t.span.fits(sectors, medium.sectors()) {
         return false;
     }
     let fresh = &mut buf[t.end..t.end + sectors as usize * SECTOR];
@@ -154,11 +159,7 @@ fn drain(t: &mut Transfer, buf: &[u8], drive: Option<&mut super::Drive>) -> bool
     let Some(data) = buf.get(..sectors as usize * SECTOR) else {
         return false;
     };
-    if t.span
-        .sector
-        .checked_add(sectors.into())
-        .is_none_or(|end| end > medium.sectors())
-    {
+    if !t.span.fits(sectors, medium.sectors()) {
         return false;
     }
     if medium.write(t.span.sector, data).is_err() {

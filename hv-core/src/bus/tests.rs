@@ -1,0 +1,117 @@
+//! The rules of the buses.
+
+use super::*;
+use crate::testing::VecMemory;
+
+/// Reads back the port number's low byte, remembers writes.
+#[derive(Default)]
+struct Probe {
+    writes: Vec<(u16, AccessSize, u32)>,
+    move_to: Option<(WindowId, Option<u64>)>,
+}
+
+impl Device for Probe {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+    fn port_read(&mut self, _cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
+        match size {
+            AccessSize::Byte => port.into(),
+            _ => 0x1234_5678,
+        }
+    }
+    fn port_write(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
+        self.writes.push((port, size, value));
+        cx.requests.moved.extend(self.move_to.take());
+    }
+    fn mmio_read(&mut self, _cx: &mut DevCx<'_>, _w: WindowId, offset: u64, _size: usize) -> u64 {
+        offset
+    }
+}
+
+fn bus() -> (Bus, Arc<Mutex<Probe>>, DeviceId) {
+    let mut bus = Bus::new(Arc::new(VecMemory::new(4096)));
+    let probe = Arc::new(Mutex::new(Probe::default()));
+    let id = bus.add(probe.clone());
+    (bus, probe, id)
+}
+
+const NOW: VmTime = VmTime(0);
+
+#[test]
+fn nobody_reads_all_ones_of_the_width_and_drops_writes() {
+    let (mut bus, _, _) = bus();
+    assert_eq!(bus.port_read(NOW, 0x80, AccessSize::Byte), 0xff);
+    assert_eq!(bus.port_read(NOW, 0xffff, AccessSize::Dword), 0xffff_ffff);
+    bus.port_write(NOW, 0xffff, AccessSize::Dword, 1);
+    assert_eq!(bus.mmio_read(NOW, Gpa(0xfee0_0000), 4), 0xffff_ffff);
+    assert_eq!(bus.mmio_read(NOW, Gpa(u64::MAX), 8), u64::MAX);
+}
+
+#[test]
+fn wide_access_to_a_byte_device_is_split_low_address_first() {
+    let (mut bus, probe, id) = bus();
+    bus.add_ports(id, 0x3c4, 2, Width::Byte);
+    bus.port_write(NOW, 0x3c4, AccessSize::Word, 0x0f02);
+    assert_eq!(
+        probe.lock().writes,
+        [
+            (0x3c4, AccessSize::Byte, 2),
+            (0x3c5, AccessSize::Byte, 0x0f)
+        ]
+    );
+    assert_eq!(
+        bus.port_read(NOW, 0x3c5, AccessSize::Word),
+        0xffc5,
+        "the second byte is nobody's"
+    );
+}
+
+#[test]
+fn wide_access_to_a_native_device_stays_whole_unless_it_sticks_out() {
+    let (mut bus, _, id) = bus();
+    bus.add_ports(id, 0xcfc, 4, Width::Native);
+    assert_eq!(bus.port_read(NOW, 0xcfc, AccessSize::Dword), 0x1234_5678);
+    assert_eq!(bus.port_read(NOW, 0xcfe, AccessSize::Dword), 0xffff_fffe);
+}
+
+#[test]
+fn moved_port_window_leaves_fixed_ports_alone() {
+    let (mut bus, probe, id) = bus();
+    bus.add_ports(id, 0x64, 1, Width::Byte);
+    let other = bus.add(Arc::new(Mutex::new(Probe::default())));
+    let w = bus.add_port_window(other, 32, Width::Native);
+    probe.lock().move_to = Some((w, Some(0x60)));
+    bus.port_write(NOW, 0x64, AccessSize::Byte, 0);
+    assert!(bus.unsettled());
+    assert_eq!(bus.settle(|_| panic!("ports do not change memory")), None);
+    assert_eq!(bus.port_read(NOW, 0x60, AccessSize::Byte), 0x60);
+    bus.port_write(NOW, 0x64, AccessSize::Byte, 7);
+    assert_eq!(probe.lock().writes.len(), 2, "still the fixed device");
+    probe.lock().move_to = Some((w, None));
+    bus.port_write(NOW, 0x64, AccessSize::Byte, 0);
+    let _ = bus.settle(|_| ());
+    assert_eq!(bus.port_read(NOW, 0x60, AccessSize::Byte), 0xff);
+}
+
+#[test]
+fn moved_ram_window_reports_the_old_and_the_new_place() {
+    let (mut bus, probe, id) = bus();
+    bus.add_ports(id, 0x10, 1, Width::Byte);
+    let w = bus.add_ram_window(id, 0x1000, Hpa(0x8000));
+    let mut changes = Vec::new();
+    for base in [Some(0xfd00_0000), Some(0xe000_0000), None] {
+        probe.lock().move_to = Some((w, base));
+        bus.port_write(NOW, 0x10, AccessSize::Byte, 0);
+        let _ = bus.settle(|c| changes.push((c.start.0, c.backing != Backing::Mmio)));
+    }
+    assert_eq!(
+        changes,
+        [
+            (0xfd00_0000, true),
+            (0xfd00_0000, false),
+            (0xe000_0000, true),
+            (0xe000_0000, false)
+        ]
+    );
+}
