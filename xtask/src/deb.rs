@@ -124,8 +124,27 @@ fn parse_dependency(text: &str, prefix: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// How old the lists of packages may be before a package is looked up in them.
+const LISTS_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Brings the system's lists of packages up to date, once a day.
+fn fresh_lists() -> Result<()> {
+    let stamp = paths::guests().join("lists-fetched");
+    let age = fs::metadata(&stamp)
+        .and_then(|stamp| stamp.modified())
+        .ok()
+        .and_then(|at| at.elapsed().ok());
+    if age.is_some_and(|age| age < LISTS_AGE) {
+        return Ok(());
+    }
+    setup::refresh_lists()?;
+    paths::make(&paths::guests())?;
+    fs::write(&stamp, "").with_context(|| format!("cannot write {}", stamp.display()))
+}
+
 /// The source that has `package`.
 fn source_of(package: &str) -> Result<Source> {
+    fresh_lists()?;
     if Source::System.file(package).is_some() {
         return Ok(Source::System);
     }

@@ -160,6 +160,18 @@ pub fn require(purpose: Purpose) -> Result<()> {
     }
 }
 
+/// Fetches apt's lists of packages, where the tool may do that: old lists name files that the archive no longer has.
+///
+/// # Errors
+///
+/// apt fails.
+pub fn refresh_lists() -> Result<()> {
+    match privilege() {
+        Some(prefix) => apt(prefix, &["update"], "Fetching the lists of packages"),
+        None => Ok(()),
+    }
+}
+
 /// The words before apt-get with which we may install, if there are such.
 fn privilege() -> Option<&'static [&'static str]> {
     const AS_ROOT: &[&str] = &[];
