@@ -23,6 +23,9 @@ pub struct Entry {
 
 /// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
 pub trait VcpuBackend: Send {
+    /// The backend's name in reports: `svm` or `vmx`.
+    const NAME: &'static str;
+
     /// The general registers. RSP included.
     fn gprs(&self) -> &Gprs;
     /// The general registers, to be changed.
@@ -41,6 +44,13 @@ pub trait VcpuBackend: Send {
     fn sysreg(&self, reg: SysReg) -> u64;
     /// Sets a system register.
     fn set_sysreg(&mut self, reg: SysReg, value: u64);
+    /// Sets the four page-directory-pointer entries of PAE paging, where the hardware keeps them in registers (SDM vol 3A 4.4.1,
+    /// "PDPTE Registers"). AMD CPUs with nested paging read them from memory.
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let _ = entries;
+    }
+    /// Forgets every translation of linear addresses before the guest runs again: control registers have been written for it.
+    fn flush_linear(&mut self);
     /// A segment register with its hidden part.
     fn segment(&self, reg: SegReg) -> Segment;
     /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.

@@ -50,6 +50,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
+    /// The next entry flushes this guest's translations.
+    flush_linear: bool,
     // The maps are referred to by address from the control block.
     _iopm: Box<IoPermissionMap>,
     _msrpm: Box<MsrPermissionMap>,
@@ -86,6 +88,7 @@ impl SvmVcpu {
             fx,
             context,
             xcr0: 1,
+            flush_linear: false,
             _iopm: iopm,
             _msrpm: msrpm,
         };
@@ -162,10 +165,11 @@ impl SvmVcpu {
     fn encode(&mut self, entry: &Entry) {
         let v = &mut *self.vmcb;
         v.n_cr3 = entry.root.0;
-        v.tlb_control = match entry.flush {
-            TlbFlush::None => tlb_control::NOTHING,
-            TlbFlush::Guest if self.features.flush_by_asid => tlb_control::THIS_GUEST,
-            TlbFlush::Guest => tlb_control::EVERYTHING,
+        let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
+        v.tlb_control = match flush {
+            false => tlb_control::NOTHING,
+            true if self.features.flush_by_asid => tlb_control::THIS_GUEST,
+            true => tlb_control::EVERYTHING,
         };
         const VIRTUAL: VirtualInterrupt = VirtualInterrupt::V_IRQ
             .union(VirtualInterrupt::V_IGN_TPR)
@@ -199,6 +203,8 @@ impl SvmVcpu {
 }
 
 impl VcpuBackend for SvmVcpu {
+    const NAME: &'static str = "svm";
+
     fn gprs(&self) -> &Gprs {
         &self.context.gprs
     }
@@ -266,6 +272,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::SysenterEip => v.sysenter_eip = value,
             SysReg::TscOffset => v.tsc_offset = value,
         }
+    }
+
+    fn flush_linear(&mut self) {
+        self.flush_linear = true;
     }
 
     fn segment(&self, reg: SegReg) -> Segment {
@@ -505,6 +515,13 @@ mod tests {
             ..ENTRY
         });
         assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING);
+        c.flush_linear();
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING, "once");
         c.features.flush_by_asid = true;
         c.encode(&Entry {
             flush: TlbFlush::Guest,

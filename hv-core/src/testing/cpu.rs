@@ -23,6 +23,10 @@ pub struct ScriptedCpu {
     pub shadow: bool,
     /// XCR0.
     pub xcr0: u64,
+    /// The page-directory-pointer entries that were set last.
+    pub pdptes: [u64; 4],
+    /// How often translations of linear addresses were flushed.
+    pub flushes: u32,
     /// The entries there have been, oldest first.
     pub entries: Vec<Entry>,
     sysregs: [u64; 17],
@@ -39,6 +43,8 @@ impl Default for ScriptedCpu {
             rflags: 0,
             shadow: false,
             xcr0: 1,
+            pdptes: [0; 4],
+            flushes: 0,
             entries: Vec::new(),
             sysregs: [0; 17],
             segments: [Segment::default(); 10],
@@ -125,6 +131,8 @@ impl PortIo {
 }
 
 impl VcpuBackend for ScriptedCpu {
+    const NAME: &'static str = "script";
+
     fn gprs(&self) -> &Gprs {
         &self.gprs
     }
@@ -151,6 +159,12 @@ impl VcpuBackend for ScriptedCpu {
     }
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
         self.sysregs[reg as usize] = value;
+    }
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        self.pdptes = entries;
+    }
+    fn flush_linear(&mut self) {
+        self.flushes += 1;
     }
     fn segment(&self, reg: SegReg) -> Segment {
         self.segments[reg as usize]
@@ -189,6 +203,8 @@ impl VcpuBackend for ScriptedCpu {
             limit: 0xffff,
             base: 0,
         }; 10];
+        // A busy 32-bit TSS.
+        self.segments[SegReg::Tr as usize].attr = SegAttr::from_bits_retain(0x8b);
         self.segments[SegReg::Cs as usize] = Segment {
             selector: 0xf000,
             attr: attr | SegAttr::CODE,

@@ -247,12 +247,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
     fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
         match cr {
-            8 if value > 15 => return Err(EmuFault::GP0),
-            8 => self.irqs.set_cr8(value as u8),
-            // The others are the guest's own under nested paging and never come here.
-            _ => return Err(EmuFault::Unsupported("MOV to a control register")),
+            0 => self.write_cr0(value),
+            2 => {
+                self.cpu.set_sysreg(SysReg::Cr2, value);
+                Ok(())
+            }
+            3 => self.write_cr3(value),
+            4 => self.write_cr4(value),
+            8 if value > 15 => Err(EmuFault::GP0),
+            8 => {
+                self.irqs.set_cr8(value as u8);
+                Ok(())
+            }
+            _ => Err(EmuFault::UD),
         }
-        Ok(())
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
         Ok(self

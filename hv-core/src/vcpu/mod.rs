@@ -5,6 +5,7 @@
 //! hypervisor), let devices do what is due, decide what to inject.
 
 mod access;
+mod control;
 mod instruction;
 mod msr_access;
 mod pio;
@@ -306,12 +307,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
                 Resolve::Mmio => self.emulate(),
             },
+            ExitReason::CrAccess(access) => self.cr_access(access, exit),
             ExitReason::Cpuid => self.cpuid_exit(exit),
             ExitReason::Msr { write: false } => self.rdmsr(exit),
             ExitReason::Msr { write: true } => self.wrmsr(exit),
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
-            ExitReason::InterruptWindow => Ok(()),
+            // Devices, injection and task priority are looked at before every entry.
+            ExitReason::InterruptWindow | ExitReason::Timer | ExitReason::TprBelowThreshold => {
+                Ok(())
+            }
+            ExitReason::NmiWindow => self.nmi_window(),
             ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
@@ -321,7 +327,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
-            | ExitReason::CrAccess(_)
             | ExitReason::Invd
             | ExitReason::Wbinvd
             | ExitReason::Pause
@@ -429,6 +434,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// The NMI handler is about to end: the intercept is disarmed, and the next NMI comes at the first exit after the IRET.
     fn iret(&mut self) -> Result<(), Trouble> {
         self.iret_at = Some(self.cpu.rip());
+        Ok(())
+    }
+
+    /// The NMI handler has ended: the next NMI may come.
+    fn nmi_window(&mut self) -> Result<(), Trouble> {
+        self.events.nmi_done();
         Ok(())
     }
 
