@@ -1,6 +1,7 @@
 //! The virtual CPU as a vendor backend (`svm`, `vmx`) offers it to the run loop.
 
 use crate::Hpa;
+use crate::emulate::Shadow;
 use crate::event::Event;
 use crate::exit::VmExit;
 use crate::mmu::TlbFlush;
@@ -61,14 +62,22 @@ pub trait VcpuBackend: Send {
     fn set_xmm(&mut self, index: usize, value: [u8; 16]);
     /// Whether STI or MOV SS blocks interrupts for one instruction.
     fn interrupt_shadow(&self) -> bool;
-    /// Ends that blocking: the instruction has been completed by us.
-    fn clear_interrupt_shadow(&mut self);
+    /// Makes that blocking what an instruction completed by us leaves.
+    fn set_interrupt_shadow(&mut self, shadow: Shadow);
+    /// Ends that blocking.
+    fn clear_interrupt_shadow(&mut self) {
+        self.set_interrupt_shadow(Shadow::None);
+    }
     /// The guest's XCR0 (extended-state enable mask).
     fn xcr0(&self) -> u64;
     /// Sets the guest's XCR0; `value` has been checked.
     fn set_xcr0(&mut self, value: u64);
     /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
     fn reset(&mut self);
+    /// Whether the hardware can run the guest in its present state. If not, the run loop executes it in software until it can.
+    fn can_run(&self) -> bool {
+        true
+    }
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
     /// Multi-line state dump for logs.

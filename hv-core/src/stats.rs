@@ -15,8 +15,12 @@ pub struct Stats {
     pub least: [u64; ExitReason::KINDS],
     /// Events injected: exceptions, interrupts, NMIs, software events.
     pub injected: [u64; 4],
-    /// Instructions emulated.
+    /// Instructions that left the guest and were emulated.
     pub emulated: u64,
+    /// Instructions executed in software because the hardware could not run the guest.
+    pub software_instructions: u64,
+    /// Time-stamp-counter ticks that these took, with the events delivered meanwhile.
+    pub software_ticks: u64,
     /// TLB flushes asked of the hardware.
     pub flushes: u64,
     /// Times the guest was reset.
@@ -33,6 +37,8 @@ impl Default for Stats {
             least,
             injected: [0; 4],
             emulated: 0,
+            software_instructions: 0,
+            software_ticks: 0,
             flushes: 0,
             resets: 0,
         }
@@ -121,8 +127,8 @@ impl Stats {
         )?;
         write!(
             out,
-            "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},",
-            self.emulated, self.flushes
+            "\n  \"emulated_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},",
+            self.emulated, self.software_instructions, self.software_ticks, self.flushes
         )?;
         write!(
             out,

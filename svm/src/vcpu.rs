@@ -10,6 +10,7 @@ use crate::vmcb::{
 };
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
+use hv_core::emulate::Shadow;
 use hv_core::event::{EventKind, vector};
 use hv_core::exit::VmExit;
 use hv_core::mmu::TlbFlush;
@@ -327,8 +328,11 @@ impl VcpuBackend for SvmVcpu {
     fn interrupt_shadow(&self) -> bool {
         self.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
     }
-    fn clear_interrupt_shadow(&mut self) {
+    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
         self.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+        if shadow != Shadow::None {
+            self.vmcb.interrupt_shadow |= INTERRUPT_SHADOW;
+        }
     }
     fn xcr0(&self) -> u64 {
         self.xcr0

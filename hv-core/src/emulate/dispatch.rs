@@ -203,6 +203,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Arpl => self.arpl(),
             Invlpg => self.invlpg(),
             Invd | Wbinvd | Wbnoinvd => self.wbinvd(),
+            // What no virtual CPU has, and what is there to be undefined.
+            Ud0 | Ud1 | Ud2 | Rdtscp | Rsm | Monitor | Mwait | Getsec | Vmcall | Vmmcall
+            | Vmlaunch | Vmresume | Vmxon | Vmxoff | Vmclear | Vmptrld | Vmptrst | Vmread
+            | Vmwrite | Vmrun | Vmload | Vmsave | Stgi | Clgi | Skinit | Invlpga => {
+                Err(EmuFault::UD)
+            }
             Hlt => {
                 self.privileged()?;
                 self.kind = StepKind::Halt;

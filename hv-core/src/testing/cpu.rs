@@ -2,6 +2,7 @@
 
 use crate::cpu::{Entry, VcpuBackend};
 use crate::device::AccessSize;
+use crate::emulate::Shadow;
 use crate::exit::{ExitReason, PortIo, VmExit};
 use crate::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
 use alloc::boxed::Box;
@@ -27,6 +28,8 @@ pub struct ScriptedCpu {
     pub pdptes: [u64; 4],
     /// How often translations of linear addresses were flushed.
     pub flushes: u32,
+    /// Whether the hardware could run the guest as it is; what it cannot, the run loop executes in software.
+    pub can_run: fn(&ScriptedCpu) -> bool,
     /// The entries there have been, oldest first.
     pub entries: Vec<Entry>,
     sysregs: [u64; 17],
@@ -45,6 +48,7 @@ impl Default for ScriptedCpu {
             xcr0: 1,
             pdptes: [0; 4],
             flushes: 0,
+            can_run: |_| true,
             entries: Vec::new(),
             sysregs: [0; 17],
             segments: [Segment::default(); 10],
@@ -181,8 +185,8 @@ impl VcpuBackend for ScriptedCpu {
     fn interrupt_shadow(&self) -> bool {
         self.shadow
     }
-    fn clear_interrupt_shadow(&mut self) {
-        self.shadow = false;
+    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
+        self.shadow = shadow != Shadow::None;
     }
     fn xcr0(&self) -> u64 {
         self.xcr0
@@ -211,6 +215,10 @@ impl VcpuBackend for ScriptedCpu {
             limit: 0xffff,
             base: 0xffff_0000,
         };
+    }
+
+    fn can_run(&self) -> bool {
+        (self.can_run)(self)
     }
 
     fn run(&mut self, entry: &Entry) -> VmExit {

@@ -10,7 +10,7 @@ use crate::mmu::{Access, Mmu, PagingState};
 use crate::msr::MsrFault;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
 use crate::time::Clock;
-use crate::{Gpa, Gva};
+use crate::{Gpa, Gva, VmTime};
 
 /// The widest piece that a device is given.
 const WIDEST: usize = 8;
@@ -63,29 +63,38 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok([(a, first), (b, len - first)])
     }
 
+    /// The time for what an instruction does to a device.
+    fn device_time(&mut self) -> VmTime {
+        if self.now_is_old {
+            self.resume();
+        }
+        self.now
+    }
+
     fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) {
+        let now = self.device_time();
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let value = self.bus.mmio_read(self.now, at, n).to_le_bytes();
-            let (now, later) = rest.split_at_mut(n);
-            now.copy_from_slice(&value[..n]);
+            let value = self.bus.mmio_read(now, at, n).to_le_bytes();
+            let (piece, later) = rest.split_at_mut(n);
+            piece.copy_from_slice(&value[..n]);
             rest = later;
             at = at.add(n as u64);
         }
     }
 
     fn device_write(&mut self, gpa: Gpa, buf: &[u8]) {
+        let now = self.device_time();
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let (now, later) = rest.split_at(n);
+            let (piece, later) = rest.split_at(n);
             let mut value = [0; WIDEST];
-            value[..n].copy_from_slice(now);
-            self.bus
-                .mmio_write(self.now, at, n, u64::from_le_bytes(value));
+            value[..n].copy_from_slice(piece);
+            self.bus.mmio_write(now, at, n, u64::from_le_bytes(value));
             rest = later;
             at = at.add(n as u64);
         }
@@ -213,16 +222,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
 
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
-        self.bus.port_read(self.now, port, size)
+        let now = self.device_time();
+        self.bus.port_read(now, port, size)
     }
     fn port_out(&mut self, port: u16, size: AccessSize, value: u32) {
-        self.bus.port_write(self.now, port, size, value);
+        let now = self.device_time();
+        self.bus.port_write(now, port, size, value);
     }
     fn port_in_block(&mut self, port: u16, size: AccessSize, buf: &mut [u8]) {
-        self.bus.port_read_block(self.now, port, size, buf);
+        let now = self.device_time();
+        self.bus.port_read_block(now, port, size, buf);
     }
     fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
-        self.bus.port_write_block(self.now, port, size, buf);
+        let now = self.device_time();
+        self.bus.port_write_block(now, port, size, buf);
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
@@ -230,9 +243,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok([r.eax, r.ebx, r.ecx, r.edx])
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
+        self.device_time();
         self.msr_read(msr).map_err(|MsrFault| EmuFault::GP0)
     }
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
+        self.device_time();
         self.msr_write(msr, value).map_err(|MsrFault| EmuFault::GP0)
     }
     fn read_cr(&mut self, cr: u8) -> Result<u64, EmuFault> {

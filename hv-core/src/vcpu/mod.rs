@@ -9,12 +9,13 @@ mod control;
 mod instruction;
 mod msr_access;
 mod pio;
+mod software;
 
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::emulate::{self, EmuFault, Step, StepKind, SystemRegister};
+use crate::emulate::{self, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister};
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
 };
@@ -102,6 +103,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pveoi: PvEoi,
     events: EventQueue,
     now: VmTime,
+    /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
+    now_is_old: bool,
     halted: bool,
     /// Where the IRET is that ends the guest's NMI handler, from its intercept until it has been executed.
     iret_at: Option<u64>,
@@ -139,6 +142,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             msrs: MsrStore::default(),
             events: EventQueue::default(),
             now: VmTime(0),
+            now_is_old: false,
             halted: false,
             iret_at: None,
             last: None,
@@ -204,6 +208,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 } else {
                     Injection::default()
                 };
+            if !self.cpu.can_run() {
+                self.run_in_software(&injection);
+                continue;
+            }
             self.clock
                 .arm(self.bus.deadline().min(self.service_at), self.now);
             let (root, flush) = self.mmu.root();
@@ -269,9 +277,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let ticks = self.clock.ticks();
         self.last = Some((exit.reason.index(), ticks));
         self.now = self.clock.time(ticks);
-        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
-            self.irqs.end_of_interrupt();
-        }
+        self.take_back_eoi();
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
         }
@@ -282,16 +288,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.iret_at = None;
             self.events.nmi_done();
         }
-        match self.dispatch(exit) {
+        let result = self.dispatch(exit);
+        self.come_to(result);
+    }
+
+    /// Sees to what an exit or an instruction has come to.
+    fn come_to(&mut self, result: Result<(), Trouble>) {
+        match result {
             Ok(()) | Err(Trouble::Again) => {}
             Err(Trouble::Exception(e)) => self.raise(e),
             Err(Trouble::Fatal(why)) => self.stop = Some(Stop::Fatal(why)),
         }
     }
 
+    /// Notices that the guest has skipped an EOI that it did not need to write.
+    fn take_back_eoi(&mut self) {
+        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
+            self.irqs.end_of_interrupt();
+        }
+    }
+
     /// After a pause in which the guest did not run: brings the time up to date.
     pub fn resume(&mut self) {
         self.now = self.clock.time(self.clock.ticks());
+        self.now_is_old = false;
     }
 
     /// Acts on one exit: one line a reason.
@@ -499,16 +519,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match result {
             Ok(step) => {
                 match step.kind {
-                    StepKind::Done => {}
-                    StepKind::Again => return Ok(()),
+                    StepKind::Done | StepKind::Again => {}
                     StepKind::Halt => self.halted = true,
-                    StepKind::SoftwareInterrupt { .. } => {
-                        return Err(Trouble::Fatal(alloc::format!(
-                            "a software interrupt at RIP {before:#x} cannot be emulated"
-                        )));
+                    StepKind::SoftwareInterrupt { vector, kind, len } => {
+                        let kind = match kind {
+                            SoftInt::Int => EventKind::SoftwareInterrupt,
+                            SoftInt::Exception => EventKind::SoftwareException,
+                            // The gate's privilege level does not count.
+                            SoftInt::Icebp => EventKind::Exception,
+                        };
+                        return self.deliver(&Event {
+                            kind,
+                            vector,
+                            error: None,
+                            insn_len: len,
+                        });
                     }
                 }
-                self.cpu.clear_interrupt_shadow();
+                if step.iret {
+                    self.iret_at = None;
+                    self.events.nmi_done();
+                }
+                if step.shadow != Shadow::None || self.cpu.interrupt_shadow() {
+                    self.cpu.set_interrupt_shadow(step.shadow);
+                }
                 if step.single_step {
                     self.trap_single_step();
                 }

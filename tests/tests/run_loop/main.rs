@@ -9,3 +9,4 @@ mod outside;
 mod ports;
 mod random;
 mod registers;
+mod software;

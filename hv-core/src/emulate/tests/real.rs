@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::emulate::testing::{Event, RegionKind};
-use crate::emulate::{Shadow, real_interrupt};
+use crate::emulate::{Shadow, deliver};
 use crate::regs::gpr::*;
 use crate::regs::{Cr0, Rflags, SegReg};
 
@@ -164,7 +164,7 @@ fn interrupt_beyond_the_table_limit_is_gp() {
     cpu.segments[SegReg::Idtr as usize].limit = 0x1ff;
     assert_eq!(faults(&mut cpu), (vector::GP, None));
     cpu.poke(0x20, &[0x50, 0, 0, 0]);
-    real_interrupt(&mut cpu, 8).unwrap();
+    deliver(&mut cpu, &crate::event::Event::interrupt(8)).unwrap();
     assert_eq!((cpu.rip, cpu.peek(0x7ffa, 2)), (0x50, vec![0, 0x10]));
 }
 
