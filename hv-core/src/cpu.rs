@@ -4,6 +4,7 @@ use crate::Hpa;
 use crate::emulate::Shadow;
 use crate::event::Event;
 use crate::exit::VmExit;
+use crate::fx::FxState;
 use crate::mmu::TlbFlush;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};
 
@@ -56,10 +57,10 @@ pub trait VcpuBackend: Send {
     fn segment(&self, reg: SegReg) -> Segment;
     /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.
     fn set_segment(&mut self, reg: SegReg, value: Segment);
-    /// Guest XMM register `index` (0 to 15).
-    fn xmm(&self, index: usize) -> [u8; 16];
-    /// Sets guest XMM register `index` (0 to 15).
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]);
+    /// The x87 and SSE state.
+    fn fx(&self) -> &FxState;
+    /// The x87 and SSE state, to be changed.
+    fn fx_mut(&mut self) -> &mut FxState;
     /// Whether STI or MOV SS blocks interrupts for one instruction.
     fn interrupt_shadow(&self) -> bool;
     /// Makes that blocking what an instruction completed by us leaves.

@@ -2,7 +2,7 @@
 
 use crate::Features;
 use crate::exit::{decode, event_injection};
-use crate::hw::{self, Context, FxState};
+use crate::hw::{self, Context};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
@@ -13,6 +13,7 @@ use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
 use hv_core::event::{EventKind, vector};
 use hv_core::exit::VmExit;
+use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
 use hv_core::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
@@ -236,6 +237,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::Cr3 => v.cr3,
             SysReg::Cr4 => v.cr4,
             SysReg::Efer => v.efer & !Efer::SVME.bits(),
+            SysReg::Dr0 => hw::debug_address(0),
+            SysReg::Dr1 => hw::debug_address(1),
+            SysReg::Dr2 => hw::debug_address(2),
+            SysReg::Dr3 => hw::debug_address(3),
             SysReg::Dr6 => v.dr6,
             SysReg::Dr7 => v.dr7,
             SysReg::Pat => v.g_pat,
@@ -260,6 +265,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::Cr4 => v.cr4 = value,
             // VMRUN refuses a guest without SVME (APM vol 2 15.5.1); the guest never sees the bit.
             SysReg::Efer => v.efer = value | Efer::SVME.bits(),
+            SysReg::Dr0 => hw::set_debug_address(0, value),
+            SysReg::Dr1 => hw::set_debug_address(1, value),
+            SysReg::Dr2 => hw::set_debug_address(2, value),
+            SysReg::Dr3 => hw::set_debug_address(3, value),
             SysReg::Dr6 => v.dr6 = value,
             SysReg::Dr7 => v.dr7 = value,
             SysReg::Pat => v.g_pat = value,
@@ -314,15 +323,11 @@ impl VcpuBackend for SvmVcpu {
         }
     }
 
-    fn xmm(&self, index: usize) -> [u8; 16] {
-        let at = 160 + 16 * (index & 15);
-        let mut x = [0; 16];
-        x.copy_from_slice(&self.fx.0[at..at + 16]);
-        x
+    fn fx(&self) -> &FxState {
+        &self.fx
     }
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
-        let at = 160 + 16 * (index & 15);
-        self.fx.0[at..at + 16].copy_from_slice(&value);
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
     }
 
     fn interrupt_shadow(&self) -> bool {
@@ -346,6 +351,7 @@ impl VcpuBackend for SvmVcpu {
 
     fn reset(&mut self) {
         self.reset_registers();
+        (0..4).for_each(|n| hw::set_debug_address(n, 0));
         if self.features.xsave {
             hw::write_xcr0(1);
         }

@@ -3,6 +3,7 @@
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
+use crate::fx::FxState;
 use crate::regs::{Gprs, Rflags, SegReg, Segment, SysReg};
 
 /// Why an instruction was not carried out. The guest's registers and RIP are as before it (or, for a repeated string
@@ -165,10 +166,10 @@ pub trait EmuCx {
         Ok(())
     }
 
-    /// The low 128 bits of XMM register `reg` (0 to 15).
-    fn xmm(&self, reg: usize) -> [u8; 16];
-    /// Writes the low 128 bits of XMM register `reg` (0 to 15).
-    fn set_xmm(&mut self, reg: usize, value: [u8; 16]);
+    /// The x87 and SSE state.
+    fn fx(&self) -> &FxState;
+    /// The x87 and SSE state, to be changed.
+    fn fx_mut(&mut self) -> &mut FxState;
 
     /// Reads a port. The guest's right to do so has been checked.
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32;
@@ -237,14 +238,14 @@ pub trait EmuCx {
     fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
         Err(EmuFault::Unsupported("MOV to CR"))
     }
-    /// MOV from debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    /// MOV from debug register `dr` (0 to 3, 6, 7); privilege and CR4.DE checked, DR7.GD not.
     ///
     /// # Errors
     /// The exception to raise, or not implemented.
     fn read_dr(&mut self, dr: u8) -> Result<u64, EmuFault> {
         Err(EmuFault::Unsupported("MOV from DR"))
     }
-    /// MOV to debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    /// MOV to debug register `dr` (0 to 3, 6, 7); privilege and CR4.DE checked, DR7.GD not.
     ///
     /// # Errors
     /// The exception to raise, or not implemented.

@@ -169,6 +169,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Cli => self.set_interrupt_flag(false),
             Sti => self.set_interrupt_flag(true),
 
+            Fninit => self.fninit(),
+            Fnclex => self.fnclex(),
+            Fnstcw => self.fnstcw(),
+            Fldcw => self.fldcw(),
+            Fnstsw => self.fnstsw(),
+            Wait => self.wait(),
+
             Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
             | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush
             | Clflushopt | Clwb | Reservednop => Ok(()),

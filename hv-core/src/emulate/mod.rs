@@ -17,7 +17,7 @@
 //! * Segmentation uses the hidden bases, limits and types, in every mode: "unreal" limits work.
 //! * Privilege is checked here, by instruction; what a system register accepts is checked by the hooks of [`EmuCx`].
 //!
-//! Not implemented: x87, MMX, SSE arithmetic, AVX; call gates, task gates and nested-task IRET; alignment checks (#AC); data breakpoints; VME's virtual-8086
+//! Not implemented: x87 arithmetic, MMX, SSE arithmetic, AVX; call gates, task gates and nested-task IRET; alignment checks (#AC); data breakpoints; VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
@@ -41,6 +41,7 @@ mod system;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod x87;
 
 pub use cx::{AccessKind, EmuCx, EmuFault};
 pub use interrupt::deliver;

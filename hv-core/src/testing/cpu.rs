@@ -4,6 +4,7 @@ use crate::cpu::{Entry, VcpuBackend};
 use crate::device::AccessSize;
 use crate::emulate::Shadow;
 use crate::exit::{ExitReason, PortIo, VmExit};
+use crate::fx::FxState;
 use crate::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -32,9 +33,9 @@ pub struct ScriptedCpu {
     pub can_run: fn(&ScriptedCpu) -> bool,
     /// The entries there have been, oldest first.
     pub entries: Vec<Entry>,
-    sysregs: [u64; 17],
+    sysregs: [u64; SysReg::COUNT],
     segments: [Segment; 10],
-    xmm: [[u8; 16]; 16],
+    fx: FxState,
     script: VecDeque<Scene>,
 }
 
@@ -50,9 +51,9 @@ impl Default for ScriptedCpu {
             flushes: 0,
             can_run: |_| true,
             entries: Vec::new(),
-            sysregs: [0; 17],
+            sysregs: [0; SysReg::COUNT],
             segments: [Segment::default(); 10],
-            xmm: [[0; 16]; 16],
+            fx: FxState::reset(),
             script: VecDeque::new(),
         };
         cpu.reset();
@@ -176,11 +177,11 @@ impl VcpuBackend for ScriptedCpu {
     fn set_segment(&mut self, reg: SegReg, value: Segment) {
         self.segments[reg as usize] = value;
     }
-    fn xmm(&self, index: usize) -> [u8; 16] {
-        self.xmm[index]
+    fn fx(&self) -> &FxState {
+        &self.fx
     }
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
-        self.xmm[index] = value;
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
     }
     fn interrupt_shadow(&self) -> bool {
         self.shadow
@@ -197,9 +198,12 @@ impl VcpuBackend for ScriptedCpu {
 
     fn reset(&mut self) {
         self.gprs = Gprs::default();
+        self.fx = FxState::reset();
         (self.rip, self.rflags, self.shadow, self.xcr0) = (0xfff0, 2, false, 1);
-        self.sysregs = [0; 17];
+        self.sysregs = [0; SysReg::COUNT];
         self.set_sysreg(SysReg::Cr0, 0x6000_0010);
+        self.set_sysreg(SysReg::Dr6, 0xffff_0ff0);
+        self.set_sysreg(SysReg::Dr7, 0x400);
         let attr = SegAttr::P | SegAttr::S | SegAttr::RW | SegAttr::ACCESSED;
         self.segments = [Segment {
             selector: 0,

@@ -6,6 +6,7 @@ use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
 use crate::emulate::{AccessKind, EmuCx, EmuFault};
 use crate::event::vector;
+use crate::fx::FxState;
 use crate::mmu::{Access, Mmu, PagingState};
 use crate::msr::MsrFault;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
@@ -214,11 +215,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok(true)
     }
 
-    fn xmm(&self, reg: usize) -> [u8; 16] {
-        self.cpu.xmm(reg)
+    fn fx(&self) -> &FxState {
+        self.cpu.fx()
     }
-    fn set_xmm(&mut self, reg: usize, value: [u8; 16]) {
-        self.cpu.set_xmm(reg, value);
+    fn fx_mut(&mut self) -> &mut FxState {
+        self.cpu.fx_mut()
     }
 
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
@@ -276,6 +277,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
             }
             _ => Err(EmuFault::UD),
         }
+    }
+    fn read_dr(&mut self, dr: u8) -> Result<u64, EmuFault> {
+        self.debug_read(dr)
+    }
+    fn write_dr(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
+        self.debug_write(dr, value)
+    }
+    fn invlpg(&mut self, _linear: Gva) -> Result<(), EmuFault> {
+        self.cpu.flush_linear();
+        Ok(())
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
         Ok(self

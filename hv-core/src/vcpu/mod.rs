@@ -6,6 +6,7 @@
 
 mod access;
 mod control;
+mod debug;
 mod instruction;
 mod msr_access;
 mod pio;

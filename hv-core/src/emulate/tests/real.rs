@@ -282,3 +282,20 @@ fn single_step_of_firmware_does_not_run_past_the_segment() {
     assert_eq!(cpu.rip, 0x1_0000);
     assert_eq!(faults(&mut cpu), (vector::GP, None));
 }
+
+#[test]
+fn fpu_is_found_and_started() {
+    // Linux's arch/x86/boot/cpuflags.c: fninit; fnstsw [0x2000]; fnstcw [0x2002]
+    let code = [
+        0xdb, 0xe3, 0xdd, 0x3e, 0x00, 0x20, 0xd9, 0x3e, 0x02, 0x20, 0x9b,
+    ];
+    let mut cpu = cpu16(&code);
+    cpu.poke(0x2000, &[0xff; 4]);
+    for _ in 0..4 {
+        run(&mut cpu);
+    }
+    assert_eq!(cpu.peek(0x2000, 4), [0, 0, 0x7f, 0x03]);
+    let mut cpu = cpu16(&code);
+    cpu.cr0 |= Cr0::EM.bits();
+    assert_eq!(faults(&mut cpu), (vector::NM, None));
+}
