@@ -177,8 +177,9 @@ pub struct Rig {
     pub probe: Arc<Mutex<Probe>>,
 }
 
-/// A host that has everything.
-fn host(leaf: u32, _subleaf: u32) -> CpuidResult {
+/// CPUID of a host that has everything.
+#[must_use]
+pub fn host(leaf: u32, _subleaf: u32) -> CpuidResult {
     match leaf {
         0 => CpuidResult {
             eax: 0x20,
