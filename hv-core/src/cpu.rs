@@ -5,6 +5,7 @@ use crate::event::Event;
 use crate::exit::VmExit;
 use crate::mmu::TlbFlush;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};
+use core::fmt;
 
 /// What an entry is to do: decided in vendor-free code, only encoded by the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,42 @@ pub struct Entry {
     pub irq_window: bool,
     /// Leave the guest as soon as it can take an NMI.
     pub nmi_window: bool,
+}
+
+/// The guest's x87 and SSE state as FXSAVE64 stores it (SDM vol 1 table 10-2, "Non-64-bit-Mode Layout of FXSAVE and FXRSTOR Memory
+/// Region", and the 64-bit ones behind it): the world switch saves it because the hypervisor uses SSE itself.
+#[derive(Clone)]
+#[repr(C, align(16))]
+pub struct FxState(pub [u8; 512]);
+
+impl FxState {
+    /// The power-on state: FCW 0040h, MXCSR 1F80h (SDM vol 3A table 9-1).
+    #[must_use]
+    pub fn reset() -> Self {
+        let mut s = Self([0; 512]);
+        s.0[0] = 0x40;
+        s.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        s.0[28..32].copy_from_slice(&0xffffu32.to_le_bytes());
+        s
+    }
+
+    const fn at(index: usize) -> core::ops::Range<usize> {
+        let at = 160 + 16 * (index & 15);
+        at..at + 16
+    }
+
+    /// XMM register `index` (0 to 15).
+    #[must_use]
+    pub fn xmm(&self, index: usize) -> [u8; 16] {
+        let mut x = [0; 16];
+        x.copy_from_slice(&self.0[Self::at(index)]);
+        x
+    }
+
+    /// Sets XMM register `index` (0 to 15).
+    pub fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
+        self.0[Self::at(index)].copy_from_slice(&value);
+    }
 }
 
 /// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
@@ -71,6 +108,70 @@ pub trait VcpuBackend: Send {
     fn reset(&mut self);
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
+    /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.
+    fn accesses(&self) -> (u64, u64) {
+        (0, 0)
+    }
+    /// What the hardware told about the last exit, raw, on one line or more, for logs.
+    fn dump_exit(&self, out: &mut dyn fmt::Write);
+
     /// Multi-line state dump for logs.
-    fn dump(&self, out: &mut dyn core::fmt::Write);
+    fn dump(&self, out: &mut dyn fmt::Write) {
+        // Nothing can be done about a writer that refuses.
+        let _ = dump_registers(self, out);
+        self.dump_exit(out);
+    }
+}
+
+fn dump_registers<B: VcpuBackend + ?Sized>(cpu: &B, out: &mut dyn fmt::Write) -> fmt::Result {
+    const GPRS: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15",
+    ];
+    const SEGMENTS: [(&str, SegReg); 10] = [
+        ("cs", SegReg::Cs),
+        ("ss", SegReg::Ss),
+        ("ds", SegReg::Ds),
+        ("es", SegReg::Es),
+        ("fs", SegReg::Fs),
+        ("gs", SegReg::Gs),
+        ("ldtr", SegReg::Ldtr),
+        ("tr", SegReg::Tr),
+        ("gdtr", SegReg::Gdtr),
+        ("idtr", SegReg::Idtr),
+    ];
+    for (i, (name, value)) in GPRS.iter().zip(cpu.gprs().regs).enumerate() {
+        let end = if i % 4 == 3 { "\n" } else { " " };
+        write!(out, "{name:>4}={value:016x}{end}")?;
+    }
+    writeln!(
+        out,
+        " rip={:016x} rflags={:x} cpl={} shadow={}",
+        cpu.rip(),
+        cpu.rflags(),
+        cpu.cpl(),
+        u8::from(cpu.interrupt_shadow())
+    )?;
+    let r = |reg| cpu.sysreg(reg);
+    writeln!(
+        out,
+        " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
+        r(SysReg::Cr0),
+        r(SysReg::Cr2),
+        r(SysReg::Cr3),
+        r(SysReg::Cr4),
+        r(SysReg::Efer)
+    )?;
+    for (name, reg) in SEGMENTS {
+        let s = cpu.segment(reg);
+        writeln!(
+            out,
+            " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
+            s.selector,
+            s.base,
+            s.limit,
+            s.attr.bits()
+        )?;
+    }
+    Ok(())
 }

@@ -6,28 +6,12 @@
 use crate::vmcb::Vmcb;
 use core::arch::{asm, global_asm};
 use hv_core::Hpa;
+use hv_core::cpu::FxState;
 use hv_core::regs::Gprs;
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
-
-/// The guest's x87 and SSE state as FXSAVE64 stores it.
-#[derive(Clone)]
-#[repr(C, align(16))]
-pub struct FxState(pub [u8; 512]);
-
-impl FxState {
-    /// The power-on state: FCW 0040h, MXCSR 1F80h (SDM vol 3A table 9-1).
-    #[must_use]
-    pub fn reset() -> Self {
-        let mut s = Self([0; 512]);
-        s.0[0] = 0x40;
-        s.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        s.0[28..32].copy_from_slice(&0xffffu32.to_le_bytes());
-        s
-    }
-}
 
 /// What the world switch works on; `offset_of!` assertions tie it to the assembly.
 #[repr(C)]

@@ -2,14 +2,14 @@
 
 use crate::Features;
 use crate::exit::{decode, event_injection};
-use crate::hw::{self, Context, FxState};
+use crate::hw::{self, Context};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
     VmcbSegment, tlb_control,
 };
 use alloc::boxed::Box;
-use hv_core::cpu::{Entry, VcpuBackend};
+use hv_core::cpu::{Entry, FxState, VcpuBackend};
 use hv_core::event::{EventKind, vector};
 use hv_core::exit::VmExit;
 use hv_core::mmu::TlbFlush;
@@ -314,14 +314,10 @@ impl VcpuBackend for SvmVcpu {
     }
 
     fn xmm(&self, index: usize) -> [u8; 16] {
-        let at = 160 + 16 * (index & 15);
-        let mut x = [0; 16];
-        x.copy_from_slice(&self.fx.0[at..at + 16]);
-        x
+        self.fx.xmm(index)
     }
     fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
-        let at = 160 + 16 * (index & 15);
-        self.fx.0[at..at + 16].copy_from_slice(&value);
+        self.fx.set_xmm(index, value);
     }
 
     fn interrupt_shadow(&self) -> bool {
@@ -361,45 +357,8 @@ impl VcpuBackend for SvmVcpu {
         exit
     }
 
-    fn dump(&self, out: &mut dyn core::fmt::Write) {
+    fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
         let v = &*self.vmcb;
-        let g = &self.context.gprs.regs;
-        let names = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ];
-        for (i, (name, value)) in names.iter().zip(g).enumerate() {
-            let _ = write!(
-                out,
-                "{name:>4}={value:016x}{}",
-                if i % 4 == 3 { "\n" } else { " " }
-            );
-        }
-        let _ = writeln!(
-            out,
-            " rip={:016x} rflags={:x} cpl={} shadow={}",
-            v.rip, v.rflags, v.cpl, v.interrupt_shadow
-        );
-        let _ = writeln!(
-            out,
-            " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
-            v.cr0, v.cr2, v.cr3, v.cr4, v.efer
-        );
-        for (name, s) in [
-            ("cs", &v.cs),
-            ("ss", &v.ss),
-            ("ds", &v.ds),
-            ("es", &v.es),
-            ("gdtr", &v.gdtr),
-            ("idtr", &v.idtr),
-            ("tr", &v.tr),
-        ] {
-            let _ = writeln!(
-                out,
-                " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
-                s.selector, s.base, s.limit, s.attrib
-            );
-        }
         let _ = writeln!(
             out,
             " exit={:x} info1={:x} info2={:x} intinfo={:x}",

@@ -107,6 +107,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     iret_at: Option<u64>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
+    /// Accesses to the control structure that are accounted for.
+    accesses: (u64, u64),
     stop: Option<Stop>,
     lengths: instruction::LengthCache,
 }
@@ -142,6 +144,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             halted: false,
             iret_at: None,
             last: None,
+            accesses: (0, 0),
             stop: None,
             lengths: instruction::LengthCache::default(),
         };
@@ -358,6 +361,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn account(&mut self, ticks: u64) {
         if let Some((reason, since)) = self.last.take() {
             self.stats.exit(reason, ticks.wrapping_sub(since));
+            let now = self.cpu.accesses();
+            let since = core::mem::replace(&mut self.accesses, now);
+            self.stats
+                .accesses(reason, (now.0 - since.0, now.1 - since.1));
         }
     }
 
