@@ -20,6 +20,9 @@ pub struct Entry {
     pub irq_window: bool,
     /// Leave the guest as soon as it can take an NMI.
     pub nmi_window: bool,
+    /// Leave the guest after this many ticks of the time-stamp counter, or soon after; only for backends that
+    /// [have a timer](VcpuBackend::has_timer).
+    pub timer: u64,
 }
 
 /// The guest's x87 and SSE state as FXSAVE64 stores it (SDM vol 1 table 10-2, "Non-64-bit-Mode Layout of FXSAVE and FXRSTOR Memory
@@ -106,6 +109,10 @@ pub trait VcpuBackend: Send {
     fn set_xcr0(&mut self, value: u64);
     /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
     fn reset(&mut self);
+    /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
+    fn has_timer(&self) -> bool {
+        false
+    }
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
     /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.

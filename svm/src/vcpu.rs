@@ -379,6 +379,7 @@ mod tests {
         inject: None,
         irq_window: false,
         nmi_window: false,
+        timer: u64::MAX,
     };
 
     fn cpu() -> SvmVcpu {

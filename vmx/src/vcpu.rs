@@ -4,7 +4,7 @@ use crate::bitmap::{IoBitmaps, MsrBitmap};
 use crate::cache::{self, Cache};
 use crate::capabilities::{Capabilities, Plan};
 use crate::check;
-use crate::controls::{self, Primary, Secondary};
+use crate::controls::{self, Pin, Primary, Secondary};
 use crate::event;
 use crate::exit::decode;
 use crate::hw::{self, CpuRegister, EntryError, Hardware, Processor};
@@ -404,6 +404,11 @@ impl<H: Hardware> VmxVcpu<H> {
             self.hw
                 .write(Field::PRIMARY_CONTROLS, primary.bits().into());
         }
+        if self.has_timer() {
+            let shift = self.capabilities.preemption_timer_shift();
+            let count = (entry.timer >> shift).min(u32::MAX.into());
+            self.hw.write(Field::PREEMPTION_TIMER, count);
+        }
         if let Some(e) = &entry.inject {
             self.inject(e);
         }
@@ -667,6 +672,10 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
             self.hw.set_xcr0(1);
         }
         self.reset_registers();
+    }
+
+    fn has_timer(&self) -> bool {
+        self.plan.pin.contains(Pin::PREEMPTION_TIMER)
     }
 
     fn run(&mut self, entry: &Entry) -> VmExit {

@@ -207,8 +207,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 } else {
                     Injection::default()
                 };
-            self.clock
-                .arm(self.bus.deadline().min(self.service_at), self.now);
+            let deadline = self.bus.deadline().min(self.service_at);
+            let timer = if self.cpu.has_timer() {
+                self.clock.ticks_until(deadline, self.now)
+            } else {
+                self.clock.arm(deadline, self.now);
+                u64::MAX
+            };
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
@@ -221,6 +226,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 inject: injection.event,
                 irq_window: injection.irq_window,
                 nmi_window,
+                timer,
             };
             self.account(self.clock.ticks());
             let exit = self.cpu.run(&entry);
