@@ -8,6 +8,8 @@ pub struct Options {
     pub control: bool,
     /// Draw the guest's screen on the host's and take its keyboard.
     pub window: bool,
+    /// Check every VM entry by the manual's rules before it is tried (VT-x).
+    pub check_entries: bool,
     /// `nested` (the only one yet).
     pub paging: &'static str,
     /// The guest kernel's command line, when it comes from a boot menu.
@@ -24,6 +26,7 @@ impl Options {
             memory: 0,
             control: false,
             window: false,
+            check_entries: false,
             paging: "nested",
             cmdline: None,
         };
@@ -43,6 +46,7 @@ impl Options {
                 ("control", "com2") => o.control = true,
                 ("report", _) => {}
                 ("window", _) => o.window = true,
+                ("check", _) => o.check_entries = true,
                 ("paging", "nested") => o.paging = "nested",
                 ("paging", v) => {
                     return Err(alloc::format!(

@@ -7,6 +7,7 @@ use crate::exit::VmExit;
 use crate::fx::FxState;
 use crate::mmu::TlbFlush;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};
+use core::fmt;
 
 /// What an entry is to do: decided in vendor-free code, only encoded by the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +22,9 @@ pub struct Entry {
     pub irq_window: bool,
     /// Leave the guest as soon as it can take an NMI.
     pub nmi_window: bool,
+    /// Leave the guest after this many ticks of the time-stamp counter, or soon after; only for backends that
+    /// [have a timer](VcpuBackend::has_timer).
+    pub timer: u64,
 }
 
 /// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
@@ -79,8 +83,76 @@ pub trait VcpuBackend: Send {
     fn can_run(&self) -> bool {
         true
     }
+    /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
+    fn has_timer(&self) -> bool {
+        false
+    }
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
+    /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.
+    fn accesses(&self) -> (u64, u64) {
+        (0, 0)
+    }
+    /// What the hardware told about the last exit, raw, on one line or more, for logs.
+    fn dump_exit(&self, out: &mut dyn fmt::Write);
+
     /// Multi-line state dump for logs.
-    fn dump(&self, out: &mut dyn core::fmt::Write);
+    fn dump(&self, out: &mut dyn fmt::Write) {
+        // Nothing can be done about a writer that refuses.
+        let _ = dump_registers(self, out);
+        self.dump_exit(out);
+    }
+}
+
+fn dump_registers<B: VcpuBackend + ?Sized>(cpu: &B, out: &mut dyn fmt::Write) -> fmt::Result {
+    const GPRS: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15",
+    ];
+    const SEGMENTS: [(&str, SegReg); 10] = [
+        ("cs", SegReg::Cs),
+        ("ss", SegReg::Ss),
+        ("ds", SegReg::Ds),
+        ("es", SegReg::Es),
+        ("fs", SegReg::Fs),
+        ("gs", SegReg::Gs),
+        ("ldtr", SegReg::Ldtr),
+        ("tr", SegReg::Tr),
+        ("gdtr", SegReg::Gdtr),
+        ("idtr", SegReg::Idtr),
+    ];
+    for (i, (name, value)) in GPRS.iter().zip(cpu.gprs().regs).enumerate() {
+        let end = if i % 4 == 3 { "\n" } else { " " };
+        write!(out, "{name:>4}={value:016x}{end}")?;
+    }
+    writeln!(
+        out,
+        " rip={:016x} rflags={:x} cpl={} shadow={}",
+        cpu.rip(),
+        cpu.rflags(),
+        cpu.cpl(),
+        u8::from(cpu.interrupt_shadow())
+    )?;
+    let r = |reg| cpu.sysreg(reg);
+    writeln!(
+        out,
+        " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
+        r(SysReg::Cr0),
+        r(SysReg::Cr2),
+        r(SysReg::Cr3),
+        r(SysReg::Cr4),
+        r(SysReg::Efer)
+    )?;
+    for (name, reg) in SEGMENTS {
+        let s = cpu.segment(reg);
+        writeln!(
+            out,
+            " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
+            s.selector,
+            s.base,
+            s.limit,
+            s.attr.bits()
+        )?;
+    }
+    Ok(())
 }

@@ -371,45 +371,8 @@ impl VcpuBackend for SvmVcpu {
         exit
     }
 
-    fn dump(&self, out: &mut dyn core::fmt::Write) {
+    fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
         let v = &*self.vmcb;
-        let g = &self.context.gprs.regs;
-        let names = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ];
-        for (i, (name, value)) in names.iter().zip(g).enumerate() {
-            let _ = write!(
-                out,
-                "{name:>4}={value:016x}{}",
-                if i % 4 == 3 { "\n" } else { " " }
-            );
-        }
-        let _ = writeln!(
-            out,
-            " rip={:016x} rflags={:x} cpl={} shadow={}",
-            v.rip, v.rflags, v.cpl, v.interrupt_shadow
-        );
-        let _ = writeln!(
-            out,
-            " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
-            v.cr0, v.cr2, v.cr3, v.cr4, v.efer
-        );
-        for (name, s) in [
-            ("cs", &v.cs),
-            ("ss", &v.ss),
-            ("ds", &v.ds),
-            ("es", &v.es),
-            ("gdtr", &v.gdtr),
-            ("idtr", &v.idtr),
-            ("tr", &v.tr),
-        ] {
-            let _ = writeln!(
-                out,
-                " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
-                s.selector, s.base, s.limit, s.attrib
-            );
-        }
         let _ = writeln!(
             out,
             " exit={:x} info1={:x} info2={:x} intinfo={:x}",
@@ -430,6 +393,7 @@ mod tests {
         inject: None,
         irq_window: false,
         nmi_window: false,
+        timer: u64::MAX,
     };
 
     fn cpu() -> SvmVcpu {

@@ -24,7 +24,7 @@ use hv_core::vcpu::{Parts, Stop, Vcpu};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::{cmos, fwcfg};
-use npt_shadow::NestedMmu;
+use npt_shadow::{Format, NestedMmu};
 use spin::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +113,9 @@ impl Clock for LookClock {
         VmTime(ticks)
     }
     fn arm(&mut self, _deadline: VmTime, _now: VmTime) {}
+    fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
+        (deadline - now).0
+    }
 }
 
 /// A CD in memory.
@@ -216,7 +219,8 @@ impl FirmwarePc {
         cpu.can_run = |_| false;
         let mut vm = Vcpu::new(Parts {
             cpu,
-            mmu: NestedMmu::new(VecFrames::default(), true).expect("frames do not run out"),
+            mmu: NestedMmu::new(VecFrames::default(), Format::LongMode, 2)
+                .expect("frames do not run out"),
             bus,
             clock: clock.clone(),
             cpuid: Cpuid::new(rig::host),

@@ -233,7 +233,5 @@ impl VcpuBackend for ScriptedCpu {
         }
     }
 
-    fn dump(&self, out: &mut dyn core::fmt::Write) {
-        let _ = writeln!(out, "rip={:x} {:x?}", self.rip, self.gprs);
-    }
+    fn dump_exit(&self, _out: &mut dyn core::fmt::Write) {}
 }

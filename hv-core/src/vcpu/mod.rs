@@ -111,6 +111,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     iret_at: Option<u64>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
+    /// Accesses to the control structure that are accounted for.
+    accesses: (u64, u64),
     stop: Option<Stop>,
     lengths: instruction::LengthCache,
 }
@@ -147,6 +149,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             halted: false,
             iret_at: None,
             last: None,
+            accesses: (0, 0),
             stop: None,
             lengths: instruction::LengthCache::default(),
         };
@@ -213,8 +216,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.run_in_software(&injection);
                 continue;
             }
-            self.clock
-                .arm(self.bus.deadline().min(self.service_at), self.now);
+            let deadline = self.bus.deadline().min(self.service_at);
+            let timer = if self.cpu.has_timer() {
+                self.clock.ticks_until(deadline, self.now)
+            } else {
+                self.clock.arm(deadline, self.now);
+                u64::MAX
+            };
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
@@ -227,6 +235,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 inject: injection.event,
                 irq_window: injection.irq_window,
                 nmi_window,
+                timer,
             };
             self.account(self.clock.ticks());
             let exit = self.cpu.run(&entry);
@@ -379,6 +388,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn account(&mut self, ticks: u64) {
         if let Some((reason, since)) = self.last.take() {
             self.stats.exit(reason, ticks.wrapping_sub(since));
+            let now = self.cpu.accesses();
+            let since = core::mem::replace(&mut self.accesses, now);
+            self.stats
+                .accesses(reason, (now.0 - since.0, now.1 - since.1));
         }
     }
 
