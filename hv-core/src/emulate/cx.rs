@@ -1,5 +1,6 @@
 //! What the emulator needs of its surroundings, and how it says that something went wrong.
 
+use super::DecodeCache;
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
@@ -108,6 +109,31 @@ pub trait EmuCx {
     /// The page fault or other reason why nothing was written.
     fn write(&mut self, linear: Gva, buf: &[u8], kind: AccessKind) -> Result<(), EmuFault>;
 
+    /// Reads a value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_value(&mut self, linear: Gva, size: usize, kind: AccessKind) -> Result<u64, EmuFault> {
+        let mut b = [0; 8];
+        self.read(linear, b.get_mut(..size).unwrap_or_default(), kind)?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    /// Writes a value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_value(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        value: u64,
+        kind: AccessKind,
+    ) -> Result<(), EmuFault> {
+        let b = value.to_le_bytes();
+        self.write(linear, b.get(..size).unwrap_or_default(), kind)
+    }
+
     /// Checks that a [`write`](Self::write) of `len` bytes with [`AccessKind::Data`] would not fault, without doing it. Called
     /// before something with side effects (a port or device is read) whose result goes there.
     ///
@@ -121,6 +147,16 @@ pub trait EmuCx {
     /// # Errors
     /// The page fault at the first byte.
     fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault>;
+
+    /// The 16 bytes at `linear`, which do not cross a page, if they are certainly plain RAM that can be fetched without a fault.
+    fn fetch_block(&mut self, linear: Gva) -> Option<u128> {
+        None
+    }
+
+    /// Where decoded instructions are remembered, if anywhere.
+    fn decoded(&mut self) -> Option<&mut DecodeCache> {
+        None
+    }
 
     /// Writes `new` for a LOCKed instruction that has read `old` from there: atomically, if it is RAM, and answers false
     /// without writing if it no longer holds `old`. `old` and `new` are of the same length: 1, 2, 4, 8 or 16 bytes.

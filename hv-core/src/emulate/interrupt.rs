@@ -12,7 +12,6 @@ use super::{AccessKind, EmuCx, EmuFault, Kind, Mode};
 use crate::event::{Event, EventKind, vector};
 use crate::regs::gpr::RSP;
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
-use iced_x86::Instruction;
 
 /// Bit 0 of an error code: the event came from outside the program.
 const EXT: u16 = 1;
@@ -25,7 +24,7 @@ const IDT: u16 = 2;
 /// The fault that the delivery raises, or a kind of gate that is not implemented. The guest's registers have not been changed.
 pub fn deliver<C: EmuCx + ?Sized>(cx: &mut C, event: &Event) -> Result<(), EmuFault> {
     let mode = Mode::of(cx);
-    let mut exec = Exec::new(cx, mode, Instruction::default());
+    let mut exec = Exec::new(cx, mode);
     // Software events return behind the instruction that raised them.
     exec.rip = mode.next_rip(exec.start, event.insn_len.into());
     exec.keep_rf = true;

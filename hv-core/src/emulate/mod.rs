@@ -22,6 +22,7 @@
 
 mod alu;
 mod arith;
+mod cache;
 mod control;
 mod cx;
 mod decode;
@@ -43,13 +44,13 @@ pub mod testing;
 mod tests;
 mod x87;
 
+pub use cache::DecodeCache;
 pub use cx::{AccessKind, EmuCx, EmuFault};
 pub use interrupt::deliver;
 pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
 pub use string_io::{StringIo, string_io};
 
-use decode::Bytes;
 use exec::Exec;
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -111,6 +112,16 @@ pub struct Step {
     pub iret: bool,
 }
 
+impl Step {
+    /// An ordinary instruction is done.
+    pub const DONE: Self = Self {
+        kind: StepKind::Done,
+        shadow: Shadow::None,
+        single_step: false,
+        iret: false,
+    };
+}
+
 /// Executes the instruction at RIP. A repeated string instruction does at most 4,096 iterations.
 ///
 /// # Errors
@@ -118,8 +129,8 @@ pub struct Step {
 /// unchanged but for finished iterations.
 pub fn step<C: EmuCx + ?Sized>(cx: &mut C) -> Result<Step, EmuFault> {
     let mode = Mode::of(cx);
-    let insn = Bytes::fetch(cx, mode)?.decode(cx, mode, DecoderOptions::NONE)?;
-    let mut exec = Exec::new(cx, mode, insn);
+    let mut exec = Exec::new(cx, mode);
+    exec.decode()?;
     exec.execute()?;
     Ok(exec.commit())
 }

@@ -29,7 +29,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// LEA.
     pub fn lea(&mut self) -> Res<()> {
-        let offset = self.effective();
+        let offset = self.effective(0);
         self.set_value(0, offset)
     }
 

@@ -4,7 +4,7 @@
 use super::Vcpu;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
-use crate::emulate::{AccessKind, EmuCx, EmuFault};
+use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault};
 use crate::event::vector;
 use crate::fx::FxState;
 use crate::mmu::{Access, Mmu, PagingState};
@@ -27,7 +27,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    #[inline]
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
+        // Without paging there is nothing to walk: firmware in software is here for every access.
+        if self.cpu.sysreg(SysReg::Cr0) & Cr0::PG.bits() == 0 {
+            return Ok(Gpa(gva.0 & 0xffff_ffff));
+        }
+        self.walk(gva, access)
+    }
+
+    fn walk(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         let state = self.paging_state();
         self.mmu
             .translate(&*self.memory, &state, gva, access)
@@ -102,6 +111,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 }
 
+/// Whether `[linear, linear + len)` lies within one page.
+const fn within_page(linear: Gva, len: usize) -> bool {
+    linear.page_offset() as usize + len <= 0x1000
+}
+
 /// The largest power of two up to [`WIDEST`] that fits.
 const fn piece(len: usize) -> usize {
     match len {
@@ -173,6 +187,38 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok(())
     }
 
+    #[inline]
+    fn read_value(&mut self, linear: Gva, size: usize, kind: AccessKind) -> Result<u64, EmuFault> {
+        if within_page(linear, size) {
+            let access = self.access(kind, false);
+            let gpa = self.translate(linear, access)?;
+            if let Ok(value) = self.memory.read_value(gpa, size) {
+                return Ok(value);
+            }
+        }
+        let mut b = [0; WIDEST];
+        self.read(linear, &mut b[..size], kind)?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    #[inline]
+    fn write_value(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        value: u64,
+        kind: AccessKind,
+    ) -> Result<(), EmuFault> {
+        if within_page(linear, size) {
+            let access = self.access(kind, true);
+            let gpa = self.translate(linear, access)?;
+            if self.memory.write_value(gpa, size, value).is_ok() {
+                return Ok(());
+            }
+        }
+        self.write(linear, &value.to_le_bytes()[..size], kind)
+    }
+
     fn check_write(&mut self, linear: Gva, len: usize) -> Result<(), EmuFault> {
         let access = self.access(AccessKind::Data, true);
         self.places(linear, len, access).map(|_| ())
@@ -197,6 +243,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
             Ok(gpa) if self.memory.read(gpa, later).is_ok() => Ok(buf.len()),
             _ => Ok(first),
         }
+    }
+
+    #[inline]
+    fn fetch_block(&mut self, linear: Gva) -> Option<u128> {
+        let access = Access {
+            fetch: true,
+            user: self.cpu.cpl() == 3,
+            ..Access::default()
+        };
+        let gpa = self.translate(linear, access).ok()?;
+        self.memory.read_u128(gpa).ok()
+    }
+
+    #[inline]
+    fn decoded(&mut self) -> Option<&mut DecodeCache> {
+        Some(&mut self.decoded)
     }
 
     fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {

@@ -16,7 +16,9 @@ use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::emulate::{self, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister};
+use crate::emulate::{
+    self, DecodeCache, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister,
+};
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
 };
@@ -115,6 +117,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     accesses: (u64, u64),
     stop: Option<Stop>,
     lengths: instruction::LengthCache,
+    decoded: DecodeCache,
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
@@ -152,6 +155,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             accesses: (0, 0),
             stop: None,
             lengths: instruction::LengthCache::default(),
+            decoded: DecodeCache::default(),
         };
         v.reset();
         v

@@ -8,7 +8,7 @@
 
 use super::{Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::emulate::{self, EmuFault};
+use crate::emulate::{self, EmuFault, Step};
 use crate::event::{Event, Injection};
 use crate::mmu::Mmu;
 use crate::regs::SysReg;
@@ -50,16 +50,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.now_is_old = true;
             let before = self.cpu.rip();
             match emulate::step(self) {
+                Ok(Step::DONE) if !self.cpu.interrupt_shadow() => {}
                 // Just after a mode switch: here the hardware takes over.
-                Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => return Ok(()),
-                result => self.emulated(before, result)?,
+                Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => break,
+                result => {
+                    self.emulated(before, result)?;
+                    if self.halted || self.events.busy() {
+                        break;
+                    }
+                }
             }
             let device_touched = !self.now_is_old;
-            if device_touched
-                || self.halted
-                || self.events.busy()
-                || (waiting && self.can_take_event())
-            {
+            if device_touched || (waiting && self.can_take_event()) {
                 break;
             }
         }

@@ -251,3 +251,25 @@ fn emulated_sti_shadows_the_next_instruction_on_hardware_too() {
     assert_eq!(entries, [None, None], "no interrupt in the shadow");
     assert!(r.vm.cpu.shadow && r.entries()[1].irq_window);
 }
+
+#[test]
+fn code_that_changes_is_decoded_again() {
+    // inc ax; mov byte [CODE], "inc bx"; loop CODE; hlt
+    let code = [INC_AX, 0xc6, 0x06, 0x00, 0x10, INC_BX, 0xe2, 0xf8, HLT];
+    let mut r = real(&code, &[]);
+    r.set(&[(RCX, 3)]);
+    run_to_halt(&mut r);
+    assert_eq!((r.reg(RAX), r.reg(RBX)), (1, 2));
+}
+
+#[test]
+fn instruction_across_two_pages_is_whole_when_the_second_changes() {
+    // 0x0ffe: mov ax, imm16, whose last byte lies on the next page; mov byte [0x1000], 2; loop; hlt
+    let code = [
+        0xb8, 0x34, 0x01, 0xc6, 0x06, 0x00, 0x10, 0x02, 0xe2, 0xf6, HLT,
+    ];
+    let mut r = real(&[], &[]).code_at(0xffe, &code);
+    r.set(&[(RCX, 2)]);
+    run_to_halt(&mut r);
+    assert_eq!(r.reg(RAX), 0x234);
+}
