@@ -1,4 +1,7 @@
-//! The control channel to the host tool: frames `[kind: u8][length: u32 LE][payload]` both ways on COM2.
+//! The control channel to the host tool: frames `[kind: u8][length: u32 LE][payload]` both ways.
+//!
+//! From the tool they come on COM2. To it they go there too, or to Bochs's port E9h: Bochs gives a serial port its 115,200 baud of
+//! virtual time, far too little for screens, and takes a byte at port E9h ("port_e9_hack" in bochsrc(5)) in one instruction.
 //!
 //! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event. From it: `K` scan codes
 //! (set 1), `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
@@ -8,20 +11,65 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
+use x86::io::{inb, outb};
+
+/// How frames reach the host tool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// COM2.
+    Com2,
+    /// Port E9h of Bochs.
+    E9,
+}
+
+/// Where Bochs takes bytes for its standard output; it reads as its own number.
+const E9: u16 = 0xe9;
+
+/// One direction of the channel, to the tool.
+struct Sender {
+    transport: Transport,
+    com2: Serial,
+}
+
+impl Sender {
+    const fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            com2: Serial::new(0x2f8),
+        }
+    }
+
+    fn write(&mut self, byte: u8) {
+        match self.transport {
+            Transport::Com2 => self.com2.write(byte),
+            // SAFETY: ring 0; Bochs alone has this port, and `open` has found it.
+            Transport::E9 => unsafe { outb(E9, byte) },
+        }
+    }
+
+    fn header(&mut self, kind: u8, len: usize) {
+        self.write(kind);
+        for b in (len as u32).to_le_bytes() {
+            self.write(b);
+        }
+    }
+}
 
 struct Channel {
-    port: Serial,
+    sender: Sender,
     received: VecDeque<u8>,
     /// Bytes of the guest's COM1 that wait to be sent.
     console: Vec<u8>,
 }
 
 static CHANNEL: Mutex<Channel> = Mutex::new(Channel {
-    port: Serial::new(0x2f8),
+    sender: Sender::new(Transport::Com2),
     received: VecDeque::new(),
     console: Vec::new(),
 });
 static OPEN: AtomicBool = AtomicBool::new(false);
+/// Whether the open channel's frames go to port E9h: for [`emergency`], which may not take the lock.
+static ON_E9: AtomicBool = AtomicBool::new(false);
 
 /// Bytes that may wait in either direction.
 const LIMIT: usize = 64 * 1024;
@@ -42,9 +90,14 @@ pub enum Request {
     Quit,
 }
 
-/// Opens the channel. False: there is no COM2.
-pub fn open() -> bool {
-    let ok = CHANNEL.lock().port.init(true);
+/// Opens the channel. False: this machine lacks COM2, or the port that `transport` needs.
+pub fn open(transport: Transport) -> bool {
+    let mut c = CHANNEL.lock();
+    c.sender.transport = transport;
+    // SAFETY: ring 0; reading an absent port has no effect.
+    let there = transport == Transport::Com2 || unsafe { inb(E9) } == E9 as u8;
+    let ok = there && c.sender.com2.init(true);
+    ON_E9.store(transport == Transport::E9, Ordering::Relaxed);
     OPEN.store(ok, Ordering::Relaxed);
     ok
 }
@@ -57,17 +110,10 @@ pub fn is_open() -> bool {
 /// Takes what has been received.
 pub fn interrupt() {
     let mut c = CHANNEL.lock();
-    while let Some(byte) = c.port.read() {
+    while let Some(byte) = c.sender.com2.read() {
         if c.received.len() < LIMIT {
             c.received.push_back(byte);
         }
-    }
-}
-
-fn send_header(port: &mut Serial, kind: u8, len: usize) {
-    port.write(kind);
-    for b in (len as u32).to_le_bytes() {
-        port.write(b);
     }
 }
 
@@ -75,8 +121,8 @@ fn send_header(port: &mut Serial, kind: u8, len: usize) {
 pub fn send(kind: u8, payload: &[u8]) {
     if is_open() {
         let mut c = CHANNEL.lock();
-        send_header(&mut c.port, kind, payload.len());
-        payload.iter().for_each(|&b| c.port.write(b));
+        c.sender.header(kind, payload.len());
+        payload.iter().for_each(|&b| c.sender.write(b));
     }
 }
 
@@ -84,8 +130,8 @@ pub fn send(kind: u8, payload: &[u8]) {
 pub fn send_parts(kind: u8, len: usize, make: impl FnOnce(&mut dyn FnMut(&[u8]))) {
     if is_open() {
         let mut c = CHANNEL.lock();
-        send_header(&mut c.port, kind, len);
-        make(&mut |part| part.iter().for_each(|&b| c.port.write(b)));
+        c.sender.header(kind, len);
+        make(&mut |part| part.iter().for_each(|&b| c.sender.write(b)));
     }
 }
 
@@ -98,9 +144,13 @@ pub fn event(text: &str) {
 /// Tells the tool, even if the panicking code holds the channel's lock.
 pub fn emergency(text: &str) {
     if is_open() {
-        let mut port = Serial::new(0x2f8);
-        send_header(&mut port, b'E', text.len());
-        text.bytes().for_each(|b| port.write(b));
+        let mut sender = Sender::new(if ON_E9.load(Ordering::Relaxed) {
+            Transport::E9
+        } else {
+            Transport::Com2
+        });
+        sender.header(b'E', text.len());
+        text.bytes().for_each(|b| sender.write(b));
     }
 }
 

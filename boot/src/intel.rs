@@ -20,7 +20,8 @@ const VPID: u16 = 1;
 /// A sentence that says what is missing.
 pub fn enable(check_entries: bool) -> Result<(VmxVcpu, SecondStage), String> {
     let unlocked = availability(true, hw::feature_control)?;
-    let capabilities = hw::capabilities();
+    // CPUID 8000_0008h; every CPU with VT-x has it.
+    let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
     let plan = capabilities.plan()?;
     host::enable_xsave();
     let region = Region::new(capabilities.revision());

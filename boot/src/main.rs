@@ -54,8 +54,10 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
         Ok(o) => o,
         Err(why) => refuse(&why),
     };
-    if options.control && !control::open() {
-        log::warn!("there is no COM2 for the control channel");
+    if let Some(transport) = options.control
+        && !control::open(transport)
+    {
+        log::warn!("there is no {transport:?} for the control channel");
     }
     lapic::init();
     clock::init();

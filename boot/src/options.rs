@@ -1,11 +1,13 @@
 //! The command line: `key=value` words.
 
+use crate::control::Transport;
+
 /// What the user asked for.
 pub struct Options {
     /// The guest's RAM in bytes.
     pub memory: u64,
-    /// There is a host tool on COM2.
-    pub control: bool,
+    /// How to speak to the host tool, if there is one.
+    pub control: Option<Transport>,
     /// Draw the guest's screen on the host's and take its keyboard.
     pub window: bool,
     /// Check every VM entry by the manual's rules before it is tried (VT-x).
@@ -24,7 +26,7 @@ impl Options {
     pub fn parse(line: &'static str) -> Result<Self, alloc::string::String> {
         let mut o = Self {
             memory: 0,
-            control: false,
+            control: None,
             window: false,
             check_entries: false,
             paging: "nested",
@@ -43,7 +45,8 @@ impl Options {
                         alloc::format!("memory={v} is not a size such as 512M or 2G")
                     })?
                 }
-                ("control", "com2") => o.control = true,
+                ("control", "com2") => o.control = Some(Transport::Com2),
+                ("control", "e9") => o.control = Some(Transport::E9),
                 ("report", _) => {}
                 ("window", _) => o.window = true,
                 ("check", _) => o.check_entries = true,

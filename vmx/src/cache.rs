@@ -116,10 +116,12 @@ impl Cache {
         self.changed |= bit;
     }
 
-    /// The value of a field, if it is known without a VMREAD.
-    #[inline(always)]
-    pub fn known(&self, slot: Slot) -> Option<u64> {
-        (self.known.get() >> slot & 1 != 0).then(|| self.values[slot].get())
+    /// The value of any field, changes that are not written yet included.
+    pub fn read<H: Hardware>(&self, hw: &H, field: Field) -> u64 {
+        match FIELDS.iter().position(|&f| f == field) {
+            Some(slot) => self.get(hw, slot),
+            None => hw.read(field),
+        }
     }
 
     /// Writes what has changed.

@@ -91,12 +91,14 @@ pub struct Capabilities {
     pub cr4_fixed: (u64, u64),
     /// IA32_VMX_EPT_VPID_CAP; 0 with neither EPT nor VPIDs.
     pub ept_vpid: u64,
+    /// Bits of physical addresses (CPUID 8000_0008h).
+    pub physical_bits: u8,
 }
 
 impl Capabilities {
-    /// Asks the CPU, by `rdmsr`, for the registers that it has.
+    /// Asks the CPU, which has physical addresses of `physical_bits`, by `rdmsr` for the registers that it has.
     #[must_use]
-    pub fn read(rdmsr: impl Fn(u32) -> u64) -> Self {
+    pub fn read(rdmsr: impl Fn(u32) -> u64, physical_bits: u8) -> Self {
         const TRUE_CONTROLS: u64 = 1 << 55;
         let basic = rdmsr(msr::BASIC);
         let exact = basic & TRUE_CONTROLS != 0;
@@ -125,6 +127,7 @@ impl Capabilities {
             } else {
                 0
             },
+            physical_bits,
         }
     }
 
@@ -371,7 +374,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_full_cpu_gets_everything_that_is_asked_for() {
-        let c = Capabilities::read(skylake);
+        let c = Capabilities::read(skylake, 40);
         let p = c.plan().unwrap();
         assert!(p.unrestricted_guest());
         assert!(
@@ -397,7 +400,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let c = Capabilities::read(penryn);
+        let c = Capabilities::read(penryn, 36);
         assert_eq!(
             c.plan().unwrap_err(),
             "this CPU's VT-x lacks what Umbra needs: extended page tables (EPT); shadow paging is not built yet"
@@ -410,7 +413,7 @@ pub(crate) mod tests {
                     skylake(m)
                 }
             };
-            Capabilities::read(read).plan().unwrap_err()
+            Capabilities::read(read, 40).plan().unwrap_err()
         };
         for (register, bit, name) in [
             (msr::TRUE_PINBASED, 1 << (32 + 5), "virtual nmis"),
@@ -430,25 +433,31 @@ pub(crate) mod tests {
 
     #[test]
     fn tags_need_an_instruction_that_flushes_them() {
-        let c = Capabilities::read(|m| {
-            if m == msr::EPT_VPID {
-                skylake(m) & 0xffff_ffff
-            } else {
-                skylake(m)
-            }
-        });
+        let c = Capabilities::read(
+            |m| {
+                if m == msr::EPT_VPID {
+                    skylake(m) & 0xffff_ffff
+                } else {
+                    skylake(m)
+                }
+            },
+            40,
+        );
         assert!(!c.plan().unwrap().secondary.contains(Secondary::ENABLE_VPID));
     }
 
     #[test]
     fn without_a_tpr_shadow_cr8_exits() {
-        let c = Capabilities::read(|m| {
-            if m == msr::TRUE_PROCBASED {
-                skylake(m) & !(1 << (32 + 21))
-            } else {
-                skylake(m)
-            }
-        });
+        let c = Capabilities::read(
+            |m| {
+                if m == msr::TRUE_PROCBASED {
+                    skylake(m) & !(1 << (32 + 21))
+                } else {
+                    skylake(m)
+                }
+            },
+            40,
+        );
         assert!(c.plan().unwrap().primary.contains(controls::PRIMARY_CR8));
     }
 

@@ -121,8 +121,10 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
             }
         }
         reason::TRIPLE_FAULT => ExitReason::Shutdown,
-        reason::INIT | reason::SIPI | reason::IO_SMI | reason::OTHER_SMI => ExitReason::Init,
-        reason::CONTROL_REGISTER => {
+        reason::INIT_SIGNAL | reason::STARTUP_IPI | reason::IO_SMI | reason::OTHER_SMI => {
+            ExitReason::Init
+        }
+        reason::CONTROL_REGISTER_ACCESS => {
             executed = true;
             control_register(qualification())
         }
@@ -169,15 +171,15 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
             delivering = true;
             ExitReason::TaskSwitch
         }
-        // Bit 0 of the instruction information: IDTR or TR, the others GDTR or LDTR.
-        reason::GDTR_IDTR => {
+        // Bit 28 of the instruction information: IDTR, or TR, and not the other one (SDM vol 3C tables 28-12 and 28-13).
+        reason::ACCESS_TO_GDTR_OR_IDTR => {
             ExitReason::DescriptorTable(if long(Field::EXIT_INSTRUCTION_INFO) & 1 << 28 != 0 {
                 SegReg::Idtr
             } else {
                 SegReg::Gdtr
             })
         }
-        reason::LDTR_TR => {
+        reason::ACCESS_TO_LDTR_OR_TR => {
             ExitReason::DescriptorTable(if long(Field::EXIT_INSTRUCTION_INFO) & 1 << 28 != 0 {
                 SegReg::Tr
             } else {
@@ -482,9 +484,12 @@ mod tests {
     #[test]
     fn control_register_accesses() {
         let of = |q| {
-            with(reason::CONTROL_REGISTER, &[(Field::EXIT_QUALIFICATION, q)])
-                .exit
-                .reason
+            with(
+                reason::CONTROL_REGISTER_ACCESS,
+                &[(Field::EXIT_QUALIFICATION, q)],
+            )
+            .exit
+            .reason
         };
         let mov = |number, write, gpr| {
             ExitReason::CrAccess(RegAccess {

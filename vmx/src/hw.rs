@@ -248,11 +248,11 @@ pub fn address<T>(of: &T) -> Hpa {
     Hpa(core::ptr::from_ref(of) as u64)
 }
 
-/// Asks this CPU, which has VT-x, what it can do.
+/// Asks this CPU, which has VT-x and physical addresses of `physical_bits`, what it can do.
 #[must_use]
-pub fn capabilities() -> Capabilities {
+pub fn capabilities(physical_bits: u8) -> Capabilities {
     // SAFETY: ring 0; only registers that the CPU's other answers say are there are read.
-    Capabilities::read(|msr| unsafe { rdmsr(msr) })
+    Capabilities::read(|msr| unsafe { rdmsr(msr) }, physical_bits)
 }
 
 /// IA32_FEATURE_CONTROL of this CPU, which has VT-x.

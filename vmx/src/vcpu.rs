@@ -10,10 +10,12 @@ use crate::exit::decode;
 use crate::hw::{self, CpuRegister, EntryError, Hardware, Processor};
 use crate::instruction_error;
 use crate::msr_area::{self, MsrArea};
+use crate::reason;
 use crate::segment::{access_rights, attributes};
 use crate::vmcs::Field;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use core::cell::Cell;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
 use hv_core::event::{EventKind, vector};
@@ -85,6 +87,9 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     identity_map: Gpa,
     /// Whether every entry is checked before it is tried.
     pub check_entries: bool,
+    /// Whether a CPU without unrestricted guest can run the guest as it is. Unknown after a change in software; what the hardware
+    /// itself has run, it can go on with.
+    fits: Cell<Option<bool>>,
     /// Why the last entry failed.
     failure: Option<String>,
     entry_msrs: Box<MsrArea>,
@@ -145,6 +150,7 @@ impl<H: Hardware> VmxVcpu<H> {
             flush_linear: true,
             identity_map,
             check_entries: cfg!(debug_assertions),
+            fits: Cell::new(None),
             failure: None,
             entry_msrs: MsrArea::new(),
             exit_msrs: MsrArea::new(),
@@ -388,6 +394,7 @@ impl<H: Hardware> VmxVcpu<H> {
         (self.cr0, self.cr3, self.cr4) = (self.guest_cr0(), self.guest_cr3(), self.guest_cr4());
         change(self);
         self.write_control_registers();
+        self.fits.set(None);
     }
 
     /// Encodes what the run loop has decided.
@@ -501,23 +508,42 @@ impl<H: Hardware> VmxVcpu<H> {
                     instruction_error::meaning(number).unwrap_or("not one that the manual knows")
                 )
             }
-            None => alloc::format!(
-                "exit reason {:#x}, qualification {:#x}",
-                self.hw.read(Field::EXIT_REASON),
-                self.hw.read(Field::EXIT_QUALIFICATION)
-            ),
+            None => {
+                let reason = self.hw.read(Field::EXIT_REASON) as u16;
+                alloc::format!(
+                    "{} (qualification {:#x})",
+                    reason::name(reason).unwrap_or("an unknown exit reason"),
+                    self.hw.read(Field::EXIT_QUALIFICATION)
+                )
+            }
         };
         let rule = match self.check() {
             Ok(()) => "no rule is known to be broken".to_string(),
             Err(violation) => violation.to_string(),
         };
-        self.failure = Some(alloc::format!("{how}; {rule}"));
+        self.fail(alloc::format!("{how}; {rule}"))
+    }
+
+    fn fail(&mut self, why: String) -> VmExit {
+        self.failure = Some(why);
         VmExit {
             reason: ExitReason::EntryFailed,
             next_rip: None,
             vectoring: None,
             untaken: None,
         }
+    }
+
+    /// Whether a guest in protected mode has segments that a CPU without unrestricted guest accepts. Not so just after a mode
+    /// switch: segment registers still hold what real mode left.
+    fn segments_fit(&self) -> bool {
+        if let Some(fits) = self.fits.get() {
+            return fits;
+        }
+        let read = |field| self.cache.read(&self.hw, field);
+        let fits = check::segments_fit(&read, &self.capabilities);
+        self.fits.set(Some(fits));
+        fits
     }
 
     /// Checks the VMCS by the SDM's rules.
@@ -545,6 +571,9 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.cache.get(&self.hw, cache::RFLAGS)
     }
     fn set_rflags(&mut self, rflags: u64) {
+        if (rflags ^ self.rflags()) & Rflags::VM.bits() != 0 {
+            self.fits.set(None);
+        }
         self.cache.set(cache::RFLAGS, rflags | Rflags::ONE.bits());
     }
     fn cpl(&self) -> u8 {
@@ -643,6 +672,7 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     }
 
     fn set_segment(&mut self, reg: SegReg, value: Segment) {
+        self.fits.set(None);
         if matches!(reg, SegReg::Gdtr | SegReg::Idtr) {
             let at = cache::table(reg);
             self.cache.set(at, value.base);
@@ -694,14 +724,20 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.reset_registers();
     }
 
+    fn can_run(&self) -> bool {
+        self.plan.unrestricted_guest() || self.cr0.contains(Cr0::PE) && self.segments_fit()
+    }
+
     fn has_timer(&self) -> bool {
         self.plan.pin.contains(Pin::PREEMPTION_TIMER)
     }
 
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.encode(entry);
-        if self.check_entries && self.check().is_err() {
-            return self.failed(None);
+        if self.check_entries
+            && let Err(violation) = self.check()
+        {
+            return self.fail(alloc::format!("not tried: {violation}"));
         }
         if let Err(error) = self.hw.enter(&mut self.fx) {
             return self.failed(Some(error));

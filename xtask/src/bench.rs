@@ -1,22 +1,23 @@
 //! `cargo xtask bench`: Umbra against the bare machine, from one run.
 
-use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::cli::BenchRig;
+use crate::emulator;
 use crate::guests::Guest;
-use crate::kernel;
-use crate::outcome::{Interrupted, interrupted};
-use crate::paths;
+use crate::outcome::{Interrupted, interrupted, refuse};
 use crate::progress::Step;
-use crate::qemu::Qemu;
-use crate::rig::{Boot, MIB, Machine};
+use crate::rig::{Boot, MIB, Machine, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
+use crate::{kernel, models, paths};
 
 /// What the RAM disk's script says right after its first word, followed by the time stamp counter.
 const MARKER: &str = "GUEST-TSC ";
@@ -38,128 +39,175 @@ struct Way {
     report: Value,
 }
 
+/// What is measured, and where.
+struct Bench {
+    rig: Rig,
+    cpu_model: String,
+    umbra: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
 /// A Linux kernel's way to its first program, native and in Umbra.
 ///
 /// # Errors
 ///
 /// A run fails.
-pub fn boot() -> Result<()> {
-    setup::require(Purpose::Run { window: false })?;
-    let umbra = kernel::build()?;
-    let kernel = Guest::CloudKernel.provide()?;
-    let initrd = Guest::CloudInitrd.provide()?;
-
+pub fn boot(args: &BenchRig) -> Result<()> {
+    let rig = args.rig;
+    if matches!(rig, Rig::Auto | Rig::Kvm) {
+        refuse!(
+            "--rig {} cannot count instructions; use qemu-svm, bochs-vmx or bochs-svm",
+            rig.name()
+        );
+    }
+    let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
+    setup::require(Purpose::Run { rig, window: false })?;
+    models::check_listed(rig, &cpu_model)?;
+    let bench = Bench {
+        rig,
+        cpu_model,
+        umbra: kernel::build()?,
+        kernel: Guest::CloudKernel.provide()?,
+        initrd: Guest::CloudInitrd.provide()?,
+    };
     let measure = |what: &str, one: &dyn Fn() -> Result<Way>| {
         let step = Step::start(what);
         let way = one()?;
         step.done();
         anyhow::Ok(way)
     };
-    let native_wall = measure("Native, by the clock", &|| native(&kernel, &initrd, false))?;
-    let native_count = measure("Native, counting instructions", &|| {
-        native(&kernel, &initrd, true)
-    })?;
-    let inside_wall = measure("Umbra, by the clock", &|| {
-        inside(&kernel, &initrd, &umbra, false)
-    })?;
-    let inside_count = measure("Umbra, counting instructions", &|| {
-        inside(&kernel, &initrd, &umbra, true)
-    })?;
-    print!(
-        "{}",
-        table([&native_wall, &native_count], [&inside_wall, &inside_count])
-    );
+    let (native, inside);
+    if rig.is_bochs() {
+        // It always counts instructions: one run tells both.
+        native = measure("Native", &|| bench.native(false))?;
+        inside = measure("Umbra", &|| bench.inside(false))?;
+        print!("{}", table([&native, &native], [&inside, &inside]));
+        print!("{BOCHS_COUNT}");
+    } else {
+        native = measure("Native, by the clock", &|| bench.native(false))?;
+        let native_count = measure("Native, counting instructions", &|| bench.native(true))?;
+        inside = measure("Umbra, by the clock", &|| bench.inside(false))?;
+        let inside_count = measure("Umbra, counting instructions", &|| bench.inside(true))?;
+        print!(
+            "{}",
+            table([&native, &native_count], [&inside, &inside_count])
+        );
+        print!("{QEMU_COUNT}");
+    }
     Ok(())
 }
 
-/// Runs the kernel natively to the marker.
-fn native(kernel: &Path, initrd: &Path, icount: bool) -> Result<Way> {
-    let machine = Machine {
-        memory: MEMORY,
-        boot: Boot::Native {
-            kernel: kernel.to_owned(),
-            initrd: Some(initrd.to_owned()),
-            cmdline: CMDLINE.to_owned(),
-        },
-        drives: Vec::new(),
-        icount,
-        display: None,
-    };
-    let log = paths::new_log("native")?;
-    let mut qemu = Qemu::start(&machine, &log)?;
-    let mut stream = qemu.connect()?;
-    stream.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let start = qemu.started();
-    let mut console = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => bail!("the native run ended before {MARKER}: {}", qemu.errors()),
-            Ok(count) => console.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let text = String::from_utf8_lossy(&console);
-        if let Some(ticks) = ticks(&text) {
-            let cpu = qemu
-                .cpu_seconds()
-                .context("the emulator's CPU time cannot be read")?;
-            return Ok(Way {
-                wall: start.elapsed().as_secs_f64(),
-                cpu,
-                ticks,
-                report: Value::Null,
-            });
-        }
-        if interrupted() {
-            return Err(Interrupted.into());
-        }
-        if start.elapsed() > TIMEOUT {
-            bail!(
-                "the native run did not reach {MARKER} within {} seconds",
-                TIMEOUT.as_secs()
-            );
+/// What the first line counts.
+const QEMU_COUNT: &str = "\
+instructions: native from the reset of the machine, with its firmware; Umbra from the reset of the virtual one
+";
+const BOCHS_COUNT: &str = "\
+instructions: native from the kernel's entry, Umbra from the reset of the virtual machine, with the loading of the kernel
+times: from the start of Bochs, with the CD's loading on both sides
+";
+
+impl Bench {
+    /// Runs the kernel natively to the marker.
+    fn native(&self, icount: bool) -> Result<Way> {
+        let machine = Machine {
+            rig: self.rig,
+            cpu_model: self.cpu_model.clone(),
+            memory: MEMORY,
+            boot: Boot::Native {
+                kernel: self.kernel.clone(),
+                initrd: Some(self.initrd.clone()),
+                cmdline: CMDLINE.to_owned(),
+            },
+            drives: Vec::new(),
+            icount,
+            display: None,
+        };
+        let log = paths::new_log("native")?;
+        let mut emulator = emulator::start(&machine, &log)?;
+        let start = emulator.process().started();
+        let (sender, arrivals) = mpsc::channel();
+        let mut from = emulator.connect()?.from;
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+                if sender.send(bytes).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut console = Vec::new();
+        loop {
+            match arrivals.recv_timeout(Duration::from_millis(100)) {
+                Ok(bytes) => console.extend_from_slice(&bytes),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!(
+                    "the native run ended before {MARKER}: {}",
+                    emulator.complaints()
+                ),
+            }
+            let text = String::from_utf8_lossy(&console);
+            if let Some(ticks) = ticks(&text) {
+                let cpu = emulator
+                    .process()
+                    .cpu_seconds()
+                    .context("the emulator's CPU time cannot be read")?;
+                return Ok(Way {
+                    wall: start.elapsed().as_secs_f64(),
+                    cpu,
+                    ticks: ticks - emulator.entered()?,
+                    report: Value::Null,
+                });
+            }
+            if interrupted() {
+                return Err(Interrupted.into());
+            }
+            if start.elapsed() > TIMEOUT {
+                bail!(
+                    "the native run did not reach {MARKER} within {} seconds",
+                    TIMEOUT.as_secs()
+                );
+            }
         }
     }
-}
 
-/// Runs the kernel in Umbra to the marker.
-fn inside(kernel: &Path, initrd: &Path, umbra: &Path, icount: bool) -> Result<Way> {
-    let directory = tempfile::tempdir()?;
-    let report = directory.path().join("report.json");
-    let options = Options {
-        initrd: Some(crate::media::open_initrd(initrd)?),
-        cmdline: CMDLINE.to_owned(),
-        memory: MEMORY,
-        // The report is asked for as soon as this is seen, while the guest sleeps.
-        script: vec![ScriptStep::Until("GUEST-BENCH".to_owned())],
-        timeout: Some(TIMEOUT),
-        report: Some(report.clone()),
-        icount,
-        ..Options::headless(kernel)?
-    };
-    let mut console = Vec::new();
-    let mut reached = None;
-    let run = run::execute(&options, umbra, "bench", &mut |bytes| {
-        console.extend_from_slice(bytes);
-        if reached.is_none() && ticks(&String::from_utf8_lossy(&console)).is_some() {
-            reached = Some(Instant::now());
-        }
-    })?;
-    run.summary.result?;
-    let report = serde_json::from_str(&std::fs::read_to_string(report)?)?;
-    let ticks = ticks(&String::from_utf8_lossy(&console))
-        .context("the guest did not say its time stamp counter")?;
-    Ok(Way {
-        wall: reached.map_or(run.host.wall_seconds, |at| (at - run.started).as_secs_f64()),
-        cpu: run.host.cpu_seconds.unwrap_or_default(),
-        ticks,
-        report,
-    })
+    /// Runs the kernel in Umbra to the marker.
+    fn inside(&self, icount: bool) -> Result<Way> {
+        let directory = tempfile::tempdir()?;
+        let report = directory.path().join("report.json");
+        let options = Options {
+            rig: self.rig,
+            cpu_model: self.cpu_model.clone(),
+            initrd: Some(crate::media::open_initrd(&self.initrd)?),
+            cmdline: CMDLINE.to_owned(),
+            memory: MEMORY,
+            // The report is asked for as soon as this is seen, while the guest sleeps.
+            script: vec![ScriptStep::Until("GUEST-BENCH".to_owned())],
+            timeout: Some(TIMEOUT),
+            report: Some(report.clone()),
+            icount,
+            ..Options::headless(&self.kernel)?
+        };
+        let mut console = Vec::new();
+        let mut reached = None;
+        let run = run::execute(&options, &self.umbra, "bench", &mut |bytes| {
+            console.extend_from_slice(bytes);
+            if reached.is_none() && ticks(&String::from_utf8_lossy(&console)).is_some() {
+                reached = Some(Instant::now());
+            }
+        })?;
+        run.summary.result?;
+        let report = serde_json::from_str(&std::fs::read_to_string(report)?)?;
+        let ticks = ticks(&String::from_utf8_lossy(&console))
+            .context("the guest did not say its time stamp counter")?;
+        Ok(Way {
+            wall: reached.map_or(run.host.wall_seconds, |at| (at - run.started).as_secs_f64()),
+            cpu: run.host.cpu_seconds.unwrap_or_default(),
+            ticks,
+            report,
+        })
+    }
 }
 
 /// The number behind the marker, once its line is whole.

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::control::Picture;
 use crate::guests::Guest;
-use crate::image::{self, Contents};
+use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
-use crate::rig::{Boot, MIB, Machine, outer_memory};
+use crate::rig::{Boot, MIB, Machine, Rig, outer_memory};
 use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::{Ending, Plan};
-use crate::{attack, kernel, outcome, paths};
+use crate::{attack, kernel, models, outcome, paths};
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
@@ -438,18 +438,18 @@ impl Case {
         let path = scratch.join("umbra.iso");
         let medium = Medium::open(guest)?;
         let length = medium.length;
-        let options = "control=com2 report=1".to_owned();
+        let entry = Entry::cdrom(&medium, self.memory, "control=com2 report=1");
         image::make(
             &path,
             umbra,
             &Contents {
-                guests: vec![medium],
-                memory: self.memory,
-                options,
+                entries: vec![entry],
                 timeout: 0,
             },
         )?;
         let machine = Machine {
+            rig: Rig::QemuSvm,
+            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
             memory: outer_memory(self.memory, length).max(512 * MIB),
             boot: Boot::Cd { path, firmware },
             drives: Vec::new(),
@@ -618,7 +618,7 @@ fn refusal(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Result<()>
         }
         Bad::NotBuilt => {
             fs::write(&guest, good)?;
-            arguments.extend(["--rig", "kvm"]);
+            arguments.extend(["--cpus", "2"]);
         }
     }
     let output = std::process::Command::new(std::env::current_exe()?)

@@ -23,7 +23,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boots a guest in Umbra, in an emulated machine.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Runs every test: lints, unit tests and whole guests.
     Test(TestArgs),
     /// Makes target/umbra.iso, which boots Umbra with a guest on BIOS and UEFI machines.
@@ -69,6 +69,10 @@ pub struct RunArgs {
     /// The machine that Umbra runs on
     #[arg(long, value_enum, default_value = "auto")]
     pub rig: Rig,
+    /// Another CPU for that machine: one that `bochs --help cpu` lists, with VT-x for bochs-vmx [default: corei7_skylake_x] and
+    /// AMD-V for bochs-svm [default: ryzen], or one of `qemu-system-x86_64 -cpu help` [default: max, for kvm host]
+    #[arg(long, value_name = "NAME")]
+    pub cpu_model: Option<String>,
     /// A raw hard disk for the guest; what it writes stays
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
@@ -133,9 +137,20 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// A Linux kernel's way to its first program: native against Umbra.
-    Boot,
+    Boot(BenchRig),
     /// Single exits, counted in instructions from the guest's side.
     Exits,
+}
+
+/// Where to measure.
+#[derive(Debug, Args)]
+pub struct BenchRig {
+    /// The machine: qemu-svm, bochs-vmx or bochs-svm
+    #[arg(long, value_enum, default_value = "qemu-svm")]
+    pub rig: Rig,
+    /// Another CPU for that machine, as for `run`
+    #[arg(long, value_name = "NAME")]
+    pub cpu_model: Option<String>,
 }
 
 /// Which guests to fetch.

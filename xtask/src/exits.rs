@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::attack;
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::MIB;
+use crate::rig::{MIB, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
@@ -33,7 +33,10 @@ const MEASURES: [(char, &str, &str); 5] = [
 ///
 /// The run fails, or the guest says something else.
 pub fn exits() -> Result<()> {
-    setup::require(Purpose::Run { window: false })?;
+    setup::require(Purpose::Run {
+        rig: Rig::QemuSvm,
+        window: false,
+    })?;
     let umbra = kernel::build()?;
     let directory = tempfile::tempdir()?;
     let image = directory.path().join("exits.img");

@@ -1,17 +1,19 @@
-//! `cargo xtask image`: a bootable CD and USB image with GRUB, Umbra, the virtual machine's firmware and guests, for BIOS and UEFI.
+//! Bootable images with GRUB, Umbra, the virtual machine's firmware and guests: `cargo xtask image` makes one for CD and USB, BIOS
+//! and UEFI; a plainer one starts emulators that load nothing themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use crate::cli::ImageArgs;
 use crate::guests::Guest;
 use crate::media::{Kind, Medium};
 use crate::outcome::refuse;
 use crate::progress::Step;
-use crate::rig::{MIB, parse_memory};
+use crate::rig::{Boot, MIB, Module, parse_memory};
 use crate::run::FIRMWARE;
 use crate::setup::{self, Purpose};
 use crate::{deb, kernel, paths};
@@ -22,14 +24,51 @@ const BOOT: &str = "boot/umbra";
 /// What goes on an image.
 #[derive(Debug)]
 pub struct Contents {
-    /// Guests' CD images, one menu entry each.
-    pub guests: Vec<Medium>,
-    /// Memory of the guests in bytes.
-    pub memory: u64,
-    /// Further options for Umbra.
-    pub options: String,
+    /// The menu.
+    pub entries: Vec<Entry>,
     /// Seconds until the first entry starts by itself.
     pub timeout: u32,
+}
+
+/// Umbra with one guest.
+#[derive(Debug)]
+pub struct Entry {
+    /// What the menu calls it.
+    pub title: String,
+    /// Umbra's options.
+    pub options: String,
+    /// What the boot loader loads besides, the virtual machine's firmware included.
+    pub modules: Vec<Module>,
+}
+
+impl Entry {
+    /// An entry for a CD, shown on the machine's own screen.
+    pub fn cdrom(guest: &Medium, memory: u64, options: &str) -> Entry {
+        let mut modules = firmware();
+        modules.push(Module {
+            role: "cdrom",
+            path: guest.path.clone(),
+        });
+        Entry {
+            title: guest.path.file_stem().map_or_else(
+                || "guest".to_owned(),
+                |stem| stem.to_string_lossy().into_owned(),
+            ),
+            options: format!("memory={}M paging=nested window {options}", memory / MIB)
+                .trim_end()
+                .to_owned(),
+            modules,
+        }
+    }
+}
+
+/// The virtual machine's firmware as modules.
+pub fn firmware() -> Vec<Module> {
+    let module = |(role, path)| Module {
+        role,
+        path: PathBuf::from(path),
+    };
+    FIRMWARE.into_iter().map(module).collect()
 }
 
 /// The command.
@@ -62,13 +101,15 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         .output
         .clone()
         .unwrap_or_else(|| paths::target().join("umbra.iso"));
+    let entries = guests
+        .iter()
+        .map(|guest| Entry::cdrom(guest, memory, ""))
+        .collect();
     make(
         &output,
         &umbra,
         &Contents {
-            guests,
-            memory,
-            options: String::new(),
+            entries,
             timeout: 5,
         },
     )?;
@@ -76,53 +117,22 @@ pub fn image(args: &ImageArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the image in `path`.
+/// Makes the image in `path`, for BIOS and UEFI machines.
 ///
 /// # Errors
 ///
 /// A file cannot be read, or the image not be written.
 pub fn make(path: &Path, umbra: &Path, contents: &Contents) -> Result<()> {
     let step = Step::start(format!("Writing {}", path.display()));
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    paths::make(parent)?;
-    let tree = tempfile::Builder::new()
-        .prefix("image-")
-        .tempdir_in(parent)?;
-    let boot = tree.path().join(BOOT);
-    paths::make(&boot)?;
-    paths::make(&tree.path().join("boot/grub"))?;
-    let put = |from: &Path, name: &str| {
-        // A link where the file system can, since guests are large.
-        let to = boot.join(name);
-        fs::hard_link(from, &to)
-            .or_else(|_| fs::copy(from, &to).map(drop))
-            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
-    };
-    put(umbra, "umbra")?;
-    for (role, file) in FIRMWARE {
-        put(Path::new(file), role)?;
-    }
-    let mut names = Vec::new();
-    for (number, guest) in contents.guests.iter().enumerate() {
-        put(&guest.path, &format!("guest{number}.iso"))?;
-        names.push(guest.path.file_stem().map_or_else(
-            || "guest".to_owned(),
-            |stem| stem.to_string_lossy().into_owned(),
-        ));
-    }
-    fs::write(
-        tree.path().join("boot/grub/grub.cfg"),
-        configuration(&names, contents),
-    )?;
+    let mut tree = Tree::new(path)?;
+    let text = configuration(&mut tree, umbra, contents)?;
+    fs::write(tree.root().join("boot/grub/grub.cfg"), text)?;
     let unfinished = unfinished(path);
     deb::run(
         Command::new("grub-mkrescue")
             .arg("-o")
             .arg(&unfinished)
-            .arg(tree.path())
+            .arg(tree.root())
             .args(["--", "-volid", "UMBRA"]),
     )?;
     fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -130,45 +140,163 @@ pub fn make(path: &Path, umbra: &Path, contents: &Contents) -> Result<()> {
     Ok(())
 }
 
+/// Makes an image in `path` that a BIOS boots into `boot` at once, with graphics if `graphics`: in a fraction of a second, and
+/// with as little of GRUB as an emulator gets through quickly.
+///
+/// # Errors
+///
+/// A file cannot be read, or the image not be written.
+pub fn make_for_bios(path: &Path, boot: &Boot, graphics: bool) -> Result<()> {
+    /// GRUB's own modules besides those that they need themselves.
+    const MODULES: [&str; 4] = ["biosdisk", "iso9660", "multiboot2", "linux"];
+    const LOADER: &str = "boot/grub/core.img";
+    let mut tree = Tree::new(path)?;
+    let mut text = String::from("set root=cd\n");
+    // The text mode that is there costs nothing; without a word, GRUB takes graphics.
+    text.push_str(&payload(graphics));
+    match boot {
+        Boot::Multiboot {
+            umbra,
+            options,
+            modules,
+        } => text.push_str(&tree.commands(umbra, options, modules)?),
+        Boot::Native {
+            kernel,
+            initrd,
+            cmdline,
+        } => {
+            let kernel = tree.put(kernel, "kernel")?;
+            text.push_str(&format!("linux {kernel} {cmdline}\n"));
+            if let Some(initrd) = initrd {
+                text.push_str(&format!("initrd {}\n", tree.put(initrd, "initrd")?));
+            }
+        }
+        Boot::Cd { .. } => bail!("a CD is its own image"),
+    }
+    text.push_str("boot\n");
+    let configuration = tree.root().join("boot/grub/grub.cfg");
+    fs::write(&configuration, text)?;
+    deb::run(
+        Command::new("grub-mkimage")
+            .args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c"])
+            .arg(&configuration)
+            .arg("-o")
+            .arg(tree.root().join(LOADER))
+            .args(MODULES),
+    )?;
+    deb::run(
+        Command::new("xorriso")
+            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
+            .arg(path)
+            .args(["-b", LOADER, "-no-emul-boot", "-boot-load-size", "4"])
+            .arg("-boot-info-table")
+            .arg(tree.root()),
+    )?;
+    Ok(())
+}
+
+/// The files of an image before it is made.
+struct Tree {
+    directory: TempDir,
+    /// What is there already, and its name in the image.
+    files: Vec<(PathBuf, String)>,
+}
+
+impl Tree {
+    /// An empty one, beside the image that is to be `path`.
+    fn new(path: &Path) -> Result<Tree> {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        paths::make(parent)?;
+        let directory = tempfile::Builder::new()
+            .prefix("image-")
+            .tempdir_in(parent)?;
+        paths::make(&directory.path().join(BOOT))?;
+        paths::make(&directory.path().join("boot/grub"))?;
+        Ok(Tree {
+            directory,
+            files: Vec::new(),
+        })
+    }
+
+    fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Puts the file `from` in and gives its name in the image, which has `name` in it.
+    fn put(&mut self, from: &Path, name: &str) -> Result<String> {
+        if let Some((_, there)) = self.files.iter().find(|(path, _)| path == from) {
+            return Ok(there.clone());
+        }
+        let mut inside = format!("/{BOOT}/{name}");
+        for number in 1.. {
+            if self.files.iter().all(|(_, there)| *there != inside) {
+                break;
+            }
+            inside = format!("/{BOOT}/{name}{number}");
+        }
+        // A link where the file system can, since guests are large.
+        let to = self.root().join(inside.trim_start_matches('/'));
+        fs::hard_link(from, &to)
+            .or_else(|_| fs::copy(from, &to).map(drop))
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        self.files.push((from.to_owned(), inside.clone()));
+        Ok(inside)
+    }
+
+    /// GRUB's commands that load Umbra with `options` and `modules`.
+    ///
+    /// GRUB gives a multiboot2 module the words behind its file's name, where QEMU's loader gives the name too: the role is the
+    /// second word for both.
+    fn commands(&mut self, umbra: &Path, options: &str, modules: &[Module]) -> Result<String> {
+        let mut text = format!("multiboot2 {} {options}\n", self.put(umbra, "umbra")?);
+        for Module { role, path } in modules {
+            let file = self.put(path, role)?;
+            text.push_str(&format!("module2 {file} {role} {role}\n"));
+        }
+        Ok(text)
+    }
+}
+
 fn unfinished(path: &Path) -> PathBuf {
     path.with_extension("part")
 }
 
-/// GRUB's menu, on the screen and on the first serial port.
-///
-/// GRUB gives a multiboot2 module the words behind its file's name, where QEMU's loader gives the name too: the role is the
-/// second word for both.
-fn configuration(names: &[String], contents: &Contents) -> String {
+/// Which screen GRUB leaves to what it starts. Umbra draws the guest's screen itself and wants 32 bits a pixel.
+fn payload(graphics: bool) -> String {
+    let modes = if graphics {
+        "1024x768x32,800x600x32,auto"
+    } else {
+        "text"
+    };
+    format!("set gfxpayload={modes}\n")
+}
+
+/// GRUB's menu, on the screen and on the first serial port; the menu itself stays in text. The files it names go into `tree`.
+fn configuration(tree: &mut Tree, umbra: &Path, contents: &Contents) -> Result<String> {
     let mut text = format!("set timeout={}\nset default=0\n", contents.timeout);
     text.push_str("insmod all_video\nserial --unit=0 --speed=115200\n");
-    // Umbra draws the guest's screen itself and wants 32 bits a pixel; the menu stays in text.
-    text.push_str("set gfxpayload=1024x768x32,800x600x32,auto\n");
+    text.push_str(&payload(true));
     text.push_str("terminal_input console serial\nterminal_output console serial\n");
-    for (number, name) in names.iter().enumerate() {
-        let title: String = name
+    for entry in &contents.entries {
+        let title: String = entry
+            .title
             .chars()
             .filter(|c| !c.is_control() && !"'\"\\$".contains(*c))
             .collect();
-        let options = format!(
-            "memory={}M paging=nested window {}",
-            contents.memory / MIB,
-            contents.options
-        );
         text.push_str(&format!("menuentry '{title} in Umbra' {{\n"));
-        text.push_str("    echo 'Loading Umbra ...'\n");
-        text.push_str(&format!(
-            "    multiboot2 /{BOOT}/umbra {}\n",
-            options.trim_end()
-        ));
-        for (role, _) in FIRMWARE {
-            text.push_str(&format!("    module2 /{BOOT}/{role} {role} {role}\n"));
+        text.push_str(&format!("    echo 'Loading Umbra and {title} ...'\n"));
+        for line in tree
+            .commands(umbra, &entry.options, &entry.modules)?
+            .lines()
+        {
+            text.push_str(&format!("    {line}\n"));
         }
-        text.push_str(&format!("    echo 'Loading {title} ...'\n"));
-        text.push_str(&format!(
-            "    module2 /{BOOT}/guest{number}.iso cdrom cdrom\n}}\n"
-        ));
+        text.push_str("}\n");
     }
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -177,22 +305,50 @@ mod tests {
 
     #[test]
     fn every_guest_is_a_menu_entry_with_the_firmware() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, name).unwrap();
+            path
+        };
+        let umbra = file("umbra.elf");
+        let bios = file("bios.bin");
+        let entry = |title: &str| Entry {
+            title: title.to_owned(),
+            options: "memory=512M window control=com2".to_owned(),
+            modules: vec![
+                Module {
+                    role: "bios",
+                    path: bios.clone(),
+                },
+                Module {
+                    role: "cdrom",
+                    path: file(title),
+                },
+            ],
+        };
         let contents = Contents {
-            guests: Vec::new(),
-            memory: 512 * MIB,
-            options: "control=com2".to_owned(),
+            entries: vec![entry("debian-12"), entry("it's")],
             timeout: 0,
         };
-        let text = configuration(&["debian-12".to_owned(), "it's".to_owned()], &contents);
+        let mut tree = Tree::new(&directory.path().join("x.iso")).unwrap();
+        let text = configuration(&mut tree, &umbra, &contents).unwrap();
         assert_eq!(text.matches("menuentry '").count(), 2);
         assert!(text.contains("menuentry 'its in Umbra' {"));
-        assert!(text.contains(
-            "multiboot2 /boot/umbra/umbra memory=512M paging=nested window control=com2\n"
-        ));
+        assert_eq!(
+            text.matches("multiboot2 /boot/umbra/umbra memory=512M window control=com2\n")
+                .count(),
+            2
+        );
         assert_eq!(
             text.matches("module2 /boot/umbra/bios bios bios\n").count(),
             2
         );
-        assert!(text.contains("module2 /boot/umbra/guest1.iso cdrom cdrom\n"));
+        assert!(text.contains("module2 /boot/umbra/cdrom cdrom cdrom\n"));
+        assert!(text.contains("module2 /boot/umbra/cdrom1 cdrom cdrom\n"));
+        assert_eq!(
+            fs::read(tree.root().join("boot/umbra/cdrom1")).unwrap(),
+            b"it's"
+        );
     }
 }

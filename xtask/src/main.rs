@@ -1,12 +1,13 @@
 //! The host tool behind `cargo xtask`: set-up, building, running, testing and measuring.
 //!
 //! One file per concern. [`run`] is the heart: it checks the options ([`media`], [`rig`]), starts the outer machine
-//! ([`qemu`]) and follows the guest ([`session`]) over the control channel ([`control`]).
+//! ([`emulator`]) and follows the guest ([`session`]) over the control channel ([`control`]).
 
 #![forbid(unsafe_code)]
 
 mod attack;
 mod bench;
+mod bochs;
 mod cases;
 mod cdrom;
 mod cli;
@@ -14,13 +15,16 @@ mod control;
 mod cpio;
 mod deb;
 mod disk;
+mod emulator;
 mod exits;
 mod guests;
 mod image;
 mod initrd;
 mod kernel;
 mod keys;
+mod kvm;
 mod media;
+mod models;
 mod monitor;
 mod outcome;
 mod paths;
@@ -73,8 +77,8 @@ fn command() -> Result<()> {
         Command::Setup => setup::require(Purpose::Test),
         Command::Test(args) => test::test(args),
         Command::Image(args) => image::image(args),
-        Command::Bench(args) => match args.what {
-            Bench::Boot => bench::boot(),
+        Command::Bench(args) => match &args.what {
+            Bench::Boot(args) => bench::boot(args),
             Bench::Exits => exits::exits(),
         },
     }

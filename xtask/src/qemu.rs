@@ -1,36 +1,35 @@
-//! QEMU as the outer machine: its command line, and its process with the sockets and temporary files around it.
+//! QEMU as the outer machine: its command line, and the sockets to it.
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use tempfile::TempDir;
+use anyhow::{Context, Result, anyhow};
 
+use crate::emulator::{Channel, Emulator, Process, temporary_directory, window_system, with_words};
 use crate::monitor::Monitor;
-use crate::outcome::{Interrupted, interrupted, refuse};
-use crate::rig::{Boot, Machine, Module};
+use crate::outcome::{interrupted, refuse};
+use crate::rig::{Boot, Machine, Module, Rig};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
-/// How long the emulator has to open its control socket.
-const START: Duration = Duration::from_secs(30);
+/// How long it has to open its monitor.
+const MONITOR: Duration = Duration::from_secs(30);
 
-/// A running emulator; it ends when this value goes.
+/// A running QEMU.
 #[derive(Debug)]
 pub struct Qemu {
-    child: Child,
-    directory: TempDir,
-    start: Instant,
+    process: Process,
+    /// Whether it has a monitor, as machines that start from a CD do.
+    monitor: bool,
 }
 
 impl Qemu {
-    /// Starts the emulator with Umbra's log going to `log`.
+    /// Starts QEMU with Umbra's log going to `log`. The machine does not run before [`Emulator::connect`].
     ///
     /// # Errors
     ///
@@ -38,69 +37,41 @@ impl Qemu {
     pub fn start(machine: &Machine, log: &Path) -> Result<Qemu> {
         let directory = temporary_directory()?;
         let arguments = arguments(machine, log, directory.path())?;
-        let errors = fs::File::create(directory.path().join("errors"))?;
-        let child = tied_to_us()
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("cannot start {QEMU}"))?;
         Ok(Qemu {
-            child,
-            directory,
-            start: Instant::now(),
+            process: Process::start(QEMU, arguments, directory, false)?,
+            monitor: matches!(machine.boot, Boot::Cd { .. }),
         })
     }
+}
 
-    /// Connects to the control channel. The outer machine does not run before that.
-    ///
-    /// # Errors
-    ///
-    /// The emulator ended first, with its own words for why.
-    pub fn connect(&mut self) -> Result<UnixStream> {
-        let socket = control_socket(self.directory.path());
-        loop {
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                return Ok(stream);
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{QEMU} ended at once ({status}): {}", self.errors());
-            }
-            if interrupted() {
-                return Err(Interrupted.into());
-            }
-            if self.start.elapsed() > START {
-                bail!(
-                    "{QEMU} did not open its control socket within {} seconds",
-                    START.as_secs()
-                );
-            }
+impl Emulator for Qemu {
+    fn connect(&mut self) -> Result<Channel> {
+        let stream = self
+            .process
+            .await_start(|directory| UnixStream::connect(control_socket(directory)).ok())
+            .map_err(|error| with_words(error, &self.complaints()))?;
+        let clone = stream.try_clone()?;
+        Ok(Channel::over(stream, clone))
+    }
+
+    fn monitor(&self) -> Result<Option<Monitor>> {
+        if !self.monitor {
+            return Ok(None);
+        }
+        let socket = monitor_socket(self.process.directory());
+        let since = Instant::now();
+        while !socket.exists() && since.elapsed() < MONITOR && !interrupted() {
             sleep(Duration::from_millis(10));
         }
+        Monitor::connect(&socket).map(Some)
     }
 
-    /// The emulator's monitor, which a machine that starts from a CD has.
-    ///
-    /// # Errors
-    ///
-    /// It does not answer.
-    pub fn monitor(&self) -> Result<Monitor> {
-        let socket = monitor_socket(self.directory.path());
-        while !socket.exists() && self.start.elapsed() < START && !interrupted() {
-            sleep(Duration::from_millis(10));
-        }
-        Monitor::connect(&socket)
+    fn entered(&self) -> Result<u64> {
+        Ok(0)
     }
 
-    /// When the emulator was started.
-    pub fn started(&self) -> Instant {
-        self.start
-    }
-
-    /// What the emulator had to complain about.
-    pub fn errors(&self) -> String {
-        let text = fs::read_to_string(self.directory.path().join("errors")).unwrap_or_default();
+    fn complaints(&mut self) -> String {
+        let text = self.process.errors();
         let noise = [
             "TCG doesn't support requested feature",
             "QEMU waiting for connection",
@@ -111,54 +82,9 @@ impl Qemu {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// The emulator's CPU time so far, in seconds of user and system time.
-    pub fn cpu_seconds(&self) -> Option<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        // The name in brackets may have spaces; user and system time are fields 14 and 15 (proc(5)), in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u64 =
-            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        Some(ticks as f64 / 100.0)
+    fn process(&self) -> &Process {
+        &self.process
     }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        // An error means that it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The emulator's command, which the system ends with us where it can do that.
-fn tied_to_us() -> Command {
-    const SETPRIV: &str = "/usr/bin/setpriv";
-    if Path::new(SETPRIV).exists() {
-        let mut command = Command::new(SETPRIV);
-        command.args(["--pdeathsig", "KILL", QEMU]);
-        command
-    } else {
-        Command::new(QEMU)
-    }
-}
-
-/// A directory whose path can stand in any of QEMU's options.
-fn temporary_directory() -> Result<TempDir> {
-    let usual = std::env::temp_dir();
-    // The path of a socket may have 107 bytes.
-    let plain = |path: &Path| {
-        path.to_str()
-            .is_some_and(|text| text.len() < 60 && !text.contains([' ', ',']))
-    };
-    let parent = if plain(&usual) {
-        usual
-    } else {
-        PathBuf::from("/tmp")
-    };
-    tempfile::Builder::new()
-        .prefix("umbra-")
-        .tempdir_in(parent)
-        .context("cannot make a temporary directory")
 }
 
 fn control_socket(directory: &Path) -> PathBuf {
@@ -189,9 +115,13 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
         "-M",
         "pc",
         "-accel",
-        "tcg",
+        if machine.rig == Rig::Kvm {
+            "kvm"
+        } else {
+            "tcg"
+        },
         "-cpu",
-        "max",
+        &machine.cpu_model,
         "-vga",
         "std",
     ]);
@@ -302,21 +232,6 @@ fn module_list(modules: &[Module], directory: &Path) -> Result<String> {
     Ok(list.join(","))
 }
 
-/// Checks that windows can be shown here.
-///
-/// # Errors
-///
-/// A [`Refused`](crate::outcome::Refused) when they cannot.
-pub fn window_system() -> Result<()> {
-    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if !has("DISPLAY") && !has("WAYLAND_DISPLAY") {
-        refuse!(
-            "there is no window system here (neither DISPLAY nor WAYLAND_DISPLAY is set); use --headless"
-        );
-    }
-    Ok(())
-}
-
 /// The window system that the emulator can use here.
 ///
 /// # Errors
@@ -369,6 +284,8 @@ mod tests {
             },
         ];
         Machine {
+            rig: Rig::QemuSvm,
+            cpu_model: "max".to_owned(),
             memory: 128 * MIB,
             boot: Boot::Multiboot {
                 umbra: "/u".into(),

@@ -1,23 +1,24 @@
-//! The rigs: the outer machines that Umbra can run on, and how QEMU is told to be one.
+//! The rigs: the outer machines that Umbra can run on, and what such a machine is made of.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::kvm;
 use crate::outcome::refuse;
 
 /// Where the outer machine comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Rig {
-    /// QEMU's own emulation of AMD-V.
+    /// QEMU's own emulation of AMD-V
     QemuSvm,
-    /// Bochs with Intel VT-x.
+    /// Bochs with Intel VT-x: exact, and about ten times slower
     BochsVmx,
-    /// Bochs with AMD-V.
+    /// Bochs with AMD-V
     BochsSvm,
-    /// This machine's processor, through Linux KVM.
+    /// This machine's processor, through QEMU and Linux KVM with nested virtualization
     Kvm,
-    /// The best that this machine has.
+    /// kvm where that can be used, otherwise qemu-svm
     Auto,
 }
 
@@ -31,19 +32,46 @@ pub enum Paging {
 }
 
 impl Rig {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rig::QemuSvm => "qemu-svm",
+            Rig::BochsVmx => "bochs-vmx",
+            Rig::BochsSvm => "bochs-svm",
+            Rig::Kvm => "kvm",
+            Rig::Auto => "auto",
+        }
+    }
+
+    /// Whether Bochs plays the machine; otherwise QEMU does.
+    pub fn is_bochs(self) -> bool {
+        matches!(self, Rig::BochsVmx | Rig::BochsSvm)
+    }
+
+    /// How Umbra speaks to the tool on it: the value of its option `control`.
+    pub fn control(self) -> &'static str {
+        if self.is_bochs() { "e9" } else { "com2" }
+    }
+
     /// The rig that will be used for this choice.
     ///
     /// # Errors
     ///
-    /// A [`Refused`](crate::outcome::Refused) for a rig that is not built yet.
+    /// A [`Refused`](crate::outcome::Refused) for KVM where it cannot be used.
     pub fn resolve(self) -> Result<Rig> {
-        let name = match self {
-            Rig::QemuSvm | Rig::Auto => return Ok(Rig::QemuSvm),
-            Rig::BochsVmx => "bochs-vmx",
-            Rig::BochsSvm => "bochs-svm",
-            Rig::Kvm => "kvm",
-        };
-        refuse!("--rig {name} is not built yet; use qemu-svm or auto");
+        match self {
+            Rig::Kvm | Rig::Auto => self.choose(kvm::missing()),
+            rig => Ok(rig),
+        }
+    }
+
+    /// Chooses by what KVM lacks here.
+    fn choose(self, missing: Option<String>) -> Result<Rig> {
+        match missing {
+            None => Ok(Rig::Kvm),
+            Some(_) if self == Rig::Auto => Ok(Rig::QemuSvm),
+            Some(missing) => refuse!("--rig kvm cannot be used here: {missing}"),
+        }
     }
 }
 
@@ -103,7 +131,7 @@ pub struct Module {
 /// A disk of the outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
-    /// What it is to Umbra, as the disk's serial number: `umbra-cdrom` or `umbra-disk`.
+    /// What it is to Umbra, as the disk's serial number or model: `umbra-cdrom` or `umbra-disk`.
     pub serial: &'static str,
     /// Where it is on this machine.
     pub path: PathBuf,
@@ -114,7 +142,7 @@ pub struct Drive {
 /// What the outer machine starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
-    /// Umbra's image and its modules, by QEMU's own multiboot loader.
+    /// Umbra's image and its modules: by QEMU's own multiboot loader, or from a CD that is made of them.
     Multiboot {
         /// The ELF file.
         umbra: PathBuf,
@@ -144,6 +172,10 @@ pub enum Boot {
 /// A whole outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
+    /// Where it comes from; not [`Rig::Auto`].
+    pub rig: Rig,
+    /// Its CPU, as the emulator calls it.
+    pub cpu_model: String,
     /// Its memory in bytes.
     pub memory: u64,
     /// What it starts.
@@ -203,15 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_rigs_that_are_built_are_taken() {
-        assert_eq!(Rig::Auto.resolve().unwrap(), Rig::QemuSvm);
-        for rig in [Rig::BochsVmx, Rig::BochsSvm, Rig::Kvm] {
-            assert!(
-                rig.resolve()
-                    .unwrap_err()
-                    .to_string()
-                    .contains("not built yet")
-            );
+    fn auto_is_kvm_where_nothing_is_missing_and_kvm_says_what_is() {
+        assert_eq!(Rig::Auto.choose(None).unwrap(), Rig::Kvm);
+        let missing = || Some("/dev/kvm cannot be opened".to_owned());
+        assert_eq!(Rig::Auto.choose(missing()).unwrap(), Rig::QemuSvm);
+        let refusal = Rig::Kvm.choose(missing()).unwrap_err();
+        assert!(refusal.is::<crate::outcome::Refused>());
+        assert!(refusal.to_string().ends_with("/dev/kvm cannot be opened"));
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        use clap::ValueEnum;
+        for rig in Rig::value_variants() {
+            assert_eq!(rig.to_possible_value().unwrap().get_name(), rig.name());
         }
     }
 }

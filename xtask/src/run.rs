@@ -8,27 +8,30 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::bochs::MOST_MEMORY;
 use crate::cli::RunArgs;
+use crate::emulator::{self, with_words};
 use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
-use crate::outcome::{Refused, exit_code, refuse};
-use crate::qemu::{self, Qemu};
-use crate::rig::{Boot, Drive, MIB, Machine, Module, Paging, outer_memory, parse_memory};
+use crate::outcome::{exit_code, refuse};
+use crate::rig::{Boot, Drive, MIB, Machine, Module, Paging, Rig, outer_memory, parse_memory};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
 use crate::setup::{self, Purpose};
-use crate::{kernel, paths};
+use crate::{image, kernel, models, paths};
 
 /// The virtual machine's firmware, by role.
 pub const FIRMWARE: [(&str, &str); 2] = [
     ("bios", "/usr/share/seabios/bios-256k.bin"),
     ("vgabios", "/usr/share/seabios/vgabios-stdvga.bin"),
 ];
+/// CDs up to this size go to Bochs as modules of the boot loader.
+const SMALL_CDROM: u64 = 8 * MIB;
 /// When a run gives up if nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// A Linux kernel's command line if nothing else is said.
@@ -37,6 +40,10 @@ const CMDLINE: &str = "console=tty0 console=ttyS0";
 /// A run, with everything checked.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The outer machine; not [`Rig::Auto`].
+    pub rig: Rig,
+    /// Its CPU, as the emulator calls it.
+    pub cpu_model: String,
     /// What boots; nothing stands for the default guest, which is made when it is needed.
     pub guest: Option<Medium>,
     /// The RAM disk of a Linux kernel, and its length in bytes.
@@ -70,7 +77,8 @@ impl Options {
     ///
     /// A [`Refused`] that says what cannot be done.
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
-        args.rig.resolve()?;
+        let rig = args.rig.resolve()?;
+        let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
         if args.paging == Paging::Shadow {
             refuse!("--paging shadow is not built yet; use nested");
         }
@@ -153,6 +161,8 @@ impl Options {
             }
         }
         Ok(Options {
+            rig,
+            cpu_model,
             guest,
             initrd,
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
@@ -175,6 +185,8 @@ impl Options {
     /// The guest cannot boot.
     pub fn headless(guest: &Path) -> Result<Options> {
         Ok(Options {
+            rig: Rig::QemuSvm,
+            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
             guest: Some(Medium::open(guest)?),
             initrd: None,
             cmdline: CMDLINE.to_owned(),
@@ -207,16 +219,17 @@ fn machine(
     display: Option<&'static str>,
     scratch: &Path,
 ) -> Result<Machine> {
-    let mut modules: Vec<Module> = FIRMWARE
-        .into_iter()
-        .map(|(role, path)| Module {
-            role,
-            path: PathBuf::from(path),
-        })
-        .collect();
+    let mut modules = image::firmware();
     let mut drives = Vec::new();
     let mut modules_length = MIB;
     match guest.kind {
+        Kind::Cdrom if options.rig.is_bochs() && guest.length <= SMALL_CDROM => {
+            modules_length += guest.length;
+            modules.push(Module {
+                role: "cdrom",
+                path: guest.path.clone(),
+            });
+        }
         Kind::Cdrom => drives.push(Drive {
             serial: "umbra-cdrom",
             path: guest.path.clone(),
@@ -254,12 +267,24 @@ fn machine(
         writable: true,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control=com2 report=1{}",
+        "memory={}M paging=nested control={} report=1{}",
         options.memory / MIB,
+        options.rig.control(),
         if options.window { " window=1" } else { "" }
     );
+    let memory = outer_memory(options.memory, modules_length);
+    if options.rig.is_bochs() && memory > MOST_MEMORY {
+        refuse!(
+            "a guest of {}M needs an outer machine of {}M, and Bochs's can have {}M",
+            options.memory / MIB,
+            memory / MIB,
+            MOST_MEMORY / MIB
+        );
+    }
     Ok(Machine {
-        memory: outer_memory(options.memory, modules_length),
+        rig: options.rig,
+        cpu_model: options.cpu_model.clone(),
+        memory,
         boot: Boot::Multiboot {
             umbra: umbra.to_owned(),
             options: umbra_options,
@@ -306,7 +331,10 @@ pub fn execute(
     name: &str,
     console: &mut dyn FnMut(&[u8]),
 ) -> Result<Run> {
-    let display = options.window.then(qemu::display).transpose()?;
+    let display = options
+        .window
+        .then(|| emulator::display(options.rig))
+        .transpose()?;
     let guest = match &options.guest {
         Some(guest) => guest.clone(),
         None => Medium::open(&Guest::DebianAmd64.provide()?)?,
@@ -344,15 +372,15 @@ pub fn converse(
     console: &mut dyn FnMut(&[u8]),
 ) -> Result<Run> {
     let log = paths::new_log(name)?;
-    let mut qemu = Qemu::start(machine, &log)?;
-    let mut session = Session::new(qemu.connect()?, &plan.script)?;
-    if matches!(machine.boot, Boot::Cd { .. }) {
+    let mut emulator = emulator::start(machine, &log)?;
+    let mut session = Session::new(emulator.connect()?, &plan.script);
+    if let Some(monitor) = emulator.monitor()? {
         // Umbra itself shows the guest and takes the keys there.
-        session = session.with_monitor(qemu.monitor()?);
+        session = session.with_monitor(monitor);
     }
     if plan.interactive && std::io::stdin().is_terminal() {
         // Lines typed here reach the guest's COM1. The thread ends with the tool, or with its input.
-        let mut send = session.input()?;
+        let mut send = session.input();
         thread::spawn(move || {
             let mut buffer = [0; 256];
             while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
@@ -362,16 +390,12 @@ pub fn converse(
             }
         });
     }
-    let start = qemu.started();
+    let start = emulator.process().started();
     let mut summary = session.run(plan, console);
-    let cpu_seconds = qemu.cpu_seconds();
-    let errors = qemu.errors();
-    if let Err(error) = &mut summary.result
-        && !error.is::<Refused>()
-        && !errors.is_empty()
-    {
-        *error = anyhow!("{error}\n{errors}");
-    }
+    let cpu_seconds = emulator.process().cpu_seconds();
+    summary.result = summary
+        .result
+        .map_err(|error| with_words(error, &emulator.complaints()));
     let exit = summary.result.as_ref().err().map_or(0, exit_code);
     let host = Host {
         wall_seconds: seconds_since(start),
@@ -413,11 +437,13 @@ pub fn run(args: &RunArgs, indices: (Vec<usize>, Vec<usize>)) -> Result<()> {
     );
     let options = Options::check(args, steps)?;
     if options.window {
-        qemu::window_system()?;
+        emulator::window_system()?;
     }
     setup::require(Purpose::Run {
+        rig: options.rig,
         window: options.window,
     })?;
+    models::check_listed(options.rig, &options.cpu_model)?;
     let umbra = kernel::build()?;
     let name = options
         .guest
@@ -508,6 +534,7 @@ pub fn account(console: &[String], screen: &[String], log: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Refused;
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
@@ -532,15 +559,41 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        for line in [
-            "--rig kvm",
-            "--rig bochs-vmx",
-            "--rig bochs-svm",
-            "--paging shadow",
-            "--cpus 2",
-        ] {
+        for line in ["--paging shadow", "--cpus 2"] {
             assert!(refusal(line).contains("not built yet"), "{line}");
         }
+    }
+
+    #[test]
+    fn a_rig_brings_its_cpu_and_takes_only_such_as_fit() {
+        let options = check("--rig bochs-vmx").unwrap();
+        assert_eq!(
+            (options.rig, options.cpu_model.as_str()),
+            (Rig::BochsVmx, "corei7_skylake_x")
+        );
+        let options = check("--rig bochs-svm --cpu-model zambezi").unwrap();
+        assert_eq!(options.cpu_model, "zambezi");
+        assert!(refusal("--rig bochs-vmx --cpu-model ryzen").contains("is for --rig bochs-svm"));
+    }
+
+    #[test]
+    fn a_guest_that_is_too_large_for_bochs_is_refused() {
+        let guest = Medium {
+            path: "/g.iso".into(),
+            kind: Kind::Cdrom,
+            length: 100 * MIB,
+        };
+        let outer = |memory: &str| {
+            let options = check(&format!("--rig bochs-svm --memory {memory}")).unwrap();
+            machine(&options, &guest, Path::new("/u"), None, Path::new("/"))
+        };
+        assert!(outer("1900M").is_ok());
+        let error = outer("2G").unwrap_err();
+        assert!(error.is::<Refused>());
+        assert!(
+            error.to_string().contains("Bochs's can have 2048M"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,15 +3,15 @@
 //! It is given any pair of byte streams, so that tests can play Umbra's part.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::io::{ErrorKind, Read};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::control::{Decoder, Event, Message, Picture, Request};
+use crate::emulator::{self, Channel};
 use crate::keys;
 use crate::monitor::Monitor;
 use crate::outcome::{Interrupted, Refused, interrupted};
@@ -83,7 +83,7 @@ enum Arrival {
 
 /// A conversation with Umbra.
 pub struct Session {
-    stream: UnixStream,
+    to: emulator::Sender,
     arrivals: Receiver<Arrival>,
     watch: Watch,
     resets: usize,
@@ -96,19 +96,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts to listen on `stream`.
-    ///
-    /// # Errors
-    ///
-    /// The stream cannot be shared with the thread that reads it.
-    pub fn new(stream: UnixStream, script: &[Step]) -> Result<Session> {
-        let (sender, arrivals) = channel();
-        let reader = stream
-            .try_clone()
-            .context("cannot listen on the control channel")?;
-        thread::spawn(move || listen(reader, &sender));
-        Ok(Session {
-            stream,
+    /// Starts to listen on `channel`.
+    pub fn new(channel: Channel, script: &[Step]) -> Session {
+        let (sender, arrivals) = mpsc::channel();
+        let from = channel.from;
+        thread::spawn(move || listen(from, &sender));
+        Session {
+            to: channel.to,
             arrivals,
             watch: Watch::new(script),
             resets: 0,
@@ -118,7 +112,7 @@ impl Session {
             outer: None,
             report: None,
             monitor: None,
-        })
+        }
     }
 
     /// Types on the outer machine's keyboard and looks at its screen by `monitor`.
@@ -130,17 +124,9 @@ impl Session {
     }
 
     /// A handle that sends `Input` frames from another thread.
-    ///
-    /// # Errors
-    ///
-    /// The stream cannot be shared.
-    pub fn input(&self) -> Result<impl FnMut(&[u8]) -> bool + Send + 'static> {
-        let mut stream = self.stream.try_clone()?;
-        Ok(move |bytes: &[u8]| {
-            stream
-                .write_all(&Request::Input(bytes.to_vec()).encode())
-                .is_ok()
-        })
+    pub fn input(&self) -> impl FnMut(&[u8]) -> bool + Send + 'static {
+        let to = self.to.clone();
+        move |bytes: &[u8]| to.send(&Request::Input(bytes.to_vec()).encode()).is_ok()
     }
 
     /// Carries out `plan`, giving what the guest writes to COM1 to `console` as it comes.
@@ -357,7 +343,7 @@ impl Session {
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {
-        match self.stream.write_all(&request.encode()) {
+        match self.to.send(&request.encode()) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -382,7 +368,7 @@ fn missing(steps: &VecDeque<&Step>) -> String {
         .unwrap_or_default()
 }
 
-fn listen(mut stream: UnixStream, arrivals: &Sender<Arrival>) {
+fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>) {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -416,6 +402,8 @@ fn listen(mut stream: UnixStream, arrivals: &Sender<Arrival>) {
 mod tests {
     use super::*;
     use crate::control::far;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     /// Runs a session against `umbra`, which plays the far side and gets what was asked of it.
     fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summary, Vec<u8>) {
@@ -427,8 +415,8 @@ mod tests {
             })
         });
         let mut heard = Vec::new();
-        let summary = Session::new(near, &plan.script)
-            .unwrap()
+        let clone = near.try_clone().unwrap();
+        let summary = Session::new(Channel::over(near, clone), &plan.script)
             .run(plan, &mut |bytes| heard.extend_from_slice(bytes));
         player.join().unwrap();
         (summary, heard)

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::outcome::refuse;
 use crate::progress::Step;
+use crate::rig::Rig;
 
 /// A system package, and a file of it that shows that it is there.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +24,17 @@ const fn package(name: &'static str, file: &'static str) -> Package {
 
 /// What links the tool and Umbra.
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc")];
-/// The outer machine and the virtual machine's firmware.
-const RUN: &[Package] = &[
-    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
-    package("seabios", "/usr/share/seabios/bios-256k.bin"),
+/// The virtual machine's firmware.
+const FIRMWARE: &[Package] = &[package("seabios", "/usr/share/seabios/bios-256k.bin")];
+/// QEMU as the outer machine.
+const QEMU: &[Package] = &[package("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
+/// Bochs as the outer machine, and what the CD is made with from which it starts.
+const BOCHS: &[Package] = &[
+    package("bochs", "/usr/bin/bochs"),
+    package("bochsbios", "/usr/share/bochs/BIOS-bochs-latest"),
+    package("grub-common", "/usr/bin/grub-mkimage"),
+    package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
+    package("xorriso", "/usr/bin/xorriso"),
 ];
 /// What guests are made with.
 const GUESTS: &[Package] = &[
@@ -63,10 +71,15 @@ const KEYS: &[Package] = &[package(
     "debian-archive-keyring",
     "/usr/share/keyrings/debian-archive-keyring.gpg",
 )];
-/// The window.
-const WINDOW: &[Package] = &[package(
+/// QEMU's window.
+const QEMU_WINDOW: &[Package] = &[package(
     "qemu-system-gui",
     "/usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so",
+)];
+/// Bochs's window.
+const BOCHS_WINDOW: &[Package] = &[package(
+    "bochs-x",
+    "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_x_gui.so",
 )];
 
 /// What the packages are wanted for.
@@ -74,6 +87,8 @@ const WINDOW: &[Package] = &[package(
 pub enum Purpose {
     /// To run a guest.
     Run {
+        /// On this rig.
+        rig: Rig,
         /// In a window.
         window: bool,
     },
@@ -90,12 +105,20 @@ pub enum Purpose {
 impl Purpose {
     fn groups(self) -> Vec<&'static [Package]> {
         match self {
-            Purpose::Run { window: false } => vec![BUILD, RUN],
-            Purpose::Run { window: true } => vec![BUILD, RUN, WINDOW],
+            Purpose::Run { rig, window } => {
+                let (emulator, its_window) = if rig.is_bochs() {
+                    (BOCHS, BOCHS_WINDOW)
+                } else {
+                    (QEMU, QEMU_WINDOW)
+                };
+                let mut groups = vec![BUILD, FIRMWARE, emulator];
+                groups.extend(window.then_some(its_window));
+                groups
+            }
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
-            Purpose::Image => vec![BUILD, RUN, GUESTS, IMAGE],
-            Purpose::Test => vec![BUILD, RUN, GUESTS, IMAGE, TEST],
+            Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
+            Purpose::Test => vec![BUILD, FIRMWARE, QEMU, BOCHS, GUESTS, IMAGE, TEST],
         }
     }
 }
@@ -300,9 +323,8 @@ mod tests {
                 .count(),
             1
         );
-        let absent = missing(Purpose::Run { window: false }, |file| {
-            !file.ends_with("bios-256k.bin")
-        });
+        let run = |rig| Purpose::Run { rig, window: false };
+        let absent = missing(run(Rig::QemuSvm), |file| !file.ends_with("bios-256k.bin"));
         assert_eq!(
             absent
                 .iter()
@@ -310,6 +332,9 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["seabios"]
         );
+        let bochs = missing(run(Rig::BochsVmx), |_| false);
+        assert!(bochs.iter().any(|package| package.name == "bochsbios"));
+        assert!(bochs.iter().all(|package| !package.name.contains("qemu")));
     }
 
     #[test]

@@ -1,0 +1,282 @@
+//! Bochs as the outer machine: its configuration, and the byte streams to Umbra in it.
+//!
+//! Bochs starts everything from a CD, with GRUB. It paces serial ports by their baud rate in virtual time, so that screens and
+//! pictures would take minutes: Umbra's frames come over port E9h instead, which is Bochs's standard output, and only the
+//! tool's go over COM2, a TCP connection on the loopback interface, from which Bochs takes a byte when there is room for it.
+//!
+//! Written for Bochs 2.7 as Debian 12 has it: with its debugger, which has to be told to go on.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::emulator::{Channel, Emulator, Process, Sender, temporary_directory, with_words};
+use crate::image;
+use crate::monitor::Monitor;
+use crate::rig::{Boot, MIB, Machine};
+
+/// The emulator.
+pub const BOCHS: &str = "bochs";
+/// The most memory that its machine can have here.
+pub const MOST_MEMORY: u64 = 2048 * MIB;
+
+/// Where the machine's drives can be; the first is its own CD's.
+const CD: &str = "ata0-master";
+const DRIVES: [&str; 3] = ["ata0-slave", "ata1-master", "ata1-slave"];
+
+/// What the debugger is told when the time at a Linux kernel's entry is wanted: to stop there once. GRUB loads the kernel where
+/// it likes best to be, at 16 MiB, and enters it at its start.
+const STOP_AT_ENTRY: &str = "pbreak 0x1000000\nc\ndelete 1\nc\n";
+
+/// A running Bochs.
+#[derive(Debug)]
+pub struct Bochs {
+    process: Process,
+    com: TcpListener,
+    /// Whether all goes over the serial port, as it does where a system runs without Umbra.
+    serial: bool,
+}
+
+impl Bochs {
+    /// Starts Bochs with Umbra's log going to `log`.
+    ///
+    /// # Errors
+    ///
+    /// It, the CD, or the temporary files it needs, cannot be had.
+    pub fn start(machine: &Machine, log: &Path) -> Result<Bochs> {
+        let directory = temporary_directory()?;
+        let place = |name: &str| directory.path().join(name);
+        match &machine.boot {
+            Boot::Cd { path, .. } => symlink(path, place("umbra.iso"))?,
+            boot => image::make_for_bios(&place("umbra.iso"), boot, machine.display.is_some())?,
+        }
+        for drive in &machine.drives {
+            symlink(&drive.path, place(drive.serial))?;
+        }
+        let com = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .context("cannot listen on the loopback interface")?;
+        com.set_nonblocking(true)?;
+        let text = configuration(machine, com.local_addr()?.port(), log);
+        fs::write(place("bochsrc"), text)?;
+        let serial = matches!(machine.boot, Boot::Native { .. });
+        fs::write(place("go"), if serial { STOP_AT_ENTRY } else { "c\n" })?;
+        let arguments = ["-q", "-f", "bochsrc", "-rc", "go"].map(Into::into);
+        Ok(Bochs {
+            process: Process::start(BOCHS, arguments, directory, !serial)?,
+            com,
+            serial,
+        })
+    }
+}
+
+impl Emulator for Bochs {
+    fn connect(&mut self) -> Result<Channel> {
+        let com = &self.com;
+        let stream = self
+            .process
+            .await_start(|_| com.accept().ok())
+            .map_err(|error| with_words(error, &self.complaints()))?
+            .0;
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        let clone = stream.try_clone()?;
+        match self.process.output() {
+            Some(output) if !self.serial => Ok(Channel {
+                from: Box::new(output),
+                to: Sender::new(clone),
+            }),
+            _ => Ok(Channel::over(stream, clone)),
+        }
+    }
+
+    fn monitor(&self) -> Result<Option<Monitor>> {
+        Ok(None)
+    }
+
+    fn entered(&self) -> Result<u64> {
+        let log = fs::read_to_string(self.process.directory().join("debugger.log"))?;
+        entry_time(&log).context("Bochs did not see the kernel's entry")
+    }
+
+    fn complaints(&mut self) -> String {
+        if !self.process.has_ended() {
+            return String::new();
+        }
+        let log = fs::read(self.process.directory().join("bochs.log")).unwrap_or_default();
+        let words = last_words(&String::from_utf8_lossy(&log));
+        if words.is_empty() {
+            self.process.errors()
+        } else {
+            words
+        }
+    }
+
+    fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// The last lines of Bochs's log, without the registers that it writes at its end: those are the machine's, not the guest's.
+fn last_words(log: &str) -> String {
+    const LINES: usize = 6;
+    let told: Vec<&str> = log.lines().filter(|line| !line.contains("] |")).collect();
+    let tail = told.get(told.len().saturating_sub(LINES)..);
+    tail.unwrap_or_default().join("\n")
+}
+
+/// The time of the debugger's second stop, after the one before the first instruction: in instructions, as the TSC counts.
+fn entry_time(log: &str) -> Option<u64> {
+    let mut stops = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("Next at t="));
+    stops.nth(1)?.trim().parse().ok()
+}
+
+/// The configuration file (bochsrc(5)); names are relative to the directory in which Bochs runs.
+fn configuration(machine: &Machine, port: u16, log: &Path) -> String {
+    let display = match machine.display {
+        Some(library) => library.to_owned(),
+        // A VNC server is all there is without a window system. It does not wait for a viewer.
+        None => "rfb, options=\"timeout=0\"".to_owned(),
+    };
+    // Where a person watches, virtual time must not run away while the machine is idle.
+    let sync = if machine.display.is_some() {
+        "slowdown"
+    } else {
+        "none"
+    };
+    let memory = machine.memory / MIB;
+    let model = &machine.cpu_model;
+    let tool = format!("mode=socket-client, dev=127.0.0.1:{port}");
+    let (com1, com2) = match &machine.boot {
+        Boot::Native { .. } => (tool, "mode=null".to_owned()),
+        _ => (format!("mode=file, dev=\"{}\"", log.display()), tool),
+    };
+    // Bochs's own VGA BIOS makes GRUB overwrite its heap when it is asked for graphics modes; SeaBIOS's does not.
+    let mut text = format!(
+        "\
+config_interface: textconfig
+display_library: {display}
+plugin_ctrl: unmapped=true, biosdev=true, extfpuirq=true, serial=true, speaker=false, parallel=false, e1000=false
+cpu: model={model}, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+memory: guest={memory}, host={memory}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
+vgaromimage: file=/usr/share/seabios/vgabios-stdvga.bin
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
+{CD}: type=cdrom, path=umbra.iso, status=inserted
+boot: cdrom
+com1: enabled=1, {com1}
+com2: enabled=1, {com2}
+port_e9_hack: enabled=1
+clock: sync={sync}, time0=utc
+log: bochs.log
+debugger_log: debugger.log
+panic: action=fatal
+error: action=report
+info: action=report
+debug: action=ignore
+mouse: enabled=0
+sound: driver=dummy
+"
+    );
+    for (place, drive) in DRIVES.iter().zip(&machine.drives) {
+        let kind = if drive.writable {
+            "type=disk, mode=flat, cylinders=0, heads=16, spt=63"
+        } else {
+            "type=cdrom, status=inserted"
+        };
+        let name = drive.serial;
+        // Umbra knows its guest's drives by the model that they call themselves.
+        text.push_str(&format!("{place}: {kind}, path={name}, model=\"{name}\"\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{Drive, Rig};
+
+    fn machine(boot: Boot) -> Machine {
+        Machine {
+            rig: Rig::BochsSvm,
+            cpu_model: "ryzen".to_owned(),
+            memory: 384 * MIB,
+            boot,
+            drives: vec![
+                Drive {
+                    serial: "umbra-cdrom",
+                    path: "/a b.iso".into(),
+                    writable: false,
+                },
+                Drive {
+                    serial: "umbra-disk",
+                    path: "/d.img".into(),
+                    writable: true,
+                },
+            ],
+            icount: false,
+            display: None,
+        }
+    }
+
+    #[test]
+    fn umbra_logs_on_com1_and_hears_on_com2() {
+        let boot = Boot::Multiboot {
+            umbra: "/u".into(),
+            options: String::new(),
+            modules: Vec::new(),
+        };
+        let text = configuration(&machine(boot), 4711, Path::new("/logs/a.log"));
+        assert!(text.contains("com1: enabled=1, mode=file, dev=\"/logs/a.log\"\n"));
+        assert!(text.contains("com2: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n"));
+        assert!(text.contains("memory: guest=384, host=384\n"));
+        assert!(text.contains("cpu: model=ryzen, "));
+    }
+
+    #[test]
+    fn a_system_without_umbra_has_the_tool_on_com1() {
+        let boot = Boot::Native {
+            kernel: "/k".into(),
+            initrd: None,
+            cmdline: String::new(),
+        };
+        let text = configuration(&machine(boot), 4711, Path::new("/logs/a.log"));
+        assert!(text.contains("com1: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n"));
+    }
+
+    #[test]
+    fn drives_are_known_by_their_models() {
+        let boot = Boot::Cd {
+            path: "/u.iso".into(),
+            firmware: None,
+        };
+        let text = configuration(&machine(boot), 1, Path::new("/l"));
+        assert!(text.contains(
+            "ata0-slave: type=cdrom, status=inserted, path=umbra-cdrom, model=\"umbra-cdrom\"\n"
+        ));
+        assert!(text.contains("ata1-master: type=disk, mode=flat, cylinders=0, heads=16, spt=63, path=umbra-disk, model=\"umbra-disk\"\n"));
+    }
+
+    #[test]
+    fn the_entry_is_the_debuggers_second_stop() {
+        let log =
+            "Next at t=0\n(0) [...]\n(0) Breakpoint 1, 0x01000000 in ?? ()\nNext at t=271828\n";
+        assert_eq!(entry_time(log), Some(271_828));
+        assert_eq!(entry_time("Next at t=0\n"), None);
+    }
+
+    #[test]
+    fn the_last_words_are_not_the_registers() {
+        let log = "1i[CPU0  ] CS.mode = 32 bit\n1i[CPU0  ] | EAX=1\n1p[CPU0  ] >>PANIC<< 3rd\n1i[SIM   ] quit\n";
+        assert_eq!(
+            last_words(log),
+            "1i[CPU0  ] CS.mode = 32 bit\n1p[CPU0  ] >>PANIC<< 3rd\n1i[SIM   ] quit"
+        );
+        assert_eq!(last_words(""), "");
+    }
+}

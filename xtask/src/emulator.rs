@@ -1,0 +1,301 @@
+//! An emulator as the outer machine: its process, its temporary files, and the byte streams to Umbra.
+//!
+//! What differs between emulators is behind [`Emulator`]: [`qemu`](crate::qemu) and [`bochs`](crate::bochs).
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+
+use crate::bochs::Bochs;
+use crate::monitor::Monitor;
+use crate::outcome::{Interrupted, Refused, interrupted, refuse};
+use crate::qemu::{self, Qemu};
+use crate::rig::{Machine, Rig};
+
+/// How long an emulator has to open its control channel.
+const START: Duration = Duration::from_secs(30);
+
+/// A running emulator; it ends when this value goes.
+pub trait Emulator {
+    /// Connects to the control channel, or without Umbra to the machine's COM1.
+    ///
+    /// # Errors
+    ///
+    /// The emulator ended first, with its own words for why.
+    fn connect(&mut self) -> Result<Channel>;
+
+    /// The emulator's monitor, where Umbra itself shows the guest and takes the keys.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    fn monitor(&self) -> Result<Option<Monitor>>;
+
+    /// The instructions that passed before a system without Umbra was entered, as far as the emulator tells.
+    ///
+    /// # Errors
+    ///
+    /// It should have told and has not.
+    fn entered(&self) -> Result<u64>;
+
+    /// What the emulator has had to complain about.
+    fn complaints(&mut self) -> String;
+
+    /// Its process.
+    fn process(&self) -> &Process;
+}
+
+/// Starts the emulator that `machine` asks for, with Umbra's log going to `log`.
+///
+/// # Errors
+///
+/// It, or the temporary files it needs, cannot be had.
+pub fn start(machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+    Ok(if machine.rig.is_bochs() {
+        Box::new(Bochs::start(machine, log)?)
+    } else {
+        Box::new(Qemu::start(machine, log)?)
+    })
+}
+
+/// The two byte streams between the tool and Umbra.
+pub struct Channel {
+    /// From Umbra.
+    pub from: Box<dyn Read + Send>,
+    /// To Umbra.
+    pub to: Sender,
+}
+
+impl Channel {
+    /// A channel over one stream for both directions, of which `clone` is a second handle.
+    pub fn over<S: Read + Write + Send + 'static>(stream: S, clone: S) -> Channel {
+        Channel {
+            from: Box::new(stream),
+            to: Sender::new(clone),
+        }
+    }
+}
+
+/// The way to Umbra, which several threads may use.
+#[derive(Clone)]
+pub struct Sender(Arc<Mutex<dyn Write + Send>>);
+
+impl Sender {
+    /// Sends to `stream`.
+    pub fn new(stream: impl Write + Send + 'static) -> Sender {
+        Sender(Arc::new(Mutex::new(stream)))
+    }
+
+    /// Sends all of `bytes`, with nothing of another thread's between them.
+    ///
+    /// # Errors
+    ///
+    /// The stream is closed or broken.
+    pub fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stream = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        stream.write_all(bytes)
+    }
+}
+
+/// An emulator's process with the temporary files around it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    directory: TempDir,
+    start: Instant,
+    name: &'static str,
+}
+
+impl Process {
+    /// Starts the program `name` with `arguments` and `directory`, which holds its files and becomes its working directory. Its
+    /// standard output is taken if `output`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start(
+        name: &'static str,
+        arguments: impl IntoIterator<Item = std::ffi::OsString>,
+        directory: TempDir,
+        output: bool,
+    ) -> Result<Process> {
+        let errors = fs::File::create(directory.path().join("errors"))?;
+        let child = tied_to_us(name)
+            .args(arguments)
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(if output {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Process {
+            child,
+            directory,
+            start: Instant::now(),
+            name,
+        })
+    }
+
+    /// Tries `attempt` again and again until it gives something.
+    ///
+    /// # Errors
+    ///
+    /// The process ended first, the time was over, or the tool was interrupted.
+    pub fn await_start<T>(&mut self, mut attempt: impl FnMut(&Path) -> Option<T>) -> Result<T> {
+        loop {
+            if let Some(found) = attempt(self.directory.path()) {
+                return Ok(found);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended at once ({status})", self.name);
+            }
+            if interrupted() {
+                return Err(Interrupted.into());
+            }
+            if self.start.elapsed() > START {
+                bail!(
+                    "{} did not open its control channel within {} seconds",
+                    self.name,
+                    START.as_secs()
+                );
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Its standard output, once.
+    pub fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.start
+    }
+
+    /// Whether it has ended by itself. One that has closed its streams is given a moment.
+    pub fn has_ended(&mut self) -> bool {
+        for _ in 0..20 {
+            match self.child.try_wait() {
+                Ok(None) => sleep(Duration::from_millis(10)),
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    /// What it wrote to its standard error.
+    pub fn errors(&self) -> String {
+        let bytes = fs::read(self.directory.path().join("errors")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Its CPU time so far, in seconds of user and system time.
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // The name in brackets may have spaces; user and system time are fields 14 and 15 (proc(5)), in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks: u64 =
+            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+        Some(ticks as f64 / 100.0)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command that the system ends with us where it can do that.
+fn tied_to_us(program: &str) -> Command {
+    const SETPRIV: &str = "/usr/bin/setpriv";
+    if Path::new(SETPRIV).exists() {
+        let mut command = Command::new(SETPRIV);
+        command.args(["--pdeathsig", "KILL", program]);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// A directory whose path can stand in any emulator's options.
+///
+/// # Errors
+///
+/// It cannot be made.
+pub fn temporary_directory() -> Result<TempDir> {
+    let usual = std::env::temp_dir();
+    // The path of a socket may have 107 bytes.
+    let plain = |path: &Path| {
+        path.to_str()
+            .is_some_and(|text| text.len() < 60 && !text.contains([' ', ',', '"', '$']))
+    };
+    let parent = if plain(&usual) {
+        usual
+    } else {
+        PathBuf::from("/tmp")
+    };
+    tempfile::Builder::new()
+        .prefix("umbra-")
+        .tempdir_in(parent)
+        .context("cannot make a temporary directory")
+}
+
+/// An error followed by the emulator's own words, if it has any.
+pub fn with_words(error: anyhow::Error, words: &str) -> anyhow::Error {
+    if words.is_empty() || error.is::<Refused>() || error.is::<Interrupted>() {
+        error
+    } else {
+        anyhow!("{error}\n{words}")
+    }
+}
+
+/// Checks that windows can be shown here.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when they cannot.
+pub fn window_system() -> Result<()> {
+    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !has("DISPLAY") && !has("WAYLAND_DISPLAY") {
+        refuse!(
+            "there is no window system here (neither DISPLAY nor WAYLAND_DISPLAY is set); use --headless"
+        );
+    }
+    Ok(())
+}
+
+/// The window of the emulator that plays `rig`, as it calls it.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when there is none here.
+pub fn display(rig: Rig) -> Result<&'static str> {
+    if rig.is_bochs() {
+        window_system()?;
+        return Ok("x");
+    }
+    qemu::display()
+}

@@ -1,0 +1,66 @@
+//! Whether this machine's own processor can be the outer machine: Linux KVM with nested virtualization.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::qemu::QEMU;
+
+/// What stands in the way of KVM here, as a sentence's end; nothing if it is usable.
+pub fn missing() -> Option<String> {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Some(format!("/dev/kvm cannot be opened ({})", error.kind()));
+    }
+    let nested = ["kvm_intel", "kvm_amd"].into_iter().any(|module| {
+        let path = Path::new("/sys/module").join(module);
+        fs::read_to_string(path.join("parameters/nested")).is_ok_and(|text| is_on(&text))
+    });
+    if !nested {
+        return Some(
+            "nested virtualization is off (the parameter nested of the module kvm_intel or kvm_amd)"
+                .to_owned(),
+        );
+    }
+    (!answers()).then(|| format!("{QEMU} cannot use it"))
+}
+
+/// Whether a module's parameter is on, which older kernels say with a number.
+fn is_on(text: &str) -> bool {
+    matches!(text.trim(), "Y" | "1")
+}
+
+/// Whether KVM makes a machine for QEMU. Before QEMU is installed nothing speaks against it.
+fn answers() -> bool {
+    let child = Command::new(QEMU)
+        .args(["-accel", "kvm", "-M", "none", "-nodefaults"])
+        .args(["-display", "none", "-monitor", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        return true;
+    };
+    let told = child
+        .stdin
+        .take()
+        .is_some_and(|mut monitor| monitor.write_all(b"quit\n").is_ok());
+    if !told {
+        // It has ended already; an error means the same.
+        let _ = child.kill();
+    }
+    child.wait().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modules_parameter_is_a_letter_or_a_number() {
+        for (text, on) in [("Y\n", true), ("1\n", true), ("N\n", false), ("0\n", false)] {
+            assert_eq!(is_on(text), on);
+        }
+    }
+}
