@@ -7,6 +7,9 @@ use hv_core::regs::Gprs;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+/// What runs between an entry and the next exit.
+type Guest = dyn FnMut(&mut BTreeMap<Field, u64>) -> Result<(), EntryError> + Send;
+
 /// Fields and registers as they were last written; what is to be run is a function.
 #[derive(Default)]
 pub struct FakeHardware {
@@ -21,7 +24,7 @@ pub struct FakeHardware {
     /// Arguments of INVEPT, and of INVVPID.
     pub flushed: (Vec<u64>, Vec<u16>),
     /// What the next entries do.
-    pub guest: Option<Box<dyn FnMut(&mut BTreeMap<Field, u64>) -> Result<(), EntryError> + Send>>,
+    pub guest: Option<Box<Guest>>,
     reads: Cell<u64>,
     writes: u64,
 }

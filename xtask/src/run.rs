@@ -534,8 +534,8 @@ pub fn account(console: &[String], screen: &[String], log: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Refused;
     use crate::cli::{Cli, Command};
+    use crate::outcome::Refused;
     use clap::Parser;
 
     fn check(line: &str) -> Result<Options> {
