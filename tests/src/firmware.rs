@@ -13,7 +13,7 @@ use device_model::pci::Shared;
 use device_model::vga::{self, TextScreen, Vga};
 use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
 use hv_core::bus::Bus;
-use hv_core::cpuid::Cpuid;
+use hv_core::cpuid::{Cpuid, CpuidResult};
 use hv_core::machine::{self, MachineDesc};
 use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::Frames;
@@ -154,6 +154,16 @@ pub struct FirmwarePc {
     text: TextScreen,
 }
 
+/// CPUID without RDRAND, which the emulator does not have.
+fn host(leaf: u32, subleaf: u32) -> CpuidResult {
+    const RDRAND: u32 = 1 << 30;
+    let mut result = rig::host(leaf, subleaf);
+    if leaf == 1 {
+        result.ecx &= !RDRAND;
+    }
+    result
+}
+
 fn mapped(len: usize) -> Mapped {
     Mapped {
         ram: Arc::new(VecDeviceRam::new(len)),
@@ -223,7 +233,7 @@ impl FirmwarePc {
                 .expect("frames do not run out"),
             bus,
             clock: clock.clone(),
-            cpuid: Cpuid::new(rig::host),
+            cpuid: Cpuid::new(host),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs),
             memory,

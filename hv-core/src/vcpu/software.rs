@@ -9,7 +9,7 @@
 use super::{Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuFault, Step};
-use crate::event::{Event, Injection};
+use crate::event::{Event, EventKind, Injection};
 use crate::mmu::Mmu;
 use crate::regs::SysReg;
 use crate::time::Clock;
@@ -73,7 +73,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         !state.shadow && (state.interrupts_enabled || self.events.nmi_waiting())
     }
 
-    /// Delivers an event to the guest. A fault meanwhile leaves it undelivered, as an exit during delivery would.
+    /// Delivers an event to the guest. Of a fault meanwhile and an exception the double-fault rules make one; an interrupt that
+    /// was acknowledged is lost, and an instruction is executed again.
     pub(super) fn deliver(&mut self, event: &Event) -> Result<(), Trouble> {
         let rip = self.cpu.rip();
         match emulate::deliver(self, event) {
@@ -82,7 +83,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 Ok(())
             }
             Err(EmuFault::Exception { vector, error, cr2 }) => {
-                self.events.put_back(*event);
+                if event.kind == EventKind::Exception {
+                    self.events.put_back(*event);
+                }
                 if let Some(cr2) = cr2 {
                     self.cpu.set_sysreg(SysReg::Cr2, cr2);
                 }

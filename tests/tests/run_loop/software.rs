@@ -210,6 +210,20 @@ fn vector_beyond_the_table_is_gp_and_gp_beyond_it_a_double_fault() {
 }
 
 #[test]
+fn interrupt_beyond_the_table_is_lost_and_gp_comes_instead() {
+    let mut r = real(&[NOP, HLT], &[(vector::GP, &[INC_AX, IRET])]);
+    let idtr = Segment {
+        limit: 4 * 14 - 1,
+        ..Segment::default()
+    };
+    r.vm.cpu.set_segment(SegReg::Idtr, idtr);
+    r.vm.cpu.rflags |= IF;
+    r.irqs.lock().waiting.push_back(0x20);
+    run_to_halt(&mut r);
+    assert_eq!((r.reg(RAX), r.reg(RSP)), (1, STACK));
+}
+
+#[test]
 fn nmi_is_blocked_until_iret() {
     // out dx, al: the device raises another NMI, once; inc ax; iret
     let mut r = real(&[NOP, INC_BX, HLT], &[(2, &[0xee, INC_AX, IRET])]);

@@ -299,3 +299,16 @@ fn fpu_is_found_and_started() {
     cpu.cr0 |= Cr0::EM.bits();
     assert_eq!(faults(&mut cpu), (vector::NM, None));
 }
+
+#[test]
+fn enter_sets_bp_by_the_size_of_the_stack() {
+    // SDM vol 2A, "ENTER—Make Stack Frame for Procedure Parameters": 66h is for what is pushed.
+    let mut cpu = cpu16(&[0x66, 0xc8, 0x10, 0x00, 0x00]);
+    cpu.gprs.regs[RBP] = 0x1234_5678;
+    run(&mut cpu);
+    assert_eq!(cpu.peek(0x7ffc, 4), [0x78, 0x56, 0x34, 0x12]);
+    assert_eq!(
+        (cpu.gprs.regs[RBP], cpu.gprs.regs[RSP]),
+        (0x1234_7ffc, 0x7fec)
+    );
+}
