@@ -1,8 +1,8 @@
 //! Puts the guest's machine together: memory, devices, firmware, media.
 
 use crate::clock::HostClock;
-use crate::disk::{self, ModuleDisk};
 use crate::loader::{BootInfo, Module};
+use crate::media::Media;
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::Options;
 use crate::{clock, control, host};
@@ -16,7 +16,7 @@ use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
+use hv_core::backend::{ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -139,21 +139,7 @@ impl<B: VcpuBackend> Guest<B> {
             options.memory & !(MIB - 1)
         };
         let need = |role: &str| boot.module(role).map(bytes);
-        let mut cdrom: Option<Box<dyn BlockBackend>> = None;
-        let mut disk: Option<Box<dyn BlockBackend>> = None;
-        if let Some(iso) = need("cdrom").or_else(|| need("iso")) {
-            cdrom = Some(Box::new(ModuleDisk(iso)));
-        }
-        if let Some(image) = need("disk") {
-            disk = Some(Box::new(ModuleDisk(image)));
-        }
-        for (serial, found) in disk::find() {
-            match serial.as_str() {
-                "umbra-cdrom" => cdrom = Some(found),
-                "umbra-disk" => disk = Some(found),
-                _ => {}
-            }
-        }
+        let Media { cdrom, disk } = Media::find(boot, options)?;
         let desc = MachineDesc {
             memory: memory_size,
             cpus: 1,

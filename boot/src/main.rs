@@ -2,9 +2,8 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`] and [`screen`] (frame
-//! buffer). The guest's
-//! machine is put together in [`guest`]; [`session`] runs it.
+//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
+//! (frame buffer). The guest's machine is put together in [`guest`] with [`media`]; [`session`] runs it.
 #![no_std]
 #![no_main]
 
@@ -17,12 +16,14 @@ mod control;
 mod disk;
 mod guest;
 mod host;
+mod ide;
 mod intel;
 mod interrupts;
 mod keyboard;
 mod lapic;
 mod loader;
 mod logger;
+mod media;
 mod memory;
 mod options;
 mod paging;

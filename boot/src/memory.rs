@@ -439,6 +439,13 @@ impl HostDeviceRam {
         }))
     }
 
+    /// Takes `len` zeroed bytes for Umbra's own use.
+    pub fn own(len: u64) -> Option<Arc<Self>> {
+        let hpa = take_own(len, 4096)?;
+        let len = len as usize;
+        Some(Arc::new(Self { hpa, len }))
+    }
+
     /// Where it is.
     pub fn hpa(&self) -> Hpa {
         Hpa(self.hpa)

@@ -1,6 +1,7 @@
 //! The command line: `key=value` words.
 
 use crate::control::Transport;
+use ata::Place;
 
 /// What the user asked for.
 pub struct Options {
@@ -12,6 +13,10 @@ pub struct Options {
     pub window: bool,
     /// Check every VM entry by the manual's rules before it is tried (VT-x).
     pub check_entries: bool,
+    /// The ATA drive that is the guest's CD-ROM.
+    pub cdrom: Option<Place>,
+    /// The ATA drive that is the guest's hard disk.
+    pub disk: Option<Place>,
     /// `nested` (the only one yet).
     pub paging: &'static str,
     /// The guest kernel's command line, when it comes from a boot menu.
@@ -29,6 +34,8 @@ impl Options {
             control: None,
             window: false,
             check_entries: false,
+            cdrom: None,
+            disk: None,
             paging: "nested",
             cmdline: None,
         };
@@ -50,6 +57,8 @@ impl Options {
                 ("report", _) => {}
                 ("window", _) => o.window = true,
                 ("check", _) => o.check_entries = true,
+                ("cdrom", v) => o.cdrom = Some(place(key, v)?),
+                ("disk", v) => o.disk = Some(place(key, v)?),
                 ("paging", "nested") => o.paging = "nested",
                 ("paging", v) => {
                     return Err(alloc::format!(
@@ -62,6 +71,12 @@ impl Options {
         }
         Ok(o)
     }
+}
+
+/// A drive.
+fn place(key: &str, text: &str) -> Result<Place, alloc::string::String> {
+    text.parse()
+        .map_err(|()| alloc::format!("{key}={text} does not name a drive, as ata0.1 does"))
 }
 
 /// A size with an optional K, M or G.

@@ -199,7 +199,7 @@ sound: driver=dummy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Drive, Rig};
+    use crate::rig::{Bus, Drive, Rig};
 
     fn machine(boot: Boot) -> Machine {
         Machine {
@@ -212,11 +212,13 @@ mod tests {
                     serial: "umbra-cdrom",
                     path: "/a b.iso".into(),
                     writable: false,
+                    bus: Bus::Ide,
                 },
                 Drive {
                     serial: "umbra-disk",
                     path: "/d.img".into(),
                     writable: true,
+                    bus: Bus::Ide,
                 },
             ],
             icount: false,

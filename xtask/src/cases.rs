@@ -11,7 +11,7 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
-use crate::rig::{Boot, MIB, Machine, Rig, outer_memory};
+use crate::rig::{Boot, Bus, MIB, Machine, Rig, outer_memory};
 use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
@@ -29,6 +29,8 @@ pub struct Case {
     memory: u64,
     script: Vec<Step>,
     timeout: u64,
+    /// What its media are attached to in the outer machine.
+    bus: Bus,
     /// What must hold besides the script.
     checks: Vec<Check>,
 }
@@ -122,7 +124,12 @@ pub fn all() -> Vec<Case> {
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
+        bus: Bus::Virtio,
         checks: checks.to_vec(),
+    };
+    let on_ide = |case| Case {
+        bus: Bus::Ide,
+        ..case
     };
     let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
     let language = [until("Select a language")];
@@ -198,6 +205,22 @@ pub fn all() -> Vec<Case> {
             &grub_answers,
             &[],
         ),
+        on_ide(case(
+            "ide-disk-keeps-what-was-written",
+            What::DiskTwice,
+            512,
+            240,
+            &[],
+            &[PoweredOff],
+        )),
+        on_ide(case(
+            "ide-cdrom",
+            What::Cd(Guest::GrubRescue),
+            128,
+            120,
+            &grub_answers,
+            &[OwnMemory],
+        )),
         case(
             "ipxe-finds-its-card",
             What::Cd(Guest::Ipxe),
@@ -414,6 +437,7 @@ impl Case {
             timeout: Some(Duration::from_secs(self.timeout)),
             screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
             report: Some(report.clone()),
+            bus: self.bus,
             ..options.clone()
         };
         let mut console = Vec::new();

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::emulator::{Channel, Emulator, Process, temporary_directory, window_system, with_words};
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
-use crate::rig::{Boot, Machine, Module, Rig};
+use crate::rig::{Boot, Bus, Machine, Module, Rig};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -180,9 +180,14 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
                 escaped(&drive.path)?
             ),
         ]);
+        let device = match (drive.bus, drive.writable) {
+            (Bus::Virtio, _) => "virtio-blk-pci",
+            (Bus::Ide, false) => "ide-cd",
+            (Bus::Ide, true) => "ide-hd",
+        };
         add(&[
             "-device",
-            &format!("virtio-blk-pci,drive=drive{number},serial={}", drive.serial),
+            &format!("{device},drive=drive{number},serial={}", drive.serial),
         ]);
     }
     let control = format!(
@@ -258,7 +263,7 @@ pub fn display() -> Result<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Drive, MIB};
+    use crate::rig::{Bus, Drive, MIB};
 
     fn line(machine: &Machine) -> String {
         let directory = tempfile::tempdir().unwrap();
@@ -296,6 +301,7 @@ mod tests {
                 serial: "umbra-cdrom",
                 path: "/x,y.iso".into(),
                 writable: false,
+                bus: Bus::Virtio,
             }],
             icount: true,
             display: None,
@@ -333,6 +339,7 @@ mod tests {
             serial: "umbra-disk",
             path: "/d.img".into(),
             writable: true,
+            bus: Bus::Virtio,
         };
         let line = line(&Machine {
             drives: vec![drive],

@@ -128,6 +128,15 @@ pub struct Module {
     pub path: PathBuf,
 }
 
+/// What a QEMU machine's disk is attached to. Bochs has only IDE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// A PCI function of its own.
+    Virtio,
+    /// The IDE controller.
+    Ide,
+}
+
 /// A disk of the outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
@@ -135,8 +144,10 @@ pub struct Drive {
     pub serial: &'static str,
     /// Where it is on this machine.
     pub path: PathBuf,
-    /// Whether the guest may write.
+    /// Whether the guest may write. On IDE, what it may not write is a CD.
     pub writable: bool,
+    /// What it is attached to.
+    pub bus: Bus,
 }
 
 /// What the outer machine starts.

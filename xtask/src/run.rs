@@ -18,7 +18,7 @@ use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{Boot, Drive, MIB, Machine, Module, Paging, Rig, outer_memory, parse_memory};
+use crate::rig::{Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, outer_memory, parse_memory};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -66,6 +66,8 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// Whether the clock counts instructions.
     pub icount: bool,
+    /// What the guest's media are attached to in the outer machine.
+    pub bus: Bus,
     /// Whether what is typed at the terminal goes to the guest's COM1.
     pub interactive: bool,
 }
@@ -174,6 +176,7 @@ impl Options {
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
             icount: args.icount,
+            bus: Bus::Virtio,
             interactive: args.until.is_empty() && args.types.is_empty(),
         })
     }
@@ -198,6 +201,7 @@ impl Options {
             screenshot: None,
             report: None,
             icount: false,
+            bus: Bus::Virtio,
             interactive: false,
         })
     }
@@ -234,11 +238,13 @@ fn machine(
             serial: "umbra-cdrom",
             path: guest.path.clone(),
             writable: false,
+            bus: options.bus,
         }),
         Kind::Disk => drives.push(Drive {
             serial: "umbra-disk",
             path: guest.path.clone(),
             writable: true,
+            bus: options.bus,
         }),
         Kind::Kernel { .. } => {
             modules_length += guest.length;
@@ -265,6 +271,7 @@ fn machine(
         serial: "umbra-disk",
         path: path.clone(),
         writable: true,
+        bus: options.bus,
     }));
     let umbra_options = format!(
         "memory={}M paging=nested control={} report=1{}",

@@ -62,7 +62,8 @@ impl Role {
     }
 
     /// The option that names a drive.
-    const fn option(self) -> &'static str {
+    #[must_use]
+    pub const fn option(self) -> &'static str {
         match self {
             Self::Cdrom => "cdrom",
             Self::Disk => "disk",
