@@ -81,6 +81,8 @@ pub struct HostClock {
     start: u64,
     /// Nanoseconds a tick, as a fixed-point number with 32 fraction bits.
     ns_per_tick: u64,
+    /// The other way round.
+    ticks_per_ns: u64,
     /// Timer ticks a nanosecond, likewise.
     timer_per_ns: u64,
     armed: VmTime,
@@ -90,11 +92,13 @@ impl HostClock {
     /// A clock that starts now.
     pub fn new() -> Self {
         let ns_per_tick = ((1_000_000_000u128 << 32) / u128::from(tsc_hz().max(1))) as u64;
+        let ticks_per_ns = ((u128::from(tsc_hz()) << 32) / 1_000_000_000) as u64;
         let timer_per_ns =
             ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
         Self {
             start: ticks(),
             ns_per_tick,
+            ticks_per_ns,
             timer_per_ns,
             armed: VmTime::NEVER,
         }
@@ -116,6 +120,13 @@ impl Clock for HostClock {
             ((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick)) >> 32)
                 as u64,
         )
+    }
+
+    fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
+        if deadline == VmTime::NEVER {
+            return u64::MAX;
+        }
+        ((u128::from((deadline - now).0) * u128::from(self.ticks_per_ns)) >> 32) as u64 + 1
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {

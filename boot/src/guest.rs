@@ -16,7 +16,6 @@ use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use hv_core::Hpa;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
@@ -28,15 +27,27 @@ use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::vcpu::{self, Vcpu};
+use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
-use npt_shadow::NestedMmu;
+use npt_shadow::{Format, NestedMmu};
 use spin::Mutex;
-use svm::{Features, SvmVcpu};
 
 /// The virtual CPU on this machine.
-pub type Cpu = Vcpu<SvmVcpu, NestedMmu<HostFrames>, HostClock>;
+pub type Cpu<B> = Vcpu<B, NestedMmu<HostFrames>, HostClock>;
+
+/// What the CPU asks of second-stage page tables.
+#[derive(Clone, Copy)]
+pub struct SecondStage {
+    /// Their format.
+    pub format: Format,
+    /// The level of their largest pages.
+    pub largest: u32,
+    /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
+    /// [`IDENTITY_MAP`](machine::IDENTITY_MAP).
+    pub identity_map: Option<Hpa>,
+}
 
 /// RAM of a guest when the command line does not say.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -60,9 +71,9 @@ enum Firmware {
 }
 
 /// The guest's machine.
-pub struct Guest {
+pub struct Guest<B: VcpuBackend> {
     /// Its CPU, with the buses.
-    pub cpu: Cpu,
+    pub cpu: Cpu<B>,
     /// The screen.
     pub vga: Shared<Vga>,
     /// The keyboard controller.
@@ -111,12 +122,17 @@ pub fn bytes(module: &Module) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }
 }
 
-impl Guest {
+impl<B: VcpuBackend> Guest<B> {
     /// Builds the machine that the boot modules and options describe.
     ///
     /// # Errors
     /// A sentence that says what is missing.
-    pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
+    pub fn new(
+        boot: &BootInfo,
+        options: &Options,
+        cpu: B,
+        second_stage: SecondStage,
+    ) -> Result<Self, String> {
         let memory_size = if options.memory == 0 {
             DEFAULT_MEMORY
         } else {
@@ -193,7 +209,19 @@ impl Guest {
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
-        let mut mmu = NestedMmu::new(HostFrames, host::gigabyte_pages()).ok_or_else(enough)?;
+        let SecondStage {
+            format,
+            largest,
+            identity_map,
+        } = second_stage;
+        let mut mmu = NestedMmu::new(HostFrames, format, largest).ok_or_else(enough)?;
+        if let Some(hpa) = identity_map {
+            let backing = Backing::Ram {
+                hpa,
+                writable: false,
+            };
+            mmu.remap(Gpa(machine::IDENTITY_MAP), 0x1000, backing);
+        }
         for e in ram.extents() {
             mmu.remap(
                 e.gpa,
@@ -231,7 +259,6 @@ impl Guest {
             uart,
         } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
-        let cpu = SvmVcpu::new(features, 1);
         let cpuid = Cpuid::new(host::cpuid);
         let vcpu = Vcpu::new(vcpu::Parts {
             cpu,

@@ -2,7 +2,8 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`] and [`screen`] (frame buffer). The guest's
+//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`] and [`screen`] (frame
+//! buffer). The guest's
 //! machine is put together in [`guest`]; [`session`] runs it.
 #![no_std]
 #![no_main]
@@ -10,11 +11,13 @@
 extern crate alloc;
 
 mod acpi_tables;
+mod amd;
 mod clock;
 mod control;
 mod disk;
 mod guest;
 mod host;
+mod intel;
 mod interrupts;
 mod keyboard;
 mod lapic;
@@ -32,6 +35,9 @@ mod start;
 
 use alloc::string::String;
 use core::panic::PanicInfo;
+use guest::SecondStage;
+use host::Vendor;
+use hv_core::cpu::VcpuBackend;
 use loader::BootInfo;
 use options::Options;
 
@@ -69,9 +75,26 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
 }
 
 fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
-    let features = host::enable_svm()?;
+    match host::vendor()? {
+        Vendor::Svm => {
+            let (cpu, second_stage) = amd::enable()?;
+            run_on(boot, options, cpu, second_stage)
+        }
+        Vendor::Vmx => {
+            let (cpu, second_stage) = intel::enable(options.check_entries)?;
+            run_on(boot, options, cpu, second_stage)
+        }
+    }
+}
+
+fn run_on<B: VcpuBackend>(
+    boot: &BootInfo,
+    options: &Options,
+    cpu: B,
+    second_stage: SecondStage,
+) -> Result<(), String> {
     hv_core::emulate::warm_up();
-    let mut session = session::Session::new(boot, options, features)?;
+    let mut session = session::Session::new(boot, options, cpu, second_stage)?;
     control::event("ready");
     session.run();
     Ok(())

@@ -325,6 +325,50 @@ impl GuestMemory for GuestRam {
         Ok(())
     }
 
+    fn read_value(&self, gpa: Gpa, size: usize) -> Result<u64, NotRam> {
+        let (hpa, room) = self.find(gpa, false).ok_or(NotRam(gpa))?;
+        if room < size as u64 {
+            let mut b = [0; 8];
+            self.read(gpa, &mut b[..size])?;
+            return Ok(u64::from_le_bytes(b));
+        }
+        // SAFETY: as in `read`; `room` has been compared.
+        unsafe {
+            Ok(match size {
+                1 => (hpa as *const u8).read().into(),
+                2 => (hpa as *const u16).read_unaligned().into(),
+                4 => (hpa as *const u32).read_unaligned().into(),
+                _ => (hpa as *const u64).read_unaligned(),
+            })
+        }
+    }
+
+    fn write_value(&self, gpa: Gpa, size: usize, value: u64) -> Result<(), NotRam> {
+        let (hpa, room) = self.find(gpa, true).ok_or(NotRam(gpa))?;
+        if room < size as u64 {
+            return self.write(gpa, &value.to_le_bytes()[..size]);
+        }
+        // SAFETY: as in `write`; `room` has been compared.
+        unsafe {
+            match size {
+                1 => (hpa as *mut u8).write(value as u8),
+                2 => (hpa as *mut u16).write_unaligned(value as u16),
+                4 => (hpa as *mut u32).write_unaligned(value as u32),
+                _ => (hpa as *mut u64).write_unaligned(value),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_u128(&self, gpa: Gpa) -> Result<u128, NotRam> {
+        let (hpa, room) = self.find(gpa, false).ok_or(NotRam(gpa))?;
+        if room < 16 {
+            return Err(NotRam(gpa));
+        }
+        // SAFETY: as in `read`; `room` has been compared.
+        unsafe { Ok((hpa as *const u128).read_unaligned()) }
+    }
+
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
         self.find(gpa, write)
             .is_some_and(|(_, room)| room >= len as u64)

@@ -10,6 +10,8 @@ pub struct Options {
     pub control: Option<Transport>,
     /// Draw the guest's screen on the host's and take its keyboard.
     pub window: bool,
+    /// Check every VM entry by the manual's rules before it is tried (VT-x).
+    pub check_entries: bool,
     /// `nested` (the only one yet).
     pub paging: &'static str,
     /// The guest kernel's command line, when it comes from a boot menu.
@@ -26,6 +28,7 @@ impl Options {
             memory: 0,
             control: None,
             window: false,
+            check_entries: false,
             paging: "nested",
             cmdline: None,
         };
@@ -46,6 +49,7 @@ impl Options {
                 ("control", "e9") => o.control = Some(Transport::E9),
                 ("report", _) => {}
                 ("window", _) => o.window = true,
+                ("check", _) => o.check_entries = true,
                 ("paging", "nested") => o.paging = "nested",
                 ("paging", v) => {
                     return Err(alloc::format!(

@@ -2,7 +2,7 @@
 
 use crate::clock::{self};
 use crate::control::{self, Request};
-use crate::guest::Guest;
+use crate::guest::{Guest, SecondStage};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::options::Options;
@@ -18,7 +18,6 @@ use hv_core::mmu::Mmu;
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
-use svm::Features;
 
 /// How often the text screen is sent to the host tool at most.
 const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
@@ -35,8 +34,8 @@ const RESET_PAUSE: VmTime = VmTime::from_millis(500);
 const RESET_STORM: u32 = 50;
 
 /// A running guest.
-pub struct Session {
-    guest: Guest,
+pub struct Session<B: VcpuBackend> {
+    guest: Guest<B>,
     window: bool,
     picture: Picture,
     text: TextScreen,
@@ -63,13 +62,18 @@ enum Verdict {
     Quit,
 }
 
-impl Session {
+impl<B: VcpuBackend> Session<B> {
     /// A guest, not yet started.
     ///
     /// # Errors
     /// A sentence that says what is missing.
-    pub fn new(boot: &BootInfo, options: &Options, features: Features) -> Result<Self, String> {
-        let mut guest = Guest::new(boot, options, features)?;
+    pub fn new(
+        boot: &BootInfo,
+        options: &Options,
+        cpu: B,
+        second_stage: SecondStage,
+    ) -> Result<Self, String> {
+        let mut guest = Guest::new(boot, options, cpu, second_stage)?;
         guest.cpu.service_at = VmTime(0);
         log::info!(
             "guest: {} MiB of RAM; Umbra itself uses {} KiB",
@@ -97,11 +101,12 @@ impl Session {
     pub fn run(&mut self) {
         loop {
             let verdict = match self.guest.cpu.run() {
-                Stop::HostInterrupt => {
+                // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
+                // in when service is due.
+                Stop::HostInterrupt | Stop::Service => {
                     interrupts::window();
                     self.service()
                 }
-                Stop::Service => self.service(),
                 Stop::Idle(_) => self.idle(),
                 Stop::Power(PowerAction::Reset) => self.reset("the guest reset the machine"),
                 Stop::TripleFault => {
@@ -351,7 +356,7 @@ impl Session {
 
     fn send_report(&mut self) {
         let facts = Facts {
-            backend: "svm",
+            backend: B::NAME,
             paging: "nested",
             guest_ram: self.guest.memory_size,
             own_memory: memory::own(),

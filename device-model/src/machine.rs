@@ -248,8 +248,10 @@ fn display(bus: &mut Bus, pci: &mut PciBus, video: Mapped, text: Mapped) -> Shar
         Width::Native,
     );
     let text_window = bus.add_ram_window(place, vga::TEXT_RAM as u64, text.hpa);
-    let screen =
-        Shared::new(Vga::new(video.ram, legacy, registers).with_text_map(text.ram, text_window));
+    let screen = Vga::new(video.ram, legacy, registers)
+        .with_frame_buffer(frame_buffer)
+        .with_text_map(text.ram, text_window);
+    let screen = Shared::new(screen);
     bus.occupy(place, screen.on_bus());
     let config = config_space(VENDOR, DEVICE, CLASS, REVISION)
         .memory_bar(VRAM_BAR, VRAM_SIZE as u32, true, frame_buffer)

@@ -217,6 +217,18 @@ impl Bus {
         }
         let old = core::mem::replace(&mut w.base, base);
         let (kind, len, device) = (w.kind, w.len, w.device);
+        if !matches!(kind, WindowKind::Ports { .. }) {
+            // Memory of a device too is reached through it by instructions that are emulated.
+            self.mmio.retain(|r| r.window != id);
+            if let Some(base) = base {
+                self.mmio.push(MmioRange {
+                    base,
+                    len,
+                    window: id,
+                    device,
+                });
+            }
+        }
         match kind {
             WindowKind::Ports { handler } => {
                 let span = |b: u64| {
@@ -238,18 +250,7 @@ impl Bus {
                 }
                 [None; 2]
             }
-            WindowKind::Mmio => {
-                self.mmio.retain(|r| r.window != id);
-                if let Some(base) = base {
-                    self.mmio.push(MmioRange {
-                        base,
-                        len,
-                        window: id,
-                        device,
-                    });
-                }
-                [None; 2]
-            }
+            WindowKind::Mmio => [None; 2],
             WindowKind::Ram { hpa } => [
                 old.map(|b| MapChange {
                     start: Gpa(b),

@@ -1,10 +1,13 @@
 //! The virtual CPU as a vendor backend (`svm`, `vmx`) offers it to the run loop.
 
 use crate::Hpa;
+use crate::emulate::Shadow;
 use crate::event::Event;
 use crate::exit::VmExit;
+use crate::fx::FxState;
 use crate::mmu::TlbFlush;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};
+use core::fmt;
 
 /// What an entry is to do: decided in vendor-free code, only encoded by the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,10 +22,16 @@ pub struct Entry {
     pub irq_window: bool,
     /// Leave the guest as soon as it can take an NMI.
     pub nmi_window: bool,
+    /// Leave the guest after this many ticks of the time-stamp counter, or soon after; only for backends that
+    /// [have a timer](VcpuBackend::has_timer).
+    pub timer: u64,
 }
 
 /// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
 pub trait VcpuBackend: Send {
+    /// The backend's name in reports: `svm` or `vmx`.
+    const NAME: &'static str;
+
     /// The general registers. RSP included.
     fn gprs(&self) -> &Gprs;
     /// The general registers, to be changed.
@@ -41,26 +50,123 @@ pub trait VcpuBackend: Send {
     fn sysreg(&self, reg: SysReg) -> u64;
     /// Sets a system register.
     fn set_sysreg(&mut self, reg: SysReg, value: u64);
+    /// Sets the four page-directory-pointer entries of PAE paging, where the hardware keeps them in registers (SDM vol 3A 4.4.1,
+    /// "PDPTE Registers"). AMD CPUs with nested paging read them from memory.
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let _ = entries;
+    }
+    /// Forgets every translation of linear addresses before the guest runs again: control registers have been written for it.
+    fn flush_linear(&mut self);
     /// A segment register with its hidden part.
     fn segment(&self, reg: SegReg) -> Segment;
     /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.
     fn set_segment(&mut self, reg: SegReg, value: Segment);
-    /// Guest XMM register `index` (0 to 15).
-    fn xmm(&self, index: usize) -> [u8; 16];
-    /// Sets guest XMM register `index` (0 to 15).
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]);
+    /// The x87 and SSE state.
+    fn fx(&self) -> &FxState;
+    /// The x87 and SSE state, to be changed.
+    fn fx_mut(&mut self) -> &mut FxState;
     /// Whether STI or MOV SS blocks interrupts for one instruction.
     fn interrupt_shadow(&self) -> bool;
-    /// Ends that blocking: the instruction has been completed by us.
-    fn clear_interrupt_shadow(&mut self);
+    /// Makes that blocking what an instruction completed by us leaves.
+    fn set_interrupt_shadow(&mut self, shadow: Shadow);
+    /// Ends that blocking.
+    fn clear_interrupt_shadow(&mut self) {
+        self.set_interrupt_shadow(Shadow::None);
+    }
     /// The guest's XCR0 (extended-state enable mask).
     fn xcr0(&self) -> u64;
     /// Sets the guest's XCR0; `value` has been checked.
     fn set_xcr0(&mut self, value: u64);
     /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
     fn reset(&mut self);
+    /// Whether the hardware can run the guest in its present state. If not, the run loop executes it in software until it can.
+    fn can_run(&self) -> bool {
+        true
+    }
+    /// Whether the hardware keeps the task priority (CR8) while the guest runs. Then the run loop tells it before an entry and asks
+    /// for it after an exit; otherwise accesses to CR8 leave the guest.
+    fn has_tpr_shadow(&self) -> bool {
+        false
+    }
+    /// Sets the task priority, CR8 (0 to 15), and the class below which it leaves the guest
+    /// ([`tpr_threshold`](crate::irq::InterruptController::tpr_threshold)).
+    fn set_task_priority(&mut self, cr8: u8, threshold: u8) {
+        let _ = (cr8, threshold);
+    }
+    /// The task priority, CR8, if the guest has changed it.
+    fn changed_task_priority(&mut self) -> Option<u8> {
+        None
+    }
+    /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
+    fn has_timer(&self) -> bool {
+        false
+    }
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
+    /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.
+    fn accesses(&self) -> (u64, u64) {
+        (0, 0)
+    }
+    /// What the hardware told about the last exit, raw, on one line or more, for logs.
+    fn dump_exit(&self, out: &mut dyn fmt::Write);
+
     /// Multi-line state dump for logs.
-    fn dump(&self, out: &mut dyn core::fmt::Write);
+    fn dump(&self, out: &mut dyn fmt::Write) {
+        // Nothing can be done about a writer that refuses.
+        let _ = dump_registers(self, out);
+        self.dump_exit(out);
+    }
+}
+
+fn dump_registers<B: VcpuBackend + ?Sized>(cpu: &B, out: &mut dyn fmt::Write) -> fmt::Result {
+    const GPRS: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15",
+    ];
+    const SEGMENTS: [(&str, SegReg); 10] = [
+        ("cs", SegReg::Cs),
+        ("ss", SegReg::Ss),
+        ("ds", SegReg::Ds),
+        ("es", SegReg::Es),
+        ("fs", SegReg::Fs),
+        ("gs", SegReg::Gs),
+        ("ldtr", SegReg::Ldtr),
+        ("tr", SegReg::Tr),
+        ("gdtr", SegReg::Gdtr),
+        ("idtr", SegReg::Idtr),
+    ];
+    for (i, (name, value)) in GPRS.iter().zip(cpu.gprs().regs).enumerate() {
+        let end = if i % 4 == 3 { "\n" } else { " " };
+        write!(out, "{name:>4}={value:016x}{end}")?;
+    }
+    writeln!(
+        out,
+        " rip={:016x} rflags={:x} cpl={} shadow={}",
+        cpu.rip(),
+        cpu.rflags(),
+        cpu.cpl(),
+        u8::from(cpu.interrupt_shadow())
+    )?;
+    let r = |reg| cpu.sysreg(reg);
+    writeln!(
+        out,
+        " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
+        r(SysReg::Cr0),
+        r(SysReg::Cr2),
+        r(SysReg::Cr3),
+        r(SysReg::Cr4),
+        r(SysReg::Efer)
+    )?;
+    for (name, reg) in SEGMENTS {
+        let s = cpu.segment(reg);
+        writeln!(
+            out,
+            " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
+            s.selector,
+            s.base,
+            s.limit,
+            s.attr.bits()
+        )?;
+    }
+    Ok(())
 }

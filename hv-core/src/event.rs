@@ -180,7 +180,7 @@ pub struct Injection {
     pub event: Option<Event>,
     /// Leave the guest as soon as it can take an interrupt.
     pub irq_window: bool,
-    /// Leave the guest as soon as it can take an NMI.
+    /// Leave the guest as soon as it can take an NMI: when the handler of the last one has ended.
     pub nmi_window: bool,
 }
 
@@ -218,6 +218,10 @@ impl EventQueue {
     pub fn raise(&mut self, event: Event) -> Result<(), TripleFault> {
         // An instruction that faults has not been executed: a software event being delivered is repeated by re-executing it.
         self.software = None;
+        // An interrupt in delivery comes after the exception, whose handler decides when.
+        if let Some(vector) = self.interrupt_again.take() {
+            self.interrupt_untaken = Some(vector);
+        }
         match self.exception {
             None => self.exception = Some(event),
             Some(first) => match combine(&first, &event) {
@@ -238,10 +242,10 @@ impl EventQueue {
         self.nmi_blocked = false;
     }
 
-    /// Whether nothing waits at all.
+    /// Whether nothing waits at all, and no NMI handler's end has to be watched for.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        !(self.busy() || self.nmi_pending || self.interrupt_untaken.is_some())
+        !(self.busy() || self.nmi_pending || self.nmi_blocked || self.interrupt_untaken.is_some())
     }
 
     /// Whether an event waits that has to be delivered before anything else happens.
@@ -296,7 +300,8 @@ impl EventQueue {
             irq_window: self.interrupt_again.is_some()
                 || self.interrupt_untaken.is_some()
                 || (pending && !acked),
-            nmi_window: self.nmi_again || self.nmi_pending,
+            // The end of the handler is always watched for: an NMI that comes later must find the guest ready, even halted.
+            nmi_window: self.nmi_again || self.nmi_pending || self.nmi_blocked,
         }
     }
 }

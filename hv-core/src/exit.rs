@@ -85,6 +85,12 @@ pub enum ExitReason {
     Shutdown,
     /// The guest can take an interrupt now.
     InterruptWindow,
+    /// The guest can take an NMI now: its NMI handler has ended.
+    NmiWindow,
+    /// The deadline of [`Entry::timer`](crate::cpu::Entry) is over.
+    Timer,
+    /// The guest has lowered its task priority so far that a waiting interrupt may be delivered.
+    TprBelowThreshold,
     /// The guest executes IRET while we wait for the end of its NMI handler.
     Iret,
     /// CPUID.
@@ -138,7 +144,7 @@ pub enum ExitReason {
 
 impl ExitReason {
     /// The number of names that [`ExitReason::index`] can return.
-    pub const KINDS: usize = 29;
+    pub const KINDS: usize = 32;
 
     /// A small number for statistics.
     #[must_use]
@@ -173,6 +179,9 @@ impl ExitReason {
             ExitReason::NestedFault(_) => 26,
             ExitReason::Undefined => 27,
             ExitReason::EntryFailed | ExitReason::Unknown(_) => 28,
+            ExitReason::NmiWindow => 29,
+            ExitReason::Timer => 30,
+            ExitReason::TprBelowThreshold => 31,
         }
     }
 
@@ -207,5 +216,8 @@ impl ExitReason {
         "nested fault",
         "undefined instruction",
         "entry failed",
+        "nmi window",
+        "timer",
+        "tpr below threshold",
     ];
 }

@@ -25,6 +25,7 @@ pub mod device;
 pub mod emulate;
 pub mod event;
 pub mod exit;
+pub mod fx;
 pub mod irq;
 pub mod machine;
 pub mod mem;

@@ -70,6 +70,35 @@ pub trait GuestMemory: Send + Sync {
         self.read(gpa, &mut b)?;
         Ok(u64::from_le_bytes(b))
     }
+
+    /// Reads a little-endian value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_value(&self, gpa: Gpa, size: usize) -> Result<u64, NotRam> {
+        let mut b = [0; 8];
+        self.read(gpa, b.get_mut(..size).unwrap_or_default())?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    /// Writes a little-endian value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_value(&self, gpa: Gpa, size: usize, value: u64) -> Result<(), NotRam> {
+        let b = value.to_le_bytes();
+        self.write(gpa, b.get(..size).unwrap_or_default())
+    }
+
+    /// Reads a little-endian `u128`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u128(&self, gpa: Gpa) -> Result<u128, NotRam> {
+        let mut b = [0; 16];
+        self.read(gpa, &mut b)?;
+        Ok(u128::from_le_bytes(b))
+    }
 }
 
 /// Memory that belongs to a device and may be mapped into the guest (video RAM), addressed by offset from its start.

@@ -103,6 +103,22 @@ pub const fn special(msr: u32) -> Option<Special> {
     })
 }
 
+/// Whether a register that the backend keeps takes `value`: addresses must be canonical for 48 bits (SDM vol 2B, "WRMSR—Write to
+/// Model Specific Register").
+#[must_use]
+pub fn is_valid(reg: SysReg, value: u64) -> bool {
+    match reg {
+        SysReg::Pat => pat_is_valid(value),
+        SysReg::Lstar
+        | SysReg::Cstar
+        | SysReg::KernelGsBase
+        | SysReg::SysenterEsp
+        | SysReg::SysenterEip => ((value << 16) as i64 >> 16) as u64 == value,
+        SysReg::Sfmask | SysReg::SysenterCs => value >> 32 == 0,
+        _ => true,
+    }
+}
+
 /// Whether `value` is a valid IA32_PAT: each byte UC, WC, WT, WP, WB or UC-.
 #[must_use]
 pub fn pat_is_valid(value: u64) -> bool {

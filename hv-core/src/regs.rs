@@ -181,6 +181,10 @@ pub enum SysReg {
     Cr3,
     Cr4,
     Efer,
+    Dr0,
+    Dr1,
+    Dr2,
+    Dr3,
     Dr6,
     Dr7,
     Pat,
@@ -193,4 +197,9 @@ pub enum SysReg {
     SysenterEsp,
     SysenterEip,
     TscOffset,
+}
+
+impl SysReg {
+    /// How many there are.
+    pub const COUNT: usize = Self::TscOffset as usize + 1;
 }

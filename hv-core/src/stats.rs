@@ -13,10 +13,18 @@ pub struct Stats {
     pub ticks: [u64; ExitReason::KINDS],
     /// Of these, the least that one exit of the reason took.
     pub least: [u64; ExitReason::KINDS],
+    /// Control-structure fields read and written (VMREAD, VMWRITE) from one exit to the next entry's end, by the reason of the exit.
+    pub reads: [u64; ExitReason::KINDS],
+    /// See [`reads`](Self::reads).
+    pub writes: [u64; ExitReason::KINDS],
     /// Events injected: exceptions, interrupts, NMIs, software events.
     pub injected: [u64; 4],
-    /// Instructions emulated.
+    /// Instructions that left the guest and were emulated.
     pub emulated: u64,
+    /// Instructions executed in software because the hardware could not run the guest.
+    pub software_instructions: u64,
+    /// Time-stamp-counter ticks that these took, with the events delivered meanwhile.
+    pub software_ticks: u64,
     /// TLB flushes asked of the hardware.
     pub flushes: u64,
     /// Times the guest was reset.
@@ -31,8 +39,12 @@ impl Default for Stats {
             exits: zero,
             ticks: zero,
             least,
+            reads: zero,
+            writes: zero,
             injected: [0; 4],
             emulated: 0,
+            software_instructions: 0,
+            software_ticks: 0,
             flushes: 0,
             resets: 0,
         }
@@ -63,6 +75,12 @@ pub struct Facts<'a> {
 }
 
 impl Stats {
+    /// Notes that fields of the control structure were accessed because of an exit.
+    pub fn accesses(&mut self, reason: usize, (reads, writes): (u64, u64)) {
+        self.reads[reason] += reads;
+        self.writes[reason] += writes;
+    }
+
     /// Notes one exit that took `ticks` to handle.
     pub fn exit(&mut self, reason: usize, ticks: u64) {
         self.exits[reason] += 1;
@@ -111,7 +129,8 @@ impl Stats {
             let mean = t / n;
             write!(
                 out,
-                "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least} }}"
+                "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least}, \"vmreads\": {}, \"vmwrites\": {} }}",
+                self.reads[i], self.writes[i]
             )?;
         }
         let [e, i, n, s] = self.injected;
@@ -121,8 +140,8 @@ impl Stats {
         )?;
         write!(
             out,
-            "\n  \"emulated_instructions\": {},\n  \"tlb_flushes\": {},",
-            self.emulated, self.flushes
+            "\n  \"emulated_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},",
+            self.emulated, self.software_instructions, self.software_ticks, self.flushes
         )?;
         write!(
             out,

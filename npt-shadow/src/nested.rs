@@ -1,4 +1,8 @@
-//! Nested page tables in the long-mode format that AMD-V walks (APM vol 2 15.25, "Nested Paging").
+//! Nested page tables: in the long-mode format that AMD-V walks (APM vol 2 15.25, "Nested Paging"), or as extended page tables
+//! for VT-x (SDM vol 3C 29.3, "The Extended Page Table Mechanism (EPT)").
+//!
+//! The formats differ less than it seems: in both, bit 0 makes an entry present (readable), bit 1 writable, bit 2 usable by
+//! nested walks or executable, and bit 7 marks a large page. Only EPT leaves have a memory type.
 //!
 //! All of the guest's memory is mapped when it is added to the map, with the largest pages that fit, so that a nested page
 //! fault only ever means MMIO, a write to ROM, or nothing there. Invariant: an entry is present exactly where the map has RAM,
@@ -9,11 +13,35 @@ use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, TlbFlush};
 use hv_core::{Gpa, Gva, Hpa};
 
+/// Present (long mode), readable (EPT).
 const P: u64 = 1 << 0;
 const RW: u64 = 1 << 1;
-/// Nested walks are user accesses (APM vol 2 15.25.5, "Nested Table Walk").
+/// User access, which nested walks are (APM vol 2 15.25.5, "Nested Table Walk"); executable (EPT).
 const US: u64 = 1 << 2;
+/// A large page.
 const PS: u64 = 1 << 7;
+/// EPT leaves: write-back, whatever the guest's PAT says (SDM vol 3C 29.3.7.2, "Memory Type Used for Translated Guest-Physical
+/// Addresses"). All that is mapped is the host's RAM, and no device but Umbra's own looks at it.
+const EPT_WRITE_BACK: u64 = 6 << 3 | 1 << 6;
+
+/// Who walks the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// AMD-V: long-mode page tables.
+    LongMode,
+    /// VT-x: extended page tables.
+    Ept,
+}
+
+impl Format {
+    /// What leaves have besides address, permissions and size.
+    const fn leaf(self) -> u64 {
+        match self {
+            Format::LongMode => 0,
+            Format::Ept => EPT_WRITE_BACK,
+        }
+    }
+}
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Levels of a long-mode table: 4 down to 1.
 const ROOT_LEVEL: u32 = 4;
@@ -33,22 +61,23 @@ pub struct NestedMmu<F: Frames> {
     root: Hpa,
     used: u64,
     flush: TlbFlush,
-    /// Largest leaf level: 3 with 1 GiB pages, else 2.
+    format: Format,
+    /// Largest leaf level: 3 with 1 GiB pages, 2 with 2 MiB pages, else 1.
     largest: u32,
     /// A table could not be allocated: part of the map is missing.
     exhausted: bool,
 }
 
 impl<F: Frames> NestedMmu<F> {
-    /// Empty tables. None: there is no frame for the root.
-    pub fn new(mut frames: F, gigabyte_pages: bool) -> Option<Self> {
+    /// Empty tables, with leaves at level `largest` (3: 1 GiB, 2: 2 MiB, 1: 4 KiB) and below. None: there is no frame for the root.
+    pub fn new(mut frames: F, format: Format, largest: u32) -> Option<Self> {
         let root = frames.allocate()?;
-        let largest = if gigabyte_pages { 3 } else { 2 };
         Some(Self {
             frames,
             root,
             used: 1,
             flush: TlbFlush::Guest,
+            format,
             largest,
             exhausted: false,
         })
@@ -104,7 +133,7 @@ impl<F: Frames> NestedMmu<F> {
         self.used += 1;
         if old & P != 0 {
             let step = span(level - 1);
-            let flags = old & (P | RW | US) | if level > 2 { PS } else { 0 };
+            let flags = old & (P | RW | US) | self.format.leaf() | if level > 2 { PS } else { 0 };
             for n in 0..512 {
                 self.frames.write(
                     new,
@@ -176,7 +205,8 @@ impl<F: Frames> Mmu for NestedMmu<F> {
         let start = start.0 & !0xfff;
         let to = match backing {
             Backing::Ram { hpa, writable } => {
-                Some((hpa.0 & ADDRESS, P | US | if writable { RW } else { 0 }))
+                let permissions = P | US | if writable { RW } else { 0 };
+                Some((hpa.0 & ADDRESS, permissions | self.format.leaf()))
             }
             Backing::Mmio => None,
         };
@@ -226,7 +256,7 @@ mod tests {
     }
 
     fn mmu() -> NestedMmu<TestFrames> {
-        NestedMmu::new(TestFrames::default(), true).unwrap()
+        NestedMmu::new(TestFrames::default(), Format::LongMode, 3).unwrap()
     }
 
     fn ram(hpa: u64) -> Backing {
@@ -322,13 +352,55 @@ mod tests {
     }
 
     #[test]
+    fn extended_tables_have_memory_types_in_their_leaves_only() {
+        let mut m = NestedMmu::new(TestFrames::default(), Format::Ept, 2).unwrap();
+        m.remap(Gpa(0), 4 << 20, ram(1 << 30));
+        m.remap(Gpa(0x1000), 0x1000, Backing::Mmio);
+        m.remap(
+            Gpa(0x2000),
+            0x1000,
+            Backing::Ram {
+                hpa: Hpa(0x7000),
+                writable: false,
+            },
+        );
+        let leaves: Vec<u64> = m
+            .frames
+            .tables
+            .values()
+            .flatten()
+            .copied()
+            .filter(|e| e & P != 0 && e & !0xfff >= 1 << 30 || e & ADDRESS == 0x7000)
+            .collect();
+        let tables = m
+            .frames
+            .tables
+            .values()
+            .flatten()
+            .filter(|&&e| e != 0)
+            .count()
+            - leaves.len();
+        assert_eq!(
+            tables, 3,
+            "root, 512 GiB, 1 GiB; and one page directory entry: {leaves:x?}"
+        );
+        assert_eq!(leaves.len(), 1 + 511);
+        for leaf in leaves {
+            assert_eq!(leaf & 0x78, 6 << 3 | 1 << 6, "{leaf:#x}");
+            assert_eq!(leaf & (P | US), P | US);
+        }
+        assert_eq!(m.lookup(Gpa(0x2010)), Some((Hpa(0x7010), false)));
+    }
+
+    #[test]
     fn running_out_of_frames_is_reported_and_harmless() {
         let mut m = NestedMmu::new(
             TestFrames {
                 limit: Some(2),
                 ..TestFrames::default()
             },
-            false,
+            Format::LongMode,
+            2,
         )
         .unwrap();
         m.remap(Gpa(0), 1 << 30, ram(0));

@@ -6,28 +6,12 @@
 use crate::vmcb::Vmcb;
 use core::arch::{asm, global_asm};
 use hv_core::Hpa;
+use hv_core::fx::FxState;
 use hv_core::regs::Gprs;
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
-
-/// The guest's x87 and SSE state as FXSAVE64 stores it.
-#[derive(Clone)]
-#[repr(C, align(16))]
-pub struct FxState(pub [u8; 512]);
-
-impl FxState {
-    /// The power-on state: FCW 0040h, MXCSR 1F80h (SDM vol 3A table 9-1).
-    #[must_use]
-    pub fn reset() -> Self {
-        let mut s = Self([0; 512]);
-        s.0[0] = 0x40;
-        s.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        s.0[28..32].copy_from_slice(&0xffffu32.to_le_bytes());
-        s
-    }
-}
 
 /// What the world switch works on; `offset_of!` assertions tie it to the assembly.
 #[repr(C)]
@@ -179,6 +163,35 @@ pub fn write_xcr0(value: u64) {
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
     };
+}
+
+/// Reads debug register `n` (0 to 3). They are the guest's all the time: the world switch leaves them alone, and the hypervisor
+/// has no use for them.
+pub fn debug_address(n: u8) -> u64 {
+    let value: u64;
+    // SAFETY: ring 0 with DR7.GD clear, as VMEXIT leaves it: reading has no effect.
+    unsafe {
+        match n {
+            0 => asm!("mov {}, dr0", out(reg) value, options(nomem, nostack, preserves_flags)),
+            1 => asm!("mov {}, dr1", out(reg) value, options(nomem, nostack, preserves_flags)),
+            2 => asm!("mov {}, dr2", out(reg) value, options(nomem, nostack, preserves_flags)),
+            _ => asm!("mov {}, dr3", out(reg) value, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    value
+}
+
+/// Writes debug register `n` (0 to 3).
+pub fn set_debug_address(n: u8, value: u64) {
+    // SAFETY: ring 0. The host's DR7, which VMEXIT loads with 400h, enables no breakpoint: the address means nothing here.
+    unsafe {
+        match n {
+            0 => asm!("mov dr0, {}", in(reg) value, options(nomem, nostack, preserves_flags)),
+            1 => asm!("mov dr1, {}", in(reg) value, options(nomem, nostack, preserves_flags)),
+            2 => asm!("mov dr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)),
+            _ => asm!("mov dr3, {}", in(reg) value, options(nomem, nostack, preserves_flags)),
+        }
+    }
 }
 
 /// # Safety

@@ -2,7 +2,7 @@
 
 use crate::Features;
 use crate::exit::{decode, event_injection};
-use crate::hw::{self, Context, FxState};
+use crate::hw::{self, Context};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
@@ -10,8 +10,10 @@ use crate::vmcb::{
 };
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
+use hv_core::emulate::Shadow;
 use hv_core::event::{EventKind, vector};
 use hv_core::exit::VmExit;
+use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
 use hv_core::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
@@ -50,6 +52,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
+    /// The next entry flushes this guest's translations.
+    flush_linear: bool,
     // The maps are referred to by address from the control block.
     _iopm: Box<IoPermissionMap>,
     _msrpm: Box<MsrPermissionMap>,
@@ -86,6 +90,7 @@ impl SvmVcpu {
             fx,
             context,
             xcr0: 1,
+            flush_linear: false,
             _iopm: iopm,
             _msrpm: msrpm,
         };
@@ -162,10 +167,11 @@ impl SvmVcpu {
     fn encode(&mut self, entry: &Entry) {
         let v = &mut *self.vmcb;
         v.n_cr3 = entry.root.0;
-        v.tlb_control = match entry.flush {
-            TlbFlush::None => tlb_control::NOTHING,
-            TlbFlush::Guest if self.features.flush_by_asid => tlb_control::THIS_GUEST,
-            TlbFlush::Guest => tlb_control::EVERYTHING,
+        let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
+        v.tlb_control = match flush {
+            false => tlb_control::NOTHING,
+            true if self.features.flush_by_asid => tlb_control::THIS_GUEST,
+            true => tlb_control::EVERYTHING,
         };
         const VIRTUAL: VirtualInterrupt = VirtualInterrupt::V_IRQ
             .union(VirtualInterrupt::V_IGN_TPR)
@@ -199,6 +205,8 @@ impl SvmVcpu {
 }
 
 impl VcpuBackend for SvmVcpu {
+    const NAME: &'static str = "svm";
+
     fn gprs(&self) -> &Gprs {
         &self.context.gprs
     }
@@ -229,6 +237,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::Cr3 => v.cr3,
             SysReg::Cr4 => v.cr4,
             SysReg::Efer => v.efer & !Efer::SVME.bits(),
+            SysReg::Dr0 => hw::debug_address(0),
+            SysReg::Dr1 => hw::debug_address(1),
+            SysReg::Dr2 => hw::debug_address(2),
+            SysReg::Dr3 => hw::debug_address(3),
             SysReg::Dr6 => v.dr6,
             SysReg::Dr7 => v.dr7,
             SysReg::Pat => v.g_pat,
@@ -253,6 +265,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::Cr4 => v.cr4 = value,
             // VMRUN refuses a guest without SVME (APM vol 2 15.5.1); the guest never sees the bit.
             SysReg::Efer => v.efer = value | Efer::SVME.bits(),
+            SysReg::Dr0 => hw::set_debug_address(0, value),
+            SysReg::Dr1 => hw::set_debug_address(1, value),
+            SysReg::Dr2 => hw::set_debug_address(2, value),
+            SysReg::Dr3 => hw::set_debug_address(3, value),
             SysReg::Dr6 => v.dr6 = value,
             SysReg::Dr7 => v.dr7 = value,
             SysReg::Pat => v.g_pat = value,
@@ -266,6 +282,10 @@ impl VcpuBackend for SvmVcpu {
             SysReg::SysenterEip => v.sysenter_eip = value,
             SysReg::TscOffset => v.tsc_offset = value,
         }
+    }
+
+    fn flush_linear(&mut self) {
+        self.flush_linear = true;
     }
 
     fn segment(&self, reg: SegReg) -> Segment {
@@ -303,22 +323,21 @@ impl VcpuBackend for SvmVcpu {
         }
     }
 
-    fn xmm(&self, index: usize) -> [u8; 16] {
-        let at = 160 + 16 * (index & 15);
-        let mut x = [0; 16];
-        x.copy_from_slice(&self.fx.0[at..at + 16]);
-        x
+    fn fx(&self) -> &FxState {
+        &self.fx
     }
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
-        let at = 160 + 16 * (index & 15);
-        self.fx.0[at..at + 16].copy_from_slice(&value);
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
     }
 
     fn interrupt_shadow(&self) -> bool {
         self.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
     }
-    fn clear_interrupt_shadow(&mut self) {
+    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
         self.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+        if shadow != Shadow::None {
+            self.vmcb.interrupt_shadow |= INTERRUPT_SHADOW;
+        }
     }
     fn xcr0(&self) -> u64 {
         self.xcr0
@@ -332,6 +351,7 @@ impl VcpuBackend for SvmVcpu {
 
     fn reset(&mut self) {
         self.reset_registers();
+        (0..4).for_each(|n| hw::set_debug_address(n, 0));
         if self.features.xsave {
             hw::write_xcr0(1);
         }
@@ -351,45 +371,8 @@ impl VcpuBackend for SvmVcpu {
         exit
     }
 
-    fn dump(&self, out: &mut dyn core::fmt::Write) {
+    fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
         let v = &*self.vmcb;
-        let g = &self.context.gprs.regs;
-        let names = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ];
-        for (i, (name, value)) in names.iter().zip(g).enumerate() {
-            let _ = write!(
-                out,
-                "{name:>4}={value:016x}{}",
-                if i % 4 == 3 { "\n" } else { " " }
-            );
-        }
-        let _ = writeln!(
-            out,
-            " rip={:016x} rflags={:x} cpl={} shadow={}",
-            v.rip, v.rflags, v.cpl, v.interrupt_shadow
-        );
-        let _ = writeln!(
-            out,
-            " cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x}",
-            v.cr0, v.cr2, v.cr3, v.cr4, v.efer
-        );
-        for (name, s) in [
-            ("cs", &v.cs),
-            ("ss", &v.ss),
-            ("ds", &v.ds),
-            ("es", &v.es),
-            ("gdtr", &v.gdtr),
-            ("idtr", &v.idtr),
-            ("tr", &v.tr),
-        ] {
-            let _ = writeln!(
-                out,
-                " {name:>4}={:04x} base={:x} limit={:x} attr={:x}",
-                s.selector, s.base, s.limit, s.attrib
-            );
-        }
         let _ = writeln!(
             out,
             " exit={:x} info1={:x} info2={:x} intinfo={:x}",
@@ -410,6 +393,7 @@ mod tests {
         inject: None,
         irq_window: false,
         nmi_window: false,
+        timer: u64::MAX,
     };
 
     fn cpu() -> SvmVcpu {
@@ -505,6 +489,13 @@ mod tests {
             ..ENTRY
         });
         assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING);
+        c.flush_linear();
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING, "once");
         c.features.flush_by_asid = true;
         c.encode(&Entry {
             flush: TlbFlush::Guest,

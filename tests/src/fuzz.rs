@@ -70,7 +70,7 @@ pub fn emulator(data: &[u8]) {
     let before = cpu.clone();
     let result = step(&mut cpu);
     if result.is_err() && !code.iter().any(|b| matches!(b, 0xf2 | 0xf3)) {
-        let state = |c: &FakeCpu| (c.gprs, c.rip, c.rflags, c.segments, c.cpl, c.xmm);
+        let state = |c: &FakeCpu| (c.gprs, c.rip, c.rflags, c.segments, c.cpl, c.fx);
         assert_eq!(
             state(&cpu),
             state(&before),

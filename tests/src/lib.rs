@@ -1,8 +1,9 @@
 //! Whole-VM tests, and what they share with the fuzz targets.
 //!
-//! [`rig`] is a virtual machine around a scripted CPU, [`pc`] the real virtual PC without a CPU, [`fuzz`] has one function
-//! for each part that a guest feeds: bytes in, no panic out. The tests call these functions with random bytes from a seed;
-//! `tests/fuzz` calls them under libFuzzer, which searches for bytes that reach new code:
+//! [`rig`] is a virtual machine around a scripted CPU, [`pc`] the real virtual PC without a CPU, [`firmware`] the same with
+//! firmware that runs in the emulator. [`fuzz`] has one function for each part that a guest feeds: bytes in, no panic out. The
+//! tests call these functions with random bytes from a seed; `tests/fuzz` calls them under libFuzzer, which searches for bytes
+//! that reach new code:
 //!
 //! ```text
 //! cargo install cargo-fuzz
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod feed;
+pub mod firmware;
 pub mod fuzz;
 pub mod pc;
 pub mod rig;

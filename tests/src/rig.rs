@@ -78,6 +78,10 @@ pub struct Probe {
     pub always_due: bool,
     /// When it was polled.
     pub polls: Vec<VmTime>,
+    /// What happens at the next poll.
+    pub on_poll: Option<Box<dyn FnOnce() + Send>>,
+    /// The times of the accesses.
+    pub times: Vec<VmTime>,
     window: Option<WindowId>,
     clock: ManualClock,
 }
@@ -85,6 +89,7 @@ pub struct Probe {
 impl Probe {
     fn done(&mut self, cx: &mut DevCx<'_>, access: Access) {
         self.log.push(access);
+        self.times.push(cx.now);
         self.clock.pass(self.cost);
         if matches!(access, Access::Out { .. } | Access::Write { .. }) {
             cx.requests.power = self.power.take();
@@ -104,6 +109,9 @@ impl Device for Probe {
     }
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
         self.polls.push(cx.now);
+        if let Some(happen) = self.on_poll.take() {
+            happen();
+        }
         assert!(
             self.polls.len() < 1_000_000,
             "the run loop polls devices and does not enter the guest"
@@ -169,8 +177,9 @@ pub struct Rig {
     pub probe: Arc<Mutex<Probe>>,
 }
 
-/// A host that has everything.
-fn host(leaf: u32, _subleaf: u32) -> CpuidResult {
+/// CPUID of a host that has everything.
+#[must_use]
+pub fn host(leaf: u32, _subleaf: u32) -> CpuidResult {
     match leaf {
         0 => CpuidResult {
             eax: 0x20,

@@ -567,14 +567,17 @@ fn emulate(insn: &[u8], rip: u64, state: &State) -> Result<State, EmuFault> {
         .code(rip, insn);
     cpu.regions[0].data.copy_from_slice(&state.data);
     cpu.gprs.regs = state.gprs;
-    cpu.xmm = state.xmm;
+    for (n, value) in state.xmm.into_iter().enumerate() {
+        cpu.fx.set_xmm(n, value);
+    }
     cpu.rflags = Rflags::from_bits_retain(state.flags);
     cpu.cpl = 3;
     let done = step(&mut cpu)?;
     assert_eq!(done.kind, StepKind::Done);
     assert_eq!(cpu.rip, rip + insn.len() as u64);
     let mut after = state.clone();
-    (after.gprs, after.xmm, after.flags) = (cpu.gprs.regs, cpu.xmm, cpu.rflags.bits());
+    (after.gprs, after.flags) = (cpu.gprs.regs, cpu.rflags.bits());
+    after.xmm = std::array::from_fn(|n| cpu.fx.xmm(n));
     after.data.copy_from_slice(&cpu.regions[0].data);
     Ok(after)
 }

@@ -105,6 +105,7 @@ pub struct Vga {
     vram_len: usize,
     legacy: WindowId,
     registers: WindowId,
+    frame_buffer: Option<WindowId>,
     // State.
     misc: u8,
     feature: u8,
@@ -139,6 +140,7 @@ impl Vga {
             vram_len,
             legacy,
             registers,
+            frame_buffer: None,
             misc: 0,
             feature: 0,
             seq,
@@ -153,6 +155,18 @@ impl Vga {
             text: None,
             generation: 0,
         }
+    }
+
+    /// With the window of base address register 0, for instructions that are emulated: others reach the memory itself.
+    #[must_use]
+    pub fn with_frame_buffer(mut self, window: WindowId) -> Self {
+        self.frame_buffer = Some(window);
+        self
+    }
+
+    fn in_frame_buffer(&self, window: WindowId, offset: u64, size: usize) -> bool {
+        let end = offset.saturating_add(size as u64);
+        self.frame_buffer == Some(window) && end <= self.vram_len as u64
     }
 
     /// Video memory: what base address register 0 shows.
@@ -362,6 +376,10 @@ impl Device for Vga {
                 .read(&*self.vram, &mut self.latches, offset, size)
         } else if window == self.registers {
             self.read_registers(cx.now, offset, size)
+        } else if self.in_frame_buffer(window, offset, size) {
+            let mut bytes = [0; 8];
+            self.vram.read(offset as usize, &mut bytes[..size.min(8)]);
+            u64::from_le_bytes(bytes)
         } else {
             u64::MAX
         }
@@ -388,6 +406,10 @@ impl Device for Vga {
         } else if window == self.registers {
             self.write_registers(offset, size, value);
             self.text_settle(cx);
+        } else if self.in_frame_buffer(window, offset, size) {
+            let bytes = &value.to_le_bytes()[..size.min(8)];
+            self.vram.write(offset as usize, bytes);
+            self.touch(true);
         }
     }
 }

@@ -95,6 +95,20 @@ fn moved_port_window_leaves_fixed_ports_alone() {
 }
 
 #[test]
+fn ram_window_is_reached_through_its_device_wherever_it_is() {
+    let (mut bus, probe, id) = bus();
+    let w = bus.add_ram_window(id, 0x1000, Hpa(0x8000));
+    bus.add_ports(id, 0x100, 1, Width::Byte);
+    for (place, at) in [(Some(0x10_0000), 0x10_0010), (Some(0x20_0000), 0x20_0010)] {
+        probe.lock().move_to = Some((w, place));
+        bus.port_write(NOW, 0x100, AccessSize::Byte, 0);
+        bus.settle(|_| ());
+        assert_eq!(bus.mmio_read(NOW, Gpa(at), 4), 0x10);
+    }
+    assert_eq!(bus.mmio_read(NOW, Gpa(0x10_0010), 4), 0xffff_ffff);
+}
+
+#[test]
 fn moved_ram_window_reports_the_old_and_the_new_place() {
     let (mut bus, probe, id) = bus();
     bus.add_ports(id, 0x10, 1, Width::Byte);

@@ -39,8 +39,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// An operation on operands 0 and 1 with the result in operand 0.
     pub fn binary(&mut self, op: Op) -> Res<()> {
         let b = self.value(1)?;
-        let size = self.operand_size(0)?;
-        self.update_op0(|a, f| op(size, a, b, f))
+        self.update_op0(|size, a, f| op(size, a, b, f))
     }
 
     /// An operation on operands 0 and 1 of which only the flags are kept.
@@ -53,15 +52,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// An operation on operand 0 alone.
     pub fn unary(&mut self, op: fn(usize, u64, u64) -> (u64, u64)) -> Res<()> {
-        let size = self.operand_size(0)?;
-        self.update_op0(|a, f| op(size, a, f))
+        self.update_op0(op)
     }
 
     /// SHLD and SHRD.
     pub fn double_shift(&mut self, op: fn(usize, u64, u64, u64, u64) -> (u64, u64)) -> Res<()> {
         let (b, count) = (self.value(1)?, self.value(2)?);
-        let size = self.operand_size(0)?;
-        self.update_op0(|a, f| op(size, a, b, count, f))
+        self.update_op0(|size, a, f| op(size, a, b, count, f))
     }
 
     /// BT, BTS, BTR, BTC. With a register as bit offset, memory is a bit string that extends both ways from its address.

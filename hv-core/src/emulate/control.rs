@@ -144,7 +144,8 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if level > 0 {
             self.push(size, frame)?;
         }
-        self.set_reg(RBP, size, frame);
+        // By the size of the stack, not of the operand.
+        self.set_reg(RBP, width, frame);
         let sp = self.reg(RSP).wrapping_sub(bytes) & mask(width);
         // The new top of the stack must be writable (SDM vol 2A, "ENTER"), though nothing is written there.
         let top = self.linear(SegReg::Ss, sp, size as u64, Use::Write)?;

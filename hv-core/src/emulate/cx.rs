@@ -1,8 +1,10 @@
 //! What the emulator needs of its surroundings, and how it says that something went wrong.
 
+use super::DecodeCache;
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
+use crate::fx::FxState;
 use crate::regs::{Gprs, Rflags, SegReg, Segment, SysReg};
 
 /// Why an instruction was not carried out. The guest's registers and RIP are as before it (or, for a repeated string
@@ -107,6 +109,31 @@ pub trait EmuCx {
     /// The page fault or other reason why nothing was written.
     fn write(&mut self, linear: Gva, buf: &[u8], kind: AccessKind) -> Result<(), EmuFault>;
 
+    /// Reads a value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_value(&mut self, linear: Gva, size: usize, kind: AccessKind) -> Result<u64, EmuFault> {
+        let mut b = [0; 8];
+        self.read(linear, b.get_mut(..size).unwrap_or_default(), kind)?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    /// Writes a value of `size` (1, 2, 4 or 8) bytes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_value(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        value: u64,
+        kind: AccessKind,
+    ) -> Result<(), EmuFault> {
+        let b = value.to_le_bytes();
+        self.write(linear, b.get(..size).unwrap_or_default(), kind)
+    }
+
     /// Checks that a [`write`](Self::write) of `len` bytes with [`AccessKind::Data`] would not fault, without doing it. Called
     /// before something with side effects (a port or device is read) whose result goes there.
     ///
@@ -120,6 +147,16 @@ pub trait EmuCx {
     /// # Errors
     /// The page fault at the first byte.
     fn fetch(&mut self, linear: Gva, buf: &mut [u8]) -> Result<usize, EmuFault>;
+
+    /// The 16 bytes at `linear`, which do not cross a page, if they are certainly plain RAM that can be fetched without a fault.
+    fn fetch_block(&mut self, linear: Gva) -> Option<u128> {
+        None
+    }
+
+    /// Where decoded instructions are remembered, if anywhere.
+    fn decoded(&mut self) -> Option<&mut DecodeCache> {
+        None
+    }
 
     /// Writes `new` for a LOCKed instruction that has read `old` from there: atomically, if it is RAM, and answers false
     /// without writing if it no longer holds `old`. `old` and `new` are of the same length: 1, 2, 4, 8 or 16 bytes.
@@ -165,10 +202,10 @@ pub trait EmuCx {
         Ok(())
     }
 
-    /// The low 128 bits of XMM register `reg` (0 to 15).
-    fn xmm(&self, reg: usize) -> [u8; 16];
-    /// Writes the low 128 bits of XMM register `reg` (0 to 15).
-    fn set_xmm(&mut self, reg: usize, value: [u8; 16]);
+    /// The x87 and SSE state.
+    fn fx(&self) -> &FxState;
+    /// The x87 and SSE state, to be changed.
+    fn fx_mut(&mut self) -> &mut FxState;
 
     /// Reads a port. The guest's right to do so has been checked.
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32;
@@ -237,14 +274,14 @@ pub trait EmuCx {
     fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
         Err(EmuFault::Unsupported("MOV to CR"))
     }
-    /// MOV from debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    /// MOV from debug register `dr` (0 to 3, 6, 7); privilege and CR4.DE checked, DR7.GD not.
     ///
     /// # Errors
     /// The exception to raise, or not implemented.
     fn read_dr(&mut self, dr: u8) -> Result<u64, EmuFault> {
         Err(EmuFault::Unsupported("MOV from DR"))
     }
-    /// MOV to debug register `dr` (0 to 7); privilege checked, DR7.GD and CR4.DE not.
+    /// MOV to debug register `dr` (0 to 3, 6, 7); privilege and CR4.DE checked, DR7.GD not.
     ///
     /// # Errors
     /// The exception to raise, or not implemented.

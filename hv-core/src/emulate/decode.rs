@@ -1,19 +1,20 @@
 //! Fetching and decoding one instruction. Its bytes are read once: what was decoded is what is executed, even if another CPU
 //! rewrites it meanwhile.
 
-use super::exec::{Res, Use, canonical, check_segment};
+use super::exec::{Res, Use, canonical, check_segment, usable};
 use super::{EmuCx, EmuFault, Kind, Mode};
 use crate::Gva;
 use crate::event::vector;
 use crate::regs::SegReg;
-use iced_x86::{Decoder, DecoderError, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 /// The longest instruction, in bytes (SDM vol 2A 2.3.11, "AVX Instruction Length").
 pub(super) const MAX_LEN: usize = 15;
 
 /// The bytes at RIP as far as they are known.
 pub(super) struct Bytes {
-    buf: [u8; MAX_LEN],
+    /// Bytes that are not known are 0; the last is never used.
+    buf: [u8; MAX_LEN + 1],
     len: usize,
     /// How many the code segment's limit or the canonical addresses leave, at most 15.
     room: usize,
@@ -35,7 +36,7 @@ impl Bytes {
             limit.min((1 << 32) - linear).min(MAX_LEN as u64) as usize
         };
         let mut bytes = Self {
-            buf: [0; MAX_LEN],
+            buf: [0; MAX_LEN + 1],
             len: 0,
             room,
             linear,
@@ -87,6 +88,51 @@ impl Bytes {
             }
         }
     }
+}
+
+/// Fetches and decodes the instruction at RIP. Nearly always it is one that was decoded before, away from the end of its page
+/// and segment: then its bytes are compared, and that is all.
+#[inline]
+pub(super) fn instruction<C: EmuCx + ?Sized>(
+    cx: &mut C,
+    mode: Mode,
+    insn: &mut Instruction,
+) -> Res<()> {
+    let rip = cx.rip();
+    if let Some(linear) = block(&*cx, mode, rip)
+        && let Some(bytes) = cx.fetch_block(Gva(linear))
+        && let Some(found) = cx.decoded().and_then(|c| c.find(rip, mode.bits, bytes))
+    {
+        *insn = *found;
+        return Ok(());
+    }
+    decode_anew(cx, mode, insn)
+}
+
+/// The linear address of RIP, if 16 bytes from there on lie in its page and in the code segment.
+#[inline]
+fn block<C: EmuCx + ?Sized>(cx: &C, mode: Mode, rip: u64) -> Option<u64> {
+    let linear = if mode.is_64() {
+        rip
+    } else {
+        let cs = cx.segment(SegReg::Cs);
+        if rip.checked_add(MAX_LEN as u64)? > u64::from(cs.limit) || !usable(mode, cs) {
+            return None;
+        }
+        cs.base.wrapping_add(rip) & 0xffff_ffff
+    };
+    let canonical = !mode.is_64() || canonical(cx, linear);
+    (canonical && linear & 0xfff <= 0xff0).then_some(linear)
+}
+
+#[inline(never)]
+fn decode_anew<C: EmuCx + ?Sized>(cx: &mut C, mode: Mode, insn: &mut Instruction) -> Res<()> {
+    let mut bytes = Bytes::fetch(cx, mode)?;
+    *insn = bytes.decode(cx, mode, DecoderOptions::NONE)?;
+    if let Some(cache) = cx.decoded() {
+        cache.insert(bytes.rip, mode.bits, u128::from_le_bytes(bytes.buf), insn);
+    }
+    Ok(())
 }
 
 /// How many bytes from `linear` on, at most 15, have canonical addresses.

@@ -73,14 +73,20 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// Reads the descriptor of a selector that is not null; #GP(selector) beyond the table.
     pub fn descriptor(&mut self, selector: u16) -> Res<Descriptor> {
+        let missing = self.selector_fault(vector::GP, selector);
+        self.descriptor_or(selector, missing)
+    }
+
+    /// Reads the descriptor of a selector that is not null, or raises `missing` beyond the table.
+    pub fn descriptor_or(&mut self, selector: u16, missing: EmuFault) -> Res<Descriptor> {
         let table = self.cx.segment(if selector & 4 == 0 {
             SegReg::Gdtr
         } else {
             SegReg::Ldtr
         });
-        let missing = selector & 4 != 0 && !table.attr.contains(SegAttr::P);
-        if missing || u32::from(selector | 7) > table.limit {
-            return Err(self.selector_fault(vector::GP, selector));
+        let no_table = selector & 4 != 0 && !table.attr.contains(SegAttr::P);
+        if no_table || u32::from(selector | 7) > table.limit {
+            return Err(missing);
         }
         let linear = self.table_address(table.base, u64::from(selector & !7));
         Ok(Descriptor {
@@ -111,6 +117,25 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             self.write(d.linear.wrapping_add(5), 1, raw >> 40, AccessKind::System)?;
         }
         Ok(Descriptor { raw, ..d })
+    }
+
+    /// Sets the accessed bit of a code or data descriptor.
+    pub fn mark_accessed(&mut self, d: Descriptor) -> Res<Descriptor> {
+        self.mark(d, ACCESSED)
+    }
+
+    /// The mode that code in a segment with these attributes runs in.
+    pub fn code_mode(&self, attr: SegAttr) -> Mode {
+        if self.lma() && attr.contains(SegAttr::L) {
+            return Mode {
+                kind: Kind::Long64,
+                bits: 64,
+            };
+        }
+        Mode {
+            kind: Kind::Protected { lma: self.lma() },
+            bits: if attr.contains(SegAttr::DB) { 32 } else { 16 },
+        }
     }
 
     /// A segment register as a load of `selector` in real or virtual-8086 mode leaves it. In real mode limit and attributes
@@ -167,7 +192,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if !attr.contains(SegAttr::P) {
             return Err(self.selector_fault(vector::NP, selector));
         }
-        Ok(self.mark(d, ACCESSED)?.segment(selector))
+        Ok(self.mark_accessed(d)?.segment(selector))
     }
 
     /// What SS becomes at privilege level `cpl`. Code in 64-bit mode below level 3 may have a null SS.
@@ -194,7 +219,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if !attr.contains(SegAttr::P) {
             return Err(self.selector_fault(vector::SS, selector));
         }
-        Ok(self.mark(d, ACCESSED)?.segment(selector))
+        Ok(self.mark_accessed(d)?.segment(selector))
     }
 
     /// What CS becomes, with the privilege level in its RPL, and the mode that code there runs in.
@@ -232,19 +257,9 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         }
         let level = if how == Transfer::Jump { self.cpl } else { rpl };
         let segment = self
-            .mark(d, ACCESSED)?
+            .mark_accessed(d)?
             .segment(selector & !3 | u16::from(level));
-        let mode = match (long, attr.contains(SegAttr::DB)) {
-            (true, _) => Mode {
-                kind: Kind::Long64,
-                bits: 64,
-            },
-            (_, big) => Mode {
-                kind: Kind::Protected { lma: self.lma() },
-                bits: if big { 32 } else { 16 },
-            },
-        };
-        Ok((segment, mode))
+        Ok((segment, self.code_mode(attr)))
     }
 
     /// LLDT and LTR.

@@ -169,6 +169,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Cli => self.set_interrupt_flag(false),
             Sti => self.set_interrupt_flag(true),
 
+            Fninit => self.fninit(),
+            Fnclex => self.fnclex(),
+            Fnstcw => self.fnstcw(),
+            Fldcw => self.fldcw(),
+            Fnstsw => self.fnstsw(),
+            Wait => self.wait(),
+
             Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
             | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush
             | Clflushopt | Clwb | Reservednop => Ok(()),
@@ -203,6 +210,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Arpl => self.arpl(),
             Invlpg => self.invlpg(),
             Invd | Wbinvd | Wbnoinvd => self.wbinvd(),
+            // What no virtual CPU has, and what is there to be undefined.
+            Ud0 | Ud1 | Ud2 | Rdtscp | Rsm | Monitor | Mwait | Getsec | Vmcall | Vmmcall
+            | Vmlaunch | Vmresume | Vmxon | Vmxoff | Vmclear | Vmptrld | Vmptrst | Vmread
+            | Vmwrite | Vmrun | Vmload | Vmsave | Stgi | Clgi | Skinit | Invlpga => {
+                Err(EmuFault::UD)
+            }
             Hlt => {
                 self.privileged()?;
                 self.kind = StepKind::Halt;

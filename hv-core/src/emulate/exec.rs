@@ -3,6 +3,7 @@
 //! The copy is what makes an instruction restartable: whatever fails before [`Exec::commit`] leaves the CPU as it was.
 
 use super::alu::mask;
+use super::decode::instruction;
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Shadow, Step, StepKind};
 use crate::Gva;
 use crate::event::vector;
@@ -42,17 +43,18 @@ pub(super) struct Exec<'a, C: ?Sized> {
 }
 
 impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
-    pub fn new(cx: &'a mut C, mode: Mode, insn: Instruction) -> Self {
+    /// An instruction that is still to be decoded: [`decode`](Self::decode), or whoever needs no decoding, says what it is.
+    #[inline]
+    pub fn new(cx: &'a mut C, mode: Mode) -> Self {
         let (regs, flags, start, cpl) = (*cx.gprs(), cx.rflags().bits(), cx.rip(), cx.cpl());
-        let rip = mode.next_rip(start, insn.len() as u64);
         Self {
             cx,
             mode,
             cpl,
-            insn,
+            insn: Instruction::default(),
             regs,
             flags,
-            rip,
+            rip: mode.next_rip(start, 0),
             start,
             kind: StepKind::Done,
             shadow: Shadow::None,
@@ -60,6 +62,14 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             trap: flags & Rflags::TF.bits() != 0,
             iret: false,
         }
+    }
+
+    /// Fetches and decodes the instruction at RIP.
+    #[inline]
+    pub fn decode(&mut self) -> Res<()> {
+        instruction(self.cx, self.mode, &mut self.insn)?;
+        self.rip = self.mode.next_rip(self.start, self.insn.len() as u64);
+        Ok(())
     }
 
     /// Makes the instruction's registers the CPU's.
@@ -149,16 +159,14 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
 
     /// The linear address of `len` bytes at `seg:offset`, or the segmentation fault (SDM vol 3A 5.3, "Limit Checking", and
     /// 5.5, "Privilege Levels" for types; canonical addresses: SDM vol 1 3.3.7.1, "Canonical Addressing").
+    #[inline]
     pub fn linear(&self, seg: SegReg, offset: u64, len: u64, usage: Use) -> Res<u64> {
         let s = self.cx.segment(seg);
-        check_segment(&*self.cx, self.mode, seg, s, offset, len, usage).ok_or_else(|| {
-            let vector = if seg == SegReg::Ss {
-                vector::SS
-            } else {
-                vector::GP
-            };
-            self.fault(vector, 0)
-        })
+        match check_segment(&*self.cx, self.mode, seg, s, offset, len, usage) {
+            Some(linear) => Ok(linear),
+            None if seg == SegReg::Ss => Err(self.fault(vector::SS, 0)),
+            None => Err(self.gp()),
+        }
     }
 
     /// Reads `buf` from `linear`, in two pieces where linear addresses wrap at 4 GiB.
@@ -187,13 +195,18 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
     }
 
     /// How many of `len` bytes from `linear` are below 4 GiB, if not all and if addresses have 32 bits.
+    #[inline]
     pub fn wrap(&self, linear: u64, len: usize) -> Option<usize> {
         let room = (1u64 << 32).saturating_sub(linear);
         (!self.mode.is_64() && (len as u64) > room).then_some(room as usize)
     }
 
     /// Reads a value of `size` (1 to 8) bytes.
+    #[inline]
     pub fn read(&mut self, linear: u64, size: usize, kind: AccessKind) -> Res<u64> {
+        if self.wrap(linear, size).is_none() {
+            return self.cx.read_value(Gva(linear), size, kind);
+        }
         let mut b = [0; 8];
         if let Some(part) = b.get_mut(..size) {
             self.read_bytes(linear, part, kind)?;
@@ -202,7 +215,11 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
     }
 
     /// Writes a value of `size` (1 to 8) bytes.
+    #[inline]
     pub fn write(&mut self, linear: u64, size: usize, value: u64, kind: AccessKind) -> Res<()> {
+        if self.wrap(linear, size).is_none() {
+            return self.cx.write_value(Gva(linear), size, value, kind);
+        }
         match value.to_le_bytes().get(..size) {
             Some(part) => self.write_bytes(linear, part, kind),
             None => Ok(()),
@@ -277,7 +294,14 @@ pub(super) fn canonical<C: EmuCx + ?Sized>(cx: &C, linear: u64) -> bool {
     ((linear << spare) as i64 >> spare) as u64 == linear
 }
 
+/// Whether there is a segment. In real and virtual-8086 mode there always is.
+#[inline]
+pub(super) fn usable(mode: Mode, s: Segment) -> bool {
+    !mode.has_descriptors() || s.attr.contains(SegAttr::P)
+}
+
 /// The linear address of `len` bytes at `offset` of segment `s`, or `None` for a segmentation fault.
+#[inline]
 pub(super) fn check_segment<C: EmuCx + ?Sized>(
     cx: &C,
     mode: Mode,

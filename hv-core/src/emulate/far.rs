@@ -1,4 +1,4 @@
-//! Far transfers: JMP, CALL and RET between segments, IRET, software interrupts, and the interrupts of real mode.
+//! Far transfers: JMP, CALL and RET between segments, IRET, and the instructions that raise interrupts.
 
 use super::control::POPF;
 use super::descriptor::Transfer;
@@ -6,24 +6,10 @@ use super::exec::{Exec, Res, Use};
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, SoftInt, StepKind};
 use crate::regs::gpr::RSP;
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind};
 
 /// The data segments, which a return to a lower privilege level takes away if it may not have them.
 const DATA: [SegReg; 4] = [SegReg::Es, SegReg::Ds, SegReg::Fs, SegReg::Gs];
-
-/// Delivers an interrupt or exception in real mode: pushes FLAGS, CS and IP and continues at the vector's handler (SDM vol 3A
-/// 21.1.4, "Interrupt and Exception Handling"). For processors that cannot run real mode themselves.
-///
-/// # Errors
-/// #GP if the vector lies beyond IDTR's limit; the fault of the push. Nothing has been changed.
-pub fn real_interrupt<C: EmuCx + ?Sized>(cx: &mut C, vector: u8) -> Result<(), EmuFault> {
-    let mode = Mode::of(cx);
-    let mut exec = Exec::new(cx, mode, Instruction::default());
-    exec.keep_rf = true;
-    exec.interrupt(vector)?;
-    exec.commit();
-    Ok(())
-}
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// The selector, the offset and the operand size of a far pointer: an immediate or in memory.
@@ -226,7 +212,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             _ => (1, SoftInt::Icebp),
         };
         if self.mode.kind == Kind::Real {
-            return self.interrupt(vector);
+            return self.real_interrupt(vector);
         }
         if kind == SoftInt::Int {
             self.check_vm86_iopl()?;
@@ -238,26 +224,6 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         };
         self.rip = self.start;
         (self.keep_rf, self.trap) = (true, false);
-        Ok(())
-    }
-
-    /// Delivers a vector in real mode.
-    fn interrupt(&mut self, vector: u8) -> Res<()> {
-        let table = self.cx.segment(SegReg::Idtr);
-        let entry = u64::from(vector) * 4;
-        if entry + 3 > u64::from(table.limit) {
-            return Err(self.gp());
-        }
-        let handler = self.read(self.table_address(table.base, entry), 4, AccessKind::System)?;
-        // Delivery clears TF before a single step of the interrupting instruction could be reported.
-        self.trap = false;
-        self.push(2, self.flags)?;
-        self.push(2, self.cx.segment(SegReg::Cs).selector.into())?;
-        self.push(2, self.rip)?;
-        self.flags &= !(Rflags::IF | Rflags::TF | Rflags::AC).bits();
-        let cs = self.segment_by_paragraph(SegReg::Cs, (handler >> 16) as u16);
-        self.rip = self.check_target(cs, self.mode, handler & 0xffff)?;
-        self.cx.set_segment(SegReg::Cs, cs);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It executes one instruction of the guest at a time ([`step`]) where the processor cannot: when memory is a device, when a
 //! page is write-protected because a shadow page table was made from it, in real mode without unrestricted guest. It has a
-//! fast path for string I/O ([`string_io`](fn@string_io)) and answers the two questions that processors without next-RIP saving or decode
+//! fast path for string I/O ([`string_io`](fn@string_io)), delivers interrupts and exceptions ([`deliver`]), and answers the two questions that processors without next-RIP saving or decode
 //! assists leave open: how long an intercepted instruction is ([`length`](fn@length)) and what a MOV to or from CR or DR moves
 //! ([`mov_system`]).
 //!
@@ -17,12 +17,12 @@
 //! * Segmentation uses the hidden bases, limits and types, in every mode: "unreal" limits work.
 //! * Privilege is checked here, by instruction; what a system register accepts is checked by the hooks of [`EmuCx`].
 //!
-//! Not implemented: x87, MMX, SSE arithmetic, AVX; call gates, task gates and nested-task IRET; delivery of software
-//! interrupts in protected mode (reported to the caller); alignment checks (#AC); data breakpoints; VME's virtual-8086
+//! Not implemented: x87 arithmetic, MMX, SSE arithmetic, AVX; call gates, task gates and nested-task IRET; alignment checks (#AC); data breakpoints; VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
 mod arith;
+mod cache;
 mod control;
 mod cx;
 mod decode;
@@ -30,6 +30,7 @@ mod descriptor;
 mod dispatch;
 mod exec;
 mod far;
+mod interrupt;
 mod length;
 mod mode;
 mod moves;
@@ -41,14 +42,15 @@ mod system;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod x87;
 
+pub use cache::DecodeCache;
 pub use cx::{AccessKind, EmuCx, EmuFault};
-pub use far::real_interrupt;
+pub use interrupt::deliver;
 pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
 pub use string_io::{StringIo, string_io};
 
-use decode::Bytes;
 use exec::Exec;
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -62,8 +64,8 @@ pub enum StepKind {
     Again,
     /// HLT is done: the CPU is halted.
     Halt,
-    /// INT n, INT3, INTO or INT1 in protected mode: nothing has been changed, RIP is on the instruction. Deliver the event
-    /// through the IDT with the instruction's length.
+    /// INT n, INT3, INTO or INT1 in protected mode: nothing has been changed, RIP is on the instruction. [`deliver`] the event
+    /// with the instruction's length.
     SoftwareInterrupt {
         /// The vector.
         vector: u8,
@@ -110,6 +112,16 @@ pub struct Step {
     pub iret: bool,
 }
 
+impl Step {
+    /// An ordinary instruction is done.
+    pub const DONE: Self = Self {
+        kind: StepKind::Done,
+        shadow: Shadow::None,
+        single_step: false,
+        iret: false,
+    };
+}
+
 /// Executes the instruction at RIP. A repeated string instruction does at most 4,096 iterations.
 ///
 /// # Errors
@@ -117,8 +129,8 @@ pub struct Step {
 /// unchanged but for finished iterations.
 pub fn step<C: EmuCx + ?Sized>(cx: &mut C) -> Result<Step, EmuFault> {
     let mode = Mode::of(cx);
-    let insn = Bytes::fetch(cx, mode)?.decode(cx, mode, DecoderOptions::NONE)?;
-    let mut exec = Exec::new(cx, mode, insn);
+    let mut exec = Exec::new(cx, mode);
+    exec.decode()?;
     exec.execute()?;
     Ok(exec.commit())
 }

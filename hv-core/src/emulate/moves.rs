@@ -29,7 +29,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// LEA.
     pub fn lea(&mut self) -> Res<()> {
-        let offset = self.effective();
+        let offset = self.effective(0);
         self.set_value(0, offset)
     }
 
@@ -75,7 +75,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             self.check_alignment(aligned, linear)?;
             self.read_bytes(linear, &mut value, AccessKind::Data)?;
         } else {
-            value = self.cx.xmm(
+            value = self.cx.fx().xmm(
                 xmm(self.insn.op_register(1)).ok_or(EmuFault::Unsupported("vector register"))?,
             );
         }
@@ -86,7 +86,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         } else {
             let to =
                 xmm(self.insn.op_register(0)).ok_or(EmuFault::Unsupported("vector register"))?;
-            self.cx.set_xmm(to, value);
+            self.cx.fx_mut().set_xmm(to, value);
             Ok(())
         }
     }
@@ -121,17 +121,19 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             8
         };
         let value = match from {
-            Some(n) => u128::from_le_bytes(self.cx.xmm(n)) as u64 & mask(size),
+            Some(n) => u128::from_le_bytes(self.cx.fx().xmm(n)) as u64 & mask(size),
             None => self.value(1)?,
         };
         let Some(n) = to else {
             return self.set_value(0, value);
         };
         let keep = match from {
-            Some(_) if merge => u128::from_le_bytes(self.cx.xmm(n)) & !u128::from(mask(size)),
+            Some(_) if merge => u128::from_le_bytes(self.cx.fx().xmm(n)) & !u128::from(mask(size)),
             _ => 0,
         };
-        self.cx.set_xmm(n, (keep | u128::from(value)).to_le_bytes());
+        self.cx
+            .fx_mut()
+            .set_xmm(n, (keep | u128::from(value)).to_le_bytes());
         Ok(())
     }
 
@@ -142,15 +144,15 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         let register =
             |i| xmm(self.insn.op_register(i)).ok_or(EmuFault::Unsupported("vector register"));
         if self.is_memory(0) {
-            let value = (u128::from_le_bytes(self.cx.xmm(register(1)?)) >> shift) as u64;
+            let value = (u128::from_le_bytes(self.cx.fx().xmm(register(1)?)) >> shift) as u64;
             let linear = self.memory_at(0, 8, Use::Write)?;
             return self.write(linear, 8, value, AccessKind::Data);
         }
         let n = register(0)?;
         let linear = self.memory_at(0, 8, Use::Read)?;
         let value = u128::from(self.read(linear, 8, AccessKind::Data)?) << shift;
-        let keep = u128::from_le_bytes(self.cx.xmm(n)) & !(u128::from(u64::MAX) << shift);
-        self.cx.set_xmm(n, (keep | value).to_le_bytes());
+        let keep = u128::from_le_bytes(self.cx.fx().xmm(n)) & !(u128::from(u64::MAX) << shift);
+        self.cx.fx_mut().set_xmm(n, (keep | value).to_le_bytes());
         Ok(())
     }
 

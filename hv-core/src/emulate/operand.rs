@@ -24,19 +24,39 @@ impl Place {
     }
 }
 
+/// What the decoder's general-purpose registers are, by their number there: the register's number, the position of its low bit
+/// and its size in bytes, which is 0 for others.
+const GPRS: [(u8, u8, u8); Register::R15 as usize + 1] = {
+    let mut table = [(0, 0, 0); Register::R15 as usize + 1];
+    // First register, number of it, how many, low bit, size. SPL to DIL have the encodings of AH to BH.
+    let groups = [
+        (Register::AL, 0, 4, 0, 1),
+        (Register::AH, 0, 4, 8, 1),
+        (Register::SPL, 4, 12, 0, 1),
+        (Register::AX, 0, 16, 0, 2),
+        (Register::EAX, 0, 16, 0, 4),
+        (Register::RAX, 0, 16, 0, 8),
+    ];
+    let mut g = 0;
+    while g < groups.len() {
+        let (first, number, count, shift, size) = groups[g];
+        let mut i = 0;
+        while i < count {
+            table[first as usize + i as usize] = (number + i, shift, size);
+            i += 1;
+        }
+        g += 1;
+    }
+    table
+};
+
 /// A general-purpose register's number, the position of its low bit (8 for AH to BH) and its size in bytes.
+#[inline]
 pub(super) fn gpr(reg: Register) -> Option<(usize, u32, usize)> {
-    let n = reg as usize;
-    let within = |first: Register| n - first as usize;
-    Some(match reg {
-        _ if (Register::AL..=Register::BL).contains(&reg) => (within(Register::AL), 0, 1),
-        _ if (Register::AH..=Register::BH).contains(&reg) => (within(Register::AH), 8, 1),
-        _ if (Register::SPL..=Register::R15L).contains(&reg) => (within(Register::SPL) + 4, 0, 1),
-        _ if (Register::AX..=Register::R15W).contains(&reg) => (within(Register::AX), 0, 2),
-        _ if (Register::EAX..=Register::R15D).contains(&reg) => (within(Register::EAX), 0, 4),
-        _ if (Register::RAX..=Register::R15).contains(&reg) => (within(Register::RAX), 0, 8),
-        _ => return None,
-    })
+    match GPRS.get(reg as usize) {
+        Some(&(n, shift, size)) if size != 0 => Some((n.into(), shift.into(), size.into())),
+        _ => None,
+    }
 }
 
 /// A segment register by the decoder's name.
@@ -73,30 +93,35 @@ fn memory_bytes(size: MemorySize) -> Option<usize> {
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// The size in bytes of the addresses of the memory operand.
+    #[inline]
     pub fn address_size(&self) -> usize {
-        let of = |r: Register| match r {
-            Register::RIP => Some(8),
-            Register::EIP => Some(4),
-            _ => gpr(r).map(|g| g.2).filter(|&s| s > 1),
-        };
-        of(self.insn.memory_base())
-            .or_else(|| of(self.insn.memory_index()))
-            .unwrap_or_else(|| match self.insn.memory_displ_size() {
+        let mut register = self.insn.memory_base();
+        if register == Register::None {
+            register = self.insn.memory_index();
+        }
+        match (register, gpr(register)) {
+            (_, Some((_, _, size))) => size,
+            (Register::RIP, _) => 8,
+            (Register::EIP, _) => 4,
+            _ => match self.insn.memory_displ_size() {
                 2 => 2,
                 8 => 8,
                 _ => 4,
-            })
+            },
+        }
     }
 
-    /// The offset of the memory operand within its segment, cut to the address size.
-    pub fn effective(&self) -> u64 {
+    /// The offset of what lies `skip` bytes into the memory operand, within its segment and cut to the address size.
+    #[inline]
+    pub fn effective(&self, skip: u64) -> u64 {
         let insn = &self.insn;
         let value = |r: Register| gpr(r).map_or(0, |(n, _, size)| self.reg_sized(n, size));
         // For RIP-relative operands the decoder has added RIP to the displacement.
         let index = value(insn.memory_index()).wrapping_mul(u64::from(insn.memory_index_scale()));
         let sum = value(insn.memory_base())
             .wrapping_add(index)
-            .wrapping_add(insn.memory_displacement64());
+            .wrapping_add(insn.memory_displacement64())
+            .wrapping_add(skip);
         sum & mask(self.address_size())
     }
 
@@ -107,8 +132,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// The linear address of `len` bytes, `skip` bytes into the memory operand.
     pub fn memory_at(&self, skip: u64, len: usize, usage: Use) -> Res<u64> {
-        let offset = self.effective().wrapping_add(skip) & mask(self.address_size());
-        self.linear(self.memory_segment(), offset, len as u64, usage)
+        self.linear(
+            self.memory_segment(),
+            self.effective(skip),
+            len as u64,
+            usage,
+        )
     }
 
     /// Whether operand `i` is in memory.
@@ -158,11 +187,17 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// The value of operand `i`, a register, memory or an immediate (extended with its sign as the encoding says).
+    #[inline]
     pub fn value(&mut self, i: u32) -> Res<u64> {
         match self.insn.op_kind(i) {
-            OpKind::Register | OpKind::Memory => {
-                let place = self.place(i, Use::Read)?;
-                self.load(place, AccessKind::Data)
+            OpKind::Register => match gpr(self.insn.op_register(i)) {
+                Some((n, shift, size)) => Ok(self.reg(n) >> shift & mask(size)),
+                None => Err(EmuFault::Unsupported("operand")),
+            },
+            OpKind::Memory => {
+                let size = self.memory_size()?;
+                let linear = self.memory_at(0, size, Use::Read)?;
+                self.read(linear, size, AccessKind::Data)
             }
             _ => self
                 .insn
@@ -172,7 +207,19 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// Writes operand `i`.
+    #[inline]
     pub fn set_value(&mut self, i: u32, value: u64) -> Res<()> {
+        if self.insn.op_kind(i) == OpKind::Register
+            && let Some((n, 0, size)) = gpr(self.insn.op_register(i))
+        {
+            self.set_reg(n, size, value);
+            return Ok(());
+        }
+        if self.is_memory(i) {
+            let size = self.memory_size()?;
+            let linear = self.memory_at(0, size, Use::Write)?;
+            return self.write(linear, size, value, AccessKind::Data);
+        }
         let place = self.place(i, Use::Write)?;
         self.store(place, value)
     }
@@ -233,10 +280,22 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         self.cx.compare_exchange(crate::Gva(linear), old, new)
     }
 
-    /// [`update`](Self::update) of operand 0, which the instruction may LOCK.
-    pub fn update_op0(&mut self, change: impl Fn(u64, u64) -> (u64, u64)) -> Res<()> {
+    /// [`update`](Self::update) of operand 0, which the instruction may LOCK; `change` is told its size first.
+    #[inline]
+    pub fn update_op0(&mut self, change: impl Fn(usize, u64, u64) -> (u64, u64)) -> Res<()> {
+        if self.insn.op0_kind() == OpKind::Register
+            && let Some((n, 0, size)) = gpr(self.insn.op0_register())
+        {
+            let (new, flags) = change(size, self.reg_sized(n, size), self.flags);
+            self.flags = flags;
+            self.set_reg(n, size, new);
+            return Ok(());
+        }
         let place = self.place(0, Use::Write)?;
-        self.update(place, self.insn.has_lock_prefix(), change)
+        let size = place.size();
+        self.update(place, self.insn.has_lock_prefix(), |a, f| {
+            change(size, a, f)
+        })
     }
 
     /// The operand size in bytes of instructions that do not show it in their operands.

@@ -12,7 +12,7 @@ use crate::Gva;
 use crate::device::AccessSize;
 use crate::regs::gpr::{RAX, RDI, RDX, RSI};
 use crate::regs::{Rflags, SegAttr, SegReg};
-use iced_x86::{DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{DecoderOptions, Mnemonic, OpKind};
 
 /// The most bytes between a port and memory at once.
 const CHUNK: usize = 2048;
@@ -55,7 +55,7 @@ pub fn string_io<C: EmuCx + ?Sized>(cx: &mut C, io: &StringIo) -> Result<Step, E
         }
         next = next.or(Some(mode.next_rip(cx.rip(), insn.len() as u64)));
     }
-    let mut exec = Exec::new(cx, mode, Instruction::default());
+    let mut exec = Exec::new(cx, mode);
     exec.rip = next.unwrap_or(exec.start);
     let pass = Pass {
         size: io.size.bytes(),

@@ -32,6 +32,29 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// MOV in all its forms.
     pub fn any_mov(&mut self) -> Res<()> {
+        use Code::*;
+        let special = matches!(
+            self.insn.code(),
+            Mov_rm16_Sreg
+                | Mov_r32m16_Sreg
+                | Mov_r64m16_Sreg
+                | Mov_Sreg_rm16
+                | Mov_Sreg_r32m16
+                | Mov_Sreg_r64m16
+                | Mov_r32_cr
+                | Mov_r64_cr
+                | Mov_r32_dr
+                | Mov_r64_dr
+                | Mov_cr_r32
+                | Mov_cr_r64
+                | Mov_dr_r32
+                | Mov_dr_r64
+                | Mov_r32_tr
+                | Mov_tr_r32
+        );
+        if !special {
+            return self.mov();
+        }
         let (to, from) = (self.register(0), self.register(1));
         if segreg(from).is_some() {
             return self.mov_from_segment();

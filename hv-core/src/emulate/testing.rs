@@ -4,6 +4,7 @@ use super::{AccessKind, EmuCx, EmuFault};
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
+use crate::fx::FxState;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -62,8 +63,8 @@ pub struct FakeCpu {
     pub efer: u64,
     /// The privilege level.
     pub cpl: u8,
-    /// XMM registers.
-    pub xmm: [[u8; 16]; 16],
+    /// The x87 and SSE state.
+    pub fx: FxState,
     /// Memory.
     pub regions: Vec<Region>,
     /// What was done, in order.
@@ -99,7 +100,7 @@ impl FakeCpu {
             cr4: Cr4::OSFXSR.bits(),
             efer: efer.bits(),
             cpl: 0,
-            xmm: [[0; 16]; 16],
+            fx: FxState::reset(),
             regions: Vec::new(),
             events: Vec::new(),
             fetched: 0,
@@ -327,11 +328,11 @@ impl EmuCx for FakeCpu {
             _ => 0,
         }
     }
-    fn xmm(&self, reg: usize) -> [u8; 16] {
-        self.xmm[reg]
+    fn fx(&self) -> &FxState {
+        &self.fx
     }
-    fn set_xmm(&mut self, reg: usize, value: [u8; 16]) {
-        self.xmm[reg] = value;
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
     }
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
         self.events.push(Event::In {

@@ -2,7 +2,9 @@
 
 use crate::cpu::{Entry, VcpuBackend};
 use crate::device::AccessSize;
+use crate::emulate::Shadow;
 use crate::exit::{ExitReason, PortIo, VmExit};
+use crate::fx::FxState;
 use crate::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -23,11 +25,17 @@ pub struct ScriptedCpu {
     pub shadow: bool,
     /// XCR0.
     pub xcr0: u64,
+    /// The page-directory-pointer entries that were set last.
+    pub pdptes: [u64; 4],
+    /// How often translations of linear addresses were flushed.
+    pub flushes: u32,
+    /// Whether the hardware could run the guest as it is; what it cannot, the run loop executes in software.
+    pub can_run: fn(&ScriptedCpu) -> bool,
     /// The entries there have been, oldest first.
     pub entries: Vec<Entry>,
-    sysregs: [u64; 17],
+    sysregs: [u64; SysReg::COUNT],
     segments: [Segment; 10],
-    xmm: [[u8; 16]; 16],
+    fx: FxState,
     script: VecDeque<Scene>,
 }
 
@@ -39,10 +47,13 @@ impl Default for ScriptedCpu {
             rflags: 0,
             shadow: false,
             xcr0: 1,
+            pdptes: [0; 4],
+            flushes: 0,
+            can_run: |_| true,
             entries: Vec::new(),
-            sysregs: [0; 17],
+            sysregs: [0; SysReg::COUNT],
             segments: [Segment::default(); 10],
-            xmm: [[0; 16]; 16],
+            fx: FxState::reset(),
             script: VecDeque::new(),
         };
         cpu.reset();
@@ -125,6 +136,8 @@ impl PortIo {
 }
 
 impl VcpuBackend for ScriptedCpu {
+    const NAME: &'static str = "script";
+
     fn gprs(&self) -> &Gprs {
         &self.gprs
     }
@@ -152,23 +165,29 @@ impl VcpuBackend for ScriptedCpu {
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
         self.sysregs[reg as usize] = value;
     }
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        self.pdptes = entries;
+    }
+    fn flush_linear(&mut self) {
+        self.flushes += 1;
+    }
     fn segment(&self, reg: SegReg) -> Segment {
         self.segments[reg as usize]
     }
     fn set_segment(&mut self, reg: SegReg, value: Segment) {
         self.segments[reg as usize] = value;
     }
-    fn xmm(&self, index: usize) -> [u8; 16] {
-        self.xmm[index]
+    fn fx(&self) -> &FxState {
+        &self.fx
     }
-    fn set_xmm(&mut self, index: usize, value: [u8; 16]) {
-        self.xmm[index] = value;
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
     }
     fn interrupt_shadow(&self) -> bool {
         self.shadow
     }
-    fn clear_interrupt_shadow(&mut self) {
-        self.shadow = false;
+    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
+        self.shadow = shadow != Shadow::None;
     }
     fn xcr0(&self) -> u64 {
         self.xcr0
@@ -179,9 +198,12 @@ impl VcpuBackend for ScriptedCpu {
 
     fn reset(&mut self) {
         self.gprs = Gprs::default();
+        self.fx = FxState::reset();
         (self.rip, self.rflags, self.shadow, self.xcr0) = (0xfff0, 2, false, 1);
-        self.sysregs = [0; 17];
+        self.sysregs = [0; SysReg::COUNT];
         self.set_sysreg(SysReg::Cr0, 0x6000_0010);
+        self.set_sysreg(SysReg::Dr6, 0xffff_0ff0);
+        self.set_sysreg(SysReg::Dr7, 0x400);
         let attr = SegAttr::P | SegAttr::S | SegAttr::RW | SegAttr::ACCESSED;
         self.segments = [Segment {
             selector: 0,
@@ -189,12 +211,18 @@ impl VcpuBackend for ScriptedCpu {
             limit: 0xffff,
             base: 0,
         }; 10];
+        // A busy 32-bit TSS.
+        self.segments[SegReg::Tr as usize].attr = SegAttr::from_bits_retain(0x8b);
         self.segments[SegReg::Cs as usize] = Segment {
             selector: 0xf000,
             attr: attr | SegAttr::CODE,
             limit: 0xffff,
             base: 0xffff_0000,
         };
+    }
+
+    fn can_run(&self) -> bool {
+        (self.can_run)(self)
     }
 
     fn run(&mut self, entry: &Entry) -> VmExit {
@@ -205,7 +233,5 @@ impl VcpuBackend for ScriptedCpu {
         }
     }
 
-    fn dump(&self, out: &mut dyn core::fmt::Write) {
-        let _ = writeln!(out, "rip={:x} {:x?}", self.rip, self.gprs);
-    }
+    fn dump_exit(&self, _out: &mut dyn core::fmt::Write) {}
 }

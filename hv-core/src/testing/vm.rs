@@ -82,6 +82,9 @@ impl Clock for ManualClock {
     fn time(&self, ticks: u64) -> VmTime {
         VmTime(ticks)
     }
+    fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
+        (deadline - now).0
+    }
     fn arm(&mut self, deadline: VmTime, _now: VmTime) {
         self.armed.store(deadline.0, Ordering::Relaxed);
     }

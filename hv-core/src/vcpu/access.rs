@@ -4,13 +4,14 @@
 use super::Vcpu;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
-use crate::emulate::{AccessKind, EmuCx, EmuFault};
+use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault};
 use crate::event::vector;
+use crate::fx::FxState;
 use crate::mmu::{Access, Mmu, PagingState};
 use crate::msr::MsrFault;
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
 use crate::time::Clock;
-use crate::{Gpa, Gva};
+use crate::{Gpa, Gva, VmTime};
 
 /// The widest piece that a device is given.
 const WIDEST: usize = 8;
@@ -26,7 +27,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    #[inline]
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
+        // Without paging there is nothing to walk: firmware in software is here for every access.
+        if self.cpu.sysreg(SysReg::Cr0) & Cr0::PG.bits() == 0 {
+            return Ok(Gpa(gva.0 & 0xffff_ffff));
+        }
+        self.walk(gva, access)
+    }
+
+    fn walk(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         let state = self.paging_state();
         self.mmu
             .translate(&*self.memory, &state, gva, access)
@@ -63,33 +73,47 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok([(a, first), (b, len - first)])
     }
 
+    /// The time for what an instruction does to a device.
+    fn device_time(&mut self) -> VmTime {
+        if self.now_is_old {
+            self.resume();
+        }
+        self.now
+    }
+
     fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) {
+        let now = self.device_time();
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let value = self.bus.mmio_read(self.now, at, n).to_le_bytes();
-            let (now, later) = rest.split_at_mut(n);
-            now.copy_from_slice(&value[..n]);
+            let value = self.bus.mmio_read(now, at, n).to_le_bytes();
+            let (piece, later) = rest.split_at_mut(n);
+            piece.copy_from_slice(&value[..n]);
             rest = later;
             at = at.add(n as u64);
         }
     }
 
     fn device_write(&mut self, gpa: Gpa, buf: &[u8]) {
+        let now = self.device_time();
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let (now, later) = rest.split_at(n);
+            let (piece, later) = rest.split_at(n);
             let mut value = [0; WIDEST];
-            value[..n].copy_from_slice(now);
-            self.bus
-                .mmio_write(self.now, at, n, u64::from_le_bytes(value));
+            value[..n].copy_from_slice(piece);
+            self.bus.mmio_write(now, at, n, u64::from_le_bytes(value));
             rest = later;
             at = at.add(n as u64);
         }
     }
+}
+
+/// Whether `[linear, linear + len)` lies within one page.
+const fn within_page(linear: Gva, len: usize) -> bool {
+    linear.page_offset() as usize + len <= 0x1000
 }
 
 /// The largest power of two up to [`WIDEST`] that fits.
@@ -163,6 +187,38 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok(())
     }
 
+    #[inline]
+    fn read_value(&mut self, linear: Gva, size: usize, kind: AccessKind) -> Result<u64, EmuFault> {
+        if within_page(linear, size) {
+            let access = self.access(kind, false);
+            let gpa = self.translate(linear, access)?;
+            if let Ok(value) = self.memory.read_value(gpa, size) {
+                return Ok(value);
+            }
+        }
+        let mut b = [0; WIDEST];
+        self.read(linear, &mut b[..size], kind)?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    #[inline]
+    fn write_value(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        value: u64,
+        kind: AccessKind,
+    ) -> Result<(), EmuFault> {
+        if within_page(linear, size) {
+            let access = self.access(kind, true);
+            let gpa = self.translate(linear, access)?;
+            if self.memory.write_value(gpa, size, value).is_ok() {
+                return Ok(());
+            }
+        }
+        self.write(linear, &value.to_le_bytes()[..size], kind)
+    }
+
     fn check_write(&mut self, linear: Gva, len: usize) -> Result<(), EmuFault> {
         let access = self.access(AccessKind::Data, true);
         self.places(linear, len, access).map(|_| ())
@@ -189,6 +245,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         }
     }
 
+    #[inline]
+    fn fetch_block(&mut self, linear: Gva) -> Option<u128> {
+        let access = Access {
+            fetch: true,
+            user: self.cpu.cpl() == 3,
+            ..Access::default()
+        };
+        let gpa = self.translate(linear, access).ok()?;
+        self.memory.read_u128(gpa).ok()
+    }
+
+    #[inline]
+    fn decoded(&mut self) -> Option<&mut DecodeCache> {
+        Some(&mut self.decoded)
+    }
+
     fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {
         let n = len.min(0x1000 - linear.page_offset() as usize);
         let access = self.access(AccessKind::Data, write);
@@ -205,24 +277,28 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok(true)
     }
 
-    fn xmm(&self, reg: usize) -> [u8; 16] {
-        self.cpu.xmm(reg)
+    fn fx(&self) -> &FxState {
+        self.cpu.fx()
     }
-    fn set_xmm(&mut self, reg: usize, value: [u8; 16]) {
-        self.cpu.set_xmm(reg, value);
+    fn fx_mut(&mut self) -> &mut FxState {
+        self.cpu.fx_mut()
     }
 
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
-        self.bus.port_read(self.now, port, size)
+        let now = self.device_time();
+        self.bus.port_read(now, port, size)
     }
     fn port_out(&mut self, port: u16, size: AccessSize, value: u32) {
-        self.bus.port_write(self.now, port, size, value);
+        let now = self.device_time();
+        self.bus.port_write(now, port, size, value);
     }
     fn port_in_block(&mut self, port: u16, size: AccessSize, buf: &mut [u8]) {
-        self.bus.port_read_block(self.now, port, size, buf);
+        let now = self.device_time();
+        self.bus.port_read_block(now, port, size, buf);
     }
     fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
-        self.bus.port_write_block(self.now, port, size, buf);
+        let now = self.device_time();
+        self.bus.port_write_block(now, port, size, buf);
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
@@ -230,9 +306,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         Ok([r.eax, r.ebx, r.ecx, r.edx])
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
+        self.device_time();
         self.msr_read(msr).map_err(|MsrFault| EmuFault::GP0)
     }
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
+        self.device_time();
         self.msr_write(msr, value).map_err(|MsrFault| EmuFault::GP0)
     }
     fn read_cr(&mut self, cr: u8) -> Result<u64, EmuFault> {
@@ -247,11 +325,29 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
     fn write_cr(&mut self, cr: u8, value: u64) -> Result<(), EmuFault> {
         match cr {
-            8 if value > 15 => return Err(EmuFault::GP0),
-            8 => self.irqs.set_cr8(value as u8),
-            // The others are the guest's own under nested paging and never come here.
-            _ => return Err(EmuFault::Unsupported("MOV to a control register")),
+            0 => self.write_cr0(value),
+            2 => {
+                self.cpu.set_sysreg(SysReg::Cr2, value);
+                Ok(())
+            }
+            3 => self.write_cr3(value),
+            4 => self.write_cr4(value),
+            8 if value > 15 => Err(EmuFault::GP0),
+            8 => {
+                self.irqs.set_cr8(value as u8);
+                Ok(())
+            }
+            _ => Err(EmuFault::UD),
         }
+    }
+    fn read_dr(&mut self, dr: u8) -> Result<u64, EmuFault> {
+        self.debug_read(dr)
+    }
+    fn write_dr(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
+        self.debug_write(dr, value)
+    }
+    fn invlpg(&mut self, _linear: Gva) -> Result<(), EmuFault> {
+        self.cpu.flush_linear();
         Ok(())
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {

@@ -5,15 +5,20 @@
 //! hypervisor), let devices do what is due, decide what to inject.
 
 mod access;
+mod control;
+mod debug;
 mod instruction;
 mod msr_access;
 mod pio;
+mod software;
 
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
 use crate::device::PowerAction;
-use crate::emulate::{self, EmuFault, Step, StepKind, SystemRegister};
+use crate::emulate::{
+    self, DecodeCache, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister,
+};
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
 };
@@ -101,13 +106,18 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pveoi: PvEoi,
     events: EventQueue,
     now: VmTime,
+    /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
+    now_is_old: bool,
     halted: bool,
     /// Where the IRET is that ends the guest's NMI handler, from its intercept until it has been executed.
     iret_at: Option<u64>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
+    /// Accesses to the control structure that are accounted for.
+    accesses: (u64, u64),
     stop: Option<Stop>,
     lengths: instruction::LengthCache,
+    decoded: DecodeCache,
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
@@ -138,11 +148,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             msrs: MsrStore::default(),
             events: EventQueue::default(),
             now: VmTime(0),
+            now_is_old: false,
             halted: false,
             iret_at: None,
             last: None,
+            accesses: (0, 0),
             stop: None,
             lengths: instruction::LengthCache::default(),
+            decoded: DecodeCache::default(),
         };
         v.reset();
         v
@@ -203,8 +216,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 } else {
                     Injection::default()
                 };
-            self.clock
-                .arm(self.bus.deadline().min(self.service_at), self.now);
+            if !self.cpu.can_run() {
+                self.run_in_software(&injection);
+                continue;
+            }
+            if self.cpu.has_tpr_shadow() {
+                self.cpu
+                    .set_task_priority(self.irqs.cr8(), self.irqs.tpr_threshold());
+            }
+            let deadline = self.bus.deadline().min(self.service_at);
+            let timer = if self.cpu.has_timer() {
+                self.clock.ticks_until(deadline, self.now)
+            } else {
+                self.clock.arm(deadline, self.now);
+                u64::MAX
+            };
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
@@ -217,6 +243,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 inject: injection.event,
                 irq_window: injection.irq_window,
                 nmi_window,
+                timer,
             };
             self.account(self.clock.ticks());
             let exit = self.cpu.run(&entry);
@@ -268,8 +295,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let ticks = self.clock.ticks();
         self.last = Some((exit.reason.index(), ticks));
         self.now = self.clock.time(ticks);
-        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
-            self.irqs.end_of_interrupt();
+        self.take_back_eoi();
+        if let Some(cr8) = self.cpu.changed_task_priority() {
+            self.irqs.set_cr8(cr8);
         }
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
@@ -281,16 +309,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.iret_at = None;
             self.events.nmi_done();
         }
-        match self.dispatch(exit) {
+        let result = self.dispatch(exit);
+        self.come_to(result);
+    }
+
+    /// Sees to what an exit or an instruction has come to.
+    fn come_to(&mut self, result: Result<(), Trouble>) {
+        match result {
             Ok(()) | Err(Trouble::Again) => {}
             Err(Trouble::Exception(e)) => self.raise(e),
             Err(Trouble::Fatal(why)) => self.stop = Some(Stop::Fatal(why)),
         }
     }
 
+    /// Notices that the guest has skipped an EOI that it did not need to write.
+    fn take_back_eoi(&mut self) {
+        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
+            self.irqs.end_of_interrupt();
+        }
+    }
+
     /// After a pause in which the guest did not run: brings the time up to date.
     pub fn resume(&mut self) {
         self.now = self.clock.time(self.clock.ticks());
+        self.now_is_old = false;
     }
 
     /// Acts on one exit: one line a reason.
@@ -306,12 +348,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
                 Resolve::Mmio => self.emulate(),
             },
+            ExitReason::CrAccess(access) => self.cr_access(access, exit),
             ExitReason::Cpuid => self.cpuid_exit(exit),
             ExitReason::Msr { write: false } => self.rdmsr(exit),
             ExitReason::Msr { write: true } => self.wrmsr(exit),
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
-            ExitReason::InterruptWindow => Ok(()),
+            // Devices, injection and task priority are looked at before every entry.
+            ExitReason::InterruptWindow | ExitReason::Timer | ExitReason::TprBelowThreshold => {
+                Ok(())
+            }
+            ExitReason::NmiWindow => self.nmi_window(),
             ExitReason::Iret => self.iret(),
             ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
             ExitReason::Shutdown => self.triple_fault(),
@@ -321,7 +368,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Rdtsc
             | ExitReason::Invlpg(_)
-            | ExitReason::CrAccess(_)
             | ExitReason::Invd
             | ExitReason::Wbinvd
             | ExitReason::Pause
@@ -353,6 +399,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn account(&mut self, ticks: u64) {
         if let Some((reason, since)) = self.last.take() {
             self.stats.exit(reason, ticks.wrapping_sub(since));
+            let now = self.cpu.accesses();
+            let since = core::mem::replace(&mut self.accesses, now);
+            self.stats
+                .accesses(reason, (now.0 - since.0, now.1 - since.1));
         }
     }
 
@@ -432,6 +482,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
+    /// The NMI handler has ended: the next NMI may come.
+    fn nmi_window(&mut self) -> Result<(), Trouble> {
+        self.events.nmi_done();
+        Ok(())
+    }
+
     fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
@@ -488,16 +544,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match result {
             Ok(step) => {
                 match step.kind {
-                    StepKind::Done => {}
-                    StepKind::Again => return Ok(()),
+                    StepKind::Done | StepKind::Again => {}
                     StepKind::Halt => self.halted = true,
-                    StepKind::SoftwareInterrupt { .. } => {
-                        return Err(Trouble::Fatal(alloc::format!(
-                            "a software interrupt at RIP {before:#x} cannot be emulated"
-                        )));
+                    StepKind::SoftwareInterrupt { vector, kind, len } => {
+                        let kind = match kind {
+                            SoftInt::Int => EventKind::SoftwareInterrupt,
+                            SoftInt::Exception => EventKind::SoftwareException,
+                            // The gate's privilege level does not count.
+                            SoftInt::Icebp => EventKind::Exception,
+                        };
+                        return self.deliver(&Event {
+                            kind,
+                            vector,
+                            error: None,
+                            insn_len: len,
+                        });
                     }
                 }
-                self.cpu.clear_interrupt_shadow();
+                if step.iret {
+                    self.iret_at = None;
+                    self.events.nmi_done();
+                }
+                if step.shadow != Shadow::None || self.cpu.interrupt_shadow() {
+                    self.cpu.set_interrupt_shadow(step.shadow);
+                }
                 if step.single_step {
                     self.trap_single_step();
                 }

@@ -105,7 +105,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu
                     .set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
             }
-            Some(Special::Sys(SysReg::Pat)) if !msr::pat_is_valid(value) => return Err(MsrFault),
+            Some(Special::Sys(reg)) if !msr::is_valid(reg, value) => return Err(MsrFault),
             Some(Special::Sys(reg)) => self.cpu.set_sysreg(reg, value),
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The run loop's rules, on a machine whose guest is a script.
 
+mod control;
 mod events;
 mod halt;
 mod length;
@@ -8,3 +9,4 @@ mod outside;
 mod ports;
 mod random;
 mod registers;
+mod software;

@@ -1,10 +1,12 @@
 //! CPUID, model-specific registers and XSETBV.
 
+use hv_core::Gpa;
 use hv_core::cpu::VcpuBackend;
-use hv_core::event::Event;
+use hv_core::event::{Event, vector};
 use hv_core::exit::ExitReason;
-use hv_core::regs::SysReg;
+use hv_core::mem::GuestMemory;
 use hv_core::regs::gpr::{RAX, RBX, RCX, RDX};
+use hv_core::regs::{SegReg, SysReg};
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
 
@@ -235,4 +237,43 @@ fn reset_state_names_the_processor_in_rdx() {
         (0xffff_ffff, 0),
         "CPUID leaf 1 EAX of the host"
     );
+}
+
+/// Emulates MOV to DR `dr` from EAX (`0f 23`) or from it to EAX (`0f 21`), in 64-bit mode.
+fn mov_dr(r: &mut Rig, opcode: u8, dr: u8, value: u64) -> Option<Event> {
+    r.memory
+        .write(Gpa(CODE), &[0x0f, opcode, 0xc0 | dr << 3])
+        .unwrap();
+    r.vm.cpu.rip = CODE;
+    r.set(&[(RAX, value)]);
+    r.bare(ExitReason::DescriptorTable(SegReg::Gdtr));
+    r.injected().pop().flatten()
+}
+
+#[test]
+fn debug_registers_keep_their_fixed_bits() {
+    let mut r = Rig::new();
+    let table = [
+        (3, 0x1234_5678_9abc, 0x1234_5678_9abc),
+        (6, 0, 0xffff_0ff0),
+        (6, 0xffff_ffff, 0xffff_efff),
+        (7, 0, 0x400),
+        (7, 0xffff_dfff, 0xffff_07ff),
+    ];
+    for (dr, written, read) in table {
+        assert_eq!(mov_dr(&mut r, 0x23, dr, written), None);
+        assert_eq!(mov_dr(&mut r, 0x21, dr, 0), None);
+        assert_eq!(r.reg(RAX), read, "DR{dr}");
+    }
+    assert_eq!(mov_dr(&mut r, 0x23, 7, 1 << 32), Some(GP));
+}
+
+#[test]
+fn general_detect_faults_once() {
+    let mut r = Rig::new();
+    mov_dr(&mut r, 0x23, 7, 1 << 13);
+    let db = Event::exception(vector::DB, None);
+    assert_eq!(mov_dr(&mut r, 0x21, 0, 0), Some(db));
+    assert_ne!(r.vm.cpu.sysreg(SysReg::Dr6) & 1 << 13, 0);
+    assert_eq!(mov_dr(&mut r, 0x21, 0, 0), None);
 }

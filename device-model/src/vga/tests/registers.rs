@@ -1,7 +1,7 @@
 //! Ports, the registers in memory, reset.
 
 use super::{MODE_03, MODE_12, Rig};
-use crate::vga::edid;
+use crate::vga::{Vga, edid};
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::mem::DeviceRam;
 
@@ -192,4 +192,19 @@ fn reset_is_power_on() {
         (0, 0, [0; 4])
     );
     assert_ne!(r.vga.generation(), g);
+}
+
+#[test]
+fn frame_buffer_is_video_memory_for_emulated_instructions() {
+    const WINDOW: WindowId = WindowId(77);
+    let mut b = hv_core::testing::Bench::new();
+    let vram = std::sync::Arc::new(hv_core::testing::VecDeviceRam::new(1 << 20));
+    let mut vga = Vga::new(vram, WindowId(0), WindowId(1)).with_frame_buffer(WINDOW);
+    let before = vga.generation();
+    vga.mmio_write(&mut b.cx(), WINDOW, 0x1234, 4, 0x1122_3344);
+    assert_ne!(vga.generation(), before);
+    assert_eq!(vga.mmio_read(&mut b.cx(), WINDOW, 0x1235, 2), 0x2233);
+    let end = (1 << 20) - 2;
+    assert_eq!(vga.mmio_read(&mut b.cx(), WINDOW, end, 4), u64::MAX);
+    vga.mmio_write(&mut b.cx(), WINDOW, u64::MAX, 8, 0);
 }

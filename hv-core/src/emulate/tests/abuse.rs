@@ -69,8 +69,8 @@ fn check(before: &FakeCpu, after: &FakeCpu, result: Result<Step, EmuFault>, repe
             (before.gprs, before.rip, before.rflags)
         );
         assert_eq!(
-            (after.segments, after.cpl, after.xmm),
-            (before.segments, before.cpl, before.xmm)
+            (after.segments, after.cpl, after.fx),
+            (before.segments, before.cpl, before.fx)
         );
     }
 }

@@ -280,7 +280,7 @@ fn call_to_a_noncanonical_address_faults_before_the_push() {
 #[test]
 fn sse_store_needs_its_alignment_and_its_permission() {
     let mut cpu = cpu64(|a| a.movntdq(xmmword_ptr(rbx), xmm3).unwrap());
-    cpu.xmm[3] = [0xa5; 16];
+    cpu.fx.set_xmm(3, [0xa5; 16]);
     cpu.cr0 |= Cr0::TS.bits();
     assert_eq!(faults(&mut cpu), (vector::NM, None));
     cpu.cr0 = (Cr0::PE | Cr0::EM).bits();
@@ -296,14 +296,21 @@ fn sse_store_needs_its_alignment_and_its_permission() {
 #[test]
 fn movd_and_movq_loads_clear_the_rest_of_the_register() {
     let mut cpu = cpu64(|a| a.movq(xmm1, qword_ptr(rbx)).unwrap());
-    cpu.xmm[1] = [0xff; 16];
+    cpu.fx.set_xmm(1, [0xff; 16]);
     cpu.poke(DEVICE, &[1, 2, 3, 4, 5, 6, 7, 8]);
     run(&mut cpu);
-    assert_eq!(cpu.xmm[1], [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        cpu.fx.xmm(1),
+        [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
     let mut cpu = cpu64(|a| a.movss(xmm1, xmm2).unwrap());
-    (cpu.xmm[1], cpu.xmm[2]) = ([1; 16], [2; 16]);
+    cpu.fx.set_xmm(1, [1; 16]);
+    cpu.fx.set_xmm(2, [2; 16]);
     run(&mut cpu);
-    assert_eq!(cpu.xmm[1], [2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(
+        cpu.fx.xmm(1),
+        [2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::emulate::testing::{Event, RegionKind};
-use crate::emulate::{Shadow, real_interrupt};
+use crate::emulate::{Shadow, deliver};
 use crate::regs::gpr::*;
 use crate::regs::{Cr0, Rflags, SegReg};
 
@@ -164,7 +164,7 @@ fn interrupt_beyond_the_table_limit_is_gp() {
     cpu.segments[SegReg::Idtr as usize].limit = 0x1ff;
     assert_eq!(faults(&mut cpu), (vector::GP, None));
     cpu.poke(0x20, &[0x50, 0, 0, 0]);
-    real_interrupt(&mut cpu, 8).unwrap();
+    deliver(&mut cpu, &crate::event::Event::interrupt(8)).unwrap();
     assert_eq!((cpu.rip, cpu.peek(0x7ffa, 2)), (0x50, vec![0, 0x10]));
 }
 
@@ -281,4 +281,34 @@ fn single_step_of_firmware_does_not_run_past_the_segment() {
     run(&mut cpu);
     assert_eq!(cpu.rip, 0x1_0000);
     assert_eq!(faults(&mut cpu), (vector::GP, None));
+}
+
+#[test]
+fn fpu_is_found_and_started() {
+    // Linux's arch/x86/boot/cpuflags.c: fninit; fnstsw [0x2000]; fnstcw [0x2002]
+    let code = [
+        0xdb, 0xe3, 0xdd, 0x3e, 0x00, 0x20, 0xd9, 0x3e, 0x02, 0x20, 0x9b,
+    ];
+    let mut cpu = cpu16(&code);
+    cpu.poke(0x2000, &[0xff; 4]);
+    for _ in 0..4 {
+        run(&mut cpu);
+    }
+    assert_eq!(cpu.peek(0x2000, 4), [0, 0, 0x7f, 0x03]);
+    let mut cpu = cpu16(&code);
+    cpu.cr0 |= Cr0::EM.bits();
+    assert_eq!(faults(&mut cpu), (vector::NM, None));
+}
+
+#[test]
+fn enter_sets_bp_by_the_size_of_the_stack() {
+    // SDM vol 2A, "ENTER—Make Stack Frame for Procedure Parameters": 66h is for what is pushed.
+    let mut cpu = cpu16(&[0x66, 0xc8, 0x10, 0x00, 0x00]);
+    cpu.gprs.regs[RBP] = 0x1234_5678;
+    run(&mut cpu);
+    assert_eq!(cpu.peek(0x7ffc, 4), [0x78, 0x56, 0x34, 0x12]);
+    assert_eq!(
+        (cpu.gprs.regs[RBP], cpu.gprs.regs[RSP]),
+        (0x1234_7ffc, 0x7fec)
+    );
 }

@@ -1,0 +1,76 @@
+//! AMD-V on this CPU: whether it can do what Umbra needs, and turning it on.
+
+use crate::guest::SecondStage;
+use crate::host::{self, cpuid};
+use crate::memory;
+use alloc::string::String;
+use npt_shadow::Format;
+use svm::{Features, SvmVcpu};
+
+/// VM_CR, and its bit that locks AMD-V off.
+const VM_CR: u32 = 0xc001_0114;
+const SVMDIS: u64 = 1 << 4;
+
+/// Whether the CPU is QEMU's software emulation, by its hypervisor signature.
+fn is_qemu_tcg() -> bool {
+    let leaf = cpuid(0x4000_0000, 0);
+    cpuid(1, 0).ecx & 1 << 31 != 0
+        && [leaf.ebx, leaf.ecx, leaf.edx]
+            .map(u32::to_le_bytes)
+            .concat()
+            == b"TCGTCGTCGTCG"
+}
+
+/// Asks the CPU, which has AMD-V, for what Umbra needs, and turns it on.
+///
+/// # Errors
+/// A sentence that says what is missing.
+pub fn enable() -> Result<(SvmVcpu, SecondStage), String> {
+    // SAFETY: CPUs with SVM have VM_CR.
+    if unsafe { x86::msr::rdmsr(VM_CR) } & SVMDIS != 0 {
+        return Err("AMD-V is switched off by the firmware (VM_CR.SVMDIS); switch SVM on in the BIOS set-up".into());
+    }
+    let leaf = cpuid(0x8000_000a, 0);
+    let bit = |n: u32| leaf.edx >> n & 1 != 0;
+    let mut features = Features {
+        nested_paging: bit(0),
+        next_rip: bit(3),
+        flush_by_asid: bit(6),
+        asids: leaf.ebx,
+        xsave: false,
+        inject_virtual: is_qemu_tcg(),
+    };
+    if !features.nested_paging {
+        return Err(
+            "this CPU's AMD-V has no nested paging (NPT), and shadow paging is not built yet"
+                .into(),
+        );
+    }
+    if features.asids < 2 {
+        return Err("this CPU's AMD-V offers no address-space identifiers for guests".into());
+    }
+    features.xsave = host::enable_xsave();
+    let Some(save) = memory::take_own(4096, 4096) else {
+        return Err("no memory for the host save area".into());
+    };
+    // SAFETY: the frame has just been taken for ever.
+    svm::hw::enable(unsafe { &mut *(save as *mut [u8; 4096]) });
+    log::info!(
+        "AMD-V: {} ASIDs, next-RIP {}, flush by ASID {}",
+        features.asids,
+        if features.next_rip {
+            "saved"
+        } else {
+            "not saved"
+        },
+        if features.flush_by_asid { "yes" } else { "no" }
+    );
+    // CPUID 8000_0001h EDX.Page1GB.
+    let gigabyte_pages = cpuid(0x8000_0001, 0).edx & 1 << 26 != 0;
+    let second_stage = SecondStage {
+        format: Format::LongMode,
+        largest: if gigabyte_pages { 3 } else { 2 },
+        identity_map: None,
+    };
+    Ok((SvmVcpu::new(features, 1), second_stage))
+}

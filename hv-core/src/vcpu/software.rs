@@ -1,0 +1,104 @@
+//! The guest in software, while the hardware cannot run it in its present state: real mode and odd segments on Intel CPUs
+//! without unrestricted guest ([`VcpuBackend::can_run`]).
+//!
+//! What an entry does with the hardware is done here by the emulator: the event of the entry is delivered, or a batch of
+//! instructions executed. Between two batches the run loop goes its usual way, so that devices, interrupts and the caller get
+//! their turn. A batch ends early when something may have changed that the run loop has to see: an instruction has touched a
+//! device, an exception is due, the guest has halted, or an event that waited can be taken.
+
+use super::{Stop, Trouble, Vcpu};
+use crate::cpu::VcpuBackend;
+use crate::emulate::{self, EmuFault, Step};
+use crate::event::{Event, EventKind, Injection};
+use crate::mmu::Mmu;
+use crate::regs::SysReg;
+use crate::time::Clock;
+
+/// The most instructions in a batch.
+const BATCH: u64 = 64;
+
+/// After so many instructions host interrupts are let in.
+const HOST_TURN: u64 = 2048;
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// Does in software what the hardware would do between an entry and an exit.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn run_in_software(&mut self, injection: &Injection) {
+        let start = self.clock.ticks();
+        self.account(start);
+        let before = self.stats.software_instructions;
+        let result = match injection.event {
+            Some(event) => self.deliver(&event),
+            None => self.batch(injection.irq_window || injection.nmi_window),
+        };
+        self.come_to(result);
+        self.take_back_eoi();
+        let end = self.clock.ticks();
+        self.stats.software_ticks += end.wrapping_sub(start);
+        (self.now, self.now_is_old) = (self.clock.time(end), false);
+        if before / HOST_TURN != self.stats.software_instructions / HOST_TURN && self.stop.is_none()
+        {
+            self.stop = Some(Stop::HostInterrupt);
+        }
+    }
+
+    /// Executes instructions; `waiting`: until a waiting event can be taken.
+    fn batch(&mut self, waiting: bool) -> Result<(), Trouble> {
+        for _ in 0..BATCH {
+            self.stats.software_instructions += 1;
+            self.now_is_old = true;
+            let before = self.cpu.rip();
+            match emulate::step(self) {
+                Ok(Step::DONE) if !self.cpu.interrupt_shadow() => {}
+                // Just after a mode switch: here the hardware takes over.
+                Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => break,
+                result => {
+                    self.emulated(before, result)?;
+                    if self.halted || self.events.busy() {
+                        break;
+                    }
+                }
+            }
+            let device_touched = !self.now_is_old;
+            if device_touched || (waiting && self.can_take_event()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn can_take_event(&self) -> bool {
+        let state = self.interruptibility();
+        !state.shadow && (state.interrupts_enabled || self.events.nmi_waiting())
+    }
+
+    /// Delivers an event to the guest. Of a fault meanwhile and an exception the double-fault rules make one; an interrupt that
+    /// was acknowledged is lost, and an instruction is executed again.
+    pub(super) fn deliver(&mut self, event: &Event) -> Result<(), Trouble> {
+        let rip = self.cpu.rip();
+        match emulate::deliver(self, event) {
+            Ok(()) => {
+                self.cpu.clear_interrupt_shadow();
+                Ok(())
+            }
+            Err(EmuFault::Exception { vector, error, cr2 }) => {
+                if event.kind == EventKind::Exception {
+                    self.events.put_back(*event);
+                }
+                if let Some(cr2) = cr2 {
+                    self.cpu.set_sysreg(SysReg::Cr2, cr2);
+                }
+                Err(Trouble::Exception(Event::exception(vector, error)))
+            }
+            Err(EmuFault::Retry) => {
+                self.events.put_back(*event);
+                Ok(())
+            }
+            Err(EmuFault::Unsupported(what)) => Err(Trouble::Fatal(alloc::format!(
+                "vector {:#x} cannot be delivered in software at RIP {rip:#x}: {what}",
+                event.vector
+            ))),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! A PC that runs real firmware from its reset vector, without a processor: the real run loop, emulator, buses, devices and page
+//! walker around a CPU whose hardware can run nothing.
+//!
+//! Its time is virtual. Every look at the clock takes a little, and the run loop looks at it at each device access and after
+//! each batch of instructions: so a run repeats exactly, on any machine.
+
+use crate::rig;
+use device_model::fwcfg::FwCfg;
+use device_model::i8042::I8042;
+use device_model::irq::CpuInterrupts;
+use device_model::machine::{Machine, Mapped, Outside};
+use device_model::pci::Shared;
+use device_model::vga::{self, TextScreen, Vga};
+use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
+use hv_core::bus::Bus;
+use hv_core::cpuid::{Cpuid, CpuidResult};
+use hv_core::machine::{self, MachineDesc};
+use hv_core::mem::{GuestMemory, NotRam};
+use hv_core::mmu::Frames;
+use hv_core::pvclock::PvClock;
+use hv_core::testing::{ScriptedCpu, VecConsole, VecDeviceRam, VecMemory};
+use hv_core::time::Clock;
+use hv_core::vcpu::{Parts, Stop, Vcpu};
+use hv_core::{Gpa, Hpa, VmTime};
+use hvmloader_fw::bios::BiosPlacement;
+use hvmloader_fw::{cmos, fwcfg};
+use npt_shadow::{Format, NestedMmu};
+use spin::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Guest RAM in bytes.
+const RAM: usize = 64 << 20;
+/// How long a look at the clock takes, in nanoseconds.
+const LOOK: u64 = 400;
+
+/// RAM with the VGA's window punched out of it, and the BIOS below 4 GiB.
+struct PcMemory {
+    ram: VecMemory,
+    rom: Vec<u8>,
+    rom_at: u64,
+}
+
+impl PcMemory {
+    /// Whether all of an access lies in RAM.
+    fn in_ram(gpa: Gpa, len: usize) -> bool {
+        let end = gpa.0.saturating_add(len as u64);
+        end <= machine::VGA_WINDOW.start || gpa.0 >= machine::VGA_WINDOW.end
+    }
+
+    fn rom(&self, gpa: Gpa, len: usize) -> Option<&[u8]> {
+        let at = usize::try_from(gpa.0.checked_sub(self.rom_at)?).ok()?;
+        self.rom.get(at..at.checked_add(len)?)
+    }
+}
+
+impl GuestMemory for PcMemory {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
+        if !Self::in_ram(gpa, buf.len()) {
+            return Err(NotRam(gpa));
+        }
+        match self.rom(gpa, buf.len()) {
+            Some(rom) => buf.copy_from_slice(rom),
+            None => self.ram.read(gpa, buf)?,
+        }
+        Ok(())
+    }
+    fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
+        if !Self::in_ram(gpa, buf.len()) {
+            return Err(NotRam(gpa));
+        }
+        self.ram.write(gpa, buf)
+    }
+    fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
+        (!write && self.rom(gpa, len).is_some())
+            || (Self::in_ram(gpa, len) && self.ram.contains(gpa, len, write))
+    }
+    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
+        if !Self::in_ram(gpa, size) {
+            return Err(NotRam(gpa));
+        }
+        self.ram.compare_exchange(gpa, size, old, new)
+    }
+}
+
+/// The second stage's tables, which nothing walks here.
+#[derive(Default)]
+pub struct VecFrames(Vec<[u64; 512]>);
+
+impl Frames for VecFrames {
+    fn allocate(&mut self) -> Option<Hpa> {
+        self.0.push([0; 512]);
+        Some(Hpa((self.0.len() as u64 - 1) << 12))
+    }
+    fn free(&mut self, _frame: Hpa) {}
+    fn read(&self, frame: Hpa, index: usize) -> u64 {
+        self.0[(frame.0 >> 12) as usize][index]
+    }
+    fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+        self.0[(frame.0 >> 12) as usize][index] = value;
+    }
+}
+
+/// A clock of one nanosecond a tick that moves when it is looked at.
+#[derive(Clone, Default)]
+pub struct LookClock(Arc<AtomicU64>);
+
+impl Clock for LookClock {
+    fn ticks(&self) -> u64 {
+        self.0.fetch_add(LOOK, Ordering::Relaxed)
+    }
+    fn time(&self, ticks: u64) -> VmTime {
+        VmTime(ticks)
+    }
+    fn arm(&mut self, _deadline: VmTime, _now: VmTime) {}
+    fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
+        (deadline - now).0
+    }
+}
+
+/// A CD in memory.
+struct Cdrom(Vec<u8>);
+
+impl BlockBackend for Cdrom {
+    fn sectors(&self) -> u64 {
+        self.0.len() as u64 / 512
+    }
+    fn read_only(&self) -> bool {
+        true
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let start = sector as usize * 512;
+        let data = self.0.get(start..start + buf.len()).ok_or(BlockError)?;
+        buf.copy_from_slice(data);
+        Ok(())
+    }
+    fn write(&mut self, _sector: u64, _buf: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+/// The machine.
+pub struct FirmwarePc {
+    /// The run loop with everything in it.
+    pub vm: Vcpu<ScriptedCpu, NestedMmu<VecFrames>, LookClock>,
+    /// The keyboard controller.
+    pub keyboard: Arc<Mutex<I8042>>,
+    vga: Shared<Vga>,
+    clock: LookClock,
+    debug: VecConsole,
+    text: TextScreen,
+}
+
+/// CPUID without RDRAND, which the emulator does not have.
+fn host(leaf: u32, subleaf: u32) -> CpuidResult {
+    const RDRAND: u32 = 1 << 30;
+    let mut result = rig::host(leaf, subleaf);
+    if leaf == 1 {
+        result.ecx &= !RDRAND;
+    }
+    result
+}
+
+fn mapped(len: usize) -> Mapped {
+    Mapped {
+        ram: Arc::new(VecDeviceRam::new(len)),
+        hpa: Hpa(0x1_0000_0000),
+    }
+}
+
+impl FirmwarePc {
+    /// A machine at its reset vector, with `bios` (SeaBIOS), `vgabios` (SeaVGABIOS) and a CD.
+    ///
+    /// # Panics
+    /// `bios` is no BIOS.
+    #[must_use]
+    pub fn new(bios: Vec<u8>, vgabios: &[u8], cdrom: Vec<u8>) -> Self {
+        let desc = MachineDesc {
+            memory: RAM as u64,
+            cpus: 1,
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            uuid: [7; 16],
+            disk: false,
+            cdrom: true,
+        };
+        let placement = BiosPlacement::of(&bios).expect("the image is a BIOS");
+        let (low, part) = placement.low_copy();
+        let memory = Arc::new(PcMemory {
+            ram: VecMemory::new(RAM),
+            rom_at: placement.flash().0,
+            rom: bios.clone(),
+        });
+        let written = memory.write(low, &bios[part]);
+        written.expect("the BIOS area is RAM");
+        let mut bus = Bus::new(memory.clone());
+        let mut fw_cfg = FwCfg::new();
+        let items = fwcfg::fw_cfg_items(&desc, vgabios);
+        for (key, value) in items.keys {
+            fw_cfg.add_key(key, value);
+        }
+        for (name, value) in items.files {
+            fw_cfg.add_file(&name, value);
+        }
+        let debug = VecConsole::default();
+        let outside = Outside {
+            com1: Box::new(NullConsole),
+            debug: Box::new(debug.clone()),
+            net: Box::new(NullNet),
+            disk: None,
+            cdrom: Some(Box::new(Cdrom(cdrom))),
+            video: mapped(vga::pci_id::VRAM_SIZE),
+            text: mapped(vga::TEXT_RAM),
+            unix_time: 1_700_000_000,
+            cmos: cmos::cmos(&desc),
+            fw_cfg: Some(fw_cfg),
+        };
+        let Machine {
+            chips,
+            vga,
+            keyboard,
+            ..
+        } = Machine::build(&mut bus, &desc, outside);
+        let irqs = CpuInterrupts::new(&chips, 0).expect("the machine has one CPU");
+        let clock = LookClock::default();
+        let mut cpu = ScriptedCpu::default();
+        cpu.can_run = |_| false;
+        let mut vm = Vcpu::new(Parts {
+            cpu,
+            mmu: NestedMmu::new(VecFrames::default(), Format::LongMode, 2)
+                .expect("frames do not run out"),
+            bus,
+            clock: clock.clone(),
+            cpuid: Cpuid::new(host),
+            pvclock: PvClock::new(1_000_000_000, 0),
+            irqs: Box::new(irqs),
+            memory,
+        });
+        vm.bus.reset(VmTime(0));
+        Self {
+            vm,
+            keyboard,
+            vga,
+            clock,
+            debug,
+            text: TextScreen::default(),
+        }
+    }
+
+    /// Runs until `wanted` is on the text screen.
+    ///
+    /// # Errors
+    /// What happened instead, with the screen and the firmware's log: the guest stopped, or executed `limit` instructions.
+    pub fn run_until(&mut self, wanted: &str, limit: u64) -> Result<(), String> {
+        let end = self.vm.stats.software_instructions + limit;
+        for turn in 0u64.. {
+            match self.vm.run() {
+                Stop::HostInterrupt | Stop::Service => {}
+                // Nothing happens before then, so time passes at once.
+                Stop::Idle(until) if until != VmTime::NEVER => {
+                    self.clock.0.fetch_max(until.0, Ordering::Relaxed);
+                    self.vm.resume();
+                }
+                stop => return Err(self.report(&format!("{stop:?}"))),
+            }
+            if turn % 16 == 0 && self.screen().contains(wanted) {
+                return Ok(());
+            }
+            if self.vm.stats.software_instructions >= end {
+                break;
+            }
+        }
+        Err(self.report("the guest has used up its instructions"))
+    }
+
+    /// Presses and releases a key by its scan code (set 1).
+    pub fn key(&mut self, code: u8) {
+        self.keyboard.lock().key_scancodes(&[code, code | 0x80]);
+        self.vm.bus.wake_at(self.vm.now());
+    }
+
+    /// The characters on the screen, in lines; empty if it shows no text.
+    #[must_use]
+    pub fn screen(&mut self) -> String {
+        if !self.vga.lock().text_screen(&mut self.text) {
+            return String::new();
+        }
+        let mut lines = String::new();
+        for row in self.text.chars.chunks(self.text.cols.max(1) as usize) {
+            let line: String = row.iter().map(|&c| char::from(c)).collect();
+            lines += line.trim_end_matches(['\0', ' ']);
+            lines.push('\n');
+        }
+        lines
+    }
+
+    fn report(&mut self, why: &str) -> String {
+        use hv_core::cpu::VcpuBackend;
+        let mut dump = String::new();
+        self.vm.cpu.dump(&mut dump);
+        let debug = self
+            .debug
+            .0
+            .lock()
+            .map(|log| log.clone())
+            .unwrap_or_default();
+        let screen = self.screen();
+        let n = self.vm.stats.software_instructions;
+        format!(
+            "{why} after {n} instructions\n{dump}screen:\n{screen}\nfirmware:\n{}",
+            String::from_utf8_lossy(&debug)
+        )
+    }
+}

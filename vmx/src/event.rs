@@ -1,0 +1,159 @@
+//! Events in the VMCS: what is injected, and what was being delivered when the guest was left (SDM vol 3C 25.8.3, "VM-Entry
+//! Controls for Event Injection"; 25.9.3, "Information for VM Exits That Occur During Event Delivery").
+
+use hv_core::event::{Event, EventKind, vector};
+
+/// The field says something.
+pub const VALID: u32 = 1 << 31;
+/// There is an error code.
+pub const ERROR: u32 = 1 << 11;
+/// In exit information: IRET had ended the blocking of NMIs before it faulted.
+pub const NMI_UNBLOCKING: u32 = 1 << 12;
+
+/// Interruption types.
+#[allow(missing_docs)]
+pub mod kind {
+    pub const EXTERNAL_INTERRUPT: u32 = 0;
+    pub const NMI: u32 = 2;
+    pub const HARDWARE_EXCEPTION: u32 = 3;
+    pub const SOFTWARE_INTERRUPT: u32 = 4;
+    pub const SOFTWARE_EXCEPTION: u32 = 6;
+}
+
+/// The interruption type in an information field.
+#[must_use]
+pub const fn type_of(info: u32) -> u32 {
+    info >> 8 & 7
+}
+
+/// What an entry is to inject.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Injected {
+    /// VM-entry interruption-information field.
+    pub info: u32,
+    /// VM-entry exception error code.
+    pub error: u32,
+    /// VM-entry instruction length, for software events.
+    pub length: u32,
+}
+
+/// Whether the exception pushes an error code (SDM vol 3A table 6-1, "Protected-Mode Exceptions and Interrupts"), as the checks
+/// on entry count them: control protection (21) only where the CPU says so, which is not asked for.
+#[must_use]
+pub const fn has_error_code(v: u8) -> bool {
+    matches!(v, vector::DF | vector::TS..=vector::PF | vector::AC)
+}
+
+/// Encodes an injection. In real mode (`protected` false) exceptions have no error code.
+#[must_use]
+pub fn encode(event: &Event, protected: bool) -> Injected {
+    let kind = match event.kind {
+        EventKind::ExternalInterrupt => kind::EXTERNAL_INTERRUPT,
+        EventKind::Nmi => kind::NMI,
+        EventKind::Exception => kind::HARDWARE_EXCEPTION,
+        EventKind::SoftwareInterrupt => kind::SOFTWARE_INTERRUPT,
+        EventKind::SoftwareException => kind::SOFTWARE_EXCEPTION,
+    };
+    let mut info = u32::from(event.vector) | kind << 8 | VALID;
+    let mut error = 0;
+    if event.kind == EventKind::Exception && protected && has_error_code(event.vector) {
+        info |= ERROR;
+        // Bits 31:16 must be zero (SDM vol 3C 27.2.1.3, "VM-Entry Control Fields").
+        error = event.error.unwrap_or(0) & 0xffff;
+    }
+    Injected {
+        info,
+        error,
+        length: event.insn_len.into(),
+    }
+}
+
+/// The event whose delivery an exit interrupted.
+///
+/// Software events are left out: RIP still points at the instruction, which simply runs again.
+#[must_use]
+pub fn decode_vectoring(info: u32, error: u32) -> Option<Event> {
+    if info & VALID == 0 {
+        return None;
+    }
+    let v = info as u8;
+    match type_of(info) {
+        kind::EXTERNAL_INTERRUPT => Some(Event::interrupt(v)),
+        kind::NMI => Some(Event::nmi()),
+        kind::HARDWARE_EXCEPTION => Some(Event::exception(
+            v & 31,
+            (info & ERROR != 0).then_some(error),
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn injection_is_encoded_as_the_manual_says() {
+        let plain = |info| Injected {
+            info,
+            error: 0,
+            length: 0,
+        };
+        assert_eq!(encode(&Event::interrupt(0x30), true), plain(0x8000_0030));
+        assert_eq!(encode(&Event::nmi(), true), plain(0x8000_0202));
+        assert_eq!(encode(&Event::exception(6, None), true), plain(0x8000_0306));
+        let fault = Event::exception(14, Some(7));
+        assert_eq!(
+            encode(&fault, true),
+            Injected {
+                error: 7,
+                ..plain(0x8000_0b0e)
+            }
+        );
+        let int = Event {
+            kind: EventKind::SoftwareInterrupt,
+            insn_len: 2,
+            ..Event::interrupt(0x80)
+        };
+        assert_eq!(
+            encode(&int, true),
+            Injected {
+                length: 2,
+                ..plain(0x8000_0480)
+            }
+        );
+    }
+
+    #[test]
+    fn real_mode_has_no_error_codes_and_protected_mode_always_where_there_is_one() {
+        let fault = Event::exception(13, Some(0x50));
+        assert_eq!(encode(&fault, false).info, 0x8000_030d);
+        assert_eq!(encode(&Event::exception(13, None), true).info, 0x8000_0b0d);
+        assert_eq!(
+            encode(&Event::exception(6, Some(3)), true).info,
+            0x8000_0306
+        );
+    }
+
+    #[test]
+    fn injected_event_comes_back_as_it_was_when_its_delivery_is_interrupted() {
+        let exceptions = (0..32)
+            .filter(|&v| v != vector::NMI)
+            .map(|v| Event::exception(v, has_error_code(v).then_some(u32::from(v))));
+        for event in exceptions
+            .chain((0..=255).map(Event::interrupt))
+            .chain([Event::nmi()])
+        {
+            let i = encode(&event, true);
+            assert_eq!(decode_vectoring(i.info, i.error), Some(event));
+            assert_eq!(decode_vectoring(i.info & !VALID, i.error), None);
+        }
+    }
+
+    #[test]
+    fn software_events_do_not_come_back_because_the_instruction_runs_again() {
+        for kind in 4..7 {
+            assert_eq!(decode_vectoring(VALID | kind << 8 | 3, 0), None);
+        }
+    }
+}
