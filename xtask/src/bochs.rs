@@ -161,7 +161,7 @@ fn configuration(machine: &Machine, port: u16, log: &Path) -> String {
 config_interface: textconfig
 display_library: {display}
 plugin_ctrl: unmapped=true, biosdev=true, extfpuirq=true, serial=true, speaker=false, parallel=false, e1000=false
-cpu: model={model}, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={model}, count=1, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory}, host={memory}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
 vgaromimage: file=/usr/share/seabios/vgabios-stdvga.bin
