@@ -101,11 +101,12 @@ impl<B: VcpuBackend> Session<B> {
     pub fn run(&mut self) {
         loop {
             let verdict = match self.guest.cpu.run() {
-                Stop::HostInterrupt => {
+                // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
+                // in when service is due.
+                Stop::HostInterrupt | Stop::Service => {
                     interrupts::window();
                     self.service()
                 }
-                Stop::Service => self.service(),
                 Stop::Idle(_) => self.idle(),
                 Stop::Power(PowerAction::Reset) => self.reset("the guest reset the machine"),
                 Stop::TripleFault => {

@@ -83,6 +83,20 @@ pub trait VcpuBackend: Send {
     fn can_run(&self) -> bool {
         true
     }
+    /// Whether the hardware keeps the task priority (CR8) while the guest runs. Then the run loop tells it before an entry and asks
+    /// for it after an exit; otherwise accesses to CR8 leave the guest.
+    fn has_tpr_shadow(&self) -> bool {
+        false
+    }
+    /// Sets the task priority, CR8 (0 to 15), and the class below which it leaves the guest
+    /// ([`tpr_threshold`](crate::irq::InterruptController::tpr_threshold)).
+    fn set_task_priority(&mut self, cr8: u8, threshold: u8) {
+        let _ = (cr8, threshold);
+    }
+    /// The task priority, CR8, if the guest has changed it.
+    fn changed_task_priority(&mut self) -> Option<u8> {
+        None
+    }
     /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
     fn has_timer(&self) -> bool {
         false

@@ -88,6 +88,12 @@ pub trait InterruptController: Send {
     /// Writes CR8 (0 to 15).
     fn set_cr8(&mut self, value: u8);
 
+    /// The class (1 to 15) below which the task priority has to fall for a waiting interrupt to become deliverable; 0 if there is
+    /// none such.
+    fn tpr_threshold(&self) -> u8 {
+        0
+    }
+
     /// Reads IA32_APIC_BASE (MSR 1Bh).
     fn apic_base(&self) -> u64;
 

@@ -28,6 +28,7 @@ pub mod segment;
 #[cfg(test)]
 mod testing;
 pub mod vcpu;
+pub mod virtual_apic;
 pub mod vmcs;
 
 pub use vcpu::VmxVcpu;

@@ -7,8 +7,8 @@ use hv_core::regs::Gprs;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-/// What runs between an entry and the next exit.
-type Guest = dyn FnMut(&mut BTreeMap<Field, u64>) -> Result<(), EntryError> + Send;
+/// What the guest does to the fields between an entry and the next exit.
+pub type Guest = Box<dyn FnMut(&mut BTreeMap<Field, u64>) -> Result<(), EntryError> + Send>;
 
 /// Fields and registers as they were last written; what is to be run is a function.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub struct FakeHardware {
     /// Arguments of INVEPT, and of INVVPID.
     pub flushed: (Vec<u64>, Vec<u16>),
     /// What the next entries do.
-    pub guest: Option<Box<Guest>>,
+    pub guest: Option<Guest>,
     reads: Cell<u64>,
     writes: u64,
 }

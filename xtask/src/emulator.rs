@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -133,6 +134,8 @@ impl Process {
         let child = tied_to_us(name)
             .args(arguments)
             .current_dir(directory.path())
+            // Ctrl-C is for the tool alone, which then ends the emulator.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(if output {
                 Stdio::piped()

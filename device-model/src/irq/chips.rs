@@ -313,7 +313,8 @@ impl InterruptChips {
         let Some(c) = self.cpus.get(cpu) else { return };
         let interrupt =
             c.lapic.deliverable().is_some() || self.pic_output && self.takes_ext_int(cpu, &c.lapic);
-        c.signals.publish(interrupt, c.lapic.tpr());
+        c.signals
+            .publish(interrupt, c.lapic.tpr(), c.lapic.held_back_by_tpr());
     }
 
     fn signal_all(&mut self) {

@@ -21,13 +21,15 @@ mod event {
 pub(super) struct Signals {
     interrupt: AtomicBool,
     tpr: AtomicU8,
+    held_back: AtomicU8,
     events: AtomicU32,
 }
 
 impl Signals {
-    /// Tells whether an interrupt can be taken, and the task priority.
-    pub(super) fn publish(&self, interrupt: bool, tpr: u8) {
+    /// Tells whether an interrupt can be taken, the task priority, and the class of an interrupt that only that holds back.
+    pub(super) fn publish(&self, interrupt: bool, tpr: u8, held_back: u8) {
         self.tpr.store(tpr, Ordering::Release);
+        self.held_back.store(held_back, Ordering::Release);
         self.interrupt.store(interrupt, Ordering::Release);
     }
 
@@ -123,6 +125,10 @@ impl InterruptController for CpuInterrupts {
 
     fn cr8(&self) -> u8 {
         self.signals.tpr.load(Ordering::Acquire) >> 4
+    }
+
+    fn tpr_threshold(&self) -> u8 {
+        self.signals.held_back.load(Ordering::Acquire)
     }
 
     fn set_cr8(&mut self, value: u8) {

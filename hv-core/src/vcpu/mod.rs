@@ -220,6 +220,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.run_in_software(&injection);
                 continue;
             }
+            if self.cpu.has_tpr_shadow() {
+                self.cpu
+                    .set_task_priority(self.irqs.cr8(), self.irqs.tpr_threshold());
+            }
             let deadline = self.bus.deadline().min(self.service_at);
             let timer = if self.cpu.has_timer() {
                 self.clock.ticks_until(deadline, self.now)
@@ -292,6 +296,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.last = Some((exit.reason.index(), ticks));
         self.now = self.clock.time(ticks);
         self.take_back_eoi();
+        if let Some(cr8) = self.cpu.changed_task_priority() {
+            self.irqs.set_cr8(cr8);
+        }
         if let Some(e) = exit.vectoring {
             self.events.put_back(e);
         }

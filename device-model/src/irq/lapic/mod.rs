@@ -265,6 +265,18 @@ impl Lapic {
         (vector & 0xf0 > self.ppr() & 0xf0 && self.enabled()).then_some(vector)
     }
 
+    /// The priority class of the requested interrupt that only the task priority holds back, or 0: it can be delivered as soon as
+    /// the task priority's class is below.
+    pub(super) fn held_back_by_tpr(&self) -> u8 {
+        let requested = self.irr.highest().unwrap_or(0) >> 4;
+        let served = self.isr.highest().unwrap_or(0) >> 4;
+        if self.enabled() && requested > served && requested <= self.tpr >> 4 {
+            requested
+        } else {
+            0
+        }
+    }
+
     /// Takes the deliverable interrupt into service.
     pub(super) fn acknowledge(&mut self) -> Option<u8> {
         let vector = self.deliverable()?;

@@ -1,5 +1,10 @@
 //! A virtual CPU on VT-x: the guest's registers, what leaves the guest, and how an [`Entry`] is encoded.
 
+mod backend;
+mod control_registers;
+#[cfg(test)]
+mod tests;
+
 use crate::bitmap::{IoBitmaps, MsrBitmap};
 use crate::cache::{self, Cache};
 use crate::capabilities::{Capabilities, Plan};
@@ -12,6 +17,7 @@ use crate::instruction_error;
 use crate::msr_area::{self, MsrArea};
 use crate::reason;
 use crate::segment::{access_rights, attributes};
+use crate::virtual_apic::VirtualApic;
 use crate::vmcs::Field;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -29,15 +35,6 @@ use hv_core::{Gpa, Hpa};
 /// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
 /// the guest; #MC is the host's.
 const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
-
-/// Bits of CR0 that the guest changes without an exit: they mean the same to the hardware, and nothing follows from them.
-const CR0_GUEST_OWNED: Cr0 = Cr0::TS
-    .union(Cr0::MP)
-    .union(Cr0::EM)
-    .union(Cr0::AM)
-    .union(Cr0::WP);
-/// Likewise of CR4. Linux toggles PGE to flush global translations.
-const CR4_GUEST_OWNED: Cr4 = Cr4::PGE.union(Cr4::TSD).union(Cr4::DE).union(Cr4::PCE);
 
 /// Interruptibility state: blocking by STI, by MOV SS, by NMI (SDM vol 3C table 25-3).
 const BLOCKING_STI: u64 = 1 << 0;
@@ -83,6 +80,9 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     /// RSP as the VMCS holds it.
     rsp: u64,
     flush_linear: bool,
+    /// CR8 as it was set last, and the threshold that the VMCS holds.
+    task_priority: (u8, u8),
+    virtual_apic: Box<VirtualApic>,
     /// Where the identity page table for unpaged guests is, on CPUs without unrestricted guest.
     identity_map: Gpa,
     /// Whether every entry is checked before it is tried.
@@ -148,6 +148,8 @@ impl<H: Hardware> VmxVcpu<H> {
             root: Hpa(u64::MAX),
             rsp: 0,
             flush_linear: true,
+            task_priority: (0, 0),
+            virtual_apic: VirtualApic::new(),
             identity_map,
             check_entries: cfg!(debug_assertions),
             fits: Cell::new(None),
@@ -225,6 +227,11 @@ impl<H: Hardware> VmxVcpu<H> {
         for (field, value) in values {
             self.hw.write(field, value);
         }
+        if self.has_tpr_shadow() {
+            let page = hw::address(&*self.virtual_apic).0;
+            self.hw.write(Field::VIRTUAL_APIC, page);
+            self.hw.write(Field::TPR_THRESHOLD, 0);
+        }
         if p.secondary.contains(Secondary::ENABLE_VPID) {
             self.hw.write(Field::VPID, self.vpid.into());
         }
@@ -298,68 +305,6 @@ impl<H: Hardware> VmxVcpu<H> {
         self.flush_linear = true;
     }
 
-    /// Whether the guest runs on a page table of ours because the CPU cannot do without paging.
-    fn on_identity_map(&self) -> bool {
-        !self.plan.unrestricted_guest() && !self.cr0.contains(Cr0::PG)
-    }
-
-    /// Encodes CR0, CR3, CR4, EFER and what depends on them.
-    ///
-    /// The hardware's CR0 and CR4 have the bits that VMX operation fixes (SDM vol 3D A.7, "VMX-Fixed Bits in CR0", and A.8). CD
-    /// and NW are never set: the guest's memory is cached whatever it thinks. Where the CPU insists on paging, an unpaged guest
-    /// runs on an identity map, without the CR4 bits that would change its meaning.
-    fn write_control_registers(&mut self) {
-        let unrestricted = self.plan.unrestricted_guest();
-        let identity = self.on_identity_map();
-        let (mut fixed0, fixed1) = self.capabilities.cr0_fixed;
-        if unrestricted {
-            fixed0 &= !(Cr0::PE | Cr0::PG).bits();
-        }
-        let cr0 = (self.cr0 - Cr0::CD - Cr0::NW).bits() | fixed0;
-        self.cache.set(cache::CR0, cr0 & fixed1);
-        self.hw.write(Field::CR0_READ_SHADOW, self.cr0.bits());
-        let owned = CR0_GUEST_OWNED.bits() & !self.capabilities.cr0_fixed.0;
-        self.hw.write(Field::CR0_MASK, !owned);
-
-        let mut cr4 = self.cr4;
-        if identity {
-            cr4 -= Cr4::PAE | Cr4::SMEP | Cr4::SMAP | Cr4::PCIDE;
-            cr4 |= Cr4::PSE;
-        }
-        let (fixed0, fixed1) = self.capabilities.cr4_fixed;
-        self.cache.set(cache::CR4, (cr4.bits() | fixed0) & fixed1);
-        self.hw.write(Field::CR4_READ_SHADOW, self.cr4.bits());
-        self.hw
-            .write(Field::CR4_MASK, !(CR4_GUEST_OWNED.bits() & !fixed0));
-
-        let watched = Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING;
-        self.primary
-            .set(watched, identity || self.plan.primary.contains(watched));
-        self.cache.set(
-            cache::CR3,
-            if identity {
-                self.identity_map.0
-            } else {
-                self.cr3
-            },
-        );
-
-        // With paging on, LME must be LMA (SDM vol 3C 27.3.1.1, "Checks on Guest Control Registers, Debug Registers, and MSRs").
-        let mut efer = self.efer;
-        let long = efer.contains(Efer::LMA);
-        if identity {
-            efer -= Efer::LME;
-        }
-        let mut entry = self.plan.entry;
-        entry.set(controls::Entry::IA32E_MODE_GUEST, long);
-        self.hw.write(Field::ENTRY_CONTROLS, entry.bits().into());
-        if entry.contains(controls::Entry::LOAD_EFER) {
-            self.hw.write(Field::GUEST_EFER, efer.bits());
-        } else {
-            self.entry_msrs.set(msr_area::EFER, efer.bits());
-        }
-    }
-
     fn set_pat(&mut self, value: u64) {
         self.pat = value;
         if self.plan.entry.contains(controls::Entry::LOAD_PAT) {
@@ -367,34 +312,6 @@ impl<H: Hardware> VmxVcpu<H> {
         } else {
             self.entry_msrs.set(msr_area::PAT, value);
         }
-    }
-
-    /// CR0 as the guest sees it.
-    fn guest_cr0(&self) -> Cr0 {
-        let hardware = Cr0::from_bits_retain(self.cache.get(&self.hw, cache::CR0));
-        (self.cr0 - CR0_GUEST_OWNED) | (hardware & CR0_GUEST_OWNED)
-    }
-
-    /// CR4 as the guest sees it.
-    fn guest_cr4(&self) -> Cr4 {
-        let hardware = Cr4::from_bits_retain(self.cache.get(&self.hw, cache::CR4));
-        (self.cr4 - CR4_GUEST_OWNED) | (hardware & CR4_GUEST_OWNED)
-    }
-
-    /// CR3 as the guest sees it.
-    fn guest_cr3(&self) -> u64 {
-        if self.on_identity_map() {
-            self.cr3
-        } else {
-            self.cache.get(&self.hw, cache::CR3)
-        }
-    }
-
-    fn set_control_register(&mut self, change: impl FnOnce(&mut Self)) {
-        (self.cr0, self.cr3, self.cr4) = (self.guest_cr0(), self.guest_cr3(), self.guest_cr4());
-        change(self);
-        self.write_control_registers();
-        self.fits.set(None);
     }
 
     /// Encodes what the run loop has decided.
@@ -534,259 +451,8 @@ impl<H: Hardware> VmxVcpu<H> {
         }
     }
 
-    /// Whether a guest in protected mode has segments that a CPU without unrestricted guest accepts. Not so just after a mode
-    /// switch: segment registers still hold what real mode left.
-    fn segments_fit(&self) -> bool {
-        if let Some(fits) = self.fits.get() {
-            return fits;
-        }
-        let read = |field| self.cache.read(&self.hw, field);
-        let fits = check::segments_fit(&read, &self.capabilities);
-        self.fits.set(Some(fits));
-        fits
-    }
-
     /// Checks the VMCS by the SDM's rules.
     fn check(&self) -> Result<(), check::Violation> {
         check::check(&|field| self.hw.read(field), &self.capabilities)
-    }
-}
-
-impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
-    const NAME: &'static str = "vmx";
-
-    fn gprs(&self) -> &Gprs {
-        self.hw.gprs()
-    }
-    fn gprs_mut(&mut self) -> &mut Gprs {
-        self.hw.gprs_mut()
-    }
-    fn rip(&self) -> u64 {
-        self.cache.get(&self.hw, cache::RIP)
-    }
-    fn set_rip(&mut self, rip: u64) {
-        self.cache.set(cache::RIP, rip);
-    }
-    fn rflags(&self) -> u64 {
-        self.cache.get(&self.hw, cache::RFLAGS)
-    }
-    fn set_rflags(&mut self, rflags: u64) {
-        if (rflags ^ self.rflags()) & Rflags::VM.bits() != 0 {
-            self.fits.set(None);
-        }
-        self.cache.set(cache::RFLAGS, rflags | Rflags::ONE.bits());
-    }
-    fn cpl(&self) -> u8 {
-        let ss = self.cache.get(&self.hw, cache::segment(SegReg::Ss) + 3);
-        attributes(ss as u32).dpl()
-    }
-
-    fn sysreg(&self, reg: SysReg) -> u64 {
-        match reg {
-            SysReg::Cr0 => self.guest_cr0().bits(),
-            SysReg::Cr2 => self.hw.register(CpuRegister::Cr2),
-            SysReg::Cr3 => self.guest_cr3(),
-            SysReg::Cr4 => self.guest_cr4().bits(),
-            SysReg::Efer => self.efer.bits(),
-            SysReg::Dr0 => self.hw.register(CpuRegister::Dr0),
-            SysReg::Dr1 => self.hw.register(CpuRegister::Dr1),
-            SysReg::Dr2 => self.hw.register(CpuRegister::Dr2),
-            SysReg::Dr3 => self.hw.register(CpuRegister::Dr3),
-            SysReg::Dr6 => self.hw.register(CpuRegister::Dr6),
-            SysReg::Dr7 => self.hw.read(Field::GUEST_DR7),
-            SysReg::Pat => self.pat,
-            SysReg::Star => self.hw.register(CpuRegister::Star),
-            SysReg::Lstar => self.hw.register(CpuRegister::Lstar),
-            SysReg::Cstar => self.hw.register(CpuRegister::Cstar),
-            SysReg::Sfmask => self.hw.register(CpuRegister::Sfmask),
-            SysReg::KernelGsBase => self.hw.register(CpuRegister::KernelGsBase),
-            SysReg::SysenterCs => self.hw.read(Field::GUEST_SYSENTER_CS),
-            SysReg::SysenterEsp => self.hw.read(Field::GUEST_SYSENTER_ESP),
-            SysReg::SysenterEip => self.hw.read(Field::GUEST_SYSENTER_EIP),
-            SysReg::TscOffset => self.tsc_offset,
-        }
-    }
-
-    fn set_sysreg(&mut self, reg: SysReg, value: u64) {
-        match reg {
-            SysReg::Cr0 => self.set_control_register(|c| c.cr0 = Cr0::from_bits_retain(value)),
-            SysReg::Cr2 => self.hw.set_register(CpuRegister::Cr2, value),
-            SysReg::Cr3 => self.set_control_register(|c| c.cr3 = value),
-            SysReg::Cr4 => self.set_control_register(|c| c.cr4 = Cr4::from_bits_retain(value)),
-            SysReg::Efer => self.set_control_register(|c| c.efer = Efer::from_bits_retain(value)),
-            SysReg::Dr0 => self.hw.set_register(CpuRegister::Dr0, value),
-            SysReg::Dr1 => self.hw.set_register(CpuRegister::Dr1, value),
-            SysReg::Dr2 => self.hw.set_register(CpuRegister::Dr2, value),
-            SysReg::Dr3 => self.hw.set_register(CpuRegister::Dr3, value),
-            SysReg::Dr6 => self.hw.set_register(CpuRegister::Dr6, value),
-            SysReg::Dr7 => self.hw.write(Field::GUEST_DR7, value & 0xffff_ffff),
-            SysReg::Pat => self.set_pat(value),
-            SysReg::Star => self.hw.set_register(CpuRegister::Star, value),
-            SysReg::Lstar => self.hw.set_register(CpuRegister::Lstar, value),
-            SysReg::Cstar => self.hw.set_register(CpuRegister::Cstar, value),
-            SysReg::Sfmask => self.hw.set_register(CpuRegister::Sfmask, value),
-            SysReg::KernelGsBase => self.hw.set_register(CpuRegister::KernelGsBase, value),
-            SysReg::SysenterCs => self.hw.write(Field::GUEST_SYSENTER_CS, value & 0xffff_ffff),
-            SysReg::SysenterEsp => self.hw.write(Field::GUEST_SYSENTER_ESP, value),
-            SysReg::SysenterEip => self.hw.write(Field::GUEST_SYSENTER_EIP, value),
-            SysReg::TscOffset => {
-                self.tsc_offset = value;
-                self.hw.write(Field::TSC_OFFSET, value);
-            }
-        }
-    }
-
-    fn set_pdptes(&mut self, entries: [u64; 4]) {
-        let fields = [
-            Field::GUEST_PDPTE0,
-            Field::GUEST_PDPTE1,
-            Field::GUEST_PDPTE2,
-            Field::GUEST_PDPTE3,
-        ];
-        for (field, value) in fields.into_iter().zip(entries) {
-            self.hw.write(field, value);
-        }
-    }
-
-    fn flush_linear(&mut self) {
-        self.flush_linear = true;
-    }
-
-    fn segment(&self, reg: SegReg) -> Segment {
-        let get = |slot| self.cache.get(&self.hw, slot);
-        if matches!(reg, SegReg::Gdtr | SegReg::Idtr) {
-            let at = cache::table(reg);
-            return Segment {
-                base: get(at),
-                limit: get(at + 1) as u32,
-                ..Segment::default()
-            };
-        }
-        let at = cache::segment(reg);
-        Segment {
-            selector: get(at) as u16,
-            base: get(at + 1),
-            limit: get(at + 2) as u32,
-            attr: attributes(get(at + 3) as u32),
-        }
-    }
-
-    fn set_segment(&mut self, reg: SegReg, value: Segment) {
-        self.fits.set(None);
-        if matches!(reg, SegReg::Gdtr | SegReg::Idtr) {
-            let at = cache::table(reg);
-            self.cache.set(at, value.base);
-            self.cache.set(at + 1, u64::from(value.limit & 0xffff));
-            return;
-        }
-        let at = cache::segment(reg);
-        self.cache.set(at, value.selector.into());
-        self.cache.set(at + 1, value.base);
-        self.cache.set(at + 2, value.limit.into());
-        self.cache.set(at + 3, access_rights(value.attr).into());
-    }
-
-    fn fx(&self) -> &FxState {
-        &self.fx
-    }
-    fn fx_mut(&mut self) -> &mut FxState {
-        &mut self.fx
-    }
-
-    fn interrupt_shadow(&self) -> bool {
-        self.cache.get(&self.hw, cache::INTERRUPTIBILITY) & SHADOW != 0
-    }
-    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
-        let old = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
-        let blocking = match shadow {
-            Shadow::None => 0,
-            Shadow::Sti => BLOCKING_STI,
-            Shadow::MovSs => BLOCKING_MOV_SS,
-        };
-        let new = old & !SHADOW | blocking;
-        if new != old {
-            self.cache.set(cache::INTERRUPTIBILITY, new);
-        }
-    }
-    fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-    fn set_xcr0(&mut self, value: u64) {
-        self.hw.set_xcr0(value);
-        self.xcr0 = value;
-    }
-
-    fn reset(&mut self) {
-        // XCR0 exists only where the guest can have changed it.
-        if self.xcr0 != 1 {
-            self.hw.set_xcr0(1);
-        }
-        self.reset_registers();
-    }
-
-    fn can_run(&self) -> bool {
-        self.plan.unrestricted_guest() || self.cr0.contains(Cr0::PE) && self.segments_fit()
-    }
-
-    fn has_timer(&self) -> bool {
-        self.plan.pin.contains(Pin::PREEMPTION_TIMER)
-    }
-
-    fn run(&mut self, entry: &Entry) -> VmExit {
-        self.encode(entry);
-        if self.check_entries
-            && let Err(violation) = self.check()
-        {
-            return self.fail(alloc::format!("not tried: {violation}"));
-        }
-        if let Err(error) = self.hw.enter(&mut self.fx) {
-            return self.failed(Some(error));
-        }
-        self.cache.forget();
-        self.rsp = self.hw.read(Field::GUEST_RSP);
-        self.hw.gprs_mut().regs[gpr::RSP] = self.rsp;
-        let rip = self.cache.get(&self.hw, cache::RIP);
-        let hw = &self.hw;
-        let mut d = decode(|field| hw.read(field), rip);
-        self.settle(d.block_nmis, d.unblock_nmis);
-        match d.exit.reason {
-            ExitReason::EntryFailed => return self.failed(None),
-            ExitReason::Nmi => self.hw.host_nmi(),
-            ExitReason::Exception {
-                vector: vector::DB,
-                payload,
-                ..
-            } => self.report_debug_exception(payload),
-            _ => {}
-        }
-        // Only an instruction that ends at 4 GiB needs to know the mode for its next RIP.
-        if let Some(next) = d.exit.next_rip
-            && (rip ^ next) >> 32 != 0
-            && !(self.efer.contains(Efer::LMA)
-                && self.segment(SegReg::Cs).attr.contains(SegAttr::L))
-        {
-            d.exit.next_rip = Some(next & 0xffff_ffff);
-        }
-        d.exit
-    }
-
-    fn accesses(&self) -> (u64, u64) {
-        self.hw.accesses()
-    }
-
-    fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
-        if let Some(why) = &self.failure {
-            let _ = writeln!(out, " entry failed: {why}");
-        }
-        let read = |field| self.hw.read(field);
-        let _ = writeln!(
-            out,
-            " exit={:x} qualification={:x} interruption={:x} vectoring={:x} gpa={:x}",
-            read(Field::EXIT_REASON),
-            read(Field::EXIT_QUALIFICATION),
-            read(Field::EXIT_INTERRUPTION_INFO),
-            read(Field::IDT_VECTORING_INFO),
-            read(Field::GUEST_PHYSICAL_ADDRESS)
-        );
     }
 }

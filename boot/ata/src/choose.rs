@@ -1,0 +1,195 @@
+//! Which of the host's drives becomes the guest's CD-ROM or hard disk.
+//!
+//! The user names one (`disk=ata0.1`), or a drive has the role's name as its model or serial number, as emulators let one set
+//! them. A guest's hard disk is written to, so no drive ever becomes it by any other likeness.
+
+use crate::identify::{Identity, Kind};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+/// Where a drive is: `ata1.0` is drive 0 (the master) of channel 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The channel: 0 and 1 are the legacy ones, those of PCI controllers in native mode follow.
+    pub channel: u8,
+    /// The drive, 0 or 1.
+    pub position: u8,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ata{}.{}", self.channel, self.position)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (channel, position) = text
+            .strip_prefix("ata")
+            .and_then(|rest| rest.split_once('.'))
+            .ok_or(())?;
+        let place = Self {
+            channel: channel.parse().map_err(|_| ())?,
+            position: position.parse().map_err(|_| ())?,
+        };
+        // One name for one drive: no leading zeroes or signs.
+        let same = place.position < 2 && place.to_string() == text;
+        same.then_some(place).ok_or(())
+    }
+}
+
+/// What a drive becomes to the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The CD-ROM: a CD-ROM drive, or a disk that holds a CD's image.
+    Cdrom,
+    /// The hard disk, which the guest writes.
+    Disk,
+}
+
+impl Role {
+    /// The model or serial number that a drive has to be chosen.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cdrom => "umbra-cdrom",
+            Self::Disk => "umbra-disk",
+        }
+    }
+
+    /// The option that names a drive.
+    const fn option(self) -> &'static str {
+        match self {
+            Self::Cdrom => "cdrom",
+            Self::Disk => "disk",
+        }
+    }
+
+    fn suits(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Disk { .. } => true,
+            Kind::Cdrom => self == Self::Cdrom,
+            Kind::Other(_) => false,
+        }
+    }
+}
+
+/// The drive for `role`: the one that the user has `named`, or else the first with the role's name as model or serial number.
+///
+/// # Errors
+/// A sentence that says why the named drive cannot be it, and which drives there are.
+pub fn choose(
+    drives: &[(Place, &Identity)],
+    role: Role,
+    named: Option<Place>,
+) -> Result<Option<Place>, String> {
+    let Some(place) = named else {
+        let name = role.name();
+        let has_name = |id: &Identity| id.model == name || id.serial == name;
+        let found = drives
+            .iter()
+            .find(|(_, id)| has_name(id) && role.suits(id.kind));
+        return Ok(found.map(|&(place, _)| place));
+    };
+    let why = match drives.iter().find(|(at, _)| *at == place) {
+        Some((_, id)) if role.suits(id.kind) => return Ok(Some(place)),
+        Some((_, id)) => alloc::format!("that is the {id}"),
+        None => "there is no such drive".to_string(),
+    };
+    let list: Vec<String> = drives
+        .iter()
+        .map(|(at, id)| alloc::format!("{at} ({id})"))
+        .collect();
+    let there_are = match list.is_empty() {
+        true => "no ATA drives".to_string(),
+        false => list.join(", "),
+    };
+    Err(alloc::format!(
+        "{}={place} cannot be: {why}; this machine has {there_are}",
+        role.option()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identify::Dma;
+
+    fn id(model: &str, serial: &str, kind: Kind) -> Identity {
+        Identity {
+            model: model.into(),
+            serial: serial.into(),
+            kind,
+            lba48: false,
+            flush: None,
+            write_cache: false,
+            dma: Dma::None,
+            packet: 12,
+            dmadir: false,
+        }
+    }
+
+    const DISK: Kind = Kind::Disk { sectors: 4096 };
+
+    fn at(channel: u8, position: u8) -> Place {
+        Place { channel, position }
+    }
+
+    #[test]
+    fn places_are_channel_and_position() {
+        assert_eq!("ata0.1".parse(), Ok(at(0, 1)));
+        assert_eq!("ata12.0".parse(), Ok(at(12, 0)));
+        for bad in [
+            "", "ata", "ata0", "ata0.", "ata.0", "ata0.2", "ata0.01", "ata+0.1", "ata256.0", "hda",
+            "ata0.1.0", "ATA0.1",
+        ] {
+            assert_eq!(bad.parse::<Place>(), Err(()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_drive_is_known_by_its_model_or_serial_number() {
+        let (other, model, serial) = (
+            id("umbra-disk2", "1", DISK),
+            id("umbra-disk", "2", DISK),
+            id("QEMU DVD-ROM", "umbra-cdrom", Kind::Cdrom),
+        );
+        let drives = [(at(0, 0), &other), (at(0, 1), &model), (at(1, 0), &serial)];
+        assert_eq!(choose(&drives, Role::Disk, None), Ok(Some(at(0, 1))));
+        assert_eq!(choose(&drives, Role::Cdrom, None), Ok(Some(at(1, 0))));
+        assert_eq!(choose(&drives[..1], Role::Disk, None), Ok(None));
+    }
+
+    #[test]
+    fn a_cd_drive_is_no_disk_whatever_its_name() {
+        let drive = id("umbra-disk", "", Kind::Cdrom);
+        assert_eq!(choose(&[(at(0, 0), &drive)], Role::Disk, None), Ok(None));
+        let why = choose(&[(at(0, 0), &drive)], Role::Disk, Some(at(0, 0))).unwrap_err();
+        assert!(why.contains("that is the CD-ROM drive"), "{why}");
+    }
+
+    #[test]
+    fn the_user_names_any_drive_that_suits() {
+        let (disk, named) = (id("ST340016A", "3", DISK), id("umbra-disk", "4", DISK));
+        let drives = [(at(0, 0), &disk), (at(0, 1), &named)];
+        for role in [Role::Cdrom, Role::Disk] {
+            assert_eq!(choose(&drives, role, Some(at(0, 0))), Ok(Some(at(0, 0))));
+        }
+    }
+
+    #[test]
+    fn a_drive_that_is_not_there_is_refused_with_those_that_are() {
+        let disk = id("ST340016A", "3", DISK);
+        let why = choose(&[(at(0, 0), &disk)], Role::Disk, Some(at(1, 0))).unwrap_err();
+        assert_eq!(
+            why,
+            "disk=ata1.0 cannot be: there is no such drive; this machine has ata0.0 (disk \"ST340016A\", 2 MiB)"
+        );
+        let why = choose(&[], Role::Cdrom, Some(at(1, 0))).unwrap_err();
+        assert!(why.ends_with("this machine has no ATA drives"), "{why}");
+    }
+}

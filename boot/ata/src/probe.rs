@@ -1,0 +1,219 @@
+//! Finds the drives of a channel. ATA/ATAPI-6 9.12, "Signature and persistence".
+
+use crate::cdrom::Cdrom;
+use crate::channel::{COMMAND_LIMIT, Channel, Location};
+use crate::command::{Command, op, select};
+use crate::disk::Disk;
+use crate::fault::Fault;
+use crate::host::{DmaBuffer, Host};
+use crate::identify::{self, Dma, Identity, Kind};
+use crate::registers::{DEVICE_ONES, Status, reg};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use hv_core::backend::BlockBackend;
+use spin::Mutex;
+
+/// LBA mid and high of packet drives after a reset, and of those behind a SATA bridge.
+const PACKET_SIGNATURES: [[u8; 2]; 2] = [[0x14, 0xeb], [0x69, 0x96]];
+/// Microseconds in which a drive that is there shows any status at all after a command.
+const PRESENCE_LIMIT: u64 = 10_000;
+
+/// A drive that was found and identified, and no more.
+pub struct Found<H> {
+    /// Its position on the channel, 0 or 1.
+    pub position: u8,
+    /// What it says of itself.
+    pub identity: Identity,
+    channel: Arc<Mutex<Channel<H>>>,
+}
+
+/// What a [`Found`] needs to be used.
+pub(crate) struct Access<H> {
+    pub(crate) channel: Arc<Mutex<Channel<H>>>,
+    pub(crate) position: u8,
+    pub(crate) identity: Identity,
+    /// Memory for DMA, if transfers are to be made so.
+    pub(crate) buffer: Option<DmaBuffer>,
+    /// A fault was logged: further ones are not, a guest can make too many.
+    pub(crate) complained: bool,
+    /// It could not be reset.
+    pub(crate) dead: bool,
+}
+
+/// Finds the drives of the channel at `at`. It touches nothing where nothing answers; both drives are reset where something does.
+pub fn probe<H: Host>(host: H, at: Location) -> Vec<Found<H>> {
+    let mut channel = Channel::new(host, at);
+    let answers = [0, 1].map(|position| channel.answers(position));
+    if answers == [false; 2] {
+        return Vec::new();
+    }
+    channel.present = answers;
+    channel.reset();
+    // Both before any command: what is written to the registers goes to both drives.
+    let signatures = [0, 1].map(|position| channel.signature(position));
+    let mut identities = Vec::new();
+    for (position, signature) in [0, 1].into_iter().zip(signatures) {
+        if channel.present[usize::from(position)] {
+            let packet = PACKET_SIGNATURES.contains(&signature);
+            identities.extend(channel.identify(position, packet).map(|id| (position, id)));
+        } else if answers[usize::from(position)] {
+            log::warn!(
+                "IDE channel at {:x}h: drive {position} stays busy after a reset",
+                at.command
+            );
+        }
+    }
+    let channel = Arc::new(Mutex::new(channel));
+    identities
+        .into_iter()
+        .map(|(position, identity)| Found {
+            position,
+            identity,
+            channel: channel.clone(),
+        })
+        .collect()
+}
+
+impl<H: Host> Channel<H> {
+    /// LBA mid and high of drive `position`, which tell after a reset what it is.
+    fn signature(&mut self, position: u8) -> [u8; 2] {
+        self.write(reg::DEVICE, DEVICE_ONES | select(position));
+        self.settle();
+        [reg::LBA_MID, reg::LBA_HIGH].map(|r| self.read(r))
+    }
+
+    /// Identifies drive `position`, which is a packet drive by its signature or not.
+    fn identify(&mut self, position: u8, packet: bool) -> Option<Identity> {
+        self.identify_as(position, packet).or_else(|| {
+            // A packet drive aborts IDENTIFY DEVICE and shows its signature then.
+            let late = !packet && PACKET_SIGNATURES.contains(&self.signature(position));
+            late.then(|| self.identify_as(position, true))?
+        })
+    }
+
+    fn identify_as(&mut self, position: u8, packet: bool) -> Option<Identity> {
+        let op = if packet {
+            op::IDENTIFY_PACKET_DEVICE
+        } else {
+            op::IDENTIFY_DEVICE
+        };
+        let mut data = [0; 512];
+        // A disk that is still spinning up may not be ready (DRDY), but it answers this command.
+        self.issue(position, &Command::plain(op), Status::empty())
+            .ok()?;
+        let start = self.host.now();
+        while self.status().is_empty() {
+            if self.host.now().wrapping_sub(start) > PRESENCE_LIMIT {
+                return None;
+            }
+        }
+        self.take_sectors(&mut data).ok()?;
+        identify::parse(&data, packet)
+    }
+}
+
+impl<H: Host + 'static> Found<H> {
+    /// Makes the drive a medium for a guest. `buffer` gives memory for DMA where the drive can use it; without, it is PIO.
+    /// With `read_only` nothing is ever written.
+    ///
+    /// # Errors
+    /// Why it cannot be used, as a clause.
+    pub fn open(
+        self,
+        read_only: bool,
+        buffer: impl FnOnce() -> Option<DmaBuffer>,
+    ) -> Result<Box<dyn BlockBackend>, String> {
+        let kind = self.identity.kind;
+        let mut access = Access {
+            channel: self.channel,
+            position: self.position,
+            identity: self.identity,
+            buffer: None,
+            complained: false,
+            dead: false,
+        };
+        if access.set_up_dma() {
+            access.buffer = buffer();
+        }
+        match kind {
+            Kind::Disk { sectors } => match Disk::new(access, sectors, read_only) {
+                Ok(disk) => Ok(Box::new(disk)),
+                Err(fault) => Err(fault.to_string()),
+            },
+            Kind::Cdrom => Ok(Box::new(Cdrom::new(access)?)),
+            Kind::Other(what) => Err(what.into()),
+        }
+    }
+}
+
+impl<H: Host> Access<H> {
+    /// Whether the drive is, or now has been, set up for DMA behind a bus master.
+    fn set_up_dma(&mut self) -> bool {
+        let mut channel = self.channel.lock();
+        if channel.at.bus_master.is_none() {
+            return false;
+        }
+        match self.identity.dma {
+            Dma::None => false,
+            Dma::Selected => true,
+            Dma::Multiword(mode) => {
+                let set = channel.set_mode(self.position, mode).is_ok();
+                channel.modes[usize::from(self.position & 1)] = set.then_some(mode);
+                set
+            }
+        }
+    }
+
+    /// Logs the first thing that goes wrong with the drive.
+    pub(crate) fn note(&mut self, what: &dyn fmt::Display) {
+        if !self.complained {
+            self.complained = true;
+            log::warn!("ATA drive {:?}: {what}", self.identity.model);
+        }
+    }
+
+    /// Notes a fault, and does what has to come before another try. False if there can be none.
+    pub(crate) fn recover(&mut self, fault: Fault) -> bool {
+        self.note(&fault);
+        if fault.needs_reset() {
+            let mut channel = self.channel.lock();
+            let alone = self.identity.kind == Kind::Cdrom
+                && channel.reset_packet_drive(self.position).is_ok();
+            if !alone {
+                channel.reset();
+                self.dead = !channel.present[usize::from(self.position & 1)];
+            }
+            if self.dead {
+                log::error!(
+                    "ATA drive {:?} does not come back from a reset and is given up",
+                    self.identity.model
+                );
+            }
+        }
+        !self.dead
+    }
+
+    /// From now on transfers are by PIO.
+    pub(crate) fn give_up_dma(&mut self) {
+        if self.buffer.take().is_some() {
+            log::warn!("ATA drive {:?}: no more DMA", self.identity.model);
+        }
+    }
+
+    /// Empties the write cache, for which the drive takes `command`.
+    pub(crate) fn flush(&mut self, command: u8, limit: u64) -> Result<(), Fault> {
+        let command = Command::plain(command);
+        let mut channel = self.channel.lock();
+        channel.command(self.position, &command, Status::DRDY, limit)
+    }
+
+    /// SET FEATURES.
+    pub(crate) fn set_features(&mut self, feature: u8) -> Result<(), Fault> {
+        let command = Command::set_features(feature, 0);
+        let mut channel = self.channel.lock();
+        channel.command(self.position, &command, Status::DRDY, COMMAND_LIMIT)
+    }
+}

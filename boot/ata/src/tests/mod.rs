@@ -1,0 +1,6 @@
+//! The driver at work on the IDE controller of the virtual PC.
+
+mod faults;
+mod random;
+mod rig;
+mod transfers;

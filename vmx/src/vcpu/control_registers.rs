@@ -1,0 +1,117 @@
+//! Control registers: what the guest sees against what the hardware has (SDM vol 3C 25.6.6, "Guest/Host Masks and Read Shadows for
+//! CR0 and CR4"), and what a CPU without unrestricted guest cannot run.
+
+use super::*;
+
+/// Bits of CR0 that the guest changes without an exit: they mean the same to the hardware, and nothing follows from them.
+const CR0_GUEST_OWNED: Cr0 = Cr0::TS
+    .union(Cr0::MP)
+    .union(Cr0::EM)
+    .union(Cr0::AM)
+    .union(Cr0::WP);
+/// Likewise of CR4. Linux toggles PGE to flush global translations.
+const CR4_GUEST_OWNED: Cr4 = Cr4::PGE.union(Cr4::TSD).union(Cr4::DE).union(Cr4::PCE);
+
+impl<H: Hardware> VmxVcpu<H> {
+    /// Whether the guest runs on a page table of ours because the CPU cannot do without paging.
+    pub(super) fn on_identity_map(&self) -> bool {
+        !self.plan.unrestricted_guest() && !self.cr0.contains(Cr0::PG)
+    }
+
+    /// Encodes CR0, CR3, CR4, EFER and what depends on them.
+    ///
+    /// The hardware's CR0 and CR4 have the bits that VMX operation fixes (SDM vol 3D A.7, "VMX-Fixed Bits in CR0", and A.8). CD
+    /// and NW are never set: the guest's memory is cached whatever it thinks. Where the CPU insists on paging, an unpaged guest
+    /// runs on an identity map, without the CR4 bits that would change its meaning.
+    pub(super) fn write_control_registers(&mut self) {
+        let unrestricted = self.plan.unrestricted_guest();
+        let identity = self.on_identity_map();
+        let (mut fixed0, fixed1) = self.capabilities.cr0_fixed;
+        if unrestricted {
+            fixed0 &= !(Cr0::PE | Cr0::PG).bits();
+        }
+        let cr0 = (self.cr0 - Cr0::CD - Cr0::NW).bits() | fixed0;
+        self.cache.set(cache::CR0, cr0 & fixed1);
+        self.hw.write(Field::CR0_READ_SHADOW, self.cr0.bits());
+        let owned = CR0_GUEST_OWNED.bits() & !self.capabilities.cr0_fixed.0;
+        self.hw.write(Field::CR0_MASK, !owned);
+
+        let mut cr4 = self.cr4;
+        if identity {
+            cr4 -= Cr4::PAE | Cr4::SMEP | Cr4::SMAP | Cr4::PCIDE;
+            cr4 |= Cr4::PSE;
+        }
+        let (fixed0, fixed1) = self.capabilities.cr4_fixed;
+        self.cache.set(cache::CR4, (cr4.bits() | fixed0) & fixed1);
+        self.hw.write(Field::CR4_READ_SHADOW, self.cr4.bits());
+        self.hw
+            .write(Field::CR4_MASK, !(CR4_GUEST_OWNED.bits() & !fixed0));
+
+        let watched = Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING;
+        self.primary
+            .set(watched, identity || self.plan.primary.contains(watched));
+        self.cache.set(
+            cache::CR3,
+            if identity {
+                self.identity_map.0
+            } else {
+                self.cr3
+            },
+        );
+
+        // With paging on, LME must be LMA (SDM vol 3C 27.3.1.1, "Checks on Guest Control Registers, Debug Registers, and MSRs").
+        let mut efer = self.efer;
+        let long = efer.contains(Efer::LMA);
+        if identity {
+            efer -= Efer::LME;
+        }
+        let mut entry = self.plan.entry;
+        entry.set(controls::Entry::IA32E_MODE_GUEST, long);
+        self.hw.write(Field::ENTRY_CONTROLS, entry.bits().into());
+        if entry.contains(controls::Entry::LOAD_EFER) {
+            self.hw.write(Field::GUEST_EFER, efer.bits());
+        } else {
+            self.entry_msrs.set(msr_area::EFER, efer.bits());
+        }
+    }
+
+    /// CR0 as the guest sees it.
+    pub(super) fn guest_cr0(&self) -> Cr0 {
+        let hardware = Cr0::from_bits_retain(self.cache.get(&self.hw, cache::CR0));
+        (self.cr0 - CR0_GUEST_OWNED) | (hardware & CR0_GUEST_OWNED)
+    }
+
+    /// CR4 as the guest sees it.
+    pub(super) fn guest_cr4(&self) -> Cr4 {
+        let hardware = Cr4::from_bits_retain(self.cache.get(&self.hw, cache::CR4));
+        (self.cr4 - CR4_GUEST_OWNED) | (hardware & CR4_GUEST_OWNED)
+    }
+
+    /// CR3 as the guest sees it.
+    pub(super) fn guest_cr3(&self) -> u64 {
+        if self.on_identity_map() {
+            self.cr3
+        } else {
+            self.cache.get(&self.hw, cache::CR3)
+        }
+    }
+
+    pub(super) fn set_control_register(&mut self, change: impl FnOnce(&mut Self)) {
+        (self.cr0, self.cr3, self.cr4) = (self.guest_cr0(), self.guest_cr3(), self.guest_cr4());
+        change(self);
+        self.write_control_registers();
+        self.fits.set(None);
+    }
+
+    /// Whether a guest in protected mode has segments that a CPU without unrestricted guest accepts. Not so just after a mode
+    /// switch: segment registers still hold what real mode left.
+    pub(super) fn segments_fit(&self) -> bool {
+        if let Some(fits) = self.fits.get() {
+            return fits;
+        }
+        let read = |field| self.cache.read(&self.hw, field);
+        let fits = check::segments_fit(&read, &self.capabilities);
+        self.fits.set(Some(fits));
+        fits
+    }
+}
