@@ -187,17 +187,26 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// The value of operand `i`, a register, memory or an immediate (extended with its sign as the encoding says).
-    #[inline]
+    #[inline(always)]
     pub fn value(&mut self, i: u32) -> Res<u64> {
+        if self.insn.op_kind(i) == OpKind::Register
+            && let Some((n, 0, size)) = gpr(self.insn.op_register(i))
+        {
+            return Ok(self.reg_sized(n, size));
+        }
+        self.any_value(i)
+    }
+
+    fn any_value(&mut self, i: u32) -> Res<u64> {
         match self.insn.op_kind(i) {
-            OpKind::Register => match gpr(self.insn.op_register(i)) {
-                Some((n, shift, size)) => Ok(self.reg(n) >> shift & mask(size)),
-                None => Err(EmuFault::Unsupported("operand")),
-            },
             OpKind::Memory => {
                 let size = self.memory_size()?;
                 let linear = self.memory_at(0, size, Use::Read)?;
                 self.read(linear, size, AccessKind::Data)
+            }
+            OpKind::Register => {
+                let place = self.place(i, Use::Read)?;
+                self.load(place, AccessKind::Data)
             }
             _ => self
                 .insn
@@ -207,7 +216,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// Writes operand `i`.
-    #[inline]
+    #[inline(always)]
     pub fn set_value(&mut self, i: u32, value: u64) -> Res<()> {
         if self.insn.op_kind(i) == OpKind::Register
             && let Some((n, 0, size)) = gpr(self.insn.op_register(i))
@@ -215,6 +224,10 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             self.set_reg(n, size, value);
             return Ok(());
         }
+        self.set_any_value(i, value)
+    }
+
+    fn set_any_value(&mut self, i: u32, value: u64) -> Res<()> {
         if self.is_memory(i) {
             let size = self.memory_size()?;
             let linear = self.memory_at(0, size, Use::Write)?;
