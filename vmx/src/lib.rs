@@ -11,4 +11,6 @@ extern crate alloc;
 
 pub mod capabilities;
 pub mod controls;
+pub mod instruction_error;
+pub mod reason;
 pub mod vmcs;
