@@ -10,7 +10,9 @@
 extern crate alloc;
 
 pub mod capabilities;
+pub mod check;
 pub mod controls;
+pub mod formats;
 pub mod instruction_error;
 pub mod reason;
 pub mod vmcs;
