@@ -106,3 +106,180 @@ fn error_code(v: &Vmcs, event: Interruption) -> Checked {
         &[F::ENTRY_EXCEPTION_ERROR, F::ENTRY_INTERRUPTION_INFO],
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::testing::{Case, Table, long_mode, pae, real_mode};
+
+    const HARDWARE: u8 = event_type::HARDWARE_EXCEPTION;
+
+    fn info(kind: u8, vector: u8) -> u64 {
+        1 << 31 | u64::from(kind) << 8 | u64::from(vector)
+    }
+
+    fn inject(kind: u8, vector: u8) -> impl Fn(&mut Case) {
+        move |c| {
+            c.set(F::ENTRY_INTERRUPTION_INFO, info(kind, vector));
+            c.set(F::ENTRY_INSTRUCTION_LENGTH, 2);
+        }
+    }
+
+    fn inject_with_code(kind: u8, vector: u8, code: u64) -> impl Fn(&mut Case) {
+        move |c| {
+            c.set(F::ENTRY_INTERRUPTION_INFO, info(kind, vector) | 1 << 11);
+            c.set(F::ENTRY_EXCEPTION_ERROR, code);
+            c.set(F::ENTRY_INSTRUCTION_LENGTH, 2);
+        }
+    }
+
+    fn types_and_vectors() -> Table {
+        let mut table = Table::default()
+            .broken(TYPE, long_mode, inject(1, 0))
+            .broken(TYPE, long_mode, |c| {
+                c.capabilities.primary.may &= !Primary::MONITOR_TRAP_FLAG.bits();
+                inject(event_type::OTHER, 0)(c);
+            })
+            .kept(long_mode, inject(event_type::OTHER, 0))
+            .broken(OTHER_VECTOR, long_mode, inject(event_type::OTHER, 1))
+            .kept(long_mode, inject(event_type::NMI, 2))
+            .broken(NMI_VECTOR, long_mode, inject(event_type::NMI, 3))
+            .kept(long_mode, inject(HARDWARE, 31))
+            .broken(EXCEPTION_VECTOR, long_mode, inject(HARDWARE, 32))
+            .kept(long_mode, inject(event_type::EXTERNAL_INTERRUPT, 255))
+            .kept(long_mode, inject(event_type::SOFTWARE_INTERRUPT, 0x80))
+            // Without the valid bit nothing is looked at.
+            .kept(long_mode, |c| {
+                c.set(F::ENTRY_INTERRUPTION_INFO, 0x7fff_ffff)
+            });
+        for bit in [12, 13, 30] {
+            table = table.broken(INFORMATION_RESERVED, long_mode, |c| {
+                inject(event_type::NMI, 2)(c);
+                c.raise(F::ENTRY_INTERRUPTION_INFO, 1u64 << bit);
+            });
+        }
+        table
+    }
+
+    fn error_codes() -> Table {
+        let mut table = Table::default();
+        for vector in 0..32 {
+            let has_code = matches!(vector, 8 | 10..=14 | 17);
+            let (with, without) = (
+                inject_with_code(HARDWARE, vector, 0),
+                inject(HARDWARE, vector),
+            );
+            table = if has_code {
+                table
+                    .kept(long_mode, &with)
+                    .broken(ERROR_CODE_MISSING, long_mode, &without)
+            } else {
+                table
+                    .broken(ERROR_CODE_SUPERFLUOUS, long_mode, &with)
+                    .kept(long_mode, &without)
+            };
+            // Real mode has no error codes.
+            table = table
+                .broken(ERROR_CODE_SUPERFLUOUS, real_mode, &with)
+                .kept(real_mode, &without);
+            // CPUs that take any, such as those with #CP.
+            let any = |c: &mut Case| c.capabilities.basic |= 1 << 56;
+            table = table
+                .kept(pae, |c| {
+                    any(c);
+                    with(c);
+                })
+                .kept(pae, |c| {
+                    any(c);
+                    without(c);
+                })
+                .broken(ERROR_CODE_SUPERFLUOUS, real_mode, |c| {
+                    any(c);
+                    with(c);
+                });
+        }
+        for kind in [
+            event_type::EXTERNAL_INTERRUPT,
+            event_type::SOFTWARE_INTERRUPT,
+            event_type::PRIVILEGED_SOFTWARE_EXCEPTION,
+            event_type::SOFTWARE_EXCEPTION,
+        ] {
+            table = table.broken(
+                ERROR_CODE_SUPERFLUOUS,
+                long_mode,
+                inject_with_code(kind, vector::GP, 0),
+            );
+        }
+        table
+            .kept(pae, inject_with_code(HARDWARE, vector::PF, 0xffff))
+            .broken(
+                ERROR_CODE_RESERVED,
+                pae,
+                inject_with_code(HARDWARE, vector::PF, 0x1_0000),
+            )
+    }
+
+    fn instruction_lengths() -> Table {
+        let length = |kind, length, zero| {
+            move |c: &mut Case| {
+                c.set(F::ENTRY_INTERRUPTION_INFO, info(kind, 3));
+                c.set(F::ENTRY_INSTRUCTION_LENGTH, length);
+                c.capabilities.misc &= !(1 << 30);
+                c.capabilities.misc |= u64::from(zero) << 30;
+            }
+        };
+        let mut table = Table::default();
+        for kind in [
+            event_type::SOFTWARE_INTERRUPT,
+            event_type::PRIVILEGED_SOFTWARE_EXCEPTION,
+            event_type::SOFTWARE_EXCEPTION,
+        ] {
+            table = table
+                .kept(pae, length(kind, 1, false))
+                .kept(pae, length(kind, 15, false))
+                .kept(pae, length(kind, 0, true))
+                .broken(INSTRUCTION_LENGTH, pae, length(kind, 0, false))
+                .broken(INSTRUCTION_LENGTH, pae, length(kind, 16, true))
+                .broken(INSTRUCTION_LENGTH, pae, length(kind, 0x100, true));
+        }
+        table.kept(pae, length(HARDWARE, 16, false))
+    }
+
+    fn other_controls() -> Table {
+        let load = |at, n| {
+            move |c: &mut Case| {
+                c.set(F::VM_ENTRY_MSR_LOAD, at);
+                c.set(F::VM_ENTRY_MSR_LOAD_COUNT, n);
+            }
+        };
+        Table::default()
+            .broken(ENTRY_ALLOWED, pae, |c| {
+                c.raise(F::ENTRY_CONTROLS, 1u64 << 31);
+            })
+            .broken(ENTRY_ALLOWED, pae, |c| {
+                c.clear(F::ENTRY_CONTROLS, 1u64 << 0);
+            })
+            .broken(MSR_LOAD, pae, load(4, 1))
+            .broken(MSR_LOAD, pae, load((1 << 39) - 16, 2))
+            .kept(pae, load((1 << 39) - 16, 1))
+            .broken(OUTSIDE_SMM, pae, |c| {
+                c.raise(F::ENTRY_CONTROLS, Entry::ENTRY_TO_SMM.bits());
+            })
+            .broken(OUTSIDE_SMM, pae, |c| {
+                c.raise(F::ENTRY_CONTROLS, Entry::DEACTIVATE_DUAL_MONITOR.bits());
+            })
+    }
+
+    #[test]
+    fn each_rule_is_found_broken() {
+        Table::cover(
+            &[
+                types_and_vectors,
+                error_codes,
+                instruction_lengths,
+                other_controls,
+            ],
+            RULES,
+        );
+    }
+}

@@ -262,3 +262,295 @@ fn vm_functions(v: &Vmcs) -> Checked {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::testing::{Case, Table, long_mode, pae, restricted};
+
+    fn secondary(bits: Secondary) -> impl FnOnce(&mut Case) {
+        move |c| c.raise_secondary(bits)
+    }
+
+    fn settings_that_the_cpu_does_not_allow_are_refused() -> Table {
+        Table::default()
+            .broken(PIN_ALLOWED, long_mode, |c| {
+                c.raise(F::PIN_CONTROLS, 1u64 << 8)
+            })
+            .broken(PIN_ALLOWED, long_mode, |c| {
+                c.clear(F::PIN_CONTROLS, 1u64 << 1)
+            })
+            .broken(PRIMARY_ALLOWED, long_mode, |c| {
+                c.raise(F::PRIMARY_CONTROLS, 1u64 << 0);
+            })
+            .broken(PRIMARY_ALLOWED, long_mode, |c| {
+                c.clear(F::PRIMARY_CONTROLS, 1u64 << 1);
+            })
+            .broken(SECONDARY_ALLOWED, long_mode, |c| {
+                c.raise(F::SECONDARY_CONTROLS, 1u64 << 31);
+            })
+            .kept(restricted, |c| {
+                // Without their activation nobody reads them, nor what they use.
+                c.clear(
+                    F::PRIMARY_CONTROLS,
+                    Primary::ACTIVATE_SECONDARY_CONTROLS.bits(),
+                );
+                c.set(F::SECONDARY_CONTROLS, !0);
+            })
+    }
+
+    fn pages_must_be_aligned_and_within_physical_addresses() -> Table {
+        let pages = [
+            (IO_BITMAPS, F::IO_BITMAP_A, Secondary::empty()),
+            (IO_BITMAPS, F::IO_BITMAP_B, Secondary::empty()),
+            (MSR_BITMAP, F::MSR_BITMAP, Secondary::empty()),
+            (VIRTUAL_APIC, F::VIRTUAL_APIC, Secondary::empty()),
+            (
+                APIC_ACCESS,
+                F::APIC_ACCESS,
+                Secondary::VIRTUALIZE_APIC_ACCESSES,
+            ),
+            (PML_ADDRESS, F::PML_ADDRESS, Secondary::ENABLE_PML),
+            (
+                EPTP_LIST,
+                F::EPT_POINTER_LIST,
+                Secondary::ENABLE_VM_FUNCTIONS,
+            ),
+            (SHADOW_BITMAPS, F::VMREAD_BITMAP, Secondary::VMCS_SHADOWING),
+            (SHADOW_BITMAPS, F::VMWRITE_BITMAP, Secondary::VMCS_SHADOWING),
+            (
+                VE_INFORMATION,
+                F::VIRTUALIZATION_EXCEPTION,
+                Secondary::EPT_VIOLATION_VE,
+            ),
+        ];
+        let with = |field, control, address| {
+            move |c: &mut Case| {
+                c.raise_secondary(control);
+                c.set(F::VM_FUNCTION_CONTROLS, EPTP_SWITCHING_FUNCTION);
+                c.set(F::VMREAD_BITMAP, 0x1000);
+                c.set(F::VMWRITE_BITMAP, 0x1000);
+                c.set(field, address);
+            }
+        };
+        let mut table = Table::default();
+        for (rule, field, control) in pages {
+            for address in [1, 0x800, 0x1_0800, 1 << 39, 1 << 63] {
+                table = table.broken(rule, long_mode, with(field, control, address));
+            }
+            table = table.kept(long_mode, with(field, control, (1 << 39) - 0x1000));
+        }
+        table
+    }
+
+    fn pointers_have_32_bits_on_cpus_that_say_so() -> Table {
+        let at = |address| {
+            move |c: &mut Case| {
+                c.capabilities.basic |= 1 << 48;
+                c.set(F::MSR_BITMAP, address);
+            }
+        };
+        Table::default()
+            .broken(MSR_BITMAP, long_mode, at(1 << 32))
+            .kept(long_mode, at(0xffff_f000))
+    }
+
+    fn controls_need_those_that_they_build_upon() -> Table {
+        Table::default()
+            .broken(CR3_TARGETS, long_mode, |c| c.set(F::CR3_TARGET_COUNT, 5))
+            .kept(long_mode, |c| c.set(F::CR3_TARGET_COUNT, 4))
+            .broken(VIRTUAL_NMIS, long_mode, |c| {
+                c.clear(F::PIN_CONTROLS, Pin::NMI_EXITING.bits());
+            })
+            .broken(NMI_WINDOW, long_mode, |c| {
+                c.clear(F::PIN_CONTROLS, Pin::VIRTUAL_NMIS.bits());
+                c.raise(F::PRIMARY_CONTROLS, Primary::NMI_WINDOW_EXITING.bits());
+            })
+            .kept(long_mode, |c| {
+                c.raise(F::PRIMARY_CONTROLS, Primary::NMI_WINDOW_EXITING.bits());
+            })
+            .broken(VPID, long_mode, |c| c.set(F::VPID, 0))
+            .broken(TSC_MULTIPLIER, long_mode, |c| {
+                c.raise_secondary(Secondary::USE_TSC_SCALING);
+                c.set(F::TSC_MULTIPLIER, 0);
+            })
+            .broken(NEEDS_EPT, long_mode, |c| {
+                c.clear_secondary(Secondary::ENABLE_EPT);
+            })
+            .broken(NEEDS_EPT, restricted, |c| {
+                c.clear_secondary(Secondary::ENABLE_EPT);
+                c.raise_secondary(Secondary::MODE_BASED_EXECUTE);
+            })
+            .broken(NEEDS_EPT, restricted, |c| {
+                c.clear_secondary(Secondary::ENABLE_EPT);
+                c.raise_secondary(Secondary::ENABLE_PML);
+            })
+            .kept(restricted, |c| c.clear_secondary(Secondary::ENABLE_EPT))
+            .broken(VM_FUNCTIONS, long_mode, |c| {
+                c.raise_secondary(Secondary::ENABLE_VM_FUNCTIONS);
+                c.set(F::VM_FUNCTION_CONTROLS, 2);
+            })
+            .broken(EPTP_SWITCHING, restricted, |c| {
+                c.clear_secondary(Secondary::ENABLE_EPT);
+                c.raise_secondary(Secondary::ENABLE_VM_FUNCTIONS);
+                c.set(F::VM_FUNCTION_CONTROLS, EPTP_SWITCHING_FUNCTION);
+            })
+            .kept(long_mode, |c| {
+                c.raise_secondary(Secondary::ENABLE_VM_FUNCTIONS);
+                c.set(F::VM_FUNCTION_CONTROLS, 0);
+            })
+    }
+
+    fn the_virtual_apic_needs_its_parts() -> Table {
+        let without_shadow = |bits| {
+            move |c: &mut Case| {
+                c.clear(F::PRIMARY_CONTROLS, Primary::USE_TPR_SHADOW.bits());
+                c.raise_secondary(bits);
+            }
+        };
+        Table::default()
+            .broken(TPR_THRESHOLD, long_mode, |c| c.set(F::TPR_THRESHOLD, 0x10))
+            .kept(long_mode, |c| c.set(F::TPR_THRESHOLD, 0xf))
+            .kept(long_mode, |c| {
+                c.raise_secondary(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
+                c.set(F::TPR_THRESHOLD, 0x10);
+            })
+            .broken(
+                APIC_WITHOUT_TPR_SHADOW,
+                long_mode,
+                without_shadow(Secondary::VIRTUALIZE_X2APIC),
+            )
+            .broken(
+                APIC_WITHOUT_TPR_SHADOW,
+                long_mode,
+                without_shadow(Secondary::APIC_REGISTER_VIRTUALIZATION),
+            )
+            .broken(
+                APIC_WITHOUT_TPR_SHADOW,
+                long_mode,
+                without_shadow(Secondary::VIRTUAL_INTERRUPT_DELIVERY),
+            )
+            .kept(long_mode, without_shadow(Secondary::empty()))
+            .kept(long_mode, secondary(Secondary::VIRTUALIZE_X2APIC))
+            .broken(X2APIC, long_mode, |c| {
+                c.raise_secondary(
+                    Secondary::VIRTUALIZE_X2APIC | Secondary::VIRTUALIZE_APIC_ACCESSES,
+                );
+                c.set(F::APIC_ACCESS, 0xfee0_0000);
+            })
+            .broken(INTERRUPT_DELIVERY, long_mode, |c| {
+                c.raise_secondary(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
+                c.clear(F::PIN_CONTROLS, Pin::EXTERNAL_INTERRUPT_EXITING.bits());
+            })
+    }
+
+    fn posted(c: &mut Case) {
+        c.raise(F::PIN_CONTROLS, Pin::POSTED_INTERRUPTS.bits());
+        c.raise_secondary(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
+        c.raise(F::EXIT_CONTROLS, Exit::ACKNOWLEDGE_INTERRUPT.bits());
+        c.set(F::POSTED_INTERRUPT_VECTOR, 0xff);
+        c.set(F::POSTED_INTERRUPT_DESCRIPTOR, 0x1040);
+    }
+
+    fn posted_interrupts_need_their_parts() -> Table {
+        Table::default()
+            .kept(pae, posted)
+            .broken(POSTED_DELIVERY, pae, |c| {
+                posted(c);
+                c.clear_secondary(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
+            })
+            .broken(POSTED_ACKNOWLEDGE, pae, |c| {
+                posted(c);
+                c.clear(F::EXIT_CONTROLS, Exit::ACKNOWLEDGE_INTERRUPT.bits());
+            })
+            .broken(POSTED_VECTOR, pae, |c| {
+                posted(c);
+                c.set(F::POSTED_INTERRUPT_VECTOR, 0x100);
+            })
+            .broken(POSTED_DESCRIPTOR, pae, |c| {
+                posted(c);
+                c.set(F::POSTED_INTERRUPT_DESCRIPTOR, 0x1020);
+            })
+            .broken(POSTED_DESCRIPTOR, pae, |c| {
+                posted(c);
+                c.set(F::POSTED_INTERRUPT_DESCRIPTOR, 1 << 39);
+            })
+    }
+
+    fn the_ept_pointer_must_be_what_the_cpu_reports() -> Table {
+        let pointer = |value| move |c: &mut Case| c.set(F::EPT_POINTER, value);
+        let on = |value, capabilities| {
+            move |c: &mut Case| {
+                c.set(F::EPT_POINTER, value);
+                c.capabilities.ept_vpid = capabilities;
+            }
+        };
+        let mut table = Table::default()
+            // The CPU of the baseline has uncacheable tables too.
+            .kept(long_mode, pointer(0x18))
+            .broken(EPT_MEMORY_TYPE, long_mode, on(0x18, ept::WALK_LENGTH_4))
+            .broken(EPT_MEMORY_TYPE, long_mode, on(0x1e, ept::WALK_LENGTH_4))
+            .broken(EPT_WALK_LENGTH, long_mode, on(0x1e, ept::WRITE_BACK))
+            .broken(EPT_WALK_LENGTH, long_mode, pointer(0x26))
+            .kept(long_mode, on(0x26, ept::WRITE_BACK | ept::WALK_LENGTH_5))
+            .kept(long_mode, pointer(0x5e))
+            .broken(
+                EPT_ACCESSED_DIRTY,
+                long_mode,
+                on(0x5e, ept::WRITE_BACK | ept::WALK_LENGTH_4),
+            )
+            .kept(
+                long_mode,
+                on(
+                    0x9e,
+                    ept::WRITE_BACK | ept::WALK_LENGTH_4 | ept::SUPERVISOR_SHADOW_STACK,
+                ),
+            );
+        for memory_type in [1, 2, 3, 4, 5, 7] {
+            table = table.broken(EPT_MEMORY_TYPE, long_mode, pointer(0x18 | memory_type));
+        }
+        for levels in [1, 2, 3, 6, 7, 8] {
+            table = table.broken(EPT_WALK_LENGTH, long_mode, pointer((levels - 1) << 3 | 6));
+        }
+        for bit in [7, 8, 11, 39, 63] {
+            table = table.broken(EPT_RESERVED, long_mode, pointer(0x1e | 1 << bit));
+        }
+        table
+    }
+
+    fn the_tpr_threshold_must_not_exceed_the_virtual_task_priority() -> Table {
+        let judge = |change: &dyn Fn(&mut Case), vtpr| {
+            let mut case = long_mode();
+            case.set(F::TPR_THRESHOLD, 5);
+            change(&mut case);
+            crate::check::check_tpr_threshold(&|f| case.read(f), &case.capabilities, vtpr)
+        };
+        assert_eq!(judge(&|_| {}, 0x50), Ok(()));
+        for bits in [
+            Secondary::VIRTUALIZE_APIC_ACCESSES,
+            Secondary::VIRTUAL_INTERRUPT_DELIVERY,
+        ] {
+            assert_eq!(judge(&|c| c.raise_secondary(bits), 0), Ok(()));
+        }
+        let without = |c: &mut Case| c.clear(F::PRIMARY_CONTROLS, Primary::USE_TPR_SHADOW.bits());
+        assert_eq!(judge(&without, 0), Ok(()));
+        Table::default().found(TPR_SHADOW, judge(&|_| {}, 0x4f))
+    }
+
+    #[test]
+    fn each_rule_is_found_broken() {
+        Table::cover(
+            &[
+                settings_that_the_cpu_does_not_allow_are_refused,
+                pages_must_be_aligned_and_within_physical_addresses,
+                pointers_have_32_bits_on_cpus_that_say_so,
+                controls_need_those_that_they_build_upon,
+                the_virtual_apic_needs_its_parts,
+                posted_interrupts_need_their_parts,
+                the_ept_pointer_must_be_what_the_cpu_reports,
+                the_tpr_threshold_must_not_exceed_the_virtual_task_priority,
+            ],
+            RULES,
+        );
+    }
+}

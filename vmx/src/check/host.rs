@@ -127,3 +127,112 @@ fn address_space(v: &Vmcs) -> Checked {
     )?;
     v.require_canonical(RIP, &[F::HOST_RIP])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::testing::{Case, Table, long_mode, pae};
+
+    fn control_registers_and_msrs() -> Table {
+        let cet = |c: &mut Case| {
+            c.capabilities.cr4_fixed.1 |= CR4_CET.bits();
+            c.raise(F::HOST_CR4, CR4_CET.bits());
+        };
+        Table::default()
+            .broken(CR0_FIXED, pae, |c| c.clear(F::HOST_CR0, Cr0::NE.bits()))
+            .broken(CR0_FIXED, pae, |c| c.clear(F::HOST_CR0, Cr0::PG.bits()))
+            .broken(CR0_FIXED, pae, |c| c.raise(F::HOST_CR0, 1u64 << 32))
+            .kept(pae, |c| {
+                c.capabilities.cr0_fixed.1 &= !(Cr0::CD | Cr0::NW).bits();
+                c.raise(F::HOST_CR0, (Cr0::CD | Cr0::NW).bits());
+            })
+            .broken(CR4_FIXED, pae, |c| c.clear(F::HOST_CR4, Cr4::VMXE.bits()))
+            .broken(CR4_FIXED, pae, |c| c.raise(F::HOST_CR4, 1u64 << 31))
+            .kept(pae, cet)
+            .broken(CET_WP, pae, |c| {
+                cet(c);
+                c.clear(F::HOST_CR0, Cr0::WP.bits());
+            })
+            .broken(CR3, pae, |c| c.raise(F::HOST_CR3, 1u64 << 39))
+            .broken(CR3, pae, |c| c.raise(F::HOST_CR3, 1u64 << 63))
+            .broken(SYSENTER, pae, |c| c.set(F::HOST_SYSENTER_ESP, 1 << 47))
+            .broken(SYSENTER, pae, |c| c.set(F::HOST_SYSENTER_EIP, 1 << 63))
+            .broken(PAT, pae, |c| c.set(F::HOST_PAT, 2))
+            .broken(PAT, pae, |c| c.set(F::HOST_PAT, 8 << 56))
+            .kept(pae, |c| {
+                c.clear(F::EXIT_CONTROLS, Exit::LOAD_PAT.bits());
+                c.set(F::HOST_PAT, 2);
+            })
+            .broken(EFER_RESERVED, pae, |c| c.raise(F::HOST_EFER, 1u64 << 12))
+            .broken(EFER_LMA, pae, |c| {
+                c.clear(F::HOST_EFER, Efer::LMA.bits());
+            })
+            .broken(EFER_LMA, pae, |c| {
+                c.clear(F::HOST_EFER, Efer::LME.bits());
+            })
+            .broken(EFER_LMA, pae, |c| {
+                c.clear(F::EXIT_CONTROLS, Exit::HOST_ADDRESS_SPACE_SIZE.bits());
+            })
+            .kept(pae, |c| {
+                c.clear(F::EXIT_CONTROLS, Exit::LOAD_EFER.bits());
+                c.set(F::HOST_EFER, 0);
+            })
+    }
+
+    fn segment_and_descriptor_table_registers() -> Table {
+        let mut table = Table::default();
+        for (field, may_be_null) in [
+            (F::HOST_ES_SELECTOR, true),
+            (F::HOST_CS_SELECTOR, false),
+            (F::HOST_SS_SELECTOR, true),
+            (F::HOST_DS_SELECTOR, true),
+            (F::HOST_FS_SELECTOR, true),
+            (F::HOST_GS_SELECTOR, true),
+            (F::HOST_TR_SELECTOR, false),
+        ] {
+            for bits in [1u64, 2, 4] {
+                table = table.broken(SELECTORS, long_mode, |c| c.raise(field, bits));
+            }
+            table = if may_be_null {
+                table.kept(long_mode, |c| c.set(field, 0))
+            } else {
+                table.broken(NULL, long_mode, |c| c.set(field, 0))
+            };
+        }
+        for field in [
+            F::HOST_FS_BASE,
+            F::HOST_GS_BASE,
+            F::HOST_TR_BASE,
+            F::HOST_GDTR_BASE,
+            F::HOST_IDTR_BASE,
+        ] {
+            table = table
+                .broken(BASES, long_mode, |c| c.set(field, 0x8000_0000_0000))
+                .kept(long_mode, |c| c.set(field, 0x7fff_ffff_ffff));
+        }
+        table
+    }
+
+    fn address_space_size() -> Table {
+        Table::default()
+            .broken(SIZE, pae, |c| {
+                c.clear(F::EXIT_CONTROLS, Exit::HOST_ADDRESS_SPACE_SIZE.bits());
+                c.set(F::HOST_EFER, 0);
+            })
+            .broken(PAE, pae, |c| c.clear(F::HOST_CR4, Cr4::PAE.bits()))
+            .broken(RIP, pae, |c| c.set(F::HOST_RIP, 1 << 47))
+            .kept(pae, |c| c.set(F::HOST_RIP, 0xffff_8000_0000_0000))
+    }
+
+    #[test]
+    fn each_rule_is_found_broken() {
+        Table::cover(
+            &[
+                control_registers_and_msrs,
+                segment_and_descriptor_table_registers,
+                address_space_size,
+            ],
+            RULES,
+        );
+    }
+}

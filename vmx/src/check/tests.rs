@@ -18,6 +18,7 @@ fn all_rules() -> Vec<&'static Rule> {
         host::RULES,
         guest::registers::RULES,
         guest::segments::RULES,
+        guest::system_segments::RULES,
         guest::descriptor_tables::RULES,
         guest::rip_rflags::RULES,
         guest::non_register::RULES,

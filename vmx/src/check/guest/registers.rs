@@ -120,3 +120,113 @@ fn efer(v: &Vmcs, cr0: Cr0) -> Checked {
         &[F::GUEST_EFER, F::GUEST_CR0],
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::testing::{Case, Table, long_mode, pae, real_mode, restricted, unpaged};
+    use crate::controls::Secondary;
+
+    fn control_registers() -> Table {
+        let cet = |c: &mut Case| {
+            c.capabilities.cr4_fixed.1 |= CR4_CET.bits();
+            c.raise(F::GUEST_CR4, CR4_CET.bits());
+        };
+        let restrict = |c: &mut Case| c.clear_secondary(Secondary::UNRESTRICTED_GUEST);
+        Table::default()
+            // Bochs 2.7 runs these.
+            .broken(PE_PG, real_mode, restrict)
+            .broken(PE_PG, unpaged, restrict)
+            .broken(PE_PG, restricted, |c| {
+                c.clear(F::GUEST_CR0, Cr0::PE.bits());
+            })
+            .broken(CR0_FIXED, real_mode, |c| {
+                c.clear(F::GUEST_CR0, Cr0::NE.bits());
+            })
+            .broken(CR0_FIXED, restricted, |c| {
+                c.clear(F::GUEST_CR0, Cr0::NE.bits());
+            })
+            .broken(CR0_FIXED, pae, |c| c.raise(F::GUEST_CR0, 1u64 << 32))
+            .kept(pae, |c| {
+                c.capabilities.cr0_fixed.1 &= !(Cr0::CD | Cr0::NW).bits();
+                c.raise(F::GUEST_CR0, Cr0::CD.bits());
+            })
+            .broken(PG_WITHOUT_PE, real_mode, |c| {
+                c.raise(F::GUEST_CR0, Cr0::PG.bits());
+            })
+            .broken(CR4_FIXED, pae, |c| {
+                c.clear(F::GUEST_CR4, Cr4::VMXE.bits());
+            })
+            .broken(CR4_FIXED, pae, |c| c.raise(F::GUEST_CR4, Cr4::LA57.bits()))
+            .kept(pae, cet)
+            .broken(CET_WP, pae, |c| {
+                cet(c);
+                c.clear(F::GUEST_CR0, Cr0::WP.bits());
+            })
+            .broken(IA32E_PAGING, long_mode, |c| {
+                c.clear(F::GUEST_CR0, Cr0::PG.bits());
+            })
+            .broken(IA32E_PAGING, long_mode, |c| {
+                c.clear(F::GUEST_CR4, Cr4::PAE.bits());
+            })
+            .broken(PCIDE, pae, |c| c.raise(F::GUEST_CR4, Cr4::PCIDE.bits()))
+            .broken(CR3, long_mode, |c| c.raise(F::GUEST_CR3, 1u64 << 39))
+            .broken(CR3, real_mode, |c| c.raise(F::GUEST_CR3, 1u64 << 52))
+            .kept(long_mode, |c| c.raise(F::GUEST_CR3, 0xfffu64))
+    }
+
+    fn debug_registers_and_msrs() -> Table {
+        let mut table = Table::default()
+            .broken(DR7, pae, |c| c.raise(F::GUEST_DR7, 1u64 << 32))
+            .kept(pae, |c| c.set(F::GUEST_DR7, 0xffff_ffff))
+            .kept(pae, |c| c.set(F::GUEST_DEBUGCTL, 0xffc3))
+            .kept(pae, |c| {
+                c.capabilities.entry.must &= !Entry::LOAD_DEBUG_CONTROLS.bits();
+                c.clear(F::ENTRY_CONTROLS, Entry::LOAD_DEBUG_CONTROLS.bits());
+                c.set(F::GUEST_DR7, !0);
+                c.set(F::GUEST_DEBUGCTL, !0);
+            })
+            .broken(SYSENTER, pae, |c| c.set(F::GUEST_SYSENTER_ESP, 1 << 47))
+            .broken(SYSENTER, pae, |c| c.set(F::GUEST_SYSENTER_EIP, 1 << 62))
+            .broken(EFER_RESERVED, pae, |c| c.raise(F::GUEST_EFER, 1u64 << 1))
+            .broken(EFER_RESERVED, pae, |c| {
+                c.raise(F::GUEST_EFER, Efer::SVME.bits());
+            })
+            .broken(EFER_LMA, long_mode, |c| {
+                c.clear(F::GUEST_EFER, (Efer::LMA | Efer::LME).bits());
+            })
+            .broken(EFER_LMA, real_mode, |c| {
+                c.raise(F::GUEST_EFER, Efer::LMA.bits());
+            })
+            .broken(EFER_LME, long_mode, |c| {
+                c.clear(F::GUEST_EFER, Efer::LME.bits());
+            })
+            .broken(EFER_LME, pae, |c| c.raise(F::GUEST_EFER, Efer::LME.bits()))
+            // A boot loader on its way to long mode.
+            .kept(unpaged, |c| c.raise(F::GUEST_EFER, Efer::LME.bits()))
+            .kept(pae, |c| {
+                c.clear(F::ENTRY_CONTROLS, Entry::LOAD_EFER.bits());
+                c.set(F::GUEST_EFER, !0);
+            });
+        for bit in [2, 3, 4, 5, 16, 63] {
+            table = table.broken(DEBUGCTL, pae, |c| c.raise(F::GUEST_DEBUGCTL, 1u64 << bit));
+        }
+        for memory_type in 0..=255 {
+            let set = |c: &mut Case| c.set(F::GUEST_PAT, memory_type << 24);
+            table = if matches!(memory_type, 0 | 1 | 4..=7) {
+                table.kept(pae, set)
+            } else {
+                table.broken(PAT, pae, set)
+            };
+        }
+        table.kept(pae, |c| {
+            c.clear(F::ENTRY_CONTROLS, Entry::LOAD_PAT.bits());
+            c.set(F::GUEST_PAT, 2);
+        })
+    }
+
+    #[test]
+    fn each_rule_is_found_broken() {
+        Table::cover(&[control_registers, debug_registers_and_msrs], RULES);
+    }
+}
