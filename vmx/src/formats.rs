@@ -153,3 +153,45 @@ pub mod activity {
     pub const SHUTDOWN: u32 = 2;
     pub const WAIT_FOR_SIPI: u32 = 3;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_core::regs::SegAttr;
+
+    #[test]
+    fn access_rights_are_descriptor_attributes_with_a_gap() {
+        for (ours, attribute) in [
+            (AccessRights::ACCESSED, SegAttr::ACCESSED),
+            (AccessRights::RW, SegAttr::RW),
+            (AccessRights::DC, SegAttr::DC),
+            (AccessRights::CODE, SegAttr::CODE),
+            (AccessRights::S, SegAttr::S),
+            (AccessRights::DPL, SegAttr::DPL0 | SegAttr::DPL1),
+            (AccessRights::P, SegAttr::P),
+            (AccessRights::AVL, SegAttr::AVL),
+            (AccessRights::L, SegAttr::L),
+            (AccessRights::DB, SegAttr::DB),
+            (AccessRights::G, SegAttr::G),
+        ] {
+            let bits = u32::from(attribute.bits());
+            assert_eq!(ours.bits(), bits & 0xff | (bits & 0xf00) << 4);
+        }
+    }
+
+    #[test]
+    fn a_64_bit_users_code_segment_reads_as_the_manual_says() {
+        let rights = AccessRights::from_bits_retain(0xa0fb);
+        assert_eq!((rights.kind(), rights.dpl()), (11, 3));
+        assert!(rights.usable() && rights.contains(AccessRights::L | AccessRights::G));
+        assert!(!AccessRights::from_bits_retain(0x1_0000).usable());
+    }
+
+    #[test]
+    fn an_injected_page_fault_reads_as_the_manual_says() {
+        let event = Interruption::from_bits_retain(0x8000_0b0e);
+        assert_eq!(event.vector(), 14);
+        assert_eq!(event.kind(), event_type::HARDWARE_EXCEPTION);
+        assert!(event.contains(Interruption::VALID | Interruption::ERROR_CODE));
+    }
+}
