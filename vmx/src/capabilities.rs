@@ -1,8 +1,10 @@
 //! What this CPU's VT-x can do (SDM vol 3D appendix A, "VMX Capability Reporting Facility"), and whether that is enough.
 
 use crate::controls::{self, Entry, Exit, Pin, Primary, Secondary};
+use crate::formats::activity;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use hv_core::regs::Cr4;
 
 /// The capability registers and the one that locks VT-x, by the manual's names.
 #[allow(missing_docs)]
@@ -91,12 +93,12 @@ pub struct Capabilities {
     pub cr4_fixed: (u64, u64),
     /// IA32_VMX_EPT_VPID_CAP; 0 with neither EPT nor VPIDs.
     pub ept_vpid: u64,
-    /// Bits of physical addresses (CPUID 8000_0008h).
+    /// The width of physical addresses, CPUID.80000008H:EAX[7:0].
     pub physical_bits: u8,
 }
 
 impl Capabilities {
-    /// Asks the CPU, which has physical addresses of `physical_bits`, by `rdmsr` for the registers that it has.
+    /// Asks the CPU, by `rdmsr`, for the registers that it has. `physical_bits` is the width of its physical addresses.
     #[must_use]
     pub fn read(rdmsr: impl Fn(u32) -> u64, physical_bits: u8) -> Self {
         const TRUE_CONTROLS: u64 = 1 << 55;
@@ -129,6 +131,57 @@ impl Capabilities {
             },
             physical_bits,
         }
+    }
+
+    /// The width of the addresses that VMCS fields point with.
+    #[must_use]
+    pub const fn pointer_bits(&self) -> u8 {
+        const POINTERS_32: u64 = 1 << 48;
+        if self.basic & POINTERS_32 != 0 {
+            32
+        } else {
+            self.physical_bits
+        }
+    }
+
+    /// The width of linear addresses: 57 on CPUs with five-level paging, in use or not, else 48.
+    #[must_use]
+    pub const fn linear_bits(&self) -> u8 {
+        if self.cr4_fixed.1 & Cr4::LA57.bits() != 0 {
+            57
+        } else {
+            48
+        }
+    }
+
+    /// The number of CR3 values that a guest can be let load without an exit.
+    #[must_use]
+    pub const fn cr3_targets(&self) -> u32 {
+        (self.misc >> 16) as u32 & 0x1ff
+    }
+
+    /// Whether a guest may be entered in the activity state `state`, one of [`activity`](crate::formats::activity).
+    #[must_use]
+    pub const fn has_activity(&self, state: u32) -> bool {
+        match state {
+            activity::ACTIVE => true,
+            activity::HLT => self.misc >> 6 & 1 != 0,
+            activity::SHUTDOWN => self.misc >> 7 & 1 != 0,
+            activity::WAIT_FOR_SIPI => self.misc >> 8 & 1 != 0,
+            _ => false,
+        }
+    }
+
+    /// Whether a software event can be injected with an instruction length of 0.
+    #[must_use]
+    pub const fn injects_length_zero(&self) -> bool {
+        self.misc >> 30 & 1 != 0
+    }
+
+    /// Whether a hardware exception can be injected with and without an error code, whatever its vector.
+    #[must_use]
+    pub const fn injects_any_error_code(&self) -> bool {
+        self.basic >> 56 & 1 != 0
     }
 
     /// The VMCS revision identifier, which each VMCS begins with.
@@ -217,10 +270,14 @@ impl Capabilities {
 #[allow(missing_docs)]
 pub mod ept {
     pub const WALK_LENGTH_4: u64 = 1 << 6;
+    pub const WALK_LENGTH_5: u64 = 1 << 7;
+    pub const UNCACHEABLE: u64 = 1 << 8;
     pub const WRITE_BACK: u64 = 1 << 14;
     pub const PAGES_2M: u64 = 1 << 16;
     pub const PAGES_1G: u64 = 1 << 17;
     pub const INVEPT: u64 = 1 << 20;
+    pub const ACCESSED_DIRTY: u64 = 1 << 21;
+    pub const SUPERVISOR_SHADOW_STACK: u64 = 1 << 23;
     pub const INVEPT_SINGLE: u64 = 1 << 25;
     pub const INVEPT_ALL: u64 = 1 << 26;
     pub const INVVPID: u64 = 1 << 32;
@@ -326,7 +383,7 @@ pub(crate) mod tests {
     }
 
     /// The registers of Bochs 2.7's `core2_penryn_t9600`.
-    fn penryn(msr: u32) -> u64 {
+    pub fn penryn(msr: u32) -> u64 {
         match msr {
             0x480 => 0x00d8_1000_0000_002b,
             0x481 => 0x0000_003f_0000_0016,
@@ -374,7 +431,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_full_cpu_gets_everything_that_is_asked_for() {
-        let c = Capabilities::read(skylake, 40);
+        let c = Capabilities::read(skylake, 39);
         let p = c.plan().unwrap();
         assert!(p.unrestricted_guest());
         assert!(
@@ -413,7 +470,7 @@ pub(crate) mod tests {
                     skylake(m)
                 }
             };
-            Capabilities::read(read, 40).plan().unwrap_err()
+            Capabilities::read(read, 39).plan().unwrap_err()
         };
         for (register, bit, name) in [
             (msr::TRUE_PINBASED, 1 << (32 + 5), "virtual nmis"),
@@ -441,7 +498,7 @@ pub(crate) mod tests {
                     skylake(m)
                 }
             },
-            40,
+            39,
         );
         assert!(!c.plan().unwrap().secondary.contains(Secondary::ENABLE_VPID));
     }
@@ -456,7 +513,7 @@ pub(crate) mod tests {
                     skylake(m)
                 }
             },
-            40,
+            39,
         );
         assert!(c.plan().unwrap().primary.contains(controls::PRIMARY_CR8));
     }

@@ -19,6 +19,7 @@ pub mod check;
 pub mod controls;
 pub mod event;
 pub mod exit;
+pub mod formats;
 #[allow(unsafe_code)]
 pub mod hw;
 pub mod instruction_error;

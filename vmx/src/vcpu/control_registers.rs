@@ -110,7 +110,7 @@ impl<H: Hardware> VmxVcpu<H> {
             return fits;
         }
         let read = |field| self.cache.read(&self.hw, field);
-        let fits = check::segments_fit(&read, &self.capabilities);
+        let fits = check::segments_fit(&read);
         self.fits.set(Some(fits));
         fits
     }
