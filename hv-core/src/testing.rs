@@ -1,5 +1,6 @@
 //! Fakes for tests: dumber than what they stand in for.
 
+pub mod conformance;
 mod cpu;
 mod random;
 mod vm;

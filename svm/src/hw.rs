@@ -183,6 +183,10 @@ pub fn debug_address(n: u8) -> u64 {
 
 /// Writes debug register `n` (0 to 3).
 pub fn set_debug_address(n: u8, value: u64) {
+    if cfg!(test) {
+        // The host's tests run outside ring 0.
+        return;
+    }
     // SAFETY: ring 0. The host's DR7, which VMEXIT loads with 400h, enables no breakpoint: the address means nothing here.
     unsafe {
         match n {

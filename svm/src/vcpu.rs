@@ -408,6 +408,11 @@ mod tests {
     }
 
     #[test]
+    fn it_keeps_the_rules_of_all_backends() {
+        hv_core::testing::conformance::check(cpu);
+    }
+
+    #[test]
     fn reset_state_is_the_manuals() {
         let c = cpu();
         assert_eq!(

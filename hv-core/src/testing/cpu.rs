@@ -154,7 +154,7 @@ impl VcpuBackend for ScriptedCpu {
         self.rflags
     }
     fn set_rflags(&mut self, rflags: u64) {
-        self.rflags = rflags;
+        self.rflags = rflags | 2;
     }
     fn cpl(&self) -> u8 {
         self.segments[SegReg::Ss as usize].attr.dpl()
@@ -202,6 +202,7 @@ impl VcpuBackend for ScriptedCpu {
         (self.rip, self.rflags, self.shadow, self.xcr0) = (0xfff0, 2, false, 1);
         self.sysregs = [0; SysReg::COUNT];
         self.set_sysreg(SysReg::Cr0, 0x6000_0010);
+        self.set_sysreg(SysReg::Pat, crate::msr::PAT_RESET);
         self.set_sysreg(SysReg::Dr6, 0xffff_0ff0);
         self.set_sysreg(SysReg::Dr7, 0x400);
         let attr = SegAttr::P | SegAttr::S | SegAttr::RW | SegAttr::ACCESSED;
@@ -234,4 +235,14 @@ impl VcpuBackend for ScriptedCpu {
     }
 
     fn dump_exit(&self, _out: &mut dyn core::fmt::Write) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ScriptedCpu;
+
+    #[test]
+    fn it_keeps_the_rules_of_all_backends() {
+        crate::testing::conformance::check(ScriptedCpu::default);
+    }
 }

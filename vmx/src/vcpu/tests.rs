@@ -108,6 +108,12 @@ fn field(c: &VmxVcpu<FakeHardware>, field: Field) -> u64 {
 }
 
 #[test]
+fn it_keeps_the_rules_of_all_backends() {
+    hv_core::testing::conformance::check(cpu);
+    hv_core::testing::conformance::check(plain_cpu);
+}
+
+#[test]
 fn reset_state_is_the_manuals_and_enters() {
     let mut c = cpu();
     assert_eq!(
