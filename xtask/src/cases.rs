@@ -29,6 +29,9 @@ pub struct Case {
     memory: u64,
     script: Vec<Step>,
     timeout: u64,
+    /// The outer machine, and its CPU if not the usual one.
+    rig: Rig,
+    cpu_model: Option<&'static str>,
     /// What its media are attached to in the outer machine.
     bus: Bus,
     /// What must hold besides the script.
@@ -124,11 +127,18 @@ pub fn all() -> Vec<Case> {
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
+        rig: Rig::QemuSvm,
+        cpu_model: None,
         bus: Bus::Virtio,
         checks: checks.to_vec(),
     };
     let on_ide = |case| Case {
         bus: Bus::Ide,
+        ..case
+    };
+    let on = |rig, cpu_model, case| Case {
+        rig,
+        cpu_model,
         ..case
     };
     let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
@@ -141,6 +151,30 @@ pub fn all() -> Vec<Case> {
         until("apc-i386"),
     ];
     vec![
+        on(
+            Rig::BochsVmx,
+            None,
+            case(
+                "bochs-vmx-kernel",
+                What::Kernel("umbra.then=poweroff"),
+                256,
+                900,
+                &[],
+                &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
+        on(
+            Rig::BochsSvm,
+            None,
+            case(
+                "bochs-svm-kernel",
+                What::Kernel("umbra.then=poweroff"),
+                256,
+                900,
+                &[],
+                &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
         case(
             "debian-amd64-installer",
             What::Cd(Guest::DebianAmd64),
@@ -196,6 +230,18 @@ pub fn all() -> Vec<Case> {
             240,
             &[],
             &[PoweredOff],
+        ),
+        on(
+            Rig::BochsSvm,
+            None,
+            case(
+                "bochs-svm-cdrom",
+                What::Cd(Guest::GrubRescue),
+                128,
+                240,
+                &grub_answers,
+                &[],
+            ),
         ),
         case(
             "grub-rescue-shell",
@@ -432,6 +478,8 @@ impl Case {
         };
         let report = scratch.join("report.json");
         let options = Options {
+            rig: self.rig,
+            cpu_model: models::choose(self.rig, self.cpu_model)?,
             memory: self.memory,
             script,
             timeout: Some(Duration::from_secs(self.timeout)),

@@ -30,8 +30,6 @@ pub const FIRMWARE: [(&str, &str); 2] = [
     ("bios", "/usr/share/seabios/bios-256k.bin"),
     ("vgabios", "/usr/share/seabios/vgabios-stdvga.bin"),
 ];
-/// CDs up to this size go to Bochs as modules of the boot loader.
-const SMALL_CDROM: u64 = 8 * MIB;
 /// When a run gives up if nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// A Linux kernel's command line if nothing else is said.
@@ -227,13 +225,6 @@ fn machine(
     let mut drives = Vec::new();
     let mut modules_length = MIB;
     match guest.kind {
-        Kind::Cdrom if options.rig.is_bochs() && guest.length <= SMALL_CDROM => {
-            modules_length += guest.length;
-            modules.push(Module {
-                role: "cdrom",
-                path: guest.path.clone(),
-            });
-        }
         Kind::Cdrom => drives.push(Drive {
             serial: "umbra-cdrom",
             path: guest.path.clone(),
