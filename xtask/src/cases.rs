@@ -68,6 +68,10 @@ enum Bad {
     /// A kernel whose end is missing, which Umbra itself has to see.
     CutKernel,
     NotBuilt,
+    /// An outer CPU with neither VT-x nor AMD-V, which Umbra itself has to see.
+    NoVirtualization,
+    /// An outer CPU with VT-x and without EPT.
+    NoEpt,
 }
 
 /// What must hold at the end of a run.
@@ -173,6 +177,18 @@ pub fn all() -> Vec<Case> {
                 900,
                 &[],
                 &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
+        on(
+            Rig::BochsVmx,
+            Some("corei5_lynnfield_750"),
+            case(
+                "bochs-vmx-real-mode-in-software",
+                What::DiskTwice,
+                512,
+                900,
+                &[],
+                &[PoweredOff],
             ),
         ),
         case(
@@ -378,6 +394,28 @@ pub fn all() -> Vec<Case> {
         case(
             "refuses-a-cut-kernel",
             What::Refusal(Bad::CutKernel, "cut off"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-cpu-without-virtualization",
+            What::Refusal(
+                Bad::NoVirtualization,
+                "has neither Intel VT-x (VMX) nor AMD-V (SVM)",
+            ),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-vt-x-without-ept",
+            What::Refusal(
+                Bad::NoEpt,
+                "lacks what Umbra needs: extended page tables (EPT)",
+            ),
             64,
             1,
             &[],
@@ -691,6 +729,14 @@ fn refusal(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Result<()>
         Bad::NotBuilt => {
             fs::write(&guest, good)?;
             arguments.extend(["--cpus", "2"]);
+        }
+        Bad::NoVirtualization => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--rig", "qemu-svm", "--cpu-model", "max,-svm"]);
+        }
+        Bad::NoEpt => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--rig", "bochs-vmx", "--cpu-model", "core2_penryn_t9600"]);
         }
     }
     let output = std::process::Command::new(std::env::current_exe()?)
