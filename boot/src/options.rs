@@ -3,6 +3,9 @@
 use crate::control::Transport;
 use ata::Place;
 
+/// The most exits that can be recorded: they are kept on Umbra's heap.
+const RECORD_LIMIT: usize = 10_000;
+
 /// What the user asked for.
 pub struct Options {
     /// The guest's RAM in bytes.
@@ -11,6 +14,8 @@ pub struct Options {
     pub control: Option<Transport>,
     /// Draw the guest's screen on the host's and take its keyboard.
     pub window: bool,
+    /// How many exits are recorded into the report.
+    pub record: usize,
     /// Check every VM entry by the manual's rules before it is tried (VT-x).
     pub check_entries: bool,
     /// The ATA drive that is the guest's CD-ROM.
@@ -33,6 +38,7 @@ impl Options {
             memory: 0,
             control: None,
             window: false,
+            record: 0,
             check_entries: false,
             cdrom: None,
             disk: None,
@@ -56,6 +62,15 @@ impl Options {
                 ("control", "e9") => o.control = Some(Transport::E9),
                 ("report", _) => {}
                 ("window", _) => o.window = true,
+                ("record", v) => {
+                    o.record = v
+                        .parse()
+                        .ok()
+                        .filter(|&n| n <= RECORD_LIMIT)
+                        .ok_or_else(|| {
+                            alloc::format!("record={v} is not a number up to {RECORD_LIMIT}")
+                        })?
+                }
                 ("check", _) => o.check_entries = true,
                 ("cdrom", v) => o.cdrom = Some(place(key, v)?),
                 ("disk", v) => o.disk = Some(place(key, v)?),

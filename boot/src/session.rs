@@ -15,6 +15,7 @@ use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
+use hv_core::record::Recorder;
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
@@ -75,6 +76,7 @@ impl<B: VcpuBackend> Session<B> {
     ) -> Result<Self, String> {
         let mut guest = Guest::new(boot, options, cpu, second_stage)?;
         guest.cpu.service_at = VmTime(0);
+        guest.cpu.recorder = Recorder::new(options.record);
         log::info!(
             "guest: {} MiB of RAM; Umbra itself uses {} KiB",
             guest.memory_size >> 20,
@@ -367,7 +369,8 @@ impl<B: VcpuBackend> Session<B> {
             ticks_halted: self.halted_ticks,
         };
         let mut json = String::new();
-        let _ = self.guest.cpu.stats.json(&facts, &mut json);
+        let recording = self.guest.cpu.recorder.lines();
+        let _ = self.guest.cpu.stats.json(&facts, recording, &mut json);
         control::send(b'R', json.as_bytes());
     }
 }

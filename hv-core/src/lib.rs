@@ -4,8 +4,8 @@
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
-//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]) and statistics
-//! ([`stats`]).
+//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]), statistics
+//! ([`stats`]) and recordings of exits for tests ([`record`]).
 //!
 //! Not here yet: several virtual CPUs, a scheduler for several VMs, snapshots.
 //!
@@ -33,6 +33,7 @@ pub mod mmu;
 pub mod msr;
 pub mod pvclock;
 pub mod pveoi;
+pub mod record;
 pub mod regs;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]

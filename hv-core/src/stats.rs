@@ -1,6 +1,7 @@
 //! What the hypervisor did: counters that cost two loads and two stores an exit, and the report made of them.
 
 use crate::exit::ExitReason;
+use alloc::string::String;
 use core::fmt::{self, Write};
 
 /// Counters of one VM.
@@ -88,11 +89,16 @@ impl Stats {
         self.least[reason] = self.least[reason].min(ticks);
     }
 
-    /// Writes the report as JSON.
+    /// Writes the report as JSON, with the lines of a [recording](crate::record) if there are any.
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn json(&self, facts: &Facts<'_>, out: &mut impl Write) -> fmt::Result {
+    pub fn json(
+        &self,
+        facts: &Facts<'_>,
+        recording: &[String],
+        out: &mut impl Write,
+    ) -> fmt::Result {
         let Facts {
             backend,
             paging,
@@ -148,6 +154,12 @@ impl Stats {
             "\n  \"guest_resets\": {},\n  \"memory\": {{ \"guest_ram\": {guest_ram}, \"video_ram\": {video_ram}, \"umbra_bytes\": {own_memory}, ",
             self.resets
         )?;
-        write!(out, "\"table_frames\": {table_frames} }}\n}}\n")
+        write!(out, "\"table_frames\": {table_frames} }}")?;
+        for (i, line) in recording.iter().enumerate() {
+            let before = if i == 0 { ",\n  \"recording\": [" } else { "," };
+            write!(out, "{before}\n    \"{line}\"")?;
+        }
+        let end = if recording.is_empty() { "" } else { "\n  ]" };
+        write!(out, "{end}\n}}\n")
     }
 }

@@ -105,6 +105,13 @@ impl Frames for VecFrames {
 #[derive(Clone, Default)]
 pub struct LookClock(Arc<AtomicU64>);
 
+impl LookClock {
+    /// Sets the time.
+    pub fn set(&self, now: VmTime) {
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+}
+
 impl Clock for LookClock {
     fn ticks(&self) -> u64 {
         self.0.fetch_add(LOOK, Ordering::Relaxed)
@@ -247,6 +254,12 @@ impl FirmwarePc {
             debug,
             text: TextScreen::default(),
         }
+    }
+
+    /// The clock, for tests that say what time it is.
+    #[must_use]
+    pub fn clock(&self) -> LookClock {
+        self.clock.clone()
     }
 
     /// Runs until `wanted` is on the text screen.

@@ -94,6 +94,15 @@ pub struct RunArgs {
     /// Write what the hypervisor did: exits, instructions, events, memory
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
+    /// Put the first N exits into the report, one line each, as tests can replay them
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "report",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub record: u32,
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,

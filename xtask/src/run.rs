@@ -62,6 +62,8 @@ pub struct Options {
     pub screenshot: Option<PathBuf>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// How many exits are recorded into it.
+    pub record: u32,
     /// Whether the clock counts instructions.
     pub icount: bool,
     /// What the guest's media are attached to in the outer machine.
@@ -173,6 +175,7 @@ impl Options {
             window: !args.headless,
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
+            record: args.record,
             icount: args.icount,
             bus: Bus::Virtio,
             interactive: args.until.is_empty() && args.types.is_empty(),
@@ -198,6 +201,7 @@ impl Options {
             window: false,
             screenshot: None,
             report: None,
+            record: 0,
             icount: false,
             bus: Bus::Virtio,
             interactive: false,
@@ -265,10 +269,14 @@ fn machine(
         bus: options.bus,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control={} report=1{}",
+        "memory={}M paging=nested control={} report=1{}{}",
         options.memory / MIB,
         options.rig.control(),
-        if options.window { " window=1" } else { "" }
+        if options.window { " window=1" } else { "" },
+        match options.record {
+            0 => String::new(),
+            count => format!(" record={count}"),
+        }
     );
     let memory = outer_memory(options.memory, modules_length);
     if options.rig.is_bochs() && memory > MOST_MEMORY {

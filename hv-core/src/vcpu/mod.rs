@@ -29,6 +29,7 @@ use crate::mmu::{Mmu, Resolve, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
+use crate::record::{Before, Recorder};
 use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
@@ -95,6 +96,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub clock: C,
     /// Counters.
     pub stats: Stats,
+    /// The first exits, if they are recorded.
+    pub recorder: Recorder,
     /// The CPUID table.
     pub cpuid: Cpuid,
     /// When the caller wants to be called back, as long as the guest runs.
@@ -141,6 +144,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             bus,
             clock,
             stats: Stats::default(),
+            recorder: Recorder::default(),
             cpuid,
             service_at: VmTime::NEVER,
             irqs,
@@ -309,7 +313,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.iret_at = None;
             self.events.nmi_done();
         }
+        let before = self
+            .recorder
+            .is_on()
+            .then(|| Before::new(self.cpu.rip(), self.cpu.gprs()));
         let result = self.dispatch(exit);
+        if let Some(before) = before {
+            let (rip, rax) = (self.cpu.rip(), self.cpu.gprs().regs[gpr::RAX]);
+            self.recorder.add(self.now, exit, &before, rip, rax);
+        }
         self.come_to(result);
     }
 
