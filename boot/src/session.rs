@@ -7,6 +7,7 @@ use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::options::Options;
 use crate::{keyboard, memory, screen};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -76,7 +77,7 @@ impl<B: VcpuBackend> Session<B> {
     ) -> Result<Self, String> {
         let mut guest = Guest::new(boot, options, cpu, second_stage)?;
         guest.cpu.service_at = VmTime(0);
-        guest.cpu.recorder = Recorder::new(options.record);
+        guest.cpu.recorder = (options.record != 0).then(|| Box::new(Recorder::new(options.record)));
         log::info!(
             "guest: {} MiB of RAM; Umbra itself uses {} KiB",
             guest.memory_size >> 20,
@@ -369,7 +370,12 @@ impl<B: VcpuBackend> Session<B> {
             ticks_halted: self.halted_ticks,
         };
         let mut json = String::new();
-        let recording = self.guest.cpu.recorder.lines();
+        let recording = self
+            .guest
+            .cpu
+            .recorder
+            .as_ref()
+            .map_or(&[][..], |r| r.lines());
         let _ = self.guest.cpu.stats.json(&facts, recording, &mut json);
         control::send(b'R', json.as_bytes());
     }

@@ -104,8 +104,8 @@ pub trait VcpuBackend: Send {
     /// Runs the guest until it exits.
     fn run(&mut self, entry: &Entry) -> VmExit;
     /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.
-    fn accesses(&self) -> (u64, u64) {
-        (0, 0)
+    fn accesses(&self) -> Option<(u64, u64)> {
+        None
     }
     /// What the hardware told about the last exit, raw, on one line or more, for logs.
     fn dump_exit(&self, out: &mut dyn fmt::Write);

@@ -27,11 +27,13 @@ impl Before {
     }
 }
 
-/// The lines, up to a limit. Nothing is recorded unless there is one.
-#[derive(Clone, Debug, Default)]
+/// The lines, up to a limit.
+#[derive(Clone, Debug)]
 pub struct Recorder {
     limit: usize,
     lines: Vec<String>,
+    /// The line of the exit that is being dealt with.
+    open: Option<String>,
 }
 
 impl Recorder {
@@ -41,28 +43,33 @@ impl Recorder {
         Self {
             limit,
             lines: Vec::new(),
+            open: None,
         }
     }
 
-    /// Whether there is room for another exit.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.lines.len() < self.limit
+    /// The guest has been left.
+    #[cold]
+    #[inline(never)]
+    pub fn begin(&mut self, now: VmTime, exit: &VmExit, before: &Before) {
+        if self.lines.len() < self.limit {
+            let [a, b, c, d] = before.regs;
+            let (exit, rip) = (name(exit), before.rip);
+            self.open = Some(alloc::format!(
+                "{} {exit} {rip:x} {a:x} {b:x} {c:x} {d:x}",
+                now.0
+            ));
+        }
     }
 
-    /// Adds an exit that has been dealt with.
-    pub fn add(&mut self, now: VmTime, exit: &VmExit, before: &Before, rip: u64, rax: u64) {
-        let mut line = String::new();
-        let [a, b, c, d] = before.regs;
-        // Writing to a string does not fail.
-        let _ = write!(
-            line,
-            "{} {} {:x} {a:x} {b:x} {c:x} {d:x} {rip:x} {rax:x}",
-            now.0,
-            name(exit),
-            before.rip
-        );
-        self.lines.push(line);
+    /// The exit has been dealt with.
+    #[cold]
+    #[inline(never)]
+    pub fn end(&mut self, rip: u64, gprs: &Gprs) {
+        if let Some(mut line) = self.open.take() {
+            // Writing to a string does not fail.
+            let _ = write!(line, " {rip:x} {:x}", gprs.regs[gpr::RAX]);
+            self.lines.push(line);
+        }
     }
 
     /// The lines.
@@ -111,9 +118,13 @@ mod tests {
             AccessSize::Byte,
             false,
         )));
-        r.add(VmTime(7), &exit, &Before::new(0x10, &gprs), 0x12, 0x26);
+        let before = Before::new(0x10, &gprs);
+        r.begin(VmTime(7), &exit, &before);
+        gprs.regs[gpr::RAX] = 0x26;
+        r.end(0x12, &gprs);
         assert_eq!(r.lines(), ["7 in:1:71 10 ff 0 0 71 12 26"]);
-        assert!(!r.is_on());
-        assert!(!Recorder::default().is_on());
+        r.begin(VmTime(8), &exit, &before);
+        r.end(0x12, &gprs);
+        assert_eq!(r.lines().len(), 1, "no more than asked for");
     }
 }

@@ -97,7 +97,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// Counters.
     pub stats: Stats,
     /// The first exits, if they are recorded.
-    pub recorder: Recorder,
+    pub recorder: Option<Box<Recorder>>,
     /// The CPUID table.
     pub cpuid: Cpuid,
     /// When the caller wants to be called back, as long as the guest runs.
@@ -144,7 +144,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             bus,
             clock,
             stats: Stats::default(),
-            recorder: Recorder::default(),
+            recorder: None,
             cpuid,
             service_at: VmTime::NEVER,
             irqs,
@@ -295,6 +295,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The guest has been left: notes when, and acts on it.
+    #[inline(always)]
     fn left(&mut self, exit: &VmExit) {
         let ticks = self.clock.ticks();
         self.last = Some((exit.reason.index(), ticks));
@@ -313,19 +314,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.iret_at = None;
             self.events.nmi_done();
         }
-        let before = self
-            .recorder
-            .is_on()
-            .then(|| Before::new(self.cpu.rip(), self.cpu.gprs()));
-        let result = self.dispatch(exit);
-        if let Some(before) = before {
-            let (rip, rax) = (self.cpu.rip(), self.cpu.gprs().regs[gpr::RAX]);
-            self.recorder.add(self.now, exit, &before, rip, rax);
+        if let Some(recorder) = &mut self.recorder {
+            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
+            recorder.begin(self.now, exit, &before);
         }
+        let result = self.dispatch(exit);
         self.come_to(result);
     }
 
     /// Sees to what an exit or an instruction has come to.
+    #[inline(always)]
     fn come_to(&mut self, result: Result<(), Trouble>) {
         match result {
             Ok(()) | Err(Trouble::Again) => {}
@@ -335,6 +333,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Notices that the guest has skipped an EOI that it did not need to write.
+    #[inline(always)]
     fn take_back_eoi(&mut self) {
         if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
             self.irqs.end_of_interrupt();
@@ -348,6 +347,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Acts on one exit: one line a reason.
+    #[inline(always)]
     fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         match exit.reason {
             ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
@@ -408,13 +408,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Adds the time since the last exit to its reason.
+    #[inline(always)]
     fn account(&mut self, ticks: u64) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(self.cpu.rip(), self.cpu.gprs());
+        }
         if let Some((reason, since)) = self.last.take() {
             self.stats.exit(reason, ticks.wrapping_sub(since));
-            let now = self.cpu.accesses();
-            let since = core::mem::replace(&mut self.accesses, now);
-            self.stats
-                .accesses(reason, (now.0 - since.0, now.1 - since.1));
+            if let Some(now) = self.cpu.accesses() {
+                let since = core::mem::replace(&mut self.accesses, now);
+                self.stats
+                    .accesses(reason, (now.0 - since.0, now.1 - since.1));
+            }
         }
     }
 
@@ -466,6 +471,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Completes an instruction: RIP moves on, a shadow ends, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
+    #[inline(always)]
     fn advance(&mut self, rip: u64) {
         self.cpu.set_rip(rip);
         self.cpu.clear_interrupt_shadow();
@@ -500,6 +506,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
+    #[inline(always)]
     fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;

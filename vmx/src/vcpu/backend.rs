@@ -243,8 +243,8 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         d.exit
     }
 
-    fn accesses(&self) -> (u64, u64) {
-        self.hw.accesses()
+    fn accesses(&self) -> Option<(u64, u64)> {
+        Some(self.hw.accesses())
     }
 
     fn dump_exit(&self, out: &mut dyn core::fmt::Write) {

@@ -355,7 +355,7 @@ fn a_cpuid_exit_takes_six_reads_and_two_writes() {
         ..ENTRY
     };
     c.run(&quiet);
-    let before = c.accesses();
+    let before = c.accesses().unwrap();
     let exit = c.run(&quiet);
     assert_eq!(exit.reason, ExitReason::Cpuid);
     // What the run loop does to complete it.
@@ -363,7 +363,7 @@ fn a_cpuid_exit_takes_six_reads_and_two_writes() {
     c.clear_interrupt_shadow();
     assert_eq!(c.rflags() & 0x100, 0);
     c.encode(&quiet);
-    let after = c.accesses();
+    let after = c.accesses().unwrap();
     assert_eq!(after.0 - before.0, 6);
     // RIP, and the timer of this entry and the last.
     assert_eq!(after.1 - before.1, 3);
