@@ -4,7 +4,21 @@
 //! crate encodes it ([`vcpu`]), and decodes why the guest was left ([`exit`]). Manual: AMD64 Architecture Programmer's Manual
 //! volume 2, chapter 15, "Secure Virtual Machine" (APM below).
 //!
-//! Not used: decode assists, LBR virtualization, AVIC, VMCB clean bits, TSC ratio. Next-RIP saving is used where it exists.
+//! Not used: decode assists, LBR virtualization, AVIC, VMCB clean bits, TSC ratio. Next-RIP saving and flushes by ASID are used
+//! where they exist.
+//!
+//! # Bochs 2.7
+//!
+//! The only emulator with next-RIP saving. Where it departs from the manual, as its source has it and as far as it concerns us:
+//!
+//! * VMRUN loads the guest's RFLAGS before it counts as in the guest (`SvmEnterLoadCheckGuestState` in `cpu/svm.cc`), so that the
+//!   masks of pending events are computed as on the host (`handleInterruptMaskChange` in `cpu/flag_ctrl_pro.cc`). A guest that is
+//!   entered with IF clear is not left for a host interrupt, in spite of V_INTR_MASKING, until it changes IF: `boot` lets host
+//!   interrupts in after other exits too. And a virtual interrupt is not taken by a guest that is entered with IF set, until it
+//!   changes IF: interrupts are injected by EVENTINJ, and a window is asked for where IF is clear or the injected interrupt
+//!   clears it.
+//! * The whole TLB is flushed at every VMRUN and #VMEXIT (`handleCpuContextChange` in `cpu/proc_ctrl.cc`), whatever ASID and
+//!   TLB_CONTROL say. A flush that is missing shows neither there nor in QEMU.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
