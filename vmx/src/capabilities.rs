@@ -93,7 +93,7 @@ pub struct Capabilities {
     pub cr4_fixed: (u64, u64),
     /// IA32_VMX_EPT_VPID_CAP; 0 with neither EPT nor VPIDs.
     pub ept_vpid: u64,
-    /// The width of physical addresses, CPUID.80000008H:EAX[7:0].
+    /// The width of physical addresses, bits 7:0 of CPUID.80000008H:EAX.
     pub physical_bits: u8,
 }
 
@@ -160,7 +160,7 @@ impl Capabilities {
         (self.misc >> 16) as u32 & 0x1ff
     }
 
-    /// Whether a guest may be entered in the activity state `state`, one of [`activity`](crate::formats::activity).
+    /// Whether a guest may be entered in the activity state `state`, one of [`activity`].
     #[must_use]
     pub const fn has_activity(&self, state: u32) -> bool {
         match state {

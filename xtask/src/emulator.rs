@@ -1,6 +1,6 @@
 //! An emulator as the outer machine: its process, its temporary files, and the byte streams to Umbra.
 //!
-//! What differs between emulators is behind [`Emulator`]: [`qemu`](crate::qemu) and [`bochs`](crate::bochs).
+//! What differs between emulators is behind [`Emulator`]: [`qemu`] and [`bochs`](crate::bochs).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -279,7 +279,7 @@ pub fn with_words(error: anyhow::Error, words: &str) -> anyhow::Error {
 ///
 /// # Errors
 ///
-/// A [`Refused`](crate::outcome::Refused) when they cannot.
+/// A [`Refused`] when they cannot.
 pub fn window_system() -> Result<()> {
     let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if !has("DISPLAY") && !has("WAYLAND_DISPLAY") {
@@ -294,7 +294,7 @@ pub fn window_system() -> Result<()> {
 ///
 /// # Errors
 ///
-/// A [`Refused`](crate::outcome::Refused) when there is none here.
+/// A [`Refused`] when there is none here.
 pub fn display(rig: Rig) -> Result<&'static str> {
     if rig.is_bochs() {
         window_system()?;

@@ -77,7 +77,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// A [`Refused`] that says what cannot be done.
+    /// A [`Refused`](crate::outcome::Refused) that says what cannot be done.
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
