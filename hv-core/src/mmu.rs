@@ -99,13 +99,34 @@ pub struct Access {
     pub implicit: bool,
 }
 
-/// What is to be done about a nested page fault.
+/// What is to be done about a fault at the tables that Umbra has made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Resolve {
     /// It has been repaired: run the instruction again.
     Retry,
     /// No memory there: emulate the instruction on the bus.
     Mmio,
+    /// Shadow paging: the guest's own tables do not allow the access. It gets this page fault.
+    Guest(PageFault),
+    /// Shadow paging: the instruction is allowed and cannot be run by the hardware. Emulate it.
+    Emulate,
+}
+
+/// A page fault of the hardware while it ran a guest on shadow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowFault {
+    /// The linear address.
+    pub gva: Gva,
+    /// The hardware's error code, which describes the shadow entry, not the guest's.
+    pub error: PfError,
+    /// The guest's paging registers.
+    pub state: PagingState,
+    /// The guest's privilege level. At 3, a fault with supervisor privilege is an implicit access.
+    pub cpl: u8,
+    /// Whether it happened while the CPU delivered an event: then there is no instruction that could be emulated.
+    pub delivering: bool,
+    /// Where the guest is, to notice a fault that comes again and again.
+    pub rip: u64,
 }
 
 /// Memory virtualization: nested paging or shadow paging, under the same run loop.
@@ -115,6 +136,37 @@ pub trait Mmu: Send {
 
     /// A nested page fault happened.
     fn fault(&mut self, fault: &NestedFault) -> Resolve;
+
+    /// Whether the guest's own tables are shadowed. Then its page faults, INVLPG and accesses to CR3 and the paging bits of CR0
+    /// and CR4 leave the guest, and [`Mmu::root`] is what the hardware walks in their place: four-level tables in long mode,
+    /// otherwise PAE tables.
+    fn is_shadow(&self) -> bool {
+        false
+    }
+
+    /// Shadow paging: the guest has faulted.
+    fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
+        let _ = fault;
+        Resolve::Mmio
+    }
+
+    /// Shadow paging: the instruction that [`Resolve::Emulate`] was the answer for is one that the emulator does not have. Returns
+    /// whether the hardware can execute it now.
+    fn cannot_emulate(&mut self, fault: &ShadowFault) -> bool {
+        let _ = fault;
+        false
+    }
+
+    /// Shadow paging: the guest has loaded CR3 or changed its paging mode, so that all it has done to its tables counts from now
+    /// on (SDM vol 3A 4.10.4.1, "Operations that Invalidate TLBs and Paging-Structure Caches").
+    fn load(&mut self, state: &PagingState) {
+        let _ = state;
+    }
+
+    /// Shadow paging: the guest has executed INVLPG for `gva`.
+    fn invalidate_page(&mut self, state: &PagingState, gva: Gva) {
+        let _ = (state, gva);
+    }
 
     /// Walks the guest's own page tables for one access, setting accessed and dirty bits as the CPU would.
     ///

@@ -448,9 +448,14 @@ fn aim(
     base != RSP || (DATA + 0x400..DATA + DATA_LEN as u64 - 0x400).contains(&state.gprs[RSP])
 }
 
-/// The flags that the manuals leave undefined after an instruction.
+/// The flags that the manuals leave undefined after an instruction; None: processors differ in more than flags.
 fn undefined(insn: &Instruction, state: &State) -> Option<u64> {
     use Mnemonic::*;
+    // Some Intel processors clear the upper halves of the pointers and the counter when ECX is 0 before the first round.
+    let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
+    if insn.is_string_instruction() && repeats && state.gprs[RCX] as u32 == 0 {
+        return None;
+    }
     let width = operand_bits(insn);
     let count = || {
         let last = insn.op_count() - 1;

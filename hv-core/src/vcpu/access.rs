@@ -346,8 +346,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     fn write_dr(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
         self.debug_write(dr, value)
     }
-    fn invlpg(&mut self, _linear: Gva) -> Result<(), EmuFault> {
-        self.cpu.flush_linear();
+    fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
+        if self.mmu.is_shadow() {
+            let state = self.paging_state();
+            self.mmu.invalidate_page(&state, linear);
+        } else {
+            self.cpu.flush_linear();
+        }
         Ok(())
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {

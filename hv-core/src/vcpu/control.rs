@@ -112,7 +112,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.cpu.set_sysreg(SysReg::Efer, efer.bits());
         }
         if changed.intersects(Cr0::PG | Cr0::WP) {
-            self.cpu.flush_linear();
+            self.reload_paging();
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let cr4 = Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4));
         self.load_pdptes(cr0, cr4, efer, value)?;
         self.cpu.set_sysreg(SysReg::Cr3, value);
-        self.cpu.flush_linear();
+        self.reload_paging();
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         self.cpu.set_sysreg(SysReg::Cr4, new.bits());
         if changed.intersects(CR4_PAGING) {
-            self.cpu.flush_linear();
+            self.reload_paging();
         }
         Ok(())
     }

@@ -10,8 +10,10 @@ mod debug;
 mod instruction;
 mod msr_access;
 mod pio;
+mod shadow;
 mod software;
 
+use crate::Gva;
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::{Cpuid, CpuidState};
@@ -179,6 +181,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.halted = false;
         self.iret_at = None;
         self.stop = None;
+        self.reload_paging();
     }
 
     /// The VM's time of the last exit.
@@ -352,14 +355,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match exit.reason {
             ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
             ExitReason::PortIo(io) => self.port_io(io, exit),
-            ExitReason::NestedFault(fault) => match self.mmu.fault(&fault) {
-                Resolve::Retry => Ok(()),
-                // The CPU itself was at it, not the instruction at RIP: there is nothing to emulate.
-                Resolve::Mmio if exit.vectoring.is_some() => {
-                    Err(self.fatal("an event is delivered through memory that is no RAM", exit))
-                }
-                Resolve::Mmio => self.emulate(),
-            },
+            ExitReason::NestedFault(fault) => {
+                let resolve = self.mmu.fault(&fault);
+                self.resolve(resolve, exit)
+            }
+            ExitReason::Exception {
+                vector: vector::PF,
+                error,
+                payload,
+            } if self.mmu.is_shadow() => self.shadow_fault(Gva(payload), error, exit),
             ExitReason::CrAccess(access) => self.cr_access(access, exit),
             ExitReason::Cpuid => self.cpuid_exit(exit),
             ExitReason::Msr { write: false } => self.rdmsr(exit),
@@ -394,6 +398,23 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 "the CPU left the guest for a reason that Umbra does not know",
                 exit,
             )),
+        }
+    }
+
+    /// Does what the MMU wants done about a fault.
+    fn resolve(&mut self, resolve: Resolve, exit: &VmExit) -> Result<(), Trouble> {
+        match resolve {
+            Resolve::Retry => Ok(()),
+            Resolve::Guest(fault) => {
+                self.cpu.set_sysreg(SysReg::Cr2, fault.gva.0);
+                let error = Some(fault.error.bits());
+                Err(Trouble::Exception(Event::exception(vector::PF, error)))
+            }
+            // The CPU itself was at it, not the instruction at RIP: there is nothing to emulate.
+            Resolve::Mmio | Resolve::Emulate if exit.vectoring.is_some() => {
+                Err(self.fatal("an event is delivered through memory that is no RAM", exit))
+            }
+            Resolve::Mmio | Resolve::Emulate => self.emulate(),
         }
     }
 

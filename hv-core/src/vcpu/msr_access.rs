@@ -104,6 +104,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let lma = old & Efer::LMA;
                 self.cpu
                     .set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
+                if self.mmu.is_shadow() && (old ^ new).contains(Efer::NXE) {
+                    self.reload_paging();
+                }
             }
             Some(Special::Sys(reg)) if !msr::is_valid(reg, value) => return Err(MsrFault),
             Some(Special::Sys(reg)) => self.cpu.set_sysreg(reg, value),

@@ -1,0 +1,48 @@
+//! Shadow paging as the run loop sees it: page faults of the hardware, and whatever makes the guest's tables count anew.
+
+use super::{Trouble, Vcpu};
+use crate::Gva;
+use crate::cpu::VcpuBackend;
+use crate::emulate::{self, EmuFault};
+use crate::exit::VmExit;
+use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
+use crate::time::Clock;
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// The hardware has faulted on shadow tables.
+    pub(super) fn shadow_fault(
+        &mut self,
+        gva: Gva,
+        error: u32,
+        exit: &VmExit,
+    ) -> Result<(), Trouble> {
+        let fault = ShadowFault {
+            gva,
+            error: PfError::from_bits_retain(error),
+            state: self.paging_state(),
+            cpl: self.cpu.cpl(),
+            delivering: exit.vectoring.is_some(),
+            rip: self.cpu.rip(),
+        };
+        let resolve = self.mmu.page_fault(&fault);
+        if resolve != Resolve::Emulate || fault.delivering {
+            return self.resolve(resolve, exit);
+        }
+        self.stats.emulated += 1;
+        match emulate::step(self) {
+            Err(EmuFault::Unsupported(_)) if self.mmu.cannot_emulate(&fault) => Ok(()),
+            result => self.emulated(fault.rip, result),
+        }
+    }
+
+    /// The guest has loaded CR3, or changed how its tables are read: under shadow paging the shadows follow; where the hardware
+    /// walks the guest's tables itself, it forgets what it remembers of them.
+    pub(super) fn reload_paging(&mut self) {
+        if self.mmu.is_shadow() {
+            let state = self.paging_state();
+            self.mmu.load(&state);
+        } else {
+            self.cpu.flush_linear();
+        }
+    }
+}
