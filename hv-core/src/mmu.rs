@@ -84,6 +84,8 @@ pub struct PagingState {
     pub efer: Efer,
     /// RFLAGS.AC, which suspends SMAP for explicit accesses.
     pub ac: bool,
+    /// The width of physical addresses, 32 to 52: address bits above it are reserved in entries.
+    pub physical_bits: u8,
 }
 
 /// A memory access to be translated.

@@ -57,6 +57,56 @@ fn shape(s: &PagingState) -> Shape {
     }
 }
 
+/// A successful walk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Walk {
+    /// What the address translates to.
+    pub gpa: Gpa,
+    /// Level of the first table: 5 to 2; 0 without paging.
+    pub top: u32,
+    /// Level of the entry that maps the page: 1, or 2 or 3 for a large page; 0 without paging.
+    pub leaf: u32,
+    /// The entries that led there, as they are now, by level - 1.
+    pub entries: [u64; 5],
+    /// Where the tables are, by level - 1.
+    pub tables: [Gpa; 5],
+    /// Writable at all levels.
+    pub rw: bool,
+    /// User-accessible at all levels.
+    pub us: bool,
+    /// Not executable at some level.
+    pub nx: bool,
+    /// Whether an accessed flag has been set that was clear.
+    pub set_accessed: bool,
+    /// Whether the dirty flag has been set that was clear.
+    pub set_dirty: bool,
+}
+
+impl Walk {
+    /// Without paging.
+    const fn identity(gva: Gva) -> Walk {
+        Walk {
+            gpa: Gpa(gva.0 & 0xffff_ffff),
+            top: 0,
+            leaf: 0,
+            entries: [0; 5],
+            tables: [Gpa(0); 5],
+            rw: true,
+            us: true,
+            nx: false,
+            set_accessed: false,
+            set_dirty: false,
+        }
+    }
+
+    /// Whether the page's dirty flag is set.
+    #[must_use]
+    pub fn dirty(&self) -> bool {
+        let leaf = (self.leaf as usize).wrapping_sub(1);
+        self.entries.get(leaf).is_none_or(|entry| entry & D != 0)
+    }
+}
+
 /// Translates `gva` for `access`, setting accessed and dirty flags as the CPU would.
 ///
 /// # Errors
@@ -67,8 +117,22 @@ pub fn translate(
     gva: Gva,
     access: Access,
 ) -> Result<Gpa, PageFault> {
+    walk(mem, s, gva, access).map(|walk| walk.gpa)
+}
+
+/// [`translate`], with all that was seen on the way.
+///
+/// # Errors
+/// The page fault that the access raises, with CR2 and error code.
+pub fn walk(
+    mem: &dyn GuestMemory,
+    s: &PagingState,
+    gva: Gva,
+    access: Access,
+) -> Result<Walk, PageFault> {
+    let mut walk = Walk::identity(gva);
     if !s.cr0.contains(Cr0::PG) {
-        return Ok(Gpa(gva.0 & 0xffff_ffff));
+        return Ok(walk);
     }
     let shape = shape(s);
     let va = if s.efer.contains(Efer::LMA) {
@@ -93,7 +157,7 @@ pub fn translate(
     } else {
         s.cr3 & ADDRESS
     };
-    let (mut rw, mut us, mut nx) = (true, true, false);
+    walk.top = shape.levels;
     let bits = if shape.entry == 8 { 9 } else { 10 };
     let mut level = shape.levels;
     loop {
@@ -112,38 +176,48 @@ pub fn translate(
             && entry & PS != 0
             && (shape.pae || s.cr4.contains(Cr4::PSE))
             && level <= 3;
-        if reserved(entry, level, large, shape, nxe, pdpte) {
+        if reserved(entry, level, large, shape, nxe, s.physical_bits) {
             return Err(fault(PfError::P | PfError::RSVD));
         }
         if !pdpte {
-            rw &= entry & RW != 0;
-            us &= entry & US != 0;
+            walk.rw &= entry & RW != 0;
+            walk.us &= entry & US != 0;
         }
-        nx |= nxe && entry & NX != 0;
+        walk.nx |= nxe && entry & NX != 0;
+        let slot = level as usize - 1;
+        walk.tables[slot] = Gpa(table);
         if level > 1 && !large {
-            set_flags(mem, at, shape.entry, entry, if pdpte { 0 } else { A });
+            let flags = if pdpte { 0 } else { A };
+            set_flags(mem, at, shape.entry, entry, flags);
+            walk.set_accessed |= entry & flags != flags;
+            walk.entries[slot] = entry | flags;
             table = entry & ADDRESS;
             level -= 1;
             continue;
         }
-        if !allowed(s, access, user, rw, us, nx) {
+        if !allowed(s, access, user, walk.rw, walk.us, walk.nx) {
             return Err(fault(PfError::P));
         }
-        set_flags(
-            mem,
-            at,
-            shape.entry,
-            entry,
-            if access.write { A | D } else { A },
-        );
+        let flags = if access.write { A | D } else { A };
+        set_flags(mem, at, shape.entry, entry, flags);
+        walk.set_accessed |= entry & A == 0;
+        walk.set_dirty = access.write && entry & D == 0;
+        walk.entries[slot] = entry | flags;
+        walk.leaf = level;
         let size = 1u64 << shift;
-        let frame = if large && !shape.pae {
-            // PSE-36: bits 20:13 are address bits 39:32.
-            (entry & 0xffc0_0000) | (entry >> 13 & 0xff) << 32
-        } else {
-            entry & ADDRESS & !(size - 1)
-        };
-        return Ok(Gpa(frame | va & (size - 1)));
+        walk.gpa = Gpa(frame_of(entry, level, large, shape) | va & (size - 1));
+        return Ok(walk);
+    }
+}
+
+/// The address in an entry that maps a page.
+fn frame_of(entry: u64, level: u32, large: bool, shape: Shape) -> u64 {
+    if large && !shape.pae {
+        // PSE-36: bits 20:13 are address bits 39:32.
+        (entry & 0xffc0_0000) | (entry >> 13 & 0xff) << 32
+    } else {
+        let bits = if shape.entry == 8 { 9 } else { 10 };
+        entry & ADDRESS & !((1 << (12 + bits * (level - 1))) - 1)
     }
 }
 
@@ -155,13 +229,25 @@ fn read_entry(mem: &dyn GuestMemory, at: Gpa, size: u64) -> Option<u64> {
     }
 }
 
-/// Whether a reserved bit is set (SDM vol 3A tables 4-14 to 4-20). Address bits above the guest's width are not checked: they
-/// lead outside RAM.
-fn reserved(entry: u64, level: u32, large: bool, shape: Shape, nxe: bool, pdpte: bool) -> bool {
+/// Whether a reserved bit is set (SDM vol 3A tables 4-4 to 4-20).
+fn reserved(
+    entry: u64,
+    level: u32,
+    large: bool,
+    shape: Shape,
+    nxe: bool,
+    physical_bits: u8,
+) -> bool {
+    let beyond = |address: u64| address >> physical_bits.min(52) != 0;
     if !shape.pae {
-        return large && entry & 1 << 21 != 0;
+        return large && (entry & 1 << 21 != 0 || beyond((entry >> 13 & 0xff) << 32));
     }
-    if entry & NX != 0 && (!nxe || pdpte) {
+    let pdpte = shape.levels == 3 && level == 3;
+    if beyond(entry & ADDRESS) || entry & NX != 0 && (!nxe || pdpte) {
+        return true;
+    }
+    // Bits 62:52 are reserved in PAE entries; long mode ignores them.
+    if shape.levels == 3 && entry >> 52 & 0x7ff != 0 {
         return true;
     }
     if pdpte {
@@ -225,6 +311,7 @@ mod tests {
             cr4: Cr4::PAE,
             efer: Efer::LME | Efer::LMA | Efer::NXE,
             ac: false,
+            physical_bits: 40,
         }
     }
 
@@ -252,6 +339,7 @@ mod tests {
             cr4: Cr4::empty(),
             efer: Efer::empty(),
             ac: false,
+            physical_bits: 40,
         };
         assert_eq!(
             translate(&VecMemory::new(16), &s, Gva(0x1_0000_1234), READ),
@@ -352,6 +440,7 @@ mod tests {
             cr4: Cr4::PSE,
             efer: Efer::empty(),
             ac: false,
+            physical_bits: 40,
         };
         assert_eq!(
             translate(&m, &s, Gva(0x0041_2345), READ),
@@ -396,6 +485,7 @@ mod tests {
             cr4: Cr4::PAE,
             efer: Efer::empty(),
             ac: false,
+            physical_bits: 40,
         };
         assert_eq!(
             translate(
@@ -437,6 +527,7 @@ mod tests {
                 cr4: Cr4::from_bits_retain(seed >> 5 & 0x30_1030),
                 efer: Efer::from_bits_retain(seed >> 3 & 0xd00),
                 ac: false,
+                physical_bits: 40,
             };
             let a = Access {
                 write: seed & 1 != 0,

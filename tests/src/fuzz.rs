@@ -97,6 +97,7 @@ pub fn walker(data: &[u8]) {
         cr4: Cr4::from_bits_retain(f.u32().into()),
         efer: Efer::from_bits_retain(u64::from(f.u16())),
         ac: f.bool(),
+        physical_bits: 40,
     };
     let flags = f.u8();
     let addresses: Vec<u64> = (0..8).map(|_| f.scaled()).collect();

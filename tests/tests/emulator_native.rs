@@ -453,7 +453,7 @@ fn undefined(insn: &Instruction, state: &State) -> Option<u64> {
     use Mnemonic::*;
     // Some Intel processors clear the upper halves of the pointers and the counter when ECX is 0 before the first round.
     let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
-    if insn.is_string_instruction() && repeats && state.gprs[RCX] as u32 == 0 {
+    if insn.code().is_string_instruction() && repeats && state.gprs[RCX] as u32 == 0 {
         return None;
     }
     let width = operand_bits(insn);

@@ -24,6 +24,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             cr4: Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4)),
             efer: Efer::from_bits_retain(self.cpu.sysreg(SysReg::Efer)),
             ac: self.cpu.rflags() & Rflags::AC.bits() != 0,
+            physical_bits: self.cpuid.physical_bits(),
         }
     }
 
