@@ -451,9 +451,9 @@ fn aim(
 /// The flags that the manuals leave undefined after an instruction; None: processors differ in more than flags.
 fn undefined(insn: &Instruction, state: &State) -> Option<u64> {
     use Mnemonic::*;
-    // Some Intel processors clear the upper halves of the pointers and the counter when ECX is 0 before the first round.
+    // Some Intel processors clear the upper halves of a string instruction's pointers and counter when ECX is 0 before the first round.
     let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
-    if insn.code().is_string_instruction() && repeats && state.gprs[RCX] as u32 == 0 {
+    if repeats && state.gprs[RCX] as u32 == 0 {
         return None;
     }
     let width = operand_bits(insn);
