@@ -131,6 +131,46 @@ pub struct ShadowFault {
     pub rip: u64,
 }
 
+/// What shadow paging has done, for reports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShadowReport {
+    /// The name of the algorithm.
+    pub algorithm: &'static str,
+    /// Page faults of the hardware by what came of them.
+    pub faults: ShadowFaults,
+    /// Shadow pages given up because the guest used the table for something else, or its map changed.
+    pub zapped: u64,
+    /// Shadow pages given up because the pool was full.
+    pub reclaimed: u64,
+    /// Shadow pages in use.
+    pub pages: u64,
+    /// The most that have been in use.
+    pub pages_most: u64,
+    /// How many there may be.
+    pub pages_capacity: u64,
+}
+
+/// Counts of page faults on shadow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShadowFaults {
+    /// The guest's own.
+    pub guest: u64,
+    /// The shadow lacked an entry, or the permission that the guest had given since.
+    pub fill: u64,
+    /// Likewise, and an accessed flag had to be set for it.
+    pub accessed: u64,
+    /// A first write, for which the dirty flag had to be set.
+    pub dirty: u64,
+    /// A write to a page table that was emulated, or for which the table's shadow was given up.
+    pub table_write: u64,
+    /// A write to a page table that is from then on let through, until the shadow is brought up to date.
+    pub resync: u64,
+    /// A supervisor write to a read-only page with CR0.WP clear.
+    pub write_protect_off: u64,
+    /// No memory there.
+    pub mmio: u64,
+}
+
 /// Memory virtualization: nested paging or shadow paging, under the same run loop.
 pub trait Mmu: Send {
     /// The root of the second-stage (or shadow) tables and what has to be flushed before it is used.
@@ -187,4 +227,9 @@ pub trait Mmu: Send {
 
     /// How many table frames are in use.
     fn frames_used(&self) -> u64;
+
+    /// Shadow paging: what it has done.
+    fn shadow_report(&self) -> Option<ShadowReport> {
+        None
+    }
 }

@@ -5,11 +5,21 @@
 //! [`walk`] is the guest page walker, needed wherever the hypervisor has to follow a guest's linear address: emulation of MMIO
 //! and string I/O, and instruction lengths.
 //!
-//! Not here yet: shadow paging, which will be a second implementation of [`hv_core::mmu::Mmu`]; the dirty log.
+//! [`shadow::ShadowMmu`] needs no second stage: it makes the tables that the hardware walks from the guest's own. It learns of what
+//! Umbra itself writes to those through [`watch::WatchedMemory`].
+//!
+//! Not here yet: the dirty log.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod map;
 pub mod nested;
+pub mod shadow;
 pub mod walk;
+pub mod watch;
 
 pub use nested::{Format, NestedMmu};
+pub use shadow::{Algorithm, ShadowMmu};
+pub use watch::WatchedMemory;

@@ -1,0 +1,124 @@
+//! The guest-physical map as ranges: what lies behind each page.
+
+use alloc::vec::Vec;
+use hv_core::mmu::Backing;
+use hv_core::{Gpa, Hpa};
+
+/// A range of pages with RAM or ROM; what is in no range is for the bus.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Range {
+    /// First page.
+    start: u64,
+    /// The page behind the last.
+    end: u64,
+    /// Host-physical address of the first page.
+    hpa: u64,
+    writable: bool,
+}
+
+/// Host memory behind a guest-physical page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub hpa: Hpa,
+    pub writable: bool,
+    /// How many pages from this one on lie contiguously behind it, at least 1.
+    pub pages: u64,
+}
+
+/// The map. Ranges do not overlap and are sorted; there are as many as devices make, not as the guest wishes.
+#[derive(Default, Debug)]
+pub(crate) struct Map {
+    ranges: Vec<Range>,
+}
+
+impl Map {
+    /// What is behind `[start, start + len)`, in whole pages, is `backing`.
+    pub fn set(&mut self, start: Gpa, len: u64, backing: Backing) {
+        let end = start.0.saturating_add(len) >> 12;
+        let start = start.0 >> 12;
+        if start >= end {
+            return;
+        }
+        let mut ranges = Vec::with_capacity(self.ranges.len() + 2);
+        for r in self.ranges.drain(..) {
+            if r.end <= start || r.start >= end {
+                ranges.push(r);
+                continue;
+            }
+            if r.start < start {
+                ranges.push(Range { end: start, ..r });
+            }
+            if r.end > end {
+                ranges.push(Range {
+                    start: end,
+                    hpa: r.hpa + ((end - r.start) << 12),
+                    ..r
+                });
+            }
+        }
+        if let Backing::Ram { hpa, writable } = backing {
+            ranges.push(Range {
+                start,
+                end,
+                hpa: hpa.0 & !0xfff,
+                writable,
+            });
+        }
+        ranges.sort_unstable_by_key(|r| r.start);
+        self.ranges = ranges;
+    }
+
+    /// What lies behind page `gfn`. None: it is for the bus.
+    pub fn get(&self, gfn: u64) -> Option<Place> {
+        let after = self.ranges.partition_point(|r| r.start <= gfn);
+        let r = self.ranges.get(after.checked_sub(1)?)?;
+        (gfn < r.end).then(|| Place {
+            hpa: Hpa(r.hpa + ((gfn - r.start) << 12)),
+            writable: r.writable,
+            pages: r.end - gfn,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ram(hpa: u64, writable: bool) -> Backing {
+        Backing::Ram {
+            hpa: Hpa(hpa),
+            writable,
+        }
+    }
+
+    #[test]
+    fn later_ranges_cut_earlier_ones() {
+        let mut m = Map::default();
+        m.set(Gpa(0), 0x10_0000, ram(0x4000_0000, true));
+        m.set(Gpa(0xa_0000), 0x2_0000, Backing::Mmio);
+        m.set(Gpa(0xc_0000), 0x1000, ram(0x5000_0000, false));
+        let get = |gfn| m.get(gfn).map(|p| (p.hpa.0, p.writable, p.pages));
+        assert_eq!(get(0), Some((0x4000_0000, true, 0xa0)));
+        assert_eq!(get(0x9f), Some((0x4009_f000, true, 1)));
+        assert_eq!(get(0xa0), None);
+        assert_eq!(get(0xbf), None);
+        assert_eq!(get(0xc0), Some((0x5000_0000, false, 1)));
+        assert_eq!(get(0xc1), Some((0x400c_1000, true, 0x3f)));
+        assert_eq!(get(0x100), None);
+        assert_eq!(get(u64::MAX >> 12), None);
+    }
+
+    #[test]
+    fn same_range_again_replaces() {
+        let mut m = Map::default();
+        for hpa in [0x1000, 0x9000] {
+            m.set(Gpa(0x3000), 0x1000, ram(hpa, true));
+        }
+        assert_eq!(m.ranges.len(), 1);
+        assert_eq!(m.get(3).map(|p| p.hpa), Some(Hpa(0x9000)));
+        m.set(Gpa(0x3000), 0, Backing::Mmio);
+        assert!(m.get(3).is_some());
+        m.set(Gpa(0), u64::MAX, Backing::Mmio);
+        assert!(m.get(3).is_none());
+    }
+}

@@ -1,0 +1,283 @@
+//! Shadow pages: a fixed number of them, found by what they shadow.
+//!
+//! A page is free, in use, or in quarantine: no longer in use, but the CPU may remember where it was. Quarantine ends with the next
+//! flush. Frames for tables are allocated when they are first needed, and kept.
+
+use super::role::Key;
+use alloc::vec;
+use alloc::vec::Vec;
+use hv_core::Hpa;
+use hv_core::mmu::Frames;
+
+/// The number of a shadow page.
+pub type PageId = u32;
+
+/// No page.
+const NONE: PageId = PageId::MAX;
+
+/// The root of PAE tables: its first four entries. It is always there, and no other page is like it.
+pub const PAE_ROOT: PageId = 0;
+
+/// A shadow page.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Where its 512 entries are.
+    pub frame: Hpa,
+    /// What it shadows; None: it is not in use.
+    pub key: Option<Key>,
+    /// How many of its entries are present.
+    pub present: u16,
+    /// The guest may write the table that it shadows: what is in here may be older than that.
+    pub unsync: bool,
+    /// Writes to the table since the shadow was last used to resolve a fault.
+    pub writes: u8,
+    /// It has been used since the clock hand last came by.
+    pub used: bool,
+    /// The next page whose key is in the same bucket, or that is free, or in quarantine.
+    next: PageId,
+}
+
+/// All shadow pages of a VM.
+pub struct Pool {
+    pages: Vec<Page>,
+    /// How many there may be.
+    capacity: usize,
+    buckets: Vec<PageId>,
+    free: PageId,
+    free_count: usize,
+    quarantine: PageId,
+    /// Where the search for a page to give up goes on.
+    hand: PageId,
+    in_use: usize,
+    /// The most that have been in use.
+    pub most: usize,
+    /// The frames of all pages with their numbers, sorted.
+    by_frame: Vec<(u64, PageId)>,
+}
+
+impl Pool {
+    /// A pool of up to `capacity` pages besides the PAE root, for whose table `root` is taken.
+    pub fn new(capacity: usize, root: Hpa) -> Self {
+        let page = Page {
+            frame: root,
+            key: None,
+            present: 0,
+            unsync: false,
+            writes: 0,
+            used: false,
+            next: NONE,
+        };
+        let mut pages = Vec::with_capacity(capacity + 1);
+        pages.push(page);
+        let mut by_frame = Vec::with_capacity(capacity + 1);
+        by_frame.push((root.0, PAE_ROOT));
+        Self {
+            by_frame,
+            pages,
+            capacity,
+            buckets: vec![NONE; capacity.next_power_of_two()],
+            free: NONE,
+            free_count: 0,
+            quarantine: NONE,
+            hand: PAE_ROOT,
+            in_use: 0,
+            most: 0,
+        }
+    }
+
+    /// How many pages there may be.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many pages are in use.
+    pub const fn in_use(&self) -> usize {
+        self.in_use
+    }
+
+    /// How many table frames have been allocated.
+    pub const fn frames(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The page with number `id`, which is one of [`Pool::ids`].
+    pub fn page(&self, id: PageId) -> &Page {
+        &self.pages[id as usize]
+    }
+
+    /// The page with number `id`, to be changed.
+    pub fn page_mut(&mut self, id: PageId) -> &mut Page {
+        &mut self.pages[id as usize]
+    }
+
+    /// The numbers of all pages that have a frame, the PAE root among them.
+    pub fn ids(&self) -> core::ops::Range<PageId> {
+        PAE_ROOT..self.pages.len() as PageId
+    }
+
+    fn bucket(&self, gfn: u64) -> usize {
+        // Fibonacci hashing: the high bits of a product with 2^64 divided by the golden ratio.
+        let hash = gfn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        hash as usize & (self.buckets.len() - 1)
+    }
+
+    /// The pages that shadow something at guest frame `gfn`, direct ones among them.
+    pub fn of(&self, gfn: u64) -> impl Iterator<Item = PageId> {
+        let mut id = self.buckets[self.bucket(gfn)];
+        core::iter::from_fn(move || {
+            while let Some(page) = self.pages.get(id as usize) {
+                let this = core::mem::replace(&mut id, page.next);
+                if page.key.is_some_and(|key| key.gfn == gfn) {
+                    return Some(this);
+                }
+            }
+            None
+        })
+    }
+
+    /// Does `f` to the pages that shadow the table at guest frame `gfn`.
+    pub fn for_each(&mut self, gfn: u64, mut f: impl FnMut(PageId, &mut Page)) {
+        let mut id = self.buckets[self.bucket(gfn)];
+        while let Some(page) = self.pages.get_mut(id as usize) {
+            let this = core::mem::replace(&mut id, page.next);
+            if page
+                .key
+                .is_some_and(|key| key.gfn == gfn && !key.role.direct)
+            {
+                f(this, page);
+            }
+        }
+    }
+
+    /// The page that shadows exactly this.
+    pub fn find(&self, key: &Key) -> Option<PageId> {
+        self.of(key.gfn)
+            .find(|&id| self.page(id).key.as_ref() == Some(key))
+    }
+
+    /// How many pages can be taken before some have to be given up.
+    pub const fn available(&self) -> usize {
+        self.free_count + self.capacity + 1 - self.pages.len()
+    }
+
+    /// Adds a page that is not in use.
+    fn grow(&mut self, frames: &mut impl Frames) -> Option<PageId> {
+        if self.pages.len() > self.capacity {
+            return None;
+        }
+        let Some(frame) = frames.allocate() else {
+            // The host has no more: this is as large as the pool gets.
+            self.capacity = self.pages.len() - 1;
+            return None;
+        };
+        let id = self.pages.len() as PageId;
+        self.pages.push(Page {
+            frame,
+            ..*self.page(PAE_ROOT)
+        });
+        let at = self.by_frame.partition_point(|&(f, _)| f < frame.0);
+        self.by_frame.insert(at, (frame.0, id));
+        Some(id)
+    }
+
+    /// Allocates the frames of the first `count` pages, so that they cannot lack later. Returns whether there are so many.
+    pub fn provide(&mut self, count: usize, frames: &mut impl Frames) -> bool {
+        while self.free_count < count {
+            let Some(id) = self.grow(frames) else {
+                return false;
+            };
+            self.page_mut(id).next = self.free;
+            self.free = id;
+            self.free_count += 1;
+        }
+        true
+    }
+
+    /// The page whose table is in `frame`.
+    pub fn at(&self, frame: u64) -> Option<PageId> {
+        let i = self
+            .by_frame
+            .binary_search_by_key(&frame, |&(f, _)| f)
+            .ok()?;
+        Some(self.by_frame.get(i)?.1)
+    }
+
+    /// Takes an empty page for `key`. None: there is none, or no frame for one.
+    pub fn take(&mut self, key: Key, frames: &mut impl Frames) -> Option<PageId> {
+        let id = if self.free != NONE {
+            let id = self.free;
+            self.free = self.page(id).next;
+            self.free_count -= 1;
+            id
+        } else {
+            self.grow(frames)?
+        };
+        let bucket = self.bucket(key.gfn);
+        let next = core::mem::replace(&mut self.buckets[bucket], id);
+        let page = self.page_mut(id);
+        *page = Page {
+            frame: page.frame,
+            key: Some(key),
+            present: 0,
+            unsync: false,
+            writes: 0,
+            used: true,
+            next,
+        };
+        self.in_use += 1;
+        self.most = self.most.max(self.in_use);
+        Some(id)
+    }
+
+    /// Puts a page, whose entries have been cleared, into quarantine.
+    pub fn retire(&mut self, id: PageId) {
+        let Some(key) = self.page_mut(id).key.take() else {
+            return;
+        };
+        let quarantine = self.quarantine;
+        let after = core::mem::replace(&mut self.page_mut(id).next, quarantine);
+        self.quarantine = id;
+        self.in_use -= 1;
+        let bucket = self.bucket(key.gfn);
+        if self.buckets[bucket] == id {
+            self.buckets[bucket] = after;
+            return;
+        }
+        let mut at = self.buckets[bucket];
+        while at != NONE {
+            let page = self.page_mut(at);
+            if page.next == id {
+                page.next = after;
+                return;
+            }
+            at = page.next;
+        }
+    }
+
+    /// The CPU has forgotten everything: pages in quarantine are free.
+    pub fn flushed(&mut self) {
+        while self.quarantine != NONE {
+            let id = self.quarantine;
+            let free = self.free;
+            self.quarantine = core::mem::replace(&mut self.page_mut(id).next, free);
+            self.free = id;
+            self.free_count += 1;
+        }
+    }
+
+    /// A page in use that has not been used for the longest time, or nearly, and is not `root`.
+    pub fn oldest(&mut self, root: Option<PageId>) -> Option<PageId> {
+        // In the second round no page is marked as used any more.
+        for _ in 0..2 * self.pages.len() {
+            self.hand = (self.hand + 1) % self.pages.len() as PageId;
+            let (id, page) = (self.hand, &mut self.pages[self.hand as usize]);
+            if page.key.is_none() || Some(id) == root {
+                continue;
+            }
+            if !core::mem::take(&mut page.used) {
+                return Some(id);
+            }
+        }
+        None
+    }
+}

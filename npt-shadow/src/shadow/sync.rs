@@ -1,0 +1,254 @@
+//! Bringing shadows up to date with the guest's tables.
+
+use super::fault::value;
+use super::role::Target;
+use super::*;
+use crate::watch::Writes;
+
+impl<F: Frames> ShadowMmu<F> {
+    /// Umbra itself has written to tables: an emulated instruction, or a device.
+    pub(super) fn written(&mut self, writes: &Writes) {
+        if writes.more {
+            return self.zap_all();
+        }
+        for &(start, len) in writes.list() {
+            let end = start.saturating_add(len);
+            for gfn in start >> 12..=(end - 1) >> 12 {
+                let page = gfn << 12;
+                let (from, to) = (start.max(page) - page, end.min(page + 0x1000) - page);
+                self.table_written(gfn, from as usize, to as usize);
+            }
+        }
+    }
+
+    /// Bytes `from` to `to` of the table at `gfn` have been written.
+    fn table_written(&mut self, gfn: u64, from: usize, to: usize) {
+        if !self.is_table(gfn) {
+            return;
+        }
+        let mut table = [0; 0x1000];
+        if self
+            .memory
+            .inner()
+            .read(Gpa(gfn << 12), &mut table)
+            .is_err()
+        {
+            return self.unshadow(gfn);
+        }
+        let mut i = 0;
+        // Entries change, and pages of other tables with them, but not which pages there are.
+        while let Some(id) = self.shadow(gfn, i) {
+            i += 1;
+            let Some(key) = self.pool.page(id).key else {
+                continue;
+            };
+            let size = key.entry_size() as usize;
+            for (n, bytes) in table.chunks(size).enumerate() {
+                if n * size >= to || (n + 1) * size <= from {
+                    continue;
+                }
+                let (first, count) = key.shadow_entries(n);
+                for index in first..first + count {
+                    self.sync_entry(id, &key, index, value(bytes));
+                }
+            }
+        }
+    }
+
+    /// Brings entry `index` of page `id` up to date; the guest's entry is `entry`. Returns whether it was out of date.
+    fn sync_entry(&mut self, id: PageId, key: &Key, index: usize, entry: u64) -> bool {
+        let old = self.entry(id, index);
+        if old == 0 && entry & P == 0 {
+            return false;
+        }
+        let child = self.child(id, index);
+        let below = |id| self.pool.page(id).key;
+        match key.target(index, entry, self.physical_bits) {
+            Target::Table(table) if child.and_then(below) == Some(table) => {}
+            Target::Page(leaf) if key.role.level == 1 => self.set_page(id, index, &leaf, 1),
+            // An entry that points to direct pages for the parts of a large page.
+            Target::Page(leaf)
+                if child.is_some()
+                    && child.and_then(below) == Some(key.below(&leaf))
+                    && !self.fits_large(&leaf, key.role.level) => {}
+            Target::Page(leaf)
+                if old != 0 && child.is_none() && self.fits_large(&leaf, key.role.level) =>
+            {
+                self.set_page(id, index, &leaf, key.role.level);
+            }
+            _ => self.clear(id, index),
+        }
+        self.entry(id, index) != old
+    }
+
+    /// Brings a page up to date. Returns whether it was out of date.
+    fn sync_page(&mut self, id: PageId) -> bool {
+        let Some(key) = self.pool.page(id).key else {
+            return false;
+        };
+        let mut table = [0; 0x1000];
+        // A table that is no memory any more is not valid; the map's change has emptied the shadow.
+        if self
+            .memory
+            .inner()
+            .read(Gpa(key.gfn << 12), &mut table)
+            .is_err()
+        {
+            return false;
+        }
+        let size = key.entry_size() as usize;
+        let mut changed = false;
+        for index in 0..512 {
+            let at = key.guest_index(index) * size;
+            let entry = value(table.get(at..at + size).unwrap_or_default());
+            changed |= self.sync_entry(id, &key, index, entry);
+        }
+        changed
+    }
+
+    /// Lets the guest write the table at `gfn` from now on. Its shadows are out of step until the guest flushes.
+    pub(super) fn let_out_of_step(&mut self, gfn: u64) {
+        let count = self.shadows(gfn).count();
+        if count > UNSYNC {
+            return self.unshadow(gfn);
+        }
+        while self.unsync.len() + count > UNSYNC
+            && let Some(key) = self.unsync.first().and_then(|&id| self.pool.page(id).key)
+        {
+            self.protect(key.gfn);
+        }
+        let unsync = &mut self.unsync;
+        self.pool.for_each(gfn, |id, page| {
+            page.unsync = true;
+            unsync.push(id);
+        });
+    }
+
+    /// Brings the shadows of the table at `gfn`, if any, back into step, and forbids the guest to write the frame.
+    pub(super) fn protect(&mut self, gfn: u64) {
+        let of_gfn = |pool: &Pool, id: PageId| pool.page(id).key.is_some_and(|key| key.gfn == gfn);
+        while let Some(i) = self.unsync.iter().position(|&id| of_gfn(&self.pool, id)) {
+            let id = self.unsync.remove(i);
+            self.pool.page_mut(id).unsync = false;
+            self.sync_page(id);
+        }
+        while let Some(slot) = self.lists.first(Owner::Frame(gfn as u32)) {
+            let (id, index) = (slot / 512, slot as usize % 512);
+            let entry = self.entry(id, index);
+            self.set(id, index, entry & !RW, None);
+        }
+    }
+
+    /// The guest flushes everything: all tables out of step are read again, and those that it has not written protected.
+    pub(super) fn sync_all(&mut self) {
+        let mut i = 0;
+        while let Some(&id) = self.unsync.get(i) {
+            let Some(key) = self.pool.page(id).key else {
+                i += 1;
+                continue;
+            };
+            let orphan = self.root != Some(id) && self.lists.first(Owner::Page(id)).is_none();
+            if orphan {
+                self.unshadow(key.gfn);
+            } else if self.sync_page(id) {
+                i += 1;
+            } else {
+                self.protect(key.gfn);
+            }
+        }
+    }
+
+    /// A page is about to be linked. For the guest, what it leads to was not reachable there, so that it needs no flush: nothing in it
+    /// may be out of date.
+    pub(super) fn sync_before_link(&mut self, child: PageId) {
+        let page = self.pool.page(child);
+        if page.key.is_some_and(|key| key.role.level == 1) {
+            if page.unsync {
+                self.sync_page(child);
+            }
+            return;
+        }
+        for i in 0..self.unsync.len() {
+            if let Some(&id) = self.unsync.get(i) {
+                self.sync_page(id);
+            }
+        }
+    }
+
+    /// The guest flushes one page, and with it whatever the CPU remembers of the tables above (SDM vol 3A 4.10.4.1).
+    pub(super) fn sync_page_of(&mut self, va: u64) {
+        for i in 0..self.unsync.len() {
+            if let Some(&id) = self.unsync.get(i)
+                && self.pool.page(id).key.is_some_and(|key| key.role.level > 1)
+            {
+                self.sync_page(id);
+            }
+        }
+        let Some((id, index)) = self.last_entry(va) else {
+            return;
+        };
+        let page = self.pool.page(id);
+        let Some(key) = page.key.filter(|key| page.unsync && key.role.level == 1) else {
+            return;
+        };
+        let size = key.entry_size();
+        let at = Gpa((key.gfn << 12) + key.guest_index(index) as u64 * size);
+        if let Ok(entry) = self.memory.inner().read_value(at, size as usize) {
+            self.sync_entry(id, &key, index, entry);
+        }
+    }
+
+    /// The lowest shadow page on the way to `va`, and the entry there.
+    fn last_entry(&self, va: u64) -> Option<(PageId, usize)> {
+        let mut id = self.root?;
+        loop {
+            let level = self.pool.page(id).key.map_or(3, |key| key.role.level);
+            let mask = if id == PAE_ROOT { 3 } else { 511 };
+            let index = (va >> (12 + 9 * (u32::from(level) - 1)) & mask) as usize;
+            match self.child(id, index) {
+                Some(child) => id = child,
+                None => return Some((id, index)),
+            }
+        }
+    }
+
+    /// The guest flushes one page of a virtual TLB: the entry goes, or all that belong to one large page.
+    pub(super) fn drop_page(&mut self, va: u64) {
+        let Some(mut id) = self.root else {
+            return;
+        };
+        loop {
+            let key = self.pool.page(id).key;
+            let level = key.map_or(3, |key| key.role.level);
+            let mask = if id == PAE_ROOT { 3 } else { 511 };
+            let index = (va >> (12 + 9 * (u32::from(level) - 1)) & mask) as usize;
+            let child = self.child(id, index);
+            let direct = |id| self.pool.page(id).key.is_some_and(|key| key.role.direct);
+            match child {
+                Some(child) if !direct(child) => id = child,
+                _ => {
+                    self.clear(id, index);
+                    // Two shadow entries for a page of 4 MiB.
+                    if key.is_some_and(|key| !key.role.reading.wide) && level == 2 {
+                        self.clear(id, index ^ 1);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The PAE root's entries that lead elsewhere than the guest's are cleared.
+    pub(super) fn load_pae_root(&mut self) {
+        self.root = Some(PAE_ROOT);
+        let table = Gpa(self.state.cr3 & 0xffff_ffe0);
+        for index in 0..4 {
+            let pdpte = self.memory.inner().read_u64(table.add(8 * index as u64));
+            let wanted = self.pae_child(index, pdpte.unwrap_or(0));
+            let child = self.child(PAE_ROOT, index);
+            if child.and_then(|id| self.pool.page(id).key) != wanted {
+                self.clear(PAE_ROOT, index);
+            }
+        }
+    }
+}
