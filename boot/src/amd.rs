@@ -3,6 +3,7 @@
 use crate::guest::SecondStage;
 use crate::host::{self, cpuid};
 use crate::memory;
+use crate::options::PagingChoice;
 use alloc::string::String;
 use npt_shadow::Format;
 use svm::{Features, SvmVcpu};
@@ -25,7 +26,7 @@ fn is_qemu_tcg() -> bool {
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable() -> Result<(SvmVcpu, SecondStage), String> {
+pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, SecondStage), String> {
     // SAFETY: CPUs with SVM have VM_CR.
     if unsafe { x86::msr::rdmsr(VM_CR) } & SVMDIS != 0 {
         return Err("AMD-V is switched off by the firmware (VM_CR.SVMDIS); switch SVM on in the BIOS set-up".into());
@@ -40,11 +41,8 @@ pub fn enable() -> Result<(SvmVcpu, SecondStage), String> {
         xsave: false,
         inject_virtual: is_qemu_tcg(),
     };
-    if !features.nested_paging {
-        return Err(
-            "this CPU's AMD-V has no nested paging (NPT), and shadow paging is not built yet"
-                .into(),
-        );
+    if !features.nested_paging && paging == PagingChoice::Nested {
+        return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
     }
     if features.asids < 2 {
         return Err("this CPU's AMD-V offers no address-space identifiers for guests".into());

@@ -4,7 +4,7 @@ use crate::clock::HostClock;
 use crate::loader::{BootInfo, Module};
 use crate::media::Media;
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
-use crate::options::Options;
+use crate::options::{Options, PagingChoice};
 use crate::{clock, control, host};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -31,11 +31,12 @@ use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
-use npt_shadow::{Format, NestedMmu};
+use npt_shadow::shadow::Config;
+use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
 use spin::Mutex;
 
 /// The virtual CPU on this machine.
-pub type Cpu<B> = Vcpu<B, NestedMmu<HostFrames>, HostClock>;
+pub type Cpu<B> = Vcpu<B, Paging<HostFrames>, HostClock>;
 
 /// What the CPU asks of second-stage page tables.
 #[derive(Clone, Copy)]
@@ -83,7 +84,9 @@ pub struct Guest<B: VcpuBackend> {
     /// RAM in bytes.
     pub memory_size: u64,
     chips: SharedChips,
-    memory: Arc<GuestRam>,
+    /// How its memory is virtualized.
+    pub paging: PagingChoice,
+    memory: Arc<dyn GuestMemory>,
     firmware: Firmware,
     desc: MachineDesc,
     vgabios: &'static [u8],
@@ -195,12 +198,32 @@ impl<B: VcpuBackend> Guest<B> {
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
+        let mut memory: Arc<dyn GuestMemory> = ram.clone();
+        let cpuid = Cpuid::new(host::cpuid);
         let SecondStage {
             format,
             largest,
             identity_map,
         } = second_stage;
-        let mut mmu = NestedMmu::new(HostFrames, format, largest).ok_or_else(enough)?;
+        let mut mmu = match options.paging {
+            PagingChoice::Nested => {
+                let nested = NestedMmu::new(HostFrames, format, largest).ok_or_else(enough)?;
+                Paging::Nested(nested)
+            }
+            PagingChoice::Shadow => {
+                let frames = desc.top_of_ram() >> 12;
+                let watched = WatchedMemory::new(memory, frames);
+                memory = watched.clone();
+                let config = Config {
+                    algorithm: options.shadow,
+                    pages: shadow_pages(memory_size),
+                    frames,
+                    physical_bits: cpuid.physical_bits(),
+                };
+                let shadow = ShadowMmu::new(HostFrames, watched, config).ok_or_else(enough)?;
+                Paging::Shadow(Box::new(shadow))
+            }
+        };
         if let Some(hpa) = identity_map {
             let backing = Backing::Ram {
                 hpa,
@@ -218,11 +241,10 @@ impl<B: VcpuBackend> Guest<B> {
                 },
             );
         }
-        if mmu.exhausted() {
+        if matches!(&mmu, Paging::Nested(nested) if nested.exhausted()) {
             return Err(enough());
         }
 
-        let memory: Arc<dyn GuestMemory> = ram.clone();
         let mut bus = Bus::new(memory.clone());
         let vgabios = need("vgabios").unwrap_or(&[]);
         let has_firmware = matches!(firmware, Firmware::Bios { .. });
@@ -245,7 +267,6 @@ impl<B: VcpuBackend> Guest<B> {
             uart,
         } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
-        let cpuid = Cpuid::new(host::cpuid);
         let vcpu = Vcpu::new(vcpu::Parts {
             cpu,
             mmu,
@@ -254,16 +275,17 @@ impl<B: VcpuBackend> Guest<B> {
             cpuid,
             pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
             irqs: Box::new(irqs),
-            memory,
+            memory: memory.clone(),
         });
         let mut guest = Self {
+            paging: options.paging,
             cpu: vcpu,
             vga,
             keyboard,
             uart,
             memory_size,
             chips,
-            memory: ram,
+            memory,
             firmware,
             desc,
             vgabios,
@@ -378,6 +400,12 @@ impl<B: VcpuBackend> Guest<B> {
         cpu.set_rip(e.eip.into());
         Ok(())
     }
+}
+
+/// How many shadow pages a guest with so many bytes of RAM may use: enough to map all of it once with 4 KiB pages, twice the tables
+/// that a usual system has, within what Umbra's heap can keep books of.
+fn shadow_pages(memory: u64) -> usize {
+    (memory >> 18).clamp(1024, 4096) as usize
 }
 
 /// Memory of `len` bytes that a device has and the guest can be given.

@@ -78,7 +78,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
 fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
     match host::vendor()? {
         Vendor::Svm => {
-            let (cpu, second_stage) = amd::enable()?;
+            let (cpu, second_stage) = amd::enable(options.paging)?;
             run_on(boot, options, cpu, second_stage)
         }
         Vendor::Vmx => {

@@ -15,6 +15,8 @@ static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes of the heap. Everything that Umbra allocates while it runs comes from here or is bounded by the guest's size.
 const HEAP_SIZE: u64 = 12 << 20;
+/// More of it for the books of shadow paging.
+const SHADOW_HEAP: u64 = 28 << 20;
 const MIB: u64 = 1 << 20;
 const RANGES: usize = 128;
 
@@ -118,15 +120,20 @@ pub fn init(boot: &BootInfo) {
             end: role + module.role.len() as u64 + 1,
         });
     }
-    let Some(heap) = m.take(HEAP_SIZE, 4096, 1 << 32) else {
+    let shadow = boot
+        .cmdline
+        .split_whitespace()
+        .any(|word| word == "paging=shadow");
+    let heap_size = HEAP_SIZE + if shadow { SHADOW_HEAP } else { 0 };
+    let Some(heap) = m.take(heap_size, 4096, 1 << 32) else {
         panic!(
             "this machine has too little memory: Umbra needs {} MiB for itself",
-            HEAP_SIZE / MIB + 8
+            heap_size / MIB + 8
         );
     };
-    m.own = HEAP_SIZE + image().end - image().start;
+    m.own = heap_size + image().end - image().start;
     // SAFETY: the range has just been taken from the free memory and belongs to nobody else.
-    unsafe { HEAP.lock().init(heap as *mut u8, HEAP_SIZE as usize) };
+    unsafe { HEAP.lock().init(heap as *mut u8, heap_size as usize) };
 }
 
 /// Bytes that Umbra itself uses.

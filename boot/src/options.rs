@@ -2,9 +2,29 @@
 
 use crate::control::Transport;
 use ata::Place;
+use npt_shadow::Algorithm;
 
 /// The most exits that can be recorded: they are kept on Umbra's heap.
 const RECORD_LIMIT: usize = 10_000;
+
+/// How the guest's memory is virtualized.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PagingChoice {
+    /// The CPU walks a second set of tables.
+    Nested,
+    /// Umbra makes the tables that the CPU walks from the guest's.
+    Shadow,
+}
+
+impl PagingChoice {
+    /// Its name on command lines and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PagingChoice::Nested => "nested",
+            PagingChoice::Shadow => "shadow",
+        }
+    }
+}
 
 /// What the user asked for.
 pub struct Options {
@@ -22,8 +42,10 @@ pub struct Options {
     pub cdrom: Option<Place>,
     /// The ATA drive that is the guest's hard disk.
     pub disk: Option<Place>,
-    /// `nested` (the only one yet).
-    pub paging: &'static str,
+    /// How the guest's memory is virtualized.
+    pub paging: PagingChoice,
+    /// How shadow tables are kept up to date.
+    pub shadow: Algorithm,
     /// The guest kernel's command line, when it comes from a boot menu.
     pub cmdline: Option<&'static str>,
 }
@@ -42,7 +64,8 @@ impl Options {
             check_entries: false,
             cdrom: None,
             disk: None,
-            paging: "nested",
+            paging: PagingChoice::Nested,
+            shadow: Algorithm::Unsync,
             cmdline: None,
         };
         let (line, cmdline) = match line.split_once(" -- ") {
@@ -74,11 +97,18 @@ impl Options {
                 ("check", _) => o.check_entries = true,
                 ("cdrom", v) => o.cdrom = Some(place(key, v)?),
                 ("disk", v) => o.disk = Some(place(key, v)?),
-                ("paging", "nested") => o.paging = "nested",
+                ("paging", "nested") => o.paging = PagingChoice::Nested,
+                ("paging", "shadow") => o.paging = PagingChoice::Shadow,
                 ("paging", v) => {
-                    return Err(alloc::format!(
-                        "paging={v} is not built yet; use paging=nested"
-                    ));
+                    return Err(alloc::format!("paging={v} is neither nested nor shadow"));
+                }
+                ("shadow", v) => {
+                    o.shadow = [Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync]
+                        .into_iter()
+                        .find(|algorithm| algorithm.name() == v)
+                        .ok_or_else(|| {
+                            alloc::format!("shadow={v} is none of vtlb, cached and unsync")
+                        })?;
                 }
                 // What boot loaders and newer host tools add is not ours to refuse.
                 _ => log::info!("command line: {word} means nothing here"),

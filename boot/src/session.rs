@@ -360,7 +360,7 @@ impl<B: VcpuBackend> Session<B> {
     fn send_report(&mut self) {
         let facts = Facts {
             backend: B::NAME,
-            paging: "nested",
+            paging: self.guest.paging.name(),
             guest_ram: self.guest.memory_size,
             own_memory: memory::own(),
             video_ram: self.guest.vga.lock().vram().len() as u64,
@@ -368,6 +368,7 @@ impl<B: VcpuBackend> Session<B> {
             ticks_total: clock::ticks() - self.started,
             tsc_hz: clock::tsc_hz(),
             ticks_halted: self.halted_ticks,
+            shadow: self.guest.cpu.mmu.shadow_report(),
         };
         let mut json = String::new();
         let recording = self

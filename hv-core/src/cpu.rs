@@ -12,7 +12,7 @@ use core::fmt;
 /// What an entry is to do: decided in vendor-free code, only encoded by the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Root of the second-stage tables.
+    /// Root of the second-stage tables; under shadow paging of the tables that the hardware's CR3 points to.
     pub root: Hpa,
     /// What to flush first.
     pub flush: TlbFlush,
@@ -57,6 +57,12 @@ pub trait VcpuBackend: Send {
     }
     /// Forgets every translation of linear addresses before the guest runs again: control registers have been written for it.
     fn flush_linear(&mut self);
+    /// Turns shadow paging on or off. With it, the hardware's CR3 is [`Entry::root`], CR0.PG, CR0.WP, CR4.PAE and EFER.NXE are
+    /// set whatever the guest has, and page faults, INVLPG and accesses to CR3 leave the guest, as do writes to CR0 and CR4 and reads
+    /// that would see a difference.
+    fn set_shadow_paging(&mut self, on: bool) {
+        debug_assert!(!on, "this backend has no shadow paging");
+    }
     /// A segment register with its hidden part.
     fn segment(&self, reg: SegReg) -> Segment;
     /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.

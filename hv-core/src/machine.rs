@@ -139,6 +139,16 @@ impl MachineDesc {
         }
     }
 
+    /// Where RAM ends.
+    #[must_use]
+    pub const fn top_of_ram(&self) -> u64 {
+        if self.high_ram() == 0 {
+            self.low_ram()
+        } else {
+            HIGH_RAM + self.high_ram()
+        }
+    }
+
     /// RAM above 4 GiB, in bytes.
     #[must_use]
     pub const fn high_ram(&self) -> u64 {

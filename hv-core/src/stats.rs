@@ -1,6 +1,7 @@
 //! What the hypervisor did: counters that cost two loads and two stores an exit, and the report made of them.
 
 use crate::exit::ExitReason;
+use crate::mmu::{ShadowFaults, ShadowReport};
 use alloc::string::String;
 use core::fmt::{self, Write};
 
@@ -73,6 +74,37 @@ pub struct Facts<'a> {
     pub tsc_hz: u64,
     /// TSC ticks during which the guest had halted.
     pub ticks_halted: u64,
+    /// What shadow paging has done, where the guest runs on it.
+    pub shadow: Option<ShadowReport>,
+}
+
+fn write_shadow(report: &ShadowReport, out: &mut impl Write) -> fmt::Result {
+    let ShadowReport {
+        algorithm,
+        faults,
+        zapped,
+        reclaimed,
+        pages,
+        pages_most,
+        pages_capacity,
+    } = report;
+    let ShadowFaults {
+        guest,
+        fill,
+        accessed,
+        dirty,
+        table_write,
+        resync,
+        write_protect_off,
+        mmio,
+    } = faults;
+    write!(
+        out,
+        ",\n  \"shadow\": {{\n    \"algorithm\": \"{algorithm}\",\n    \"faults\": {{ \"guest\": {guest}, \"fill\": {fill}, \
+         \"accessed\": {accessed}, \"dirty\": {dirty}, \"table_write\": {table_write}, \"resync\": {resync}, \
+         \"write_protect_off\": {write_protect_off}, \"mmio\": {mmio} }},\n    \"zapped\": {zapped}, \"reclaimed\": {reclaimed},\n    \
+         \"pages\": {{ \"used\": {pages}, \"most\": {pages_most}, \"capacity\": {pages_capacity} }}\n  }}"
+    )
 }
 
 impl Stats {
@@ -109,6 +141,7 @@ impl Stats {
             ticks_total,
             tsc_hz,
             ticks_halted,
+            shadow,
         } = facts;
         let total: u64 = self.exits.iter().sum();
         let spent: u64 = self.ticks.iter().sum();
@@ -155,6 +188,9 @@ impl Stats {
             self.resets
         )?;
         write!(out, "\"table_frames\": {table_frames} }}")?;
+        if let Some(shadow) = shadow {
+            write_shadow(shadow, out)?;
+        }
         for (i, line) in recording.iter().enumerate() {
             let before = if i == 0 { ",\n  \"recording\": [" } else { "," };
             write!(out, "{before}\n    \"{line}\"")?;

@@ -16,10 +16,12 @@ extern crate alloc;
 
 mod map;
 pub mod nested;
+pub mod paging;
 pub mod shadow;
 pub mod walk;
 pub mod watch;
 
 pub use nested::{Format, NestedMmu};
+pub use paging::Paging;
 pub use shadow::{Algorithm, ShadowMmu};
 pub use watch::WatchedMemory;

@@ -28,6 +28,7 @@ pub mod exit;
 #[allow(unsafe_code)]
 pub mod hw;
 pub mod permission;
+mod shadow;
 pub mod vcpu;
 pub mod vmcb;
 

@@ -4,6 +4,7 @@ use crate::Features;
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
+use crate::shadow::GuestControl;
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
     VmcbSegment, tlb_control,
@@ -47,13 +48,17 @@ const INTERCEPT_CR8: u16 = 1 << 8;
 /// One virtual CPU.
 pub struct SvmVcpu {
     features: Features,
-    vmcb: Box<Vmcb>,
+    pub(crate) vmcb: Box<Vmcb>,
+    /// The guest's control registers, under shadow paging.
+    pub(crate) guest: Option<GuestControl>,
+    /// What is always left for.
+    pub(crate) always: Intercept3,
     host: Box<Vmcb>,
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
     /// The next entry flushes this guest's translations.
-    flush_linear: bool,
+    pub(crate) flush_linear: bool,
     // The maps are referred to by address from the control block.
     _iopm: Box<IoPermissionMap>,
     _msrpm: Box<MsrPermissionMap>,
@@ -86,6 +91,8 @@ impl SvmVcpu {
         let mut cpu = Self {
             features,
             vmcb,
+            guest: None,
+            always: INTERCEPT3,
             host,
             fx,
             context,
@@ -99,6 +106,13 @@ impl SvmVcpu {
     }
 
     fn reset_registers(&mut self) {
+        let shadow = self.guest.is_some();
+        self.use_shadow(false);
+        self.reset_without_shadow();
+        self.use_shadow(shadow);
+    }
+
+    fn reset_without_shadow(&mut self) {
         let data = VmcbSegment {
             selector: 0,
             attrib: 0x93,
@@ -166,7 +180,10 @@ impl SvmVcpu {
     /// Encodes what the run loop has decided.
     fn encode(&mut self, entry: &Entry) {
         let v = &mut *self.vmcb;
-        v.n_cr3 = entry.root.0;
+        match self.guest {
+            Some(_) => v.cr3 = entry.root.0,
+            None => v.n_cr3 = entry.root.0,
+        }
         let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
         v.tlb_control = match flush {
             false => tlb_control::NOTHING,
@@ -178,7 +195,7 @@ impl SvmVcpu {
             .union(VirtualInterrupt::V_INTR_PRIO);
         v.event_injection = 0;
         let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
-        let mut i3 = INTERCEPT3;
+        let mut i3 = self.always;
         match entry.inject {
             // A window needs the virtual interrupt for itself.
             Some(e)
@@ -231,6 +248,16 @@ impl VcpuBackend for SvmVcpu {
 
     fn sysreg(&self, reg: SysReg) -> u64 {
         let v = &*self.vmcb;
+        if let Some(guest) = &self.guest {
+            match reg {
+                SysReg::Cr0 => return guest.cr0,
+                SysReg::Cr3 => return guest.cr3,
+                SysReg::Cr4 => return guest.cr4,
+                SysReg::Efer => return guest.efer & !Efer::SVME.bits(),
+                SysReg::Pat => return guest.pat,
+                _ => {}
+            }
+        }
         match reg {
             SysReg::Cr0 => v.cr0,
             SysReg::Cr2 => v.cr2,
@@ -257,6 +284,23 @@ impl VcpuBackend for SvmVcpu {
     }
 
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
+        if let Some(guest) = &mut self.guest {
+            let register = match reg {
+                SysReg::Cr0 => Some(&mut guest.cr0),
+                SysReg::Cr3 => Some(&mut guest.cr3),
+                SysReg::Cr4 => Some(&mut guest.cr4),
+                SysReg::Efer => Some(&mut guest.efer),
+                SysReg::Pat => Some(&mut guest.pat),
+                _ => None,
+            };
+            if let Some(register) = register {
+                *register = value;
+                if reg == SysReg::Efer {
+                    *register |= Efer::SVME.bits();
+                }
+                return self.encode_guest_control();
+            }
+        }
         let v = &mut *self.vmcb;
         match reg {
             SysReg::Cr0 => v.cr0 = value,
@@ -286,6 +330,10 @@ impl VcpuBackend for SvmVcpu {
 
     fn flush_linear(&mut self) {
         self.flush_linear = true;
+    }
+
+    fn set_shadow_paging(&mut self, on: bool) {
+        self.use_shadow(on);
     }
 
     fn segment(&self, reg: SegReg) -> Segment {

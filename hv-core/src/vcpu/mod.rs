@@ -169,6 +169,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Back to the power-on state. The time-stamp counter starts at 0.
     pub fn reset(&mut self) {
+        self.cpu.set_shadow_paging(self.mmu.is_shadow());
         self.cpu.reset();
         let leaf1 = self.cpuid.leaf1();
         self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
