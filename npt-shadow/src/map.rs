@@ -68,6 +68,14 @@ impl Map {
         self.ranges = ranges;
     }
 
+    /// The page that `hpa` lies behind.
+    pub fn page_of(&self, hpa: Hpa) -> Option<u64> {
+        self.ranges.iter().find_map(|r| {
+            let page = hpa.0.checked_sub(r.hpa)? >> 12;
+            (page < r.end - r.start).then_some(r.start + page)
+        })
+    }
+
     /// What lies behind page `gfn`. None: it is for the bus.
     pub fn get(&self, gfn: u64) -> Option<Place> {
         let after = self.ranges.partition_point(|r| r.start <= gfn);
@@ -106,6 +114,10 @@ mod tests {
         assert_eq!(get(0xc1), Some((0x400c_1000, true, 0x3f)));
         assert_eq!(get(0x100), None);
         assert_eq!(get(u64::MAX >> 12), None);
+        for gfn in [0, 0x9f, 0xc0, 0xc1, 0xff] {
+            assert_eq!(m.page_of(Hpa(get(gfn).unwrap().0 + 7)), Some(gfn));
+        }
+        assert_eq!(m.page_of(Hpa(0x400b_0000)), None);
     }
 
     #[test]

@@ -48,7 +48,8 @@ const CR4_PAGING: Cr4 = Cr4::PSE
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// MOV to or from a control register. Without the register's number or the next RIP it is decoded.
     pub(super) fn cr_access(&mut self, access: RegAccess, exit: &VmExit) -> Result<(), Trouble> {
-        let (Some(gpr), Some(next)) = (access.gpr, exit.next_rip) else {
+        let told = access.gpr.zip(exit.next_rip);
+        let Some((gpr, next)) = told.or_else(|| self.mov_to_from_cr(access)) else {
             return self.emulate();
         };
         let width = if Mode::of(self).is_64() {

@@ -7,7 +7,7 @@
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, Intercepted, Mode};
-use crate::exit::{ExitReason, VmExit};
+use crate::exit::{ExitReason, RegAccess, VmExit};
 use crate::mmu::{Access, Mmu};
 use crate::regs::{SegReg, SysReg};
 use crate::time::Clock;
@@ -86,6 +86,31 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Ok(None) => Err(Trouble::Again),
             Err(fault) => Err(self.trouble(fault)),
         }
+    }
+
+    /// The general register of the MOV to or from a control register at RIP, and RIP behind it, if it has its usual form: at most a REX
+    /// prefix, `0F 20` or `0F 22`, ModRM.
+    pub(super) fn mov_to_from_cr(&mut self, access: RegAccess) -> Option<(u8, u64)> {
+        let mode = Mode::of(self);
+        let linear = self.linear_rip(mode);
+        // The remembered page ends somewhere.
+        if linear & 0xfff > 0xffc {
+            return None;
+        }
+        let gpa = self.code_address(linear)?;
+        let bytes = self.memory.read_u32(gpa).ok()?.to_le_bytes();
+        let (rex, bytes) = match bytes {
+            [rex @ 0x40..=0x4f, a, b, c] if mode.is_64() => (rex, [a, b, c]),
+            [a, b, c, _] => (0, [a, b, c]),
+        };
+        let opcode = if access.write { 0x22 } else { 0x20 };
+        let number = bytes[2] >> 3 & 7 | (rex & 4) << 1;
+        if bytes[0] != 0x0f || bytes[1] != opcode || number != access.number {
+            return None;
+        }
+        let len = 3 + u64::from(rex != 0);
+        let next = mode.next_rip(self.cpu.rip(), len);
+        Some((bytes[2] & 7 | (rex & 1) << 3, next))
     }
 
     fn linear_rip(&self, mode: Mode) -> u64 {

@@ -132,7 +132,7 @@ impl<F: Frames> ShadowMmu<F> {
         };
         if self.child(id, index).is_none() {
             require!(
-                entry & (A | D) == A | D,
+                entry & A != 0 && entry & (D | TRACKED) != 0,
                 "{}: the hardware would set its flags",
                 at()
             );

@@ -277,8 +277,16 @@ impl<F: Frames> ShadowMmu<F> {
         let rights = &leaf.rights;
         // A lifted page is the only one that is written without a dirty flag's having been looked at; the walker has set it.
         let rw = rights.rw && leaf.dirty && place.writable && !self.is_protected(leaf.gfn);
-        let mut entry = place.hpa.0 | P | A | D;
-        for (right, bit) in [(rw, RW), (rights.us, US), (rights.nx, NX), (level > 1, PS)] {
+        let tracked = rw && self.is_table(leaf.gfn);
+        let mut entry = place.hpa.0 | P | A;
+        for (right, bit) in [
+            (rw, RW),
+            (tracked, TRACKED),
+            (!tracked, D),
+            (rights.us, US),
+            (rights.nx, NX),
+            (level > 1, PS),
+        ] {
             if right {
                 entry |= bit;
             }

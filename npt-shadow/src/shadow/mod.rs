@@ -18,9 +18,10 @@
 //!   present has changed in anything but a permission added.
 //! * The entries of upper levels allow everything. What the guest's upper levels forbid is in the role of the pages below, and counts at
 //!   the leaf.
-//! * Accessed and dirty flags of shadow entries are always set, so that the hardware never writes to them. An entry exists only where
-//!   the guest's entries have the accessed flag, and is writable only where they have the dirty flag: the first access faults, and
-//!   the walker sets the flags.
+//! * Accessed and dirty flags of shadow entries are always set, so that the hardware never writes to them; only writable entries for
+//!   tables that are out of step begin without the dirty flag, which then tells whether the table has been written. An entry exists only
+//!   where the guest's entries have the accessed flag, and is writable only where they have the dirty flag: the first access faults,
+//!   and the walker sets the flags.
 //! * A page that is given up is used again only after a flush. Room is made before tables are touched, and the guest runs (and flushes)
 //!   in between.
 //! * The number of shadow pages is bounded by [`Config::pages`], and nothing is allocated for the guest's doings besides them.
@@ -51,7 +52,7 @@ use hv_core::regs::{Cr0, Cr4, Efer};
 use hv_core::{Gpa, Gva, Hpa};
 use lists::{Lists, Owner, Slot};
 use pool::{PAE_ROOT, PageId, Pool};
-use role::{A, ADDRESS, D, Key, NX, P, PS, RW, Reading, Rights, Role, US};
+use role::{A, ADDRESS, D, Key, NX, P, PS, RW, Reading, Rights, Role, TRACKED, US};
 
 /// How shadows are kept up to date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,7 +182,8 @@ impl<F: Frames> ShadowMmu<F> {
     fn set(&mut self, id: PageId, index: usize, new: u64, owner: Option<Owner>) {
         let page = self.pool.page_mut(id);
         let old = self.frames.read(page.frame, index);
-        if old == new {
+        let written = old & (TRACKED | D) == TRACKED | D;
+        if old == new || written && old & !D == new {
             return;
         }
         if old & P != 0 {
@@ -190,8 +192,14 @@ impl<F: Frames> ShadowMmu<F> {
             // A permission more needs no flush: the CPU forgets an entry that it faults at (SDM vol 3A 4.10.4.1).
             self.flush |= old | RW != new;
         }
-        page.present += u16::from(new & P != 0);
+        if new & P != 0 {
+            page.present += 1;
+            page.known[index / 64] |= 1 << (index % 64);
+        }
         self.frames.write(page.frame, index, new);
+        if written && let Some(gfn) = self.map.page_of(Hpa(old & ADDRESS)) {
+            self.pool.for_each(gfn, |_, page| page.written = true);
+        }
         if let Some(owner) = owner {
             self.lists.insert(owner, Self::slot(id, index));
         }

@@ -29,6 +29,12 @@ pub struct Page {
     pub present: u16,
     /// The guest may write the table that it shadows: what is in here may be older than that.
     pub unsync: bool,
+    /// Entries that have been present since the page was taken: one bit each.
+    pub known: [u64; 8],
+    /// The table may have been written since the shadow was brought up to date.
+    pub written: bool,
+    /// How often in a row a shadow that is out of step was found to be up to date.
+    pub idle: u8,
     /// Writes to the table since the shadow was last used to resolve a fault.
     pub writes: u8,
     /// It has been used since the clock hand last came by.
@@ -63,6 +69,9 @@ impl Pool {
             key: None,
             present: 0,
             unsync: false,
+            known: [0; 8],
+            written: false,
+            idle: 0,
             writes: 0,
             used: false,
             next: NONE,
@@ -218,11 +227,14 @@ impl Pool {
         *page = Page {
             frame: page.frame,
             key: Some(key),
-            present: 0,
-            unsync: false,
-            writes: 0,
             used: true,
             next,
+            present: 0,
+            unsync: false,
+            known: [0; 8],
+            written: false,
+            idle: 0,
+            writes: 0,
         };
         self.in_use += 1;
         self.most = self.most.max(self.in_use);

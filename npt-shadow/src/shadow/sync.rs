@@ -5,6 +5,9 @@ use super::role::Target;
 use super::*;
 use crate::watch::Writes;
 
+/// A table that was found unchanged at so many flushes in a row is protected again.
+const IDLE: u8 = 16;
+
 impl<F: Frames> ShadowMmu<F> {
     /// Umbra itself has written to tables: an emulated instruction, or a device.
     pub(super) fn written(&mut self, writes: &Writes) {
@@ -55,11 +58,11 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
-    /// Brings entry `index` of page `id` up to date; the guest's entry is `entry`. Returns whether it was out of date.
-    fn sync_entry(&mut self, id: PageId, key: &Key, index: usize, entry: u64) -> bool {
+    /// Brings entry `index` of page `id` up to date; the guest's entry is `entry`.
+    fn sync_entry(&mut self, id: PageId, key: &Key, index: usize, entry: u64) {
         let old = self.entry(id, index);
         if old == 0 && entry & P == 0 {
-            return false;
+            return;
         }
         let child = self.child(id, index);
         let below = |id| self.pool.page(id).key;
@@ -78,32 +81,54 @@ impl<F: Frames> ShadowMmu<F> {
             }
             _ => self.clear(id, index),
         }
-        self.entry(id, index) != old
     }
 
-    /// Brings a page up to date. Returns whether it was out of date.
+    /// Brings a page up to date. Returns whether the table has been written since the last time.
     fn sync_page(&mut self, id: PageId) -> bool {
-        let Some(key) = self.pool.page(id).key else {
+        let page = self.pool.page_mut(id);
+        let Some(key) = page.key else {
             return false;
         };
-        let mut table = [0; 0x1000];
-        // A table that is no memory any more is not valid; the map's change has emptied the shadow.
-        if self
-            .memory
-            .inner()
-            .read(Gpa(key.gfn << 12), &mut table)
-            .is_err()
-        {
+        let from_here = core::mem::take(&mut page.written);
+        if !self.take_dirty(key.gfn) && !from_here {
             return false;
         }
-        let size = key.entry_size() as usize;
-        let mut changed = false;
-        for index in 0..512 {
-            let at = key.guest_index(index) * size;
-            let entry = value(table.get(at..at + size).unwrap_or_default());
-            changed |= self.sync_entry(id, &key, index, entry);
+        // Other shadows of the table learn of it too.
+        self.pool
+            .for_each(key.gfn, |other, page| page.written |= other != id);
+        let size = key.entry_size();
+        for word in 0..8 {
+            let mut bits = self.pool.page(id).known[word];
+            while bits != 0 {
+                let index = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let at = Gpa((key.gfn << 12) + key.guest_index(index) as u64 * size);
+                // A table that is no memory any more has no shadow entries.
+                if let Ok(entry) = self.memory.inner().read_value(at, size as usize) {
+                    self.sync_entry(id, &key, index, entry);
+                }
+            }
         }
-        changed
+        true
+    }
+
+    /// Whether the guest has written the frame since the last call.
+    fn take_dirty(&mut self, gfn: u64) -> bool {
+        let mut dirty = false;
+        let mut next = self.lists.first(Owner::Frame(gfn as u32));
+        while let Some(slot) = next {
+            next = self.lists.next(slot);
+            let (id, index) = (slot / 512, slot as usize % 512);
+            let entry = self.entry(id, index);
+            if entry & (TRACKED | D) == TRACKED | D {
+                dirty = true;
+                // The CPU sets the flag again only when it has forgotten that it was set.
+                let frame = self.pool.page(id).frame;
+                self.frames.write(frame, index, entry & !D);
+                self.flush = true;
+            }
+        }
+        dirty
     }
 
     /// Lets the guest write the table at `gfn` from now on. Its shadows are out of step until the guest flushes.
@@ -119,7 +144,7 @@ impl<F: Frames> ShadowMmu<F> {
         }
         let unsync = &mut self.unsync;
         self.pool.for_each(gfn, |id, page| {
-            page.unsync = true;
+            (page.unsync, page.written, page.idle) = (true, false, 0);
             unsync.push(id);
         });
     }
@@ -148,10 +173,13 @@ impl<F: Frames> ShadowMmu<F> {
                 continue;
             };
             let orphan = self.root != Some(id) && self.lists.first(Owner::Page(id)).is_none();
-            if orphan {
-                self.unshadow(key.gfn);
-            } else if self.sync_page(id) {
+            let written = self.sync_page(id);
+            let page = self.pool.page_mut(id);
+            page.idle = if written { 0 } else { page.idle + 1 };
+            if page.idle <= IDLE {
                 i += 1;
+            } else if orphan {
+                self.unshadow(key.gfn);
             } else {
                 self.protect(key.gfn);
             }
