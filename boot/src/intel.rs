@@ -1,13 +1,14 @@
 //! VT-x on this CPU: whether it can do what Umbra needs, and turning it on.
 
 use crate::guest::SecondStage;
+use crate::options::PagingChoice;
 use crate::{host, memory};
 use alloc::string::String;
 use hv_core::machine::IDENTITY_MAP;
 use hv_core::{Gpa, Hpa};
 use npt_shadow::Format;
 use vmx::VmxVcpu;
-use vmx::capabilities::{availability, ept};
+use vmx::capabilities::{SecondStage as Stage, availability, ept};
 use vmx::controls::{Pin, Secondary};
 use vmx::hw::{self, Region};
 
@@ -18,11 +19,19 @@ const VPID: u16 = 1;
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable(check_entries: bool) -> Result<(VmxVcpu, SecondStage), String> {
+pub fn enable(check_entries: bool, paging: PagingChoice) -> Result<(VmxVcpu, SecondStage), String> {
     let unlocked = availability(true, hw::feature_control)?;
     // CPUID 8000_0008h; every CPU with VT-x has it.
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
-    let plan = capabilities.plan()?;
+    let nested = paging == PagingChoice::Nested;
+    let stage = if nested { Stage::Nested } else { Stage::Shadow };
+    let plan = capabilities.plan(stage).map_err(|why| {
+        if nested && capabilities.plan(Stage::Shadow).is_ok() {
+            alloc::format!("{why}; use paging=shadow")
+        } else {
+            why
+        }
+    })?;
     host::enable_xsave();
     let region = Region::new(capabilities.revision());
     if !hw::enable(region, &capabilities, unlocked) {
@@ -40,7 +49,7 @@ pub fn enable(check_entries: bool) -> Result<(VmxVcpu, SecondStage), String> {
     let mut cpu = VmxVcpu::new(capabilities, plan, VPID, Gpa(IDENTITY_MAP))
         .ok_or("the CPU does not take a VMCS (VMPTRLD failed)")?;
     cpu.check_entries |= check_entries;
-    let identity_map = if plan.unrestricted_guest() {
+    let identity_map = if plan.unrestricted_guest() || !nested {
         None
     } else {
         Some(identity_table().ok_or("no memory for the identity page table")?)

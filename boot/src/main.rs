@@ -82,7 +82,7 @@ fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
             run_on(boot, options, cpu, second_stage)
         }
         Vendor::Vmx => {
-            let (cpu, second_stage) = intel::enable(options.check_entries)?;
+            let (cpu, second_stage) = intel::enable(options.check_entries, options.paging)?;
             run_on(boot, options, cpu, second_stage)
         }
     }

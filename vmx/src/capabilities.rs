@@ -206,7 +206,14 @@ impl Capabilities {
     ///
     /// # Errors
     /// A sentence that names what the CPU lacks.
-    pub fn plan(&self) -> Result<Plan, String> {
+    pub fn plan(&self, paging: SecondStage) -> Result<Plan, String> {
+        let nested = paging == SecondStage::Nested;
+        let (required, optional) = if nested {
+            let optional = controls::SECONDARY_OPTIONAL | controls::SECONDARY_NESTED_OPTIONAL;
+            (controls::SECONDARY_NESTED, optional)
+        } else {
+            (Secondary::empty(), controls::SECONDARY_OPTIONAL)
+        };
         let pin = choose(
             self.pin,
             controls::PIN_REQUIRED.bits(),
@@ -219,12 +226,9 @@ impl Capabilities {
             controls::PRIMARY_OPTIONAL.bits(),
             &|bits| names(Primary::from_bits_retain(bits).iter_names()),
         )?;
-        let secondary = choose(
-            self.secondary,
-            controls::SECONDARY_REQUIRED.bits(),
-            controls::SECONDARY_OPTIONAL.bits(),
-            &|bits| names(Secondary::from_bits_retain(bits).iter_names()),
-        )?;
+        let secondary = choose(self.secondary, required.bits(), optional.bits(), &|bits| {
+            names(Secondary::from_bits_retain(bits).iter_names())
+        })?;
         let exit = choose(
             self.exit,
             controls::EXIT_REQUIRED.bits(),
@@ -252,7 +256,7 @@ impl Capabilities {
             (ept::WRITE_BACK, "write-back EPT tables"),
             (ept::INVEPT, "INVEPT"),
         ] {
-            if self.ept_vpid & bit == 0 {
+            if nested && self.ept_vpid & bit == 0 {
                 return Err(lacks(what));
             }
         }
@@ -283,6 +287,15 @@ pub mod ept {
     pub const INVVPID: u64 = 1 << 32;
     pub const INVVPID_SINGLE: u64 = 1 << 41;
     pub const INVVPID_ALL: u64 = 1 << 42;
+}
+
+/// What translates the guest's physical addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SecondStage {
+    /// Extended page tables.
+    Nested,
+    /// Nothing: the hardware walks shadow tables only.
+    Shadow,
 }
 
 /// The controls as they stand when nothing is to be injected and no window is waited for.
@@ -432,7 +445,7 @@ pub(crate) mod tests {
     #[test]
     fn a_full_cpu_gets_everything_that_is_asked_for() {
         let c = Capabilities::read(skylake, 39);
-        let p = c.plan().unwrap();
+        let p = c.plan(SecondStage::Nested).unwrap();
         assert!(p.unrestricted_guest());
         assert!(
             p.pin
@@ -442,10 +455,11 @@ pub(crate) mod tests {
             p.primary
                 .contains(controls::PRIMARY_REQUIRED | controls::PRIMARY_OPTIONAL)
         );
-        assert!(
-            p.secondary
-                .contains(controls::SECONDARY_REQUIRED | controls::SECONDARY_OPTIONAL)
-        );
+        assert!(p.secondary.contains(
+            controls::SECONDARY_NESTED
+                | controls::SECONDARY_NESTED_OPTIONAL
+                | controls::SECONDARY_OPTIONAL
+        ));
         assert!(
             !p.primary.intersects(
                 Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING | Primary::INVLPG_EXITING
@@ -459,7 +473,7 @@ pub(crate) mod tests {
     fn what_is_missing_is_named() {
         let c = Capabilities::read(penryn, 36);
         assert_eq!(
-            c.plan().unwrap_err(),
+            c.plan(SecondStage::Nested).unwrap_err(),
             "this CPU's VT-x lacks what Umbra needs: extended page tables (EPT); shadow paging is not built yet"
         );
         let without = |msr, bit: u64| {
@@ -470,7 +484,9 @@ pub(crate) mod tests {
                     skylake(m)
                 }
             };
-            Capabilities::read(read, 39).plan().unwrap_err()
+            Capabilities::read(read, 39)
+                .plan(SecondStage::Nested)
+                .unwrap_err()
         };
         for (register, bit, name) in [
             (msr::TRUE_PINBASED, 1 << (32 + 5), "virtual nmis"),
@@ -500,7 +516,12 @@ pub(crate) mod tests {
             },
             39,
         );
-        assert!(!c.plan().unwrap().secondary.contains(Secondary::ENABLE_VPID));
+        assert!(
+            !c.plan(SecondStage::Nested)
+                .unwrap()
+                .secondary
+                .contains(Secondary::ENABLE_VPID)
+        );
     }
 
     #[test]
@@ -515,7 +536,12 @@ pub(crate) mod tests {
             },
             39,
         );
-        assert!(c.plan().unwrap().primary.contains(controls::PRIMARY_CR8));
+        assert!(
+            c.plan(SecondStage::Nested)
+                .unwrap()
+                .primary
+                .contains(controls::PRIMARY_CR8)
+        );
     }
 
     #[test]

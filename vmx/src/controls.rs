@@ -124,13 +124,17 @@ pub const PRIMARY_OPTIONAL: Primary = Primary::USE_TPR_SHADOW;
 /// Without a TPR shadow, task priority (CR8) is read and written by exits.
 pub const PRIMARY_CR8: Primary = Primary::CR8_LOAD_EXITING.union(Primary::CR8_STORE_EXITING);
 
-/// Nested paging.
-pub const SECONDARY_REQUIRED: Secondary = Secondary::ENABLE_EPT;
-/// Real mode and unpaged mode in hardware; tagged TLB entries, which survive exits; WBINVD must not throw the host's caches
-/// away at a guest's wish.
-pub const SECONDARY_OPTIONAL: Secondary = Secondary::UNRESTRICTED_GUEST
-    .union(Secondary::ENABLE_VPID)
-    .union(Secondary::WBINVD_EXITING);
+/// Nested paging, unless all guests are to have shadow paging.
+pub const SECONDARY_NESTED: Secondary = Secondary::ENABLE_EPT;
+/// With nested paging: real mode and unpaged mode in hardware.
+pub const SECONDARY_NESTED_OPTIONAL: Secondary = Secondary::UNRESTRICTED_GUEST;
+/// Tagged TLB entries, which survive exits; WBINVD must not throw the host's caches away at a guest's wish.
+pub const SECONDARY_OPTIONAL: Secondary = Secondary::ENABLE_VPID.union(Secondary::WBINVD_EXITING);
+
+/// Shadow paging: the hardware's CR3 is not the guest's, and INVLPG concerns a shadow entry.
+pub const PRIMARY_SHADOW: Primary = Primary::CR3_LOAD_EXITING
+    .union(Primary::CR3_STORE_EXITING)
+    .union(Primary::INVLPG_EXITING);
 
 /// The host is a 64-bit program; DR7 and DEBUGCTL are the guest's.
 pub const EXIT_REQUIRED: Exit = Exit::HOST_ADDRESS_SPACE_SIZE.union(Exit::SAVE_DEBUG_CONTROLS);

@@ -383,8 +383,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
             ExitReason::Rdpmc => Err(general_protection()),
             ExitReason::Nmi | ExitReason::Init => Ok(()),
+            ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit),
             ExitReason::Rdtsc
-            | ExitReason::Invlpg(_)
             | ExitReason::Invd
             | ExitReason::Wbinvd
             | ExitReason::Pause

@@ -3,7 +3,7 @@
 use super::{Trouble, Vcpu};
 use crate::Gva;
 use crate::cpu::VcpuBackend;
-use crate::emulate::{self, EmuFault};
+use crate::emulate::{self, EmuCx, EmuFault};
 use crate::exit::VmExit;
 use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
 use crate::time::Clock;
@@ -32,6 +32,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match emulate::step(self) {
             Err(EmuFault::Unsupported(_)) if self.mmu.cannot_emulate(&fault) => Ok(()),
             result => self.emulated(fault.rip, result),
+        }
+    }
+
+    /// INVLPG. Without the address or the next RIP it is decoded.
+    pub(super) fn invlpg_exit(&mut self, gva: Option<Gva>, exit: &VmExit) -> Result<(), Trouble> {
+        let (Some(gva), Some(next)) = (gva, exit.next_rip) else {
+            return self.emulate();
+        };
+        match self.invlpg(gva) {
+            Ok(()) => {
+                self.advance(next);
+                Ok(())
+            }
+            Err(fault) => Err(self.trouble(fault)),
         }
     }
 

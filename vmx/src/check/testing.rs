@@ -81,7 +81,9 @@ fn capabilities() -> Capabilities {
 /// What all guests have in common: the controls that Umbra plans, the host, and guest state that no mode cares for.
 fn common() -> Case {
     let capabilities = capabilities();
-    let plan = capabilities.plan().unwrap();
+    let plan = capabilities
+        .plan(crate::capabilities::SecondStage::Nested)
+        .unwrap();
     let mut case = Case {
         fields: BTreeMap::new(),
         capabilities,

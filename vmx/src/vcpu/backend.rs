@@ -102,6 +102,10 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.flush_linear = true;
     }
 
+    fn set_shadow_paging(&mut self, on: bool) {
+        self.use_shadow(on);
+    }
+
     fn segment(&self, reg: SegReg) -> Segment {
         let get = |slot| self.cache.get(&self.hw, slot);
         if matches!(reg, SegReg::Gdtr | SegReg::Idtr) {
@@ -175,7 +179,7 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     }
 
     fn can_run(&self) -> bool {
-        self.plan.unrestricted_guest() || self.cr0.contains(Cr0::PE) && self.segments_fit()
+        self.unrestricted() || self.cr0.contains(Cr0::PE) && self.segments_fit()
     }
 
     fn has_tpr_shadow(&self) -> bool {

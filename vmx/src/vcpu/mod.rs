@@ -72,6 +72,8 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     pat: u64,
     xcr0: u64,
     tsc_offset: u64,
+    /// Whether the hardware walks shadow tables, with CR3 at `root`.
+    shadow: bool,
     /// The primary controls without windows.
     primary: Primary,
     /// What the VMCS holds.
@@ -143,6 +145,7 @@ impl<H: Hardware> VmxVcpu<H> {
             pat: PAT_RESET,
             xcr0: 1,
             tsc_offset: 0,
+            shadow: false,
             primary: plan.primary,
             primary_written: plan.primary,
             root: Hpa(u64::MAX),
@@ -307,11 +310,40 @@ impl<H: Hardware> VmxVcpu<H> {
 
     fn set_pat(&mut self, value: u64) {
         self.pat = value;
+        // Shadow entries mean the memory types of the default.
+        let value = if self.shadow { PAT_RESET } else { value };
         if self.plan.entry.contains(controls::Entry::LOAD_PAT) {
             self.hw.write(Field::GUEST_PAT, value);
         } else {
             self.entry_msrs.set(msr_area::PAT, value);
         }
+    }
+
+    /// Whether the hardware runs real mode and unpaged mode: not without a second stage.
+    fn unrestricted(&self) -> bool {
+        !self.shadow && self.plan.unrestricted_guest()
+    }
+
+    /// Turns shadow paging on or off.
+    fn use_shadow(&mut self, on: bool) {
+        if on == self.shadow {
+            return;
+        }
+        self.set_control_register(|c| c.shadow = on);
+        let mut secondary = self.plan.secondary;
+        if on {
+            secondary -= controls::SECONDARY_NESTED | controls::SECONDARY_NESTED_OPTIONAL;
+        }
+        self.hw
+            .write(Field::SECONDARY_CONTROLS, secondary.bits().into());
+        let page_faults = if on { 1 << vector::PF } else { 0 };
+        self.hw.write(
+            Field::EXCEPTION_BITMAP,
+            (INTERCEPT_EXCEPTIONS | page_faults).into(),
+        );
+        self.set_pat(self.pat);
+        self.root = Hpa(u64::MAX);
+        self.flush_linear = true;
     }
 
     /// Encodes what the run loop has decided.
@@ -354,8 +386,14 @@ impl<H: Hardware> VmxVcpu<H> {
     }
 
     fn set_root(&mut self, entry: &Entry) {
-        if self.root != entry.root {
-            self.root = entry.root;
+        let changed = self.root != entry.root;
+        self.root = entry.root;
+        if self.shadow {
+            self.cache.set(cache::CR3, self.root.0);
+            self.flush_linear |= entry.flush == TlbFlush::Guest;
+            return;
+        }
+        if changed {
             self.hw.write(Field::EPT_POINTER, self.eptp());
         }
         if entry.flush == TlbFlush::Guest {
@@ -364,7 +402,7 @@ impl<H: Hardware> VmxVcpu<H> {
     }
 
     fn inject(&mut self, e: &hv_core::event::Event) {
-        let protected = self.cr0.contains(Cr0::PE) || !self.plan.unrestricted_guest();
+        let protected = self.cr0.contains(Cr0::PE) || !self.unrestricted();
         let i = event::encode(e, protected);
         self.hw.write(Field::ENTRY_INTERRUPTION_INFO, i.info.into());
         if i.info & event::ERROR != 0 {

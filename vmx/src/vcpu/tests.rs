@@ -1,6 +1,7 @@
 //! What the backend writes, judged by the manual's rules, on a processor that is a map of fields.
 
 use super::*;
+use crate::capabilities::SecondStage;
 use crate::capabilities::msr;
 use crate::capabilities::tests::skylake;
 use crate::testing::FakeHardware;
@@ -36,7 +37,7 @@ fn hardware() -> FakeHardware {
 }
 
 fn cpu_with(capabilities: Capabilities) -> VmxVcpu<FakeHardware> {
-    let plan = capabilities.plan().unwrap();
+    let plan = capabilities.plan(SecondStage::Nested).unwrap();
     let mut cpu = VmxVcpu::with_hardware(hardware(), capabilities, plan, 1, Gpa(0xfeff_c000));
     // Bitmaps and lists lie where the test's heap is.
     cpu.capabilities.physical_bits = 52;
