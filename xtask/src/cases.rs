@@ -11,7 +11,7 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
-use crate::rig::{Boot, Bus, MIB, Machine, Rig, outer_memory};
+use crate::rig::{Boot, Bus, MIB, Machine, Paging, Rig, Shadow, outer_memory};
 use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
@@ -34,6 +34,9 @@ pub struct Case {
     cpu_model: Option<&'static str>,
     /// What its media are attached to in the outer machine.
     bus: Bus,
+    /// How the guest's memory is virtualized.
+    paging: Paging,
+    shadow: Shadow,
     /// What must hold besides the script.
     checks: Vec<Check>,
 }
@@ -134,6 +137,8 @@ pub fn all() -> Vec<Case> {
         rig: Rig::QemuSvm,
         cpu_model: None,
         bus: Bus::Virtio,
+        paging: Paging::Nested,
+        shadow: Shadow::default(),
         checks: checks.to_vec(),
     };
     let on_ide = |case| Case {
@@ -143,6 +148,11 @@ pub fn all() -> Vec<Case> {
     let on = |rig, cpu_model, case| Case {
         rig,
         cpu_model,
+        ..case
+    };
+    let shadowed = |shadow, case| Case {
+        paging: Paging::Shadow,
+        shadow,
         ..case
     };
     let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
@@ -206,6 +216,92 @@ pub fn all() -> Vec<Case> {
             400,
             &language,
             &[Colours(4), OwnMemory],
+        ),
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::BochsVmx,
+                None,
+                case(
+                    "bochs-vmx-shadow-kernel",
+                    What::Kernel("umbra.then=poweroff"),
+                    256,
+                    900,
+                    &[],
+                    &[PoweredOff, Console(HARDWARE)],
+                ),
+            ),
+        ),
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-debian-amd64-installer",
+                What::Cd(Guest::DebianAmd64),
+                1024,
+                400,
+                &language,
+                &[Colours(4)],
+            ),
+        ),
+        shadowed(
+            Shadow::Cached,
+            case(
+                "shadow-cached-debian-i386-installer",
+                What::Cd(Guest::DebianI386),
+                512,
+                400,
+                &language,
+                &[Colours(4)],
+            ),
+        ),
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-memtest-ia32",
+                What::Cd(Guest::MemtestIa32),
+                32,
+                240,
+                &memtest,
+                &[Colours(3)],
+            ),
+        ),
+        // Without nested paging there is nothing but shadow paging, in real mode too.
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::QemuSvm,
+                Some("Opteron_G3"),
+                case(
+                    "shadow-grub-without-nested-paging",
+                    What::Cd(Guest::GrubRescue),
+                    128,
+                    120,
+                    &grub_answers,
+                    &[],
+                ),
+            ),
+        ),
+        shadowed(
+            Shadow::Vtlb,
+            case(
+                "shadow-vtlb-kernel",
+                What::Kernel("umbra.then=poweroff"),
+                512,
+                240,
+                &[],
+                &[PoweredOff, Console(HARDWARE)],
+            ),
+        ),
+        shadowed(
+            Shadow::Cached,
+            case(
+                "shadow-cached-disk",
+                What::DiskTwice,
+                512,
+                240,
+                &[],
+                &[PoweredOff],
+            ),
         ),
         case(
             "image-bios",
@@ -524,6 +620,8 @@ impl Case {
             screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
             report: Some(report.clone()),
             bus: self.bus,
+            paging: self.paging,
+            shadow: self.shadow,
             ..options.clone()
         };
         let mut console = Vec::new();

@@ -31,6 +31,30 @@ pub enum Paging {
     Shadow,
 }
 
+/// How shadow tables are kept up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Shadow {
+    /// Thrown away whenever the guest loads CR3
+    Vtlb,
+    /// Kept; the guest's writes to its tables are emulated
+    Cached,
+    /// Kept; the guest writes its tables, which are read again when it flushes
+    #[default]
+    Unsync,
+}
+
+impl Paging {
+    /// What it is called on Umbra's command line.
+    pub fn option(self, shadow: Shadow) -> String {
+        match (self, shadow) {
+            (Paging::Nested, _) => "paging=nested".to_owned(),
+            (Paging::Shadow, Shadow::Vtlb) => "paging=shadow shadow=vtlb".to_owned(),
+            (Paging::Shadow, Shadow::Cached) => "paging=shadow shadow=cached".to_owned(),
+            (Paging::Shadow, Shadow::Unsync) => "paging=shadow shadow=unsync".to_owned(),
+        }
+    }
+}
+
 impl Rig {
     /// Its name on the command line.
     pub fn name(self) -> &'static str {

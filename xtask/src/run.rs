@@ -18,7 +18,9 @@ use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, outer_memory, parse_memory};
+use crate::rig::{
+    Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, Shadow, outer_memory, parse_memory,
+};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -50,6 +52,10 @@ pub struct Options {
     pub cmdline: String,
     /// The guest's memory in bytes.
     pub memory: u64,
+    /// How it is virtualized.
+    pub paging: Paging,
+    /// How shadow tables are kept up to date, under shadow paging.
+    pub shadow: Shadow,
     /// A further hard disk.
     pub disk: Option<PathBuf>,
     /// Texts and keys.
@@ -81,8 +87,8 @@ impl Options {
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
-        if args.paging == Paging::Shadow {
-            refuse!("--paging shadow is not built yet; use nested");
+        if args.shadow.is_some() && args.paging != Paging::Shadow {
+            refuse!("--shadow goes with --paging shadow");
         }
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
@@ -169,6 +175,8 @@ impl Options {
             initrd,
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             memory,
+            paging: args.paging,
+            shadow: args.shadow.unwrap_or_default(),
             disk,
             script,
             timeout,
@@ -195,6 +203,8 @@ impl Options {
             initrd: None,
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
+            paging: Paging::Nested,
+            shadow: Shadow::default(),
             disk: None,
             script: Vec::new(),
             timeout: Some(TIMEOUT),
@@ -269,8 +279,9 @@ fn machine(
         bus: options.bus,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control={} report=1{}{}",
+        "memory={}M {} control={} report=1{}{}",
         options.memory / MIB,
+        options.paging.option(options.shadow),
         options.rig.control(),
         if options.window { " window=1" } else { "" },
         match options.record {
@@ -565,7 +576,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        for line in ["--paging shadow", "--cpus 2"] {
+        for line in ["--shadow vtlb", "--cpus 2"] {
             assert!(refusal(line).contains("not built yet"), "{line}");
         }
     }

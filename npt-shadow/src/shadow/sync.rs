@@ -85,17 +85,16 @@ impl<F: Frames> ShadowMmu<F> {
 
     /// Brings a page up to date. Returns whether the table has been written since the last time.
     fn sync_page(&mut self, id: PageId) -> bool {
-        let page = self.pool.page_mut(id);
-        let Some(key) = page.key else {
+        let Some(key) = self.pool.page(id).key else {
             return false;
         };
-        let from_here = core::mem::take(&mut page.written);
-        if !self.take_dirty(key.gfn) && !from_here {
+        if self.take_dirty(key.gfn) {
+            // All shadows of the table are to know.
+            self.pool.for_each(key.gfn, |_, page| page.written = true);
+        }
+        if !core::mem::take(&mut self.pool.page_mut(id).written) {
             return false;
         }
-        // Other shadows of the table learn of it too.
-        self.pool
-            .for_each(key.gfn, |other, page| page.written |= other != id);
         let size = key.entry_size();
         for word in 0..8 {
             let mut bits = self.pool.page(id).known[word];
