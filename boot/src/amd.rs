@@ -41,7 +41,7 @@ pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, SecondStage), String> {
         xsave: false,
         inject_virtual: is_qemu_tcg(),
     };
-    if !features.nested_paging && paging == PagingChoice::Nested {
+    if !features.nested_paging && paging.needs_nested() {
         return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
     }
     if features.asids < 2 {

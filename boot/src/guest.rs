@@ -205,24 +205,28 @@ impl<B: VcpuBackend> Guest<B> {
             largest,
             identity_map,
         } = second_stage;
+        let nested = || NestedMmu::new(HostFrames, format, largest).ok_or_else(enough);
+        let mut shadow = || {
+            let frames = desc.top_of_ram() >> 12;
+            let watched = WatchedMemory::new(memory.clone(), frames);
+            memory = watched.clone();
+            let config = Config {
+                algorithm: options.shadow,
+                pages: shadow_pages(memory_size),
+                frames,
+                physical_bits: cpuid.physical_bits(),
+            };
+            let shadow = ShadowMmu::new(HostFrames, watched, config).ok_or_else(enough)?;
+            Ok::<_, String>(Box::new(shadow))
+        };
         let mut mmu = match options.paging {
-            PagingChoice::Nested => {
-                let nested = NestedMmu::new(HostFrames, format, largest).ok_or_else(enough)?;
-                Paging::Nested(nested)
-            }
-            PagingChoice::Shadow => {
-                let frames = desc.top_of_ram() >> 12;
-                let watched = WatchedMemory::new(memory, frames);
-                memory = watched.clone();
-                let config = Config {
-                    algorithm: options.shadow,
-                    pages: shadow_pages(memory_size),
-                    frames,
-                    physical_bits: cpuid.physical_bits(),
-                };
-                let shadow = ShadowMmu::new(HostFrames, watched, config).ok_or_else(enough)?;
-                Paging::Shadow(Box::new(shadow))
-            }
+            PagingChoice::Nested => Paging::Nested(nested()?),
+            PagingChoice::Shadow => Paging::Shadow(shadow()?),
+            PagingChoice::Alternate(_) => Paging::Both {
+                nested: nested()?,
+                shadow: shadow()?,
+                shadowing: false,
+            },
         };
         if let Some(hpa) = identity_map {
             let backing = Backing::Ram {
@@ -241,7 +245,7 @@ impl<B: VcpuBackend> Guest<B> {
                 },
             );
         }
-        if matches!(&mmu, Paging::Nested(nested) if nested.exhausted()) {
+        if mmu.exhausted() {
             return Err(enough());
         }
 

@@ -23,7 +23,7 @@ pub fn enable(check_entries: bool, paging: PagingChoice) -> Result<(VmxVcpu, Sec
     let unlocked = availability(true, hw::feature_control)?;
     // CPUID 8000_0008h; every CPU with VT-x has it.
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
-    let nested = paging == PagingChoice::Nested;
+    let nested = paging.needs_nested();
     let stage = if nested { Stage::Nested } else { Stage::Shadow };
     let plan = capabilities.plan(stage).map_err(|why| {
         if nested && capabilities.plan(Stage::Shadow).is_ok() {

@@ -123,7 +123,7 @@ pub fn init(boot: &BootInfo) {
     let shadow = boot
         .cmdline
         .split_whitespace()
-        .any(|word| word == "paging=shadow");
+        .any(|word| word == "paging=shadow" || word.starts_with("paging=alternate"));
     let heap_size = HEAP_SIZE + if shadow { SHADOW_HEAP } else { 0 };
     let Some(heap) = m.take(heap_size, 4096, 1 << 32) else {
         panic!(

@@ -2,6 +2,7 @@
 
 use crate::control::Transport;
 use ata::Place;
+use hv_core::VmTime;
 use npt_shadow::Algorithm;
 
 /// The most exits that can be recorded: they are kept on Umbra's heap.
@@ -14,14 +15,22 @@ pub enum PagingChoice {
     Nested,
     /// Umbra makes the tables that the CPU walks from the guest's.
     Shadow,
+    /// One and the other in turn, for this long each.
+    Alternate(VmTime),
 }
 
 impl PagingChoice {
+    /// Whether the CPU has to have nested paging.
+    pub fn needs_nested(self) -> bool {
+        self != PagingChoice::Shadow
+    }
+
     /// Its name on command lines and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             PagingChoice::Nested => "nested",
             PagingChoice::Shadow => "shadow",
+            PagingChoice::Alternate(_) => "alternate",
         }
     }
 }
@@ -100,7 +109,16 @@ impl Options {
                 ("paging", "nested") => o.paging = PagingChoice::Nested,
                 ("paging", "shadow") => o.paging = PagingChoice::Shadow,
                 ("paging", v) => {
-                    return Err(alloc::format!("paging={v} is neither nested nor shadow"));
+                    o.paging = v
+                        .strip_prefix("alternate:")
+                        .and_then(|time| time.strip_suffix("ms")?.parse().ok())
+                        .filter(|time| (1..=1_000_000).contains(time))
+                        .map(|time| PagingChoice::Alternate(VmTime::from_millis(time)))
+                        .ok_or_else(|| {
+                            alloc::format!(
+                                "paging={v} is none of nested, shadow, and a time such as alternate:100ms"
+                            )
+                        })?;
                 }
                 ("shadow", v) => {
                     o.shadow = [Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync]

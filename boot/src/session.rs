@@ -5,7 +5,7 @@ use crate::control::{self, Request};
 use crate::guest::{Guest, SecondStage};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
-use crate::options::Options;
+use crate::options::{Options, PagingChoice};
 use crate::{keyboard, memory, screen};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -55,6 +55,8 @@ pub struct Session<B: VcpuBackend> {
     /// Resets in quick succession, and the last one.
     resets: u32,
     last_reset: VmTime,
+    /// When nested and shadow paging took turns last.
+    switched: VmTime,
 }
 
 /// What became of the session.
@@ -97,6 +99,7 @@ impl<B: VcpuBackend> Session<B> {
             halted_ticks: 0,
             resets: 0,
             last_reset: VmTime(0),
+            switched: VmTime(0),
         })
     }
 
@@ -223,6 +226,13 @@ impl<B: VcpuBackend> Session<B> {
                 Request::Report => self.send_report(),
                 Request::Quit => return Verdict::Quit,
             }
+        }
+        if let PagingChoice::Alternate(interval) = self.guest.paging {
+            if now >= self.switched + interval {
+                self.switched = now;
+                self.guest.cpu.switch_paging();
+            }
+            next = next.min(self.switched + interval);
         }
         self.type_keys(now);
         if !self.keys.is_empty() || keyboard::waiting() {

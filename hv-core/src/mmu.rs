@@ -186,6 +186,11 @@ pub trait Mmu: Send {
         false
     }
 
+    /// Turns shadow paging on or off. Returns whether it is now as wished.
+    fn set_shadow(&mut self, on: bool) -> bool {
+        on == self.is_shadow()
+    }
+
     /// Shadow paging: the guest has faulted.
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
         let _ = fault;

@@ -10,6 +10,8 @@ use core::fmt::{self, Write};
 pub struct Stats {
     /// Exits by [`ExitReason::index`].
     pub exits: [u64; ExitReason::KINDS],
+    /// How often the guest has gone from nested to shadow paging or back.
+    pub paging_switches: u64,
     /// Time-stamp-counter ticks spent outside the guest, by the reason of the exit (instructions, where the machine's TSC counts
     /// instructions).
     pub ticks: [u64; ExitReason::KINDS],
@@ -48,6 +50,7 @@ impl Default for Stats {
             software_instructions: 0,
             software_ticks: 0,
             flushes: 0,
+            paging_switches: 0,
             resets: 0,
         }
     }
@@ -179,8 +182,12 @@ impl Stats {
         )?;
         write!(
             out,
-            "\n  \"emulated_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},",
-            self.emulated, self.software_instructions, self.software_ticks, self.flushes
+            "\n  \"emulated_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},\n  \"paging_switches\": {},",
+            self.emulated,
+            self.software_instructions,
+            self.software_ticks,
+            self.flushes,
+            self.paging_switches
         )?;
         write!(
             out,

@@ -1,4 +1,4 @@
-//! Nested or shadow paging, as the VM is set up.
+//! Nested or shadow paging, as the VM is set up; or both, of which one is used at a time.
 
 use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
@@ -16,16 +16,42 @@ pub enum Paging<F: Frames> {
     Nested(NestedMmu<F>),
     /// The hardware walks shadows of the guest's tables.
     Shadow(Box<ShadowMmu<F>>),
+    /// One or the other.
+    Both {
+        /// Always up to date.
+        nested: NestedMmu<F>,
+        /// Empty while it is not used.
+        shadow: Box<ShadowMmu<F>>,
+        /// Which is used.
+        shadowing: bool,
+    },
 }
 
-/// Calls a method of whichever it is.
+/// Calls a method of whichever is used.
 macro_rules! either {
     ($paging:expr, $mmu:ident => $call:expr) => {
         match $paging {
             Paging::Nested($mmu) => $call,
             Paging::Shadow($mmu) => $call,
+            Paging::Both {
+                shadow: $mmu,
+                shadowing: true,
+                ..
+            } => $call,
+            Paging::Both { nested: $mmu, .. } => $call,
         }
     };
+}
+
+impl<F: Frames> Paging<F> {
+    /// Whether the host ran out of frames while nested tables were built.
+    #[must_use]
+    pub fn exhausted(&self) -> bool {
+        match self {
+            Paging::Nested(nested) | Paging::Both { nested, .. } => nested.exhausted(),
+            Paging::Shadow(_) => false,
+        }
+    }
 }
 
 impl<F: Frames> Mmu for Paging<F> {
@@ -40,7 +66,29 @@ impl<F: Frames> Mmu for Paging<F> {
 
     #[inline]
     fn is_shadow(&self) -> bool {
-        matches!(self, Paging::Shadow(_))
+        matches!(
+            self,
+            Paging::Shadow(_)
+                | Paging::Both {
+                    shadowing: true,
+                    ..
+                }
+        )
+    }
+
+    fn set_shadow(&mut self, on: bool) -> bool {
+        let Paging::Both {
+            shadow, shadowing, ..
+        } = self
+        else {
+            return on == self.is_shadow();
+        };
+        if *shadowing != on {
+            // What it has would be out of date when it is used again.
+            shadow.empty();
+            *shadowing = on;
+        }
+        true
     }
 
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
@@ -70,14 +118,28 @@ impl<F: Frames> Mmu for Paging<F> {
     }
 
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
-        either!(self, mmu => mmu.remap(start, len, backing));
+        match self {
+            Paging::Nested(mmu) => mmu.remap(start, len, backing),
+            Paging::Shadow(mmu) => mmu.remap(start, len, backing),
+            Paging::Both { nested, shadow, .. } => {
+                nested.remap(start, len, backing);
+                shadow.remap(start, len, backing);
+            }
+        }
     }
 
     fn frames_used(&self) -> u64 {
-        either!(self, mmu => mmu.frames_used())
+        match self {
+            Paging::Nested(mmu) => mmu.frames_used(),
+            Paging::Shadow(mmu) => mmu.frames_used(),
+            Paging::Both { nested, shadow, .. } => nested.frames_used() + shadow.frames_used(),
+        }
     }
 
     fn shadow_report(&self) -> Option<ShadowReport> {
-        either!(self, mmu => mmu.shadow_report())
+        match self {
+            Paging::Nested(_) => None,
+            Paging::Shadow(mmu) | Paging::Both { shadow: mmu, .. } => mmu.shadow_report(),
+        }
     }
 }

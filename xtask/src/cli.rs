@@ -63,8 +63,9 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     pub cpus: String,
-    /// How the guest's memory is virtualized
-    #[arg(long, value_enum, default_value = "nested")]
+    /// How the guest's memory is virtualized: nested (the processor walks a second set of tables), shadow (Umbra keeps shadows of
+    /// the guest's tables), or one and the other in turn, as in alternate:100ms
+    #[arg(long, value_name = "PAGING", default_value = "nested")]
     pub paging: Paging,
     /// How shadow tables are kept up to date [default: unsync]
     #[arg(long, value_enum)]

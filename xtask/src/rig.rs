@@ -1,6 +1,7 @@
 //! The rigs: the outer machines that Umbra can run on, and what such a machine is made of.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Result;
 
@@ -23,12 +24,31 @@ pub enum Rig {
 }
 
 /// How Umbra virtualizes the guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paging {
     /// The processor walks a second set of tables.
     Nested,
     /// Umbra keeps shadows of the guest's tables.
     Shadow,
+    /// One and the other in turn, for so many milliseconds each.
+    Alternate(u32),
+}
+
+impl FromStr for Paging {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Paging, String> {
+        match text {
+            "nested" => Ok(Paging::Nested),
+            "shadow" => Ok(Paging::Shadow),
+            _ => text
+                .strip_prefix("alternate:")
+                .and_then(|time| time.strip_suffix("ms")?.parse().ok())
+                .filter(|time| (1..=1_000_000).contains(time))
+                .map(Paging::Alternate)
+                .ok_or_else(|| "use nested, shadow, or alternate:100ms".to_owned()),
+        }
+    }
 }
 
 /// How shadow tables are kept up to date.
@@ -46,11 +66,15 @@ pub enum Shadow {
 impl Paging {
     /// What it is called on Umbra's command line.
     pub fn option(self, shadow: Shadow) -> String {
-        match (self, shadow) {
-            (Paging::Nested, _) => "paging=nested".to_owned(),
-            (Paging::Shadow, Shadow::Vtlb) => "paging=shadow shadow=vtlb".to_owned(),
-            (Paging::Shadow, Shadow::Cached) => "paging=shadow shadow=cached".to_owned(),
-            (Paging::Shadow, Shadow::Unsync) => "paging=shadow shadow=unsync".to_owned(),
+        let algorithm = match shadow {
+            Shadow::Vtlb => "vtlb",
+            Shadow::Cached => "cached",
+            Shadow::Unsync => "unsync",
+        };
+        match self {
+            Paging::Nested => "paging=nested".to_owned(),
+            Paging::Shadow => format!("paging=shadow shadow={algorithm}"),
+            Paging::Alternate(time) => format!("paging=alternate:{time}ms shadow={algorithm}"),
         }
     }
 }

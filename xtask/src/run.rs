@@ -87,8 +87,8 @@ impl Options {
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
-        if args.shadow.is_some() && args.paging != Paging::Shadow {
-            refuse!("--shadow goes with --paging shadow");
+        if args.shadow.is_some() && args.paging == Paging::Nested {
+            refuse!("--shadow goes with --paging shadow or alternate");
         }
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
@@ -576,8 +576,24 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        for line in ["--shadow vtlb", "--cpus 2"] {
-            assert!(refusal(line).contains("not built yet"), "{line}");
+        assert!(refusal("--cpus 2").contains("not built yet"));
+    }
+
+    #[test]
+    fn paging_is_nested_shadow_or_both_in_turn() {
+        let option = |line| {
+            let options = check(line).unwrap();
+            options.paging.option(options.shadow)
+        };
+        assert_eq!(option(""), "paging=nested");
+        assert_eq!(option("--paging shadow"), "paging=shadow shadow=unsync");
+        assert_eq!(
+            option("--paging alternate:100ms --shadow vtlb"),
+            "paging=alternate:100ms shadow=vtlb"
+        );
+        assert!(refusal("--shadow vtlb").contains("--paging shadow"));
+        for wrong in ["both", "alternate", "alternate:0ms", "alternate:5s"] {
+            assert!(wrong.parse::<Paging>().is_err(), "{wrong}");
         }
     }
 

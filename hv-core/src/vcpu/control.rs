@@ -166,6 +166,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         bits
     }
 
+    /// With PAE paging: brings the registers with the page-directory-pointer entries up to date. Entries that a load of CR3 would not
+    /// have taken stay what they are.
+    pub(super) fn reload_pdptes(&mut self) {
+        let cr0 = Cr0::from_bits_retain(self.cpu.sysreg(SysReg::Cr0));
+        let cr4 = Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4));
+        let _ = self.load_pdptes(cr0, cr4, self.efer(), self.cpu.sysreg(SysReg::Cr3));
+    }
+
     /// With PAE paging: reads the four page-directory-pointer entries, which the CPU keeps in registers. #GP(0) if a present
     /// one has reserved bits set.
     fn load_pdptes(&mut self, cr0: Cr0, cr4: Cr4, efer: Efer, cr3: u64) -> Result<(), EmuFault> {

@@ -35,6 +35,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// Goes from nested to shadow paging or back, between two exits. The guest does not notice: its own tables are the truth, and
+    /// events that wait go on waiting. Returns whether this VM has both.
+    pub fn switch_paging(&mut self) -> bool {
+        let on = !self.mmu.is_shadow();
+        if !self.mmu.set_shadow(on) {
+            return false;
+        }
+        self.cpu.set_shadow_paging(on);
+        self.reload_paging();
+        if !on {
+            self.reload_pdptes();
+        }
+        self.stats.paging_switches += 1;
+        true
+    }
+
     /// INVLPG. Without the address or the next RIP it is decoded.
     pub(super) fn invlpg_exit(&mut self, gva: Option<Gva>, exit: &VmExit) -> Result<(), Trouble> {
         let (Some(gva), Some(next)) = (gva, exit.next_rip) else {

@@ -327,6 +327,12 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
+    /// Gives up all shadow pages.
+    pub fn empty(&mut self) {
+        self.zap_all();
+        self.flush = true;
+    }
+
     /// Gives up all shadows of the table at `gfn`: it is one no longer, or too much trouble.
     fn unshadow(&mut self, gfn: u64) {
         while let Some(id) = self.shadow(gfn, 0) {
