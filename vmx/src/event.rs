@@ -1,30 +1,8 @@
 //! Events in the VMCS: what is injected, and what was being delivered when the guest was left (SDM vol 3C 25.8.3, "VM-Entry
 //! Controls for Event Injection"; 25.9.3, "Information for VM Exits That Occur During Event Delivery").
 
+use crate::formats::{Interruption, event_type};
 use hv_core::event::{Event, EventKind, vector};
-
-/// The field says something.
-pub const VALID: u32 = 1 << 31;
-/// There is an error code.
-pub const ERROR: u32 = 1 << 11;
-/// In exit information: IRET had ended the blocking of NMIs before it faulted.
-pub const NMI_UNBLOCKING: u32 = 1 << 12;
-
-/// Interruption types.
-#[allow(missing_docs)]
-pub mod kind {
-    pub const EXTERNAL_INTERRUPT: u32 = 0;
-    pub const NMI: u32 = 2;
-    pub const HARDWARE_EXCEPTION: u32 = 3;
-    pub const SOFTWARE_INTERRUPT: u32 = 4;
-    pub const SOFTWARE_EXCEPTION: u32 = 6;
-}
-
-/// The interruption type in an information field.
-#[must_use]
-pub const fn type_of(info: u32) -> u32 {
-    info >> 8 & 7
-}
 
 /// What an entry is to inject.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,16 +26,16 @@ pub const fn has_error_code(v: u8) -> bool {
 #[must_use]
 pub fn encode(event: &Event, protected: bool) -> Injected {
     let kind = match event.kind {
-        EventKind::ExternalInterrupt => kind::EXTERNAL_INTERRUPT,
-        EventKind::Nmi => kind::NMI,
-        EventKind::Exception => kind::HARDWARE_EXCEPTION,
-        EventKind::SoftwareInterrupt => kind::SOFTWARE_INTERRUPT,
-        EventKind::SoftwareException => kind::SOFTWARE_EXCEPTION,
+        EventKind::ExternalInterrupt => event_type::EXTERNAL_INTERRUPT,
+        EventKind::Nmi => event_type::NMI,
+        EventKind::Exception => event_type::HARDWARE_EXCEPTION,
+        EventKind::SoftwareInterrupt => event_type::SOFTWARE_INTERRUPT,
+        EventKind::SoftwareException => event_type::SOFTWARE_EXCEPTION,
     };
-    let mut info = u32::from(event.vector) | kind << 8 | VALID;
+    let mut info = u32::from(event.vector) | u32::from(kind) << 8 | Interruption::VALID.bits();
     let mut error = 0;
     if event.kind == EventKind::Exception && protected && has_error_code(event.vector) {
-        info |= ERROR;
+        info |= Interruption::ERROR_CODE.bits();
         // Bits 31:16 must be zero (SDM vol 3C 27.2.1.3, "VM-Entry Control Fields").
         error = event.error.unwrap_or(0) & 0xffff;
     }
@@ -73,16 +51,17 @@ pub fn encode(event: &Event, protected: bool) -> Injected {
 /// Software events are left out: RIP still points at the instruction, which simply runs again.
 #[must_use]
 pub fn decode_vectoring(info: u32, error: u32) -> Option<Event> {
-    if info & VALID == 0 {
+    let info = Interruption::from_bits_retain(info);
+    if !info.contains(Interruption::VALID) {
         return None;
     }
-    let v = info as u8;
-    match type_of(info) {
-        kind::EXTERNAL_INTERRUPT => Some(Event::interrupt(v)),
-        kind::NMI => Some(Event::nmi()),
-        kind::HARDWARE_EXCEPTION => Some(Event::exception(
+    let v = info.vector();
+    match info.kind() {
+        event_type::EXTERNAL_INTERRUPT => Some(Event::interrupt(v)),
+        event_type::NMI => Some(Event::nmi()),
+        event_type::HARDWARE_EXCEPTION => Some(Event::exception(
             v & 31,
-            (info & ERROR != 0).then_some(error),
+            info.contains(Interruption::ERROR_CODE).then_some(error),
         )),
         _ => None,
     }
@@ -146,14 +125,20 @@ mod tests {
         {
             let i = encode(&event, true);
             assert_eq!(decode_vectoring(i.info, i.error), Some(event));
-            assert_eq!(decode_vectoring(i.info & !VALID, i.error), None);
+            assert_eq!(
+                decode_vectoring(i.info & !Interruption::VALID.bits(), i.error),
+                None
+            );
         }
     }
 
     #[test]
     fn software_events_do_not_come_back_because_the_instruction_runs_again() {
         for kind in 4..7 {
-            assert_eq!(decode_vectoring(VALID | kind << 8 | 3, 0), None);
+            assert_eq!(
+                decode_vectoring(Interruption::VALID.bits() | kind << 8 | 3, 0),
+                None
+            );
         }
     }
 }

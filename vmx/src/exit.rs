@@ -2,7 +2,8 @@
 //!
 //! Decoding reads no more fields than the reason needs: each VMREAD costs, most of all under another hypervisor.
 
-use crate::event::{self, NMI_UNBLOCKING, VALID};
+use crate::event;
+use crate::formats::{Interruption, event_type};
 use crate::reason;
 use crate::vmcs::Field;
 use hv_core::device::AccessSize;
@@ -73,7 +74,7 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
         reason::EPT_VIOLATION => {
             delivering = true;
             let q = qualification();
-            d.block_nmis = q & u64::from(NMI_UNBLOCKING) != 0;
+            d.block_nmis = q & u64::from(Interruption::NMI_UNBLOCKED.bits()) != 0;
             ExitReason::NestedFault(NestedFault {
                 gpa: Gpa(read(Field::GUEST_PHYSICAL_ADDRESS)),
                 write: q & violation::WRITE != 0,
@@ -99,16 +100,16 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
         reason::TPR_BELOW_THRESHOLD => ExitReason::TprBelowThreshold,
         reason::EXCEPTION_OR_NMI => {
             delivering = true;
-            let info = long(Field::EXIT_INTERRUPTION_INFO);
-            if event::type_of(info) == event::kind::NMI {
+            let info = Interruption::from_bits_retain(long(Field::EXIT_INTERRUPTION_INFO));
+            if info.kind() == event_type::NMI {
                 ExitReason::Nmi
             } else {
-                let v = info as u8 & 31;
+                let v = info.vector() & 31;
                 // With a double fault the bit is undefined.
-                d.block_nmis = info & NMI_UNBLOCKING != 0 && v != vector::DF;
+                d.block_nmis = info.contains(Interruption::NMI_UNBLOCKED) && v != vector::DF;
                 ExitReason::Exception {
                     vector: v,
-                    error: if info & event::ERROR != 0 {
+                    error: if info.contains(Interruption::ERROR_CODE) {
                         long(Field::EXIT_INTERRUPTION_ERROR)
                     } else {
                         0
@@ -205,16 +206,16 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
         d.exit.next_rip = Some(rip.wrapping_add(read(Field::EXIT_INSTRUCTION_LENGTH)));
     }
     if delivering {
-        let info = long(Field::IDT_VECTORING_INFO);
-        if info & VALID != 0 {
-            let error = if info & event::ERROR != 0 {
+        let info = Interruption::from_bits_retain(long(Field::IDT_VECTORING_INFO));
+        if info.contains(Interruption::VALID) {
+            let error = if info.contains(Interruption::ERROR_CODE) {
                 long(Field::IDT_VECTORING_ERROR)
             } else {
                 0
             };
-            d.exit.vectoring = event::decode_vectoring(info, error);
+            d.exit.vectoring = event::decode_vectoring(info.bits(), error);
             d.block_nmis = false;
-            d.unblock_nmis = event::type_of(info) == event::kind::NMI;
+            d.unblock_nmis = info.kind() == event_type::NMI;
         }
     }
     d
@@ -449,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_faulting_iret_blocks_nmis_again() {
-        let unblocked = u64::from(NMI_UNBLOCKING);
+        let unblocked = u64::from(Interruption::NMI_UNBLOCKED.bits());
         let page_fault = 0x8000_0b0e | unblocked;
         assert!(
             with(

@@ -152,12 +152,12 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     }
     fn set_interrupt_shadow(&mut self, shadow: Shadow) {
         let old = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
-        let blocking = match shadow {
+        let bits = match shadow {
             Shadow::None => 0,
-            Shadow::Sti => BLOCKING_STI,
-            Shadow::MovSs => BLOCKING_MOV_SS,
+            Shadow::Sti => blocking(Interruptibility::STI),
+            Shadow::MovSs => blocking(Interruptibility::MOV_SS),
         };
-        let new = old & !SHADOW | blocking;
+        let new = old & !SHADOW | bits;
         if new != old {
             self.cache.set(cache::INTERRUPTIBILITY, new);
         }

@@ -12,6 +12,7 @@ use crate::check;
 use crate::controls::{self, Pin, Primary, Secondary};
 use crate::event;
 use crate::exit::decode;
+use crate::formats::{Interruptibility, Interruption, PendingDebug};
 use crate::hw::{self, CpuRegister, EntryError, Hardware, Processor};
 use crate::instruction_error;
 use crate::msr_area::{self, MsrArea};
@@ -36,14 +37,9 @@ use hv_core::{Gpa, Hpa};
 /// the guest; #MC is the host's.
 const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 
-/// Interruptibility state: blocking by STI, by MOV SS, by NMI (SDM vol 3C table 25-3).
-const BLOCKING_STI: u64 = 1 << 0;
-const BLOCKING_MOV_SS: u64 = 1 << 1;
-const BLOCKING_NMI: u64 = 1 << 3;
-const SHADOW: u64 = BLOCKING_STI | BLOCKING_MOV_SS;
+/// Blocking for one instruction.
+const SHADOW: u64 = blocking(Interruptibility::STI) | blocking(Interruptibility::MOV_SS);
 
-/// Pending debug exceptions: a single step (SDM vol 3C table 25-4).
-const PENDING_BS: u64 = 1 << 14;
 /// DR6 bits that a debug exception reports: B0 to B3, BD, BS.
 const DR6_REPORTED: u64 = 0x600f;
 /// Of those, the ones that it clears when it does not report them.
@@ -54,6 +50,11 @@ const DR7_GD: u64 = 1 << 13;
 /// EPT pointer: write-back tables, walk length minus one (SDM vol 3C table 25-9).
 const EPTP_WRITE_BACK: u64 = 6;
 const EPTP_FOUR_LEVELS: u64 = 3 << 3;
+
+/// Bits of the interruptibility state as the cache has them.
+const fn blocking(bits: Interruptibility) -> u64 {
+    bits.bits() as u64
+}
 
 /// One virtual CPU.
 pub struct VmxVcpu<H: Hardware = Processor> {
@@ -405,7 +406,7 @@ impl<H: Hardware> VmxVcpu<H> {
         let protected = self.cr0.contains(Cr0::PE) || !self.unrestricted();
         let i = event::encode(e, protected);
         self.hw.write(Field::ENTRY_INTERRUPTION_INFO, i.info.into());
-        if i.info & event::ERROR != 0 {
+        if i.info & Interruption::ERROR_CODE.bits() != 0 {
             self.hw.write(Field::ENTRY_EXCEPTION_ERROR, i.error.into());
         }
         if i.length != 0 {
@@ -413,18 +414,22 @@ impl<H: Hardware> VmxVcpu<H> {
                 .write(Field::ENTRY_INSTRUCTION_LENGTH, i.length.into());
         }
         let state = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
-        if e.kind == EventKind::Nmi && state & BLOCKING_NMI != 0 {
+        if e.kind == EventKind::Nmi && state & blocking(Interruptibility::NMI) != 0 {
             // It is the same NMI again, whose delivery was interrupted.
-            self.cache
-                .set(cache::INTERRUPTIBILITY, state & !BLOCKING_NMI);
+            self.cache.set(
+                cache::INTERRUPTIBILITY,
+                state & !blocking(Interruptibility::NMI),
+            );
         } else if e.vector == vector::DB && state & SHADOW != 0 {
             // A single step and a shadow: the entry insists that the step is pending (SDM vol 3C 27.3.1.5, "Checks on Guest
             // Non-Register State").
             let rflags = Rflags::from_bits_retain(self.cache.get(&self.hw, cache::RFLAGS));
             if rflags.contains(Rflags::TF) {
                 let pending = self.hw.read(Field::GUEST_PENDING_DEBUG);
-                self.hw
-                    .write(Field::GUEST_PENDING_DEBUG, pending | PENDING_BS);
+                self.hw.write(
+                    Field::GUEST_PENDING_DEBUG,
+                    pending | PendingDebug::BS.bits(),
+                );
             }
         }
     }
@@ -433,9 +438,15 @@ impl<H: Hardware> VmxVcpu<H> {
     fn settle(&mut self, block_nmis: bool, unblock_nmis: bool) {
         if block_nmis || unblock_nmis {
             let state = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
-            let blocking = if block_nmis { BLOCKING_NMI } else { 0 };
-            self.cache
-                .set(cache::INTERRUPTIBILITY, state & !BLOCKING_NMI | blocking);
+            let bits = if block_nmis {
+                blocking(Interruptibility::NMI)
+            } else {
+                0
+            };
+            self.cache.set(
+                cache::INTERRUPTIBILITY,
+                state & !blocking(Interruptibility::NMI) | bits,
+            );
         }
     }
 

@@ -275,7 +275,8 @@ fn a_real_mode_exception_has_no_error_code() {
 #[test]
 fn the_same_nmi_again_finds_nmis_unblocked() {
     let mut c = cpu();
-    c.cache.set(cache::INTERRUPTIBILITY, BLOCKING_NMI);
+    c.cache
+        .set(cache::INTERRUPTIBILITY, blocking(Interruptibility::NMI));
     let inject = Some(Event::nmi());
     entered(&mut c, &Entry { inject, ..ENTRY });
     assert_eq!(field(&c, Field::GUEST_INTERRUPTIBILITY), 0);
@@ -285,10 +286,14 @@ fn the_same_nmi_again_finds_nmis_unblocked() {
 fn a_single_step_in_a_shadow_is_pending() {
     let mut c = cpu();
     c.set_rflags(0x302);
-    c.cache.set(cache::INTERRUPTIBILITY, BLOCKING_STI);
+    c.cache
+        .set(cache::INTERRUPTIBILITY, blocking(Interruptibility::STI));
     let inject = Some(Event::exception(1, None));
     entered(&mut c, &Entry { inject, ..ENTRY });
-    assert_eq!(field(&c, Field::GUEST_PENDING_DEBUG), PENDING_BS);
+    assert_eq!(
+        field(&c, Field::GUEST_PENDING_DEBUG),
+        PendingDebug::BS.bits()
+    );
 }
 
 #[test]
