@@ -29,6 +29,53 @@ pub fn check<B: VcpuBackend>(make: impl Fn() -> B) {
     privilege_level_is_that_of_ss(&mut make());
     shadow_is_set_and_cleared(&mut make());
     reset_undoes_everything(&mut make(), &make());
+    switching_to_shadow_paging_does_not_show(&mut make());
+}
+
+/// Whatever the hardware's registers have to be under shadow paging, the guest's stay what the guest has made them.
+fn switching_to_shadow_paging_does_not_show<B: VcpuBackend>(c: &mut B) {
+    let mut r = Random::new(0x5ad0);
+    let mut expected = [
+        (SysReg::Cr0, 0x6000_0010),
+        (SysReg::Cr3, 0),
+        (SysReg::Cr4, 0),
+        (SysReg::Efer, 0),
+        (SysReg::Pat, 0x0007_0406_0007_0406),
+    ];
+    let mut shadow = false;
+    for _ in 0..2_000 {
+        match r.below(8) {
+            0 => {
+                shadow = !shadow;
+                c.set_shadow_paging(shadow);
+            }
+            1 => {
+                c.reset();
+                expected = [
+                    (SysReg::Cr0, 0x6000_0010),
+                    (SysReg::Cr3, 0),
+                    (SysReg::Cr4, 0),
+                    (SysReg::Efer, 0),
+                    (SysReg::Pat, 0x0007_0406_0007_0406),
+                ];
+            }
+            _ => {
+                let which = r.below(5) as usize;
+                let value = match expected[which].0 {
+                    SysReg::Cr0 => 0x10 | r.pick(&[0, 1, 0x8000_0001, 0x8001_0001, 0x8001_002b]),
+                    SysReg::Cr3 => r.next() >> 24 & !0xfff,
+                    SysReg::Cr4 => r.pick(&[0, 0x10, 0x20, 0xa0, 0x6a0, 0x10_00a0, 0x30_00a0]),
+                    SysReg::Efer => r.pick(&[0, 0x100, 0x500, 0xd01, 0x800]),
+                    _ => r.pick(&[0x0007_0406_0007_0406, 0x0407_0506_0007_0106]),
+                };
+                expected[which].1 = value;
+                c.set_sysreg(expected[which].0, value);
+            }
+        }
+        for (reg, value) in expected {
+            assert_eq!(c.sysreg(reg), value, "{reg:?}, shadow paging {shadow}");
+        }
+    }
 }
 
 /// SDM vol 3A table 9-1, "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT".

@@ -27,6 +27,8 @@ pub struct ScriptedCpu {
     pub xcr0: u64,
     /// The page-directory-pointer entries that were set last.
     pub pdptes: [u64; 4],
+    /// Whether shadow paging is on.
+    pub shadow_paging: bool,
     /// How often translations of linear addresses were flushed.
     pub flushes: u32,
     /// Whether the hardware could run the guest as it is; what it cannot, the run loop executes in software.
@@ -49,6 +51,7 @@ impl Default for ScriptedCpu {
             xcr0: 1,
             pdptes: [0; 4],
             flushes: 0,
+            shadow_paging: false,
             can_run: |_| true,
             entries: Vec::new(),
             sysregs: [0; SysReg::COUNT],
@@ -170,6 +173,9 @@ impl VcpuBackend for ScriptedCpu {
     }
     fn flush_linear(&mut self) {
         self.flushes += 1;
+    }
+    fn set_shadow_paging(&mut self, on: bool) {
+        self.shadow_paging = on;
     }
     fn segment(&self, reg: SegReg) -> Segment {
         self.segments[reg as usize]
