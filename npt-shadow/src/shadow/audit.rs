@@ -173,7 +173,7 @@ impl<F: Frames> ShadowMmu<F> {
                     "{}: the map has {place:x?}",
                     at()
                 );
-                let lifted = !self.reading.wp && entry & (RW | US) == RW;
+                let lifted = !key.role.reading.wp && entry & (RW | US) == RW;
                 if entry & RW != 0 && !lifted {
                     require!(
                         leaf.rights.rw && leaf.dirty,

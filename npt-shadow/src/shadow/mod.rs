@@ -1,6 +1,6 @@
 //! Shadow paging: the hardware walks tables that Umbra makes from the guest's, so that it needs no second stage.
 //!
-//! A *shadow page* is the shadow of one guest table (or a part of one) in one [`Role`](role::Role); its entries have host-physical
+//! A *shadow page* is the shadow of one guest table (or a part of one) in one role; its entries have host-physical
 //! addresses and never more rights than the guest's. Shadow entries are made when the hardware faults for the lack of them (`fault`),
 //! after the guest's tables have been walked: if the guest's tables do not allow the access either, the guest gets the fault. So the shadow
 //! is a cache, like a TLB, and may lack anything. What it has must be as fresh as a TLB has to be (SDM vol 3A 4.10), which is what the
@@ -14,7 +14,7 @@
 //!
 //! Rules that hold everywhere:
 //!
-//! * All changes of shadow entries go through [`ShadowMmu::set`], which knows when the TLB has to be flushed: when an entry that was
+//! * All changes of shadow entries go through `ShadowMmu::set`, which knows when the TLB has to be flushed: when an entry that was
 //!   present has changed in anything but a permission added.
 //! * The entries of upper levels allow everything. What the guest's upper levels forbid is in the role of the pages below, and counts at
 //!   the leaf.
@@ -33,6 +33,8 @@ mod lists;
 mod pool;
 mod role;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use audit::Violation;
 

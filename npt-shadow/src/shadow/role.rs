@@ -48,8 +48,9 @@ pub struct Reading {
     pub nxe: bool,
     /// CR0.WP.
     pub wp: bool,
-    /// CR4.SMEP, if CR0.WP is clear: then supervisor entries may map user pages.
+    /// CR4.SMEP and CR4.SMAP, if CR0.WP is clear: then supervisor entries may map user pages.
     pub smep: bool,
+    pub smap: bool,
 }
 
 impl Reading {
@@ -63,6 +64,7 @@ impl Reading {
             nxe: wide && state.efer.contains(Efer::NXE),
             wp,
             smep: !wp && state.cr4.contains(Cr4::SMEP),
+            smap: !wp && state.cr4.contains(Cr4::SMAP),
         }
     }
 
@@ -74,6 +76,7 @@ impl Reading {
         nxe: false,
         wp: true,
         smep: false,
+        smap: false,
     };
 }
 
