@@ -125,6 +125,8 @@ struct Machine {
     state: PagingState,
     roots: Vec<u64>,
     tlb: BTreeMap<u64, Cached>,
+    /// What paging-structure caches remember: tables of level 1, by address bits 47:21.
+    tables: BTreeMap<u64, (Hpa, bool, bool, bool)>,
     judge: Judge,
     random: Random,
     cpl: u8,
@@ -180,6 +182,7 @@ impl Machine {
             },
             roots: Vec::new(),
             tlb: BTreeMap::new(),
+            tables: BTreeMap::new(),
             judge: Judge::default(),
             random: Random::new(seed),
             cpl: 0,
@@ -389,7 +392,7 @@ impl Machine {
 
     /// The walk of the hardware through shadow tables.
     fn hardware_walk(
-        &self,
+        &mut self,
         root: Hpa,
         va: u64,
         access: Access,
@@ -397,7 +400,14 @@ impl Machine {
         let long = self.state.efer.contains(Efer::LMA);
         let (mut table, mut level) = (root, if long { 4 } else { 3 });
         let (mut rw, mut us, mut nx) = (true, true, false);
+        if let Some(known) = self.tables.get(&(va >> 21)) {
+            (table, rw, us, nx) = *known;
+            level = 1;
+        }
         loop {
+            if level == 1 {
+                self.tables.insert(va >> 21, (table, rw, us, nx));
+            }
             let mask = if level == 3 && !long { 3 } else { 511 };
             let index = (va >> (12 + 9 * (level - 1)) & mask) as usize;
             let entry = self.mmu.frames.read(table, index);
@@ -478,10 +488,12 @@ impl Machine {
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
                 self.tlb.clear();
+                self.tables.clear();
             } else {
                 // A TLB may forget.
                 let r = &mut self.random;
                 self.tlb.retain(|_, _| !r.one_in(50));
+                self.tables.retain(|_, _| !r.one_in(10));
             }
             let page = va >> 12;
             let hit = self
@@ -517,6 +529,7 @@ impl Machine {
                 Err(present) => present,
             };
             self.tlb.remove(&page);
+            self.tables.remove(&(va >> 21));
             error.set(PfError::P, present);
             let fault = ShadowFault {
                 gva: Gva(va),
@@ -718,9 +731,10 @@ fn run(algorithm: Algorithm, seed: u64, steps: u32) {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             machine.step();
             if step % 16 == 0 {
-                let _ = machine.mmu.root();
-                machine.tlb.clear();
-                machine.mmu.flush = true;
+                if machine.mmu.root().1 != TlbFlush::None {
+                    machine.tlb.clear();
+                    machine.tables.clear();
+                }
                 machine.mmu.audit().unwrap();
             }
         }));
@@ -738,7 +752,7 @@ fn steps() -> u32 {
     std::env::var("UMBRA_STEPS")
         .ok()
         .and_then(|s| s.parse().ok())
-        .unwrap_or(100_000)
+        .unwrap_or(300_000)
 }
 
 fn seed() -> u64 {
