@@ -58,7 +58,17 @@ pub fn probe<H: Host>(host: H, at: Location) -> Vec<Found<H>> {
     for (position, signature) in [0, 1].into_iter().zip(signatures) {
         if channel.present[usize::from(position)] {
             let packet = PACKET_SIGNATURES.contains(&signature);
-            identities.extend(channel.identify(position, packet).map(|id| (position, id)));
+            match channel.identify(position, packet) {
+                Some(identity) => identities.push((position, identity)),
+                None => {
+                    let (status, error) = (channel.status(), channel.read(reg::ERROR));
+                    log::info!(
+                        "IDE channel at {:x}h: drive {position} does not identify itself: signature {signature:x?}, {status:?}, \
+                         error {error:x}h",
+                        channel.at.command
+                    );
+                }
+            }
         } else if answers[usize::from(position)] {
             log::warn!(
                 "IDE channel at {:x}h: drive {position} stays busy after a reset",

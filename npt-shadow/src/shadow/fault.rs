@@ -212,15 +212,16 @@ impl<F: Frames> ShadowMmu<F> {
     fn lift(&self, leaf: &mut Leaf) {
         leaf.rights = Rights {
             rw: true,
-            us: false,
-            nx: leaf.rights.nx || leaf.rights.us && self.reading.smep,
+            us: mutant(Mutant::LiftedForUser),
+            nx: leaf.rights.nx
+                || leaf.rights.us && self.reading.smep && !mutant(Mutant::LiftedExecutable),
         };
     }
 
     /// Makes entry `index` of page `id` point to the page for `key`.
     fn link(&mut self, id: PageId, index: usize, key: Key) -> Option<PageId> {
         if let Some(child) = self.child(id, index)
-            && self.pool.page(child).key == Some(key)
+            && (self.pool.page(child).key == Some(key) || mutant(Mutant::LinkAcceptsAnyChild))
         {
             let page = self.pool.page_mut(child);
             (page.used, page.writes) = (true, 0);
@@ -263,7 +264,10 @@ impl<F: Frames> ShadowMmu<F> {
         let pages = pages_below(2);
         level == 2
             && leaf.gfn & (pages - 1) == 0
-            && self.table_regions.get((leaf.gfn >> 9) as usize) == Some(&0)
+            && self
+                .table_regions
+                .get((leaf.gfn >> 9) as usize)
+                .is_some_and(|&tables| tables == 0 || mutant(Mutant::LargeOverTable))
             && self.map.get(leaf.gfn).is_some_and(|place| {
                 place.writable && place.pages >= pages && place.hpa.0 & ((pages << 12) - 1) == 0
             })
@@ -276,7 +280,10 @@ impl<F: Frames> ShadowMmu<F> {
         };
         let rights = &leaf.rights;
         // A lifted page is the only one that is written without a dirty flag's having been looked at; the walker has set it.
-        let rw = rights.rw && leaf.dirty && place.writable && !self.is_protected(leaf.gfn);
+        let rw = rights.rw
+            && (leaf.dirty || mutant(Mutant::DirtyIgnored))
+            && (place.writable || mutant(Mutant::RomWritable))
+            && (!self.is_protected(leaf.gfn) || mutant(Mutant::TableMappedWritable));
         let tracked = rw && self.is_table(leaf.gfn);
         let mut entry = place.hpa.0 | P | A;
         for (right, bit) in [

@@ -30,6 +30,7 @@
 mod audit;
 mod fault;
 mod lists;
+mod mutants;
 mod pool;
 mod role;
 mod sync;
@@ -53,6 +54,7 @@ use hv_core::mmu::{
 use hv_core::regs::{Cr0, Cr4, Efer};
 use hv_core::{Gpa, Gva, Hpa};
 use lists::{Lists, Owner, Slot};
+use mutants::{Mutant, mutant};
 use pool::{PAE_ROOT, PageId, Pool};
 use role::{A, ADDRESS, D, Key, NX, P, PS, RW, Reading, Rights, Role, TRACKED, US};
 
@@ -192,14 +194,17 @@ impl<F: Frames> ShadowMmu<F> {
             self.lists.remove(Self::slot(id, index));
             page.present -= 1;
             // A permission more needs no flush: the CPU forgets an entry that it faults at (SDM vol 3A 4.10.4.1).
-            self.flush |= old | RW != new;
+            self.flush |= old | RW != new && !mutant(Mutant::NoFlush);
         }
         if new & P != 0 {
             page.present += 1;
             page.known[index / 64] |= 1 << (index % 64);
         }
         self.frames.write(page.frame, index, new);
-        if written && let Some(gfn) = self.map.page_of(Hpa(old & ADDRESS)) {
+        if written
+            && !mutant(Mutant::WrittenForgotten)
+            && let Some(gfn) = self.map.page_of(Hpa(old & ADDRESS))
+        {
             self.pool.for_each(gfn, |_, page| page.written = true);
         }
         if let Some(owner) = owner {
@@ -277,7 +282,9 @@ impl<F: Frames> ShadowMmu<F> {
         if let Some(tables) = self.table_regions.get_mut(region as usize) {
             *tables += 1;
         }
-        while let Some(slot) = self.lists.first(Owner::Region(region as u32)) {
+        while !mutant(Mutant::LargeKept)
+            && let Some(slot) = self.lists.first(Owner::Region(region as u32))
+        {
             self.clear_slot(slot);
         }
     }
@@ -309,14 +316,16 @@ impl<F: Frames> ShadowMmu<F> {
             }
             self.clear(id, index);
         }
-        while let Some(slot) = self.lists.first(Owner::Page(id)) {
+        while !mutant(Mutant::ParentsForgotten)
+            && let Some(slot) = self.lists.first(Owner::Page(id))
+        {
             self.clear_slot(slot);
         }
         if self.pool.page(id).unsync {
             self.unsync.retain(|&u| u != id);
         }
         self.forget_table(&key);
-        if self.root == Some(id) {
+        if self.root == Some(id) && !mutant(Mutant::RootKept) {
             self.root = None;
         }
         self.pool.retire(id);
@@ -416,7 +425,9 @@ impl<F: Frames> ShadowMmu<F> {
 
 impl<F: Frames> Mmu for ShadowMmu<F> {
     fn root(&mut self) -> (Hpa, TlbFlush) {
-        if let Some(writes) = self.memory.take() {
+        if let Some(writes) = self.memory.take()
+            && !mutant(Mutant::WritesUnnoticed)
+        {
             self.written(&writes);
         }
         let root = match self.root {
@@ -456,6 +467,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
             Reading::NONE
         };
         match self.algorithm {
+            _ if mutant(Mutant::LoadIgnored) => {}
             Algorithm::Vtlb => self.zap_all(),
             Algorithm::Cached | Algorithm::Unsync => self.sync_all(),
         }
@@ -472,6 +484,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
 
     fn invalidate_page(&mut self, _state: &PagingState, gva: Gva) {
         match self.algorithm {
+            _ if mutant(Mutant::InvlpgIgnored) => {}
             Algorithm::Vtlb => self.drop_page(gva.0),
             Algorithm::Cached | Algorithm::Unsync => self.sync_page_of(gva.0),
         }
@@ -490,6 +503,9 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
 
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         self.map.set(start, len, backing);
+        if mutant(Mutant::RemapKeepsEntries) {
+            return;
+        }
         self.zapped += self.pool.in_use() as u64;
         self.zap_all();
         self.flush = true;

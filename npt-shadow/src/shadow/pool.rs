@@ -293,3 +293,75 @@ impl Pool {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::role::{Reading, Rights, Role};
+    use super::*;
+
+    struct Numbered(u64);
+
+    impl Frames for Numbered {
+        fn allocate(&mut self) -> Option<Hpa> {
+            self.0 += 0x1000;
+            (self.0 < 0x20_000).then_some(Hpa(self.0))
+        }
+        fn free(&mut self, _: Hpa) {}
+        fn read(&self, _: Hpa, _: usize) -> u64 {
+            0
+        }
+        fn write(&mut self, _: Hpa, _: usize, _: u64) {}
+    }
+
+    fn key(gfn: u64) -> Key {
+        Key {
+            gfn,
+            role: Role {
+                level: 1,
+                direct: false,
+                quadrant: 0,
+                rights: Rights::ALL,
+                reading: Reading::NONE,
+            },
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_used_again_only_after_a_flush() {
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(3, Hpa(0)));
+        let ids: Vec<_> = (0..3)
+            .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
+            .collect();
+        assert_eq!(pool.available(), 0);
+        assert_eq!(pool.take(key(9), &mut frames), None);
+        pool.retire(ids[1]);
+        assert_eq!(pool.find(&key(1)), None);
+        assert_eq!(pool.find(&key(2)), Some(ids[2]));
+        assert_eq!(pool.take(key(9), &mut frames), None, "in quarantine");
+        pool.flushed();
+        assert_eq!(pool.take(key(9), &mut frames), Some(ids[1]));
+        assert_eq!((pool.in_use(), pool.most), (3, 3));
+    }
+
+    #[test]
+    fn a_host_without_frames_makes_the_pool_smaller() {
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(100, Hpa(0)));
+        let mut taken = 0;
+        while pool.take(key(taken), &mut frames).is_some() {
+            taken += 1;
+        }
+        assert_eq!((taken, pool.capacity(), pool.available()), (31, 31, 0));
+    }
+
+    #[test]
+    fn pages_come_up_for_giving_up_when_they_have_not_been_used() {
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(4, Hpa(0)));
+        let ids: Vec<_> = (0..4)
+            .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
+            .collect();
+        let first = pool.oldest(Some(ids[0])).unwrap();
+        assert_eq!(first, ids[1], "all are used, and the first is the root");
+        pool.page_mut(ids[2]).used = true;
+        assert_eq!(pool.oldest(Some(ids[0])), Some(ids[3]));
+    }
+}

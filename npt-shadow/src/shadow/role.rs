@@ -3,6 +3,7 @@
 //! A shadow page is found by its [`Key`]: the guest frame of the table and a [`Role`], which has everything that changes what the
 //! table's entries mean. So a change of CR0.WP, CR4 or EFER.NXE invalidates nothing: other shadow pages are looked up.
 
+use super::mutants::{Mutant, mutant};
 use hv_core::mmu::PagingState;
 use hv_core::regs::{Cr0, Cr4, Efer};
 
@@ -63,8 +64,8 @@ impl Reading {
             pse: !wide && state.cr4.contains(Cr4::PSE),
             nxe: wide && state.efer.contains(Efer::NXE),
             wp,
-            smep: !wp && state.cr4.contains(Cr4::SMEP),
-            smap: !wp && state.cr4.contains(Cr4::SMAP),
+            smep: !wp && state.cr4.contains(Cr4::SMEP) && !mutant(Mutant::SmepNotInRole),
+            smap: !wp && state.cr4.contains(Cr4::SMAP) && !mutant(Mutant::SmapNotInRole),
         }
     }
 
@@ -178,7 +179,8 @@ impl Key {
         let reading = &role.reading;
         let large =
             role.level > 1 && role.level <= 3 && entry & PS != 0 && (reading.wide || reading.pse);
-        if entry & (P | A) != P | A || self.reserved(entry, large, physical_bits) {
+        let accessed = entry & A != 0 || mutant(Mutant::AccessedIgnored);
+        if entry & P == 0 || !accessed || self.reserved(entry, large, physical_bits) {
             return Target::Nothing;
         }
         let rights = Rights {
@@ -193,7 +195,11 @@ impl Key {
                 role: Role {
                     level: role.level - 1,
                     quadrant: if reading.wide { 0 } else { half as u8 },
-                    rights,
+                    rights: if mutant(Mutant::RightsNotInRole) {
+                        Rights::ALL
+                    } else {
+                        rights
+                    },
                     ..*role
                 },
             });

@@ -156,7 +156,9 @@ impl<F: Frames> ShadowMmu<F> {
             self.pool.page_mut(id).unsync = false;
             self.sync_page(id);
         }
-        while let Some(slot) = self.lists.first(Owner::Frame(gfn as u32)) {
+        while !mutant(Mutant::NoWriteProtection)
+            && let Some(slot) = self.lists.first(Owner::Frame(gfn as u32))
+        {
             let (id, index) = (slot / 512, slot as usize % 512);
             let entry = self.entry(id, index);
             self.set(id, index, entry & !RW, None);
@@ -188,6 +190,9 @@ impl<F: Frames> ShadowMmu<F> {
     /// A page is about to be linked. For the guest, what it leads to was not reachable there, so that it needs no flush: nothing in it
     /// may be out of date.
     pub(super) fn sync_before_link(&mut self, child: PageId) {
+        if mutant(Mutant::LinkOutOfStep) {
+            return;
+        }
         let page = self.pool.page(child);
         if page.key.is_some_and(|key| key.role.level == 1) {
             if page.unsync {
@@ -252,7 +257,7 @@ impl<F: Frames> ShadowMmu<F> {
             let child = self.child(id, index);
             let direct = |id| self.pool.page(id).key.is_some_and(|key| key.role.direct);
             match child {
-                Some(child) if !direct(child) => id = child,
+                Some(child) if !direct(child) || mutant(Mutant::InvlpgDropsPart) => id = child,
                 _ => {
                     self.clear(id, index);
                     // Two shadow entries for a page of 4 MiB.

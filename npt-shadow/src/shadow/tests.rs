@@ -5,15 +5,17 @@
 //! only when the MMU says so. The judge ([`Judge`]) knows all values that each guest entry has had since the last flush: a translation
 //! is right if a CPU could have it from any of them. A page fault must be that of the tables as they are.
 
+use super::mutants::ACTIVE;
 use super::*;
 use crate::walk::Walk;
+use hv_core::mem::NotRam;
 use hv_core::mmu::PfError;
 use hv_core::testing::{Random, VecMemory};
 use std::collections::{BTreeMap, HashMap};
 
-/// Guest frames: tables are in the first ones, the last two are ROM and MMIO.
-const FRAMES: u64 = 64;
-const TABLES: u64 = 14;
+/// Guest frames: six megabytes, so that there are large pages, and which of them are used as tables.
+const FRAMES: u64 = 1536;
+const TABLES: [u64; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 512, 1026];
 const ROM: u64 = 62;
 const MMIO: u64 = 63;
 /// Where guest frame 0 is on the host.
@@ -43,6 +45,21 @@ impl Frames for TestFrames {
     }
     fn write(&mut self, frame: Hpa, index: usize, value: u64) {
         self.tables[(frame.0 >> 12) as usize - 1][index] = value;
+    }
+}
+
+/// Memory that the reference walker looks at: it does not set flags, which is what the shadow MMU's walk has to do.
+struct LookOnly<'a>(&'a VecMemory);
+
+impl GuestMemory for LookOnly<'_> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
+        self.0.read(gpa, buf)
+    }
+    fn write(&self, gpa: Gpa, _buf: &[u8]) -> Result<(), NotRam> {
+        Err(NotRam(gpa))
+    }
+    fn compare_exchange(&self, _: Gpa, _: usize, _: u64, _: u64) -> Result<bool, NotRam> {
+        Ok(true)
     }
 }
 
@@ -85,6 +102,8 @@ impl Judge {
         for at in (gpa & !3..gpa + len as u64).step_by(4) {
             let value = memory.read_u32(Gpa(at)).unwrap_or(0);
             self.history.entry(at).or_insert_with(|| vec![(0, value)]);
+            // A walk that ended in a fault may have set an accessed flag.
+            self.observe(memory, at);
         }
     }
 
@@ -97,22 +116,32 @@ impl Judge {
         }
     }
 
+    /// A word may have been changed by the shadow MMU, which sets flags.
+    fn observe(&mut self, memory: &VecMemory, at: u64) {
+        let value = memory.read_u32(Gpa(at)).unwrap_or(0);
+        if let Some(history) = self.history.get_mut(&at)
+            && history.last().is_some_and(|&(_, last)| last != value)
+        {
+            self.now += 1;
+            history.push((self.now, value));
+        }
+    }
+
     /// The values of a word since `from`, the one that it had then among them; without accessed and dirty flags' changes these are
     /// few.
-    fn words(&self, memory: &VecMemory, gpa: u64, from: u64) -> Vec<u32> {
+    /// Each with the time since when.
+    fn words(&self, memory: &VecMemory, gpa: u64, from: u64) -> Vec<(u64, u32)> {
         let now = memory.read_u32(Gpa(gpa)).unwrap_or(0);
         let Some(history) = self.history.get(&gpa) else {
-            return vec![now];
+            return vec![(from, now)];
         };
         let first = history.partition_point(|&(at, _)| at <= from);
         // The value at `from` is that of the store before, or what was there at first.
         let mut values: Vec<_> = history[first.saturating_sub(1)..]
             .iter()
-            .map(|&(_, value)| value)
+            .map(|&(at, value)| (at.max(from), value))
             .collect();
-        values.push(now);
-        values.sort_unstable();
-        values.dedup();
+        values.push((self.now.max(from), now));
         values
     }
 }
@@ -132,6 +161,8 @@ struct Machine {
     cpl: u8,
     /// What the map has besides RAM.
     special: HashMap<u64, Backing>,
+    /// The address of the last access.
+    va: u64,
     log: Vec<String>,
 }
 
@@ -187,12 +218,29 @@ impl Machine {
             random: Random::new(seed),
             cpl: 0,
             special: HashMap::new(),
+            va: 0,
             log: Vec::new(),
         };
-        for gfn in 0..FRAMES {
-            machine.map(gfn, backing(gfn));
-        }
+        machine.map_all();
         machine
+    }
+
+    /// RAM, with a page of ROM and one of MMIO.
+    fn map_all(&mut self) {
+        self.special.clear();
+        let ram = Backing::Ram {
+            hpa: Hpa(RAM),
+            writable: true,
+        };
+        self.mmu.remap(Gpa(0), FRAMES << 12, ram);
+        for gfn in [ROM, MMIO] {
+            self.map(gfn, backing(gfn));
+        }
+    }
+
+    fn backing(&self, gfn: u64) -> Option<Backing> {
+        let special = self.special.get(&gfn).copied();
+        (gfn < FRAMES).then(|| special.unwrap_or(backing(gfn)))
     }
 
     fn map(&mut self, gfn: u64, to: Backing) {
@@ -228,7 +276,9 @@ impl Machine {
     fn some_entry(&mut self) -> u64 {
         let r = &mut self.random;
         let frame = if r.one_in(2) {
-            r.below(TABLES)
+            r.pick(&TABLES)
+        } else if r.one_in(2) {
+            r.below(64)
         } else {
             r.below(FRAMES)
         };
@@ -242,10 +292,10 @@ impl Machine {
         if !r.one_in(3) {
             entry |= A;
         }
-        // Large pages: frame 0, mostly.
+        // Large pages: the first, or one of those without a table, mostly.
         if entry & PS != 0 {
             if r.one_in(3) {
-                entry &= 0xfff;
+                entry = entry & 0xfff | r.below(3) << 21;
             } else {
                 entry &= !PS;
             }
@@ -263,7 +313,7 @@ impl Machine {
     fn some_entry_place(&mut self) -> (u64, usize) {
         let wide = self.wide();
         let r = &mut self.random;
-        let frame = r.below(TABLES) << 12;
+        let frame = r.pick(&TABLES) << 12;
         if wide {
             (frame + r.below(4) * 8, 8)
         } else {
@@ -301,13 +351,14 @@ impl Machine {
                 .write(Gpa(gpa), &entry.to_le_bytes()[..len])
                 .unwrap();
         }
-        self.roots = (0..3).map(|_| self.random.below(TABLES) << 12).collect();
+        self.map_all();
+        self.roots = (0..3).map(|_| self.random.pick(&TABLES) << 12).collect();
         if mode == Mode::Pae {
             // Where no other entries are: these have no accessed flags, and a load of CR3 checks them.
             for root in &mut self.roots {
                 *root += PDPT;
                 for i in 0..4 {
-                    let entry = self.random.below(TABLES) << 12 | u64::from(!self.random.one_in(8));
+                    let entry = self.random.pick(&TABLES) << 12 | u64::from(!self.random.one_in(8));
                     self.memory
                         .write(Gpa(*root + 8 * i), &entry.to_le_bytes())
                         .unwrap();
@@ -346,22 +397,16 @@ impl Machine {
     /// One step of a program.
     fn step(&mut self) {
         match self.random.below(100) {
-            0..62 => self.access(),
+            0..50 => self.access(),
+            50..62 => self.change_mapping(),
             // Stores by devices and emulated instructions.
             62..76 => {
                 let ((gpa, len), entry) = (self.some_entry_place(), self.some_entry());
-                self.note(format!("DMA {gpa:x} {entry:x} {len}"));
-                self.judge.before_store(&self.memory, gpa, len);
-                self.watched
-                    .write(Gpa(gpa), &entry.to_le_bytes()[..len])
-                    .unwrap();
-                self.judge.stored(&self.memory, gpa, len);
+                self.dma(gpa, len, entry);
             }
             76..84 => {
                 let va = self.address();
-                self.note(format!("invlpg {va:x}"));
-                self.mmu.invalidate_page(&self.state, Gva(va));
-                self.judge.flush_page(va);
+                self.invlpg(va);
             }
             84..93 => self.load_cr3(),
             93..95 => {
@@ -374,7 +419,7 @@ impl Machine {
                 self.mmu.reclaim(3);
             }
             96 => {
-                let gfn = TABLES + self.random.below(FRAMES - TABLES);
+                let gfn = 12 + self.random.below(52);
                 let ram = Backing::Ram {
                     hpa: Hpa(RAM + (gfn << 12)),
                     writable: self.random.one_in(2),
@@ -463,16 +508,85 @@ impl Machine {
 
     fn access(&mut self) {
         let va = self.address();
+        self.access_at(va, None);
+    }
+
+    /// The guest changes the entry that maps an address, as it does: through a mapping of the table if it has one. Then it flushes, or
+    /// not, and accesses the address, or not.
+    fn change_mapping(&mut self) {
+        let va = self.address();
+        let Ok(walk) = self.reference(va, Access::default()) else {
+            return;
+        };
+        if walk.top == 0 {
+            return;
+        }
+        self.access_at(va, None);
+        let level = if self.random.one_in(4) {
+            walk.top.min(walk.leaf + 1)
+        } else {
+            walk.leaf
+        };
+        let (bits, size) = if self.wide() { (9, 8) } else { (10, 4) };
+        let index = va >> (12 + bits * (level as u64 - 1)) & ((1 << bits) - 1);
+        let place = walk.tables[level as usize - 1].0 + index * size;
+        if place & 0xfff >= PDPT {
+            return;
+        }
+        let entry = if self.random.one_in(3) {
+            walk.entries[level as usize - 1] ^ self.random.pick(&[P, RW, US, A, D, 1 << 12])
+        } else {
+            self.some_entry()
+        };
+        let write = Access {
+            write: true,
+            user: self.cpl == 3,
+            ..Access::default()
+        };
+        let mapping = (0..40).find_map(|_| {
+            let at = self.address() & !0xfff;
+            let walk = self.reference(at, write).ok()?;
+            (walk.gpa.0 >> 12 == place >> 12).then_some(at + (place & 0xfff))
+        });
+        match mapping {
+            Some(at) => self.access_at(at, Some(entry)),
+            None => self.dma(place, size as usize, entry),
+        }
+        if self.random.one_in(2) {
+            self.invlpg(va);
+        }
+        if self.random.one_in(2) {
+            self.access_at(va, None);
+        }
+    }
+
+    fn dma(&mut self, gpa: u64, len: usize, entry: u64) {
+        self.note(format!("DMA {gpa:x} {entry:x} {len}"));
+        self.judge.before_store(&self.memory, gpa, len);
+        self.watched
+            .write(Gpa(gpa), &entry.to_le_bytes()[..len])
+            .unwrap();
+        self.judge.stored(&self.memory, gpa, len);
+    }
+
+    fn invlpg(&mut self, va: u64) {
+        self.note(format!("invlpg {va:x}"));
+        self.mmu.invalidate_page(&self.state, Gva(va));
+        self.judge.flush_page(va);
+    }
+
+    /// An access; if `value` is given, a write of that.
+    fn access_at(&mut self, va: u64, value: Option<u64>) {
         let told_apart = self.state.cr4.contains(Cr4::SMAP) && self.state.ac;
         let r = &mut self.random;
-        let write = r.one_in(2);
-        let user = self.cpl == 3 && !r.one_in(8);
+        let write = value.is_some() || r.one_in(2);
+        let user = self.cpl == 3 && (value.is_some() || !r.one_in(8));
         let access = Access {
             write,
             fetch: !write && r.one_in(3),
             user,
             // At level 0, SMAP with AC set tells explicit from implicit accesses, and the error code does not.
-            implicit: !user && (self.cpl == 3 || !told_apart && r.one_in(10)),
+            implicit: !user && (self.cpl == 3 || !told_apart && value.is_none() && r.one_in(10)),
         };
         let delivering = !user && r.one_in(12);
         let mut error = PfError::empty();
@@ -522,7 +636,7 @@ impl Machine {
                     let gpa = self.guest_address(cached.hpa | va & 0xfff, access);
                     self.judge_success(va, access, gpa);
                     if access.write {
-                        self.store(gpa, false);
+                        self.store(gpa, value, false);
                     }
                     return;
                 }
@@ -539,7 +653,12 @@ impl Machine {
                 delivering,
                 rip: 0,
             };
-            let (before, resolve) = (self.reference(va, access), self.mmu.page_fault(&fault));
+            self.va = va;
+            let before = self.reference(va, access);
+            let resolve = self.mmu.page_fault(&fault);
+            if let Ok(walk) = &before {
+                self.flags_set(walk);
+            }
             match resolve {
                 Resolve::Retry => {}
                 Resolve::Guest(fault) => {
@@ -552,7 +671,7 @@ impl Machine {
                 Resolve::Mmio => {
                     let walk = before.expect("MMIO where the tables do not allow the access");
                     assert!(
-                        match self.special.get(&(walk.gpa.0 >> 12)) {
+                        match self.backing(walk.gpa.0 >> 12) {
                             Some(Backing::Ram { writable, .. }) => access.write && !writable,
                             _ => true,
                         },
@@ -570,7 +689,7 @@ impl Machine {
                         "there is no instruction to be emulated"
                     );
                     let walk = before.expect("emulated where the tables do not allow it");
-                    self.store(walk.gpa.0, true);
+                    self.store(walk.gpa.0, value, true);
                     return;
                 }
             }
@@ -578,18 +697,34 @@ impl Machine {
         }
     }
 
-    /// What the tables as they are make of the access. (The flags that this sets are those that the access sets.)
-    fn reference(&mut self, va: u64, access: Access) -> Result<Walk, PageFault> {
-        walk::walk(&*self.memory, &self.state, Gva(va), access)
+    /// What the tables as they are make of the access.
+    fn reference(&self, va: u64, access: Access) -> Result<Walk, PageFault> {
+        walk::walk(&LookOnly(&self.memory), &self.state, Gva(va), access)
+    }
+
+    /// Accessed and dirty flags on the way to `va` may have been set.
+    fn flags_set(&mut self, walk: &Walk) {
+        let size = if self.wide() { 8 } else { 4 };
+        for level in walk.leaf..=walk.top {
+            let Some(level) = (level as usize).checked_sub(1) else {
+                return;
+            };
+            let bits = if size == 8 { 9 } else { 10 };
+            let index = self.va >> (12 + bits * level as u64) & ((1 << bits) - 1);
+            let at = walk.tables[level].0 + index * size;
+            for word in (at..at + size).step_by(4) {
+                self.judge.observe(&self.memory, word);
+            }
+        }
     }
 
     fn guest_address(&self, hpa: u64, access: Access) -> u64 {
         let gpa = hpa
             .checked_sub(RAM)
             .expect("a frame that is not the guest's");
-        match self.special.get(&(gpa >> 12)) {
+        match self.backing(gpa >> 12) {
             Some(Backing::Ram { writable, .. }) => {
-                assert!(*writable || !access.write, "ROM at {gpa:x} is written");
+                assert!(writable || !access.write, "ROM at {gpa:x} is written");
             }
             other => panic!("{gpa:x} is {other:?} and mapped"),
         }
@@ -597,19 +732,16 @@ impl Machine {
     }
 
     /// The guest writes 8 or 4 bytes that may be an entry; `emulated`: through Umbra.
-    fn store(&mut self, gpa: u64, emulated: bool) {
-        if gpa >> 12 >= TABLES && self.random.one_in(2) {
-            return;
-        }
+    fn store(&mut self, gpa: u64, value: Option<u64>, emulated: bool) {
         let len = if self.wide() { 8 } else { 4 };
         let place = gpa & 0xfff;
-        // Within the entries that matter, mostly.
-        let value = if place >= PDPT {
-            return;
-        } else if place < 0x20 || place & 0x7f8 == 0 || self.random.one_in(4) {
-            self.some_entry()
-        } else {
-            return;
+        // Entries that matter, mostly.
+        let matters = TABLES.contains(&(gpa >> 12)) && (place < 0x20 || place & 0x7f8 == 0);
+        let value = match value {
+            _ if place >= PDPT => return,
+            Some(value) => value,
+            None if matters || self.random.one_in(6) => self.some_entry(),
+            None => return,
         };
         self.note(format!("store {gpa:x} {value:x} {len} emulated {emulated}"));
         let bytes = &value.to_le_bytes()[..len];
@@ -664,18 +796,19 @@ impl Machine {
         let high = if wide {
             self.judge.words(&self.memory, at + 4, from)
         } else {
-            vec![0]
+            vec![(0, 0)]
         };
         let mut tried = 0;
-        for entry in low
-            .iter()
-            .flat_map(|&l| high.iter().map(move |&h| u64::from(h) << 32 | u64::from(l)))
-        {
+        // A walk reads the upper levels first, or remembers them from before: what is below was read when they were there, or later.
+        for (since, entry) in low.iter().flat_map(|&(a, l)| {
+            high.iter()
+                .map(move |&(b, h)| (a.max(b), u64::from(h) << 32 | u64::from(l)))
+        }) {
             tried += 1;
-            if entry & P == 0 {
+            let pdpte = level == 3 && !long;
+            if entry & P == 0 || entry & A == 0 && !pdpte {
                 continue;
             }
-            let pdpte = level == 3 && !long;
             let (rw, us, nx) = if pdpte {
                 (rw, us, nx)
             } else {
@@ -692,7 +825,7 @@ impl Machine {
                 && (wide || self.state.cr4.contains(Cr4::PSE));
             if level > 1 && !large {
                 let next = (entry & ADDRESS & 0xff_ffff_ffff, rw, us, nx);
-                let (n, ok) = self.leads(va, access, gpa, from, level - 1, next);
+                let (n, ok) = self.leads(va, access, gpa, since, level - 1, next);
                 tried += n;
                 if ok {
                     return (tried, true);
@@ -713,7 +846,8 @@ impl Machine {
                 nx,
                 dirty: true,
             };
-            if frame | va & mask == gpa && self.hardware_allows(&cached, access) {
+            let flagged = !access.write || entry & D != 0;
+            if frame | va & mask == gpa && flagged && self.hardware_allows(&cached, access) {
                 return (tried, true);
             }
         }
@@ -739,13 +873,68 @@ fn run(algorithm: Algorithm, seed: u64, steps: u32) {
             }
         }));
         if let Err(panic) = result {
-            for line in &machine.log {
-                println!("{line}");
+            if ACTIVE.get().is_none() {
+                for line in &machine.log {
+                    println!("{line}");
+                }
+                println!("{algorithm:?}, seed {seed}, step {step}");
             }
-            println!("{algorithm:?}, seed {seed}, step {step}");
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// All mistakes.
+const MUTANTS: [Mutant; 22] = [
+    Mutant::LinkAcceptsAnyChild,
+    Mutant::LinkOutOfStep,
+    Mutant::RightsNotInRole,
+    Mutant::ParentsForgotten,
+    Mutant::RootKept,
+    Mutant::NoFlush,
+    Mutant::WritesUnnoticed,
+    Mutant::NoWriteProtection,
+    Mutant::TableMappedWritable,
+    Mutant::LargeOverTable,
+    Mutant::LargeKept,
+    Mutant::AccessedIgnored,
+    Mutant::DirtyIgnored,
+    Mutant::RomWritable,
+    Mutant::RemapKeepsEntries,
+    Mutant::InvlpgIgnored,
+    Mutant::LoadIgnored,
+    Mutant::LiftedForUser,
+    Mutant::LiftedExecutable,
+    Mutant::SmapNotInRole,
+    Mutant::SmepNotInRole,
+    Mutant::WrittenForgotten,
+];
+
+/// Whether the random programs notice `mutant`, with one of the algorithms.
+fn is_caught(mutant: Mutant) -> bool {
+    let caught = |algorithm, seed| {
+        ACTIVE.set(Some(mutant));
+        let result = std::panic::catch_unwind(|| run(algorithm, seed, 60_000));
+        ACTIVE.set(None);
+        result.is_err()
+    };
+    let algorithms = [Algorithm::Unsync, Algorithm::Cached, Algorithm::Vtlb];
+    (1..=12).any(|seed| algorithms.iter().any(|&algorithm| caught(algorithm, seed)))
+}
+
+#[test]
+fn every_mistake_is_caught() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if ACTIVE.get().is_none() {
+            previous(info);
+        }
+    }));
+    let survivors: Vec<_> = MUTANTS
+        .into_iter()
+        .filter(|&mutant| !is_caught(mutant))
+        .collect();
+    assert!(survivors.is_empty(), "not caught: {survivors:?}");
 }
 
 fn steps() -> u32 {
@@ -757,6 +946,56 @@ fn steps() -> u32 {
 
 fn seed() -> u64 {
     Random::from_env("UMBRA_SEED", 1).next()
+}
+
+/// A page of 2 MiB that the host cannot map as one is changed, and INVLPG executed for one address in it.
+fn large_page_goes_as_a_whole() -> bool {
+    let mut m = Machine::new(Algorithm::Vtlb, 1);
+    m.state.cr0 |= Cr0::PG | Cr0::WP;
+    m.state.cr4 |= Cr4::PAE;
+    m.state.efer |= Efer::LME | Efer::LMA;
+    for table in 0..3u64 {
+        let entry = (table + 1) << 12 | P | RW | A;
+        m.memory
+            .write(Gpa(table << 12), &entry.to_le_bytes())
+            .unwrap();
+    }
+    let large = |gfn: u64| (gfn << 12 | P | RW | A | D | PS).to_le_bytes();
+    m.memory.write(Gpa(0x2000), &large(0)).unwrap();
+    m.map(ROM, Backing::Mmio);
+    m.mmu.load(&m.state);
+    let reached = |m: &mut Machine, va: u64| {
+        for _ in 0..4 {
+            let (root, _) = m.mmu.root();
+            m.tables.clear();
+            if let Ok((cached, ..)) = m.hardware_walk(root, va, Access::default()) {
+                return (cached.hpa - RAM) >> 12;
+            }
+            let fault = ShadowFault {
+                gva: Gva(va),
+                error: PfError::empty(),
+                state: m.state,
+                cpl: 0,
+                delivering: false,
+                rip: 0,
+            };
+            assert_eq!(m.mmu.page_fault(&fault), Resolve::Retry);
+        }
+        unreachable!("the fault is never resolved")
+    };
+    assert_eq!((reached(&mut m, 0x5000), reached(&mut m, 0x6000)), (5, 6));
+    m.memory.write(Gpa(0x2000), &large(512)).unwrap();
+    m.mmu.invalidate_page(&m.state, Gva(0x5000));
+    reached(&mut m, 0x6000) == 518
+}
+
+#[test]
+fn a_large_page_goes_as_a_whole() {
+    assert!(large_page_goes_as_a_whole());
+    ACTIVE.set(Some(Mutant::InvlpgDropsPart));
+    let caught = !large_page_goes_as_a_whole();
+    ACTIVE.set(None);
+    assert!(caught);
 }
 
 #[test]
