@@ -398,7 +398,8 @@ impl Machine {
     fn step(&mut self) {
         match self.random.below(100) {
             0..50 => self.access(),
-            50..62 => self.change_mapping(),
+            50..58 => self.change_mapping(),
+            58..62 => self.share_table(),
             // Stores by devices and emulated instructions.
             62..76 => {
                 let ((gpa, len), entry) = (self.some_entry_place(), self.some_entry());
@@ -530,14 +531,46 @@ impl Machine {
         let (bits, size) = if self.wide() { (9, 8) } else { (10, 4) };
         let index = va >> (12 + bits * (level as u64 - 1)) & ((1 << bits) - 1);
         let place = walk.tables[level as usize - 1].0 + index * size;
-        if place & 0xfff >= PDPT {
-            return;
-        }
         let entry = if self.random.one_in(3) {
             walk.entries[level as usize - 1] ^ self.random.pick(&[P, RW, US, A, D, 1 << 12])
         } else {
             self.some_entry()
         };
+        self.store_entry(place, entry);
+        if self.random.one_in(2) {
+            self.invlpg(va);
+        }
+        if self.random.one_in(2) {
+            self.access_at(va, None);
+        }
+    }
+
+    /// The guest changes an entry and then lets another entry of the table above lead to the same table: what is reached by that is new,
+    /// and needs no flush.
+    fn share_table(&mut self) {
+        let va = self.address();
+        let Ok(walk) = self.reference(va, Access::default()) else {
+            return;
+        };
+        if walk.leaf != 1 {
+            return;
+        }
+        let (bits, size) = if self.wide() { (9, 8) } else { (10, 4) };
+        let index = |va: u64, level: u64| va >> (12 + bits * level) & ((1 << bits) - 1);
+        let other = va ^ 1 << (12 + bits);
+        self.access_at(va, None);
+        let entry = self.some_entry();
+        self.store_entry(walk.tables[0].0 + index(va, 0) * size, entry);
+        self.store_entry(walk.tables[1].0 + index(other, 1) * size, walk.entries[1]);
+        self.access_at(other ^ 0x1000, None);
+        self.access_at(other, None);
+    }
+
+    /// Changes an entry through a mapping of the table, if there is one that is soon found.
+    fn store_entry(&mut self, place: u64, entry: u64) {
+        if place & 0xfff >= PDPT {
+            return;
+        }
         let write = Access {
             write: true,
             user: self.cpl == 3,
@@ -550,13 +583,7 @@ impl Machine {
         });
         match mapping {
             Some(at) => self.access_at(at, Some(entry)),
-            None => self.dma(place, size as usize, entry),
-        }
-        if self.random.one_in(2) {
-            self.invlpg(va);
-        }
-        if self.random.one_in(2) {
-            self.access_at(va, None);
+            None => self.dma(place, if self.wide() { 8 } else { 4 }, entry),
         }
     }
 
