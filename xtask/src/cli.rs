@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::rig::{Paging, Rig};
+use crate::rig::{Paging, Rig, Shadow};
 
 /// Builds, runs and tests Umbra.
 #[derive(Debug, Parser)]
@@ -66,6 +66,9 @@ pub struct RunArgs {
     /// How the guest's memory is virtualized
     #[arg(long, value_enum, default_value = "nested")]
     pub paging: Paging,
+    /// How the shadow tables are kept, with --paging shadow [default: Umbra's choice]
+    #[arg(long, value_enum, value_name = "ALGORITHM")]
+    pub shadow: Option<Shadow>,
     /// The machine that Umbra runs on
     #[arg(long, value_enum, default_value = "auto")]
     pub rig: Rig,

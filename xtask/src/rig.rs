@@ -31,6 +31,41 @@ pub enum Paging {
     Shadow,
 }
 
+impl Paging {
+    /// Its name on the command line, which is also Umbra's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Paging::Nested => "nested",
+            Paging::Shadow => "shadow",
+        }
+    }
+}
+
+/// How Umbra keeps its shadows of the guest's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shadow {
+    /// They are thrown away at every load of CR3, as a TLB is.
+    Vtlb,
+    /// They are kept, and the guest's tables write-protected.
+    Cached,
+    /// They are kept, and leaf tables may be out of step until the guest flushes.
+    Unsync,
+}
+
+impl Shadow {
+    /// All of them, from the simplest to the most refined.
+    pub const ALL: [Shadow; 3] = [Shadow::Vtlb, Shadow::Cached, Shadow::Unsync];
+
+    /// Its name on the command line, which is also Umbra's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shadow::Vtlb => "vtlb",
+            Shadow::Cached => "cached",
+            Shadow::Unsync => "unsync",
+        }
+    }
+}
+
 impl Rig {
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -260,6 +295,18 @@ mod tests {
         use clap::ValueEnum;
         for rig in Rig::value_variants() {
             assert_eq!(rig.to_possible_value().unwrap().get_name(), rig.name());
+        }
+        for paging in Paging::value_variants() {
+            assert_eq!(
+                paging.to_possible_value().unwrap().get_name(),
+                paging.name()
+            );
+        }
+        for shadow in Shadow::ALL {
+            assert_eq!(
+                shadow.to_possible_value().unwrap().get_name(),
+                shadow.name()
+            );
         }
     }
 }

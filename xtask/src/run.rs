@@ -18,7 +18,9 @@ use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, outer_memory, parse_memory};
+use crate::rig::{
+    Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, Shadow, outer_memory, parse_memory,
+};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -42,6 +44,10 @@ pub struct Options {
     pub rig: Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
+    /// How the guest's memory is virtualized.
+    pub paging: Paging,
+    /// How shadow tables are kept, if that is not left to Umbra.
+    pub shadow: Option<Shadow>,
     /// What boots; nothing stands for the default guest, which is made when it is needed.
     pub guest: Option<Medium>,
     /// The RAM disk of a Linux kernel, and its length in bytes.
@@ -81,8 +87,8 @@ impl Options {
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
-        if args.paging == Paging::Shadow {
-            refuse!("--paging shadow is not built yet; use nested");
+        if let (Paging::Nested, Some(shadow)) = (args.paging, args.shadow) {
+            refuse!("--shadow {} needs --paging shadow", shadow.name());
         }
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
@@ -165,6 +171,8 @@ impl Options {
         Ok(Options {
             rig,
             cpu_model,
+            paging: args.paging,
+            shadow: args.shadow,
             guest,
             initrd,
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
@@ -191,6 +199,8 @@ impl Options {
         Ok(Options {
             rig: Rig::QemuSvm,
             cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            paging: Paging::Nested,
+            shadow: None,
             guest: Some(Medium::open(guest)?),
             initrd: None,
             cmdline: CMDLINE.to_owned(),
@@ -269,8 +279,13 @@ fn machine(
         bus: options.bus,
     }));
     let umbra_options = format!(
-        "memory={}M paging=nested control={} report=1{}{}",
+        "memory={}M paging={}{} control={} report=1{}{}",
         options.memory / MIB,
+        options.paging.name(),
+        options
+            .shadow
+            .map(|shadow| format!(" shadow={}", shadow.name()))
+            .unwrap_or_default(),
         options.rig.control(),
         if options.window { " window=1" } else { "" },
         match options.record {
@@ -565,9 +580,31 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        for line in ["--paging shadow", "--cpus 2"] {
-            assert!(refusal(line).contains("not built yet"), "{line}");
-        }
+        assert!(refusal("--cpus 2").contains("not built yet"));
+    }
+
+    #[test]
+    fn umbra_is_told_the_paging_and_the_shadows_algorithm() {
+        let guest = Medium {
+            path: "/g.iso".into(),
+            kind: Kind::Cdrom,
+            length: MIB,
+        };
+        let told = |line: &str| {
+            let options = check(line).unwrap();
+            let machine = machine(&options, &guest, Path::new("/u"), None, Path::new("/")).unwrap();
+            match machine.boot {
+                Boot::Multiboot { options, .. } => options,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(told("").contains(" paging=nested control="));
+        assert!(told("--paging shadow").contains(" paging=shadow control="));
+        assert!(
+            told("--paging shadow --shadow unsync")
+                .contains(" paging=shadow shadow=unsync control=")
+        );
+        assert!(refusal("--shadow vtlb").contains("needs --paging shadow"));
     }
 
     #[test]
