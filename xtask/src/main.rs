@@ -37,7 +37,7 @@ mod script;
 mod session;
 mod setup;
 mod test;
-mod tsc;
+mod work;
 
 use std::process::ExitCode;
 

@@ -120,7 +120,15 @@ impl Options {
                 }
             }
         }
-        let initrd = args.initrd.as_deref().map(media::open_initrd).transpose()?;
+        let initrd = match (&args.initrd, &args.guest) {
+            (Some(path), _) => Some(media::open_initrd(path)?),
+            (None, Some(kernel)) => {
+                let own = named(kernel).and_then(Guest::initrd);
+                own.map(|guest| media::open_initrd(&guest.provide()?))
+                    .transpose()?
+            }
+            (None, None) => None,
+        };
         let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
             let directory = path
@@ -221,10 +229,17 @@ impl Options {
 
 /// Opens a guest's file, or provides the test guest of that name where there is no such file.
 fn open_guest(path: &Path) -> Result<Medium> {
-    match path.to_str().and_then(Guest::named) {
-        Some(guest) if !path.exists() => Medium::open(&guest.provide()?),
-        _ => Medium::open(path),
+    match named(path) {
+        Some(guest) => Medium::open(&guest.provide()?),
+        None => Medium::open(path),
     }
+}
+
+/// The test guest that `path` names, if it names no file.
+fn named(path: &Path) -> Option<Guest> {
+    path.to_str()
+        .and_then(Guest::named)
+        .filter(|_| !path.exists())
 }
 
 /// The outer machine for a run of `guest` in the Umbra image `umbra`. `scratch` takes the files that it needs.
