@@ -229,6 +229,10 @@ fn read_entry(mem: &dyn GuestMemory, at: Gpa, size: u64) -> Option<u64> {
     }
 }
 
+/// Reserved bits of a PAE page-directory-pointer-table entry. Bit 5 is reserved too, but QEMU's emulation of nested paging sets it in
+/// the guest's tables as if these entries had an accessed flag, which PAE guests there would then die of.
+const PDPTE_RESERVED: u64 = 0x1c6;
+
 /// Whether a reserved bit is set (SDM vol 3A tables 4-4 to 4-20).
 fn reserved(
     entry: u64,
@@ -251,7 +255,7 @@ fn reserved(
         return true;
     }
     if pdpte {
-        return entry & 0x1e6 != 0;
+        return entry & PDPTE_RESERVED != 0;
     }
     match level {
         4 | 5 => entry & PS != 0,
@@ -498,6 +502,13 @@ mod tests {
                 }
             ),
             Ok(Gpa(0x4007))
+        );
+        m.write(Gpa(0x1020 + 8), &(0x2000 | P | A).to_le_bytes())
+            .unwrap();
+        assert_eq!(
+            translate(&m, &s, Gva(0x4000_0007), READ),
+            Ok(Gpa(0x4007)),
+            "QEMU sets the flag that these entries do not have"
         );
         m.write(Gpa(0x1020 + 8), &(0x2000 | P | RW).to_le_bytes())
             .unwrap();

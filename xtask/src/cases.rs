@@ -36,7 +36,7 @@ pub struct Case {
     bus: Bus,
     /// How the guest's memory is virtualized.
     paging: Paging,
-    shadow: Shadow,
+    shadow: Option<Shadow>,
     /// What must hold besides the script.
     checks: Vec<Check>,
 }
@@ -46,8 +46,8 @@ pub struct Case {
 enum What {
     /// A CD.
     Cd(Guest),
-    /// The cloud kernel and its RAM disk, with this on the command line.
-    Kernel(&'static str),
+    /// A Linux kernel and its RAM disk, with this on the command line.
+    Kernel(Guest, &'static str),
     /// A copy of the Linux disk, twice.
     DiskTwice,
     /// The disk of the guest that attacks.
@@ -94,7 +94,7 @@ enum Check {
     OwnMemory,
 }
 
-/// What the cloud kernel must find in the virtual machine.
+/// What a Linux kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
     "GUEST-CPU 1",
     "GUEST-DISK sda 2048",
@@ -138,7 +138,7 @@ pub fn all() -> Vec<Case> {
         cpu_model: None,
         bus: Bus::Virtio,
         paging: Paging::Nested,
-        shadow: Shadow::default(),
+        shadow: None,
         checks: checks.to_vec(),
     };
     let on_ide = |case| Case {
@@ -152,7 +152,7 @@ pub fn all() -> Vec<Case> {
     };
     let shadowed = |shadow, case| Case {
         paging: Paging::Shadow,
-        shadow,
+        shadow: Some(shadow),
         ..case
     };
     let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
@@ -170,7 +170,7 @@ pub fn all() -> Vec<Case> {
             None,
             case(
                 "bochs-vmx-kernel",
-                What::Kernel("umbra.then=poweroff"),
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
                 256,
                 900,
                 &[],
@@ -182,7 +182,7 @@ pub fn all() -> Vec<Case> {
             None,
             case(
                 "bochs-svm-kernel",
-                What::Kernel("umbra.then=poweroff"),
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
                 256,
                 900,
                 &[],
@@ -224,7 +224,7 @@ pub fn all() -> Vec<Case> {
                 None,
                 case(
                     "bochs-vmx-shadow-kernel",
-                    What::Kernel("umbra.then=poweroff"),
+                    What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
                     256,
                     900,
                     &[],
@@ -285,7 +285,7 @@ pub fn all() -> Vec<Case> {
             Shadow::Vtlb,
             case(
                 "shadow-vtlb-kernel",
-                What::Kernel("umbra.then=poweroff"),
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
                 512,
                 240,
                 &[],
@@ -389,9 +389,25 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "kernel-power-off",
-            What::Kernel("umbra.then=poweroff"),
+            What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
             512,
             120,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "kernel-i386",
+            What::Kernel(Guest::I386Kernel, "umbra.then=poweroff"),
+            256,
+            240,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "kernel-i386-pae",
+            What::Kernel(Guest::PaeKernel, "umbra.then=poweroff"),
+            256,
+            240,
             &[],
             &[PoweredOff, Console(HARDWARE), OwnMemory],
         ),
@@ -409,7 +425,7 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "reboot",
-            What::Kernel("umbra.then=reboot"),
+            What::Kernel(Guest::CloudKernel, "umbra.then=reboot"),
             256,
             120,
             &[up.clone(), up.clone()],
@@ -417,7 +433,7 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "reboot-cf9",
-            What::Kernel("umbra.then=cf9"),
+            What::Kernel(Guest::CloudKernel, "umbra.then=cf9"),
             256,
             120,
             &[up.clone(), up.clone()],
@@ -425,7 +441,7 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "reboot-i8042",
-            What::Kernel("umbra.then=i8042"),
+            What::Kernel(Guest::CloudKernel, "umbra.then=i8042"),
             256,
             120,
             &[up.clone(), up.clone()],
@@ -433,7 +449,7 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "reboot-triple-fault",
-            What::Kernel("umbra.then=triple"),
+            What::Kernel(Guest::CloudKernel, "umbra.then=triple"),
             256,
             120,
             &[up.clone(), up],
@@ -537,9 +553,9 @@ impl Case {
     pub fn prepare(&self) -> Result<()> {
         match self.what {
             What::Cd(guest) | What::Image(guest, _) => drop(guest.provide()?),
-            What::Kernel(_) => {
-                Guest::CloudKernel.provide()?;
-                Guest::CloudInitrd.provide()?;
+            What::Kernel(kernel, _) => {
+                kernel.provide()?;
+                kernel.initrd().map(Guest::provide).transpose()?;
             }
             What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
             What::Attack => {}
@@ -564,14 +580,17 @@ impl Case {
                 umbra,
                 scratch.path(),
             ),
-            What::Kernel(cmdline) => {
+            What::Kernel(kernel, cmdline) => {
                 let disk = scratch.path().join("data.img");
                 fs::write(&disk, vec![0; 1 << 20])?;
                 let options = Options {
-                    initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+                    initrd: kernel
+                        .initrd()
+                        .map(|initrd| media::open_initrd(&initrd.provide()?))
+                        .transpose()?,
                     disk: Some(media::open_disk(&disk)?),
                     cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
-                    ..Options::headless(&Guest::CloudKernel.provide()?)?
+                    ..Options::headless(&kernel.provide()?)?
                 };
                 self.run_once(&options, umbra, scratch.path())
             }

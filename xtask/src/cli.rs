@@ -41,7 +41,7 @@ pub enum Command {
 pub struct RunArgs {
     /// An ISO, a raw disk image, a Linux kernel, or the name of a test guest [default: the Debian installer]
     pub guest: Option<PathBuf>,
-    /// The initial RAM disk of a Linux kernel
+    /// The initial RAM disk of a Linux kernel; a test guest brings its own
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// The command line of a Linux kernel

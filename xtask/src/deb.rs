@@ -1,7 +1,8 @@
 //! Debian packages as a source of guests: fetched by apt and unpacked into the cache, never installed.
 //!
 //! A package that the system's own sources do not have (on Ubuntu, or another release of Debian) comes from Debian 12's archive,
-//! through a private configuration of apt which leaves the system's as it is.
+//! through a private configuration of apt which leaves the system's as it is. So does one of another architecture, written as apt
+//! writes it: `busybox-static:i386`.
 
 use std::env;
 use std::fs;
@@ -28,14 +29,14 @@ const COMPLETE: &str = ".complete";
 enum Source {
     /// The system's configuration of apt.
     System,
-    /// Debian 12 by the options of a private configuration.
-    Debian(Vec<String>),
+    /// The options of a private configuration.
+    Private(Vec<String>),
 }
 
 impl Source {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        if let Source::Debian(options) = self {
+        if let Source::Private(options) = self {
             command.args(options.iter().flat_map(|option| ["-o", option]));
         }
         command.stdin(Stdio::null());
@@ -46,10 +47,18 @@ impl Source {
     fn file(&self, package: &str) -> Option<(String, u64)> {
         let output = self
             .command("apt-get")
-            .args(["download", "--print-uris", package])
+            .args(["download", "--print-uris", split(package).0])
             .output()
             .ok()?;
         parse_uri(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// A package's name, and its architecture if it is not the system's.
+fn split(package: &str) -> (&str, Option<&str>) {
+    match package.split_once(':') {
+        Some((name, architecture)) => (name, Some(architecture)),
+        None => (package, None),
     }
 }
 
@@ -82,7 +91,7 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
     let (file, length) = source
         .file(package)
         .with_context(|| format!("apt does not know the package {package}"))?;
-    download(&source, package, length, &directory)?;
+    download(&source, split(package).0, length, &directory)?;
     let archive = fs::read_dir(&directory)?
         .flatten()
         .map(|entry| entry.path())
@@ -107,7 +116,7 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
 pub fn dependency(meta: &str, prefix: &str) -> Result<String> {
     let output = source_of(meta)?
         .command("apt-cache")
-        .args(["depends", meta])
+        .args(["depends", split(meta).0])
         .output()
         .context("cannot start apt-cache")?;
     parse_dependency(&String::from_utf8_lossy(&output.stdout), prefix)
@@ -127,69 +136,103 @@ fn parse_dependency(text: &str, prefix: &str) -> Option<String> {
 /// How old the lists of packages may be before a package is looked up in them.
 const LISTS_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Brings the system's lists of packages up to date, once a day.
-fn fresh_lists() -> Result<()> {
-    let stamp = paths::guests().join("lists-fetched");
-    let age = fs::metadata(&stamp)
+/// Brings lists of packages up to date with `fetch`, once a day for each `stamp`.
+fn fresh(stamp: &Path, fetch: impl FnOnce() -> Result<()>) -> Result<()> {
+    let age = fs::metadata(stamp)
         .and_then(|stamp| stamp.modified())
         .ok()
         .and_then(|at| at.elapsed().ok());
     if age.is_some_and(|age| age < LISTS_AGE) {
         return Ok(());
     }
-    setup::refresh_lists()?;
-    paths::make(&paths::guests())?;
-    fs::write(&stamp, "").with_context(|| format!("cannot write {}", stamp.display()))
+    fetch()?;
+    fs::write(stamp, "").with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// The source that has `package`.
 fn source_of(package: &str) -> Result<Source> {
-    fresh_lists()?;
-    if Source::System.file(package).is_some() {
-        return Ok(Source::System);
+    let (name, architecture) = split(package);
+    let guests = paths::guests();
+    paths::make(&guests)?;
+    let system = match architecture {
+        None => {
+            fresh(&guests.join("lists-fetched"), setup::refresh_lists)?;
+            Source::System
+        }
+        Some(architecture) => {
+            let directory = guests.join(format!("apt-{architecture}"));
+            let source = private_source(&directory, architecture, None)?;
+            let stamp = directory.join("lists-fetched");
+            fresh(&stamp, || {
+                fetch_lists(&source, architecture);
+                Ok(())
+            })?;
+            if source.file(package).is_none() {
+                fs::remove_file(&stamp)?;
+            }
+            source
+        }
+    };
+    if system.file(package).is_some() {
+        return Ok(system);
     }
     let mirror = env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty());
     let mirror = mirror.with_context(|| {
         format!(
-            "this system's package sources do not have Debian 12's {package}: set {MIRROR} to the address of a Debian mirror \
+            "this system's package sources do not have Debian 12's {name}: set {MIRROR} to the address of a Debian mirror \
              (the folder with dists/bookworm)"
         )
     })?;
-    let debian = private_source(&mirror)?;
+    if !Path::new(KEYRING).exists() {
+        setup::require(Purpose::DebianKeys)?;
+    }
+    let architecture = architecture.unwrap_or("amd64");
+    let directory = guests.join(format!("apt-debian-{architecture}"));
+    let debian = private_source(&directory, architecture, Some(&mirror))?;
     if debian.file(package).is_none() {
-        let step = Step::start("Fetching Debian 12's lists of packages");
-        run(debian.command("apt-get").arg("update"))?;
-        step.done();
+        fetch_lists(&debian, architecture);
     }
     Ok(debian)
 }
 
-/// A private configuration of apt for Debian 12's archive.
-fn private_source(mirror: &str) -> Result<Source> {
-    if !Path::new(KEYRING).exists() {
-        setup::require(Purpose::DebianKeys)?;
+/// Fetches the lists of packages of a private configuration. Where one of several lists cannot be had, the others may do, and
+/// what is missing is said when a package is not found.
+fn fetch_lists(source: &Source, architecture: &str) {
+    let step = Step::start(format!("Fetching the lists of packages for {architecture}"));
+    match run(source.command("apt-get").arg("update")) {
+        Ok(_) => step.done(),
+        Err(_) => eprintln!("not all lists of packages for {architecture} could be fetched"),
     }
-    let directory = paths::guests().join("apt");
+}
+
+/// A private configuration of apt in `directory`, for one architecture: with Debian 12's archive in `mirror`, or with the
+/// system's own sources.
+fn private_source(directory: &Path, architecture: &str, mirror: Option<&str>) -> Result<Source> {
     for part in ["lists/partial", "cache/archives/partial", "etc"] {
         paths::make(&directory.join(part))?;
     }
-    let sources = directory.join("etc/sources.list");
-    let list = format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} bookworm main\n");
-    fs::write(&sources, list)?;
     fs::write(directory.join("status"), "")?;
     let at = |part: &str| directory.join(part).display().to_string();
-    Ok(Source::Debian(vec![
-        format!("Dir::Etc::SourceList={}", sources.display()),
-        "Dir::Etc::SourceParts=/nonexistent".to_owned(),
-        "Dir::Etc::PreferencesParts=/nonexistent".to_owned(),
+    let mut options = vec![
         format!("Dir::State={}", at("")),
         format!("Dir::State::Lists={}", at("lists")),
         format!("Dir::State::status={}", at("status")),
         format!("Dir::Cache={}", at("cache")),
-        "APT::Architecture=amd64".to_owned(),
-        "APT::Architectures::=amd64".to_owned(),
+        format!("APT::Architecture={architecture}"),
+        format!("APT::Architectures::={architecture}"),
         "APT::Sandbox::User=root".to_owned(),
-    ]))
+    ];
+    if let Some(mirror) = mirror {
+        let list =
+            format!("deb [arch={architecture} signed-by={KEYRING}] {mirror} bookworm main\n");
+        fs::write(directory.join("etc/sources.list"), list)?;
+        options.extend([
+            format!("Dir::Etc::SourceList={}", at("etc/sources.list")),
+            "Dir::Etc::SourceParts=/nonexistent".to_owned(),
+            "Dir::Etc::PreferencesParts=/nonexistent".to_owned(),
+        ]);
+    }
+    Ok(Source::Private(options))
 }
 
 /// Fetches `package` into `directory`, showing how far it is.
@@ -265,6 +308,15 @@ mod tests {
             Some(("ipxe_1.0_all.deb".to_owned(), 1_171_912))
         );
         assert_eq!(parse_uri("E: no such package"), None);
+    }
+
+    #[test]
+    fn a_package_may_name_its_architecture() {
+        assert_eq!(split("busybox-static"), ("busybox-static", None));
+        assert_eq!(
+            split("busybox-static:i386"),
+            ("busybox-static", Some("i386"))
+        );
     }
 
     #[test]

@@ -12,9 +12,10 @@ use crate::initrd;
 use crate::outcome::refuse;
 use crate::paths;
 use crate::setup::{self, Purpose};
+use crate::work::{self, Width};
 
 /// Raised when a recipe below changes, so that cached guests are made again.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// A guest that the tool can provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +38,19 @@ pub enum Guest {
     CloudInitrd,
     /// Both on a hard disk with its own boot loader.
     LinuxDisk,
+    /// Debian's kernel for 32-bit machines, with 32-bit two-level paging.
+    I386Kernel,
+    /// A RAM disk for that kernel, as the cloud kernel's.
+    I386Initrd,
+    /// The same kernel with PAE paging.
+    PaeKernel,
+    /// A RAM disk for that kernel.
+    PaeInitrd,
 }
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 9] = [
+    pub const ALL: [Guest; 13] = [
         Guest::DebianAmd64,
         Guest::DebianI386,
         Guest::MemtestX64,
@@ -51,6 +60,10 @@ impl Guest {
         Guest::CloudKernel,
         Guest::CloudInitrd,
         Guest::LinuxDisk,
+        Guest::I386Kernel,
+        Guest::I386Initrd,
+        Guest::PaeKernel,
+        Guest::PaeInitrd,
     ];
 
     /// The name on the command line.
@@ -65,6 +78,20 @@ impl Guest {
             Guest::CloudKernel => "cloud-kernel",
             Guest::CloudInitrd => "cloud-initrd",
             Guest::LinuxDisk => "linux-disk",
+            Guest::I386Kernel => "i386-kernel",
+            Guest::I386Initrd => "i386-initrd",
+            Guest::PaeKernel => "i386-pae-kernel",
+            Guest::PaeInitrd => "i386-pae-initrd",
+        }
+    }
+
+    /// The RAM disk that goes with a kernel.
+    pub fn initrd(self) -> Option<Guest> {
+        match self {
+            Guest::CloudKernel => Some(Guest::CloudInitrd),
+            Guest::I386Kernel => Some(Guest::I386Initrd),
+            Guest::PaeKernel => Some(Guest::PaeInitrd),
+            _ => None,
         }
     }
 
@@ -85,6 +112,11 @@ impl Guest {
             Guest::CloudKernel => "Debian's Linux kernel for virtual machines (bzImage)",
             Guest::CloudInitrd => "a RAM disk for it that lists the hardware (initrd)",
             Guest::LinuxDisk => "both on a hard disk with GRUB in its boot sector (disk image)",
+            Guest::I386Kernel => "Debian's 32-bit Linux kernel without PAE (bzImage)",
+            Guest::PaeKernel => "Debian's 32-bit Linux kernel with PAE (bzImage)",
+            Guest::I386Initrd | Guest::PaeInitrd => {
+                "a 32-bit RAM disk for it that lists the hardware (initrd)"
+            }
         }
     }
 
@@ -99,6 +131,10 @@ impl Guest {
             Guest::CloudKernel => "vmlinuz-cloud",
             Guest::CloudInitrd => "initrd-cloud.img",
             Guest::LinuxDisk => "linux-disk.img",
+            Guest::I386Kernel => "vmlinuz-i386",
+            Guest::I386Initrd => "initrd-i386.img",
+            Guest::PaeKernel => "vmlinuz-i386-pae",
+            Guest::PaeInitrd => "initrd-i386-pae.img",
         }
     }
 
@@ -131,16 +167,12 @@ impl Guest {
                 "usr/lib/grub-rescue/grub-rescue-cdrom.iso",
             )?,
             Guest::Ipxe => packaged(&path, "ipxe", "usr/lib/ipxe/ipxe.iso")?,
-            Guest::CloudKernel => {
-                let package = cloud_package()?;
-                let version = package.trim_start_matches("linux-image-");
-                packaged(&path, &package, &format!("boot/vmlinuz-{version}"))?;
-            }
-            Guest::CloudInitrd => {
-                let busybox = deb::unpacked("busybox-static")?.join("bin/busybox");
-                let modules = deb::unpacked(&cloud_package()?)?.join("lib/modules");
-                place(&path, &initrd::build(&busybox, &modules)?)?;
-            }
+            Guest::CloudKernel => CLOUD.kernel(&path)?,
+            Guest::CloudInitrd => CLOUD.initrd(&path)?,
+            Guest::I386Kernel => I386.kernel(&path)?,
+            Guest::I386Initrd => I386.initrd(&path)?,
+            Guest::PaeKernel => PAE.kernel(&path)?,
+            Guest::PaeInitrd => PAE.initrd(&path)?,
             Guest::LinuxDisk => disk::make(
                 &path,
                 &Guest::CloudKernel.provide()?,
@@ -154,21 +186,78 @@ impl Guest {
     /// What the cached file depends on besides the packages.
     fn recipe(self) -> String {
         match self {
-            Guest::CloudInitrd | Guest::LinuxDisk => format!("{RECIPE}\n{}", initrd::INIT),
+            Guest::CloudInitrd | Guest::I386Initrd | Guest::PaeInitrd | Guest::LinuxDisk => {
+                format!("{RECIPE}\n{}\n{}", initrd::INIT, work::SOURCE)
+            }
             _ => RECIPE.to_string(),
         }
     }
 }
 
-/// The package that holds the cloud kernel's current version. It is asked for once, so that kernel and modules fit.
-fn cloud_package() -> Result<String> {
-    let note = paths::guests().join(".cloud-package");
-    if let Ok(package) = fs::read_to_string(&note) {
-        return Ok(package);
+/// A flavour of Debian's Linux kernel, and what its RAM disk is made of.
+struct Flavour {
+    /// The package that depends on the current version.
+    meta: &'static str,
+    /// The packages' architecture in apt's notation, if it is not the usual one.
+    suffix: &'static str,
+    /// Where the current version's name is noted.
+    note: &'static str,
+    width: Width,
+}
+
+const CLOUD: Flavour = Flavour {
+    meta: "linux-image-cloud-amd64",
+    suffix: "",
+    note: ".cloud-package",
+    width: Width::Bits64,
+};
+const I386: Flavour = Flavour {
+    meta: "linux-image-686",
+    suffix: ":i386",
+    note: ".i386-package",
+    width: Width::Bits32,
+};
+const PAE: Flavour = Flavour {
+    meta: "linux-image-686-pae",
+    note: ".pae-package",
+    ..I386
+};
+
+impl Flavour {
+    /// The package that holds the kernel's current version. It is asked for once, so that kernel and modules fit.
+    fn package(&self) -> Result<String> {
+        let note = paths::guests().join(self.note);
+        if let Ok(package) = fs::read_to_string(&note) {
+            return Ok(package);
+        }
+        let meta = format!("{}{}", self.meta, self.suffix);
+        let package = deb::dependency(&meta, "linux-image-")?;
+        fs::write(note, &package)?;
+        Ok(package)
     }
-    let package = deb::dependency("linux-image-cloud-amd64", "linux-image-")?;
-    fs::write(note, &package)?;
-    Ok(package)
+
+    fn unpacked(&self) -> Result<PathBuf> {
+        deb::unpacked(&format!("{}{}", self.package()?, self.suffix))
+    }
+
+    /// Copies the kernel to `path`.
+    fn kernel(&self, path: &Path) -> Result<()> {
+        let package = self.package()?;
+        let version = package.trim_start_matches("linux-image-");
+        packaged(
+            path,
+            &format!("{package}{}", self.suffix),
+            &format!("boot/vmlinuz-{version}"),
+        )
+    }
+
+    /// Builds the RAM disk in `path`.
+    fn initrd(&self, path: &Path) -> Result<()> {
+        let busybox = deb::unpacked(&format!("busybox-static{}", self.suffix))?;
+        let modules = self.unpacked()?.join("lib/modules");
+        let image = initrd::build(&busybox.join("bin/busybox"), &modules, self.width)?;
+        place(path, &image)
+    }
 }
 
 /// Copies one file of a package.
@@ -241,9 +330,9 @@ pub fn provide(names: &[String], list: bool) -> Result<()> {
     }
     for guest in wanted {
         if list {
-            println!("{:14} {}", guest.name(), guest.about());
+            println!("{:16} {}", guest.name(), guest.about());
         } else {
-            println!("{:14} {}", guest.name(), guest.provide()?.display());
+            println!("{:16} {}", guest.name(), guest.provide()?.display());
         }
     }
     Ok(())

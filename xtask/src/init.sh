@@ -1,12 +1,25 @@
 #!/bin/busybox sh
 export PATH=/bin
 echo "GUEST-UP"
-echo "GUEST-TSC $(tsc)"
+echo "GUEST-TSC $(work tsc)"
 mount -t proc proc /proc
 # A measurement wants nothing but the way to here.
 read cmdline < /proc/cmdline
 case "$cmdline" in
-    *umbra.bench*) echo GUEST-BENCH; sleep 5; poweroff -f ;;
+    *umbra.bench*)
+        if [ -e /jobs ]; then
+            read jobs < /jobs
+            for job in $jobs; do
+                echo "GUEST-JOB $job"
+                work $job
+            done
+            echo GUEST-END
+        else
+            echo GUEST-BENCH
+            sleep 5
+        fi
+        poweroff -f
+        ;;
 esac
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

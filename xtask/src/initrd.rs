@@ -1,9 +1,9 @@
 //! The test guest's user space: an initial RAM disk of busybox and one script.
 //!
 //! The script says `GUEST-UP` as its first deed and `GUEST-TSC` with the time stamp counter as its second. With `umbra.bench` on
-//! the kernel's command line it then says `GUEST-BENCH`, sleeps, and switches the machine off. Otherwise it says what hardware Linux found, one
-//! `GUEST-...` line each, and does what the command line asks with `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple`
-//! (ways of rebooting), or nothing, which leaves a shell on the console.
+//! the kernel's command line it then says `GUEST-BENCH`, sleeps, and switches the machine off; where there are [jobs], it does these
+//! instead. Otherwise it says what hardware Linux found, one `GUEST-...` line each, and does what the command line asks with
+//! `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of rebooting), or nothing, which leaves a shell on the console.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
-use crate::tsc;
+use crate::work::{self, Width};
 
 /// The first program.
 pub const INIT: &str = include_str!("init.sh");
@@ -26,12 +26,12 @@ const APPLETS: [&str; 22] = [
 /// The drivers that let the kernel see the virtual machine's disks.
 const DRIVERS: [&str; 3] = ["ata_piix", "sd_mod", "sr_mod"];
 
-/// Builds the RAM disk from `busybox`, and from the drivers below `modules` that this kernel has.
+/// Builds the RAM disk from `busybox`, from the drivers below `modules` that this kernel has, and from the program that works.
 ///
 /// # Errors
 ///
 /// A file cannot be read.
-pub fn build(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
+pub fn build(busybox: &Path, modules: &Path, width: Width) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["bin", "dev", "proc", "sys", "mnt", "modules"] {
         archive.directory(directory);
@@ -41,7 +41,7 @@ pub fn build(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
         "bin/busybox",
         &fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?,
     );
-    archive.program("bin/tsc", &tsc::program());
+    archive.program("bin/work", &work::program(width)?);
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
@@ -54,6 +54,14 @@ pub fn build(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
     archive.program("modules/order", order.as_bytes());
     archive.program("init", INIT.as_bytes());
     Ok(archive.finish())
+}
+
+/// A second archive, for the end of the RAM disk, with the work to do under `umbra.bench`; none is work too.
+#[allow(dead_code)]
+pub fn jobs(jobs: &[&str]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.program("jobs", format!("{}\n", jobs.join(" ")).as_bytes());
+    archive.finish()
 }
 
 /// All modules below `directory`.
@@ -167,7 +175,7 @@ mod tests {
             if word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()) {
                 let shell = [
                     "case", "esac", "then", "else", "done", "for", "while", "read", "exec", "if",
-                    "fi", "set", "do", "export", "tsc",
+                    "fi", "set", "do", "export", "work",
                 ];
                 assert!(APPLETS.contains(&word) || shell.contains(&word), "{word}");
             }

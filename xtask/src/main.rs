@@ -37,7 +37,8 @@ mod script;
 mod session;
 mod setup;
 mod test;
-mod tsc;
+#[allow(dead_code)]
+mod work;
 
 use std::process::ExitCode;
 

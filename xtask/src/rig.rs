@@ -51,30 +51,43 @@ impl FromStr for Paging {
     }
 }
 
-/// How shadow tables are kept up to date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+impl Paging {
+    /// What it is called on Umbra's command line.
+    pub fn option(self, shadow: Option<Shadow>) -> String {
+        let paging = match self {
+            Paging::Nested => "paging=nested".to_owned(),
+            Paging::Shadow => "paging=shadow".to_owned(),
+            Paging::Alternate(time) => format!("paging=alternate:{time}ms"),
+        };
+        match shadow {
+            Some(shadow) => format!("{paging} shadow={}", shadow.name()),
+            None => paging,
+        }
+    }
+}
+
+/// How Umbra keeps its shadows of the guest's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shadow {
-    /// Thrown away whenever the guest loads CR3
+    /// They are thrown away at every load of CR3, as a TLB is.
     Vtlb,
-    /// Kept; the guest's writes to its tables are emulated
+    /// They are kept, and the guest's tables write-protected.
     Cached,
-    /// Kept; the guest writes its tables, which are read again when it flushes
-    #[default]
+    /// They are kept, and leaf tables may be out of step until the guest flushes.
     Unsync,
 }
 
-impl Paging {
-    /// What it is called on Umbra's command line.
-    pub fn option(self, shadow: Shadow) -> String {
-        let algorithm = match shadow {
+impl Shadow {
+    /// All of them, from the simplest to the most refined.
+    #[allow(dead_code)]
+    pub const ALL: [Shadow; 3] = [Shadow::Vtlb, Shadow::Cached, Shadow::Unsync];
+
+    /// Its name on the command line, which is also Umbra's.
+    pub fn name(self) -> &'static str {
+        match self {
             Shadow::Vtlb => "vtlb",
             Shadow::Cached => "cached",
             Shadow::Unsync => "unsync",
-        };
-        match self {
-            Paging::Nested => "paging=nested".to_owned(),
-            Paging::Shadow => format!("paging=shadow shadow={algorithm}"),
-            Paging::Alternate(time) => format!("paging=alternate:{time}ms shadow={algorithm}"),
         }
     }
 }
@@ -308,6 +321,12 @@ mod tests {
         use clap::ValueEnum;
         for rig in Rig::value_variants() {
             assert_eq!(rig.to_possible_value().unwrap().get_name(), rig.name());
+        }
+        for shadow in Shadow::ALL {
+            assert_eq!(
+                shadow.to_possible_value().unwrap().get_name(),
+                shadow.name()
+            );
         }
     }
 }

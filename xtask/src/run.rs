@@ -44,6 +44,10 @@ pub struct Options {
     pub rig: Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
+    /// How the guest's memory is virtualized.
+    pub paging: Paging,
+    /// How shadow tables are kept, if that is not left to Umbra.
+    pub shadow: Option<Shadow>,
     /// What boots; nothing stands for the default guest, which is made when it is needed.
     pub guest: Option<Medium>,
     /// The RAM disk of a Linux kernel, and its length in bytes.
@@ -52,10 +56,6 @@ pub struct Options {
     pub cmdline: String,
     /// The guest's memory in bytes.
     pub memory: u64,
-    /// How it is virtualized.
-    pub paging: Paging,
-    /// How shadow tables are kept up to date, under shadow paging.
-    pub shadow: Shadow,
     /// A further hard disk.
     pub disk: Option<PathBuf>,
     /// Texts and keys.
@@ -120,7 +120,15 @@ impl Options {
                 }
             }
         }
-        let initrd = args.initrd.as_deref().map(media::open_initrd).transpose()?;
+        let initrd = match (&args.initrd, &args.guest) {
+            (Some(path), _) => Some(media::open_initrd(path)?),
+            (None, Some(kernel)) => {
+                let own = named(kernel).and_then(Guest::initrd);
+                own.map(|guest| media::open_initrd(&guest.provide()?))
+                    .transpose()?
+            }
+            (None, None) => None,
+        };
         let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
             let directory = path
@@ -171,12 +179,12 @@ impl Options {
         Ok(Options {
             rig,
             cpu_model,
+            paging: args.paging,
+            shadow: args.shadow,
             guest,
             initrd,
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             memory,
-            paging: args.paging,
-            shadow: args.shadow.unwrap_or_default(),
             disk,
             script,
             timeout,
@@ -199,12 +207,12 @@ impl Options {
         Ok(Options {
             rig: Rig::QemuSvm,
             cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            paging: Paging::Nested,
+            shadow: None,
             guest: Some(Medium::open(guest)?),
             initrd: None,
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
-            paging: Paging::Nested,
-            shadow: Shadow::default(),
             disk: None,
             script: Vec::new(),
             timeout: Some(TIMEOUT),
@@ -221,10 +229,17 @@ impl Options {
 
 /// Opens a guest's file, or provides the test guest of that name where there is no such file.
 fn open_guest(path: &Path) -> Result<Medium> {
-    match path.to_str().and_then(Guest::named) {
-        Some(guest) if !path.exists() => Medium::open(&guest.provide()?),
-        _ => Medium::open(path),
+    match named(path) {
+        Some(guest) => Medium::open(&guest.provide()?),
+        None => Medium::open(path),
     }
+}
+
+/// The test guest that `path` names, if it names no file.
+fn named(path: &Path) -> Option<Guest> {
+    path.to_str()
+        .and_then(Guest::named)
+        .filter(|_| !path.exists())
 }
 
 /// The outer machine for a run of `guest` in the Umbra image `umbra`. `scratch` takes the files that it needs.
@@ -586,7 +601,7 @@ mod tests {
             options.paging.option(options.shadow)
         };
         assert_eq!(option(""), "paging=nested");
-        assert_eq!(option("--paging shadow"), "paging=shadow shadow=unsync");
+        assert_eq!(option("--paging shadow"), "paging=shadow");
         assert_eq!(
             option("--paging alternate:100ms --shadow vtlb"),
             "paging=alternate:100ms shadow=vtlb"

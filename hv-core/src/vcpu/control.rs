@@ -181,7 +181,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if !cr0.contains(Cr0::PG) || !cr4.contains(Cr4::PAE) || efer.contains(Efer::LMA) {
             return Ok(());
         }
-        let reserved = 0x1e6 | u64::MAX << self.cpuid.physical_bits();
+        // Bit 5 is reserved too, but QEMU's emulation of nested paging sets it in the guest's tables.
+        let reserved = 0x1c6 | u64::MAX << self.cpuid.physical_bits();
         let table = Gpa(cr3 & 0xffff_ffe0);
         let mut entries = [0; 4];
         for (i, entry) in entries.iter_mut().enumerate() {

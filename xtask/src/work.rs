@@ -1,0 +1,142 @@
+//! Work for the test guests: `work.S`, a program of a few instructions without any library, for 64-bit and 32-bit systems.
+//!
+//! It touches memory in ways that tell paging algorithms apart and says a checksum of what it found there, so that two runs under
+//! two algorithms can be compared.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::deb;
+
+/// The program.
+pub const SOURCE: &str = include_str!("work.S");
+/// The kinds of work, by the program's argument, and what each is in a few words.
+pub const JOBS: [(&str, &str); 4] = [
+    ("fork", "fork, exec, exit"),
+    ("mmap", "map, touch, unmap"),
+    ("pipe", "two processes taking turns"),
+    ("walk", "64 MiB walked through"),
+];
+/// What it says before the name of its work.
+const SAID: &str = "GUEST-WORK ";
+
+/// The width of a program's registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// IA-32.
+    Bits32,
+    /// x86-64.
+    Bits64,
+}
+
+/// Assembles the program.
+///
+/// # Errors
+///
+/// The compiler fails.
+pub fn program(width: Width) -> Result<Vec<u8>> {
+    let scratch = tempfile::tempdir()?;
+    let (source, program) = (scratch.path().join("work.S"), scratch.path().join("work"));
+    fs::write(&source, SOURCE)?;
+    deb::run(
+        Command::new("cc")
+            .arg(match width {
+                Width::Bits32 => "-m32",
+                Width::Bits64 => "-m64",
+            })
+            .args(["-nostdlib", "-static", "-no-pie", "-s"])
+            .args(["-Wl,--build-id=none", "-o"])
+            .args([&program, &source]),
+    )?;
+    fs::read(&program).context("the assembled program is not there")
+}
+
+/// What the program said of one kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The checksum of the memory it touched.
+    pub checksum: u32,
+    /// What the time stamp counter counted meanwhile.
+    pub ticks: u64,
+}
+
+impl Done {
+    /// Finds what was said of `job`, once its line is whole.
+    pub fn of(job: &str, console: &str) -> Option<Done> {
+        let said = console.split(SAID).skip(1).find_map(|said| {
+            let (line, _) = said.split_once(['\r', '\n'])?;
+            line.strip_prefix(job)
+        })?;
+        let mut words = said.split_whitespace();
+        let checksum = u32::from_str_radix(words.next()?, 16).ok()?;
+        let mut ticks = words.map(str::parse::<u64>);
+        let (start, end) = (ticks.next()?.ok()?, ticks.next()?.ok()?);
+        Some(Done {
+            checksum,
+            ticks: end.checked_sub(start)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    /// What the program says here; nothing where the system cannot run it.
+    fn said(width: Width, directory: &Path, job: &str) -> Option<String> {
+        let path = directory.join(format!("work-{width:?}"));
+        if !path.exists() {
+            fs::write(&path, program(width).unwrap()).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let output = Command::new(&path).arg(job).output().ok()?;
+        assert!(output.status.success(), "{width:?} {job}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[test]
+    fn the_time_stamp_counter_grows() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = || -> u64 {
+            let text = said(Width::Bits64, directory.path(), "tsc").unwrap();
+            text.trim().parse().unwrap()
+        };
+        let first = read();
+        assert!(read() > first);
+    }
+
+    #[test]
+    fn checksums_repeat_and_are_the_same_in_64_and_32_bits() {
+        let directory = tempfile::tempdir().unwrap();
+        let done = |width, job| {
+            let text = said(width, directory.path(), job)?;
+            Some(Done::of(job, &text).expect(&text))
+        };
+        for (job, _) in JOBS {
+            let first = done(Width::Bits64, job).unwrap();
+            assert_ne!(first.ticks, 0);
+            let again = done(Width::Bits64, job).unwrap();
+            assert_eq!(again.checksum, first.checksum, "{job}");
+            // A system may be without support for 32-bit programs.
+            if let Some(narrow) = done(Width::Bits32, job) {
+                assert_eq!(narrow.checksum, first.checksum, "{job}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_it_says_is_read_once_its_line_is_whole() {
+        let console = "GUEST-JOB fork\r\nGUEST-WORK fork 00c0ffee 1000 1700\r\nGUEST-WORK mmap 1 2";
+        let fork = Done {
+            checksum: 0x00c0_ffee,
+            ticks: 700,
+        };
+        assert_eq!(Done::of("fork", console), Some(fork));
+        assert_eq!(Done::of("mmap", console), None);
+        assert_eq!(Done::of("walk", console), None);
+    }
+}
