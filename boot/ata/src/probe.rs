@@ -61,14 +61,13 @@ pub fn probe<H: Host>(host: H, at: Location) -> Vec<Found<H>> {
             match channel.identify(position, packet) {
                 Some(identity) => identities.push((position, identity)),
                 None => {
-                    let status = channel.status();
+                    let (status, error) = (channel.status(), channel.read(reg::ERROR));
                     // The status of a drive that is not there is 0 if the other one answers for it.
                     if position == 0 || !status.is_empty() {
                         log::warn!(
                             "IDE channel at {:x}h: drive {position} does not identify itself: signature {signature:x?}, \
-                             {status:?}, error {:x}h",
-                            channel.at.command,
-                            channel.read(reg::ERROR)
+                             {status:?}, error {error:x}h",
+                            channel.at.command
                         );
                     }
                 }
