@@ -411,9 +411,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let error = Some(fault.error.bits());
                 Err(Trouble::Exception(Event::exception(vector::PF, error)))
             }
-            // The CPU itself was at it, not the instruction at RIP: there is nothing to emulate.
+            // The CPU itself was at it, not the instruction at RIP: what is emulated is the delivery of the event, which has been
+            // put back.
             Resolve::Mmio | Resolve::Emulate if exit.vectoring.is_some() => {
-                Err(self.fatal("an event is delivered through memory that is no RAM", exit))
+                match self.injection(Attention::NONE).and_then(|i| i.event) {
+                    Some(event) => self.deliver(&event),
+                    None => Ok(()),
+                }
             }
             Resolve::Mmio | Resolve::Emulate => self.emulate(),
         }

@@ -134,7 +134,7 @@ fn pae_paging_loads_its_pointer_table() {
     assert_eq!(r.vm.cpu.pdptes, [0; 4], "not before paging is on");
     assert!(write(&mut r, 0, PE | PG));
     assert_eq!(r.vm.cpu.pdptes, [0x4001, 0, 0x5001, 0xffff_ffff_ffff_fffe]);
-    r.memory.write(Gpa(0x3000), &0x21u64.to_le_bytes()).unwrap();
+    r.memory.write(Gpa(0x3000), &0x41u64.to_le_bytes()).unwrap();
     assert!(
         !write(&mut r, 3, 0x3000),
         "a present entry with a reserved bit"

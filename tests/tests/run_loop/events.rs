@@ -278,23 +278,6 @@ fn injected_events_are_counted_by_kind() {
 }
 
 #[test]
-fn event_delivered_through_device_memory_stops_the_vm() {
-    let mut r = Rig::new();
-    let fault = NestedFault {
-        gpa: Gpa(0xfee0_0000),
-        write: true,
-        fetch: false,
-        present: false,
-        table_walk: false,
-    };
-    r.vm.cpu.exit(VmExit {
-        vectoring: Some(Event::interrupt(0x31)),
-        ..VmExit::bare(ExitReason::NestedFault(fault))
-    });
-    assert!(matches!(r.run(), Stop::Fatal(_)));
-}
-
-#[test]
 fn interrupt_that_the_guest_did_not_take_waits_while_the_instruction_is_emulated() {
     let mut r = Rig::new();
     let fault = NestedFault {

@@ -2,8 +2,8 @@
 
 use hv_core::cpu::VcpuBackend;
 use hv_core::emulate::Shadow;
-use hv_core::event::vector;
-use hv_core::exit::ExitReason;
+use hv_core::event::{Event, vector};
+use hv_core::exit::{ExitReason, NestedFault, VmExit};
 use hv_core::mem::GuestMemory;
 use hv_core::regs::gpr::{RAX, RBX, RCX, RSP};
 use hv_core::regs::{SegReg, Segment, SysReg};
@@ -47,6 +47,31 @@ fn real(code: &[u8], handlers: &[(u8, &[u8])]) -> Rig {
 fn run_to_halt(r: &mut Rig) {
     assert_eq!(r.run(), Stop::Idle(VmTime::NEVER));
     assert!(r.entries().is_empty(), "the hardware was left alone");
+}
+
+#[test]
+fn event_that_the_hardware_cannot_deliver_is_delivered_in_software() {
+    let mut r = real(&[NOP], &[(0x31, &[HLT])]);
+    r.vm.cpu.can_run = |_| true;
+    r.vm.cpu.set_rflags(IF | 2);
+    let fault = NestedFault {
+        gpa: Gpa(0xfee0_0000),
+        write: true,
+        fetch: false,
+        present: false,
+        table_walk: false,
+    };
+    r.vm.cpu.exit(VmExit {
+        vectoring: Some(Event::interrupt(0x31)),
+        ..VmExit::bare(ExitReason::NestedFault(fault))
+    });
+    assert_eq!(r.run(), Stop::HostInterrupt);
+    assert_eq!(r.vm.cpu.rip(), HANDLER + 0x3100);
+    assert_eq!(r.vm.cpu.rflags() & IF, 0);
+    assert_eq!(r.vm.cpu.gprs().regs[RSP], STACK - 6);
+    assert_eq!(r.memory.read_u16(Gpa(STACK - 6)), Ok(CODE as u16));
+    let injected: Vec<_> = r.entries().iter().filter_map(|e| e.inject).collect();
+    assert_eq!(injected, [], "nothing is left to be injected");
 }
 
 #[test]
