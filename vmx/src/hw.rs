@@ -88,6 +88,8 @@ pub trait Hardware: Send {
     fn register(&self, register: CpuRegister) -> u64;
     /// Sets a register that holds the guest's value.
     fn set_register(&mut self, register: CpuRegister, value: u64);
+    /// EFER and PAT as the host has them. The VMCS has fields for them only where there are the controls that load them.
+    fn host_efer_and_pat(&self) -> (u64, u64);
     /// Loads XCR0. `value` has been checked against CPUID.
     fn set_xcr0(&mut self, value: u64);
     /// The guest's general registers. RSP is not switched with them.
@@ -493,6 +495,11 @@ impl Hardware for Processor {
                 }
             }
         }
+    }
+
+    fn host_efer_and_pat(&self) -> (u64, u64) {
+        // SAFETY: ring 0; every CPU in long mode has both.
+        unsafe { (rdmsr(EFER), rdmsr(PAT)) }
     }
 
     fn set_xcr0(&mut self, value: u64) {

@@ -49,6 +49,10 @@ impl Hardware for FakeHardware {
     fn set_register(&mut self, register: CpuRegister, value: u64) {
         self.registers.insert(register as u8, value);
     }
+    fn host_efer_and_pat(&self) -> (u64, u64) {
+        let field = |field| self.fields.get(&field).copied().unwrap_or(0);
+        (field(Field::HOST_EFER), field(Field::HOST_PAT))
+    }
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
     }

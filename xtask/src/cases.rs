@@ -232,6 +232,22 @@ pub fn all() -> Vec<Case> {
                 ),
             ),
         ),
+        // A CPU with neither EPT nor the controls that load EFER and PAT.
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::BochsVmx,
+                Some("core2_penryn_t9600"),
+                case(
+                    "bochs-vmx-shadow-without-ept",
+                    What::Cd(Guest::GrubRescue),
+                    128,
+                    400,
+                    &grub_answers,
+                    &[],
+                ),
+            ),
+        ),
         shadowed(
             Shadow::Unsync,
             case(
@@ -246,12 +262,12 @@ pub fn all() -> Vec<Case> {
         shadowed(
             Shadow::Cached,
             case(
-                "shadow-cached-debian-i386-installer",
-                What::Cd(Guest::DebianI386),
+                "shadow-cached-kernel-i386",
+                What::Kernel(Guest::I386Kernel, "umbra.then=poweroff"),
                 512,
-                400,
-                &language,
-                &[Colours(4)],
+                240,
+                &[],
+                &[PoweredOff],
             ),
         ),
         shadowed(
@@ -292,17 +308,17 @@ pub fn all() -> Vec<Case> {
                 &[PoweredOff, Console(HARDWARE)],
             ),
         ),
-        shadowed(
-            Shadow::Cached,
-            case(
-                "shadow-cached-disk",
-                What::DiskTwice,
+        Case {
+            paging: Paging::Alternate(20),
+            ..case(
+                "paging-alternates",
+                What::Kernel(Guest::PaeKernel, "umbra.then=poweroff"),
                 512,
                 240,
                 &[],
                 &[PoweredOff],
-            ),
-        ),
+            )
+        },
         case(
             "image-bios",
             What::Image(Guest::GrubRescue, None),

@@ -176,10 +176,7 @@ impl<H: Hardware> VmxVcpu<H> {
                 list.set(index, value);
             }
         };
-        let (host_efer, host_pat) = (
-            self.hw.read(Field::HOST_EFER),
-            self.hw.read(Field::HOST_PAT),
-        );
+        let (host_efer, host_pat) = self.hw.host_efer_and_pat();
         let exit = p.exit;
         by_list(
             &mut self.exit_msrs,
