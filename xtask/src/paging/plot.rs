@@ -10,7 +10,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::comparison::{Column, Comparison, Counts, Job};
 use super::table::kinds;
 
-const SIZE: (u32, u32) = (1000, 480);
+const SIZE: (u32, u32) = (1120, 480);
+/// The width of the legend.
+const LEGEND: u32 = 150;
 const FONT: &str = "sans-serif";
 /// The colours of kinds; the last is for all further ones.
 const COLOURS: [RGBColor; 9] = [
@@ -180,6 +182,7 @@ fn draw(picture: &Picture, path: &Path) -> Drawn {
     let mut chart = ChartBuilder::on(&root)
         .caption(picture.title, (FONT, 20))
         .margin(12)
+        .margin_right(if picture.kinds.is_empty() { 12 } else { LEGEND })
         .x_label_area_size(44)
         .y_label_area_size(76)
         .build_cartesian_2d(0.0..width, 0.0..(highest * 1.05).max(1.0))?;
@@ -199,21 +202,19 @@ fn draw(picture: &Picture, path: &Path) -> Drawn {
             let corners = [(at - 0.4, from), (at + 0.4, from + part)];
             Some(Rectangle::new(corners, colour.filled()))
         });
-        let series = chart.draw_series(rectangles)?;
+        chart.draw_series(rectangles)?;
+        // The legend stands beside the bars, in the order of the stacks.
         if let Some(kind) = picture.kinds.get(number) {
-            series.label(kind).legend(move |(x, y)| {
-                Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.filled())
-            });
+            let x = (SIZE.0 - LEGEND) as i32 + 16;
+            let y = SIZE.1 as i32 - 64 - 18 * number as i32;
+            root.draw(&Rectangle::new(
+                [(x, y - 5), (x + 10, y + 5)],
+                colour.filled(),
+            ))?;
+            let text = TextStyle::from((FONT, 12).into_font());
+            let beside = text.pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new(kind.clone(), (x + 16, y), beside))?;
         }
-    }
-    if !picture.kinds.is_empty() {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(RGBColor(0xc0, 0xc0, 0xc0))
-            .label_font((FONT, 12))
-            .draw()?;
     }
     let label = |size: i32| {
         let centred = Pos::new(HPos::Center, VPos::Top);
