@@ -53,7 +53,11 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     log::info!("command line: {:?}", boot.cmdline);
     let options = match Options::parse(boot.cmdline) {
         Ok(o) => o,
-        Err(why) => refuse(&why),
+        Err(why) => {
+            // The host tool waits for the sentence.
+            options::control(boot.cmdline).map(control::open);
+            refuse(&why)
+        }
     };
     if let Some(transport) = options.control
         && !control::open(transport)

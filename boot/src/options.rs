@@ -67,7 +67,7 @@ impl Options {
     pub fn parse(line: &'static str) -> Result<Self, alloc::string::String> {
         let mut o = Self {
             memory: 0,
-            control: None,
+            control: control(line),
             window: false,
             record: 0,
             check_entries: false,
@@ -90,9 +90,7 @@ impl Options {
                         alloc::format!("memory={v} is not a size such as 512M or 2G")
                     })?
                 }
-                ("control", "com2") => o.control = Some(Transport::Com2),
-                ("control", "e9") => o.control = Some(Transport::E9),
-                ("report", _) => {}
+                ("report" | "control", _) => {}
                 ("window", _) => o.window = true,
                 ("record", v) => {
                     o.record = v
@@ -134,6 +132,16 @@ impl Options {
         }
         Ok(o)
     }
+}
+
+/// The way to the host tool, whatever else may be wrong with the line.
+pub fn control(line: &str) -> Option<Transport> {
+    let mut words = line.split_whitespace().take_while(|&word| word != "--");
+    words.find_map(|word| match word {
+        "control=com2" => Some(Transport::Com2),
+        "control=e9" => Some(Transport::E9),
+        _ => None,
+    })
 }
 
 /// A drive.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: Umbra against the bare machine, from one run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +21,13 @@ use crate::{kernel, models, paths};
 
 /// What the RAM disk's script says right after its first word, followed by the time stamp counter.
 const MARKER: &str = "GUEST-TSC ";
-/// The script switches the machine off right after its second word.
-const CMDLINE: &str = "console=ttyS0 quiet umbra.bench";
+/// The kernel's command line. The script switches the machine off right after its second word.
+pub const CMDLINE: &str = "console=ttyS0 quiet umbra.bench";
 /// Linux waits by MWAITX on AMD, and Bochs 2.7 arms the wrong timer for it (`set_mwaitx_timer` in its `cpu/apic.cc`), so that it
 /// waits for ever. In Umbra there is no MWAITX.
 const WITHOUT_MWAITX: &str = " clearcpuid=221";
-const MEMORY: u64 = 512 * MIB;
+/// The guest's memory in bytes.
+pub const MEMORY: u64 = 512 * MIB;
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One way to the marker.
@@ -51,12 +52,12 @@ struct Bench {
     initrd: PathBuf,
 }
 
-/// A Linux kernel's way to its first program, native and in Umbra.
+/// Checks where to measure and sees that it can be done there. Gives the CPU model.
 ///
 /// # Errors
 ///
-/// A run fails.
-pub fn boot(args: &BenchRig) -> Result<()> {
+/// The rig cannot count, or does not have the model.
+pub fn prepare(args: &BenchRig) -> Result<String> {
     let rig = args.rig;
     if matches!(rig, Rig::Auto | Rig::Kvm) {
         refuse!(
@@ -67,6 +68,17 @@ pub fn boot(args: &BenchRig) -> Result<()> {
     let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
     setup::require(Purpose::Run { rig, window: false })?;
     models::check_listed(rig, &cpu_model)?;
+    Ok(cpu_model)
+}
+
+/// A Linux kernel's way to its first program, native and in Umbra.
+///
+/// # Errors
+///
+/// A run fails.
+pub fn boot(args: &BenchRig) -> Result<()> {
+    let rig = args.rig;
+    let cpu_model = prepare(args)?;
     let bench = Bench {
         rig,
         cpu_model,
@@ -118,70 +130,24 @@ times: from the start of Bochs, with the CD's loading on both sides
 impl Bench {
     /// Runs the kernel natively to the marker.
     fn native(&self, icount: bool) -> Result<Way> {
-        let mut cmdline = CMDLINE.to_owned();
-        if self.rig == Rig::BochsSvm {
-            cmdline.push_str(WITHOUT_MWAITX);
-        }
-        let machine = Machine {
-            rig: self.rig,
-            cpu_model: self.cpu_model.clone(),
-            memory: MEMORY,
-            boot: Boot::Native {
-                kernel: self.kernel.clone(),
-                initrd: Some(self.initrd.clone()),
-                cmdline,
-            },
-            drives: Vec::new(),
+        let machine = native_machine(
+            self.rig,
+            &self.cpu_model,
+            &self.kernel,
+            &self.initrd,
             icount,
-            display: None,
-        };
-        let log = paths::new_log("native")?;
-        let mut emulator = emulator::start(&machine, &log)?;
-        let start = emulator.process().started();
-        let (sender, arrivals) = mpsc::channel();
-        let mut from = emulator.connect()?.from;
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                let bytes = buffer.get(..count).unwrap_or_default().to_vec();
-                if sender.send(bytes).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut console = Vec::new();
-        loop {
-            match arrivals.recv_timeout(Duration::from_millis(100)) {
-                Ok(bytes) => console.extend_from_slice(&bytes),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!(
-                    "the native run ended before {MARKER}: {}",
-                    emulator.complaints()
-                ),
-            }
-            let text = String::from_utf8_lossy(&console);
-            if let Some(ticks) = ticks(&text) {
-                let cpu = emulator
-                    .process()
-                    .cpu_seconds()
-                    .context("the emulator's CPU time cannot be read")?;
-                return Ok(Way {
-                    wall: start.elapsed().as_secs_f64(),
-                    cpu,
-                    ticks: ticks - emulator.entered()?,
-                    report: Value::Null,
-                });
-            }
-            if interrupted() {
-                return Err(Interrupted.into());
-            }
-            if start.elapsed() > TIMEOUT {
-                bail!(
-                    "the native run did not reach {MARKER} within {} seconds",
-                    TIMEOUT.as_secs()
-                );
-            }
-        }
+        );
+        let mut seen = None;
+        let heard = listen(&machine, TIMEOUT, &mut |console| {
+            seen = ticks(console);
+            seen.is_some()
+        })?;
+        Ok(Way {
+            wall: heard.wall,
+            cpu: heard.cpu,
+            ticks: seen.unwrap_or_default() - heard.entered,
+            report: Value::Null,
+        })
     }
 
     /// Runs the kernel in Umbra to the marker.
@@ -222,8 +188,103 @@ impl Bench {
     }
 }
 
+/// The machine for a Linux kernel without Umbra.
+pub fn native_machine(
+    rig: Rig,
+    cpu_model: &str,
+    kernel: &Path,
+    initrd: &Path,
+    icount: bool,
+) -> Machine {
+    let mut cmdline = CMDLINE.to_owned();
+    if rig == Rig::BochsSvm {
+        cmdline.push_str(WITHOUT_MWAITX);
+    }
+    Machine {
+        rig,
+        cpu_model: cpu_model.to_owned(),
+        memory: MEMORY,
+        boot: Boot::Native {
+            kernel: kernel.to_owned(),
+            initrd: Some(initrd.to_owned()),
+            cmdline,
+        },
+        drives: Vec::new(),
+        icount,
+        display: None,
+    }
+}
+
+/// A run without Umbra, up to what was waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard {
+    /// Seconds from the emulator's start.
+    pub wall: f64,
+    /// The emulator's CPU seconds.
+    pub cpu: f64,
+    /// The time stamp counter at the kernel's entry, where the emulator tells.
+    pub entered: u64,
+}
+
+/// Runs `machine`, which has no Umbra in it, until all that its COM1 has said is enough for `enough`.
+///
+/// # Errors
+///
+/// The machine ended first, or the time was over.
+pub fn listen(
+    machine: &Machine,
+    timeout: Duration,
+    enough: &mut dyn FnMut(&str) -> bool,
+) -> Result<Heard> {
+    let log = paths::new_log("native")?;
+    let mut emulator = emulator::start(machine, &log)?;
+    let start = emulator.process().started();
+    let (sender, arrivals) = mpsc::channel();
+    let mut from = emulator.connect()?.from;
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+            if sender.send(bytes).is_err() {
+                break;
+            }
+        }
+    });
+    let mut console = Vec::new();
+    loop {
+        match arrivals.recv_timeout(Duration::from_millis(100)) {
+            Ok(bytes) => console.extend_from_slice(&bytes),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!(
+                "the native run ended before its time: {}",
+                emulator.complaints()
+            ),
+        }
+        if enough(&String::from_utf8_lossy(&console)) {
+            let cpu = emulator
+                .process()
+                .cpu_seconds()
+                .context("the emulator's CPU time cannot be read")?;
+            return Ok(Heard {
+                wall: start.elapsed().as_secs_f64(),
+                cpu,
+                entered: emulator.entered()?,
+            });
+        }
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        if start.elapsed() > timeout {
+            bail!(
+                "the native run did not come to its end within {} seconds",
+                timeout.as_secs()
+            );
+        }
+    }
+}
+
 /// The number behind the marker, once its line is whole.
-fn ticks(console: &str) -> Option<u64> {
+pub fn ticks(console: &str) -> Option<u64> {
     let (number, _) = console.split_once(MARKER)?.1.split_once(['\r', '\n'])?;
     number.trim().parse().ok()
 }

@@ -151,6 +151,8 @@ pub struct BenchArgs {
 pub enum Bench {
     /// A Linux kernel's way to its first program: native against Umbra.
     Boot(BenchRig),
+    /// Boot and work of a Linux guest: native, and under nested and each kind of shadow paging.
+    Paging(PagingArgs),
     /// Single exits, counted in instructions from the guest's side.
     Exits,
 }
@@ -164,6 +166,26 @@ pub struct BenchRig {
     /// Another CPU for that machine, as for `run`
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,
+}
+
+/// What work to compare, and where.
+#[derive(Debug, Args)]
+pub struct PagingArgs {
+    /// Where to measure.
+    #[command(flatten)]
+    pub place: BenchRig,
+    /// The guest: cloud-kernel, i386-kernel or i386-pae-kernel
+    #[arg(long, value_name = "NAME", default_value = "cloud-kernel")]
+    pub guest: String,
+    /// Only this work besides the boot: fork, mmap, pipe or walk; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub work: Vec<String>,
+    /// Write all figures
+    #[arg(long, value_name = "FILE.json")]
+    pub json: Option<PathBuf>,
+    /// Draw the figures, one SVG file each, into this directory
+    #[arg(long, value_name = "DIR")]
+    pub svg: Option<PathBuf>,
 }
 
 /// Which guests to fetch.

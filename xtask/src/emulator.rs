@@ -3,7 +3,7 @@
 //! What differs between emulators is behind [`Emulator`]: [`qemu`] and [`bochs`](crate::bochs).
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -212,6 +212,14 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// What reads `file`, to which the process writes, up to its end. The file may be a pipe that does not block.
+    pub fn tail(&self, file: fs::File) -> Tail {
+        Tail {
+            file,
+            stat: PathBuf::from(format!("/proc/{}/stat", self.child.id())),
+        }
+    }
+
     /// Its CPU time so far, in seconds of user and system time.
     pub fn cpu_seconds(&self) -> Option<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
@@ -221,6 +229,37 @@ impl Process {
             fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         Some(ticks as f64 / 100.0)
     }
+}
+
+/// A file that a process is still writing.
+#[derive(Debug)]
+pub struct Tail {
+    file: fs::File,
+    /// Where the system tells the process's state.
+    stat: PathBuf,
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            // The state is older than what is read, so that nothing is missed at the end.
+            let ended = fs::read_to_string(&self.stat).map_or(true, |stat| has_ended(&stat));
+            match self.file.read(buffer) {
+                Ok(0) if !ended => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Whether a process that has this `stat` (proc(5)) is a zombie or dead.
+fn has_ended(stat: &str) -> bool {
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    matches!(state, None | Some("Z" | "X"))
 }
 
 impl Drop for Process {
@@ -301,4 +340,34 @@ pub fn display(rig: Rig) -> Result<&'static str> {
         return Ok("x");
     }
     qemu::display()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_the_end_of_the_process_that_writes_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        fs::write(&path, "").unwrap();
+        let script = format!(
+            "sleep 0.1; echo one > {0}; sleep 0.1; echo two >> {0}",
+            path.display()
+        );
+        let arguments = ["-c".into(), script.into()];
+        let process =
+            Process::start("sh", arguments, temporary_directory().unwrap(), false).unwrap();
+        let mut text = String::new();
+        let file = fs::File::open(&path).unwrap();
+        process.tail(file).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        assert!(has_ended("7 (a (b) c) Z 1 7"));
+        assert!(!has_ended("7 (qemu) S 1 7"));
+        assert!(has_ended(""));
+    }
 }

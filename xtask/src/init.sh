@@ -14,6 +14,8 @@ case "$cmdline" in
                 work $job
             done
             echo GUEST-END
+            # Time for the serial port to say it.
+            sleep 0.05
         else
             echo GUEST-BENCH
             sleep 5

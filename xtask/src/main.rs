@@ -27,6 +27,7 @@ mod media;
 mod models;
 mod monitor;
 mod outcome;
+mod paging;
 mod paths;
 mod progress;
 mod qemu;
@@ -80,6 +81,7 @@ fn command() -> Result<()> {
         Command::Image(args) => image::image(args),
         Command::Bench(args) => match &args.what {
             Bench::Boot(args) => bench::boot(args),
+            Bench::Paging(args) => paging::paging(args),
             Bench::Exits => exits::exits(),
         },
     }

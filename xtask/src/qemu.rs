@@ -1,7 +1,8 @@
 //! QEMU as the outer machine: its command line, and the sockets to it.
 
 use std::ffi::OsString;
-use std::os::unix::fs::symlink;
+use std::fs::File;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::emulator::{Channel, Emulator, Process, temporary_directory, window_system, with_words};
+use crate::deb;
+use crate::emulator::{
+    Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
+};
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
 use crate::rig::{Boot, Bus, Machine, Module, Rig};
@@ -20,12 +24,17 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// How long it has to open its monitor.
 const MONITOR: Duration = Duration::from_secs(30);
 
+/// A flag of open(2), as Linux has it on x86.
+const O_NONBLOCK: i32 = 0o4000;
+
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Qemu {
     process: Process,
     /// Whether it has a monitor, as machines that start from a CD do.
     monitor: bool,
+    /// The pipes to the machine and from it where it counts instructions: with a socket its runs do not repeat exactly.
+    pipes: Option<(File, File)>,
 }
 
 impl Qemu {
@@ -37,7 +46,23 @@ impl Qemu {
     pub fn start(machine: &Machine, log: &Path) -> Result<Qemu> {
         let directory = temporary_directory()?;
         let arguments = arguments(machine, log, directory.path())?;
+        let pipes = if machine.icount {
+            let control = control_socket(directory.path());
+            let (to, from) = (control.with_extension("in"), control.with_extension("out"));
+            deb::run(Command::new("mkfifo").args([&to, &from]))?;
+            // Neither may wait for the other end to be opened.
+            Some((
+                File::options().read(true).write(true).open(to)?,
+                File::options()
+                    .read(true)
+                    .custom_flags(O_NONBLOCK)
+                    .open(from)?,
+            ))
+        } else {
+            None
+        };
         Ok(Qemu {
+            pipes,
             process: Process::start(QEMU, arguments, directory, false)?,
             monitor: matches!(machine.boot, Boot::Cd { .. }),
         })
@@ -46,6 +71,12 @@ impl Qemu {
 
 impl Emulator for Qemu {
     fn connect(&mut self) -> Result<Channel> {
+        if let Some((to, from)) = self.pipes.take() {
+            return Ok(Channel {
+                from: Box::new(self.process.tail(from)),
+                to: Sender::new(to),
+            });
+        }
         let stream = self
             .process
             .await_start(|directory| UnixStream::connect(control_socket(directory)).ok())
@@ -192,10 +223,12 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
             &format!("{device},drive=drive{number},serial={}", drive.serial),
         ]);
     }
-    let control = format!(
-        "socket,id=control,path={},server=on,wait=on",
-        escaped(&control_socket(directory))?
-    );
+    let control = escaped(&control_socket(directory))?;
+    let control = if machine.icount {
+        format!("pipe,id=control,path={control}")
+    } else {
+        format!("socket,id=control,path={control},server=on,wait=on")
+    };
     add(&["-chardev", &control]);
     if matches!(machine.boot, Boot::Cd { .. }) {
         add(&[
