@@ -57,7 +57,6 @@ pub fn build(busybox: &Path, modules: &Path, width: Width) -> Result<Vec<u8>> {
 }
 
 /// A second archive, for the end of the RAM disk, with the work to do under `umbra.bench`; none is work too.
-#[allow(dead_code)]
 pub fn jobs(jobs: &[&str]) -> Vec<u8> {
     let mut archive = Archive::default();
     archive.program("jobs", format!("{}\n", jobs.join(" ")).as_bytes());

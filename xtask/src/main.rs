@@ -38,7 +38,6 @@ mod script;
 mod session;
 mod setup;
 mod test;
-#[allow(dead_code)]
 mod work;
 
 use std::process::ExitCode;

@@ -79,7 +79,6 @@ pub enum Shadow {
 
 impl Shadow {
     /// All of them, from the simplest to the most refined.
-    #[allow(dead_code)]
     pub const ALL: [Shadow; 3] = [Shadow::Vtlb, Shadow::Cached, Shadow::Unsync];
 
     /// Its name on the command line, which is also Umbra's.

@@ -52,7 +52,7 @@ impl Way {
     fn name(self) -> &'static str {
         match self {
             Way::Native => NATIVE,
-            Way::Nested => Paging::Nested.name(),
+            Way::Nested => "nested",
             Way::Shadow(algorithm) => algorithm.name(),
         }
     }
