@@ -12,7 +12,7 @@ mod plot;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -257,7 +257,7 @@ impl Bench {
         seen: &mut Seen,
         jobs: &[&str],
         shadow: Option<Shadow>,
-        initrd: &std::path::Path,
+        initrd: &Path,
         icount: bool,
         timeout: Duration,
     ) -> Result<()> {
