@@ -132,10 +132,11 @@ impl Session {
     /// Carries out `plan`, giving what the guest writes to COM1 to `console` as it comes.
     pub fn run(mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Summary {
         let mut result = self.follow(plan, console);
-        // One that has refused to run answers nothing.
-        let refused = result.as_ref().is_err_and(anyhow::Error::is::<Refused>);
-        if !self.closed && !interrupted() && !refused {
-            let asked = self.ask(plan, console);
+        if !self.closed && !interrupted() {
+            // An Umbra that has refused to run has nothing to tell but goodbye.
+            let refused = result.as_ref().is_err_and(anyhow::Error::is::<Refused>);
+            let nothing = Plan::default();
+            let asked = self.ask(if refused { &nothing } else { plan }, console);
             if result.is_ok()
                 && let Err(error) = asked
             {

@@ -12,7 +12,7 @@ mod plot;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -122,7 +122,9 @@ pub fn paging(args: &PagingArgs) -> Result<()> {
         guest: guest.name(),
         columns,
     };
-    print!("{}", table::table(&comparison, bench.rig == Rig::QemuSvm));
+    // The aims are for this guest on this emulator.
+    let aims = bench.rig == Rig::QemuSvm && guest == Guest::CloudKernel;
+    print!("{}", table::table(&comparison, aims));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&comparison)? + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -257,7 +259,7 @@ impl Bench {
         seen: &mut Seen,
         jobs: &[&str],
         shadow: Option<Shadow>,
-        initrd: &std::path::Path,
+        initrd: &Path,
         icount: bool,
         timeout: Duration,
     ) -> Result<()> {

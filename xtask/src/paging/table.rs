@@ -1,6 +1,6 @@
 //! The comparison as a table for the terminal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::comparison::{BOOT, Column, Comparison, Counts, Job, NATIVE};
 
@@ -168,11 +168,7 @@ impl Table<'_> {
     }
 
     /// All kinds of something, the most frequent first.
-    fn kinds(
-        &mut self,
-        what: &str,
-        of: impl Fn(&Counts) -> &std::collections::BTreeMap<String, u64>,
-    ) {
+    fn kinds(&mut self, what: &str, of: impl Fn(&Counts) -> &BTreeMap<String, u64>) {
         self.heading(what);
         for kind in kinds(self.comparison, &of) {
             self.total(&kind, |counts| of(counts).get(&kind).copied().unwrap_or(0));
@@ -213,7 +209,7 @@ impl Table<'_> {
 /// All kinds that any column has, the most frequent first.
 pub fn kinds(
     comparison: &Comparison,
-    of: &impl Fn(&Counts) -> &std::collections::BTreeMap<String, u64>,
+    of: &impl Fn(&Counts) -> &BTreeMap<String, u64>,
 ) -> Vec<String> {
     let totals: Vec<Counts> = comparison.inside().map(Column::total).collect();
     let names: BTreeSet<&String> = totals.iter().flat_map(|counts| of(counts).keys()).collect();
