@@ -9,8 +9,9 @@ mod control;
 mod debug;
 mod instruction;
 mod msr_access;
+mod paging;
 mod pio;
-mod shadow;
+
 mod software;
 
 use crate::Gva;
@@ -27,7 +28,7 @@ use crate::event::{
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
-use crate::mmu::{Mmu, Resolve, TlbFlush};
+use crate::mmu::{Mmu, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
@@ -399,27 +400,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 "the CPU left the guest for a reason that Umbra does not know",
                 exit,
             )),
-        }
-    }
-
-    /// Does what the MMU wants done about a fault.
-    fn resolve(&mut self, resolve: Resolve, exit: &VmExit) -> Result<(), Trouble> {
-        match resolve {
-            Resolve::Retry => Ok(()),
-            Resolve::Guest(fault) => {
-                self.cpu.set_sysreg(SysReg::Cr2, fault.gva.0);
-                let error = Some(fault.error.bits());
-                Err(Trouble::Exception(Event::exception(vector::PF, error)))
-            }
-            // The CPU itself was at it, not the instruction at RIP: what is emulated is the delivery of the event, which has been
-            // put back.
-            Resolve::Mmio | Resolve::Emulate if exit.vectoring.is_some() => {
-                match self.injection(Attention::NONE).and_then(|i| i.event) {
-                    Some(event) => self.deliver(&event),
-                    None => Ok(()),
-                }
-            }
-            Resolve::Mmio | Resolve::Emulate => self.emulate(),
         }
     }
 

@@ -1,14 +1,38 @@
-//! Shadow paging as the run loop sees it: page faults of the hardware, and whatever makes the guest's tables count anew.
+//! Faults at the tables that Umbra has made, and whatever makes the guest's own tables count anew.
 
 use super::{Trouble, Vcpu};
 use crate::Gva;
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuCx, EmuFault};
+use crate::event::{Event, vector};
 use crate::exit::VmExit;
+use crate::irq::Attention;
 use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
+use crate::regs::SysReg;
 use crate::time::Clock;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// Does what the MMU wants done about a fault.
+    pub(super) fn resolve(&mut self, resolve: Resolve, exit: &VmExit) -> Result<(), Trouble> {
+        match resolve {
+            Resolve::Retry => Ok(()),
+            Resolve::Guest(fault) => {
+                self.cpu.set_sysreg(SysReg::Cr2, fault.gva.0);
+                let error = Some(fault.error.bits());
+                Err(Trouble::Exception(Event::exception(vector::PF, error)))
+            }
+            // The CPU itself was at it, not the instruction at RIP: what is emulated is the delivery of the event, which has been
+            // put back.
+            Resolve::Mmio | Resolve::Emulate if exit.vectoring.is_some() => {
+                match self.injection(Attention::NONE).and_then(|i| i.event) {
+                    Some(event) => self.deliver(&event),
+                    None => Ok(()),
+                }
+            }
+            Resolve::Mmio | Resolve::Emulate => self.emulate(),
+        }
+    }
+
     /// The hardware has faulted on shadow tables.
     pub(super) fn shadow_fault(
         &mut self,

@@ -1,0 +1,186 @@
+//! Random guest programs on shadow tables, against what the manual lets a CPU do.
+//!
+//! A program stores to its tables (through its own mappings, by DMA, by emulated instructions), loads CR3, executes INVLPG, changes its
+//! paging mode and rights, and accesses memory. The hardware is simulated: it walks the *shadow* tables and keeps a TLB that is flushed
+//! only when the MMU says so. The judge ([`Judge`]) knows all values that each guest entry has had since the last flush: a translation
+//! is right if a CPU could have it from any of them. A page fault must be that of the tables as they are.
+
+mod judge;
+mod machine;
+mod program;
+
+use super::mutants::ACTIVE;
+use super::*;
+use hv_core::mmu::PfError;
+use hv_core::testing::Random;
+use machine::Machine;
+
+/// Guest frames: six megabytes, so that there are large pages, and which of them are used as tables.
+const FRAMES: u64 = 1536;
+const TABLES: [u64; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 512, 1026];
+const ROM: u64 = 62;
+const MMIO: u64 = 63;
+/// Where guest frame 0 is on the host.
+const RAM: u64 = 0x4000_0000;
+/// Where in a frame page-directory-pointer entries are.
+const PDPT: u64 = 0xfe0;
+/// Shadow pages that there may be.
+const POOL: usize = MIN_PAGES;
+
+/// Runs programs.
+fn run(algorithm: Algorithm, seed: u64, steps: u32) {
+    let mut machine = Machine::new(algorithm, seed);
+    for step in 0..steps {
+        if step % 250 == 0 {
+            machine.restart();
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            machine.step();
+            if step % 16 == 0 {
+                if machine.mmu.root().1 != TlbFlush::None {
+                    machine.tlb.clear();
+                    machine.tables.clear();
+                }
+                machine.mmu.audit().unwrap();
+            }
+        }));
+        if let Err(panic) = result {
+            if ACTIVE.get().is_none() {
+                for line in &machine.log {
+                    println!("{line}");
+                }
+                println!("{algorithm:?}, seed {seed}, step {step}");
+            }
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// All mistakes.
+const MUTANTS: [Mutant; 22] = [
+    Mutant::LinkAcceptsAnyChild,
+    Mutant::LinkOutOfStep,
+    Mutant::RightsNotInRole,
+    Mutant::ParentsForgotten,
+    Mutant::RootKept,
+    Mutant::NoFlush,
+    Mutant::WritesUnnoticed,
+    Mutant::NoWriteProtection,
+    Mutant::TableMappedWritable,
+    Mutant::LargeOverTable,
+    Mutant::LargeKept,
+    Mutant::AccessedIgnored,
+    Mutant::DirtyIgnored,
+    Mutant::RomWritable,
+    Mutant::RemapKeepsEntries,
+    Mutant::InvlpgIgnored,
+    Mutant::LoadIgnored,
+    Mutant::LiftedForUser,
+    Mutant::LiftedExecutable,
+    Mutant::SmapNotInRole,
+    Mutant::SmepNotInRole,
+    Mutant::WrittenForgotten,
+];
+
+/// Whether the random programs notice `mutant`, with one of the algorithms.
+fn is_caught(mutant: Mutant) -> bool {
+    let caught = |algorithm, seed| {
+        ACTIVE.set(Some(mutant));
+        let result = std::panic::catch_unwind(|| run(algorithm, seed, 60_000));
+        ACTIVE.set(None);
+        result.is_err()
+    };
+    let algorithms = [Algorithm::Unsync, Algorithm::Cached, Algorithm::Vtlb];
+    (1..=12).any(|seed| algorithms.iter().any(|&algorithm| caught(algorithm, seed)))
+}
+
+#[test]
+fn every_mistake_is_caught() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if ACTIVE.get().is_none() {
+            previous(info);
+        }
+    }));
+    let survivors: Vec<_> = MUTANTS
+        .into_iter()
+        .filter(|&mutant| !is_caught(mutant))
+        .collect();
+    assert!(survivors.is_empty(), "not caught: {survivors:?}");
+}
+
+fn steps() -> u32 {
+    std::env::var("UMBRA_STEPS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(300_000)
+}
+
+fn seed() -> u64 {
+    Random::from_env("UMBRA_SEED", 1).next()
+}
+
+/// A page of 2 MiB that the host cannot map as one is changed, and INVLPG executed for one address in it.
+fn large_page_goes_as_a_whole() -> bool {
+    let mut m = Machine::new(Algorithm::Vtlb, 1);
+    m.state.cr0 |= Cr0::PG | Cr0::WP;
+    m.state.cr4 |= Cr4::PAE;
+    m.state.efer |= Efer::LME | Efer::LMA;
+    for table in 0..3u64 {
+        let entry = (table + 1) << 12 | P | RW | A;
+        m.memory
+            .write(Gpa(table << 12), &entry.to_le_bytes())
+            .unwrap();
+    }
+    let large = |gfn: u64| (gfn << 12 | P | RW | A | D | PS).to_le_bytes();
+    m.memory.write(Gpa(0x2000), &large(0)).unwrap();
+    m.map(ROM, Backing::Mmio);
+    m.mmu.load(&m.state);
+    let reached = |m: &mut Machine, va: u64| {
+        for _ in 0..4 {
+            let (root, _) = m.mmu.root();
+            m.tables.clear();
+            if let Ok((cached, ..)) = m.hardware_walk(root, va, Access::default()) {
+                return (cached.hpa - RAM) >> 12;
+            }
+            let fault = ShadowFault {
+                gva: Gva(va),
+                error: PfError::empty(),
+                state: m.state,
+                cpl: 0,
+                delivering: false,
+                rip: 0,
+            };
+            assert_eq!(m.mmu.page_fault(&fault), Resolve::Retry);
+        }
+        unreachable!("the fault is never resolved")
+    };
+    assert_eq!((reached(&mut m, 0x5000), reached(&mut m, 0x6000)), (5, 6));
+    m.memory.write(Gpa(0x2000), &large(512)).unwrap();
+    m.mmu.invalidate_page(&m.state, Gva(0x5000));
+    reached(&mut m, 0x6000) == 518
+}
+
+#[test]
+fn a_large_page_goes_as_a_whole() {
+    assert!(large_page_goes_as_a_whole());
+    ACTIVE.set(Some(Mutant::InvlpgDropsPart));
+    let caught = !large_page_goes_as_a_whole();
+    ACTIVE.set(None);
+    assert!(caught);
+}
+
+#[test]
+fn random_programs_on_a_virtual_tlb() {
+    run(Algorithm::Vtlb, seed(), steps());
+}
+
+#[test]
+fn random_programs_on_cached_shadows() {
+    run(Algorithm::Cached, seed(), steps());
+}
+
+#[test]
+fn random_programs_on_shadows_out_of_step() {
+    run(Algorithm::Unsync, seed(), steps());
+}
