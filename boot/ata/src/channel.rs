@@ -253,7 +253,8 @@ impl<H: Host> Channel<H> {
         if status.bits() == FLOATING {
             return false;
         }
-        if status.contains(Status::BSY) {
+        // In the middle of a command, which firmware may have left, registers need not take what is written.
+        if status.intersects(Status::BSY | Status::DRQ) {
             return true;
         }
         for (one, other) in [(0xaa, 0x55), (0x55, 0xaa)] {

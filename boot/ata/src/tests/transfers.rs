@@ -1,6 +1,7 @@
 //! Finding drives, and reads and writes that succeed.
 
 use super::rig::{Medium, Rig};
+use crate::host::Host;
 use crate::{Kind, Place, Role, choose};
 use hv_core::testing::Random;
 
@@ -46,6 +47,20 @@ fn a_drive_alone_in_the_second_place_is_found() {
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].position, found[0].identity.kind), (1, kind));
     }
+}
+
+#[test]
+fn a_drive_in_the_middle_of_a_command_is_found() {
+    let (mut rig, ..) = pc();
+    // IDENTIFY DEVICE, whose data nobody has taken: the registers of some drives do not take what is written until then.
+    rig.out8(0x1f6, 0xe0);
+    rig.out8(0x1f7, 0xec);
+    rig.tamper(|port, value| match port {
+        0x1f2 | 0x1f3 => 0,
+        _ => value,
+    });
+    let found = rig.probe(0, true);
+    assert_eq!((found.len(), found[0].position), (1, 0));
 }
 
 #[test]
