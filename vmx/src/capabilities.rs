@@ -362,7 +362,7 @@ fn names<B>(bits: impl Iterator<Item = (&'static str, B)>) -> String {
         .map(|(name, _)| name.to_ascii_lowercase().replace('_', " "))
         .collect();
     match words.join(", ").as_str() {
-        "enable ept" => "extended page tables (EPT); shadow paging is not built yet".to_string(),
+        "enable ept" => "extended page tables (EPT)".to_string(),
         other => other.to_string(),
     }
 }
@@ -474,7 +474,7 @@ pub(crate) mod tests {
         let c = Capabilities::read(penryn, 36);
         assert_eq!(
             c.plan(SecondStage::Nested).unwrap_err(),
-            "this CPU's VT-x lacks what Umbra needs: extended page tables (EPT); shadow paging is not built yet"
+            "this CPU's VT-x lacks what Umbra needs: extended page tables (EPT)"
         );
         let without = |msr, bit: u64| {
             let read = move |m| {
