@@ -156,7 +156,10 @@ impl<F: Frames> ShadowMmu<F> {
             self.pool.page_mut(id).unsync = false;
             self.sync_page(id);
         }
-        while !mutant(Mutant::NoWriteProtection)
+        // What a guest entry points to need not exist.
+        let exists = gfn < self.tables.len() as u64;
+        while exists
+            && !mutant(Mutant::NoWriteProtection)
             && let Some(slot) = self.lists.first(Owner::Frame(gfn as u32))
         {
             let (id, index) = (slot / 512, slot as usize % 512);
