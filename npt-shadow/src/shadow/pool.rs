@@ -43,6 +43,24 @@ pub struct Page {
     next: PageId,
 }
 
+impl Page {
+    /// A page that shadows nothing, with its table in `frame`.
+    const fn unused(frame: Hpa) -> Self {
+        Self {
+            frame,
+            key: None,
+            present: 0,
+            unsync: false,
+            known: [0; 8],
+            written: false,
+            idle: 0,
+            writes: 0,
+            used: false,
+            next: NONE,
+        }
+    }
+}
+
 /// All shadow pages of a VM.
 pub struct Pool {
     pages: Vec<Page>,
@@ -64,20 +82,8 @@ pub struct Pool {
 impl Pool {
     /// A pool of up to `capacity` pages besides the PAE root, for whose table `root` is taken.
     pub fn new(capacity: usize, root: Hpa) -> Self {
-        let page = Page {
-            frame: root,
-            key: None,
-            present: 0,
-            unsync: false,
-            known: [0; 8],
-            written: false,
-            idle: 0,
-            writes: 0,
-            used: false,
-            next: NONE,
-        };
         let mut pages = Vec::with_capacity(capacity + 1);
-        pages.push(page);
+        pages.push(Page::unused(root));
         let mut by_frame = Vec::with_capacity(capacity + 1);
         by_frame.push((root.0, PAE_ROOT));
         Self {
@@ -180,10 +186,7 @@ impl Pool {
             return None;
         };
         let id = self.pages.len() as PageId;
-        self.pages.push(Page {
-            frame,
-            ..*self.page(PAE_ROOT)
-        });
+        self.pages.push(Page::unused(frame));
         let at = self.by_frame.partition_point(|&(f, _)| f < frame.0);
         self.by_frame.insert(at, (frame.0, id));
         Some(id)
@@ -225,16 +228,10 @@ impl Pool {
         let next = core::mem::replace(&mut self.buckets[bucket], id);
         let page = self.page_mut(id);
         *page = Page {
-            frame: page.frame,
             key: Some(key),
             used: true,
             next,
-            present: 0,
-            unsync: false,
-            known: [0; 8],
-            written: false,
-            idle: 0,
-            writes: 0,
+            ..Page::unused(page.frame)
         };
         self.in_use += 1;
         self.most = self.most.max(self.in_use);

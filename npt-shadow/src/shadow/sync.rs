@@ -233,13 +233,19 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
+    /// The level of a shadow page, and which of its entries is on the way to `va`.
+    fn place(&self, id: PageId, va: u64) -> (u8, usize) {
+        let level = self.pool.page(id).key.map_or(3, |key| key.role.level);
+        let mask = if id == PAE_ROOT { 3 } else { 511 };
+        let index = va >> (12 + 9 * (u32::from(level) - 1)) & mask;
+        (level, index as usize)
+    }
+
     /// The lowest shadow page on the way to `va`, and the entry there.
     fn last_entry(&self, va: u64) -> Option<(PageId, usize)> {
         let mut id = self.root?;
         loop {
-            let level = self.pool.page(id).key.map_or(3, |key| key.role.level);
-            let mask = if id == PAE_ROOT { 3 } else { 511 };
-            let index = (va >> (12 + 9 * (u32::from(level) - 1)) & mask) as usize;
+            let (_, index) = self.place(id, va);
             match self.child(id, index) {
                 Some(child) => id = child,
                 None => return Some((id, index)),
@@ -254,9 +260,7 @@ impl<F: Frames> ShadowMmu<F> {
         };
         loop {
             let key = self.pool.page(id).key;
-            let level = key.map_or(3, |key| key.role.level);
-            let mask = if id == PAE_ROOT { 3 } else { 511 };
-            let index = (va >> (12 + 9 * (u32::from(level) - 1)) & mask) as usize;
+            let (level, index) = self.place(id, va);
             let child = self.child(id, index);
             let direct = |id| self.pool.page(id).key.is_some_and(|key| key.role.direct);
             match child {
