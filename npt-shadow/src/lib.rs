@@ -9,7 +9,7 @@
 //! Umbra itself writes to those through [`watch::WatchedMemory`].
 //!
 //! Not here yet: the dirty log.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
@@ -17,6 +17,8 @@ extern crate alloc;
 mod map;
 pub mod nested;
 pub mod paging;
+#[cfg(any(test, feature = "testing"))]
+mod reference;
 pub mod shadow;
 pub mod walk;
 pub mod watch;

@@ -20,6 +20,7 @@ use hv_core::testing::{Bench, RamDisk, RecordingIrqs, VecDeviceRam, VecMemory};
 use hv_core::{Gpa, Gva, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux;
+use npt_shadow::Algorithm;
 use std::sync::Arc;
 
 /// One instruction in any state: a fault must leave the registers as they were.
@@ -136,6 +137,15 @@ pub fn walker(data: &[u8]) {
             );
         }
     }
+}
+
+/// A guest program on shadow tables, with the algorithm that the first byte chooses: the checks are those of the random programs.
+pub fn shadow(data: &[u8]) {
+    let Some((&first, program)) = data.split_first() else {
+        return;
+    };
+    let algorithm = [Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync][usize::from(first) % 3];
+    npt_shadow::shadow::testing::fuzz(algorithm, program);
 }
 
 /// The whole virtual PC.

@@ -27,6 +27,11 @@ fn walker_survives_random_tables() {
 }
 
 #[test]
+fn shadow_tables_survive_random_programs() {
+    feed(fuzz::shadow, 60, 4_096);
+}
+
+#[test]
 fn ide_survives_random_accesses() {
     feed(fuzz::ide, 60, 20_000);
 }

@@ -34,8 +34,8 @@ mod mutants;
 mod pool;
 mod role;
 mod sync;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use audit::Violation;
 

@@ -1,31 +1,9 @@
-//! Random guest programs on shadow tables, against what the manual lets a CPU do.
-//!
-//! A program stores to its tables (through its own mappings, by DMA, by emulated instructions), loads CR3, executes INVLPG, changes its
-//! paging mode and rights, and accesses memory. The hardware is simulated: it walks the *shadow* tables and keeps a TLB that is flushed
-//! only when the MMU says so. The judge ([`Judge`]) knows all values that each guest entry has had since the last flush: a translation
-//! is right if a CPU could have it from any of them. A page fault must be that of the tables as they are.
+//! The programs that the unit tests run.
 
-mod judge;
-mod machine;
-mod program;
-
-use super::mutants::ACTIVE;
+use super::super::mutants::ACTIVE;
+use super::machine::Machine;
 use super::*;
-use hv_core::mmu::PfError;
 use hv_core::testing::Random;
-use machine::Machine;
-
-/// Guest frames: six megabytes, so that there are large pages, and which of them are used as tables.
-const FRAMES: u64 = 1536;
-const TABLES: [u64; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 512, 1026];
-const ROM: u64 = 62;
-const MMIO: u64 = 63;
-/// Where guest frame 0 is on the host.
-const RAM: u64 = 0x4000_0000;
-/// Where in a frame page-directory-pointer entries are.
-const PDPT: u64 = 0xfe0;
-/// Shadow pages that there may be.
-const POOL: usize = MIN_PAGES;
 
 /// Runs programs.
 fn run(algorithm: Algorithm, seed: u64, steps: u32) {
@@ -37,11 +15,7 @@ fn run(algorithm: Algorithm, seed: u64, steps: u32) {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             machine.step();
             if step % 16 == 0 {
-                if machine.mmu.root().1 != TlbFlush::None {
-                    machine.tlb.clear();
-                    machine.tables.clear();
-                }
-                machine.mmu.audit().unwrap();
+                settle(&mut machine);
             }
         }));
         if let Err(panic) = result {

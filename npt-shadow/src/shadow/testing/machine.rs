@@ -1,10 +1,10 @@
 //! The simulated machine: guest memory, the map, a CPU that walks shadow tables and has a TLB.
 
+use super::choices::Choices;
 use super::judge::Judge;
 use super::*;
-use crate::walk::Walk;
-use hv_core::mem::NotRam;
-use hv_core::testing::VecMemory;
+use crate::reference::{self, Outcome};
+use hv_core::testing::{Random, VecMemory};
 use std::collections::{BTreeMap, HashMap};
 
 /// Table frames that are poisoned when they are free.
@@ -30,21 +30,6 @@ impl Frames for TestFrames {
     }
 }
 
-/// Memory that the reference walker looks at: it does not set flags, which is what the shadow MMU's walk has to do.
-pub(super) struct LookOnly<'a>(&'a VecMemory);
-
-impl GuestMemory for LookOnly<'_> {
-    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
-        self.0.read(gpa, buf)
-    }
-    fn write(&self, gpa: Gpa, _buf: &[u8]) -> Result<(), NotRam> {
-        Err(NotRam(gpa))
-    }
-    fn compare_exchange(&self, _: Gpa, _: usize, _: u64, _: u64) -> Result<bool, NotRam> {
-        Ok(true)
-    }
-}
-
 /// What a TLB remembers of a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cached {
@@ -66,12 +51,15 @@ pub(super) struct Machine {
     /// What paging-structure caches remember: tables of level 1, by address bits 47:21.
     pub(super) tables: BTreeMap<u64, (Hpa, bool, bool, bool)>,
     pub(super) judge: Judge,
-    pub(super) random: Random,
+    /// What the hardware does of its own accord.
+    pub(super) weather: Random,
+    /// What the program does.
+    pub(super) choices: Choices,
+    /// The TLB may forget at any time.
+    pub(super) forgetful: bool,
     pub(super) cpl: u8,
     /// What the map has besides RAM.
     pub(super) special: HashMap<u64, Backing>,
-    /// The address of the last access.
-    pub(super) va: u64,
     pub(super) log: Vec<String>,
 }
 
@@ -124,10 +112,11 @@ impl Machine {
             tlb: BTreeMap::new(),
             tables: BTreeMap::new(),
             judge: Judge::default(),
-            random: Random::new(seed),
+            weather: Random::new(!seed),
+            choices: Choices::Random(Random::new(seed)),
+            forgetful: true,
             cpl: 0,
             special: HashMap::new(),
-            va: 0,
             log: Vec::new(),
         };
         machine.map_all();
@@ -159,6 +148,12 @@ impl Machine {
 
     pub(super) fn wide(&self) -> bool {
         self.state.cr4.contains(Cr4::PAE)
+    }
+
+    /// The TLB is flushed.
+    pub(super) fn forget(&mut self) {
+        self.tlb.clear();
+        self.tables.clear();
     }
 
     /// The walk of the hardware through shadow tables.
@@ -235,7 +230,7 @@ impl Machine {
     /// An access; if `value` is given, a write of that.
     pub(super) fn access_at(&mut self, va: u64, value: Option<u64>) {
         let told_apart = self.state.cr4.contains(Cr4::SMAP) && self.state.ac;
-        let r = &mut self.random;
+        let r = &mut self.choices;
         let write = value.is_some() || r.one_in(2);
         let user = self.cpl == 3 && (value.is_some() || !r.one_in(8));
         let access = Access {
@@ -246,6 +241,17 @@ impl Machine {
             implicit: !user && (self.cpl == 3 || !told_apart && value.is_none() && r.one_in(10)),
         };
         let delivering = !user && r.one_in(12);
+        self.access_as(va, access, delivering, value);
+    }
+
+    /// An access of this kind; a write is of `value`, if that is given.
+    pub(super) fn access_as(
+        &mut self,
+        va: u64,
+        access: Access,
+        delivering: bool,
+        value: Option<u64>,
+    ) {
         let mut error = PfError::empty();
         error.set(PfError::W, access.write);
         error.set(PfError::U, access.user);
@@ -258,11 +264,9 @@ impl Machine {
         for round in 0..200 {
             let (root, flush) = self.mmu.root();
             if flush != TlbFlush::None {
-                self.tlb.clear();
-                self.tables.clear();
-            } else {
-                // A TLB may forget.
-                let r = &mut self.random;
+                self.forget();
+            } else if self.forgetful {
+                let r = &mut self.weather;
                 self.tlb.retain(|_, _| !r.one_in(50));
                 self.tables.retain(|_, _| !r.one_in(10));
             }
@@ -310,30 +314,28 @@ impl Machine {
                 delivering,
                 rip: 0,
             };
-            self.va = va;
             let before = self.reference(va, access);
             let resolve = self.mmu.page_fault(&fault);
-            if let Ok(walk) = &before {
-                self.flags_set(walk);
+            for step in &before.steps {
+                self.judge.observe(&self.memory, step.place);
+                self.judge.observe(&self.memory, step.place + 4);
             }
+            let before = before.result;
             match resolve {
                 Resolve::Retry => {}
                 Resolve::Guest(fault) => {
-                    let Err(expected) = before else {
-                        panic!("{fault:x?} where the tables allow the access: {before:x?}");
-                    };
-                    assert_eq!(fault, expected);
+                    assert_eq!(fault.gva.0, va);
+                    assert_eq!(Err(fault.error), before, "{fault:x?}, and the tables say");
                     return;
                 }
                 Resolve::Mmio => {
-                    let walk = before.expect("MMIO where the tables do not allow the access");
+                    let gpa = before.expect("MMIO where the tables do not allow the access");
                     assert!(
-                        match self.backing(walk.gpa.0 >> 12) {
+                        match self.backing(gpa >> 12) {
                             Some(Backing::Ram { writable, .. }) => access.write && !writable,
                             _ => true,
                         },
-                        "RAM at {:?} is not to be emulated",
-                        walk.gpa
+                        "RAM at {gpa:x} is not to be emulated",
                     );
                     return;
                 }
@@ -345,8 +347,8 @@ impl Machine {
                         !delivering || lifted,
                         "there is no instruction to be emulated"
                     );
-                    let walk = before.expect("emulated where the tables do not allow it");
-                    self.store(walk.gpa.0, value, true);
+                    let gpa = before.expect("emulated where the tables do not allow it");
+                    self.store(gpa, value, true);
                     return;
                 }
             }
@@ -355,24 +357,9 @@ impl Machine {
     }
 
     /// What the tables as they are make of the access.
-    pub(super) fn reference(&self, va: u64, access: Access) -> Result<Walk, PageFault> {
-        walk::walk(&LookOnly(&self.memory), &self.state, Gva(va), access)
-    }
-
-    /// Accessed and dirty flags on the way to `va` may have been set.
-    pub(super) fn flags_set(&mut self, walk: &Walk) {
-        let size = if self.wide() { 8 } else { 4 };
-        for level in walk.leaf..=walk.top {
-            let Some(level) = (level as usize).checked_sub(1) else {
-                return;
-            };
-            let bits = if size == 8 { 9 } else { 10 };
-            let index = self.va >> (12 + bits * level as u64) & ((1 << bits) - 1);
-            let at = walk.tables[level].0 + index * size;
-            for word in (at..at + size).step_by(4) {
-                self.judge.observe(&self.memory, word);
-            }
-        }
+    pub(super) fn reference(&self, va: u64, access: Access) -> Outcome {
+        let read = |gpa, size| self.memory.read_value(Gpa(gpa), size as usize).ok();
+        reference::walk(read, &self.state, va, access)
     }
 
     pub(super) fn guest_address(&self, hpa: u64, access: Access) -> u64 {
@@ -397,7 +384,7 @@ impl Machine {
         let value = match value {
             _ if place >= PDPT => return,
             Some(value) => value,
-            None if matters || self.random.one_in(6) => self.some_entry(),
+            None if matters || self.choices.one_in(6) => self.some_entry(),
             None => return,
         };
         self.note(format!("store {gpa:x} {value:x} {len} emulated {emulated}"));

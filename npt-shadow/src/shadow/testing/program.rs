@@ -8,7 +8,7 @@ impl Machine {
     /// An address among those that the tables are filled for.
     pub(super) fn address(&mut self) -> u64 {
         let wide = self.wide();
-        let r = &mut self.random;
+        let r = &mut self.choices;
         let offset = r.below(0x200) * 8;
         let page = r.below(4);
         if !self.state.cr0.contains(Cr0::PG) {
@@ -27,7 +27,7 @@ impl Machine {
 
     /// A plausible entry.
     pub(super) fn some_entry(&mut self) -> u64 {
-        let r = &mut self.random;
+        let r = &mut self.choices;
         let frame = if r.one_in(2) {
             r.pick(&TABLES)
         } else if r.one_in(2) {
@@ -65,7 +65,7 @@ impl Machine {
     /// Where an entry that the addresses use may be.
     pub(super) fn some_entry_place(&mut self) -> (u64, usize) {
         let wide = self.wide();
-        let r = &mut self.random;
+        let r = &mut self.choices;
         let frame = r.pick(&TABLES) << 12;
         if wide {
             (frame + r.below(4) * 8, 8)
@@ -77,7 +77,7 @@ impl Machine {
 
     /// Other programs in memory, another mode.
     pub(super) fn restart(&mut self) {
-        let r = &mut self.random;
+        let r = &mut self.choices;
         let mode = r.pick(&[
             Mode::Long,
             Mode::Long,
@@ -105,13 +105,14 @@ impl Machine {
                 .unwrap();
         }
         self.map_all();
-        self.roots = (0..3).map(|_| self.random.pick(&TABLES) << 12).collect();
+        self.roots = (0..3).map(|_| self.choices.pick(&TABLES) << 12).collect();
         if mode == Mode::Pae {
             // Where no other entries are: these have no accessed flags, and a load of CR3 checks them.
             for root in &mut self.roots {
                 *root += PDPT;
                 for i in 0..4 {
-                    let entry = self.random.pick(&TABLES) << 12 | u64::from(!self.random.one_in(8));
+                    let entry =
+                        self.choices.pick(&TABLES) << 12 | u64::from(!self.choices.one_in(8));
                     self.memory
                         .write(Gpa(*root + 8 * i), &entry.to_le_bytes())
                         .unwrap();
@@ -125,7 +126,7 @@ impl Machine {
     }
 
     pub(super) fn some_rights(&mut self) {
-        let r = &mut self.random;
+        let r = &mut self.choices;
         self.state.efer.set(Efer::NXE, !r.one_in(3));
         let wide = self.state.cr4.contains(Cr4::PAE);
         self.state.cr4.set(Cr4::PSE, wide || !r.one_in(4));
@@ -134,7 +135,7 @@ impl Machine {
     }
 
     pub(super) fn load_cr3(&mut self) {
-        self.state.cr3 = self.random.pick(&self.roots.clone());
+        self.state.cr3 = self.choices.pick(&self.roots.clone());
         self.note(format!("load {:x?}", self.state));
         self.mmu.load(&self.state);
         self.judge.flush_all();
@@ -149,7 +150,7 @@ impl Machine {
 
     /// One step of a program.
     pub(super) fn step(&mut self) {
-        match self.random.below(100) {
+        match self.choices.below(100) {
             0..50 => self.access(),
             50..58 => self.change_mapping(),
             58..62 => self.share_table(),
@@ -164,27 +165,31 @@ impl Machine {
             }
             84..93 => self.load_cr3(),
             93..95 => {
+                let va = self.address();
+                self.access_at(va, None);
                 self.some_rights();
-                let wp = self.random.one_in(2);
-                self.state.cr0.set(Cr0::WP, wp);
+                if self.choices.one_in(2) {
+                    self.state.cr0.toggle(Cr0::WP);
+                }
                 self.load_cr3();
+                self.access_at(va, None);
             }
             95 => {
                 self.mmu.reclaim(3);
             }
             96 => {
-                let gfn = 12 + self.random.below(52);
+                let gfn = 12 + self.choices.below(52);
                 let ram = Backing::Ram {
                     hpa: Hpa(RAM + (gfn << 12)),
-                    writable: self.random.one_in(2),
+                    writable: self.choices.one_in(2),
                 };
-                let to = self.random.pick(&[Backing::Mmio, ram, ram]);
+                let to = self.choices.pick(&[Backing::Mmio, ram, ram]);
                 self.note(format!("remap {gfn:x} {to:x?}"));
                 self.map(gfn, to);
             }
             _ => {
-                self.cpl = if self.random.one_in(2) { 3 } else { 0 };
-                self.state.ac = self.random.one_in(2);
+                self.cpl = if self.choices.one_in(2) { 3 } else { 0 };
+                self.state.ac = self.choices.one_in(2);
             }
         }
     }
@@ -198,31 +203,24 @@ impl Machine {
     /// not, and accesses the address, or not.
     pub(super) fn change_mapping(&mut self) {
         let va = self.address();
-        let Ok(walk) = self.reference(va, Access::default()) else {
-            return;
-        };
-        if walk.top == 0 {
+        let walk = self.reference(va, Access::default());
+        if walk.result.is_err() || walk.steps.is_empty() {
             return;
         }
         self.access_at(va, None);
-        let level = if self.random.one_in(4) {
-            walk.top.min(walk.leaf + 1)
-        } else {
-            walk.leaf
-        };
-        let (bits, size) = if self.wide() { (9, 8) } else { (10, 4) };
-        let index = va >> (12 + bits * (level as u64 - 1)) & ((1 << bits) - 1);
-        let place = walk.tables[level as usize - 1].0 + index * size;
-        let entry = if self.random.one_in(3) {
-            walk.entries[level as usize - 1] ^ self.random.pick(&[P, RW, US, A, D, 1 << 12])
+        let last = walk.steps.len() - 1;
+        let above = usize::from(self.choices.one_in(4));
+        let step = walk.steps[last.saturating_sub(above)];
+        let entry = if self.choices.one_in(3) {
+            step.entry ^ self.choices.pick(&[P, RW, US, A, D, 1 << 12])
         } else {
             self.some_entry()
         };
-        self.store_entry(place, entry);
-        if self.random.one_in(2) {
+        self.store_entry(step.place, entry);
+        if self.choices.one_in(2) {
             self.invlpg(va);
         }
-        if self.random.one_in(2) {
+        if self.choices.one_in(2) {
             self.access_at(va, None);
         }
     }
@@ -231,19 +229,25 @@ impl Machine {
     /// and needs no flush.
     pub(super) fn share_table(&mut self) {
         let va = self.address();
-        let Ok(walk) = self.reference(va, Access::default()) else {
+        let walk = self.reference(va, Access::default());
+        let (Ok(_), [.., above, last]) = (walk.result, walk.steps.as_slice()) else {
             return;
         };
-        if walk.leaf != 1 {
+        if last.level != 1 {
             return;
         }
         let (bits, size) = if self.wide() { (9, 8) } else { (10, 4) };
-        let index = |va: u64, level: u64| va >> (12 + bits * level) & ((1 << bits) - 1);
-        let other = va ^ 1 << (12 + bits);
+        let bit = 1 << (12 + bits);
+        let other = va ^ bit;
+        let beside = if va & bit == 0 {
+            above.place + size
+        } else {
+            above.place - size
+        };
         self.access_at(va, None);
         let entry = self.some_entry();
-        self.store_entry(walk.tables[0].0 + index(va, 0) * size, entry);
-        self.store_entry(walk.tables[1].0 + index(other, 1) * size, walk.entries[1]);
+        self.store_entry(last.place, entry);
+        self.store_entry(beside, above.entry);
         self.access_at(other ^ 0x1000, None);
         self.access_at(other, None);
     }
@@ -260,8 +264,8 @@ impl Machine {
         };
         let mapping = (0..40).find_map(|_| {
             let at = self.address() & !0xfff;
-            let walk = self.reference(at, write).ok()?;
-            (walk.gpa.0 >> 12 == place >> 12).then_some(at + (place & 0xfff))
+            let gpa = self.reference(at, write).result.ok()?;
+            (gpa >> 12 == place >> 12).then_some(at + (place & 0xfff))
         });
         match mapping {
             Some(at) => self.access_at(at, Some(entry)),
