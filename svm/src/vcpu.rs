@@ -12,12 +12,12 @@ use crate::vmcb::{
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
-use hv_core::event::{EventKind, vector};
+use hv_core::event::{Event, EventKind, vector};
 use hv_core::exit::VmExit;
 use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
-use hv_core::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
+use hv_core::regs::{Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 
 /// Always left for: everything that reaches outside the guest or that it does not have. HLT for idling; INTR and NMI are the
 /// host's; SHUTDOWN is the guest's triple fault.
@@ -221,6 +221,17 @@ impl SvmVcpu {
     }
 }
 
+/// A virtual interrupt still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"): the guest has not
+/// taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception.
+fn not_delivered(exit: &mut VmExit, interrupt: Option<Event>, interruptible: bool) {
+    let in_delivery = |e: Event| exit.vectoring.is_some_and(|v| v.vector == e.vector);
+    if interruptible && interrupt.is_some_and(in_delivery) {
+        exit.vectoring = interrupt;
+    } else {
+        exit.untaken = interrupt;
+    }
+}
+
 impl VcpuBackend for SvmVcpu {
     const NAME: &'static str = "svm";
 
@@ -409,12 +420,10 @@ impl VcpuBackend for SvmVcpu {
         self.encode(entry);
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
         let mut exit = decode(&self.vmcb, &self.features);
-        // A virtual interrupt that the guest has not taken yet (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts").
-        if self.features.inject_virtual
-            && self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0
-            && !entry.irq_window
-        {
-            exit.untaken = entry.inject;
+        let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
+        if self.features.inject_virtual && waiting && !entry.irq_window {
+            let interruptible = self.rflags() & Rflags::IF.bits() != 0;
+            not_delivered(&mut exit, entry.inject, interruptible);
         }
         exit
     }
@@ -433,7 +442,7 @@ impl VcpuBackend for SvmVcpu {
 mod tests {
     use super::*;
     use hv_core::Hpa;
-    use hv_core::event::Event;
+    use hv_core::exit::ExitReason;
 
     const ENTRY: Entry = Entry {
         root: Hpa(0x5000),
@@ -474,6 +483,32 @@ mod tests {
         assert_eq!(c.sysreg(SysReg::Cr0), 0x6000_0010);
         assert_eq!(c.sysreg(SysReg::Efer), 0, "SVME is hidden");
         assert_eq!(c.vmcb.efer, 1 << 12, "and set");
+    }
+
+    #[test]
+    fn an_interrupt_that_is_not_delivered_comes_back_once() {
+        let left = |vectoring, interruptible| {
+            let mut exit = VmExit {
+                reason: ExitReason::Shutdown,
+                next_rip: None,
+                vectoring,
+                untaken: None,
+            };
+            not_delivered(&mut exit, Some(Event::interrupt(8)), interruptible);
+            (exit.vectoring, exit.untaken)
+        };
+        let interrupt = Some(Event::interrupt(8));
+        assert_eq!(left(None, true), (None, interrupt), "not taken");
+        let as_qemu_tells = Some(Event::exception(8, None));
+        assert_eq!(left(as_qemu_tells, true), (interrupt, None), "in delivery");
+        let other = Some(Event::exception(13, None));
+        assert_eq!(left(other, true), (other, interrupt));
+        let double_fault = Some(Event::exception(8, Some(0)));
+        assert_eq!(
+            left(double_fault, false),
+            (double_fault, interrupt),
+            "with interrupts off"
+        );
     }
 
     #[test]
