@@ -16,6 +16,7 @@ use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::{Ending, Plan};
+use crate::work::{self, Done};
 use crate::{attack, kernel, models, outcome, paths};
 
 /// UEFI firmware for the outer machine.
@@ -92,6 +93,12 @@ enum Check {
     Console(&'static [&'static str]),
     /// Umbra's own memory is within its bound: 24 MiB plus 0.5 % of the guest's.
     OwnMemory,
+    /// The pool of shadow pages was full, and room was made in it.
+    PoolFull,
+    /// The guest's work had the checksums that it has without Umbra.
+    Work,
+    /// The guest went from nested to shadow paging or back at least this often.
+    PagingSwitches(u64),
 }
 
 /// What a Linux kernel must find in the virtual machine.
@@ -126,7 +133,9 @@ fn keys(text: &str) -> Step {
 
 /// All whole-guest tests; long ones first, so that two lanes end together.
 pub fn all() -> Vec<Case> {
-    use Check::{Colours, Console, OwnMemory, PoweredOff, Resets, Shown};
+    use Check::{
+        Colours, Console, OwnMemory, PagingSwitches, PoolFull, PoweredOff, Resets, Shown, Work,
+    };
     let up = until("GUEST-UP");
     let case = |name, what, memory, timeout, script: &[Step], checks: &[Check]| Case {
         name,
@@ -316,9 +325,42 @@ pub fn all() -> Vec<Case> {
                 512,
                 240,
                 &[],
-                &[PoweredOff],
+                &[PoweredOff, PagingSwitches(20)],
             )
         },
+        Case {
+            paging: Paging::Alternate(100),
+            ..case(
+                "paging-alternates-debian-amd64-installer",
+                What::Cd(Guest::DebianAmd64),
+                1024,
+                600,
+                &language,
+                &[Colours(4), PagingSwitches(50)],
+            )
+        },
+        Case {
+            paging: Paging::Alternate(20),
+            ..case(
+                "paging-alternates-under-load",
+                What::Kernel(Guest::CloudKernel, "umbra.then=load"),
+                512,
+                400,
+                &[until("GUEST-LOAD")],
+                &[Work, PagingSwitches(50)],
+            )
+        },
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-pool-is-bounded",
+                What::Kernel(Guest::CloudKernel, "umbra.then=tables"),
+                256,
+                400,
+                &[until("GUEST-TABLES")],
+                &[PoolFull],
+            ),
+        ),
         case(
             "image-bios",
             What::Image(Guest::GrubRescue, None),
@@ -764,6 +806,15 @@ impl Case {
                     }
                 }
                 Check::OwnMemory => own_memory(report, self.memory)?,
+                Check::PoolFull => pool_full(report)?,
+                Check::Work => same_work(console)?,
+                Check::PagingSwitches(least) => {
+                    let switches = report.get("paging_switches").and_then(Value::as_u64);
+                    ensure!(
+                        switches.is_some_and(|n| n >= *least),
+                        "paging was switched {switches:?} times"
+                    );
+                }
             }
         }
         Ok(())
@@ -821,6 +872,46 @@ fn own_memory(report: &Value, guest: u64) -> Result<()> {
     ensure!(
         own <= bound,
         "Umbra itself uses {own} bytes, more than {bound}"
+    );
+    Ok(())
+}
+
+/// Checks that the report tells of a pool of shadow pages that was full, and no larger than it may be.
+fn pool_full(report: &Value) -> Result<()> {
+    let number = |path: &str| {
+        let value = report.pointer(path).and_then(Value::as_u64);
+        value.with_context(|| format!("the report lacks {path}"))
+    };
+    let (most, capacity) = (
+        number("/shadow/pages/most")?,
+        number("/shadow/pages/capacity")?,
+    );
+    ensure!(
+        most <= capacity,
+        "{most} shadow pages, and {capacity} is the bound"
+    );
+    ensure!(
+        number("/shadow/reclaimed")? > 0,
+        "the pool was never full: {most} of {capacity}"
+    );
+    Ok(())
+}
+
+/// Checks the checksums that the guest said against those of the same work on this machine.
+fn same_work(console: &str) -> Result<()> {
+    for (job, _) in work::JOBS {
+        let done = Done::of(job, console);
+        let done = done.with_context(|| format!("the guest did not do its work: {job}"))?;
+        let here = work::checksum_here(job)?;
+        ensure!(
+            done.checksum == here,
+            "{job}: the guest's memory had the checksum {:08x}, and not {here:08x}",
+            done.checksum
+        );
+    }
+    ensure!(
+        !console.contains("GUEST-DIFFERS"),
+        "a file was not what was written"
     );
     Ok(())
 }

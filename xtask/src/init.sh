@@ -77,7 +77,36 @@ if [ -b /dev/sda ] && [ "$(dd if=/dev/sda bs=512 skip=2000 count=1 2>/dev/null |
 fi
 echo "GUEST-DONE"
 
+# Processes without end, each with page tables of its own.
+tables() {
+    for round in 1 2 3; do
+        for process in $(seq 250); do
+            sleep 1000 &
+        done
+        echo "GUEST-PROCESSES $(ls -d /proc/[0-9]* | wc -l)"
+        killall sleep
+        wait
+    done 2>/dev/null
+    echo "GUEST-TABLES"
+}
+
+# What a compiler's run does to memory: many short processes, pipes between them, files written and read.
+load() {
+    for job in fork mmap pipe walk; do
+        work $job
+    done
+    for module in /modules/*.ko; do
+        sum=$(md5sum < $module)
+        gzip -c $module > /module.gz
+        again=$(gunzip -c /module.gz | cat | md5sum)
+        [ "$sum" = "$again" ] || echo "GUEST-DIFFERS $module"
+    done
+    echo "GUEST-LOAD"
+}
+
 case "$(cat /proc/cmdline)" in
+    *umbra.then=tables*) tables; poweroff -f ;;
+    *umbra.then=load*) load; poweroff -f ;;
     *umbra.then=poweroff*) poweroff -f ;;
     *umbra.then=reboot*) reboot -f ;;
     *umbra.then=cf9*) echo pci > /sys/kernel/reboot/type; reboot -f ;;

@@ -18,9 +18,10 @@ use crate::work::{self, Width};
 pub const INIT: &str = include_str!("init.sh");
 
 /// What the script uses of busybox.
-const APPLETS: [&str; 22] = [
+const APPLETS: [&str; 27] = [
     "sh", "mount", "cat", "ls", "echo", "insmod", "poweroff", "reboot", "sync", "dd", "printf",
-    "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid",
+    "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid", "seq",
+    "killall", "md5sum", "gzip", "gunzip",
 ];
 
 /// The drivers that let the kernel see the virtual machine's disks.

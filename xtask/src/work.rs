@@ -4,6 +4,7 @@
 //! two algorithms can be compared.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -80,10 +81,25 @@ impl Done {
     }
 }
 
+/// The checksum of `job` on this machine, without any virtualization of ours.
+///
+/// # Errors
+///
+/// The program cannot be built or run.
+pub fn checksum_here(job: &str) -> Result<u32> {
+    let scratch = tempfile::tempdir()?;
+    let path = scratch.path().join("work");
+    fs::write(&path, program(Width::Bits64)?)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let output = Command::new(&path).arg(job).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let done = Done::of(job, &said).with_context(|| format!("work {job} failed here: {said}"))?;
+    Ok(done.checksum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     /// What the program says here; nothing where the system cannot run it.
