@@ -87,7 +87,7 @@ fn steps() -> u32 {
     std::env::var("UMBRA_STEPS")
         .ok()
         .and_then(|s| s.parse().ok())
-        .unwrap_or(300_000)
+        .unwrap_or(400_000)
 }
 
 fn seed() -> u64 {
