@@ -2,8 +2,8 @@
 //!
 //! A program stores to its tables (through its own mappings, by DMA, by emulated instructions), loads CR3, executes INVLPG, changes its
 //! paging mode and rights, and accesses memory. The hardware is simulated: it walks the *shadow* tables and keeps a TLB that is flushed
-//! only when the MMU says so. The judge ([`Judge`]) knows all values that each guest entry has had since the last flush: a translation
-//! is right if a CPU could have it from any of them. A page fault must be that of the tables as they are, by [`crate::reference`].
+//! only when the MMU says so. The judge (`judge.rs`) knows all values that each guest entry has had since the last flush: a translation
+//! is right if a CPU could have it from any of them. A page fault must be that of the tables as they are, by `reference.rs`.
 
 mod choices;
 mod judge;

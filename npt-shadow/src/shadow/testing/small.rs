@@ -79,7 +79,7 @@ fn live(m: &mut Machine, world: [u64; 4], first: usize, change: (u64, u64), invl
     }
     m.mmu.load(&m.state);
     m.judge.flush_all();
-    let (va, user) = (ADDRESSES[first % 4], first / 4 % 2 != 0);
+    let (va, user) = (ADDRESSES[first % 4], first & 4 != 0);
     m.cpl = if user { 3 } else { 0 };
     // Where this writes a table, it makes its first entry this one.
     m.access_as(va, access(first / 8 != 0, user), false, Some(to(PAGE, ALL)));
