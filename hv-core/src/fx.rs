@@ -5,6 +5,10 @@
 const FCW: usize = 0;
 /// The x87 status word.
 const FSW: usize = 2;
+/// The last instruction's address: in the 32-bit format four bytes and a selector, which CPUs do not save any more.
+const FIP: usize = 8;
+/// Its operand's, likewise.
+const FDP: usize = 16;
 const MXCSR: usize = 24;
 const MXCSR_MASK: usize = 28;
 const XMM: usize = 160;
@@ -21,6 +25,45 @@ impl Default for FxState {
 }
 
 impl FxState {
+    /// Bytes of the area.
+    pub const SIZE: usize = 512;
+    /// Bytes of it that have registers.
+    pub const SAVED: usize = XMM + 16 * 16;
+    /// Likewise without XMM8 to XMM15.
+    pub const SAVED_32: usize = XMM + 16 * 8;
+
+    /// The state as FXSAVE64 stores it, or (not `wide`) FXSAVE.
+    #[must_use]
+    pub fn saved(&self, wide: bool) -> [u8; Self::SAVED] {
+        let mut bytes = [0; Self::SAVED];
+        bytes.copy_from_slice(&self.0[..Self::SAVED]);
+        if !wide {
+            bytes[FIP + 4..FDP].fill(0);
+            bytes[FDP + 4..MXCSR].fill(0);
+        }
+        bytes
+    }
+
+    /// Takes the state from where FXSAVE64 or (not `wide`) FXSAVE has stored it. False: MXCSR has a bit that does not exist, and nothing
+    /// is taken.
+    #[must_use]
+    pub fn restore(&mut self, bytes: &[u8; Self::SAVED], wide: bool) -> bool {
+        let mask = self.word(MXCSR_MASK);
+        let mxcsr = u16::from_le_bytes([bytes[MXCSR], bytes[MXCSR + 1]]);
+        if mxcsr & !mask != 0 || bytes[MXCSR + 2] != 0 || bytes[MXCSR + 3] != 0 {
+            return false;
+        }
+        self.0[..MXCSR_MASK].copy_from_slice(&bytes[..MXCSR_MASK]);
+        self.0[MXCSR_MASK + 4..Self::SAVED].copy_from_slice(&bytes[MXCSR_MASK + 4..]);
+        let control = self.control();
+        self.set_control(control);
+        if !wide {
+            self.0[FIP + 4..FDP].fill(0);
+            self.0[FDP + 4..MXCSR].fill(0);
+        }
+        true
+    }
+
     /// The power-on state: FCW 0040h, MXCSR 1F80h (SDM vol 3A table 9-1).
     #[must_use]
     pub const fn reset() -> Self {
@@ -86,6 +129,23 @@ impl FxState {
 #[cfg(test)]
 mod tests {
     use super::FxState;
+
+    #[test]
+    fn what_was_saved_is_restored_unless_mxcsr_is_bad() {
+        let mut s = FxState::reset();
+        s.set_xmm(15, [7; 16]);
+        s.set_control(0x27f);
+        s.0[12] = 5;
+        let mut saved = s.saved(true);
+        let mut t = FxState::reset();
+        assert!(t.restore(&saved, true));
+        assert_eq!(t, s);
+        assert!(t.restore(&saved, false));
+        assert_eq!(t.0[12], 0, "a selector, in the 32-bit format");
+        saved[26] = 1;
+        assert!(!t.restore(&saved, true));
+        assert_eq!(s.saved(false)[12], 0);
+    }
 
     #[test]
     fn fninit_leaves_the_registers_and_mxcsr() {

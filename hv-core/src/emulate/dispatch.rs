@@ -175,6 +175,10 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Fldcw => self.fldcw(),
             Fnstsw => self.fnstsw(),
             Wait => self.wait(),
+            Fxsave => self.fxsave(false),
+            Fxsave64 => self.fxsave(true),
+            Fxrstor => self.fxrstor(false),
+            Fxrstor64 => self.fxrstor(true),
 
             Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
             | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush

@@ -1,8 +1,10 @@
-//! The x87 instructions that look for an FPU and start it, as boot loaders and kernels do before anything else. There is no
-//! arithmetic here.
+//! The x87 instructions that look for an FPU and start it, as boot loaders and kernels do before anything else, and those that save
+//! and restore its state. There is no arithmetic here.
 
-use super::exec::{Exec, Res};
+use super::cx::AccessKind;
+use super::exec::{Exec, Res, Use};
 use super::{EmuCx, EmuFault};
+use crate::fx::FxState;
 use crate::regs::{Cr0, SysReg};
 
 /// The status word's exception flags, stack fault, summary and busy bits, which FNCLEX clears.
@@ -61,5 +63,46 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             return Err(EmuFault::NM);
         }
         Ok(())
+    }
+
+    /// Where FXSAVE and FXRSTOR have their operand (SDM vol 2A, "FXSAVE"): #NM as for all of x87, #GP if it is not aligned.
+    fn fx_area(&mut self, usage: Use) -> Res<u64> {
+        self.check_x87()?;
+        let linear = self.memory_at(0, FxState::SIZE, usage)?;
+        if linear.is_multiple_of(16) {
+            Ok(linear)
+        } else {
+            Err(self.gp())
+        }
+    }
+
+    /// How much of the area has registers: XMM8 to XMM15 are there in 64-bit mode only.
+    fn fx_len(&self) -> usize {
+        if self.mode.is_64() {
+            FxState::SAVED
+        } else {
+            FxState::SAVED_32
+        }
+    }
+
+    /// FXSAVE and FXSAVE64 (`wide`).
+    pub fn fxsave(&mut self, wide: bool) -> Res<()> {
+        let linear = self.fx_area(Use::Write)?;
+        let len = self.fx_len();
+        let bytes = self.cx.fx().saved(wide);
+        self.write_bytes(linear, &bytes[..len], AccessKind::Data)
+    }
+
+    /// FXRSTOR and FXRSTOR64 (`wide`): #GP if a bit of MXCSR is set that there is none of.
+    pub fn fxrstor(&mut self, wide: bool) -> Res<()> {
+        let linear = self.fx_area(Use::Read)?;
+        let len = self.fx_len();
+        let mut bytes = self.cx.fx().saved(true);
+        self.read_bytes(linear, &mut bytes[..len], AccessKind::Data)?;
+        if self.cx.fx_mut().restore(&bytes, wide) {
+            Ok(())
+        } else {
+            Err(self.gp())
+        }
     }
 }

@@ -301,6 +301,37 @@ fn fpu_is_found_and_started() {
 }
 
 #[test]
+fn fpu_state_is_saved_and_restored() {
+    // fxsave [0x2000]; fninit; fxrstor [0x2000]; fxsave [0x2001]
+    let code = [
+        0x0f, 0xae, 0x06, 0x00, 0x20, 0xdb, 0xe3, 0x0f, 0xae, 0x0e, 0x00, 0x20, 0x0f, 0xae, 0x06,
+        0x01, 0x20,
+    ];
+    let mut cpu = cpu16(&code);
+    cpu.fx.set_control(0x27f);
+    cpu.fx.set_xmm(7, [7; 16]);
+    cpu.fx.set_xmm(8, [8; 16]);
+    cpu.poke(0x2000, &[0xee; 512]);
+    run(&mut cpu);
+    assert_eq!(cpu.peek(0x2000, 2), [0x7f, 0x02]);
+    assert_eq!(
+        cpu.peek(0x2000 + 160 + 16 * 7, 17),
+        [&[7; 16][..], &[0xee]].concat()
+    );
+    run(&mut cpu);
+    cpu.fx.set_xmm(7, [0; 16]);
+    run(&mut cpu);
+    assert_eq!(
+        (cpu.fx.control(), cpu.fx.xmm(7), cpu.fx.xmm(8)),
+        (0x27f, [7; 16], [8; 16])
+    );
+    assert_eq!(faults(&mut cpu), (vector::GP, None), "not aligned");
+    let mut cpu = cpu16(&code[7..]);
+    cpu.poke(0x2000 + 26, &[1]);
+    assert_eq!(faults(&mut cpu), (vector::GP, None), "MXCSR");
+}
+
+#[test]
 fn enter_sets_bp_by_the_size_of_the_stack() {
     // SDM vol 2A, "ENTER—Make Stack Frame for Procedure Parameters": 66h is for what is pushed.
     let mut cpu = cpu16(&[0x66, 0xc8, 0x10, 0x00, 0x00]);
