@@ -1,44 +1,13 @@
 //! The host's virtio disks: where the guest's media come from when they are not boot-loader modules.
 
-use crate::pci::Ports;
-use crate::{memory, paging};
+use crate::virtio::{self, HostHal};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ptr::NonNull;
 use hv_core::backend::{BlockBackend, BlockError};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::DeviceType;
-use virtio_drivers::transport::pci::bus::{BarInfo, Command, PciRoot};
-use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
-
-struct HostHal;
-
-// SAFETY: memory is mapped at its physical address and never moves; allocations are zeroed, aligned, and not given out twice.
-unsafe impl Hal for HostHal {
-    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        let at = memory::take_own((pages * PAGE_SIZE) as u64, PAGE_SIZE as u64).unwrap_or(0);
-        (
-            at,
-            NonNull::new(at as *mut u8).unwrap_or(NonNull::dangling()),
-        )
-    }
-    unsafe fn dma_dealloc(_paddr: PhysAddr, _vaddr: NonNull<u8>, _pages: usize) -> i32 {
-        // Queues live as long as Umbra.
-        0
-    }
-    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, size: usize) -> NonNull<u8> {
-        if paddr >> 32 != 0 {
-            paging::map(paddr, paddr + size as u64, true);
-        }
-        NonNull::new(paddr as *mut u8).expect("device registers are not at address 0")
-    }
-    unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
-        buffer.as_ptr().cast::<u8>() as u64
-    }
-    unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
-}
+use virtio_drivers::transport::pci::PciTransport;
 
 /// A virtio disk.
 pub struct VirtioDisk {
@@ -98,47 +67,24 @@ impl BlockBackend for ModuleDisk {
 
 /// All virtio disks of the host with their serial numbers.
 pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
-    let mut root = PciRoot::new(Ports);
     let mut disks: Vec<(String, Box<dyn BlockBackend>)> = Vec::new();
-    for bus in 0..8 {
-        let found: Vec<_> = root.enumerate_bus(bus).collect();
-        for (function, info) in found {
-            if virtio_device_type(&info) != Some(DeviceType::Block) {
-                continue;
-            }
-            // Registers above 4 GiB are not mapped yet.
-            for bar in 0..6 {
-                if let Ok(Some(BarInfo::Memory { address, size, .. })) =
-                    root.bar_info(function, bar)
-                    && address >> 32 != 0
-                {
-                    paging::map(address, address + size, true);
-                }
-            }
-            root.set_command(
-                function,
-                Command::MEMORY_SPACE | Command::BUS_MASTER | Command::IO_SPACE,
-            );
-            let disk = PciTransport::new::<HostHal, _>(&mut root, function)
-                .ok()
-                .and_then(|t| VirtIOBlk::new(t).ok());
-            let Some(mut blk) = disk else {
-                log::warn!("virtio disk at {function} cannot be used");
-                continue;
-            };
-            blk.disable_interrupts();
-            let mut id = [0; 20];
-            let n = blk.device_id(&mut id).unwrap_or(0).min(20);
-            let serial = String::from_utf8_lossy(&id[..n])
-                .trim_end_matches('\0')
-                .into();
-            log::info!(
-                "disk {serial:?}: {} MiB{}",
-                blk.capacity() / 2048,
-                if blk.readonly() { ", read-only" } else { "" }
-            );
-            disks.push((serial, Box::new(VirtioDisk { blk })));
-        }
+    for found in virtio::find(DeviceType::Block) {
+        let Ok(mut blk) = VirtIOBlk::new(found.transport) else {
+            log::warn!("virtio disk at {} cannot be used", found.function);
+            continue;
+        };
+        blk.disable_interrupts();
+        let mut id = [0; 20];
+        let n = blk.device_id(&mut id).unwrap_or(0).min(20);
+        let serial = String::from_utf8_lossy(&id[..n])
+            .trim_end_matches('\0')
+            .into();
+        log::info!(
+            "disk {serial:?}: {} MiB{}",
+            blk.capacity() / 2048,
+            if blk.readonly() { ", read-only" } else { "" }
+        );
+        disks.push((serial, Box::new(VirtioDisk { blk })));
     }
     disks
 }

@@ -5,7 +5,7 @@ use crate::loader::{BootInfo, Module};
 use crate::media::Media;
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::{Options, PagingChoice};
-use crate::{clock, control, host};
+use crate::{clock, control, host, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -16,7 +16,7 @@ use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use hv_core::backend::{ConsoleBackend, NullNet};
+use hv_core::backend::ConsoleBackend;
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -255,7 +255,7 @@ impl<B: VcpuBackend> Guest<B> {
         let outside = Outside {
             com1: Box::new(Com1),
             debug: Box::new(FirmwareLog::default()),
-            net: Box::new(NullNet),
+            net: net::open(),
             disk,
             cdrom,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,

@@ -6,6 +6,7 @@
 use crate::{control, keyboard, lapic};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::Mutex;
 use x86::io::{inb, outb};
 
 /// Set by the timer's interrupt.
@@ -15,6 +16,12 @@ const PIC_BASE: u8 = 0x20;
 const IRQ_KEYBOARD: u8 = 1;
 const IRQ_CASCADE: u8 = 2;
 const IRQ_COM2: u8 = 3;
+
+/// What is done about an interrupt.
+type Handler = fn();
+
+/// Who has the lines of the interrupt controllers that PCI devices are on.
+static HANDLERS: Mutex<[Option<Handler>; 16]> = Mutex::new([None; 16]);
 
 /// What the stubs push.
 #[repr(C)]
@@ -196,21 +203,56 @@ extern "C" fn trap(frame: &Frame) {
             lapic::eoi();
         }
         v @ PIC_BASE..0x30 => {
-            match v - PIC_BASE {
+            let line = v - PIC_BASE;
+            match line {
                 IRQ_COM2 => control::interrupt(),
                 IRQ_KEYBOARD => keyboard::interrupt(),
-                _ => {}
-            }
-            // SAFETY: ring 0. A spurious interrupt 7 or 15 has no in-service bit and gets no end of interrupt.
-            unsafe {
-                outb(0x20, 0x0b);
-                if v != PIC_BASE + 7 || inb(0x20) & 0x80 != 0 {
-                    outb(0x20, 0x20);
+                _ => {
+                    let handler = HANDLERS.lock()[usize::from(line)];
+                    if let Some(handler) = handler {
+                        handler();
+                    }
                 }
             }
+            end_of_interrupt(line);
         }
         _ => {}
     }
+}
+
+/// Lets interrupts of `line` (3 to 15) in from now on, and calls `handler` for each.
+pub fn unmask(line: u8, handler: Handler) {
+    match HANDLERS.lock().get_mut(usize::from(line)) {
+        Some(slot @ None) => *slot = Some(handler),
+        _ => return log::warn!("interrupt line {line} is taken"),
+    }
+    let (port, bit) = if line < 8 {
+        (0x21, line)
+    } else {
+        (0xa1, line - 8)
+    };
+    // SAFETY: ring 0; the mask of one line changes, for which there is a handler.
+    unsafe { outb(port, inb(port) & !(1 << bit)) };
+}
+
+/// Tells the interrupt controllers that a line has been served (8259A datasheet, "End of Interrupt"). A spurious interrupt 7 or 15 has
+/// no in-service bit, and its controller is told nothing.
+fn end_of_interrupt(line: u8) {
+    const READ_IN_SERVICE: u8 = 0x0b;
+    const END: u8 = 0x20;
+    let serve = |port: u16, spurious: bool| {
+        // SAFETY: ring 0; the ports are the interrupt controllers'.
+        unsafe {
+            outb(port, READ_IN_SERVICE);
+            if !spurious || inb(port) & 0x80 != 0 {
+                outb(port, END);
+            }
+        }
+    };
+    if line >= 8 {
+        serve(0xa0, line == 15);
+    }
+    serve(0x20, line == 7);
 }
 
 fn exception(f: &Frame) {

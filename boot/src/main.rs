@@ -25,6 +25,7 @@ mod loader;
 mod logger;
 mod media;
 mod memory;
+mod net;
 mod options;
 mod paging;
 mod pci;
@@ -33,6 +34,7 @@ mod screen;
 mod serial;
 mod session;
 mod start;
+mod virtio;
 
 use alloc::string::String;
 use core::panic::PanicInfo;

@@ -6,7 +6,7 @@ use crate::guest::{Guest, SecondStage};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::options::{Options, PagingChoice};
-use crate::{keyboard, memory, screen};
+use crate::{keyboard, memory, net, screen};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -233,6 +233,9 @@ impl<B: VcpuBackend> Session<B> {
                 self.guest.cpu.switch_paging();
             }
             next = next.min(self.switched + interval);
+        }
+        if net::arrived() {
+            self.guest.cpu.bus.wake_at(now);
         }
         self.type_keys(now);
         if !self.keys.is_empty() || keyboard::waiting() {

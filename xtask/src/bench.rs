@@ -13,7 +13,7 @@ use crate::emulator;
 use crate::guests::Guest;
 use crate::outcome::{Interrupted, interrupted, refuse};
 use crate::progress::Step;
-use crate::rig::{Boot, MIB, Machine, Rig};
+use crate::rig::{Boot, MIB, Machine, Network, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
@@ -210,6 +210,7 @@ pub fn native_machine(
             cmdline,
         },
         drives: Vec::new(),
+        network: Network::default(),
         icount,
         display: None,
     }

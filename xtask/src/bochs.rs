@@ -199,7 +199,7 @@ sound: driver=dummy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Bus, Drive, Rig};
+    use crate::rig::{Bus, Drive, Network, Rig};
 
     fn machine(boot: Boot) -> Machine {
         Machine {
@@ -221,6 +221,7 @@ mod tests {
                     bus: Bus::Ide,
                 },
             ],
+            network: Network::default(),
             icount: false,
             display: None,
         }

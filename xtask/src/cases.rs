@@ -11,10 +11,11 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
-use crate::rig::{Boot, Bus, MIB, Machine, Paging, Rig, Shadow, outer_memory};
+use crate::rig::{Boot, Bus, MIB, Machine, Net, Network, Paging, Rig, Shadow, outer_memory};
 use crate::run::{self, Options, Run};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
+use crate::serve::Server;
 use crate::session::{Ending, Plan};
 use crate::work::{self, Done};
 use crate::{attack, kernel, models, outcome, paths};
@@ -51,6 +52,8 @@ enum What {
     Kernel(Guest, &'static str),
     /// A copy of the Linux disk, twice.
     DiskTwice,
+    /// iPXE's CD, on a network where a script is to be had by HTTP.
+    Fetch,
     /// The disk of the guest that attacks.
     Attack,
     /// The bootable image with a CD as its guest, under a firmware of the outer machine.
@@ -122,6 +125,9 @@ const HARDWARE: &[&str] = &[
     "GUEST-INPUT \"AT Translated Set 2 keyboard\"",
     "GUEST-SERIAL 0: uart:16550A port:000003F8 irq:4",
 ];
+
+/// A script for iPXE, which says the address that the network has given it.
+const FETCHED: &str = "#!ipxe\necho fetched by ${net0/ip}\n";
 
 fn until(text: &str) -> Step {
     Until(text.to_owned())
@@ -445,6 +451,7 @@ pub fn all() -> Vec<Case> {
             &[until("iPXE"), until("using rtl8029")],
             &[],
         ),
+        case("ipxe-fetches-by-http", What::Fetch, 128, 240, &[], &[]),
         case(
             "kernel-power-off",
             What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
@@ -611,6 +618,7 @@ impl Case {
     pub fn prepare(&self) -> Result<()> {
         match self.what {
             What::Cd(guest) | What::Image(guest, _) => drop(guest.provide()?),
+            What::Fetch => drop(Guest::Ipxe.provide()?),
             What::Kernel(kernel, _) => {
                 kernel.provide()?;
                 kernel.initrd().map(Guest::provide).transpose()?;
@@ -665,6 +673,28 @@ impl Case {
                         .with_context(|| format!("boot {boots}"))?;
                 }
                 Ok(())
+            }
+            What::Fetch => {
+                let served = scratch.path().join("served");
+                fs::create_dir(&served)?;
+                fs::write(served.join("script"), FETCHED)?;
+                let server = Server::start(&served)?;
+                let chain = format!("dhcp && chain http://10.0.2.2:{}/script\\n", server.port());
+                let options = Options {
+                    network: Network {
+                        net: Net::User,
+                        ..Network::default()
+                    },
+                    script: vec![
+                        until("Ctrl-B"),
+                        keys("\\{ctrl-b}"),
+                        until("iPXE>"),
+                        keys(&chain),
+                        until("fetched by 10.0.2.15"),
+                    ],
+                    ..Options::headless(&Guest::Ipxe.provide()?)?
+                };
+                self.run_once(&options, umbra, scratch.path())
             }
             What::Attack => {
                 let disk = scratch.path().join("attack.img");
@@ -738,6 +768,7 @@ impl Case {
             memory: outer_memory(self.memory, length).max(512 * MIB),
             boot: Boot::Cd { path, firmware },
             drives: Vec::new(),
+            network: Network::default(),
             icount: false,
             display: None,
         };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::rig::{Paging, Rig, Shadow};
+use crate::rig::{Forward, Net, Paging, Rig, Shadow};
 
 /// Builds, runs and tests Umbra.
 #[derive(Debug, Parser)]
@@ -80,6 +80,16 @@ pub struct RunArgs {
     /// A raw hard disk for the guest; what it writes stays
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
+    /// What the guest's network card is connected to: user (this machine's network, by address translation; not in Bochs), none, or
+    /// a TAP interface, as in tap:tap0 [default: user; none with --icount]
+    #[arg(long, value_name = "NET")]
+    pub net: Option<Net>,
+    /// A TCP port of this machine that leads to one of the guest, as in 8080:80; may be repeated
+    #[arg(long, value_name = "HOSTPORT:GUESTPORT")]
+    pub forward: Vec<Forward>,
+    /// Serve the files of a directory to the guest by TFTP, at 10.0.2.2
+    #[arg(long, value_name = "DIR")]
+    pub tftp: Option<PathBuf>,
     /// No window: the guest's COM1 on standard output, Umbra's own log in a file
     #[arg(long)]
     pub headless: bool,

@@ -35,6 +35,7 @@ mod rig;
 mod run;
 mod screen;
 mod script;
+mod serve;
 mod session;
 mod setup;
 mod test;

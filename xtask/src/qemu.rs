@@ -17,12 +17,15 @@ use crate::emulator::{
 };
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
-use crate::rig::{Boot, Bus, Machine, Module, Rig};
+use crate::rig::{Boot, Bus, Forward, Machine, Module, Net, Network, Rig};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
 /// How long it has to open its monitor.
 const MONITOR: Duration = Duration::from_secs(30);
+
+/// The outer machine's network card. It takes frames to all addresses, among them the guest's.
+const NETWORK_CARD: &str = "virtio-net-pci,netdev=net,mac=52:54:00:75:6d:62,romfile=";
 
 /// A flag of open(2), as Linux has it on x86.
 const O_NONBLOCK: i32 = 0o4000;
@@ -223,6 +226,9 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
             &format!("{device},drive=drive{number},serial={}", drive.serial),
         ]);
     }
+    if let Some(network) = network(&machine.network)? {
+        add(&["-netdev", &network, "-device", NETWORK_CARD]);
+    }
     let control = escaped(&control_socket(directory))?;
     let control = if machine.icount {
         format!("pipe,id=control,path={control}")
@@ -252,6 +258,22 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
         ]);
     }
     Ok(arguments)
+}
+
+/// The network as the value of `-netdev`; nothing, if there is none.
+fn network(network: &Network) -> Result<Option<String>> {
+    let mut value = match &network.net {
+        Net::None => return Ok(None),
+        Net::User => "user,id=net".to_owned(),
+        Net::Tap(name) => format!("tap,id=net,ifname={name},script=no,downscript=no"),
+    };
+    for Forward { host, guest } in &network.forwards {
+        value += &format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+    }
+    if let Some(directory) = &network.tftp {
+        value += &format!(",tftp={}", escaped(directory)?);
+    }
+    Ok(Some(value))
 }
 
 fn utf8(path: &Path) -> Result<&str> {
@@ -338,9 +360,29 @@ mod tests {
                 writable: false,
                 bus: Bus::Virtio,
             }],
+            network: Network::default(),
             icount: true,
             display: None,
         }
+    }
+
+    #[test]
+    fn a_network_card_is_there_only_with_a_network() {
+        assert!(!line(&machine()).contains("virtio-net"));
+        let network = Network {
+            net: Net::User,
+            forwards: vec![Forward {
+                host: 8080,
+                guest: 80,
+            }],
+            tftp: Some("/a,b".into()),
+        };
+        let line = line(&Machine {
+            network,
+            ..machine()
+        });
+        let user = "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,tftp=/a,,b -device virtio-net-pci,netdev=net";
+        assert!(line.contains(user), "{line}");
     }
 
     #[test]

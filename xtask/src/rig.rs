@@ -135,6 +135,69 @@ impl Rig {
     }
 }
 
+/// What the guest's network card is connected to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Net {
+    /// Nothing.
+    #[default]
+    None,
+    /// This machine's own network, as a program of this user reaches it: the emulator translates addresses.
+    User,
+    /// A TAP interface of this machine.
+    Tap(String),
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Net, String> {
+        match (text, text.strip_prefix("tap:")) {
+            ("none", _) => Ok(Net::None),
+            ("user", _) => Ok(Net::User),
+            (_, Some(name)) if !name.is_empty() && !name.contains([',', '/', ' ']) => {
+                Ok(Net::Tap(name.to_owned()))
+            }
+            _ => Err("use user, none, or the name of a TAP interface as in tap:tap0".to_owned()),
+        }
+    }
+}
+
+/// A port of this machine that leads to one of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// The TCP port of this machine, on its loopback interface.
+    pub host: u16,
+    /// The guest's.
+    pub guest: u16,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Forward, String> {
+        let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0);
+        text.split_once(':')
+            .and_then(|(host, guest)| {
+                Some(Forward {
+                    host: port(host)?,
+                    guest: port(guest)?,
+                })
+            })
+            .ok_or_else(|| "use HOSTPORT:GUESTPORT, as in 8080:80".to_owned())
+    }
+}
+
+/// The network of the outer machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// What its card is connected to.
+    pub net: Net,
+    /// Ports that lead to the guest, with [`Net::User`].
+    pub forwards: Vec<Forward>,
+    /// A directory whose files the guest can have by TFTP, with [`Net::User`].
+    pub tftp: Option<PathBuf>,
+}
+
 /// Mebibyte.
 pub const MIB: u64 = 1 << 20;
 /// The least memory a guest can have: less than this and no supported system gets through its firmware and loader.
@@ -253,6 +316,8 @@ pub struct Machine {
     pub boot: Boot,
     /// Its disks.
     pub drives: Vec<Drive>,
+    /// Its network.
+    pub network: Network,
     /// Whether it counts instructions instead of measuring time.
     pub icount: bool,
     /// The window system that shows its screen, if any.
@@ -313,6 +378,23 @@ mod tests {
         let refusal = Rig::Kvm.choose(missing()).unwrap_err();
         assert!(refusal.is::<crate::outcome::Refused>());
         assert!(refusal.to_string().ends_with("/dev/kvm cannot be opened"));
+    }
+
+    #[test]
+    fn networks_and_forwards_are_read_and_what_is_neither_is_not() {
+        assert_eq!("user".parse(), Ok(Net::User));
+        assert_eq!("tap:tap0".parse(), Ok(Net::Tap("tap0".to_owned())));
+        for text in ["", "tap", "tap:", "tap:a,b", "bridge"] {
+            assert!(text.parse::<Net>().is_err(), "{text}");
+        }
+        let forward = Forward {
+            host: 8080,
+            guest: 80,
+        };
+        assert_eq!("8080:80".parse(), Ok(forward));
+        for text in ["", "80", "80:", "0:80", "80:65536", "a:b"] {
+            assert!(text.parse::<Forward>().is_err(), "{text}");
+        }
     }
 
     #[test]

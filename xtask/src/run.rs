@@ -19,7 +19,8 @@ use crate::keys;
 use crate::media::{self, Kind, Medium};
 use crate::outcome::{exit_code, refuse};
 use crate::rig::{
-    Boot, Bus, Drive, MIB, Machine, Module, Paging, Rig, Shadow, outer_memory, parse_memory,
+    Boot, Bus, Drive, MIB, Machine, Module, Net, Network, Paging, Rig, Shadow, outer_memory,
+    parse_memory,
 };
 use crate::screen::write_png;
 use crate::script::{self, Step};
@@ -58,6 +59,8 @@ pub struct Options {
     pub memory: u64,
     /// A further hard disk.
     pub disk: Option<PathBuf>,
+    /// The network.
+    pub network: Network,
     /// Texts and keys.
     pub script: Vec<Step>,
     /// When to give up.
@@ -130,6 +133,7 @@ impl Options {
             (None, None) => None,
         };
         let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
+        let network = network(args, rig)?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
             let directory = path
                 .parent()
@@ -186,6 +190,7 @@ impl Options {
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             memory,
             disk,
+            network,
             script,
             timeout,
             window: !args.headless,
@@ -214,6 +219,7 @@ impl Options {
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
             disk: None,
+            network: Network::default(),
             script: Vec::new(),
             timeout: Some(TIMEOUT),
             window: false,
@@ -225,6 +231,31 @@ impl Options {
             interactive: false,
         })
     }
+}
+
+/// The network that the command line asks for.
+fn network(args: &RunArgs, rig: Rig) -> Result<Network> {
+    let net = match &args.net {
+        // Nothing may come from outside where runs are to repeat.
+        None if rig.is_bochs() || args.icount => Net::None,
+        None => Net::User,
+        Some(net) if *net != Net::None && rig.is_bochs() => {
+            refuse!("--net goes with QEMU: Umbra has no driver for a network card of Bochs")
+        }
+        Some(net) => net.clone(),
+    };
+    if net != Net::User && (args.tftp.is_some() || !args.forward.is_empty()) {
+        refuse!("--forward and --tftp go with --net user");
+    }
+    if let Some(directory) = args.tftp.as_ref().filter(|path| !path.is_dir()) {
+        refuse!("--tftp {} is no directory", directory.display());
+    }
+    let tftp = args.tftp.as_deref().map(fs::canonicalize).transpose()?;
+    Ok(Network {
+        net,
+        forwards: args.forward.clone(),
+        tftp,
+    })
 }
 
 /// Opens a guest's file, or provides the test guest of that name where there is no such file.
@@ -323,6 +354,7 @@ fn machine(
             modules,
         },
         drives,
+        network: options.network.clone(),
         icount: options.icount,
         display,
     })

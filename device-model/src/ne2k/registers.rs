@@ -200,9 +200,10 @@ impl Registers {
         self.signal(Interrupts::PTX);
     }
 
-    /// Whether frames on the wire concern the card.
+    /// Whether frames on the wire concern the card. STA starts it and STP stops it; a command with neither, as iPXE writes them, leaves
+    /// it as it is (DP8390D 10.3, "Register Descriptions": command register, bits 1:0; interrupt status register, bit 7).
     pub(super) fn running(&self) -> bool {
-        self.command & (Command::STA | Command::STP) == Command::STA
+        !self.isr.contains(Interrupts::RST)
     }
 
     /// Whether what is sent comes back and does not go out.
@@ -332,6 +333,20 @@ mod tests {
         assert_eq!(r.read(7), 0);
         r.write(0, 0x21);
         assert_eq!(r.read(7), 0x80);
+    }
+
+    #[test]
+    fn a_command_without_start_and_stop_changes_neither() {
+        let mut r = Registers::default();
+        r.write(0, 0x40);
+        assert!(!r.running());
+        r.write(0, 0x22);
+        r.write(0, 0x40);
+        r.write(0, 0x00);
+        assert!(r.running());
+        r.write(0, 0x21);
+        r.write(0, 0x20);
+        assert!(!r.running());
     }
 
     #[test]
