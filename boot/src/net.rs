@@ -130,7 +130,7 @@ pub fn open() -> Box<dyn NetBackend> {
     let Some(found) = virtio::find(DeviceType::Network).into_iter().next() else {
         return Box::new(NullNet);
     };
-    let Some(line) = found.interrupt_line() else {
+    let Some(line) = found.enable_interrupt() else {
         log::warn!(
             "the network card at {} is not used: the firmware gave it no interrupt line",
             found.function

@@ -55,7 +55,7 @@ pub struct Found {
 impl Found {
     /// Lets the device interrupt, and returns the line of the interrupt controllers that the firmware has put it on. None: there is
     /// none, and it stays silent.
-    pub fn interrupt_line(&self) -> Option<u8> {
+    pub fn enable_interrupt(&self) -> Option<u8> {
         let line = Ports.read_word(self.function, INTERRUPT_LINE) as u8;
         if !(3..16).contains(&line) {
             return None;

@@ -88,6 +88,21 @@ pub struct PagingState {
     pub physical_bits: u8,
 }
 
+impl PagingState {
+    /// Protected mode without paging.
+    #[must_use]
+    pub const fn unpaged(physical_bits: u8) -> Self {
+        Self {
+            cr0: Cr0::PE,
+            cr3: 0,
+            cr4: Cr4::empty(),
+            efer: Efer::empty(),
+            ac: false,
+            physical_bits,
+        }
+    }
+}
+
 /// A memory access to be translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Access {

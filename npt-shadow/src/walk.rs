@@ -337,14 +337,7 @@ mod tests {
 
     #[test]
     fn no_paging_is_the_identity_below_four_gigabytes() {
-        let s = PagingState {
-            cr0: Cr0::PE,
-            cr3: 0,
-            cr4: Cr4::empty(),
-            efer: Efer::empty(),
-            ac: false,
-            physical_bits: 40,
-        };
+        let s = PagingState::unpaged(40);
         assert_eq!(
             translate(&VecMemory::new(16), &s, Gva(0x1_0000_1234), READ),
             Ok(Gpa(0x1234))

@@ -91,7 +91,8 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         }
     }
 
-    fn check_alignment(&self, aligned: bool, linear: u64) -> Res<()> {
+    /// #GP for an operand that has to be `aligned` to 16 bytes and is not.
+    pub fn check_alignment(&self, aligned: bool, linear: u64) -> Res<()> {
         if aligned && !linear.is_multiple_of(16) {
             Err(self.gp())
         } else {

@@ -69,11 +69,8 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     fn fx_area(&mut self, usage: Use) -> Res<u64> {
         self.check_x87()?;
         let linear = self.memory_at(0, FxState::SIZE, usage)?;
-        if linear.is_multiple_of(16) {
-            Ok(linear)
-        } else {
-            Err(self.gp())
-        }
+        self.check_alignment(true, linear)?;
+        Ok(linear)
     }
 
     /// How much of the area has registers: XMM8 to XMM15 are there in 64-bit mode only.

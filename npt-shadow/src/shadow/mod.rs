@@ -51,7 +51,7 @@ use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowFaults,
     ShadowReport, TlbFlush,
 };
-use hv_core::regs::{Cr0, Cr4, Efer};
+use hv_core::regs::{Cr0, Cr4};
 use hv_core::{Gpa, Gva, Hpa};
 use lists::{Lists, Owner, Slot};
 use mutants::{Mutant, mutant};
@@ -155,14 +155,7 @@ impl<F: Frames> ShadowMmu<F> {
             physical_bits: config.physical_bits,
             tables: vec![0; guest_frames],
             table_regions: vec![0; guest_frames.div_ceil(512)],
-            state: PagingState {
-                cr0: Cr0::PE,
-                cr3: 0,
-                cr4: Cr4::empty(),
-                efer: Efer::empty(),
-                ac: false,
-                physical_bits: config.physical_bits,
-            },
+            state: PagingState::unpaged(config.physical_bits),
             reading: Reading::NONE,
             root: Some(PAE_ROOT),
             flush: true,

@@ -17,6 +17,7 @@ mod tests;
 use super::*;
 use choices::Choices;
 use hv_core::mmu::PfError;
+use hv_core::regs::Efer;
 use machine::Machine;
 
 /// Guest frames: six megabytes, so that there are large pages, and which of them are used as tables.
@@ -39,7 +40,7 @@ fn settle(machine: &mut Machine) {
     machine.mmu.audit().unwrap();
 }
 
-/// A program that `data` decides, which starts in a mode that its first byte chooses.
+/// A program that `data` decides. Its first two bytes are the seed of the tables and the mode that it begins with.
 ///
 /// # Panics
 /// If the MMU does what a CPU would not, or an invariant does not hold.

@@ -1,7 +1,7 @@
 //! A world so small that everything in it can be tried: two tables with two entries each.
 //!
-//! The directory (frame 1) and the table (frame 2) have two entries that may be anything of a handful; the table may be mapped by
-//! itself, the directory too. For every such world: an access, then a change of one entry, then INVLPG or not, then accesses of all
+//! The directory (frame 1) and the table (frame 2) have two entries that may be anything of a handful (the second, at first, of every
+//! other one); the table may be mapped by itself, the directory too. For every such world: an access, then a change of one entry, then INVLPG or not, then accesses of all
 //! kinds to all pages. The checks are those of the random programs.
 
 use super::judge::Judge;
