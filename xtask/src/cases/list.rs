@@ -1,0 +1,473 @@
+//! Tests that boot one guest and follow a script.
+
+use super::checks::Check;
+use super::refusal::Bad;
+use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
+use crate::guests::Guest;
+use crate::rig::{Paging, Rig, Shadow};
+
+/// What a Linux kernel must find in the virtual machine.
+const HARDWARE: &[&str] = &[
+    "GUEST-CPU 1",
+    "GUEST-DISK sda 2048",
+    "GUEST-PCI 0000:00:00.0 8086:1237",
+    "GUEST-PCI 0000:00:01.0 8086:7000",
+    "GUEST-PCI 0000:00:01.1 8086:7010",
+    "GUEST-PCI 0000:00:01.3 8086:7113",
+    "GUEST-PCI 0000:00:02.0 1234:1111",
+    "GUEST-PCI 0000:00:03.0 10ec:8029",
+    "GUEST-ACPI APIC",
+    "GUEST-ACPI DSDT",
+    "GUEST-ACPI FACP",
+    "GUEST-ACPI FACS",
+    "GUEST-ACPI WAET",
+    "GUEST-IRQ 0:",
+    "GUEST-IRQ 1:",
+    "GUEST-IRQ 4:",
+    "GUEST-INPUT \"AT Translated Set 2 keyboard\"",
+    "GUEST-SERIAL 0: uart:16550A port:000003F8 irq:4",
+];
+
+/// These tests; long ones first, so that two lanes end together.
+pub(super) fn cases() -> Vec<Case> {
+    use Check::{
+        Colours, Console, OwnMemory, PagingSwitches, PoolFull, PoweredOff, Resets, Shown, Work,
+    };
+    let up = until("GUEST-UP");
+    let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
+    let language = [until("Select a language")];
+    let grub_answers = [
+        until("GNU GRUB"),
+        keys("c"),
+        until("grub>"),
+        keys("echo a$grub_platform-$grub_cpu\\n"),
+        until("apc-i386"),
+    ];
+    vec![
+        on(
+            Rig::BochsVmx,
+            None,
+            case(
+                "bochs-vmx-kernel",
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                256,
+                900,
+                &[],
+                &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
+        on(
+            Rig::BochsSvm,
+            None,
+            case(
+                "bochs-svm-kernel",
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                256,
+                900,
+                &[],
+                &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
+        on(
+            Rig::BochsVmx,
+            Some("corei5_lynnfield_750"),
+            case(
+                "bochs-vmx-real-mode-in-software",
+                What::DiskTwice,
+                512,
+                900,
+                &[],
+                &[PoweredOff],
+            ),
+        ),
+        case(
+            "debian-amd64-installer",
+            What::Cd(Guest::DebianAmd64),
+            1024,
+            400,
+            &language,
+            &[Colours(4), OwnMemory],
+        ),
+        case(
+            "debian-i386-installer",
+            What::Cd(Guest::DebianI386),
+            512,
+            400,
+            &language,
+            &[Colours(4), OwnMemory],
+        ),
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::BochsVmx,
+                None,
+                case(
+                    "bochs-vmx-shadow-kernel",
+                    What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                    256,
+                    900,
+                    &[],
+                    &[PoweredOff, Console(HARDWARE)],
+                ),
+            ),
+        ),
+        // A CPU with neither EPT nor the controls that load EFER and PAT.
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::BochsVmx,
+                Some("core2_penryn_t9600"),
+                case(
+                    "bochs-vmx-shadow-without-ept",
+                    What::Cd(Guest::GrubRescue),
+                    128,
+                    400,
+                    &grub_answers,
+                    &[],
+                ),
+            ),
+        ),
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-debian-amd64-installer",
+                What::Cd(Guest::DebianAmd64),
+                1024,
+                400,
+                &language,
+                &[Colours(4)],
+            ),
+        ),
+        shadowed(
+            Shadow::Cached,
+            case(
+                "shadow-cached-kernel-i386",
+                What::Kernel(Guest::I386Kernel, "umbra.then=poweroff"),
+                512,
+                240,
+                &[],
+                &[PoweredOff],
+            ),
+        ),
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-memtest-ia32",
+                What::Cd(Guest::MemtestIa32),
+                32,
+                240,
+                &memtest,
+                &[Colours(3)],
+            ),
+        ),
+        // Without nested paging there is nothing but shadow paging, in real mode too.
+        shadowed(
+            Shadow::Unsync,
+            on(
+                Rig::QemuSvm,
+                Some("Opteron_G3"),
+                case(
+                    "shadow-grub-without-nested-paging",
+                    What::Cd(Guest::GrubRescue),
+                    128,
+                    120,
+                    &grub_answers,
+                    &[],
+                ),
+            ),
+        ),
+        shadowed(
+            Shadow::Vtlb,
+            case(
+                "shadow-vtlb-kernel",
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                512,
+                240,
+                &[],
+                &[PoweredOff, Console(HARDWARE)],
+            ),
+        ),
+        Case {
+            paging: Paging::Alternate(20),
+            ..case(
+                "paging-alternates",
+                What::Kernel(Guest::PaeKernel, "umbra.then=poweroff"),
+                512,
+                240,
+                &[],
+                &[PoweredOff, PagingSwitches(20)],
+            )
+        },
+        Case {
+            paging: Paging::Alternate(100),
+            ..case(
+                "paging-alternates-debian-amd64-installer",
+                What::Cd(Guest::DebianAmd64),
+                1024,
+                600,
+                &language,
+                &[Colours(4), PagingSwitches(50)],
+            )
+        },
+        Case {
+            paging: Paging::Alternate(20),
+            ..case(
+                "paging-alternates-under-load",
+                What::Kernel(Guest::CloudKernel, "umbra.then=load"),
+                512,
+                400,
+                &[until("GUEST-LOAD")],
+                &[Work, PagingSwitches(50)],
+            )
+        },
+        shadowed(
+            Shadow::Unsync,
+            case(
+                "shadow-pool-is-bounded",
+                What::Kernel(Guest::CloudKernel, "umbra.then=tables"),
+                256,
+                400,
+                &[until("GUEST-TABLES")],
+                &[PoolFull],
+            ),
+        ),
+        case(
+            "image-bios",
+            What::Image(Guest::GrubRescue, None),
+            256,
+            240,
+            &grub_answers,
+            &[Shown],
+        ),
+        case(
+            "image-uefi",
+            What::Image(Guest::GrubRescue, Some(OVMF)),
+            256,
+            240,
+            &grub_answers,
+            &[Shown],
+        ),
+        case(
+            "memtest-x64",
+            What::Cd(Guest::MemtestX64),
+            32,
+            240,
+            &memtest,
+            &[Colours(3)],
+        ),
+        case(
+            "memtest-ia32",
+            What::Cd(Guest::MemtestIa32),
+            32,
+            240,
+            &memtest,
+            &[Colours(3)],
+        ),
+        case(
+            "disk-keeps-what-was-written",
+            What::DiskTwice,
+            512,
+            240,
+            &[],
+            &[PoweredOff],
+        ),
+        on(
+            Rig::BochsSvm,
+            None,
+            case(
+                "bochs-svm-cdrom",
+                What::Cd(Guest::GrubRescue),
+                128,
+                240,
+                &grub_answers,
+                &[],
+            ),
+        ),
+        case(
+            "grub-rescue-shell",
+            What::Cd(Guest::GrubRescue),
+            128,
+            120,
+            &grub_answers,
+            &[],
+        ),
+        on_ide(case(
+            "ide-disk-keeps-what-was-written",
+            What::DiskTwice,
+            512,
+            240,
+            &[],
+            &[PoweredOff],
+        )),
+        on_ide(case(
+            "ide-cdrom",
+            What::Cd(Guest::GrubRescue),
+            128,
+            120,
+            &grub_answers,
+            &[OwnMemory],
+        )),
+        case(
+            "ipxe-finds-its-card",
+            What::Cd(Guest::Ipxe),
+            128,
+            120,
+            &[until("iPXE"), until("using rtl8029")],
+            &[],
+        ),
+        case(
+            "kernel-power-off",
+            What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+            512,
+            120,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "kernel-i386",
+            What::Kernel(Guest::I386Kernel, "umbra.then=poweroff"),
+            256,
+            240,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "kernel-i386-pae",
+            What::Kernel(Guest::PaeKernel, "umbra.then=poweroff"),
+            256,
+            240,
+            &[],
+            &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "attack-is-survived",
+            What::Attack,
+            64,
+            120,
+            &[
+                until("ATTACK BEGINS"),
+                until("ATTACK SURVIVED"),
+                until("ATTACK BEGINS"),
+            ],
+            &[Resets(1), OwnMemory],
+        ),
+        case(
+            "reboot",
+            What::Kernel(Guest::CloudKernel, "umbra.then=reboot"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-cf9",
+            What::Kernel(Guest::CloudKernel, "umbra.then=cf9"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-i8042",
+            What::Kernel(Guest::CloudKernel, "umbra.then=i8042"),
+            256,
+            120,
+            &[up.clone(), up.clone()],
+            &[Resets(1)],
+        ),
+        case(
+            "reboot-triple-fault",
+            What::Kernel(Guest::CloudKernel, "umbra.then=triple"),
+            256,
+            120,
+            &[up.clone(), up],
+            &[Resets(1)],
+        ),
+        case(
+            "refuses-missing",
+            What::Refusal(Bad::Missing, "cannot be opened"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-truncated",
+            What::Refusal(Bad::Truncated, "truncated"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-not-bootable",
+            What::Refusal(Bad::NotBootable, "no El Torito boot record"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-not-an-iso",
+            What::Refusal(Bad::NotAnIso, "not an ISO 9660 image"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-too-little-memory",
+            What::Refusal(Bad::TooLittleMemory, "too little"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-big-kernel",
+            What::Refusal(Bad::BigKernel, "too little for this kernel"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-cut-kernel",
+            What::Refusal(Bad::CutKernel, "cut off"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-a-cpu-without-virtualization",
+            What::Refusal(
+                Bad::NoVirtualization,
+                "has neither Intel VT-x (VMX) nor AMD-V (SVM)",
+            ),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-vt-x-without-ept",
+            What::Refusal(
+                Bad::NoEpt,
+                "lacks what Umbra needs: extended page tables (EPT)",
+            ),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+        case(
+            "refuses-what-is-not-built",
+            What::Refusal(Bad::NotBuilt, "not built yet"),
+            64,
+            1,
+            &[],
+            &[],
+        ),
+    ]
+}

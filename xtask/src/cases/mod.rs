@@ -1,0 +1,308 @@
+//! The whole-guest tests: which guest, with which options, and what must be seen.
+//!
+//! [`list`] has those that boot one guest and follow a script; what takes more has a module of its own.
+
+mod checks;
+mod list;
+mod network;
+mod refusal;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use self::checks::Check;
+use self::refusal::Bad;
+use crate::guests::Guest;
+use crate::image::{self, Contents, Entry};
+use crate::media::{self, Medium};
+use crate::rig::{Boot, Bus, MIB, Machine, Network, Paging, Rig, Shadow, outer_memory};
+use crate::run::{self, Options};
+use crate::screen::write_png;
+use crate::script::Step::{self, Type, Until};
+use crate::session::Plan;
+use crate::{attack, models, paths};
+
+/// UEFI firmware for the outer machine.
+const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// A whole-guest test.
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    what: What,
+    memory: u64,
+    script: Vec<Step>,
+    timeout: u64,
+    /// The outer machine, and its CPU if not the usual one.
+    rig: Rig,
+    cpu_model: Option<&'static str>,
+    /// What its media are attached to in the outer machine.
+    bus: Bus,
+    /// How the guest's memory is virtualized.
+    paging: Paging,
+    shadow: Option<Shadow>,
+    /// What must hold besides the script.
+    checks: Vec<Check>,
+}
+
+/// How a test goes: the test, the Umbra image, and a directory for its files.
+type Procedure = fn(&Case, &Path, &Path) -> Result<()>;
+
+/// What a test boots.
+#[derive(Clone, Copy)]
+enum What {
+    /// A CD.
+    Cd(Guest),
+    /// A Linux kernel and its RAM disk, with this on the command line.
+    Kernel(Guest, &'static str),
+    /// A copy of the Linux disk, twice.
+    DiskTwice,
+    /// What takes more than one guest and one script: the guests that it needs, and how it goes.
+    Own(&'static [Guest], Procedure),
+    /// The disk of the guest that attacks.
+    Attack,
+    /// The bootable image with a CD as its guest, under a firmware of the outer machine.
+    Image(Guest, Option<&'static str>),
+    /// A guest that cannot boot, and what the refusal says.
+    Refusal(Bad, &'static str),
+}
+
+/// All whole-guest tests.
+pub fn all() -> Vec<Case> {
+    let mut all = list::cases();
+    all.extend(network::cases());
+    all
+}
+
+/// A test on the usual machine. Memory is in MiB, and the time in seconds.
+fn case(
+    name: &'static str,
+    what: What,
+    memory: u64,
+    timeout: u64,
+    script: &[Step],
+    checks: &[Check],
+) -> Case {
+    Case {
+        name,
+        what,
+        memory: memory * MIB,
+        script: script.to_vec(),
+        timeout,
+        rig: Rig::QemuSvm,
+        cpu_model: None,
+        bus: Bus::Virtio,
+        paging: Paging::Nested,
+        shadow: None,
+        checks: checks.to_vec(),
+    }
+}
+
+/// The same with its media on the outer machine's IDE.
+fn on_ide(case: Case) -> Case {
+    Case {
+        bus: Bus::Ide,
+        ..case
+    }
+}
+
+/// The same on another machine.
+fn on(rig: Rig, cpu_model: Option<&'static str>, case: Case) -> Case {
+    Case {
+        rig,
+        cpu_model,
+        ..case
+    }
+}
+
+/// The same under shadow paging.
+fn shadowed(shadow: Shadow, case: Case) -> Case {
+    Case {
+        paging: Paging::Shadow,
+        shadow: Some(shadow),
+        ..case
+    }
+}
+
+fn until(text: &str) -> Step {
+    Until(text.to_owned())
+}
+
+fn keys(text: &str) -> Step {
+    Type(text.to_owned())
+}
+
+impl Case {
+    /// Fetches and builds what the test boots.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had.
+    pub fn prepare(&self) -> Result<()> {
+        match self.what {
+            What::Cd(guest) | What::Image(guest, _) => drop(guest.provide()?),
+            What::Own(guests, _) => {
+                for guest in guests {
+                    guest.provide()?;
+                }
+            }
+            What::Kernel(kernel, _) => {
+                kernel.provide()?;
+                kernel.initrd().map(Guest::provide).transpose()?;
+            }
+            What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
+            What::Attack => {}
+            What::Refusal(..) => {
+                Guest::GrubRescue.provide()?;
+                Guest::CloudKernel.provide()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the test in the Umbra image `umbra`.
+    ///
+    /// # Errors
+    ///
+    /// What was expected did not happen.
+    pub fn run(&self, umbra: &Path) -> Result<()> {
+        let scratch = tempfile::tempdir()?;
+        match self.what {
+            What::Cd(guest) => self.run_once(
+                &Options::headless(&guest.provide()?)?,
+                umbra,
+                scratch.path(),
+            ),
+            What::Kernel(kernel, cmdline) => {
+                let disk = scratch.path().join("data.img");
+                fs::write(&disk, vec![0; 1 << 20])?;
+                let options = Options {
+                    initrd: kernel
+                        .initrd()
+                        .map(|initrd| media::open_initrd(&initrd.provide()?))
+                        .transpose()?,
+                    disk: Some(media::open_disk(&disk)?),
+                    cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
+                    ..Options::headless(&kernel.provide()?)?
+                };
+                self.run_once(&options, umbra, scratch.path())
+            }
+            What::DiskTwice => {
+                let disk = scratch.path().join("disk.img");
+                fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
+                for boots in 1..=2 {
+                    let script = vec![until(&format!("GUEST-BOOTS {boots}")), until("GUEST-DONE")];
+                    let options = Options {
+                        script,
+                        ..Options::headless(&disk)?
+                    };
+                    self.run_once(&options, umbra, scratch.path())
+                        .with_context(|| format!("boot {boots}"))?;
+                }
+                Ok(())
+            }
+            What::Own(_, procedure) => procedure(self, umbra, scratch.path()),
+            What::Attack => {
+                let disk = scratch.path().join("attack.img");
+                attack::make(&disk)?;
+                self.run_once(&Options::headless(&disk)?, umbra, scratch.path())
+            }
+            What::Image(guest, firmware) => self.run_image(
+                &guest.provide()?,
+                firmware.map(PathBuf::from),
+                umbra,
+                scratch.path(),
+            ),
+            What::Refusal(bad, sentence) => refusal::run(bad, sentence, umbra, scratch.path()),
+        }
+    }
+
+    fn run_once(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<()> {
+        let script = if options.script.is_empty() {
+            self.script.clone()
+        } else {
+            options.script.clone()
+        };
+        let report = scratch.join("report.json");
+        let options = Options {
+            rig: self.rig,
+            cpu_model: models::choose(self.rig, self.cpu_model)?,
+            memory: self.memory,
+            script,
+            timeout: Some(Duration::from_secs(self.timeout)),
+            screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
+            report: Some(report.clone()),
+            bus: self.bus,
+            paging: self.paging,
+            shadow: self.shadow,
+            ..options.clone()
+        };
+        let mut console = Vec::new();
+        let run = run::execute(&options, umbra, self.name, &mut |bytes| {
+            console.extend_from_slice(bytes)
+        })?;
+        let report = fs::read_to_string(report)
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or(Value::Null);
+        self.judge(run, &String::from_utf8_lossy(&console), &report)
+    }
+
+    /// Boots the bootable image, which carries the guest as a module.
+    fn run_image(
+        &self,
+        guest: &Path,
+        firmware: Option<PathBuf>,
+        umbra: &Path,
+        scratch: &Path,
+    ) -> Result<()> {
+        let path = scratch.join("umbra.iso");
+        let medium = Medium::open(guest)?;
+        let length = medium.length;
+        let entry = Entry::cdrom(&medium, self.memory, "control=com2 report=1");
+        image::make(
+            &path,
+            umbra,
+            &Contents {
+                entries: vec![entry],
+                timeout: 0,
+            },
+        )?;
+        let machine = Machine {
+            rig: Rig::QemuSvm,
+            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            memory: outer_memory(self.memory, length).max(512 * MIB),
+            boot: Boot::Cd { path, firmware },
+            drives: Vec::new(),
+            network: Network::default(),
+            icount: false,
+            display: None,
+        };
+        let plan = Plan {
+            script: self.script.clone(),
+            timeout: Some(Duration::from_secs(self.timeout)),
+            screenshot: true,
+            report: true,
+            window: false,
+            interactive: false,
+        };
+        let mut console = Vec::new();
+        let run = run::converse(&machine, &plan, self.name, &mut |bytes| {
+            console.extend_from_slice(bytes)
+        })?;
+        if let Some(outer) = &run.summary.outer {
+            write_png(&paths::logs().join(format!("{}.png", self.name)), outer)?;
+        }
+        let report = run
+            .summary
+            .report
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or(Value::Null);
+        self.judge(run, &String::from_utf8_lossy(&console), &report)
+    }
+}

@@ -1,0 +1,93 @@
+//! Guests and options that are refused.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guests::Guest;
+use crate::kernel;
+
+/// Ways in which a guest or an option can be bad.
+#[derive(Clone, Copy)]
+pub(super) enum Bad {
+    Missing,
+    Truncated,
+    NotBootable,
+    NotAnIso,
+    TooLittleMemory,
+    /// A kernel that unpacks to more than the guest's memory.
+    BigKernel,
+    /// A kernel whose end is missing, which Umbra itself has to see.
+    CutKernel,
+    NotBuilt,
+    /// An outer CPU with neither VT-x nor AMD-V, which Umbra itself has to see.
+    NoVirtualization,
+    /// An outer CPU with VT-x and without EPT.
+    NoEpt,
+}
+
+/// Runs the tool itself on something bad: one sentence and exit code 2.
+pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Result<()> {
+    let good = fs::read(Guest::GrubRescue.provide()?)?;
+    let guest = scratch.join(match bad {
+        Bad::BigKernel | Bad::CutKernel => "vmlinuz",
+        _ => "guest.iso",
+    });
+    let mut arguments = vec!["run", "--headless"];
+    match bad {
+        Bad::Missing => {}
+        Bad::Truncated => fs::write(&guest, good.get(..good.len() / 2).unwrap_or_default())?,
+        Bad::NotBootable => {
+            // The boot record's identifier, in the second volume descriptor.
+            let mut image = good;
+            image
+                .get_mut(17 * 2048 + 7..17 * 2048 + 30)
+                .context("the image is short")?
+                .fill(0);
+            fs::write(&guest, image)?;
+        }
+        Bad::NotAnIso => fs::write(&guest, vec![0; 1 << 20])?,
+        Bad::TooLittleMemory => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--memory", "8M"]);
+        }
+        Bad::BigKernel => {
+            fs::copy(Guest::CloudKernel.provide()?, &guest)?;
+            arguments.extend(["--memory", "48M"]);
+        }
+        Bad::CutKernel => {
+            let kernel = fs::read(Guest::CloudKernel.provide()?)?;
+            let half = kernel.get(..kernel.len() / 2).unwrap_or_default();
+            fs::write(&guest, half)?;
+        }
+        Bad::NotBuilt => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--cpus", "2"]);
+        }
+        Bad::NoVirtualization => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--rig", "qemu-svm", "--cpu-model", "max,-svm"]);
+        }
+        Bad::NoEpt => {
+            fs::write(&guest, good)?;
+            arguments.extend(["--rig", "bochs-vmx", "--cpu-model", "core2_penryn_t9600"]);
+        }
+    }
+    let output = std::process::Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .arg(&guest)
+        .env(kernel::OVERRIDE, umbra)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(2),
+        "{} instead of exit code 2: {text}",
+        output.status
+    );
+    ensure!(
+        text.contains(sentence) && text.trim_end().lines().count() == 1,
+        "instead of one sentence: {text}"
+    );
+    Ok(())
+}
