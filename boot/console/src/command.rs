@@ -1,0 +1,180 @@
+//! What can be typed at the console.
+
+use alloc::format;
+use alloc::string::String;
+
+/// How a guest's memory is virtualized.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PagingMode {
+    /// The CPU walks a second set of tables.
+    Nested,
+    /// The CPU walks tables that Umbra makes from the guest's.
+    Shadow,
+}
+
+/// A command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Nothing was typed.
+    Nothing,
+    /// Say what can be typed.
+    Help,
+    /// Say which VMs there are and how they are.
+    List,
+    /// Stop the VM; its time stops too.
+    Pause,
+    /// Let it run again.
+    Resume,
+    /// Press its reset button.
+    Reset,
+    /// Press its power button, of which an ACPI guest is told.
+    Power,
+    /// Switch it off, as if its plug were pulled.
+    Off,
+    /// Say which media there are.
+    Media,
+    /// Take the medium out of the CD-ROM drive, even a locked one if `force`.
+    Eject {
+        /// Whatever the guest says.
+        force: bool,
+    },
+    /// Put a medium into the CD-ROM drive, by its number in the list of media.
+    Insert(usize),
+    /// Change how the guest's memory is virtualized.
+    Paging(PagingMode),
+    /// Show what the VM does, every second until a key is pressed.
+    Stats,
+    /// Write the guest's picture to the log.
+    Screenshot,
+    /// Leave the console.
+    Close,
+}
+
+/// The commands with their arguments, and what each does in a few words.
+pub const COMMANDS: [(&str, &str); 14] = [
+    ("list", "the virtual machines and their state"),
+    ("pause", "stop the guest; its time stops with it"),
+    ("resume", "let it run again"),
+    ("reset", "press its reset button"),
+    (
+        "power",
+        "press its power button: the guest shuts down by itself",
+    ),
+    ("off", "switch it off at once"),
+    ("media", "the media for its CD-ROM drive"),
+    (
+        "eject [force]",
+        "take the medium out; `force` opens a tray that the guest has locked",
+    ),
+    (
+        "insert [NUMBER]",
+        "put a medium in; without a number the first that is out",
+    ),
+    (
+        "paging nested|shadow",
+        "how its memory is virtualized from now on",
+    ),
+    ("stats", "what it does, every second until a key is pressed"),
+    (
+        "screenshot",
+        "its picture, as a PNG in base64 in Umbra's log",
+    ),
+    (
+        "close",
+        "back to the guest, as Ctrl+Alt+Esc, or three Ctrl-A on a serial line",
+    ),
+    ("help", "this list"),
+];
+
+impl Command {
+    /// Understands a line.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(line: &str) -> Result<Command, String> {
+        let mut words = line.split_ascii_whitespace();
+        let Some(name) = words.next() else {
+            return Ok(Command::Nothing);
+        };
+        let argument = words.next();
+        if let Some(word) = words.next() {
+            return Err(format!("{name}: {word} is one word too many"));
+        }
+        let command = match (name, argument) {
+            ("help" | "?", None) => Command::Help,
+            ("list", None) => Command::List,
+            ("pause", None) => Command::Pause,
+            ("resume", None) => Command::Resume,
+            ("reset", None) => Command::Reset,
+            ("power", None) => Command::Power,
+            ("off", None) => Command::Off,
+            ("media", None) => Command::Media,
+            ("eject", None) => Command::Eject { force: false },
+            ("eject", Some("force")) => Command::Eject { force: true },
+            ("insert", None) => Command::Insert(0),
+            ("insert", Some(number)) => match number.parse() {
+                Ok(number @ 1..) => Command::Insert(number),
+                _ => {
+                    return Err(format!(
+                        "insert: {number} is not the number of a medium; `media` has them"
+                    ));
+                }
+            },
+            ("paging", Some("nested")) => Command::Paging(PagingMode::Nested),
+            ("paging", Some("shadow")) => Command::Paging(PagingMode::Shadow),
+            ("stats", None) => Command::Stats,
+            ("screenshot", None) => Command::Screenshot,
+            ("close" | "exit" | "quit", None) => Command::Close,
+            _ => {
+                let known = COMMANDS
+                    .iter()
+                    .find(|(usage, _)| usage.split(' ').next() == Some(name));
+                return Err(match known {
+                    Some((usage, _)) => format!("it is: {usage}"),
+                    None => format!("there is no command {name}; `help` lists them"),
+                });
+            }
+        };
+        Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_list_is_understood() {
+        for (usage, _) in COMMANDS {
+            let name = usage.split(' ').next().unwrap();
+            let line = if name == "paging" {
+                "paging shadow"
+            } else {
+                name
+            };
+            assert!(Command::parse(line).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        assert_eq!(Command::parse("  insert  2 "), Ok(Command::Insert(2)));
+        assert_eq!(
+            Command::parse("eject force"),
+            Ok(Command::Eject { force: true })
+        );
+        assert_eq!(Command::parse(""), Ok(Command::Nothing));
+        for (line, part) in [
+            ("insert 0", "not the number"),
+            ("insert x", "not the number"),
+            ("eject now", "eject [force]"),
+            ("paging", "nested|shadow"),
+            ("list 1", "it is: list"),
+            ("paging nested 1", "too many"),
+            ("fly", "no command fly"),
+        ] {
+            let why = Command::parse(line).unwrap_err();
+            assert!(why.contains(part), "{line}: {why}");
+        }
+    }
+}
