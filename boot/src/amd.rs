@@ -26,7 +26,7 @@ fn is_qemu_tcg() -> bool {
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, SecondStage), String> {
+pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, Option<SecondStage>), String> {
     // SAFETY: CPUs with SVM have VM_CR.
     if unsafe { x86::msr::rdmsr(VM_CR) } & SVMDIS != 0 {
         return Err("AMD-V is switched off by the firmware (VM_CR.SVMDIS); switch SVM on in the BIOS set-up".into());
@@ -70,5 +70,6 @@ pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, SecondStage), String> {
         largest: if gigabyte_pages { 3 } else { 2 },
         identity_map: None,
     };
-    Ok((SvmVcpu::new(features, 1), second_stage))
+    let nested = features.nested_paging.then_some(second_stage);
+    Ok((SvmVcpu::new(features, 1), nested))
 }

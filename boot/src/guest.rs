@@ -5,7 +5,7 @@ use crate::loader::{BootInfo, Module};
 use crate::media::Media;
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::{Options, PagingChoice};
-use crate::{clock, control, host, net};
+use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -31,6 +31,7 @@ use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
+use npt_shadow::paging::Kind;
 use npt_shadow::shadow::Config;
 use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
 use spin::Mutex;
@@ -48,6 +49,31 @@ pub struct SecondStage {
     /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
     /// [`IDENTITY_MAP`](machine::IDENTITY_MAP).
     pub identity_map: Option<Hpa>,
+}
+
+/// What nested and shadow paging are made of.
+struct Ways {
+    /// None: the CPU was not set up for nested paging.
+    second_stage: Option<SecondStage>,
+    memory: Arc<WatchedMemory>,
+    shadow: Config,
+}
+
+impl Ways {
+    /// Nested paging, with nothing mapped. None: the CPU has none, or there is no memory for it.
+    fn nested(&self) -> Option<Kind<HostFrames>> {
+        let SecondStage {
+            format, largest, ..
+        } = self.second_stage?;
+        NestedMmu::new(HostFrames, format, largest).map(Kind::Nested)
+    }
+
+    /// Shadow paging, likewise.
+    fn shadow(&self) -> Option<Kind<HostFrames>> {
+        memory::grow_heap();
+        let shadow = ShadowMmu::new(HostFrames, self.memory.clone(), self.shadow)?;
+        Some(Kind::Shadow(Box::new(shadow)))
+    }
 }
 
 /// RAM of a guest when the command line does not say.
@@ -84,8 +110,9 @@ pub struct Guest<B: VcpuBackend> {
     /// RAM in bytes.
     pub memory_size: u64,
     chips: SharedChips,
-    /// How its memory is virtualized.
+    /// How its memory was to be virtualized when it was started.
     pub paging: PagingChoice,
+    ways: Ways,
     memory: Arc<dyn GuestMemory>,
     firmware: Firmware,
     desc: MachineDesc,
@@ -134,7 +161,7 @@ impl<B: VcpuBackend> Guest<B> {
         boot: &BootInfo,
         options: &Options,
         cpu: B,
-        second_stage: SecondStage,
+        second_stage: Option<SecondStage>,
     ) -> Result<Self, String> {
         let memory_size = if options.memory == 0 {
             DEFAULT_MEMORY
@@ -198,37 +225,29 @@ impl<B: VcpuBackend> Guest<B> {
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
-        let mut memory: Arc<dyn GuestMemory> = ram.clone();
         let cpuid = Cpuid::new(host::cpuid);
-        let SecondStage {
-            format,
-            largest,
-            identity_map,
-        } = second_stage;
-        let nested = || NestedMmu::new(HostFrames, format, largest).ok_or_else(enough);
-        let mut shadow = || {
-            let frames = desc.top_of_ram() >> 12;
-            let watched = WatchedMemory::new(memory.clone(), frames);
-            memory = watched.clone();
-            let config = Config {
+        // Shadow paging may be switched on at any time: everything that writes to memory goes through the watch.
+        let frames = desc.top_of_ram() >> 12;
+        let memory = WatchedMemory::new(ram.clone(), frames);
+        let ways = Ways {
+            second_stage,
+            memory: memory.clone(),
+            shadow: Config {
                 algorithm: options.shadow,
                 pages: shadow_pages(memory_size),
                 frames,
                 physical_bits: cpuid.physical_bits(),
-            };
-            let shadow = ShadowMmu::new(HostFrames, watched, config).ok_or_else(enough)?;
-            Ok::<_, String>(Box::new(shadow))
-        };
-        let mut mmu = match options.paging {
-            PagingChoice::Nested => Paging::Nested(nested()?),
-            PagingChoice::Shadow => Paging::Shadow(shadow()?),
-            PagingChoice::Alternate(_) => Paging::Both {
-                nested: nested()?,
-                shadow: shadow()?,
-                shadowing: false,
             },
         };
-        if let Some(hpa) = identity_map {
+        let first = match options.paging {
+            PagingChoice::Shadow => ways.shadow(),
+            PagingChoice::Nested | PagingChoice::Alternate(_) => ways.nested(),
+        };
+        let mut mmu = Paging::new(first.ok_or_else(enough)?);
+        if let PagingChoice::Alternate(_) = options.paging {
+            mmu.add(ways.shadow().ok_or_else(enough)?);
+        }
+        if let Some(hpa) = second_stage.and_then(|stage| stage.identity_map) {
             let backing = Backing::Ram {
                 hpa,
                 writable: false,
@@ -283,6 +302,7 @@ impl<B: VcpuBackend> Guest<B> {
         });
         let mut guest = Self {
             paging: options.paging,
+            ways,
             cpu: vcpu,
             vga,
             keyboard,
@@ -315,6 +335,40 @@ impl<B: VcpuBackend> Guest<B> {
             }
             Firmware::Linux { .. } => self.start_linux(),
         }
+    }
+
+    /// Nested or shadow paging from now on, whatever it was before. The guest does not notice.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn use_paging(&mut self, shadow: bool) -> Result<(), &'static str> {
+        if shadow == self.cpu.mmu.is_shadow() {
+            return Ok(());
+        }
+        if !self.cpu.switch_paging() {
+            let other = if shadow {
+                self.ways
+                    .shadow()
+                    .ok_or("there is no memory for shadow page tables")
+            } else {
+                let nested = self.ways.nested();
+                nested.ok_or(
+                    "this machine was not set up for nested paging: start with paging=nested",
+                )
+            };
+            self.cpu.mmu.add(other?);
+            if self.cpu.mmu.exhausted() {
+                return Err("there is no memory for nested page tables");
+            }
+            self.cpu.switch_paging();
+        }
+        // What the user says now overrides turns that were asked for at the start.
+        self.paging = if shadow {
+            PagingChoice::Shadow
+        } else {
+            PagingChoice::Nested
+        };
+        Ok(())
     }
 
     /// Text mode 3 with the VGA BIOS's font and an empty screen.

@@ -19,7 +19,10 @@ const VPID: u16 = 1;
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable(check_entries: bool, paging: PagingChoice) -> Result<(VmxVcpu, SecondStage), String> {
+pub fn enable(
+    check_entries: bool,
+    paging: PagingChoice,
+) -> Result<(VmxVcpu, Option<SecondStage>), String> {
     let unlocked = availability(true, hw::feature_control)?;
     // CPUID 8000_0008h; every CPU with VT-x has it.
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
@@ -63,7 +66,7 @@ pub fn enable(check_entries: bool, paging: PagingChoice) -> Result<(VmxVcpu, Sec
         },
         identity_map,
     };
-    Ok((cpu, second_stage))
+    Ok((cpu, nested.then_some(second_stage)))
 }
 
 /// A page directory of 32-bit paging that maps 4 GiB at their own addresses in 4 MiB pages, accessed and dirty, for all to write.

@@ -98,7 +98,7 @@ fn run_on<B: VcpuBackend>(
     boot: &BootInfo,
     options: &Options,
     cpu: B,
-    second_stage: SecondStage,
+    second_stage: Option<SecondStage>,
 ) -> Result<(), String> {
     hv_core::emulate::warm_up();
     let mut session = session::Session::new(boot, options, cpu, second_stage)?;

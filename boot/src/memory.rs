@@ -3,7 +3,7 @@
 use crate::loader::{BootInfo, Range};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::mem::{DeviceRam, GuestMemory, NotRam};
 use hv_core::mmu::Frames;
 use hv_core::{Gpa, Hpa};
@@ -15,7 +15,7 @@ static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes of the heap. Everything that Umbra allocates while it runs comes from here or is bounded by the guest's size.
 const HEAP_SIZE: u64 = 12 << 20;
-/// More of it for the books of shadow paging.
+/// More of it for the books of shadow paging. It lies behind the heap from the start.
 const SHADOW_HEAP: u64 = 28 << 20;
 const MIB: u64 = 1 << 20;
 const RANGES: usize = 128;
@@ -120,20 +120,25 @@ pub fn init(boot: &BootInfo) {
             end: role + module.role.len() as u64 + 1,
         });
     }
-    let shadow = boot
-        .cmdline
-        .split_whitespace()
-        .any(|word| word == "paging=shadow" || word.starts_with("paging=alternate"));
-    let heap_size = HEAP_SIZE + if shadow { SHADOW_HEAP } else { 0 };
-    let Some(heap) = m.take(heap_size, 4096, 1 << 32) else {
+    let Some(heap) = m.take(HEAP_SIZE + SHADOW_HEAP, 4096, 1 << 32) else {
         panic!(
             "this machine has too little memory: Umbra needs {} MiB for itself",
-            heap_size / MIB + 8
+            (HEAP_SIZE + SHADOW_HEAP) / MIB + 8
         );
     };
-    m.own = heap_size + image().end - image().start;
+    m.own = HEAP_SIZE + image().end - image().start;
     // SAFETY: the range has just been taken from the free memory and belongs to nobody else.
-    unsafe { HEAP.lock().init(heap as *mut u8, heap_size as usize) };
+    unsafe { HEAP.lock().init(heap as *mut u8, HEAP_SIZE as usize) };
+}
+
+/// Makes the heap larger for the books of shadow paging, the first time that it is called.
+pub fn grow_heap() {
+    static GROWN: AtomicBool = AtomicBool::new(false);
+    if !GROWN.swap(true, Ordering::Relaxed) {
+        MEMORY.lock().own += SHADOW_HEAP;
+        // SAFETY: the heap's end is followed by as much that was taken with it and belongs to nobody else.
+        unsafe { HEAP.lock().extend(SHADOW_HEAP as usize) };
+    }
 }
 
 /// Bytes that Umbra itself uses.

@@ -75,7 +75,7 @@ impl<B: VcpuBackend> Session<B> {
         boot: &BootInfo,
         options: &Options,
         cpu: B,
-        second_stage: SecondStage,
+        second_stage: Option<SecondStage>,
     ) -> Result<Self, String> {
         let mut guest = Guest::new(boot, options, cpu, second_stage)?;
         guest.cpu.service_at = VmTime(0);

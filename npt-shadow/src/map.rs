@@ -68,6 +68,17 @@ impl Map {
         self.ranges = ranges;
     }
 
+    /// All ranges: where each starts, its length in bytes, and what is behind it.
+    pub fn ranges(&self) -> impl Iterator<Item = (Gpa, u64, Backing)> + '_ {
+        self.ranges.iter().map(|r| {
+            let backing = Backing::Ram {
+                hpa: Hpa(r.hpa),
+                writable: r.writable,
+            };
+            (Gpa(r.start << 12), (r.end - r.start) << 12, backing)
+        })
+    }
+
     /// The page that `hpa` lies behind.
     pub fn page_of(&self, hpa: Hpa) -> Option<u64> {
         self.ranges.iter().find_map(|r| {

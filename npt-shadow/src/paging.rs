@@ -1,5 +1,6 @@
-//! Nested or shadow paging, as the VM is set up; or both, of which one is used at a time.
+//! Nested or shadow paging, of which a VM uses one at a time.
 
+use crate::map::Map;
 use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
 use hv_core::exit::NestedFault;
@@ -10,101 +11,121 @@ use hv_core::mmu::{
 };
 use hv_core::{Gpa, Gva, Hpa};
 
-/// How a VM's memory is virtualized.
-pub enum Paging<F: Frames> {
+/// One way of virtualizing memory.
+pub enum Kind<F: Frames> {
     /// The hardware walks a second set of tables.
     Nested(NestedMmu<F>),
     /// The hardware walks shadows of the guest's tables.
     Shadow(Box<ShadowMmu<F>>),
-    /// One or the other.
-    Both {
-        /// Always up to date.
-        nested: NestedMmu<F>,
-        /// Empty while it is not used.
-        shadow: Box<ShadowMmu<F>>,
-        /// Which is used.
-        shadowing: bool,
-    },
 }
 
-/// Calls a method of whichever is used.
+/// Calls a method of whichever it is.
 macro_rules! either {
-    ($paging:expr, $mmu:ident => $call:expr) => {
-        match $paging {
-            Paging::Nested($mmu) => $call,
-            Paging::Shadow($mmu) => $call,
-            Paging::Both {
-                shadow: $mmu,
-                shadowing: true,
-                ..
-            } => $call,
-            Paging::Both { nested: $mmu, .. } => $call,
+    ($kind:expr, $mmu:ident => $call:expr) => {
+        match $kind {
+            Kind::Nested($mmu) => $call,
+            Kind::Shadow($mmu) => $call,
         }
     };
 }
 
+impl<F: Frames> Kind<F> {
+    fn is_shadow(&self) -> bool {
+        matches!(self, Kind::Shadow(_))
+    }
+
+    fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
+        either!(self, mmu => mmu.remap(start, len, backing));
+    }
+}
+
+/// How a VM's memory is virtualized: the way that is used, and perhaps the other, to which it can be switched.
+pub struct Paging<F: Frames> {
+    used: Kind<F>,
+    /// Nested tables are always up to date; shadow tables are empty while they are not used.
+    other: Option<Kind<F>>,
+    /// What has been mapped so far.
+    map: Map,
+}
+
 impl<F: Frames> Paging<F> {
+    /// Only this way, with nothing mapped.
+    #[must_use]
+    pub fn new(used: Kind<F>) -> Self {
+        Self {
+            used,
+            other: None,
+            map: Map::default(),
+        }
+    }
+
+    /// Adds the other way, new and empty, so that [`Mmu::set_shadow`] can switch to it. One of the kind that is used is dropped.
+    pub fn add(&mut self, mut kind: Kind<F>) {
+        if kind.is_shadow() != self.used.is_shadow() {
+            for (start, len, backing) in self.map.ranges() {
+                kind.remap(start, len, backing);
+            }
+            self.other = Some(kind);
+        }
+    }
+
     /// Whether the host ran out of frames while nested tables were built.
     #[must_use]
     pub fn exhausted(&self) -> bool {
-        match self {
-            Paging::Nested(nested) | Paging::Both { nested, .. } => nested.exhausted(),
-            Paging::Shadow(_) => false,
-        }
+        let exhausted = |kind: &Kind<F>| match kind {
+            Kind::Nested(nested) => nested.exhausted(),
+            Kind::Shadow(_) => false,
+        };
+        exhausted(&self.used) || self.other.as_ref().is_some_and(exhausted)
     }
 }
 
 impl<F: Frames> Mmu for Paging<F> {
     #[inline]
     fn root(&mut self) -> (Hpa, TlbFlush) {
-        either!(self, mmu => mmu.root())
+        either!(&mut self.used, mmu => mmu.root())
     }
 
     fn fault(&mut self, fault: &NestedFault) -> Resolve {
-        either!(self, mmu => mmu.fault(fault))
+        either!(&mut self.used, mmu => mmu.fault(fault))
     }
 
     #[inline]
     fn is_shadow(&self) -> bool {
-        matches!(
-            self,
-            Paging::Shadow(_)
-                | Paging::Both {
-                    shadowing: true,
-                    ..
-                }
-        )
+        self.used.is_shadow()
     }
 
     fn set_shadow(&mut self, on: bool) -> bool {
-        let Paging::Both {
-            shadow, shadowing, ..
-        } = self
-        else {
-            return on == self.is_shadow();
+        if on == self.is_shadow() {
+            return true;
+        }
+        let Some(other) = &mut self.other else {
+            return false;
         };
-        if *shadowing != on {
-            // What it has would be out of date when it is used again.
-            shadow.empty();
-            *shadowing = on;
+        core::mem::swap(&mut self.used, other);
+        // What it has would be out of date when it is used again.
+        for kind in [&mut self.used, other] {
+            if let Kind::Shadow(shadow) = kind {
+                shadow.empty();
+            }
         }
         true
     }
 
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
-        either!(self, mmu => mmu.page_fault(fault))
+        either!(&mut self.used, mmu => mmu.page_fault(fault))
     }
 
     fn cannot_emulate(&mut self, fault: &ShadowFault) -> bool {
-        either!(self, mmu => mmu.cannot_emulate(fault))
+        either!(&mut self.used, mmu => mmu.cannot_emulate(fault))
     }
 
     fn load(&mut self, state: &PagingState) {
-        either!(self, mmu => mmu.load(state));
+        either!(&mut self.used, mmu => mmu.load(state));
     }
 
     fn invalidate_page(&mut self, state: &PagingState, gva: Gva) {
-        either!(self, mmu => mmu.invalidate_page(state, gva));
+        either!(&mut self.used, mmu => mmu.invalidate_page(state, gva));
     }
 
     fn translate(
@@ -114,32 +135,24 @@ impl<F: Frames> Mmu for Paging<F> {
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, PageFault> {
-        either!(self, mmu => mmu.translate(mem, state, gva, access))
+        either!(&mut self.used, mmu => mmu.translate(mem, state, gva, access))
     }
 
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
-        match self {
-            Paging::Nested(mmu) => mmu.remap(start, len, backing),
-            Paging::Shadow(mmu) => mmu.remap(start, len, backing),
-            Paging::Both { nested, shadow, .. } => {
-                nested.remap(start, len, backing);
-                shadow.remap(start, len, backing);
-            }
+        self.map.set(start, len, backing);
+        self.used.remap(start, len, backing);
+        if let Some(other) = &mut self.other {
+            other.remap(start, len, backing);
         }
     }
 
     fn frames_used(&self) -> u64 {
-        match self {
-            Paging::Nested(mmu) => mmu.frames_used(),
-            Paging::Shadow(mmu) => mmu.frames_used(),
-            Paging::Both { nested, shadow, .. } => nested.frames_used() + shadow.frames_used(),
-        }
+        let frames = |kind: &Kind<F>| either!(kind, mmu => mmu.frames_used());
+        frames(&self.used) + self.other.as_ref().map_or(0, frames)
     }
 
     fn shadow_report(&self) -> Option<ShadowReport> {
-        match self {
-            Paging::Nested(_) => None,
-            Paging::Shadow(mmu) | Paging::Both { shadow: mmu, .. } => mmu.shadow_report(),
-        }
+        let report = |kind: &Kind<F>| either!(kind, mmu => mmu.shadow_report());
+        report(&self.used).or_else(|| self.other.as_ref().and_then(report))
     }
 }
