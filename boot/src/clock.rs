@@ -129,6 +129,11 @@ impl Clock for HostClock {
         ((u128::from((deadline - now).0) * u128::from(self.ticks_per_ns)) >> 32) as u64 + 1
     }
 
+    fn skip(&mut self, ticks: u64) {
+        self.start = self.start.wrapping_add(ticks);
+        self.armed = VmTime::NEVER;
+    }
+
     fn arm(&mut self, deadline: VmTime, now: VmTime) {
         if deadline == self.armed {
             return;

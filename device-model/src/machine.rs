@@ -75,6 +75,10 @@ pub struct Machine {
     pub keyboard: Arc<Mutex<I8042>>,
     /// COM1.
     pub uart: Arc<Mutex<Uart>>,
+    /// The IDE controller.
+    pub ide: Arc<Mutex<Ide>>,
+    /// Power management, with the power button.
+    pub pm: Shared<Piix4Pm>,
 }
 
 /// A new device's place on the bus.
@@ -170,11 +174,9 @@ impl Machine {
             cdrom.map(|m| Drive::cdrom(Some(m))),
             None,
         ];
-        storage(
-            bus,
-            &mut pci,
-            Ide::new(line(irq::IDE0), line(irq::IDE1), drives),
-        );
+        let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
+        let ide = Arc::new(Mutex::new(ide));
+        storage(bus, &mut pci, ide.clone());
         let pm = Shared::new(Piix4Pm::new(line(machine::SCI_IRQ)));
         let blocks = [
             (machine::PM_BASE, machine::PM_LEN),
@@ -182,7 +184,7 @@ impl Machine {
             (machine::GPE0_BASE, 4),
         ];
         put(bus, pm.on_bus(), &blocks, Width::Native);
-        pci.add(machine::PM, Box::new(pm));
+        pci.add(machine::PM, Box::new(pm.clone()));
         let vga = display(bus, &mut pci, video, text);
         let nic = machine::NIC.device;
         let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
@@ -194,6 +196,8 @@ impl Machine {
             vga,
             keyboard,
             uart,
+            ide,
+            pm,
         }
     }
 }
@@ -212,11 +216,11 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
     bus.set_outside(id);
 }
 
-fn storage(bus: &mut Bus, pci: &mut PciBus, ide: Ide) {
+fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {
     use ide::config::{BUS_MASTER_BAR, BUS_MASTER_LEN, CLASS, DEVICE, STATUS, VENDOR};
     let id = put(
         bus,
-        Arc::new(Mutex::new(ide)),
+        ide,
         &[(0x1f0, 8), (0x170, 8), (0x3f6, 1), (0x376, 1)],
         Width::Native,
     );

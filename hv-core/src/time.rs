@@ -63,6 +63,8 @@ pub trait Clock: Send {
     fn time(&self, ticks: u64) -> VmTime;
     /// How many ticks of the time-stamp counter pass until `deadline`, rounded up; `u64::MAX` if it never comes.
     fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64;
+    /// The VM's time stands still for `ticks` ticks of the time-stamp counter, which have just passed.
+    fn skip(&mut self, ticks: u64);
     /// Makes a host interrupt leave the guest at `deadline`; cheap if that is what was armed last.
     fn arm(&mut self, deadline: VmTime, now: VmTime);
 }

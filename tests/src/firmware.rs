@@ -119,6 +119,8 @@ impl Clock for LookClock {
     fn time(&self, ticks: u64) -> VmTime {
         VmTime(ticks)
     }
+    /// Nobody pauses this machine.
+    fn skip(&mut self, _ticks: u64) {}
     fn arm(&mut self, _deadline: VmTime, _now: VmTime) {}
     fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
         (deadline - now).0

@@ -14,12 +14,14 @@ extern crate alloc;
 mod command;
 mod editor;
 mod keyboard;
+mod png;
 mod screen;
 mod serial;
 
 pub use command::{COMMANDS, Command, PagingMode};
 pub use editor::Editor;
 pub use keyboard::Keyboard;
+pub use png::write_png;
 pub use screen::{COLUMNS, FONT_HEIGHT, ROWS, Screen};
 pub use serial::SerialLine;
 

@@ -9,6 +9,7 @@
 //! A position without a drive reads zeroes, except for the device register, which is the channel's; a channel without
 //! drives reads zeroes everywhere.
 
+use super::CdromState;
 use super::busmaster::BusMaster;
 use super::drive::{Drive, Kind};
 use super::taskfile::{DIAGNOSTICS_PASSED, Status, TaskFile};
@@ -163,6 +164,21 @@ impl Channel {
                 ..
             }) => cd.change(medium),
             _ => medium,
+        }
+    }
+
+    /// The CD-ROM drive at `position` (0 or 1), if there is one.
+    pub(super) fn cdrom_state(&self, position: usize) -> Option<CdromState> {
+        match &self.drives[position & 1] {
+            Some(Drive {
+                kind: Kind::Cdrom(cd),
+                ..
+            }) => Some(CdromState {
+                loaded: cd.medium.is_some(),
+                open: cd.tray_open,
+                locked: cd.locked,
+            }),
+            _ => None,
         }
     }
 

@@ -62,6 +62,9 @@ pub mod config {
     pub const SIDETIM: u8 = 0x44;
 }
 
+/// Where the CD-ROM drive of the virtual PC is: secondary master.
+pub const CDROM: usize = 2;
+
 /// The data port of each channel, the first of its task file.
 const DATA: [u16; 2] = [0x1f0, 0x170];
 
@@ -85,6 +88,17 @@ impl Target {
             _ => Self::BusMaster(usize::from(port >> 3 & 1), (port & 7) as u8),
         }
     }
+}
+
+/// What can be seen of a CD-ROM drive from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CdromState {
+    /// There is a medium in it, or on its tray.
+    pub loaded: bool,
+    /// Its tray is open.
+    pub open: bool,
+    /// The guest has locked it (MMC-4 6.16, "PREVENT ALLOW MEDIUM REMOVAL").
+    pub locked: bool,
 }
 
 /// The controller: the primary and the secondary channel.
@@ -115,6 +129,12 @@ impl Ide {
             Some(channel) => channel.change_medium(position % 2, medium),
             None => medium,
         }
+    }
+
+    /// The CD-ROM drive at `position`; None: there is none.
+    #[must_use]
+    pub fn cdrom(&self, position: usize) -> Option<CdromState> {
+        self.channels.get(position / 2)?.cdrom_state(position % 2)
     }
 
     fn read_byte(&mut self, cx: &mut DevCx<'_>, port: u16) -> u8 {

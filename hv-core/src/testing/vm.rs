@@ -61,6 +61,7 @@ impl Mmu for FlatMmu {
 pub struct ManualClock {
     ticks: Arc<AtomicU64>,
     armed: Arc<AtomicU64>,
+    skipped: u64,
 }
 
 impl ManualClock {
@@ -80,7 +81,10 @@ impl Clock for ManualClock {
         self.ticks.load(Ordering::Relaxed)
     }
     fn time(&self, ticks: u64) -> VmTime {
-        VmTime(ticks)
+        VmTime(ticks - self.skipped)
+    }
+    fn skip(&mut self, ticks: u64) {
+        self.skipped += ticks;
     }
     fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
         (deadline - now).0

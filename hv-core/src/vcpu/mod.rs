@@ -351,6 +351,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.now_is_old = false;
     }
 
+    /// Takes `ticks` ticks of the time-stamp counter, during which the guest was paused and which have just passed, out of its time: it
+    /// sees neither its clocks nor its time-stamp counter jump.
+    pub fn skip(&mut self, ticks: u64) {
+        self.clock.skip(ticks);
+        let offset = self.cpu.sysreg(SysReg::TscOffset);
+        self.cpu
+            .set_sysreg(SysReg::TscOffset, offset.wrapping_sub(ticks));
+    }
+
     /// Acts on one exit: one line a reason.
     #[inline(always)]
     fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
