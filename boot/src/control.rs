@@ -6,6 +6,7 @@
 //! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event. From it: `K` scan codes
 //! (set 1), `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
 
+use crate::interrupts;
 use crate::serial::Serial;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -21,6 +22,9 @@ pub enum Transport {
     /// Port E9h of Bochs.
     E9,
 }
+
+/// COM2's line at the interrupt controllers.
+const IRQ: u8 = 3;
 
 /// Where Bochs takes bytes for its standard output; it reads as its own number.
 const E9: u16 = 0xe9;
@@ -99,6 +103,9 @@ pub fn open(transport: Transport) -> bool {
     let ok = there && c.sender.com2.init(true);
     ON_E9.store(transport == Transport::E9, Ordering::Relaxed);
     OPEN.store(ok, Ordering::Relaxed);
+    if ok {
+        interrupts::unmask(IRQ, interrupt);
+    }
     ok
 }
 
@@ -108,7 +115,7 @@ pub fn is_open() -> bool {
 }
 
 /// Takes what has been received.
-pub fn interrupt() {
+fn interrupt() {
     let mut c = CHANNEL.lock();
     while let Some(byte) = c.sender.com2.read() {
         if c.received.len() < LIMIT {

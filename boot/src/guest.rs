@@ -2,18 +2,20 @@
 
 use crate::clock::HostClock;
 use crate::loader::{BootInfo, Module};
-use crate::media::Media;
+use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::{Options, PagingChoice};
-use crate::{clock, control, host, memory, net};
+use crate::{clock, control, host, logger, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
+use device_model::ide::Ide;
 use device_model::irq::{CpuInterrupts, SharedChips};
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
+use device_model::pm::Piix4Pm;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
 use hv_core::backend::ConsoleBackend;
@@ -107,6 +109,10 @@ pub struct Guest<B: VcpuBackend> {
     pub keyboard: Arc<Mutex<I8042>>,
     /// COM1.
     pub uart: Arc<Mutex<Uart>>,
+    /// The IDE controller, with the CD-ROM drive.
+    pub ide: Arc<Mutex<Ide>>,
+    /// Power management, with the power button.
+    pub pm: Shared<Piix4Pm>,
     /// RAM in bytes.
     pub memory_size: u64,
     chips: SharedChips,
@@ -126,6 +132,8 @@ impl ConsoleBackend for Com1 {
     fn write(&mut self, byte: u8) {
         if control::is_open() {
             control::console(byte);
+        } else {
+            logger::write(byte);
         }
     }
 }
@@ -162,14 +170,23 @@ impl<B: VcpuBackend> Guest<B> {
         options: &Options,
         cpu: B,
         second_stage: Option<SecondStage>,
-    ) -> Result<Self, String> {
+    ) -> Result<(Self, Cabinet), String> {
         let memory_size = if options.memory == 0 {
             DEFAULT_MEMORY
         } else {
             options.memory & !(MIB - 1)
         };
         let need = |role: &str| boot.module(role).map(bytes);
-        let Media { cdrom, disk } = Media::find(boot, options)?;
+        let Media {
+            mut cdrom,
+            more,
+            disk,
+        } = Media::find(boot, options)?;
+        let mut cabinet = Cabinet::default();
+        if let Some(medium) = &mut cdrom {
+            cabinet.note(&mut **medium);
+        }
+        more.into_iter().for_each(|medium| cabinet.add(medium));
         let desc = MachineDesc {
             memory: memory_size,
             cpus: 1,
@@ -288,6 +305,8 @@ impl<B: VcpuBackend> Guest<B> {
             vga,
             keyboard,
             uart,
+            ide,
+            pm,
         } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
         let vcpu = Vcpu::new(vcpu::Parts {
@@ -307,6 +326,8 @@ impl<B: VcpuBackend> Guest<B> {
             vga,
             keyboard,
             uart,
+            ide,
+            pm,
             memory_size,
             chips,
             memory,
@@ -315,7 +336,7 @@ impl<B: VcpuBackend> Guest<B> {
             vgabios,
         };
         guest.reset()?;
-        Ok(guest)
+        Ok((guest, cabinet))
     }
 
     /// Everything to the power-on state, and the firmware or kernel in its place again.
@@ -335,6 +356,11 @@ impl<B: VcpuBackend> Guest<B> {
             }
             Firmware::Linux { .. } => self.start_linux(),
         }
+    }
+
+    /// The VGA BIOS's font.
+    pub fn font(&self) -> Option<&'static [u8]> {
+        vga_text::find_font(self.vgabios)
     }
 
     /// Nested or shadow paging from now on, whatever it was before. The guest does not notice.

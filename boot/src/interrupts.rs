@@ -3,7 +3,7 @@
 //! Interrupts are off while Umbra runs, except in two windows: [`window`] after an exit and [`idle`] when the guest has halted.
 //! So handlers may take locks freely. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
 
-use crate::{control, keyboard, lapic};
+use crate::lapic;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
@@ -13,14 +13,12 @@ use x86::io::{inb, outb};
 pub static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
 
 const PIC_BASE: u8 = 0x20;
-const IRQ_KEYBOARD: u8 = 1;
 const IRQ_CASCADE: u8 = 2;
-const IRQ_COM2: u8 = 3;
 
 /// What is done about an interrupt.
 type Handler = fn();
 
-/// Who has the lines of the interrupt controllers that PCI devices are on.
+/// Who has the lines of the interrupt controllers.
 static HANDLERS: Mutex<[Option<Handler>; 16]> = Mutex::new([None; 16]);
 
 /// What the stubs push.
@@ -124,8 +122,8 @@ struct Tables {
     stacks: [[u8; IST_STACK]; 3],
 }
 
-/// Loads the descriptor tables of this CPU and silences the 8259s but for what we use.
-pub fn init(keyboard: bool) {
+/// Loads the descriptor tables of this CPU, and sets the 8259As up with all lines masked.
+pub fn init() {
     let tables = alloc::boxed::Box::leak(alloc::boxed::Box::new(Tables {
         gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
         idt: [[0; 2]; 256],
@@ -166,17 +164,13 @@ pub fn init(keyboard: bool) {
         x86::dtables::lgdt(&gdtr);
         x86::dtables::lidt(&idtr);
         x86::task::load_tr(x86::segmentation::SegmentSelector::from_raw(24));
-        init_pics(keyboard);
+        init_pics();
     }
 }
 
 /// # Safety
 /// Ring 0.
-unsafe fn init_pics(keyboard: bool) {
-    let mut mask = !(1u8 << IRQ_CASCADE | 1 << IRQ_COM2);
-    if keyboard {
-        mask &= !(1 << IRQ_KEYBOARD);
-    }
+unsafe fn init_pics() {
     let sequence = [
         (0x20, 0x11),
         (0xa0, 0x11),
@@ -186,7 +180,7 @@ unsafe fn init_pics(keyboard: bool) {
         (0xa1, IRQ_CASCADE),
         (0x21, 1),
         (0xa1, 1),
-        (0x21, mask),
+        (0x21, !(1 << IRQ_CASCADE)),
         (0xa1, 0xff),
     ];
     for (port, value) in sequence {
@@ -204,15 +198,9 @@ extern "C" fn trap(frame: &Frame) {
         }
         v @ PIC_BASE..0x30 => {
             let line = v - PIC_BASE;
-            match line {
-                IRQ_COM2 => control::interrupt(),
-                IRQ_KEYBOARD => keyboard::interrupt(),
-                _ => {
-                    let handler = HANDLERS.lock()[usize::from(line)];
-                    if let Some(handler) = handler {
-                        handler();
-                    }
-                }
+            let handler = HANDLERS.lock()[usize::from(line)];
+            if let Some(handler) = handler {
+                handler();
             }
             end_of_interrupt(line);
         }
@@ -220,7 +208,7 @@ extern "C" fn trap(frame: &Frame) {
     }
 }
 
-/// Lets interrupts of `line` (3 to 15) in from now on, and calls `handler` for each.
+/// Lets interrupts of `line` (0 to 15) in from now on, and calls `handler` for each.
 pub fn unmask(line: u8, handler: Handler) {
     match HANDLERS.lock().get_mut(usize::from(line)) {
         Some(slot @ None) => *slot = Some(handler),

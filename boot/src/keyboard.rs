@@ -1,6 +1,8 @@
 //! The host's PS/2 keyboard: scan codes of set 1, as the controller translates them, go to the guest's keyboard.
 
+use crate::interrupts;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use spin::Mutex;
 use x86::io::{inb, outb};
 
@@ -9,6 +11,8 @@ static KEYS: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
 /// More are dropped: somebody leans on the keyboard.
 const LIMIT: usize = 256;
 
+/// Its line at the interrupt controllers.
+const IRQ: u8 = 1;
 const DATA: u16 = 0x60;
 const STATUS: u16 = 0x64;
 /// Status: a byte waits to be read; one waits to be taken by the controller; the byte to be read is the mouse's.
@@ -41,6 +45,7 @@ pub fn init() {
         let _ = send(STATUS, 0x60) && send(DATA, ours) && send(STATUS, 0xae);
         discard();
     }
+    interrupts::unmask(IRQ, interrupt);
 }
 
 /// Waits until the bits `mask` of the status are `value`. False: they never were.
@@ -84,7 +89,7 @@ unsafe fn discard() {
 }
 
 /// Takes what the keyboard has sent.
-pub fn interrupt() {
+fn interrupt() {
     for _ in 0..LIMIT {
         // SAFETY: ring 0; the keyboard controller is ours.
         let (status, code) = unsafe {
@@ -101,16 +106,7 @@ pub fn interrupt() {
     }
 }
 
-/// Hands the waiting scan codes to `take`, which answers how many it accepted.
-pub fn drain(take: impl FnOnce(&[u8]) -> usize) {
-    let mut keys = KEYS.lock();
-    if !keys.is_empty() {
-        let n = take(keys.make_contiguous());
-        keys.drain(..n);
-    }
-}
-
-/// Whether keys wait.
-pub fn waiting() -> bool {
-    !KEYS.lock().is_empty()
+/// Takes the scan codes that wait.
+pub fn take() -> Vec<u8> {
+    KEYS.lock().drain(..).collect()
 }

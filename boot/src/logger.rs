@@ -1,7 +1,10 @@
-//! The log: lines on COM1, with the time since start.
+//! The log: lines on COM1, with the time since start. Where no host tool is at the control channel, COM1 carries the guest's COM1 and
+//! Umbra's console too.
 
-use crate::clock;
 use crate::serial::Serial;
+use crate::{clock, interrupts};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
@@ -41,7 +44,38 @@ impl Log for SerialLog {
     fn flush(&self) {}
 }
 
-/// Starts the log at `level`.
+/// COM1's line at the interrupt controllers.
+const IRQ: u8 = 4;
+/// What has been received; more than this is lost.
+static RECEIVED: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
+const LIMIT: usize = 4096;
+
+/// COM1 is the guest's too, and the console's: what is received waits for [`received`] from now on.
+pub fn listen() {
+    COM1.lock().listen();
+    interrupts::unmask(IRQ, interrupt);
+}
+
+fn interrupt() {
+    let (mut port, mut received) = (COM1.lock(), RECEIVED.lock());
+    while let Some(byte) = port.read() {
+        if received.len() < LIMIT {
+            received.push_back(byte);
+        }
+    }
+}
+
+/// Takes what has been received.
+pub fn received() -> Vec<u8> {
+    RECEIVED.lock().drain(..).collect()
+}
+
+/// Sends a byte of the guest's or the console's.
+pub fn write(byte: u8) {
+    COM1.lock().write(byte);
+}
+
+/// Starts the log.
 pub fn init() {
     COM1.lock().init(false);
     let _ = log::set_logger(&SerialLog);

@@ -51,6 +51,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     let boot = unsafe { BootInfo::read(magic, info) };
     memory::init(&boot);
     paging::map(0, memory::top(&boot), false);
+    interrupts::init();
     log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
     log::info!("command line: {:?}", boot.cmdline);
     let options = match Options::parse(boot.cmdline) {
@@ -61,14 +62,16 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
             refuse(&why)
         }
     };
-    if let Some(transport) = options.control
-        && !control::open(transport)
-    {
-        log::warn!("there is no {transport:?} for the control channel");
+    match options.control {
+        Some(transport) => {
+            if !control::open(transport) {
+                log::warn!("there is no {transport:?} for the control channel");
+            }
+        }
+        None => logger::listen(),
     }
     lapic::init();
     clock::init();
-    interrupts::init(options.window);
     if options.window {
         keyboard::init();
     }

@@ -1,7 +1,8 @@
 //! Where the guest's CD-ROM and hard disk come from.
 //!
 //! In the order of preference: the ATA drive that the command line names, the virtio disk with the medium's serial number, the ATA
-//! drive with its name as model or serial number, the boot module.
+//! drive with its name as model or serial number, the boot module. Virtio disks whose serial number is the CD-ROM's name and something
+//! more, such as `umbra-cdrom2`, are further media for the CD-ROM drive.
 
 use crate::disk::{self, ModuleDisk};
 use crate::guest::bytes;
@@ -19,8 +20,105 @@ use hv_core::backend::BlockBackend;
 pub struct Media {
     /// In its CD-ROM drive.
     pub cdrom: Option<Box<dyn BlockBackend>>,
+    /// Further media for that drive.
+    pub more: Vec<Box<dyn BlockBackend>>,
     /// Its hard disk.
     pub disk: Option<Box<dyn BlockBackend>>,
+}
+
+/// A medium for the CD-ROM drive.
+pub struct Disc {
+    /// Its volume identifier.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The medium, unless it is in the drive.
+    medium: Option<Box<dyn BlockBackend>>,
+}
+
+/// All media for the CD-ROM drive.
+#[derive(Default)]
+pub struct Cabinet {
+    discs: Vec<Disc>,
+    /// The one that is in the drive.
+    inside: Option<usize>,
+}
+
+impl Cabinet {
+    /// Notes the medium that is in the drive.
+    pub fn note(&mut self, medium: &mut dyn BlockBackend) {
+        self.inside = Some(self.discs.len());
+        self.discs.push(Disc::new(medium));
+    }
+
+    /// Puts a medium in.
+    pub fn add(&mut self, mut medium: Box<dyn BlockBackend>) {
+        let disc = Disc::new(&mut *medium);
+        self.discs.push(Disc {
+            medium: Some(medium),
+            ..disc
+        });
+    }
+
+    /// All media, and for each whether it is in the drive.
+    pub fn discs(&self) -> impl Iterator<Item = (&Disc, bool)> {
+        let inside = self.inside;
+        (0..)
+            .zip(&self.discs)
+            .map(move |(n, disc)| (disc, Some(n) == inside))
+    }
+
+    /// The first that is not in the drive.
+    pub fn first_outside(&self) -> Option<usize> {
+        self.discs().position(|(_, inside)| !inside)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.discs.len()
+    }
+
+    /// Exchanges the medium in the drive for the one with this index, or for none. `exchange` gives the drive a medium and returns the
+    /// one that was in it.
+    pub fn exchange(
+        &mut self,
+        wanted: Option<usize>,
+        exchange: impl FnOnce(Option<Box<dyn BlockBackend>>) -> Option<Box<dyn BlockBackend>>,
+    ) {
+        let new = wanted.and_then(|index| self.discs.get_mut(index)?.medium.take());
+        let old = exchange(new);
+        if let Some(disc) = self.inside.and_then(|index| self.discs.get_mut(index)) {
+            disc.medium = old;
+        }
+        self.inside = wanted;
+    }
+}
+
+impl Disc {
+    fn new(medium: &mut dyn BlockBackend) -> Self {
+        Self {
+            name: volume(medium).unwrap_or_else(|| "(no name)".into()),
+            length: medium.sectors() * 512,
+            medium: None,
+        }
+    }
+}
+
+/// The volume identifier of an ISO 9660 image (ECMA-119, 8.4, "Primary Volume Descriptor").
+fn volume(medium: &mut dyn BlockBackend) -> Option<String> {
+    const DESCRIPTOR: u64 = 64;
+    let mut descriptor = [0; 2048];
+    if medium.sectors() < DESCRIPTOR + 4 {
+        return None;
+    }
+    medium.read(DESCRIPTOR, &mut descriptor).ok()?;
+    if descriptor.get(..6)? != b"\x01CD001" {
+        return None;
+    }
+    let name = descriptor.get(40..72)?;
+    let printable = name.iter().filter(|b| (b' '..=b'~').contains(b));
+    let name: String = printable.map(|&b| char::from(b)).collect();
+    Some(name.trim().into())
 }
 
 impl Media {
@@ -35,6 +133,7 @@ impl Media {
         let mut media = Self {
             cdrom: module("cdrom").or_else(|| module("iso")),
             disk: module("disk"),
+            more: Vec::new(),
         };
         let virtio = disk::find();
         let mut drives = ide::find();
@@ -62,9 +161,14 @@ impl Media {
         for (serial, found) in virtio {
             if serial == Role::Cdrom.name() && options.cdrom.is_none() {
                 media.cdrom = Some(found);
+            } else if serial.starts_with(Role::Cdrom.name()) {
+                media.more.push(found);
             } else if serial == Role::Disk.name() && options.disk.is_none() {
                 media.disk = Some(found);
             }
+        }
+        if media.cdrom.is_none() && !media.more.is_empty() {
+            media.cdrom = Some(media.more.remove(0));
         }
         Ok(media)
     }

@@ -1,0 +1,168 @@
+//! The console as the session has it: its screen, its line on the serial port, and what it watches.
+
+use crate::{control, logger};
+use alloc::string::String;
+use console::{Command, Editor, Event, Keyboard, Screen, SerialLine};
+use core::fmt::{self, Write};
+use hv_core::VmTime;
+use hv_core::exit::ExitReason;
+use hv_core::stats::Stats;
+
+const PROMPT: &str = "umbra> ";
+const HINT: &str = "(`help` lists the commands; `close` or three Ctrl-A lead back to the guest)\n";
+
+/// What is shown live.
+pub(super) struct Watch {
+    /// When it is shown next.
+    pub due: VmTime,
+    /// When it was shown last, in TSC ticks; and the counts then.
+    pub since: u64,
+    pub exits: [u64; ExitReason::KINDS],
+    pub ticks: [u64; ExitReason::KINDS],
+    pub halted: u64,
+}
+
+impl Watch {
+    /// Begins to watch at `since` ticks.
+    pub fn new(due: VmTime, since: u64, halted: u64, stats: &Stats) -> Self {
+        Self {
+            due,
+            since,
+            exits: stats.exits,
+            ticks: stats.ticks,
+            halted,
+        }
+    }
+}
+
+/// The console.
+#[derive(Default)]
+pub(super) struct Console {
+    pub screen: Screen,
+    keyboard: Keyboard,
+    serial: SerialLine,
+    editor: Editor,
+    pub watch: Option<Watch>,
+}
+
+impl Console {
+    /// Whether the screen shows it.
+    pub fn on_screen(&self) -> bool {
+        self.keyboard.is_open()
+    }
+
+    /// A byte from the keyboard, and the command that it completes. What is the guest's goes to `guest`.
+    pub fn key(&mut self, code: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+        match self.keyboard.feed(code, guest)? {
+            Event::Typed(key) => return self.typed(key),
+            Event::Opened => self.opened(),
+            Event::Closed => self.closed(),
+        }
+        None
+    }
+
+    /// A byte from the serial line, likewise.
+    pub fn byte(&mut self, byte: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+        match self.serial.feed(byte, guest)? {
+            Event::Typed(key) => return self.typed(key),
+            Event::Opened => {
+                serial("\n");
+                self.opened();
+            }
+            Event::Closed => {
+                serial("\n(three Ctrl-A lead to Umbra's console)\n");
+                self.closed();
+            }
+        }
+        None
+    }
+
+    fn opened(&mut self) {
+        self.screen.clear();
+        self.say(HINT);
+        self.prompt();
+    }
+
+    /// Nobody watches any more.
+    fn closed(&mut self) {
+        if !self.keyboard.is_open() && !self.serial.is_open() {
+            self.watch = None;
+        }
+    }
+
+    /// The guest has keyboard, screen and serial line again.
+    pub fn close(&mut self) {
+        self.keyboard.close();
+        self.serial.close();
+        self.closed();
+    }
+
+    fn typed(&mut self, key: console::Key) -> Option<Command> {
+        if self.watch.take().is_some() {
+            self.say("\n");
+            self.prompt();
+            return None;
+        }
+        let (screen, on_serial) = (&mut self.screen, self.serial.is_open());
+        let line = self.editor.feed(key, &mut |text| {
+            let _ = screen.write_str(text);
+            if on_serial {
+                serial(text);
+            }
+        });
+        match Command::parse(&line?) {
+            Ok(command) => Some(command),
+            Err(why) => {
+                let _ = writeln!(self, "{why}");
+                self.prompt();
+                None
+            }
+        }
+    }
+
+    /// Asks for the next command.
+    pub fn prompt(&mut self) {
+        self.say(PROMPT);
+    }
+
+    fn say(&mut self, text: &str) {
+        let _ = self.write_str(text);
+    }
+
+    /// The time has gone back to `now`.
+    pub fn rewind(&mut self, now: VmTime) {
+        if let Some(watch) = &mut self.watch {
+            watch.due = watch.due.min(now);
+        }
+    }
+}
+
+/// Writes to the screen, and to the serial line if the console has it.
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.serial.is_open() {
+            serial(text);
+        }
+        self.screen.write_str(text)
+    }
+}
+
+/// Writes to the line that the guest's COM1 is on.
+fn serial(text: &str) {
+    let put = if control::is_open() {
+        control::console
+    } else {
+        logger::write
+    };
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            put(b'\r');
+        }
+        put(byte);
+    }
+}
+
+/// A number of bytes as people write it.
+pub(super) fn size(bytes: u64) -> String {
+    alloc::format!("{} MiB", bytes >> 20)
+}

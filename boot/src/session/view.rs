@@ -1,0 +1,228 @@
+//! What the screen shows: the guest's picture, or the console. It is drawn on the host's screen, and sent to the host tool.
+
+use super::Session;
+use crate::{control, screen};
+use alloc::vec::Vec;
+use console::Screen;
+use device_model::vga::{Picture, TextScreen};
+use hv_core::VmTime;
+use hv_core::cpu::VcpuBackend;
+use hv_core::time::Clock;
+
+/// How often the text screen is sent to the host tool at most.
+const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
+/// How often the screen is drawn at most.
+const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
+const DRAW_INTERVAL_MAX: VmTime = VmTime::from_millis(500);
+/// Drawing takes at most one part in this many of the time.
+const DRAW_SHARE: u64 = 5;
+
+/// What a picture is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// The guest's screen, with its generation.
+    Guest(u64),
+    /// The console's, likewise.
+    Console(u64),
+    /// Nothing has been shown.
+    Nothing,
+}
+
+/// What has been shown, and when.
+pub(super) struct View {
+    window: bool,
+    picture: Picture,
+    text: TextScreen,
+    /// The last text frame that was sent.
+    text_sent: Vec<u8>,
+    sent: (Shown, VmTime),
+    drawn: (Shown, VmTime),
+    /// The pause between two pictures: a slow screen must not keep the guest from running.
+    draw_interval: VmTime,
+    /// Characters for the console: the VGA BIOS's.
+    font: &'static [u8],
+}
+
+impl View {
+    /// Nothing has been shown. With `window`, it is to be drawn on the host's screen.
+    pub fn new(window: bool, font: Option<&'static [u8]>) -> Self {
+        Self {
+            window: window && screen::has_framebuffer(),
+            picture: Picture::default(),
+            text: TextScreen::default(),
+            text_sent: Vec::new(),
+            sent: (Shown::Nothing, VmTime(0)),
+            drawn: (Shown::Nothing, VmTime(0)),
+            draw_interval: DRAW_INTERVAL,
+            font: font.unwrap_or_default(),
+        }
+    }
+
+    /// Sends a text screen, if it is not the one that was sent last.
+    fn send_frame(&mut self, columns: usize, rows: usize, cells: &[u8]) {
+        let mut frame = Vec::with_capacity(4 + cells.len());
+        frame.extend_from_slice(&(columns as u16).to_le_bytes());
+        frame.extend_from_slice(&(rows as u16).to_le_bytes());
+        frame.extend_from_slice(cells);
+        if frame != self.text_sent {
+            control::send(b'T', &frame);
+            self.text_sent = frame;
+        }
+    }
+
+    /// The time has gone back to `now`.
+    pub fn rewind(&mut self, now: VmTime) {
+        self.sent.1 = self.sent.1.min(now);
+        self.drawn.1 = self.drawn.1.min(now);
+    }
+}
+
+impl<B: VcpuBackend> Session<B> {
+    /// What there is to be seen, and whether it changes without a new generation.
+    fn shown(&self) -> (Shown, bool) {
+        if self.console.on_screen() {
+            return (Shown::Console(self.console.screen.generation()), false);
+        }
+        let vga = self.guest.vga.lock();
+        (Shown::Guest(vga.generation()), vga.is_live())
+    }
+
+    /// Shows what has changed, and returns when to look again.
+    pub(super) fn show(&mut self, now: VmTime) -> VmTime {
+        let mut next = VmTime::NEVER;
+        if !control::is_open() && !self.view.window {
+            return next;
+        }
+        let (shown, live) = self.shown();
+        if control::is_open() && (live || shown != self.view.sent.0) {
+            let due = self.view.sent.1 + TEXT_INTERVAL;
+            if now >= due {
+                self.view.sent = (shown, now);
+                self.send_text();
+            } else {
+                next = next.min(due);
+            }
+        }
+        if self.view.window {
+            let due = self.view.drawn.1 + self.view.draw_interval;
+            if now >= due {
+                if live || shown != self.view.drawn.0 {
+                    self.draw();
+                }
+                self.view.drawn = (shown, now);
+            }
+            next = next.min(self.view.drawn.1 + self.view.draw_interval);
+        } else {
+            // Changes are looked at a few times a second while the guest runs.
+            next = next.min(now + TEXT_INTERVAL);
+        }
+        next
+    }
+
+    /// The last that there is to be seen.
+    pub(super) fn show_last(&mut self) {
+        self.send_text();
+        if self.view.window {
+            self.draw();
+        }
+    }
+
+    fn send_text(&mut self) {
+        if !control::is_open() {
+            return;
+        }
+        if self.console.on_screen() {
+            let cells = self.console.screen.cells();
+            return self.view.send_frame(console::COLUMNS, console::ROWS, cells);
+        }
+        if !self.guest.vga.lock().text_screen(&mut self.view.text) {
+            // No text on the screen: that is a screen of no columns and no rows.
+            if self.view.text_sent.len() != 4 {
+                control::send(b'T', &[0; 4]);
+                self.view.text_sent = [0; 4].into();
+            }
+            return;
+        }
+        let text = core::mem::take(&mut self.view.text);
+        self.view
+            .send_frame(text.cols as usize, text.rows as usize, &text.chars);
+        self.view.text = text;
+    }
+
+    /// Renders what there is to be seen. False: there is no memory for a picture of its size.
+    fn render(&mut self) -> bool {
+        if self.console.on_screen() {
+            let p = &mut self.view.picture;
+            (p.width, p.height) = Screen::size();
+            self.console.screen.draw(self.view.font, &mut p.pixels);
+            return true;
+        }
+        self.render_guest()
+    }
+
+    fn render_guest(&mut self) -> bool {
+        let vga = self.guest.vga.lock();
+        let s = vga.screen();
+        let pixels = s.width as usize * s.height as usize;
+        let more = pixels.saturating_sub(self.view.picture.pixels.len());
+        if self.view.picture.pixels.try_reserve_exact(more).is_err() {
+            log::warn!("no memory for a picture of {}x{}", s.width, s.height);
+            return false;
+        }
+        vga.picture(self.guest.cpu.now(), &mut self.view.picture);
+        true
+    }
+
+    fn draw(&mut self) {
+        let clock = &self.guest.cpu.clock;
+        let before = clock.time(clock.ticks());
+        if self.render() {
+            screen::draw(
+                self.view.picture.width,
+                self.view.picture.height,
+                &self.view.picture.pixels,
+            );
+        }
+        let clock = &self.guest.cpu.clock;
+        let spent = clock.time(clock.ticks()) - before;
+        self.view.draw_interval =
+            VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(DRAW_INTERVAL, DRAW_INTERVAL_MAX);
+    }
+
+    pub(super) fn send_picture(&mut self) {
+        if !self.render() {
+            return control::send(b'S', &[0; 8]);
+        }
+        let p = &self.view.picture;
+        // Counted first, then sent as it is made: noise takes more memory than the picture itself.
+        let mut runs = 0;
+        each_run(&p.pixels, |_, _| runs += 1);
+        control::send_parts(b'S', 8 + 5 * runs, |send| {
+            send(&p.width.to_le_bytes());
+            send(&p.height.to_le_bytes());
+            each_run(&p.pixels, |len, color| {
+                let ([low, high], [b, g, r, _]) = (len.to_le_bytes(), color.to_le_bytes());
+                send(&[low, high, r, g, b]);
+            });
+        });
+    }
+
+    /// Writes the guest's picture to the log, as a PNG in base64. False: there is no memory for it.
+    pub(super) fn log_picture(&mut self, mut line: impl FnMut(&str)) -> bool {
+        let there = self.render_guest();
+        if there {
+            let p = &self.view.picture;
+            console::write_png(p.width, &p.pixels, &mut line);
+        }
+        there
+    }
+}
+
+/// Calls `f` with the length and colour of every run of equal pixels.
+fn each_run(pixels: &[u32], mut f: impl FnMut(u16, u32)) {
+    for run in pixels.chunk_by(|a, b| a == b) {
+        for piece in run.chunks(usize::from(u16::MAX)) {
+            f(piece.len() as u16, piece[0]);
+        }
+    }
+}
