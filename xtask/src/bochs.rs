@@ -54,7 +54,7 @@ impl Bochs {
             boot => image::make_for_bios(&place("umbra.iso"), boot, machine.display.is_some())?,
         }
         for drive in &machine.drives {
-            symlink(&drive.path, place(drive.serial))?;
+            symlink(&drive.path, place(&drive.serial))?;
         }
         let com = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .context("cannot listen on the loopback interface")?;
@@ -189,7 +189,7 @@ sound: driver=dummy
         } else {
             "type=cdrom, status=inserted"
         };
-        let name = drive.serial;
+        let name = &drive.serial;
         // Umbra knows its guest's drives by the model that they call themselves.
         text.push_str(&format!("{place}: {kind}, path={name}, model=\"{name}\"\n"));
     }
@@ -209,13 +209,13 @@ mod tests {
             boot,
             drives: vec![
                 Drive {
-                    serial: "umbra-cdrom",
+                    serial: "umbra-cdrom".to_owned(),
                     path: "/a b.iso".into(),
                     writable: false,
                     bus: Bus::Ide,
                 },
                 Drive {
-                    serial: "umbra-disk",
+                    serial: "umbra-disk".to_owned(),
                     path: "/d.img".into(),
                     writable: true,
                     bus: Bus::Ide,

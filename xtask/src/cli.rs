@@ -80,6 +80,10 @@ pub struct RunArgs {
     /// A raw hard disk for the guest; what it writes stays
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
+    /// A further medium for the guest's CD-ROM drive, to be inserted at Umbra's console (Ctrl+Alt+Esc); may be repeated. Where the guest
+    /// is no ISO itself, the first is in the drive
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Vec<PathBuf>,
     /// What the guest's network card is connected to: user (this machine's network, by address translation; not in Bochs), none, or
     /// a TAP interface, as in tap:tap0 [default: user; none with --icount]
     #[arg(long, value_name = "NET")]

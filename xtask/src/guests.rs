@@ -15,7 +15,7 @@ use crate::setup::{self, Purpose};
 use crate::work::{self, Width};
 
 /// Raised when a recipe below changes, so that cached guests are made again.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// A guest that the tool can provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,8 +24,8 @@ const APPLETS: [&str; 27] = [
     "killall", "md5sum", "gzip", "gunzip",
 ];
 
-/// The drivers that let the kernel see the virtual machine's disks.
-const DRIVERS: [&str; 3] = ["ata_piix", "sd_mod", "sr_mod"];
+/// The drivers that let the kernel see the virtual machine's disks and its power button.
+const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "button"];
 
 /// Builds the RAM disk from `busybox`, from the drivers below `modules` that this kernel has, and from the program that works.
 ///

@@ -140,6 +140,19 @@ pub fn open_disk(path: &Path) -> Result<PathBuf> {
     absolute(path)
 }
 
+/// Checks that `path` can serve as a medium of a CD-ROM drive, and gives its absolute path.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says what is wrong with it.
+pub fn open_cdrom(path: &Path) -> Result<PathBuf> {
+    let (_, length) = open(path, "CD image")?;
+    if length < CD_SECTOR {
+        refuse!("the CD image {} is shorter than one block", path.display());
+    }
+    absolute(path)
+}
+
 /// Opens a regular file for reading.
 fn open(path: &Path, what: &str) -> Result<(File, u64)> {
     let name = path.display();

@@ -355,7 +355,7 @@ mod tests {
                 modules,
             },
             drives: vec![Drive {
-                serial: "umbra-cdrom",
+                serial: "umbra-cdrom".to_owned(),
                 path: "/x,y.iso".into(),
                 writable: false,
                 bus: Bus::Virtio,
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn a_disk_that_the_guest_writes_is_written_through() {
         let drive = Drive {
-            serial: "umbra-disk",
+            serial: "umbra-disk".to_owned(),
             path: "/d.img".into(),
             writable: true,
             bus: Bus::Virtio,

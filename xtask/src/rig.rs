@@ -263,8 +263,9 @@ pub enum Bus {
 /// A disk of the outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
-    /// What it is to Umbra, as the disk's serial number or model: `umbra-cdrom` or `umbra-disk`.
-    pub serial: &'static str,
+    /// What it is to Umbra, as the disk's serial number or model: `umbra-disk`, `umbra-cdrom`, or `umbra-cdrom2` and so on for further
+    /// media of the CD-ROM drive.
+    pub serial: String,
     /// Where it is on this machine.
     pub path: PathBuf,
     /// Whether the guest may write. On IDE, what it may not write is a CD.

@@ -33,6 +33,9 @@ pub const FIRMWARE: [(&str, &str); 2] = [
     ("bios", "/usr/share/seabios/bios-256k.bin"),
     ("vgabios", "/usr/share/seabios/vgabios-stdvga.bin"),
 ];
+/// What the guest's media are to Umbra, by the serial numbers of the outer machine's disks.
+const CDROM: &str = "umbra-cdrom";
+const DISK: &str = "umbra-disk";
 /// When a run gives up if nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// A Linux kernel's command line if nothing else is said.
@@ -59,6 +62,8 @@ pub struct Options {
     pub memory: u64,
     /// A further hard disk.
     pub disk: Option<PathBuf>,
+    /// Further media for the CD-ROM drive.
+    pub cdroms: Vec<PathBuf>,
     /// The network.
     pub network: Network,
     /// Texts and keys.
@@ -133,6 +138,11 @@ impl Options {
             (None, None) => None,
         };
         let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
+        let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
+        let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
+        if !cdroms.is_empty() && rig.is_bochs() {
+            refuse!("--cdrom goes with QEMU's machines");
+        }
         let network = network(args, rig)?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
             let directory = path
@@ -190,6 +200,7 @@ impl Options {
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             memory,
             disk,
+            cdroms,
             network,
             script,
             timeout,
@@ -219,6 +230,7 @@ impl Options {
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
             disk: None,
+            cdroms: Vec::new(),
             network: Network::default(),
             script: Vec::new(),
             timeout: Some(TIMEOUT),
@@ -286,13 +298,13 @@ fn machine(
     let mut modules_length = MIB;
     match guest.kind {
         Kind::Cdrom => drives.push(Drive {
-            serial: "umbra-cdrom",
+            serial: CDROM.to_owned(),
             path: guest.path.clone(),
             writable: false,
             bus: options.bus,
         }),
         Kind::Disk => drives.push(Drive {
-            serial: "umbra-disk",
+            serial: DISK.to_owned(),
             path: guest.path.clone(),
             writable: true,
             bus: options.bus,
@@ -319,10 +331,21 @@ fn machine(
         }
     }
     drives.extend(options.disk.iter().map(|path| Drive {
-        serial: "umbra-disk",
+        serial: DISK.to_owned(),
         path: path.clone(),
         writable: true,
         bus: options.bus,
+    }));
+    let first = if guest.kind == Kind::Cdrom { 2 } else { 1 };
+    drives.extend((first..).zip(&options.cdroms).map(|(number, path)| Drive {
+        serial: match number {
+            1 => CDROM.to_owned(),
+            _ => format!("{CDROM}{number}"),
+        },
+        path: path.clone(),
+        writable: false,
+        // Umbra knows a disc by its serial number, which virtio gives it in full.
+        bus: Bus::Virtio,
     }));
     let umbra_options = format!(
         "memory={}M {} control={} report=1{}{}",

@@ -3,6 +3,7 @@
 //! [`list`] has those that boot one guest and follow a script; what takes more has a module of its own.
 
 mod checks;
+mod console;
 mod list;
 mod network;
 mod refusal;
@@ -75,6 +76,7 @@ enum What {
 pub fn all() -> Vec<Case> {
     let mut all = list::cases();
     all.extend(network::cases());
+    all.extend(console::cases());
     all
 }
 
@@ -222,6 +224,11 @@ impl Case {
     }
 
     fn run_once(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<()> {
+        self.run_logged(options, umbra, scratch).map(drop)
+    }
+
+    /// Runs the guest and gives the path of Umbra's log.
+    fn run_logged(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<PathBuf> {
         let script = if options.script.is_empty() {
             self.script.clone()
         } else {
@@ -249,7 +256,9 @@ impl Case {
             .ok()
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or(Value::Null);
-        self.judge(run, &String::from_utf8_lossy(&console), &report)
+        let log = run.log.clone();
+        self.judge(run, &String::from_utf8_lossy(&console), &report)?;
+        Ok(log)
     }
 
     /// Boots the bootable image, which carries the guest as a module.

@@ -1,0 +1,91 @@
+//! Umbra's own console.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, What, case, keys, until};
+use crate::guests::Guest;
+use crate::media;
+use crate::run::Options;
+use crate::script::Step;
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    vec![case(
+        "console-commands",
+        What::Own(
+            &[
+                Guest::CloudKernel,
+                Guest::CloudInitrd,
+                Guest::GrubRescue,
+                Guest::MemtestX64,
+            ],
+            commands,
+        ),
+        256,
+        300,
+        &[],
+        &[],
+    )]
+}
+
+/// Goes through the console's commands beside a Linux guest with a shell, and looks at what the guest sees of them.
+fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let discs = [Guest::GrubRescue, Guest::MemtestX64].map(Guest::provide);
+    let cdroms: Vec<_> = discs.into_iter().collect::<Result<_>>()?;
+    // What the guest says of a disc's length, in blocks of 512 bytes. Of a disc whole blocks of 2 KiB count.
+    let blocks = |index: usize| -> Result<String> {
+        let path = cdroms.get(index).context("there is no such disc")?;
+        Ok(format!("size {}", fs::metadata(path)?.len() / 2048 * 4))
+    };
+    let size = "head -c 1 /dev/sr0 >/dev/null; echo size $(cat /sys/block/sr0/size)\\n";
+    let script: Vec<Step> = vec![
+        until("GUEST-DONE"),
+        until("/ #"),
+        keys(size),
+        until(&blocks(0)?),
+        keys("\\{ctrl-alt-esc}"),
+        until("umbra>"),
+        keys("fly\\nlist\\n"),
+        until("no command fly"),
+        until("running"),
+        keys("paging shadow\\n"),
+        until("shadow paging"),
+        keys("pause\\nstats\\n"),
+        until("paused: 0 exits/s"),
+        // Any key ends the statistics.
+        keys(" resume\\n"),
+        until("running"),
+        keys("paging nested\\n"),
+        until("nested paging"),
+        keys("eject\\nmedia\\n"),
+        until("the drive is empty"),
+        keys("insert 2\\nmedia\\n"),
+        until("in the drive"),
+        keys("power\\nscreenshot\\n"),
+        until("base64"),
+        keys("\\{ctrl-alt-esc}"),
+        keys("clear; cat /sys/firmware/acpi/interrupts/ff_pwr_btn\\n"),
+        until("1  EN     enabled"),
+        keys(size),
+        until(&blocks(1)?),
+    ];
+    let kernel = Guest::CloudKernel.provide()?;
+    let options = Options {
+        initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+        // The last console is the shell's.
+        cmdline: "console=ttyS0 console=tty0 quiet".to_owned(),
+        cdroms,
+        script,
+        ..Options::headless(&kernel)?
+    };
+    let log = case.run_logged(&options, umbra, scratch)?;
+    let log = fs::read_to_string(log)?;
+    ensure!(
+        log.contains("\niVBORw0KGgo"),
+        "there is no PNG's signature in the log"
+    );
+    Ok(())
+}
