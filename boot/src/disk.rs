@@ -1,42 +1,161 @@
 //! The host's virtio disks: where the guest's media come from when they are not boot-loader modules.
+//!
+//! A request is given to the disk and the guest runs on; the disk's interrupt says that it is over. Only flushes are waited for.
 
+use crate::interrupts;
 use crate::virtio::{self, HostHal};
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use hv_core::backend::{BlockBackend, BlockError};
-use virtio_drivers::device::blk::VirtIOBlk;
+use core::sync::atomic::{AtomicBool, Ordering};
+use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockOp, BlockRequest};
+use spin::Mutex;
+use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::PciTransport;
 
-/// A virtio disk.
-pub struct VirtioDisk {
+/// A request that the disk has.
+struct Asked {
+    token: u16,
+    request: BlockRequest,
+    header: Box<BlkReq>,
+    answer: Box<BlkResp>,
+}
+
+struct Device {
     blk: VirtIOBlk<HostHal, PciTransport>,
+    /// It says by an interrupt when a request is over.
+    interrupts: bool,
+    asked: Option<Asked>,
 }
 
 // SAFETY: the transport holds pointers to device registers and queues that belong to this object alone.
-unsafe impl Send for VirtioDisk {}
+unsafe impl Send for Device {}
+
+/// The disks that interrupt.
+static DISKS: Mutex<Vec<Arc<Mutex<Device>>>> = Mutex::new(Vec::new());
+/// A disk has interrupted because a request is over.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+impl Device {
+    /// Gives the disk a request. What it refuses is returned.
+    fn ask(&mut self, mut request: BlockRequest) -> Result<(), BlockRequest> {
+        let (mut header, mut answer) = (Box::<BlkReq>::default(), Box::<BlkResp>::default());
+        let sector = request.sector as usize;
+        let Some(part) = request.buffer.get_mut(request.part.clone()) else {
+            return Err(request);
+        };
+        // SAFETY: the three lie in boxes, which stay where they are and are not looked at before the request is over.
+        let token = unsafe {
+            match request.op {
+                BlockOp::Read => self
+                    .blk
+                    .read_blocks_nb(sector, &mut header, part, &mut answer),
+                BlockOp::Write => self
+                    .blk
+                    .write_blocks_nb(sector, &mut header, part, &mut answer),
+            }
+        };
+        match token {
+            Ok(token) => {
+                self.asked = Some(Asked {
+                    token,
+                    request,
+                    header,
+                    answer,
+                });
+                Ok(())
+            }
+            Err(_) => Err(request),
+        }
+    }
+
+    /// The request, if it is over.
+    fn answer(&mut self) -> Option<BlockDone> {
+        let token = self.asked.as_ref()?.token;
+        if self.blk.peek_used() != Some(token) {
+            return None;
+        }
+        let Asked {
+            mut request,
+            header,
+            mut answer,
+            ..
+        } = self.asked.take()?;
+        let part = request.buffer.get_mut(request.part.clone())?;
+        // SAFETY: these are the buffers of the request.
+        let result = unsafe {
+            match request.op {
+                BlockOp::Read => self
+                    .blk
+                    .complete_read_blocks(token, &header, part, &mut answer),
+                BlockOp::Write => self
+                    .blk
+                    .complete_write_blocks(token, &header, part, &mut answer),
+            }
+        };
+        Some((request, result.map_err(|_| BlockError)))
+    }
+}
+
+/// A virtio disk.
+pub struct VirtioDisk(Arc<Mutex<Device>>);
 
 impl BlockBackend for VirtioDisk {
     fn sectors(&self) -> u64 {
-        self.blk.capacity()
+        self.0.lock().blk.capacity()
     }
     fn read_only(&self) -> bool {
-        self.blk.readonly()
+        self.0.lock().blk.readonly()
     }
     fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        self.blk
-            .read_blocks(sector as usize, buf)
+        let blk = &mut self.0.lock().blk;
+        blk.read_blocks(sector as usize, buf)
             .map_err(|_| BlockError)
     }
     fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        self.blk
-            .write_blocks(sector as usize, buf)
+        let blk = &mut self.0.lock().blk;
+        blk.write_blocks(sector as usize, buf)
             .map_err(|_| BlockError)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
-        self.blk.flush().map_err(|_| BlockError)
+        self.0.lock().blk.flush().map_err(|_| BlockError)
     }
+    fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
+        let interrupts = self.0.lock().interrupts;
+        if !interrupts {
+            let result = request.perform(self);
+            return Some((request, result));
+        }
+        let refused = self.0.lock().ask(request).err()?;
+        Some((refused, Err(BlockError)))
+    }
+    fn finish(&mut self, wait: bool) -> Option<BlockDone> {
+        let mut device = self.0.lock();
+        device.asked.as_ref()?;
+        loop {
+            let done = device.answer();
+            if done.is_some() || !wait {
+                return done;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// A disk interrupts: a request is over.
+fn interrupt() {
+    for disk in &*DISKS.lock() {
+        if !disk.lock().blk.ack_interrupt().is_empty() {
+            ANSWERED.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether requests have come to an end since this was last asked.
+pub fn answered() -> bool {
+    ANSWERED.swap(false, Ordering::Relaxed)
 }
 
 /// A medium in memory: a boot-loader module.
@@ -69,10 +188,12 @@ impl BlockBackend for ModuleDisk {
 pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
     let mut disks: Vec<(String, Box<dyn BlockBackend>)> = Vec::new();
     for found in virtio::find(DeviceType::Block) {
+        let line = found.enable_interrupt();
         let Ok(mut blk) = VirtIOBlk::new(found.transport) else {
             log::warn!("virtio disk at {} cannot be used", found.function);
             continue;
         };
+        // What is asked here is waited for.
         blk.disable_interrupts();
         let mut id = [0; 20];
         let n = blk.device_id(&mut id).unwrap_or(0).min(20);
@@ -84,7 +205,17 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
             blk.capacity() / 2048,
             if blk.readonly() { ", read-only" } else { "" }
         );
-        disks.push((serial, Box::new(VirtioDisk { blk })));
+        let device = Arc::new(Mutex::new(Device {
+            blk,
+            interrupts: line.is_some(),
+            asked: None,
+        }));
+        if let Some(line) = line {
+            device.lock().blk.enable_interrupts();
+            DISKS.lock().push(device.clone());
+            interrupts::unmask(line, interrupt);
+        }
+        disks.push((serial, Box::new(VirtioDisk(device))));
     }
     disks
 }

@@ -18,8 +18,11 @@ const IRQ_CASCADE: u8 = 2;
 /// What is done about an interrupt.
 type Handler = fn();
 
+/// How many share a line at most.
+const SHARING: usize = 4;
+
 /// Who has the lines of the interrupt controllers.
-static HANDLERS: Mutex<[Option<Handler>; 16]> = Mutex::new([None; 16]);
+static HANDLERS: Mutex<[[Option<Handler>; SHARING]; 16]> = Mutex::new([[None; SHARING]; 16]);
 
 /// What the stubs push.
 #[repr(C)]
@@ -198,21 +201,29 @@ extern "C" fn trap(frame: &Frame) {
         }
         v @ PIC_BASE..0x30 => {
             let line = v - PIC_BASE;
-            let handler = HANDLERS.lock()[usize::from(line)];
-            if let Some(handler) = handler {
-                handler();
-            }
+            let handlers = HANDLERS.lock()[usize::from(line)];
+            handlers.into_iter().flatten().for_each(|handler| handler());
             end_of_interrupt(line);
         }
         _ => {}
     }
 }
 
-/// Lets interrupts of `line` (0 to 15) in from now on, and calls `handler` for each.
+/// Lets interrupts of `line` (0 to 15) in from now on, and calls `handler` for each. Devices of PCI share lines: a handler has to find
+/// out whether its device is meant.
 pub fn unmask(line: u8, handler: Handler) {
-    match HANDLERS.lock().get_mut(usize::from(line)) {
-        Some(slot @ None) => *slot = Some(handler),
-        _ => return log::warn!("interrupt line {line} is taken"),
+    {
+        let mut handlers = HANDLERS.lock();
+        let sharing = &mut handlers[usize::from(line & 15)];
+        let known = |taken: &Option<Handler>| {
+            taken.is_some_and(|taken| core::ptr::fn_addr_eq(taken, handler))
+        };
+        if !sharing.iter().any(known) {
+            let Some(slot) = sharing.iter_mut().find(|slot| slot.is_none()) else {
+                return log::warn!("interrupt line {line} is shared by too many");
+            };
+            *slot = Some(handler);
+        }
     }
     let (port, bit) = if line < 8 {
         (0x21, line)

@@ -1,6 +1,8 @@
 //! The host side of devices: disks, networks, consoles, keyboards.
 
+use alloc::boxed::Box;
 use core::fmt;
+use core::ops::Range;
 
 /// The host could not read or write the medium.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +13,45 @@ impl fmt::Display for BlockError {
         f.write_str("the host's disk reported an error")
     }
 }
+
+/// What is done with sectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockOp {
+    /// They are read into the buffer.
+    Read,
+    /// They are written from it.
+    Write,
+}
+
+/// A transfer of sectors. Its buffer goes with it.
+#[derive(Debug)]
+pub struct BlockRequest {
+    /// What is done.
+    pub op: BlockOp,
+    /// The first sector.
+    pub sector: u64,
+    /// The memory.
+    pub buffer: Box<[u8]>,
+    /// The part of it that is used: whole sectors, at least one.
+    pub part: Range<usize>,
+}
+
+impl BlockRequest {
+    /// Does it at once.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn perform(&mut self, medium: &mut (impl BlockBackend + ?Sized)) -> Result<(), BlockError> {
+        let part = self.buffer.get_mut(self.part.clone()).ok_or(BlockError)?;
+        match self.op {
+            BlockOp::Read => medium.read(self.sector, part),
+            BlockOp::Write => medium.write(self.sector, part),
+        }
+    }
+}
+
+/// A request that is over, and how it went.
+pub type BlockDone = (BlockRequest, Result<(), BlockError>);
 
 /// A medium of 512-byte sectors.
 pub trait BlockBackend: Send {
@@ -37,6 +78,19 @@ pub trait BlockBackend: Send {
     /// # Errors
     /// It could not be made so.
     fn flush(&mut self) -> Result<(), BlockError>;
+
+    /// Begins a request. One that is over at once is returned; of another [`finish`](Self::finish) tells. There is one at a time, and
+    /// no other call but that until it is over.
+    fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
+        let result = request.perform(self);
+        Some((request, result))
+    }
+
+    /// The request that was begun, if it is over; with `wait`, it is waited for.
+    fn finish(&mut self, wait: bool) -> Option<BlockDone> {
+        let _ = wait;
+        None
+    }
 }
 
 /// Where a network card's frames go and come from. Frames are Ethernet II without FCS.

@@ -13,7 +13,7 @@ use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::media::Cabinet;
 use crate::options::{Options, PagingChoice};
-use crate::{keyboard, logger, memory, net};
+use crate::{disk, keyboard, logger, memory, net};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -269,7 +269,7 @@ impl<B: VcpuBackend> Session<B> {
             }
             next = next.min(self.switched + interval);
         }
-        if net::arrived() {
+        if net::arrived() | disk::answered() {
             self.guest.cpu.bus.wake_at(self.guest.cpu.now());
         }
         self.give_keys();

@@ -142,6 +142,7 @@ impl Channel {
                     pos: 0,
                     end: 0,
                     stop: 0,
+                    failed: false,
                 };
                 self.begin(cx, transfer);
             }
@@ -231,6 +232,7 @@ impl Channel {
             pos: 0,
             end: data.len(),
             stop: 0,
+            failed: false,
         };
         self.begin(cx, transfer);
     }

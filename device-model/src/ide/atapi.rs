@@ -74,6 +74,7 @@ impl Channel {
                     pos: 0,
                     end: 0,
                     stop: PACKET_LEN,
+                    failed: false,
                 };
                 self.begin(cx, transfer);
             }
@@ -150,6 +151,7 @@ impl Channel {
             pos: 0,
             end,
             stop: 0,
+            failed: false,
         };
         self.begin(cx, transfer);
     }

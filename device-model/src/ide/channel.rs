@@ -17,7 +17,7 @@ use super::transfer::{BUFFER, Phase, Transfer};
 use alloc::boxed::Box;
 use alloc::vec;
 use bitflags::bitflags;
-use hv_core::backend::BlockBackend;
+use hv_core::backend::{BlockBackend, BlockDone};
 use hv_core::device::DevCx;
 use hv_core::irq::IrqLine;
 use hv_core::time::VmTime;
@@ -78,6 +78,10 @@ pub(super) struct Channel {
     /// The drive that the last command was for.
     active: usize,
     pub(super) transfer: Option<Transfer>,
+    /// The drive whose medium has been asked for something and has not answered yet. It has the buffer.
+    pub(super) waiting: Option<usize>,
+    /// Its answer, if it was waited for.
+    pub(super) answer: Option<BlockDone>,
     busy: Option<Busy>,
     pub(super) bm: BusMaster,
     pub(super) buf: Box<[u8]>,
@@ -97,6 +101,8 @@ impl Channel {
             control: Control::default(),
             active: 0,
             transfer: None,
+            waiting: None,
+            answer: None,
             busy: None,
             bm: BusMaster::default(),
             buf: vec![0; BUFFER].into_boxed_slice(),
@@ -118,7 +124,7 @@ impl Channel {
 
     /// What SRST and EXECUTE DEVICE DIAGNOSTIC do with both drives. ATA/ATAPI-6 9.12, "Signature and persistence".
     pub(super) fn reset_drives(&mut self) {
-        self.transfer = None;
+        self.drop_transfer();
         self.busy = None;
         self.device = 0;
         self.set_intrq(false);
@@ -145,7 +151,7 @@ impl Channel {
     pub(super) fn device_reset(&mut self) {
         let position = self.selected();
         if self.active == position {
-            self.transfer = None;
+            self.drop_transfer();
             self.busy = None;
             self.set_intrq(false);
         }
@@ -158,6 +164,8 @@ impl Channel {
         position: usize,
         medium: Option<Box<dyn BlockBackend>>,
     ) -> Option<Box<dyn BlockBackend>> {
+        // A request under way goes on with the new medium, or fails.
+        self.settle_medium(position);
         match &mut self.drives[position & 1] {
             Some(Drive {
                 kind: Kind::Cdrom(cd),
@@ -229,7 +237,17 @@ impl Channel {
         }
     }
 
+    /// What the medium was waited for is there: DMA goes on.
+    pub(super) fn go_on(&mut self, cx: &mut DevCx<'_>) {
+        self.busy = Some(Busy {
+            until: cx.now,
+            seen: true,
+        });
+        self.settle(cx, false);
+    }
+
     pub(super) fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
+        self.check_medium(cx);
         if self.busy.is_some_and(|b| cx.now >= b.until) {
             self.settle(cx, false);
         }
@@ -264,6 +282,7 @@ impl Channel {
         if self.control.contains(Control::SRST) {
             return Status::BSY;
         }
+        self.check_medium(cx);
         self.look(cx, acknowledging);
         if self.busy.is_some() && self.active == position {
             Status::WORKING
@@ -373,8 +392,14 @@ impl Channel {
             return;
         }
         // Whatever the other drive was at is lost: only one of them can use the channel.
-        if let Some(t) = self.transfer.take_if(|t| t.drive != position) {
-            self.regs[t.drive].status = Status::IDLE;
+        if let Some(other) = self
+            .transfer
+            .as_ref()
+            .map(|t| t.drive)
+            .filter(|&d| d != position)
+        {
+            self.drop_transfer();
+            self.regs[other].status = Status::IDLE;
         }
         if self.active != position || self.transfer.is_none() {
             self.busy = None;

@@ -7,7 +7,8 @@
 //! Time: a command does its work when it is written, or for DMA at the next deadline; the drive then stays busy for about
 //! two microseconds, and the interrupt comes when that time is over, never inside the write of the command (the drivers
 //! of Windows NT and 2000 lose an interrupt that arrives so early). A guest that polls instead sees the drive busy once
-//! and ready at its second look, however slow or fast time goes.
+//! and ready at its second look, however slow or fast time goes. A medium that takes its time keeps the drive busy as long as that; the
+//! guest runs meanwhile.
 //!
 //! Not implemented: native mode, overlap and queueing, SMART, security and host protected area features, ATAPI commands
 //! that send data to the drive, audio, raw CD sectors.
@@ -20,6 +21,7 @@ mod busmaster;
 mod channel;
 mod drive;
 mod identify;
+mod medium;
 mod mmc;
 mod scsi;
 mod taskfile;

@@ -5,6 +5,7 @@
 
 use super::channel::{Channel, STEP_DELAY};
 use super::drive::SECTOR;
+use super::medium::Supply;
 use super::scsi::Sense;
 use super::taskfile::{Addressing, Error, Status};
 use hv_core::device::DevCx;
@@ -45,7 +46,7 @@ pub(super) struct Span {
 
 impl Span {
     /// Whether the next `sectors` lie on a medium of `end` sectors.
-    fn fits(&self, sectors: u32, end: u64) -> bool {
+    pub(super) fn fits(&self, sectors: u32, end: u64) -> bool {
         self.sector
             .checked_add(sectors.into())
             .is_some_and(|past| past <= end)
@@ -81,6 +82,8 @@ pub(super) struct Transfer {
     pub(super) end: usize,
     /// End of the current data block in the buffer.
     pub(super) stop: usize,
+    /// The medium failed at the sector where the span now stands.
+    pub(super) failed: bool,
 }
 
 impl Transfer {
@@ -108,75 +111,10 @@ enum Step {
     More,
     /// The engine has stopped; the drive waits for it to be started again.
     Stalled,
+    /// The medium has been asked, and has not answered yet.
+    Waiting,
     /// The medium failed.
     Failed,
-}
-
-/// Moves what the buffer holds to its beginning and reads behind it as much of the span as fits, or as much as can be read.
-/// True if at least `want` bytes are there now.
-fn fill(t: &mut Transfer, buf: &mut [u8], drive: Option<&mut super::Drive>, want: usize) -> bool {
-    if t.end - t.pos >= want {
-        return true;
-    }
-    buf.copy_within(t.pos..t.end, 0);
-    t.end -= t.pos;
-    t.pos = 0;
-    let room = (buf.len() - t.end).min(CHUNK) / SECTOR;
-    let sectors = t.span.left.min(room as u32) / t.unit * t.unit;
-    let Some(medium) = drive.and_then(super::Drive::medium) else {
-        return false;
-    };
-    if !t.span.fits(sectors, medium.sectors()) {
-        return false;
-    }
-    let fresh = &mut buf[t.end..t.end + sectors as usize * SECTOR];
-    let mut good = sectors;
-    if medium.read(t.span.sector, fresh).is_err() {
-        // Find out how far it can be read: what precedes the bad place is the guest's.
-        good = 0;
-        for (i, unit) in fresh.chunks_exact_mut(t.unit as usize * SECTOR).enumerate() {
-            if medium
-                .read(t.span.sector + i as u64 * u64::from(t.unit), unit)
-                .is_err()
-            {
-                break;
-            }
-            good += t.unit;
-        }
-    }
-    t.span.sector += u64::from(good);
-    t.span.left -= good;
-    t.end += good as usize * SECTOR;
-    t.end >= want
-}
-
-/// Writes what the buffer holds to the medium. False if that failed.
-fn drain(t: &mut Transfer, buf: &[u8], drive: Option<&mut super::Drive>) -> bool {
-    let sectors = (t.pos / SECTOR) as u32;
-    let Some(medium) = drive.and_then(super::Drive::medium) else {
-        return false;
-    };
-    let Some(data) = buf.get(..sectors as usize * SECTOR) else {
-        return false;
-    };
-    if !t.span.fits(sectors, medium.sectors()) {
-        return false;
-    }
-    if medium.write(t.span.sector, data).is_err() {
-        for (i, sector) in data.chunks_exact(SECTOR).enumerate() {
-            if medium.write(t.span.sector, sector).is_err() {
-                t.pos -= i * SECTOR;
-                return false;
-            }
-            t.span.sector += 1;
-            t.span.left = t.span.left.saturating_sub(1);
-        }
-    } else {
-        t.span.sector += u64::from(sectors);
-        t.span.left = t.span.left.saturating_sub(sectors);
-    }
-    t.pos = 0;
-    true
 }
 
 impl Channel {
@@ -205,10 +143,11 @@ impl Channel {
         let mut done = 0;
         while done < buf.len() {
             self.settle(cx, false);
+            let waiting = self.waiting.is_some();
             let Some(t) = self
                 .transfer
                 .as_mut()
-                .filter(|t| t.phase == Phase::PioIn && t.drive == selected)
+                .filter(|t| t.phase == Phase::PioIn && t.drive == selected && !waiting)
             else {
                 buf[done..].fill(0);
                 return;
@@ -233,8 +172,9 @@ impl Channel {
         let mut done = 0;
         while done < buf.len() {
             self.settle(cx, false);
+            let waiting = self.waiting.is_some();
             let wanted = |t: &&mut Transfer| {
-                matches!(t.phase, Phase::Packet | Phase::PioOut) && t.drive == selected
+                matches!(t.phase, Phase::Packet | Phase::PioOut) && t.drive == selected && !waiting
             };
             let Some(t) = self.transfer.as_mut().filter(wanted) else {
                 return;
@@ -255,7 +195,7 @@ impl Channel {
     }
 
     /// Offers the host the next data block.
-    fn offer_block(&mut self, cx: &mut DevCx<'_>) {
+    pub(super) fn offer_block(&mut self, cx: &mut DevCx<'_>) {
         let Some(t) = self.transfer.as_mut() else {
             return;
         };
@@ -263,10 +203,18 @@ impl Channel {
         if want < t.remaining() {
             want &= !1;
         }
-        if !fill(t, &mut self.buf, self.drives[t.drive].as_mut(), want) {
-            self.medium_failed(cx, false);
-            return;
+        let drive = t.drive;
+        match self.fill(want) {
+            Supply::Ready => {}
+            Supply::Pending => {
+                self.regs[drive].status = Status::WORKING;
+                return;
+            }
+            Supply::Failed => return self.medium_failed(cx, false),
         }
+        let Some(t) = self.transfer.as_mut() else {
+            return;
+        };
         t.stop = t.pos + want;
         let regs = &mut self.regs[t.drive];
         regs.status = Status::DATA;
@@ -307,13 +255,23 @@ impl Channel {
         let Some(t) = self.transfer.as_mut() else {
             return;
         };
-        let over = t.remaining() == 0;
-        if (over || t.pos + t.block > CHUNK) && !drain(t, &self.buf, self.drives[t.drive].as_mut())
-        {
-            self.medium_failed(cx, true);
-            return;
+        let drive = t.drive;
+        if t.remaining() == 0 || t.pos + t.block > CHUNK {
+            match self.drain() {
+                Supply::Ready => {}
+                Supply::Pending => {
+                    self.regs[drive].status = Status::WORKING;
+                    return;
+                }
+                Supply::Failed => return self.medium_failed(cx, true),
+            }
         }
-        if over {
+        self.out_block_written(cx);
+    }
+
+    /// There is room for another data block, or nothing is left to come.
+    pub(super) fn out_block_written(&mut self, cx: &mut DevCx<'_>) {
+        if self.transfer.as_ref().is_some_and(|t| t.remaining() == 0) {
             self.complete();
         } else {
             self.ask_for_block();
@@ -340,7 +298,7 @@ impl Channel {
     }
 
     /// The medium could not be read or written: the command fails at the sector where the span now stands.
-    fn medium_failed(&mut self, cx: &mut DevCx<'_>, writing: bool) {
+    pub(super) fn medium_failed(&mut self, cx: &mut DevCx<'_>, writing: bool) {
         self.stop_with_medium_error(writing);
         self.arm(cx);
     }
@@ -386,33 +344,35 @@ impl Channel {
                 self.arm_in(cx, STEP_DELAY);
                 false
             }
-            Step::Stalled => false,
+            Step::Stalled | Step::Waiting => false,
         }
     }
 
     fn dma_step(&mut self, cx: &mut DevCx<'_>) -> Step {
-        let Some(t) = self.transfer.as_mut() else {
-            return Step::Stalled;
-        };
         let mut budget = DMA_STEP;
         loop {
+            let Some(t) = &self.transfer else {
+                return Step::Stalled;
+            };
             let incoming = t.phase == Phase::DmaIn;
             // An outgoing chunk goes to the medium when the buffer is full or nothing is left to come.
-            if !incoming
-                && t.pos != 0
-                && (t.remaining() == 0 || t.pos >= CHUNK)
-                && !drain(t, &self.buf, self.drives[t.drive].as_mut())
-            {
-                return Step::Failed;
+            let supply = if !incoming && t.pos != 0 && (t.remaining() == 0 || t.pos >= CHUNK) {
+                self.drain()
+            } else if incoming && t.pos == t.end && t.remaining() != 0 {
+                self.fill(1)
+            } else {
+                Supply::Ready
+            };
+            match supply {
+                Supply::Ready => {}
+                Supply::Pending => return Step::Waiting,
+                Supply::Failed => return Step::Failed,
             }
+            let Some(t) = self.transfer.as_mut() else {
+                return Step::Stalled;
+            };
             if t.remaining() == 0 {
                 return Step::Done;
-            }
-            if incoming
-                && t.pos == t.end
-                && !fill(t, &mut self.buf, self.drives[t.drive].as_mut(), 1)
-            {
-                return Step::Failed;
             }
             if budget == 0 {
                 return Step::More;

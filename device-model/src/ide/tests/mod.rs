@@ -6,3 +6,4 @@ mod dma;
 mod packet;
 mod pio;
 mod rig;
+mod slow;

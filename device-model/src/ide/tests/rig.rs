@@ -4,8 +4,9 @@ use super::super::{Drive, Ide};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use hv_core::Gpa;
-use hv_core::backend::{BlockBackend, BlockError};
+use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockRequest};
 use hv_core::device::{AccessSize, Device};
 use hv_core::irq::IrqLine;
 use hv_core::mem::GuestMemory;
@@ -80,6 +81,70 @@ impl BlockBackend for SharedDisk {
         let mut d = self.0.lock().unwrap();
         d.1 += 1;
         d.0.flush()
+    }
+}
+
+/// A disk that answers when it is told to, with a sector that can be neither read nor written.
+pub(super) struct SlowDisk {
+    disk: SharedDisk,
+    answers: Arc<AtomicBool>,
+    bad: u64,
+    asked: Option<BlockRequest>,
+}
+
+impl SlowDisk {
+    /// What `disk` has but sector `bad`, and the switch with which it is told to answer.
+    pub(super) fn new(disk: &SharedDisk, bad: u64) -> (Box<dyn BlockBackend>, Arc<AtomicBool>) {
+        let answers = Arc::new(AtomicBool::new(false));
+        let slow = Self {
+            disk: disk.clone(),
+            answers: answers.clone(),
+            bad,
+            asked: None,
+        };
+        (Box::new(slow), answers)
+    }
+
+    fn good(&self, sector: u64, len: usize) -> Result<(), BlockError> {
+        assert!(self.asked.is_none(), "asked while it is at something");
+        let sectors = sector..sector + len as u64 / 512;
+        (!sectors.contains(&self.bad))
+            .then_some(())
+            .ok_or(BlockError)
+    }
+}
+
+impl BlockBackend for SlowDisk {
+    fn sectors(&self) -> u64 {
+        self.disk.sectors()
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.good(sector, buf.len())?;
+        self.disk.read(sector, buf)
+    }
+    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        self.good(sector, buf.len())?;
+        self.disk.write(sector, buf)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        self.good(0, 0)?;
+        self.disk.flush()
+    }
+    fn begin(&mut self, request: BlockRequest) -> Option<BlockDone> {
+        assert!(self.asked.is_none(), "asked twice");
+        self.asked = Some(request);
+        None
+    }
+    fn finish(&mut self, wait: bool) -> Option<BlockDone> {
+        if !wait && !self.answers.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut request = self.asked.take()?;
+        let result = request.perform(self);
+        Some((request, result))
     }
 }
 
