@@ -156,3 +156,123 @@ impl<F: Frames> Mmu for Paging<F> {
         report(&self.used).or_else(|| self.other.as_ref().and_then(report))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::Config;
+    use crate::{Algorithm, Format, WatchedMemory};
+    use alloc::sync::Arc;
+    use hv_core::mmu::PagingState;
+    use hv_core::testing::VecMemory;
+    use std::sync::Mutex;
+
+    const SIZE: u64 = 1 << 20;
+
+    /// Frames that several users share.
+    #[derive(Clone, Default)]
+    struct TestFrames(Arc<Mutex<Vec<[u64; 512]>>>);
+
+    impl Frames for TestFrames {
+        fn allocate(&mut self) -> Option<Hpa> {
+            let mut frames = self.0.lock().unwrap();
+            frames.push([0; 512]);
+            Some(Hpa((frames.len() as u64) << 12))
+        }
+        fn free(&mut self, _frame: Hpa) {}
+        fn read(&self, frame: Hpa, index: usize) -> u64 {
+            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index]
+        }
+        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index] = value;
+        }
+    }
+
+    fn nested(frames: &TestFrames) -> Kind<TestFrames> {
+        Kind::Nested(NestedMmu::new(frames.clone(), Format::LongMode, 1).unwrap())
+    }
+
+    fn shadow(frames: &TestFrames, memory: &Arc<WatchedMemory>) -> Kind<TestFrames> {
+        let config = Config {
+            algorithm: Algorithm::Unsync,
+            pages: 128,
+            frames: SIZE >> 12,
+            physical_bits: 36,
+        };
+        Kind::Shadow(Box::new(
+            ShadowMmu::new(frames.clone(), memory.clone(), config).unwrap(),
+        ))
+    }
+
+    /// Where the hardware finds `gpa` by the root's tables. Shadow tables of an unpaged guest are PAE's: three levels.
+    fn walk(paging: &mut Paging<TestFrames>, frames: &TestFrames, gpa: u64) -> Option<u64> {
+        let levels: &[u32] = if paging.is_shadow() {
+            &[30, 21, 12]
+        } else {
+            &[39, 30, 21, 12]
+        };
+        let mut table = paging.root().0;
+        for &shift in levels {
+            let index = (gpa >> shift & 0x1ff) as usize;
+            let entry = frames.read(table, if shift == levels[0] { index & 3 } else { index });
+            if entry & 1 == 0 {
+                return None;
+            }
+            table = Hpa(entry & 0x000f_ffff_ffff_f000);
+        }
+        Some(table.0 | gpa & 0xfff)
+    }
+
+    #[test]
+    fn a_way_that_is_added_has_what_was_mapped_before_and_what_is_mapped_after() {
+        for start_with_shadow in [false, true] {
+            let frames = TestFrames::default();
+            let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
+            let ways = |shadowing| match shadowing {
+                true => shadow(&frames, &memory),
+                false => nested(&frames),
+            };
+            let ram = |hpa| Backing::Ram {
+                hpa: Hpa(hpa),
+                writable: true,
+            };
+            let mut paging = Paging::new(ways(start_with_shadow));
+            paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
+            paging.remap(Gpa(0x3000), 0x1000, Backing::Mmio);
+            assert!(
+                !paging.set_shadow(!start_with_shadow),
+                "there is no other way yet"
+            );
+            paging.add(ways(!start_with_shadow));
+            paging.remap(Gpa(0x5000), 0x1000, ram(0x7000_0000));
+            for _ in 0..2 {
+                let on = !paging.is_shadow();
+                assert!(paging.set_shadow(on));
+                paging.load(&PagingState::unpaged(36));
+                for (gpa, want) in [
+                    (0x2008, Some(0x4000_2008)),
+                    (0x3000, None),
+                    (0x5010, Some(0x7000_0010)),
+                    (SIZE, None),
+                ] {
+                    if on {
+                        // Shadow entries are made when they are missed.
+                        let _ = paging.page_fault(&ShadowFault {
+                            gva: Gva(gpa),
+                            error: hv_core::mmu::PfError::empty(),
+                            state: PagingState::unpaged(36),
+                            cpl: 0,
+                            delivering: false,
+                            rip: gpa,
+                        });
+                    }
+                    assert_eq!(
+                        walk(&mut paging, &frames, gpa),
+                        want,
+                        "{gpa:#x}, shadow {on}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use crate::feed::Feed;
 use crate::pc::Pc;
+use console::{COLUMNS, Command, Editor, Event, Keyboard, ROWS, Screen, SerialLine};
+use core::fmt::Write;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ide::{Drive, Ide};
@@ -490,4 +492,27 @@ pub fn bios(data: &[u8]) {
         let (gpa, part) = placement.shadow();
         assert!(gpa.0 + image[part].len() as u64 == 1 << 20);
     }
+}
+
+/// What is typed at the console, on a keyboard and on a serial line.
+pub fn console(data: &[u8]) {
+    let (mut keyboard, mut serial) = (Keyboard::default(), SerialLine::default());
+    let (mut editor, mut screen) = (Editor::default(), Screen::default());
+    for (n, &byte) in data.iter().enumerate() {
+        let mut guest = 0;
+        let event = if n % 2 == 0 {
+            keyboard.feed(byte, &mut |_| guest += 1)
+        } else {
+            serial.feed(byte, &mut |_| guest += 1)
+        };
+        // Opening the console releases the keys that are down.
+        assert!(guest <= 512);
+        if let Some(Event::Typed(key)) = event {
+            let line = editor.feed(key, &mut |text| screen.write_str(text).unwrap());
+            if let Some(Err(why)) = line.map(|line| Command::parse(&line)) {
+                writeln!(screen, "{why}").unwrap();
+            }
+        }
+    }
+    assert_eq!(screen.cells().len(), COLUMNS * ROWS);
 }

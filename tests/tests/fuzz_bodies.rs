@@ -65,3 +65,8 @@ fn linux_plan_of_a_random_header_stays_in_file_and_ram() {
 fn random_bios_image_is_placed_below_1_mib_or_refused() {
     feed(fuzz::bios, 200, 2_048);
 }
+
+#[test]
+fn console_survives_whatever_is_typed() {
+    feed(fuzz::console, 1_000, 4_096);
+}

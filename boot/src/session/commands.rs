@@ -227,7 +227,7 @@ impl<B: VcpuBackend> Session<B> {
         // The first time there is nothing to compare with.
         if passed > second / 4 {
             let rate = |n: u64| (u128::from(n) * u128::from(second) / u128::from(passed)) as u64;
-            let share = |n: u64| 100 * n / passed;
+            let share = |n: u64| 1000 * n / passed;
             let mut reasons: Vec<(u64, u64, &str)> = (0..ExitReason::KINDS)
                 .map(|i| {
                     let count = new.exits[i] - watch.exits[i];
@@ -243,11 +243,13 @@ impl<B: VcpuBackend> Session<B> {
             self.console.screen.clear();
             say!(
                 self,
-                "VM 1 {}: {} exits/s; hypervisor {} %, halted {} % of the time. Any key ends this.",
+                "VM 1 {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %   (any key ends this)",
                 self.state_name(),
                 rate(all),
-                share(spent),
-                share(halted)
+                share(spent) / 10,
+                share(spent) % 10,
+                share(halted) / 10,
+                share(halted) % 10
             );
             say!(self, "  exits/s  ticks each  reason");
             for (count, ticks, name) in reasons.into_iter().take(REASONS) {

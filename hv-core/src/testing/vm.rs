@@ -61,7 +61,7 @@ impl Mmu for FlatMmu {
 pub struct ManualClock {
     ticks: Arc<AtomicU64>,
     armed: Arc<AtomicU64>,
-    skipped: u64,
+    skipped: Arc<AtomicU64>,
 }
 
 impl ManualClock {
@@ -81,10 +81,10 @@ impl Clock for ManualClock {
         self.ticks.load(Ordering::Relaxed)
     }
     fn time(&self, ticks: u64) -> VmTime {
-        VmTime(ticks - self.skipped)
+        VmTime(ticks - self.skipped.load(Ordering::Relaxed))
     }
     fn skip(&mut self, ticks: u64) {
-        self.skipped += ticks;
+        self.skipped.fetch_add(ticks, Ordering::Relaxed);
     }
     fn ticks_until(&self, deadline: VmTime, now: VmTime) -> u64 {
         (deadline - now).0

@@ -1,9 +1,12 @@
 //! HLT: the guest rests until something can wake it.
 
 use hv_core::VmTime;
+use hv_core::cpu::VcpuBackend;
 use hv_core::device::AccessSize::Byte;
 use hv_core::event::Event;
 use hv_core::exit::{ExitReason, PortIo};
+use hv_core::regs::SysReg;
+use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, PORT, Rig};
 
@@ -106,4 +109,23 @@ fn reset_ends_the_rest() {
     let mut r = halted(2);
     r.vm.reset();
     assert_eq!(r.injected(), [None]);
+}
+
+#[test]
+fn paused_guest_sees_neither_time_nor_its_time_stamp_counter_go_on() {
+    let mut r = halted(IF);
+    r.clock.pass(700);
+    r.vm.resume();
+    let look = |r: &Rig| {
+        let offset = r.vm.cpu.sysreg(SysReg::TscOffset);
+        (r.vm.now(), r.clock.ticks().wrapping_add(offset))
+    };
+    let before = look(&r);
+    r.clock.pass(1_000_000);
+    r.vm.skip(1_000_000);
+    r.vm.resume();
+    assert_eq!(look(&r), before);
+    r.clock.pass(30);
+    r.vm.resume();
+    assert_eq!(look(&r), (before.0 + VmTime(30), before.1 + 30));
 }

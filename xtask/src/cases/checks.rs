@@ -30,6 +30,8 @@ pub(super) enum Check {
     PoolFull,
     /// The guest's work had the checksums that it has without Umbra.
     Work,
+    /// The console's statistics, which the screen shows, tell of no more exits a second than this.
+    ExitsPerSecond(u64),
     /// The guest went from nested to shadow paging or back at least this often.
     PagingSwitches(u64),
 }
@@ -78,6 +80,14 @@ impl Case {
                 Check::OwnMemory => own_memory(report, self.memory)?,
                 Check::PoolFull => pool_full(report)?,
                 Check::Work => same_work(console)?,
+                Check::ExitsPerSecond(most) => {
+                    let rate = exits_per_second(&summary.screen);
+                    let rate = rate.context("the screen shows no statistics")?;
+                    ensure!(
+                        rate <= *most,
+                        "{rate} exits a second, and no more than {most} may be"
+                    );
+                }
                 Check::PagingSwitches(least) => {
                     let switches = report.get("paging_switches").and_then(Value::as_u64);
                     ensure!(
@@ -94,6 +104,14 @@ impl Case {
     fn powers_off_later(&self) -> bool {
         matches!(self.what, What::DiskTwice)
     }
+}
+
+/// The rate of exits in the console's statistics.
+fn exits_per_second(screen: &[String]) -> Option<u64> {
+    screen.iter().find_map(|line| {
+        let (before, _) = line.split_once(" exits/s;")?;
+        before.rsplit(' ').next()?.parse().ok()
+    })
 }
 
 /// The number of different colours in a picture.
@@ -219,6 +237,13 @@ mod tests {
         outer.rgb[12..15].copy_from_slice(&[1, 2, 3]);
         assert_eq!(differing(&outer, &guest).unwrap(), 0);
         assert!(differing(&guest, &outer).is_err());
+    }
+
+    #[test]
+    fn the_rate_of_exits_is_read_from_the_statistics() {
+        let line = "VM 1 running: 27 exits/s; hypervisor 0.1 %, halted 99.0 %".to_owned();
+        assert_eq!(exits_per_second(&["x".to_owned(), line]), Some(27));
+        assert_eq!(exits_per_second(&["  exits/s  reason".to_owned()]), None);
     }
 
     #[test]

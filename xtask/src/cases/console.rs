@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::checks::Check::ExitsPerSecond;
 use super::{Case, What, case, keys, until};
 use crate::guests::Guest;
 use crate::media;
@@ -13,22 +14,39 @@ use crate::script::Step;
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    vec![case(
-        "console-commands",
-        What::Own(
-            &[
-                Guest::CloudKernel,
-                Guest::CloudInitrd,
-                Guest::GrubRescue,
-                Guest::MemtestX64,
-            ],
-            commands,
-        ),
+    let idle = case(
+        "idle-guest-leaves-the-cpu-halted",
+        What::Kernel(Guest::CloudKernel, "console=tty0"),
         256,
-        300,
-        &[],
-        &[],
-    )]
+        240,
+        &[
+            until("/ #"),
+            keys("\\{ctrl-alt-esc}"),
+            until("umbra>"),
+            keys("stats\\n"),
+            until("exits/s;"),
+        ],
+        &[ExitsPerSecond(300)],
+    );
+    vec![
+        idle,
+        case(
+            "console-commands",
+            What::Own(
+                &[
+                    Guest::CloudKernel,
+                    Guest::CloudInitrd,
+                    Guest::GrubRescue,
+                    Guest::MemtestX64,
+                ],
+                commands,
+            ),
+            256,
+            300,
+            &[],
+            &[],
+        ),
+    ]
 }
 
 /// Goes through the console's commands beside a Linux guest with a shell, and looks at what the guest sees of them.
