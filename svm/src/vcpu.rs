@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
 use hv_core::event::{Event, EventKind, vector};
-use hv_core::exit::VmExit;
+use hv_core::exit::{ExitReason, VmExit};
 use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
@@ -57,6 +57,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
+    /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
+    overdue: bool,
     /// The next entry flushes this guest's translations.
     pub(crate) flush_linear: bool,
     // The maps are referred to by address from the control block.
@@ -97,6 +99,7 @@ impl SvmVcpu {
             fx,
             context,
             xcr0: 1,
+            overdue: false,
             flush_linear: false,
             _iopm: iopm,
             _msrpm: msrpm,
@@ -159,6 +162,7 @@ impl SvmVcpu {
         *self.fx = FxState::reset();
         self.context.gprs = Gprs::default();
         self.xcr0 = 1;
+        self.overdue = false;
     }
 
     fn segment_ref(&self, reg: SegReg) -> &VmcbSegment {
@@ -200,6 +204,7 @@ impl SvmVcpu {
             // A window needs the virtual interrupt for itself.
             Some(e)
                 if self.features.inject_virtual
+                    && !self.overdue
                     && e.kind == EventKind::ExternalInterrupt
                     && !entry.irq_window =>
             {
@@ -425,6 +430,9 @@ impl VcpuBackend for SvmVcpu {
             let interruptible = self.rflags() & Rflags::IF.bits() != 0;
             not_delivered(&mut exit, entry.inject, interruptible);
         }
+        // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT
+        // and CLI would never take one.
+        self.overdue = exit.reason == ExitReason::Hlt && exit.untaken.is_some();
         exit
     }
 
@@ -442,7 +450,6 @@ impl VcpuBackend for SvmVcpu {
 mod tests {
     use super::*;
     use hv_core::Hpa;
-    use hv_core::exit::ExitReason;
 
     const ENTRY: Entry = Entry {
         root: Hpa(0x5000),
@@ -559,6 +566,10 @@ mod tests {
             ..irq
         });
         assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+        c.overdue = true;
+        c.encode(&irq);
+        assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+        c.overdue = false;
         c.encode(&Entry {
             inject: Some(Event::exception(6, None)),
             ..ENTRY
