@@ -153,13 +153,6 @@ impl Crtc {
         ModeControl::from_bits_retain(self.regs[reg::MODE_CONTROL])
     }
 
-    /// Whether the row scan counter takes part in the address, so that the lines of a row differ.
-    pub fn interleaved(&self) -> bool {
-        !self
-            .mode()
-            .contains(ModeControl::NOT_CGA | ModeControl::NOT_HERCULES)
-    }
-
     /// `address` with the bits that the row scan counter replaces. In word mode the address counter stands for pairs, so
     /// the bits are one lower.
     pub fn interleave(&self, mut address: u32, row_scan: u32) -> u32 {

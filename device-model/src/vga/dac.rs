@@ -1,6 +1,7 @@
 //! The video DAC (ports 3C6h to 3C9h): 256 colours of six bits a component, or eight when VBE says so.
 //!
-//! IBM PS/2 Hardware Interface Technical Reference, Video Subsystem, "Video Digital-to-Analog Converter".
+//! IBM PS/2 Hardware Interface Technical Reference, Video Subsystem, "Video Digital-to-Analog Converter". What leaves it is analogue:
+//! which eight bits six of them are is free, and here as in QEMU, so that screenshots are the same.
 
 /// The DAC's registers and palette.
 #[derive(Debug)]
@@ -112,7 +113,8 @@ impl Dac {
             if self.eight_bits {
                 u32::from(c)
             } else {
-                u32::from(c & 0x3f) << 2 | u32::from(c & 0x3f) >> 4
+                // The lowest bit three times: 3Fh is FFh.
+                (u32::from(c & 0x3f) << 2) | (u32::from(c & 1) * 3)
             }
         });
         r << 16 | g << 8 | b
@@ -130,11 +132,21 @@ mod tests {
         for v in [0x3f, 0x20, 0xff, 1, 2, 3] {
             d.write(v);
         }
-        assert_eq!(d.rgb(255), 0x00ff_82ff);
+        assert_eq!(d.rgb(255), 0x00ff_80ff);
         assert_eq!(d.write_index(), 1);
         d.set_read_index(255);
         let read: [u8; 6] = core::array::from_fn(|_| d.read());
         assert_eq!(read, [0x3f, 0x20, 0x3f, 1, 2, 3]);
+    }
+
+    #[test]
+    fn six_bits_become_the_eight_of_qemu() {
+        let mut d = Dac::default();
+        d.set_write_index(7);
+        for v in [0x2a, 0x15, 0x01] {
+            d.write(v);
+        }
+        assert_eq!(d.rgb(7), 0x00a8_5707);
     }
 
     #[test]

@@ -65,27 +65,42 @@ impl Vga {
     fn draw_vga(&self, kind: ScreenKind, out: &mut Picture) {
         let colors16 = self.colors16();
         let colors256 = self.colors256();
-        let repeat = self.line_repeat();
+        let wide = self.wide_dots();
+        let width = out.width as usize;
         let mut groups = [0; LINE_BYTES];
         let used = 4 * (self.crtc.columns() as usize + 1);
-        let lines = Scan::new(&self.crtc).filter(|l| l.y % repeat == 0);
-        for (line, row) in lines.zip(out.pixels.chunks_exact_mut(out.width as usize)) {
+        let mut shown = None;
+        for (y, line) in (0..out.height as usize).zip(Scan::new(&self.crtc)) {
             let (bytes, dots) = if line.split && self.attr.pan_compatible() {
                 (0, 0)
             } else {
                 (self.crtc.byte_pan(), self.attr.pan() & 7)
             };
             let at = self.crtc.interleave(line.address + bytes, line.row_scan) as usize * 4;
+            let (above, rest) = out.pixels.split_at_mut(y * width);
+            let row = rest.get_mut(..width).unwrap_or_default();
+            // Low resolutions show each line twice or more.
+            if shown.replace((at, dots)) == Some((at, dots))
+                && let Some(same) = above.get(above.len() - width..)
+            {
+                row.copy_from_slice(same);
+                continue;
+            }
             let groups = groups.get_mut(..used).unwrap_or_default();
             read_wrapped(&*self.vram, at, VGA_WRAP, groups);
+            let pixels = width >> u32::from(wide);
+            let narrow = row.get_mut(..pixels).unwrap_or_default();
             match kind {
-                ScreenKind::Planar => planar_line(groups, dots as usize, &colors16, row),
-                ScreenKind::Cga => cga_line(groups, dots as usize, &colors16, row),
+                ScreenKind::Planar => planar_line(groups, dots as usize, &colors16, narrow),
+                ScreenKind::Cga => cga_line(groups, dots as usize, &colors16, narrow),
                 _ => byte_line(
                     groups.get(dots as usize / 2..).unwrap_or_default(),
                     &colors256,
-                    row,
+                    narrow,
                 ),
+            }
+            if wide {
+                spread(row, pixels);
             }
         }
     }
@@ -124,6 +139,14 @@ pub(super) fn read_wrapped(vram: &dyn DeviceRam, at: usize, wrap: usize, buf: &m
     vram.read(at, head);
     if !tail.is_empty() {
         vram.read(0, tail);
+    }
+}
+
+/// Makes two pixels of each of the first `pixels` of `row`, which has room for them.
+fn spread(row: &mut [u32], pixels: usize) {
+    for i in (0..pixels).rev() {
+        let p = row[i];
+        row[2 * i..2 * i + 2].fill(p);
     }
 }
 

@@ -36,9 +36,9 @@ pub enum ScreenKind {
 pub struct Screen {
     /// The kind of picture.
     pub kind: ScreenKind,
-    /// In pixels, 1 to 2560. Pixels of doubled width count once, except in text.
+    /// In pixels, 1 to 2560, as the monitor has them: dots of doubled width count twice.
     pub width: u32,
-    /// In pixels, 1 to 1600. Repeated lines count once, except in text.
+    /// In pixels, 1 to 1600: scan lines, repeated ones too.
     pub height: u32,
 }
 
@@ -84,26 +84,21 @@ impl Vga {
                 height: lines,
             };
         }
-        let (kind, dots) = match self.gfx.shift() {
-            Shift::Planar => (ScreenKind::Planar, 8),
-            Shift::Interleaved => (ScreenKind::Cga, 8),
-            Shift::Bytes => (ScreenKind::Bytes, 4),
+        let kind = match self.gfx.shift() {
+            Shift::Planar => ScreenKind::Planar,
+            Shift::Interleaved => ScreenKind::Cga,
+            Shift::Bytes => ScreenKind::Bytes,
         };
         Screen {
             kind,
-            width: columns * dots,
-            height: lines.div_ceil(self.line_repeat()),
+            width: (columns * 8) << u32::from(self.wide_dots() && kind != ScreenKind::Bytes),
+            height: lines,
         }
     }
 
-    /// How many scan lines in a row look the same in graphics: 1 to 64.
-    pub(super) fn line_repeat(&self) -> u32 {
-        let rows = if self.crtc.interleaved() {
-            1
-        } else {
-            self.crtc.row_lines()
-        };
-        rows << u32::from(self.crtc.double_scan())
+    /// Whether each pixel of a graphics mode is two dots wide.
+    pub(super) fn wide_dots(&self) -> bool {
+        self.gfx.shift() == Shift::Bytes || self.seq.half_dot_clock()
     }
 
     /// A number that differs between moments at which the screen looks different although [`generation`](Vga::generation) is

@@ -14,7 +14,7 @@ const TEXT_DARK: VmTime = VmTime::from_millis(470);
 
 /// Grey of DAC entry `i`, as the rig programs the DAC.
 fn grey(i: u32) -> u32 {
-    let v = (i & 0x3f) << 2 | (i & 0x3f) >> 4;
+    let v = ((i & 0x3f) << 2) | ((i & 1) * 3);
     v * 0x01_0101
 }
 
@@ -23,6 +23,19 @@ fn row(p: &Picture, x: usize, y: usize, n: usize) -> Vec<u32> {
 }
 
 /// Row `y` from `x` on as digits: 1 where the pixel is `on`.
+/// As [`row`], of a mode that shows each pixel twice and each line twice; the second ones must be the same.
+fn wide_row(p: &Picture, x: usize, y: usize, n: usize) -> Vec<u32> {
+    let dots = row(p, 2 * x, 2 * y, 2 * n);
+    assert_eq!(dots, row(p, 2 * x, 2 * y + 1, 2 * n));
+    let pairs = dots.as_chunks::<2>().0.iter();
+    pairs
+        .map(|[one, other]| {
+            assert_eq!(one, other);
+            *one
+        })
+        .collect()
+}
+
 fn bits(p: &Picture, x: usize, y: usize, n: usize, on: u32) -> String {
     row(p, x, y, n)
         .iter()
@@ -238,11 +251,11 @@ fn cga_lines_alternate_between_two_banks() {
     r.poke(0xb_a000, 1, 0xff);
     r.poke(0xb_8050, 1, 0xaa);
     let p = r.picture(SHOWN);
-    assert_eq!((p.width, p.height), (320, 200));
+    assert_eq!((p.width, p.height), (640, 400));
     let [a, b, c, d] = [0x00, 0x13, 0x15, 0x17].map(grey);
-    assert_eq!(row(&p, 0, 0, 8), [a, b, c, d, d, c, b, a]);
-    assert_eq!(row(&p, 0, 1, 5), [d, d, d, d, a]);
-    assert_eq!(row(&p, 0, 2, 5), [c, c, c, c, a]);
+    assert_eq!(wide_row(&p, 0, 0, 8), [a, b, c, d, d, c, b, a]);
+    assert_eq!(wide_row(&p, 0, 1, 5), [d, d, d, d, a]);
+    assert_eq!(wide_row(&p, 0, 2, 5), [c, c, c, c, a]);
 }
 
 #[test]
@@ -251,9 +264,9 @@ fn mode_13h_has_a_byte_a_pixel() {
     r.poke(0xa_0000, 4, 0x3f02_0100);
     r.poke(0xa_0000 + 320 * 199 + 319, 1, 0x15);
     let p = r.picture(SHOWN);
-    assert_eq!((p.width, p.height), (320, 200));
-    assert_eq!(row(&p, 0, 0, 4), [0, 1, 2, 0x3f].map(grey));
-    assert_eq!(p.pixels[320 * 200 - 1], grey(0x15));
+    assert_eq!((p.width, p.height), (640, 400));
+    assert_eq!(wide_row(&p, 0, 0, 4), [0, 1, 2, 0x3f].map(grey));
+    assert_eq!(p.pixels[640 * 400 - 1], grey(0x15));
 }
 
 #[test]
@@ -277,8 +290,8 @@ fn mode_x_shows_pages_and_240_lines() {
     r.poke(0xa_0000 + 19_200, 1, 0x2a);
     r.index(0x3d4, 0x0c, (19_200 >> 8) as u8);
     let p = r.picture(SHOWN);
-    assert_eq!((p.width, p.height), (320, 240));
-    assert_eq!(row(&p, 0, 0, 4), [0, 0, 0x2a, 0].map(grey));
+    assert_eq!((p.width, p.height), (640, 480));
+    assert_eq!(wide_row(&p, 0, 0, 4), [0, 0, 0x2a, 0].map(grey));
 }
 
 #[test]
@@ -359,5 +372,5 @@ fn pictures_reuse_their_memory() {
     let capacity = p.pixels.capacity();
     r.set_mode(&MODE_13);
     r.vga.picture(SHOWN, &mut p);
-    assert_eq!((p.pixels.capacity(), p.pixels.len()), (capacity, 320 * 200));
+    assert_eq!((p.pixels.capacity(), p.pixels.len()), (capacity, 640 * 400));
 }
