@@ -4,10 +4,10 @@
 //! virtual time, far too little for screens, and takes a byte at port E9h ("port_e9_hack" in bochsrc(5)) in one instruction.
 //!
 //! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event. From it: `K` scan codes
-//! (set 1), `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
+//! (set 1), `M` mouse movement, `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
 
-use crate::interrupts;
 use crate::serial::Serial;
+use crate::{interrupts, mouse};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +84,8 @@ const CONSOLE_CHUNK: usize = 512;
 pub enum Request {
     /// Scan codes for the guest's keyboard.
     Keys(Vec<u8>),
+    /// The guest's mouse moves.
+    Mouse(mouse::Move),
     /// Bytes for the guest's COM1.
     Console(Vec<u8>),
     /// Send a screenshot.
@@ -205,6 +207,18 @@ pub fn request() -> Option<Request> {
     let payload: Vec<u8> = c.received.drain(..5 + len).skip(5).collect();
     match header[0] {
         b'K' => Some(Request::Keys(payload)),
+        b'M' => {
+            let &[x0, x1, y0, y1, wheel, buttons] = payload.as_slice() else {
+                log::warn!("control channel: mouse movement of {} bytes", payload.len());
+                return None;
+            };
+            Some(Request::Mouse(mouse::Move {
+                dx: i16::from_le_bytes([x0, x1]).into(),
+                dy: i16::from_le_bytes([y0, y1]).into(),
+                wheel: i32::from(wheel as i8),
+                buttons,
+            }))
+        }
         b'I' => Some(Request::Console(payload)),
         b'S' => Some(Request::Screenshot),
         b'R' => Some(Request::Report),

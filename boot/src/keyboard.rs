@@ -1,6 +1,10 @@
-//! The host's PS/2 keyboard: scan codes of set 1, as the controller translates them, go to the guest's keyboard.
+//! The host's keyboard controller and its PS/2 keyboard: scan codes of set 1, as the controller translates them, go to the guest's
+//! keyboard, and the guest's lamps to ours.
+//!
+//! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard". The mouse's
+//! bytes go to [`mouse`](crate::mouse).
 
-use crate::interrupts;
+use crate::{interrupts, mouse};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -27,8 +31,84 @@ const MOUSE_OFF: u8 = 0x20;
 const TRANSLATE: u8 = 0x40;
 /// How often the controller is asked whether it is ready.
 const PATIENCE: usize = 100_000;
+/// The mouse's interrupt line.
+const IRQ_MOUSE: u8 = 12;
+/// Commands of the controller: the next byte is for the mouse; the mouse's port on.
+const TO_MOUSE: u8 = 0xd4;
+const ENABLE_MOUSE: u8 = 0xa8;
+/// The keyboard's command for the lamps, which byte follows; what keyboard and mouse answer to each byte.
+const SET_LEDS: u8 = 0xed;
+const ACK: u8 = 0xfa;
+const RESEND: u8 = 0xfe;
 
-/// Sets the controller up, whatever the firmware has left: keys in set 1 with an interrupt, no mouse. UEFI polls it.
+/// How far the keyboard is with its lamps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    /// There is no keyboard.
+    None,
+    Idle,
+    /// The command waits for its acknowledgement.
+    Command,
+    /// So do the lamps.
+    Leds,
+}
+
+/// The keyboard's lamps.
+struct Lamps {
+    wanted: u8,
+    lit: u8,
+    exchange: Exchange,
+}
+
+static LAMPS: Mutex<Lamps> = Mutex::new(Lamps {
+    wanted: 0,
+    lit: 0,
+    exchange: Exchange::None,
+});
+
+impl Lamps {
+    /// Begins to set the lamps if they are not as wanted.
+    fn begin(&mut self) {
+        if self.exchange == Exchange::Idle && self.wanted != self.lit {
+            // SAFETY: ring 0; the keyboard controller is ours.
+            if unsafe { send(DATA, SET_LEDS) } {
+                self.exchange = Exchange::Command;
+            }
+        }
+    }
+
+    /// Takes a byte if it is the keyboard's answer.
+    fn answered(&mut self, byte: u8) -> bool {
+        match (self.exchange, byte) {
+            (Exchange::Command, ACK) => {
+                self.lit = self.wanted;
+                // SAFETY: ring 0; the keyboard controller is ours.
+                unsafe { send(DATA, self.lit) };
+                self.exchange = Exchange::Leds;
+            }
+            (Exchange::Leds, ACK) => {
+                self.exchange = Exchange::Idle;
+                self.begin();
+            }
+            // It cannot: it is not asked again for the same.
+            (Exchange::Command | Exchange::Leds, RESEND) => {
+                self.lit = self.wanted;
+                self.exchange = Exchange::Idle;
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Lights the keyboard's lamps: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+pub fn set_leds(leds: u8) {
+    let mut lamps = LAMPS.lock();
+    lamps.wanted = leds;
+    lamps.begin();
+}
+
+/// Sets the controller up, whatever the firmware has left: keys in set 1 and the mouse, with interrupts. UEFI polls it.
 pub fn init() {
     // SAFETY: ring 0; the keyboard controller is ours.
     unsafe {
@@ -41,9 +121,21 @@ pub fn init() {
         } else {
             0
         };
-        let ours = config & !(MOUSE_IRQ | KEYBOARD_OFF) | KEYBOARD_IRQ | MOUSE_OFF | TRANSLATE;
+        let quiet = config & !(KEYBOARD_IRQ | MOUSE_IRQ) | KEYBOARD_OFF;
+        let _ = send(STATUS, 0x60) && send(DATA, quiet) && send(STATUS, ENABLE_MOUSE);
+        let ours = config & !(MOUSE_IRQ | KEYBOARD_OFF | MOUSE_OFF) | KEYBOARD_IRQ | TRANSLATE;
+        let mouse = mouse::init();
+        let ours = ours | if mouse { MOUSE_IRQ } else { MOUSE_OFF };
         let _ = send(STATUS, 0x60) && send(DATA, ours) && send(STATUS, 0xae);
         discard();
+        if mouse {
+            interrupts::unmask(IRQ_MOUSE, interrupt);
+        }
+        LAMPS.lock().exchange = Exchange::Idle;
+        log::info!(
+            "keyboard: ready, {} mouse",
+            if mouse { "with a" } else { "no" }
+        );
     }
     interrupts::unmask(IRQ, interrupt);
 }
@@ -72,11 +164,29 @@ unsafe fn send(port: u16, byte: u8) -> bool {
     }
 }
 
+/// Sends `byte` to the mouse and waits for its acknowledgement. False: none came.
+///
+/// # Safety
+/// Ring 0; the keyboard controller is ours, and sends no interrupts.
+pub unsafe fn tell_mouse(byte: u8) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { send(STATUS, TO_MOUSE) && send(DATA, byte) && answer() == Some(ACK) }
+}
+
+/// The next byte that a device sends, if one comes.
+///
+/// # Safety
+/// Ring 0; the keyboard controller is ours, and sends no interrupts.
+pub unsafe fn answer() -> Option<u8> {
+    // SAFETY: the caller's promise.
+    unsafe { wait(OUTPUT_FULL, OUTPUT_FULL).then(|| inb(DATA)) }
+}
+
 /// Throws away what waits to be read, which would hold up what comes after it.
 ///
 /// # Safety
 /// Ring 0; the keyboard controller is ours.
-unsafe fn discard() {
+pub unsafe fn discard() {
     for _ in 0..LIMIT {
         // SAFETY: the caller's promise.
         unsafe {
@@ -88,7 +198,7 @@ unsafe fn discard() {
     }
 }
 
-/// Takes what the keyboard has sent.
+/// Takes what the keyboard and the mouse have sent.
 fn interrupt() {
     for _ in 0..LIMIT {
         // SAFETY: ring 0; the keyboard controller is ours.
@@ -99,8 +209,15 @@ fn interrupt() {
             }
             (status, inb(DATA))
         };
+        if status & MOUSE != 0 {
+            mouse::byte(code);
+            continue;
+        }
+        if LAMPS.lock().answered(code) {
+            continue;
+        }
         let mut keys = KEYS.lock();
-        if status & MOUSE == 0 && keys.len() < LIMIT {
+        if keys.len() < LIMIT {
             keys.push_back(code);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
+//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
 //! (frame buffer). The guest's machine is put together in [`guest`] with [`media`]; [`session`] runs it.
 #![no_std]
 #![no_main]
@@ -25,6 +25,7 @@ mod loader;
 mod logger;
 mod media;
 mod memory;
+mod mouse;
 mod net;
 mod options;
 mod paging;

@@ -64,6 +64,25 @@ pub fn make(
     Ok(())
 }
 
+/// Makes a CD image in `path` that boots the first `sectors` sectors of 512 bytes of `program`, which are loaded at 7C00h.
+///
+/// # Errors
+///
+/// The image cannot be written.
+pub fn make_of_program(path: &Path, program: &Path, sectors: usize) -> Result<()> {
+    let tree = tempfile::tempdir()?;
+    copy(program, &tree.path().join("boot.img"))?;
+    deb::run(
+        Command::new("xorriso")
+            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
+            .arg(path)
+            .args(["-b", "boot.img", "-no-emul-boot", "-boot-load-size"])
+            .arg(sectors.to_string())
+            .arg(tree.path()),
+    )?;
+    Ok(())
+}
+
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(drop)

@@ -103,6 +103,10 @@ pub struct RunArgs {
     /// Keys for the guest's keyboard after the --until before it: \n is Enter, \t Tab, \e Escape, \{f10} or \{ctrl-x} by name
     #[arg(long = "type", value_name = "TEXT", allow_hyphen_values = true)]
     pub types: Vec<String>,
+    /// What the guest's mouse does after the --until before it: 10,-5 moves by so many counts to the right and downwards, left,
+    /// middle and right click, +left presses and -left lets go, wheel,1 turns the wheel
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub mouse: Vec<String>,
     /// Give up after this time [default: 120; none in a window without --until]
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,

@@ -23,6 +23,7 @@ mod kind {
     pub const REPORT: u8 = b'R';
     pub const EVENT: u8 = b'E';
     pub const KEYS: u8 = b'K';
+    pub const MOUSE: u8 = b'M';
     pub const INPUT: u8 = b'I';
     pub const QUIT: u8 = b'Q';
 }
@@ -154,11 +155,26 @@ impl Picture {
     }
 }
 
+/// What a mouse does at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mouse {
+    /// Counts to the right.
+    pub dx: i16,
+    /// Counts downwards.
+    pub dy: i16,
+    /// Steps of the wheel towards the user.
+    pub wheel: i8,
+    /// The buttons that are held from then on: bit 0 left, 1 right, 2 middle.
+    pub buttons: u8,
+}
+
 /// One frame to Umbra.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Scan codes of set 1 for the guest's keyboard.
     Keys(Vec<u8>),
+    /// What the guest's mouse does.
+    Mouse(Mouse),
     /// Bytes for the guest's COM1 to receive.
     Input(Vec<u8>),
     /// Asks for a [`Message::Screenshot`].
@@ -172,8 +188,19 @@ pub enum Request {
 impl Request {
     /// The request as a frame.
     pub fn encode(&self) -> Vec<u8> {
+        let movement;
         let (kind, payload): (u8, &[u8]) = match self {
             Request::Keys(codes) => (kind::KEYS, codes),
+            Request::Mouse(Mouse {
+                dx,
+                dy,
+                wheel,
+                buttons,
+            }) => {
+                let ([x0, x1], [y0, y1]) = (dx.to_le_bytes(), dy.to_le_bytes());
+                movement = [x0, x1, y0, y1, wheel.cast_unsigned(), *buttons];
+                (kind::MOUSE, &movement)
+            }
             Request::Input(bytes) => (kind::INPUT, bytes),
             Request::Screenshot => (kind::SCREENSHOT, &[]),
             Request::Report => (kind::REPORT, &[]),
@@ -313,7 +340,7 @@ fn take_u32(rest: &mut &[u8]) -> Result<u32> {
 /// Umbra's half of the protocol, for tests of the host's half.
 #[cfg(test)]
 pub mod far {
-    use super::{Decoder, HEADER, Picture, Request, TextScreen, frame, kind};
+    use super::{Decoder, HEADER, Mouse, Picture, Request, TextScreen, frame, kind};
 
     pub fn console(bytes: &[u8]) -> Vec<u8> {
         frame(kind::CONSOLE, bytes)
@@ -368,6 +395,15 @@ pub mod far {
         let payload = decoder.pending.get(HEADER..HEADER + length)?.to_vec();
         let request = match decoder.pending.first()? {
             &kind::KEYS => Request::Keys(payload),
+            &kind::MOUSE => {
+                let [x0, x1, y0, y1, wheel, buttons] = payload.try_into().ok()?;
+                Request::Mouse(Mouse {
+                    dx: i16::from_le_bytes([x0, x1]),
+                    dy: i16::from_le_bytes([y0, y1]),
+                    wheel: wheel.cast_signed(),
+                    buttons,
+                })
+            }
             &kind::INPUT => Request::Input(payload),
             &kind::SCREENSHOT => Request::Screenshot,
             &kind::REPORT => Request::Report,
@@ -439,6 +475,16 @@ mod tests {
         assert_eq!(
             Request::Keys(vec![0x1e, 0x9e]).encode(),
             [b'K', 2, 0, 0, 0, 0x1e, 0x9e]
+        );
+        let mouse = Mouse {
+            dx: -2,
+            dy: 300,
+            wheel: -1,
+            buttons: 4,
+        };
+        assert_eq!(
+            Request::Mouse(mouse).encode(),
+            [b'M', 6, 0, 0, 0, 0xfe, 0xff, 0x2c, 0x01, 0xff, 4]
         );
         assert_eq!(Request::Screenshot.encode(), [b'S', 0, 0, 0, 0]);
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod attack;
+mod bare;
 mod bench;
 mod bochs;
 mod cases;
@@ -26,6 +27,7 @@ mod kvm;
 mod media;
 mod models;
 mod monitor;
+mod mouse;
 mod outcome;
 mod paging;
 mod paths;
@@ -34,6 +36,7 @@ mod qemu;
 mod rig;
 mod run;
 mod screen;
+mod screens;
 mod script;
 mod serve;
 mod session;
@@ -73,7 +76,7 @@ fn command() -> Result<()> {
                     .and_then(|run| run.indices_of(name));
                 indices.map(Iterator::collect).unwrap_or_default()
             };
-            run::run(args, (places("until"), places("types")))
+            run::run(args, [places("until"), places("types"), places("mouse")])
         }
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),

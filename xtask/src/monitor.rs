@@ -1,4 +1,4 @@
-//! The outer machine's screen and keyboard, by QEMU's monitor protocol (QEMU documentation, "QEMU Machine Protocol").
+//! The outer machine's screen, keyboard and mouse, by QEMU's monitor protocol (QEMU documentation, "QEMU Machine Protocol").
 //!
 //! A run needs them only where Umbra itself is to show the guest's screen and to take the keys.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::control::Picture;
+use crate::control::{Mouse, Picture};
 
 /// How long the emulator has to answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -21,6 +21,8 @@ const BREAK: u8 = 0x80;
 #[derive(Debug)]
 pub struct Monitor {
     stream: BufReader<UnixStream>,
+    /// The mouse's buttons that are held.
+    held: u8,
 }
 
 impl Monitor {
@@ -35,6 +37,7 @@ impl Monitor {
         stream.set_read_timeout(Some(ANSWER))?;
         let mut monitor = Monitor {
             stream: BufReader::new(stream),
+            held: 0,
         };
         monitor.answer("QMP")?;
         monitor.command("qmp_capabilities", json!({}))?;
@@ -78,6 +81,21 @@ impl Monitor {
         portable_pixmap(&std::fs::read(&path)?).context("the emulator's picture is malformed")
     }
 
+    /// The machine's memory from `address` on.
+    ///
+    /// # Errors
+    ///
+    /// The emulator does not give it.
+    pub fn memory(&mut self, address: u64, length: usize) -> Result<Vec<u8>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("memory");
+        self.command(
+            "pmemsave",
+            json!({"val": address, "size": length, "filename": path}),
+        )?;
+        Ok(std::fs::read(&path)?)
+    }
+
     /// Presses and releases the key of these set 1 scan codes, which are the codes to press it and then those to release it.
     ///
     /// # Errors
@@ -91,6 +109,49 @@ impl Monitor {
         self.command("send-key", json!({"keys": keys, "hold-time": 20}))?;
         Ok(())
     }
+
+    /// Moves the mouse, turns its wheel, and presses and releases buttons.
+    ///
+    /// # Errors
+    ///
+    /// The emulator does not take it.
+    pub fn mouse(&mut self, mouse: Mouse) -> Result<()> {
+        let events = events(mouse, self.held);
+        self.held = mouse.buttons;
+        if !events.is_empty() {
+            self.command("input-send-event", json!({"events": events}))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the mouse does as QEMU's input events, of which one wheel step is a button that is pressed and released.
+fn events(mouse: Mouse, held: u8) -> Vec<Value> {
+    let button = |name: &str, down: bool| {
+        let data = json!({"button": name, "down": down});
+        json!({"type": "btn", "data": data})
+    };
+    let mut events = Vec::new();
+    for (axis, way) in [("x", mouse.dx), ("y", mouse.dy)] {
+        if way != 0 {
+            events.push(json!({"type": "rel", "data": {"axis": axis, "value": way}}));
+        }
+    }
+    for (bit, name) in [(1, "left"), (2, "right"), (4, "middle")] {
+        let down = mouse.buttons & bit != 0;
+        if down != (held & bit != 0) {
+            events.push(button(name, down));
+        }
+    }
+    let wheel = if mouse.wheel < 0 {
+        "wheel-up"
+    } else {
+        "wheel-down"
+    };
+    for _ in 0..mouse.wheel.unsigned_abs() {
+        events.extend([button(wheel, true), button(wheel, false)]);
+    }
+    events
 }
 
 /// The keys that are pressed in a sequence, as QEMU numbers them: the make code, with bit 7 for an E0 before it.
@@ -146,6 +207,28 @@ mod tests {
         assert_eq!(press("a"), [0x1e]);
         assert_eq!(press("A"), [0x2a, 0x1e]);
         assert_eq!(press("\\{up}"), [0xc8]);
+    }
+
+    #[test]
+    fn what_the_mouse_does_is_told_piece_by_piece() {
+        let mouse = Mouse {
+            dx: 3,
+            dy: 0,
+            wheel: -1,
+            buttons: 2,
+        };
+        let told: Vec<String> = events(mouse, 1).iter().map(Value::to_string).collect();
+        let wanted = [
+            r#""axis":"x","value":3"#,
+            r#""button":"left","down":false"#,
+            r#""button":"right","down":true"#,
+            r#""button":"wheel-up","down":true"#,
+            r#""button":"wheel-up","down":false"#,
+        ];
+        assert_eq!(told.len(), wanted.len());
+        for (told, wanted) in told.iter().zip(wanted) {
+            assert!(told.contains(wanted), "{told}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::emulator::{self, with_words};
 use crate::guests::Guest;
 use crate::keys;
 use crate::media::{self, Kind, Medium};
+use crate::mouse;
 use crate::outcome::{exit_code, refuse};
 use crate::rig::{
     Boot, Bus, Drive, MIB, Machine, Module, Net, Network, Paging, Rig, Shadow, outer_memory,
@@ -120,10 +121,15 @@ impl Options {
         for step in &script {
             match step {
                 Step::Until(text) if text.is_empty() => refuse!("--until needs a text"),
-                Step::Until(_) => {}
+                Step::Until(_) | Step::Picture { .. } => {}
                 Step::Type(text) => {
                     if let Err(error) = keys::scancodes(text) {
                         refuse!("--type {text:?}: {error}");
+                    }
+                }
+                Step::Mouse(words) => {
+                    if let Err(error) = mouse::movements(words, &mut 0) {
+                        refuse!("--mouse {words:?}: {error}");
                     }
                 }
             }
@@ -210,7 +216,7 @@ impl Options {
             record: args.record,
             icount: args.icount,
             bus: Bus::Virtio,
-            interactive: args.until.is_empty() && args.types.is_empty(),
+            interactive: args.until.is_empty() && args.types.is_empty() && args.mouse.is_empty(),
         })
     }
 
@@ -517,10 +523,11 @@ fn with_host(report: &str, host: Host) -> Result<String> {
 /// # Errors
 ///
 /// What the exit code says: see [`crate::outcome`].
-pub fn run(args: &RunArgs, indices: (Vec<usize>, Vec<usize>)) -> Result<()> {
+pub fn run(args: &RunArgs, [untils, types, mice]: [Vec<usize>; 3]) -> Result<()> {
     let steps = script::in_order(
-        indices.0.into_iter().zip(args.until.iter().cloned()),
-        indices.1.into_iter().zip(args.types.iter().cloned()),
+        untils.into_iter().zip(args.until.iter().cloned()),
+        types.into_iter().zip(args.types.iter().cloned()),
+        mice.into_iter().zip(args.mouse.iter().cloned()),
     );
     let options = Options::check(args, steps)?;
     if options.window {
@@ -634,6 +641,7 @@ mod tests {
             .types
             .iter()
             .map(|text| Step::Type(text.clone()))
+            .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())))
             .collect();
         Options::check(&args, steps)
     }
@@ -733,6 +741,7 @@ mod tests {
     #[test]
     fn keys_that_cannot_be_typed_are_refused() {
         assert!(refusal("--type ü").contains("US keyboard"));
+        assert!(refusal("--mouse jump").contains("nothing a mouse does"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The script of a run: texts to wait for and keys to type, and the watch over what the guest shows.
+//! The script of a run: texts to wait for, keys to type and movements of the mouse, and the watch over what the guest shows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,17 +11,27 @@ pub enum Step {
     Until(String),
     /// Type the text into the guest's keyboard.
     Type(String),
+    /// Do this with the guest's mouse.
+    Mouse(String),
+    /// Take a picture, after a moment in which the guest can finish drawing.
+    Picture {
+        /// Whether something blinks: then a second picture with the other phase is taken.
+        blinks: bool,
+    },
 }
 
-/// Joins the two options into one script, by where each stood on the command line.
+/// Joins the options into one script, by where each stood on the command line.
 pub fn in_order(
     untils: impl Iterator<Item = (usize, String)>,
     types: impl Iterator<Item = (usize, String)>,
+    mice: impl Iterator<Item = (usize, String)>,
 ) -> Vec<Step> {
     let untils = untils.map(|(at, text)| (at, Step::Until(text)));
     let types = types.map(|(at, text)| (at, Step::Type(text)));
+    let mice = mice.map(|(at, text)| (at, Step::Mouse(text)));
     untils
         .chain(types)
+        .chain(mice)
         .collect::<BTreeMap<_, _>>()
         .into_values()
         .collect()
@@ -143,7 +153,7 @@ impl Watch {
     pub fn new(script: &[Step]) -> Watch {
         let texts = script.iter().filter_map(|step| match step {
             Step::Until(text) => Some((text.clone(), OnScreen::default())),
-            Step::Type(_) => None,
+            Step::Type(_) | Step::Mouse(_) | Step::Picture { .. } => None,
         });
         Watch {
             on_screen: texts.collect(),
@@ -229,12 +239,14 @@ mod tests {
     fn a_script_is_in_the_order_of_the_command_line() {
         let untils = [(3, "a".to_owned()), (9, "b".to_owned())];
         let types = [(5, "x".to_owned())];
-        let steps = in_order(untils.into_iter(), types.into_iter());
+        let mice = [(7, "left".to_owned())];
+        let steps = in_order(untils.into_iter(), types.into_iter(), mice.into_iter());
         assert_eq!(
             steps,
             [
                 Step::Until("a".into()),
                 Step::Type("x".into()),
+                Step::Mouse("left".into()),
                 Step::Until("b".into())
             ]
         );

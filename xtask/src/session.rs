@@ -8,19 +8,26 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::control::{Decoder, Event, Message, Picture, Request};
+use crate::control::{Decoder, Event, Message, Mouse, Picture, Request};
 use crate::emulator::{self, Channel};
 use crate::keys;
 use crate::monitor::Monitor;
+use crate::mouse;
 use crate::outcome::{Interrupted, Refused, interrupted};
 use crate::script::{Step, Watch};
 
 /// Between two keys, so that a slow guest does not lose any.
-const KEY_PAUSE: Duration = Duration::from_millis(30);
+pub const KEY_PAUSE: Duration = Duration::from_millis(30);
+/// Between two movements of the mouse, and the least time for which a button is held or not.
+pub const STRIDE_PAUSE: Duration = Duration::from_millis(10);
+/// See [`STRIDE_PAUSE`].
+pub const CLICK_PAUSE: Duration = Duration::from_millis(60);
 /// After keys that end a script, so that the guest can answer them before the picture is taken.
 const SETTLE: Duration = Duration::from_millis(1500);
+/// How long what blinks has to change: several times its period.
+const BLINK: Duration = Duration::from_secs(5);
 /// How long Umbra has to answer a question.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long Umbra has to say goodbye.
@@ -31,7 +38,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// What a session is to do.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Texts to wait for and keys to type.
+    /// Texts to wait for, keys to type and movements of the mouse.
     pub script: Vec<Step>,
     /// When to give up.
     pub timeout: Option<Duration>,
@@ -52,6 +59,8 @@ pub struct Summary {
     pub result: Result<Ending>,
     /// The picture, if one was asked for and came.
     pub picture: Option<Picture>,
+    /// The pictures that the script asked for.
+    pub pictures: Vec<Picture>,
     /// The outer machine's screen at that moment, if there is a monitor.
     pub outer: Option<Picture>,
     /// The report as JSON, if one was asked for and came.
@@ -75,6 +84,13 @@ pub enum Ending {
     WindowClosed,
 }
 
+/// What a person does at once.
+enum Deed {
+    /// Presses and releases a key, or some together.
+    Keys(Vec<u8>),
+    Mouse(Mouse),
+}
+
 enum Arrival {
     Message(Message),
     Damaged(anyhow::Error),
@@ -90,9 +106,12 @@ pub struct Session {
     started: bool,
     closed: bool,
     picture: Option<Picture>,
+    pictures: Vec<Picture>,
     outer: Option<Picture>,
     report: Option<String>,
     monitor: Option<Monitor>,
+    /// The mouse's buttons that are held.
+    held: u8,
 }
 
 impl Session {
@@ -109,13 +128,15 @@ impl Session {
             started: false,
             closed: false,
             picture: None,
+            pictures: Vec::new(),
             outer: None,
             report: None,
             monitor: None,
+            held: 0,
         }
     }
 
-    /// Types on the outer machine's keyboard and looks at its screen by `monitor`.
+    /// Uses the outer machine's keyboard and mouse and looks at its screen by `monitor`.
     pub fn with_monitor(self, monitor: Monitor) -> Session {
         Session {
             monitor: Some(monitor),
@@ -146,6 +167,7 @@ impl Session {
         Summary {
             result,
             picture: self.picture,
+            pictures: self.pictures,
             outer: self.outer,
             report: self.report,
             console: self.watch.console_tail(30),
@@ -162,22 +184,28 @@ impl Session {
             .script
             .iter()
             .any(|step| matches!(step, Step::Until(_)));
-        let mut keys: VecDeque<Vec<u8>> = VecDeque::new();
-        let mut next_key = Instant::now();
+        let mut deeds: VecDeque<Deed> = VecDeque::new();
+        let mut next_deed = Instant::now();
         loop {
-            while keys.is_empty()
+            while deeds.is_empty()
                 && let Some(step) = steps.front()
             {
                 match step {
                     Step::Until(text) if self.watch.take(text) => {}
                     Step::Until(_) => break,
-                    Step::Type(_) if !self.started => break,
-                    Step::Type(text) => keys.extend(keys::scancodes(text)?),
+                    _ if !self.started => break,
+                    Step::Type(text) => {
+                        deeds.extend(keys::scancodes(text)?.into_iter().map(Deed::Keys))
+                    }
+                    Step::Mouse(words) => {
+                        let movements = mouse::movements(words, &mut self.held)?;
+                        deeds.extend(movements.into_iter().map(Deed::Mouse));
+                    }
+                    Step::Picture { blinks } => self.look(*blinks, console)?,
                 }
                 steps.pop_front();
                 if steps.is_empty() && !waits_for_power_off {
-                    let typed = !keys.is_empty();
-                    self.finish_typing(keys, typed, console)?;
+                    self.finish(deeds, console)?;
                     return Ok(Ending::ScriptDone);
                 }
             }
@@ -189,23 +217,21 @@ impl Session {
                     missing(&steps)
                 ));
             }
-            if let Some(key) = keys.front()
-                && now >= next_key
+            if now >= next_deed
+                && let Some(deed) = deeds.pop_front()
             {
-                self.press(key.clone())?;
-                keys.pop_front();
-                next_key = now + KEY_PAUSE;
+                next_deed = now + self.carry_out(deed)?;
                 continue;
             }
             let mut wait = TICK;
-            if !keys.is_empty() {
-                wait = wait.min(next_key.saturating_duration_since(now));
+            if !deeds.is_empty() {
+                wait = wait.min(next_deed.saturating_duration_since(now));
             }
             match self.receive(wait, console)? {
                 Some(Event::PowerOff) => {
                     let fulfilled = steps.iter().all(|step| match step {
                         Step::Until(text) => self.watch.take(text),
-                        Step::Type(_) => false,
+                        _ => false,
                     });
                     return match fulfilled || waits_for_power_off {
                         true => Ok(Ending::PoweredOff),
@@ -228,21 +254,51 @@ impl Session {
         }
     }
 
-    /// Sends the keys that end a script, and leaves the guest a moment to answer them.
-    fn finish_typing(
-        &mut self,
-        keys: VecDeque<Vec<u8>>,
-        settle: bool,
-        console: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
-        for key in keys {
-            self.press(key)?;
-            self.drain(KEY_PAUSE, console)?;
+    /// Carries out what ends a script, and leaves the guest a moment to answer.
+    fn finish(&mut self, deeds: VecDeque<Deed>, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let settle = !deeds.is_empty();
+        for deed in deeds {
+            let pause = self.carry_out(deed)?;
+            self.drain(pause, console)?;
         }
         if settle {
             self.drain(SETTLE, console)?;
         }
         Ok(())
+    }
+
+    /// Takes a picture, and another one with the other phase of what `blinks`.
+    fn look(&mut self, blinks: bool, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.drain(SETTLE, console)?;
+        let first = self.take_picture(console)?;
+        self.pictures.push(first.clone());
+        if !blinks {
+            return Ok(());
+        }
+        let since = Instant::now();
+        loop {
+            let picture = self.take_picture(console)?;
+            if picture != first {
+                self.pictures.push(picture);
+                return Ok(());
+            }
+            ensure!(since.elapsed() < BLINK, "nothing blinks on the screen");
+        }
+    }
+
+    fn take_picture(&mut self, console: &mut dyn FnMut(&[u8])) -> Result<Picture> {
+        self.send(&Request::Screenshot)?;
+        let end = Instant::now() + ANSWER;
+        loop {
+            self.receive(TICK, console)?;
+            if let Some(picture) = self.picture.take() {
+                return Ok(picture);
+            }
+            ensure!(
+                !self.closed && Instant::now() < end,
+                "Umbra did not send the picture"
+            );
+        }
     }
 
     /// Receives for as long as `time` says.
@@ -337,12 +393,21 @@ impl Session {
         Ok(None)
     }
 
-    /// Presses and releases one key.
-    fn press(&mut self, scancodes: Vec<u8>) -> Result<()> {
-        match &mut self.monitor {
-            Some(monitor) => monitor.press(&scancodes),
-            None => self.send(&Request::Keys(scancodes)),
+    /// Does one thing and says how long to wait before the next.
+    fn carry_out(&mut self, deed: Deed) -> Result<Duration> {
+        let still = (0, 0, 0);
+        let pause = match &deed {
+            Deed::Keys(_) => KEY_PAUSE,
+            Deed::Mouse(m) if (m.dx, m.dy, m.wheel) == still => CLICK_PAUSE,
+            Deed::Mouse(_) => STRIDE_PAUSE,
+        };
+        match (&mut self.monitor, deed) {
+            (Some(monitor), Deed::Keys(scancodes)) => monitor.press(&scancodes)?,
+            (Some(monitor), Deed::Mouse(movement)) => monitor.mouse(movement)?,
+            (None, Deed::Keys(scancodes)) => self.send(&Request::Keys(scancodes))?,
+            (None, Deed::Mouse(movement)) => self.send(&Request::Mouse(movement))?,
         }
+        Ok(pause)
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {
@@ -365,7 +430,7 @@ impl Session {
 fn missing(steps: &VecDeque<&Step>) -> String {
     let text = steps.iter().find_map(|step| match step {
         Step::Until(text) => Some(text),
-        Step::Type(_) => None,
+        _ => None,
     });
     text.map(|text| format!(" before \"{text}\" appeared"))
         .unwrap_or_default()
@@ -481,6 +546,32 @@ mod tests {
             umbra.say(&far::text(&["GNU GRUB  version 2.06"]));
             assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
             umbra.say(&far::text(&["grub>"]));
+            assert_eq!(umbra.hear(), Some(Request::Quit));
+        });
+        assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    }
+
+    #[test]
+    fn the_mouse_moves_and_clicks_in_the_scripts_order() {
+        let script = [
+            Step::Mouse("12,0 left".into()),
+            Step::Type("c".into()),
+            until("x"),
+        ];
+        let (summary, _) = converse(&plan(&script), |umbra| {
+            umbra.say(&far::event("ready"));
+            let mouse = |dx, buttons| {
+                Some(Request::Mouse(Mouse {
+                    dx,
+                    buttons,
+                    ..Mouse::default()
+                }))
+            };
+            for (dx, buttons) in [(6, 0), (6, 0), (0, 1), (0, 0)] {
+                assert_eq!(umbra.hear(), mouse(dx, buttons));
+            }
+            assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+            umbra.say(&far::console(b"x"));
             assert_eq!(umbra.hear(), Some(Request::Quit));
         });
         assert_eq!(summary.result.unwrap(), Ending::ScriptDone);

@@ -13,7 +13,7 @@ use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::media::Cabinet;
 use crate::options::{Options, PagingChoice};
-use crate::{disk, keyboard, logger, memory, net};
+use crate::{disk, keyboard, logger, memory, mouse, net};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -248,6 +248,7 @@ impl<B: VcpuBackend> Session<B> {
         while let Some(request) = control::request() {
             match request {
                 Request::Keys(codes) => self.typed(&codes),
+                Request::Mouse(movement) => self.mouse_moved(movement),
                 Request::Console(bytes) => self.received(&bytes),
                 Request::Screenshot => self.send_picture(),
                 Request::Report => self.send_report(),
@@ -256,6 +257,9 @@ impl<B: VcpuBackend> Session<B> {
         }
         let codes = keyboard::take();
         self.typed(&codes);
+        while let Some(movement) = mouse::next() {
+            self.mouse_moved(movement);
+        }
         let bytes = logger::received();
         self.received(&bytes);
         let now = self.time();
@@ -273,6 +277,9 @@ impl<B: VcpuBackend> Session<B> {
             self.guest.cpu.bus.wake_at(self.guest.cpu.now());
         }
         self.give_keys();
+        if self.view.on_host() {
+            keyboard::set_leds(self.guest.keyboard.lock().leds());
+        }
         if !self.keys.is_empty() {
             next = next.min(now + KEY_INTERVAL);
         }
@@ -294,6 +301,16 @@ impl<B: VcpuBackend> Session<B> {
             if let Some(command) = command {
                 self.execute(command);
             }
+        }
+    }
+
+    /// The mouse has been moved, or a button pressed: it is the guest's, unless the console hides its screen.
+    fn mouse_moved(&mut self, m: mouse::Move) {
+        if !self.console.on_screen() {
+            let mut guest = self.guest.keyboard.lock();
+            guest.mouse_move(m.dx, m.dy, m.wheel, m.buttons);
+            drop(guest);
+            self.guest.cpu.bus.wake_at(self.guest.cpu.now());
         }
     }
 

@@ -70,6 +70,11 @@ impl View {
         }
     }
 
+    /// Whether the host's screen shows it.
+    pub fn on_host(&self) -> bool {
+        self.window
+    }
+
     /// The time has gone back to `now`.
     pub fn rewind(&mut self, now: VmTime) {
         self.sent.1 = self.sent.1.min(now);

@@ -1,7 +1,7 @@
 //! The PS/2 keyboard: an IBM enhanced keyboard with scan code sets 2 (power-on) and 1.
 //!
 //! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard (101/102-Key)". Not implemented: set 3 (selecting it is
-//! refused), typematic repeat (the host repeats), the contents of the LEDs.
+//! refused), typematic repeat (the host repeats).
 
 use super::queue::Queue;
 use super::scancodes::{BREAK, EXTENDED, EXTENDED_TWICE, RELEASED, to_set1, to_set2};
@@ -14,6 +14,9 @@ pub const RESEND: u8 = 0xfe;
 pub const TEST_PASSED: u8 = 0xaa;
 /// Lowest command code; parameters are below.
 const FIRST_COMMAND: u8 = 0xed;
+
+/// The lamps that there are.
+const LEDS: u8 = 7;
 
 /// The longest key event: three bytes in set 1, twice as many in set 2.
 const EVENT_MAX: usize = 6;
@@ -30,6 +33,8 @@ pub struct Keyboard {
     keys: Queue<16>,
     /// The byte sent last, for FEh.
     last: u8,
+    /// The lamps that are lit: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    leds: u8,
     /// The bytes of a key that the host has not sent completely.
     partial: ([u8; 3], usize),
 }
@@ -45,8 +50,15 @@ impl Keyboard {
             answers: Queue::new(),
             keys: Queue::new(),
             last: 0,
+            leds: 0,
             partial: ([0; 3], 0),
         }
+    }
+
+    /// The lamps that are lit: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    #[must_use]
+    pub fn leds(&self) -> u8 {
+        self.leds
     }
 
     /// Whether it has a byte to send.
@@ -142,6 +154,7 @@ impl Keyboard {
     fn set_defaults(&mut self) {
         self.set = 2;
         self.command = None;
+        self.leds = 0;
         self.keys.clear();
     }
 
@@ -155,6 +168,10 @@ impl Keyboard {
 
     fn parameter(&mut self, command: u8, byte: u8) {
         match (command, byte) {
+            (0xed, _) => {
+                self.leds = byte & LEDS;
+                self.answer(&[ACK]);
+            }
             (0xf0, 0) => self.answer(&[ACK, self.set]),
             (0xf0, 1 | 2) => {
                 self.set = byte;
@@ -247,6 +264,21 @@ mod tests {
     #[test]
     fn a_command_in_place_of_a_parameter_is_a_command() {
         assert_eq!(ask(&mut Keyboard::new(), &[0xed, 0xff]), [0xfa, 0xfa, 0xaa]);
+    }
+
+    #[test]
+    fn lamps_are_lit_by_edh_and_dark_after_a_reset() {
+        for (input, leds) in [
+            (&[0xed, 0x02][..], 2),
+            (&[0xed, 0xff], 0),
+            (&[0xed, 0x07, 0xf4], 7),
+            (&[0xed, 0x07, 0xf6], 0),
+            (&[0xed, 0x07, 0xff], 0),
+        ] {
+            let mut k = Keyboard::new();
+            ask(&mut k, input);
+            assert_eq!(k.leds(), leds, "{input:x?}");
+        }
     }
 
     #[test]

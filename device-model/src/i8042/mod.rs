@@ -132,6 +132,12 @@ impl I8042 {
         self.keyboard.press(set1)
     }
 
+    /// The lamps of the keyboard that are lit: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    #[must_use]
+    pub fn leds(&self) -> u8 {
+        self.keyboard.leds()
+    }
+
     /// The host's mouse moved by `dx` counts to the right, `dy` downwards, the wheel by `wheel` steps towards the user;
     /// `buttons` has bits 0 left, 1 right, 2 middle, 3 and 4 the side buttons. A poll presents it to the guest.
     pub fn mouse_move(&mut self, dx: i32, dy: i32, wheel: i32, buttons: u8) {

@@ -99,7 +99,7 @@ fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         script,
         ..Options::headless(&kernel)?
     };
-    let log = case.run_logged(&options, umbra, scratch)?;
+    let log = case.look(&options, umbra, scratch)?.log;
     let log = fs::read_to_string(log)?;
     ensure!(
         log.contains("\niVBORw0KGgo"),

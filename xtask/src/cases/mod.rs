@@ -7,6 +7,7 @@ mod console;
 mod list;
 mod network;
 mod refusal;
+mod screens;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use self::checks::Check;
 use self::refusal::Bad;
+use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
@@ -53,6 +55,14 @@ pub struct Case {
 /// How a test goes: the test, the Umbra image, and a directory for its files.
 type Procedure = fn(&Case, &Path, &Path) -> Result<()>;
 
+/// What a run leaves.
+struct Seen {
+    /// The path of Umbra's log.
+    log: PathBuf,
+    /// The pictures that the script asked for.
+    pictures: Vec<Picture>,
+}
+
 /// What a test boots.
 #[derive(Clone, Copy)]
 enum What {
@@ -77,6 +87,7 @@ pub fn all() -> Vec<Case> {
     let mut all = list::cases();
     all.extend(network::cases());
     all.extend(console::cases());
+    all.extend(screens::cases());
     all
 }
 
@@ -224,11 +235,11 @@ impl Case {
     }
 
     fn run_once(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<()> {
-        self.run_logged(options, umbra, scratch).map(drop)
+        self.look(options, umbra, scratch).map(drop)
     }
 
-    /// Runs the guest and gives the path of Umbra's log.
-    fn run_logged(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<PathBuf> {
+    /// Runs the guest and gives what it left.
+    fn look(&self, options: &Options, umbra: &Path, scratch: &Path) -> Result<Seen> {
         let script = if options.script.is_empty() {
             self.script.clone()
         } else {
@@ -249,16 +260,17 @@ impl Case {
             ..options.clone()
         };
         let mut console = Vec::new();
-        let run = run::execute(&options, umbra, self.name, &mut |bytes| {
+        let mut run = run::execute(&options, umbra, self.name, &mut |bytes| {
             console.extend_from_slice(bytes)
         })?;
+        let pictures = std::mem::take(&mut run.summary.pictures);
         let report = fs::read_to_string(report)
             .ok()
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or(Value::Null);
         let log = run.log.clone();
         self.judge(run, &String::from_utf8_lossy(&console), &report)?;
-        Ok(log)
+        Ok(Seen { log, pictures })
     }
 
     /// Boots the bootable image, which carries the guest as a module.

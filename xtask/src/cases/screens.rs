@@ -1,0 +1,93 @@
+//! What guests show: each boots once in Umbra and once in QEMU alone, and every pixel must be the same.
+//!
+//! Where something blinks, two pictures of the guest in Umbra are taken, one with each phase, and QEMU must show both.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Case, What, case, keys, until};
+use crate::guests::Guest;
+use crate::run::Options;
+use crate::script::Step;
+use crate::{bare, screens};
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case(
+            "screen-grub-shell",
+            What::Own(&[Guest::GrubRescue], grub_shell),
+            128,
+            240,
+            &[
+                until("GNU GRUB"),
+                keys("c"),
+                until("grub>"),
+                keys("echo a$grub_platform-$grub_cpu\\n"),
+                until("apc-i386"),
+                Step::Picture { blinks: true },
+            ],
+            &[],
+        ),
+        case(
+            "screen-modes-and-mouse",
+            What::Own(&[], drawing),
+            64,
+            240,
+            &modes(),
+            &[],
+        ),
+    ]
+}
+
+/// The drawing guest's modes, one after the other, and its mouse at the end.
+fn modes() -> Vec<Step> {
+    let mut script = vec![until("?")];
+    for (key, blinks) in [
+        ('t', true),
+        ('5', true),
+        ('d', false),
+        ('b', false),
+        ('c', false),
+        ('m', false),
+        ('p', false),
+    ] {
+        script.extend([
+            keys(&key.to_string()),
+            until(&format!("{key}!")),
+            Step::Picture { blinks },
+        ]);
+    }
+    script.extend([
+        Step::Mouse("-123,57 left 40,31 middle 300,-210 right -17,0".to_owned()),
+        Step::Picture { blinks: false },
+    ]);
+    script
+}
+
+fn grub_shell(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    case.compare(&Guest::GrubRescue.provide()?, umbra, scratch)
+}
+
+fn drawing(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let cd = scratch.join("screens.iso");
+    screens::make(&cd)?;
+    case.compare(&cd, umbra, scratch)
+}
+
+impl Case {
+    /// Follows the script with the CD `cd` in Umbra and in QEMU alone, and compares their pictures.
+    fn compare(&self, cd: &Path, umbra: &Path, scratch: &Path) -> Result<()> {
+        let pictures = self.look(&Options::headless(cd)?, umbra, scratch)?.pictures;
+        bare::compare(
+            self.name,
+            cd,
+            self.memory,
+            &self.script,
+            &pictures,
+            Duration::from_secs(self.timeout),
+        )
+    }
+}
