@@ -22,7 +22,7 @@ const ROWS: [(u8, &str, &str); 5] = [
 ];
 
 /// Keys without a character: the name, whether E0 precedes it, and the make code.
-const NAMED: [(&str, bool, u8); 28] = [
+const NAMED: [(&str, bool, u8); 56] = [
     ("esc", false, 0x01),
     ("backspace", false, 0x0e),
     ("tab", false, 0x0f),
@@ -51,12 +51,46 @@ const NAMED: [(&str, bool, u8); 28] = [
     ("insert", true, 0x52),
     ("delete", true, 0x53),
     ("super", true, 0x5b),
+    ("rightsuper", true, 0x5c),
+    ("menu", true, 0x5d),
+    ("ctrl", false, LEFT_CTRL),
+    ("shift", false, LEFT_SHIFT),
+    ("alt", false, LEFT_ALT),
+    ("rightctrl", true, 0x1d),
+    ("rightshift", false, 0x36),
+    ("rightalt", true, 0x38),
+    ("capslock", false, 0x3a),
+    ("numlock", false, 0x45),
+    ("scrolllock", false, 0x46),
+    ("less", false, 0x56),
+    ("kp*", false, 0x37),
+    ("kp7", false, 0x47),
+    ("kp8", false, 0x48),
+    ("kp9", false, 0x49),
+    ("kp-", false, 0x4a),
+    ("kp4", false, 0x4b),
+    ("kp5", false, 0x4c),
+    ("kp6", false, 0x4d),
+    ("kp+", false, 0x4e),
+    ("kp1", false, 0x4f),
+    ("kp2", false, 0x50),
+    ("kp3", false, 0x51),
+    ("kp0", false, 0x52),
+    ("kp.", false, 0x53),
+    ("kp/", true, 0x35),
+    ("kpenter", true, 0x1c),
+];
+
+/// Keys that send more: Print Screen has a Shift of its own, and Pause sends its release at once.
+const LONG: [(&str, &[u8]); 2] = [
+    ("print", &[0xe0, 0x2a, 0xe0, 0x37, 0xe0, 0xb7, 0xe0, 0xaa]),
+    ("pause", &[0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]),
 ];
 
 /// The scan codes of `text`, one entry a key.
 ///
 /// `\n` is Enter, `\t` Tab, `\e` Escape, `\b` Backspace, `\\` a backslash; `\{name}` is a key by name (`up`, `f10`,
-/// `pagedown`, ...), with `ctrl-`, `alt-` and `shift-` before it as needed: `\{ctrl-x}`, `\{ctrl-alt-delete}`.
+/// `pagedown`, `kp5`, `pause`, ...), with `ctrl-`, `alt-` and `shift-` before it as needed: `\{ctrl-x}`, `\{ctrl-alt-delete}`.
 ///
 /// # Errors
 ///
@@ -105,6 +139,12 @@ fn typed(character: char) -> Result<Vec<u8>> {
 }
 
 fn named(name: &str) -> Result<Vec<u8>> {
+    if let Some((_, codes)) = LONG
+        .iter()
+        .find(|(long, _)| name.eq_ignore_ascii_case(long))
+    {
+        return Ok(codes.to_vec());
+    }
     match NAMED
         .iter()
         .find(|(known, ..)| name.eq_ignore_ascii_case(known))
@@ -177,6 +217,17 @@ mod tests {
         assert_eq!(codes("\\t"), [0x0f, 0x8f]);
         assert_eq!(codes("\\e"), [0x01, 0x81]);
         assert_eq!(codes("\\\\"), [0x2b, 0xab]);
+    }
+
+    #[test]
+    fn every_key_has_a_name_of_its_own() {
+        let mut codes: Vec<_> = NAMED.iter().map(|&(_, e0, code)| (e0, code)).collect();
+        let mut names: Vec<_> = NAMED.iter().map(|&(name, ..)| name).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((codes.len(), names.len()), (NAMED.len(), NAMED.len()));
     }
 
     #[test]

@@ -16,6 +16,11 @@ use crate::control::{Mouse, Picture};
 const ANSWER: Duration = Duration::from_secs(20);
 const EXTENDED: u8 = 0xe0;
 const BREAK: u8 = 0x80;
+/// Before the codes of Pause, and what QEMU calls that key.
+const EXTENDED_TWICE: u8 = 0xe1;
+const PAUSE: u8 = 0xc6;
+/// The Shift that Print Screen brings along, behind an E0.
+const SHIFT: u8 = 0x2a;
 
 /// A connection to the monitor.
 #[derive(Debug)]
@@ -156,13 +161,16 @@ fn events(mouse: Mouse, held: u8) -> Vec<Value> {
 
 /// The keys that are pressed in a sequence, as QEMU numbers them: the make code, with bit 7 for an E0 before it.
 fn pressed(scancodes: &[u8]) -> Vec<u8> {
+    if scancodes.first() == Some(&EXTENDED_TWICE) {
+        return vec![PAUSE];
+    }
     let mut keys = Vec::new();
     let mut extended = 0;
     for &code in scancodes {
         match code {
             EXTENDED => extended = BREAK,
             _ => {
-                if code & BREAK == 0 {
+                if code & BREAK == 0 && (code, extended) != (SHIFT, BREAK) {
                     keys.push(code | extended);
                 }
                 extended = 0;
@@ -207,6 +215,9 @@ mod tests {
         assert_eq!(press("a"), [0x1e]);
         assert_eq!(press("A"), [0x2a, 0x1e]);
         assert_eq!(press("\\{up}"), [0xc8]);
+        assert_eq!(press("\\{pause}"), [0xc6]);
+        assert_eq!(press("\\{print}"), [0xb7]);
+        assert_eq!(press("\\{shift-kpenter}"), [0x2a, 0x9c]);
     }
 
     #[test]

@@ -224,12 +224,14 @@ impl Case {
                 attack::make(&disk)?;
                 self.run_once(&Options::headless(&disk)?, umbra, scratch.path())
             }
-            What::Image(guest, firmware) => self.run_image(
-                &guest.provide()?,
-                firmware.map(PathBuf::from),
-                umbra,
-                scratch.path(),
-            ),
+            What::Image(guest, firmware) => self
+                .run_image(
+                    &guest.provide()?,
+                    firmware.map(PathBuf::from),
+                    umbra,
+                    scratch.path(),
+                )
+                .map(drop),
             What::Refusal(bad, sentence) => refusal::run(bad, sentence, umbra, scratch.path()),
         }
     }
@@ -273,14 +275,14 @@ impl Case {
         Ok(Seen { log, pictures })
     }
 
-    /// Boots the bootable image, which carries the guest as a module.
+    /// Boots the bootable image, which carries the guest as a module, and gives the pictures that the script asks for.
     fn run_image(
         &self,
         guest: &Path,
         firmware: Option<PathBuf>,
         umbra: &Path,
         scratch: &Path,
-    ) -> Result<()> {
+    ) -> Result<Vec<Picture>> {
         let path = scratch.join("umbra.iso");
         let medium = Medium::open(guest)?;
         let length = medium.length;
@@ -312,9 +314,10 @@ impl Case {
             interactive: false,
         };
         let mut console = Vec::new();
-        let run = run::converse(&machine, &plan, self.name, &mut |bytes| {
+        let mut run = run::converse(&machine, &plan, self.name, &mut |bytes| {
             console.extend_from_slice(bytes)
         })?;
+        let pictures = std::mem::take(&mut run.summary.pictures);
         if let Some(outer) = &run.summary.outer {
             write_png(&paths::logs().join(format!("{}.png", self.name)), outer)?;
         }
@@ -324,6 +327,7 @@ impl Case {
             .as_deref()
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or(Value::Null);
-        self.judge(run, &String::from_utf8_lossy(&console), &report)
+        self.judge(run, &String::from_utf8_lossy(&console), &report)?;
+        Ok(pictures)
     }
 }

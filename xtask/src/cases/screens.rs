@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::checks::Check;
 use super::{Case, What, case, keys, until};
+use crate::control::Picture;
 use crate::guests::Guest;
 use crate::run::Options;
 use crate::script::Step;
@@ -38,6 +40,20 @@ pub(super) fn cases() -> Vec<Case> {
             240,
             &modes(),
             &[],
+        ),
+        case(
+            "screen-outer-mouse",
+            What::Own(&[], outer),
+            64,
+            240,
+            &[
+                until("?"),
+                keys("p"),
+                until("p!"),
+                Step::Mouse("-123,57 left 40,31 middle 300,-210 right -17,0".to_owned()),
+                Step::Picture { blinks: false },
+            ],
+            &[Check::Shown],
         ),
     ]
 }
@@ -77,16 +93,28 @@ fn drawing(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     case.compare(&cd, umbra, scratch)
 }
 
+/// The keys and the mouse are the outer machine's, which Umbra takes, and its screen shows the guest's.
+fn outer(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let cd = scratch.join("screens.iso");
+    screens::make(&cd)?;
+    let pictures = case.run_image(&cd, None, umbra, scratch)?;
+    case.compare_with_qemu(&cd, &pictures)
+}
+
 impl Case {
     /// Follows the script with the CD `cd` in Umbra and in QEMU alone, and compares their pictures.
     fn compare(&self, cd: &Path, umbra: &Path, scratch: &Path) -> Result<()> {
         let pictures = self.look(&Options::headless(cd)?, umbra, scratch)?.pictures;
+        self.compare_with_qemu(cd, &pictures)
+    }
+
+    fn compare_with_qemu(&self, cd: &Path, pictures: &[Picture]) -> Result<()> {
         bare::compare(
             self.name,
             cd,
             self.memory,
             &self.script,
-            &pictures,
+            pictures,
             Duration::from_secs(self.timeout),
         )
     }
