@@ -18,6 +18,7 @@ mod deb;
 mod disk;
 mod emulator;
 mod exits;
+mod gfxmenu;
 mod guests;
 mod image;
 mod initrd;

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +30,7 @@ pub const CLICK_PAUSE: Duration = Duration::from_millis(60);
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How long what blinks has to change: several times its period.
 const BLINK: Duration = Duration::from_secs(5);
-/// How long Umbra has to answer a question.
+/// How long Umbra may be silent before it has answered a question: a large picture takes its time on a serial port.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long Umbra has to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -101,6 +103,8 @@ enum Arrival {
 pub struct Session {
     to: emulator::Sender,
     arrivals: Receiver<Arrival>,
+    /// Bytes that have come from Umbra.
+    heard: Arc<AtomicU64>,
     watch: Watch,
     resets: usize,
     started: bool,
@@ -119,10 +123,13 @@ impl Session {
     pub fn new(channel: Channel, script: &[Step]) -> Session {
         let (sender, arrivals) = mpsc::channel();
         let from = channel.from;
-        thread::spawn(move || listen(from, &sender));
+        let heard = Arc::new(AtomicU64::new(0));
+        let counted = heard.clone();
+        thread::spawn(move || listen(from, &sender, &counted));
         Session {
             to: channel.to,
             arrivals,
+            heard,
             watch: Watch::new(script),
             resets: 0,
             started: false,
@@ -288,14 +295,14 @@ impl Session {
 
     fn take_picture(&mut self, console: &mut dyn FnMut(&[u8])) -> Result<Picture> {
         self.send(&Request::Screenshot)?;
-        let end = Instant::now() + ANSWER;
+        let mut silence = Silence::new(&self.heard);
         loop {
             self.receive(TICK, console)?;
             if let Some(picture) = self.picture.take() {
                 return Ok(picture);
             }
             ensure!(
-                !self.closed && Instant::now() < end,
+                !self.closed && silence.time() < ANSWER,
                 "Umbra did not send the picture"
             );
         }
@@ -326,7 +333,7 @@ impl Session {
         if plan.report {
             self.send(&Request::Report)?;
         }
-        let end = Instant::now() + ANSWER;
+        let mut silence = Silence::new(&self.heard);
         while (plan.screenshot && self.picture.is_none()) || (plan.report && self.report.is_none())
         {
             self.receive(TICK, console)?;
@@ -335,7 +342,7 @@ impl Session {
             } else {
                 "report"
             };
-            if self.closed || Instant::now() >= end {
+            if self.closed || silence.time() >= ANSWER {
                 return Err(anyhow!("Umbra did not send the {what}"));
             }
         }
@@ -436,7 +443,33 @@ fn missing(steps: &VecDeque<&Step>) -> String {
         .unwrap_or_default()
 }
 
-fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>) {
+/// How long nothing has come.
+struct Silence {
+    heard: Arc<AtomicU64>,
+    last: u64,
+    since: Instant,
+}
+
+impl Silence {
+    fn new(heard: &Arc<AtomicU64>) -> Silence {
+        Silence {
+            heard: heard.clone(),
+            last: heard.load(Ordering::Relaxed),
+            since: Instant::now(),
+        }
+    }
+
+    fn time(&mut self) -> Duration {
+        let now = self.heard.load(Ordering::Relaxed);
+        if now != self.last {
+            self.last = now;
+            self.since = Instant::now();
+        }
+        self.since.elapsed()
+    }
+}
+
+fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>, heard: &AtomicU64) {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -446,6 +479,7 @@ fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
+        heard.fetch_add(count as u64, Ordering::Relaxed);
         decoder.feed(buffer.get(..count).unwrap_or_default());
         loop {
             let arrival = match decoder.next() {

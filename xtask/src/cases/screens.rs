@@ -13,7 +13,7 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::run::Options;
 use crate::script::Step;
-use crate::{bare, screens};
+use crate::{bare, gfxmenu, screens};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -42,6 +42,26 @@ pub(super) fn cases() -> Vec<Case> {
             &[],
         ),
         case(
+            "screen-grub-menu",
+            What::Own(&[], |case, umbra, scratch| {
+                menu(case, umbra, scratch, "1024x768x32")
+            }),
+            128,
+            240,
+            &chosen(),
+            &[Check::Colours(300)],
+        ),
+        case(
+            "screen-grub-menu-1920x1080",
+            What::Own(&[], |case, umbra, scratch| {
+                menu(case, umbra, scratch, "1920x1080x32")
+            }),
+            128,
+            300,
+            &chosen(),
+            &[Check::Colours(300)],
+        ),
+        case(
             "screen-outer-mouse",
             What::Own(&[], outer),
             64,
@@ -55,6 +75,16 @@ pub(super) fn cases() -> Vec<Case> {
             ],
             &[Check::Shown],
         ),
+    ]
+}
+
+/// The third entry of GRUB's graphical menu is chosen.
+fn chosen() -> Vec<Step> {
+    vec![
+        until("A disk"),
+        Step::Picture { blinks: false },
+        keys("\\{down}\\{down}"),
+        Step::Picture { blinks: false },
     ]
 }
 
@@ -85,6 +115,12 @@ fn modes() -> Vec<Step> {
 
 fn grub_shell(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     case.compare(&Guest::GrubRescue.provide()?, umbra, scratch)
+}
+
+fn menu(case: &Case, umbra: &Path, scratch: &Path, mode: &str) -> Result<()> {
+    let cd = scratch.join("menu.iso");
+    gfxmenu::make(&cd, mode)?;
+    case.compare(&cd, umbra, scratch)
 }
 
 fn drawing(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
