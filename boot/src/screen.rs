@@ -10,6 +10,7 @@ use crate::pci::Ports;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
+use device_model::vga::Picture;
 use hvmloader_fw::vga_text::{self, FONT_HEIGHT};
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
@@ -22,7 +23,7 @@ struct Screen {
     bochs: bool,
     /// Size of the picture that is shown.
     shown: (u32, u32),
-    /// A checksum of each of its lines; 0 for a black one.
+    /// The checksum of each of its lines that is on the screen; 0 for none.
     lines: Vec<u64>,
     /// The VGA BIOS's font, 8 by 16 dots a character.
     font: Option<&'static [u8]>,
@@ -117,29 +118,29 @@ pub fn has_framebuffer() -> bool {
     SCREEN.lock().is_some()
 }
 
-/// Draws a picture in the middle, as far as it fits.
-pub fn draw(width: u32, height: u32, pixels: &[u32]) {
+/// Draws a picture in the middle, as far as it fits: the lines that are not there yet.
+pub fn draw(picture: &Picture) {
     if let Some(s) = SCREEN.lock().as_mut() {
-        s.draw(width, height, pixels);
+        s.draw(picture);
     }
 }
 
 impl Screen {
-    fn draw(&mut self, width: u32, height: u32, pixels: &[u32]) {
+    fn draw(&mut self, picture: &Picture) {
+        let (width, height) = (picture.width, picture.height);
         if self.shown != (width, height) {
             self.prepare(width, height);
         }
         let f = self.buffer;
         let (w, h) = (width.min(f.width), height.min(f.height));
         let (left, top) = ((f.width - w) / 2, (f.height - h) / 2);
-        let rows = pixels.chunks_exact(width.max(1) as usize).take(h as usize);
-        for ((y, row), line) in (top..).zip(rows).zip(&mut self.lines) {
+        let rows = picture.pixels.chunks_exact(width.max(1) as usize);
+        let rows = rows.zip(&picture.sums).take(h as usize);
+        for ((y, (row, &sum)), line) in (top..).zip(rows).zip(&mut self.lines) {
             let row = &row[..w as usize];
-            let sum = checksum(row);
-            if *line == sum {
+            if core::mem::replace(line, sum) == sum {
                 continue;
             }
-            *line = sum;
             // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
             unsafe {
                 core::ptr::copy_nonoverlapping(
@@ -177,13 +178,6 @@ impl Framebuffer {
             }
         }
     }
-}
-
-/// A number that is 0 for black pixels and in all likelihood another one for others.
-fn checksum(row: &[u32]) -> u64 {
-    row.iter().fold(0u64, |sum, &p| {
-        (sum.rotate_left(5) ^ u64::from(p)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    })
 }
 
 /// Writes to the screen, from the top: on the frame buffer with the guest's VGA font, or on the text screen.

@@ -291,6 +291,9 @@ impl<B: VcpuBackend> Session<B> {
 
     /// Keys have been typed: they are the guest's or the console's.
     fn typed(&mut self, codes: &[u8]) {
+        if !codes.is_empty() {
+            self.view.hurry();
+        }
         for &code in codes {
             let keys = &mut self.keys;
             let command = self.console.key(code, &mut |code| {
@@ -307,6 +310,7 @@ impl<B: VcpuBackend> Session<B> {
     /// The mouse has been moved, or a button pressed: it is the guest's, unless the console hides its screen.
     fn mouse_moved(&mut self, m: mouse::Move) {
         if !self.console.on_screen() {
+            self.view.hurry();
             let mut guest = self.guest.keyboard.lock();
             guest.mouse_move(m.dx, m.dy, m.wheel, m.buttons);
             drop(guest);

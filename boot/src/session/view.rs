@@ -14,6 +14,8 @@ const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
 /// How often the screen is drawn at most.
 const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
 const DRAW_INTERVAL_MAX: VmTime = VmTime::from_millis(500);
+/// How often a screen that does not change is looked at.
+const LOOK_INTERVAL_MAX: VmTime = VmTime::from_millis(240);
 /// Drawing takes at most one part in this many of the time.
 const DRAW_SHARE: u64 = 5;
 
@@ -36,7 +38,9 @@ pub(super) struct View {
     /// The last text frame that was sent.
     text_sent: Vec<u8>,
     sent: (Shown, VmTime),
-    drawn: (Shown, VmTime),
+    drawn: VmTime,
+    /// What of the console the picture shows, if it shows the console.
+    console: Option<u64>,
     /// The pause between two pictures: a slow screen must not keep the guest from running.
     draw_interval: VmTime,
     /// Characters for the console: the VGA BIOS's.
@@ -52,7 +56,8 @@ impl View {
             text: TextScreen::default(),
             text_sent: Vec::new(),
             sent: (Shown::Nothing, VmTime(0)),
-            drawn: (Shown::Nothing, VmTime(0)),
+            drawn: VmTime(0),
+            console: None,
             draw_interval: DRAW_INTERVAL,
             font: font.unwrap_or_default(),
         }
@@ -70,6 +75,11 @@ impl View {
         }
     }
 
+    /// Something was typed or the mouse moved: the answer is to be seen at once.
+    pub fn hurry(&mut self) {
+        self.draw_interval = self.draw_interval.min(DRAW_INTERVAL);
+    }
+
     /// Whether the host's screen shows it.
     pub fn on_host(&self) -> bool {
         self.window
@@ -78,7 +88,7 @@ impl View {
     /// The time has gone back to `now`.
     pub fn rewind(&mut self, now: VmTime) {
         self.sent.1 = self.sent.1.min(now);
-        self.drawn.1 = self.drawn.1.min(now);
+        self.drawn = self.drawn.min(now);
     }
 }
 
@@ -109,14 +119,11 @@ impl<B: VcpuBackend> Session<B> {
             }
         }
         if self.view.window {
-            let due = self.view.drawn.1 + self.view.draw_interval;
-            if now >= due {
-                if live || shown != self.view.drawn.0 {
-                    self.draw();
-                }
-                self.view.drawn = (shown, now);
+            if now >= self.view.drawn + self.view.draw_interval {
+                self.draw();
+                self.view.drawn = now;
             }
-            next = next.min(self.view.drawn.1 + self.view.draw_interval);
+            next = next.min(self.view.drawn + self.view.draw_interval);
         } else {
             // Changes are looked at a few times a second while the guest runs.
             next = next.min(now + TEXT_INTERVAL);
@@ -154,48 +161,55 @@ impl<B: VcpuBackend> Session<B> {
         self.view.text = text;
     }
 
-    /// Renders what there is to be seen. False: there is no memory for a picture of its size.
-    fn render(&mut self) -> bool {
-        if self.console.on_screen() {
-            let p = &mut self.view.picture;
-            (p.width, p.height) = Screen::size();
-            self.console.screen.draw(self.view.font, &mut p.pixels);
-            return true;
+    /// Renders what there is to be seen, and tells whether it has changed since. None: there is no memory for a picture of its size.
+    fn render(&mut self) -> Option<bool> {
+        if !self.console.on_screen() {
+            return self.render_guest();
         }
-        self.render_guest()
+        let generation = self.console.screen.generation();
+        let same = self.view.console.replace(generation) == Some(generation);
+        if !same {
+            let (width, height) = Screen::size();
+            let (screen, font) = (&self.console.screen, self.view.font);
+            let picture = &mut self.view.picture;
+            picture.replace(width, height, |pixels| screen.draw(font, pixels));
+        }
+        Some(!same)
     }
 
-    fn render_guest(&mut self) -> bool {
+    fn render_guest(&mut self) -> Option<bool> {
+        self.view.console = None;
         let vga = self.guest.vga.lock();
         let s = vga.screen();
         let pixels = s.width as usize * s.height as usize;
         let more = pixels.saturating_sub(self.view.picture.pixels.len());
         if self.view.picture.pixels.try_reserve_exact(more).is_err() {
             log::warn!("no memory for a picture of {}x{}", s.width, s.height);
-            return false;
+            return None;
         }
-        vga.picture(self.guest.cpu.now(), &mut self.view.picture);
-        true
+        Some(vga.picture(self.guest.cpu.now(), &mut self.view.picture))
     }
 
     fn draw(&mut self) {
         let clock = &self.guest.cpu.clock;
         let before = clock.time(clock.ticks());
-        if self.render() {
-            screen::draw(
-                self.view.picture.width,
-                self.view.picture.height,
-                &self.view.picture.pixels,
-            );
+        let changed = self.render();
+        if changed.is_some() {
+            screen::draw(&self.view.picture);
         }
         let clock = &self.guest.cpu.clock;
         let spent = clock.time(clock.ticks()) - before;
+        // What stands still is looked at less and less often.
+        let least = match changed {
+            Some(false) => VmTime(self.view.draw_interval.0 * 2).min(LOOK_INTERVAL_MAX),
+            _ => DRAW_INTERVAL,
+        };
         self.view.draw_interval =
-            VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(DRAW_INTERVAL, DRAW_INTERVAL_MAX);
+            VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(least, DRAW_INTERVAL_MAX);
     }
 
     pub(super) fn send_picture(&mut self) {
-        if !self.render() {
+        if self.render().is_none() {
             return control::send(b'S', &[0; 8]);
         }
         let p = &self.view.picture;
@@ -215,11 +229,11 @@ impl<B: VcpuBackend> Session<B> {
     /// Writes the guest's picture to the log, as a PNG in base64. False: there is no memory for it.
     pub(super) fn log_picture(&mut self, mut line: impl FnMut(&str)) -> bool {
         let there = self.render_guest();
-        if there {
+        if there.is_some() {
             let p = &self.view.picture;
             console::write_png(p.width, &p.pixels, &mut line);
         }
-        there
+        there.is_some()
     }
 }
 

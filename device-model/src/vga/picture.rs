@@ -7,7 +7,7 @@
 use super::Vga;
 use super::dispi::Mode;
 use super::scan::Scan;
-use super::screen::ScreenKind;
+use super::screen::{Screen, ScreenKind};
 use alloc::vec::Vec;
 use hv_core::mem::DeviceRam;
 use hv_core::time::VmTime;
@@ -21,8 +21,40 @@ pub struct Picture {
     pub height: u32,
     /// Rows from the top, pixels from the left: 0x00RRGGBB.
     pub pixels: Vec<u32>,
+    /// For each row a number that changes when the row does, never 0.
+    pub sums: Vec<u64>,
+    /// What the picture was made of.
+    key: Option<Key>,
     /// Bytes of video memory on their way.
     pub(super) scratch: Vec<u8>,
+}
+
+impl Picture {
+    /// Makes it another picture of `width` by `height` pixels, which `draw` leaves in the vector.
+    pub fn replace(&mut self, width: u32, height: u32, draw: impl FnOnce(&mut Vec<u32>)) {
+        (self.width, self.height) = (width, height);
+        self.key = None;
+        draw(&mut self.pixels);
+        self.pixels.resize(width as usize * height as usize, 0);
+        self.sum_rows();
+    }
+
+    fn sum_rows(&mut self) {
+        self.sums.clear();
+        let rows = self.pixels.chunks_exact(self.width.max(1) as usize);
+        self.sums
+            .extend(rows.map(|row| checksum(0, row.iter().map(|&p| p.into()))));
+    }
+}
+
+/// What a picture depends on, but for video memory that the guest writes without our seeing it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key {
+    screen: Screen,
+    generation: u64,
+    blink: u8,
+    /// The text memory.
+    text: u64,
 }
 
 /// The planes of a real VGA end and begin again here, in bytes of video memory.
@@ -31,26 +63,37 @@ const VGA_WRAP: usize = (256 << 10) - 1;
 const LINE_BYTES: usize = 4 * (256 + 4);
 
 impl Vga {
-    /// Draws what is on the screen at `now`, which matters to what blinks.
-    pub fn picture(&self, now: VmTime, out: &mut Picture) {
-        self.sync_text();
+    /// Draws what is on the screen at `now`, which matters to what blinks, into the picture that was drawn before: only what has
+    /// changed since. Answers whether anything has.
+    pub fn picture(&self, now: VmTime, out: &mut Picture) -> bool {
         let screen = self.screen();
-        out.width = screen.width;
-        out.height = screen.height;
-        out.pixels
-            .resize(screen.width as usize * screen.height as usize, 0);
+        let key = Key {
+            screen,
+            generation: self.generation,
+            blink: self.blink_phase(now),
+            text: self.text_sum(),
+        };
+        let same = out.key.replace(key) == Some(key);
+        if let (ScreenKind::Vbe { .. }, Some(mode)) = (screen.kind, self.dispi.mode()) {
+            if !same {
+                out.resize(screen);
+            }
+            return self.draw_vbe(mode, out);
+        }
+        if same {
+            return false;
+        }
+        self.sync_text();
+        out.resize(screen);
         match screen.kind {
-            ScreenKind::Blank => out.pixels.fill(0),
             ScreenKind::Text { columns, .. } => self.draw_text(now, columns, out),
             ScreenKind::Planar | ScreenKind::Cga | ScreenKind::Bytes => {
                 self.draw_vga(screen.kind, out)
             }
-            ScreenKind::Vbe { .. } => {
-                if let Some(mode) = self.dispi.mode() {
-                    self.draw_vbe(mode, out);
-                }
-            }
+            ScreenKind::Blank | ScreenKind::Vbe { .. } => out.pixels.fill(0),
         }
+        out.sum_rows();
+        true
     }
 
     /// The sixteen colours of planar modes and text.
@@ -105,7 +148,8 @@ impl Vga {
         }
     }
 
-    fn draw_vbe(&self, mode: Mode, out: &mut Picture) {
+    /// Draws the rows whose video memory has changed; answers whether there are any.
+    fn draw_vbe(&self, mode: Mode, out: &mut Picture) -> bool {
         let colors16 = self.colors16();
         let colors256 = self.colors256();
         let bytes = mode.width as usize
@@ -115,11 +159,25 @@ impl Vga {
                 mode.bpp as usize
             }
             / 8;
-        out.scratch.resize(bytes, 0);
-        for (y, row) in out.pixels.chunks_exact_mut(out.width as usize).enumerate() {
-            let src = out.scratch.as_mut_slice();
+        // The same bytes are another picture after another mode or palette.
+        let seed = self.generation;
+        // Words for the checksum: the last may have bytes that are 0.
+        out.scratch.resize(bytes.next_multiple_of(8), 0);
+        let rows = out.pixels.chunks_exact_mut(out.width as usize);
+        let mut changed = false;
+        for (y, (row, sum)) in rows.zip(&mut out.sums).enumerate() {
+            let Some(src) = out.scratch.get_mut(..bytes) else {
+                break;
+            };
             self.vram
                 .read(mode.start as usize + y * mode.pitch as usize, src);
+            let words = out.scratch.as_chunks::<8>().0.iter();
+            let now = checksum(seed, words.map(|w| u64::from_le_bytes(*w)));
+            if core::mem::replace(sum, now) == now {
+                continue;
+            }
+            changed = true;
+            let src = out.scratch.get(..bytes).unwrap_or_default();
             match mode.bpp {
                 4 => planar_line(src, 0, &colors16, row),
                 15 => convert(src, row, |[a, b]| rgb15(u16::from_le_bytes([a, b]))),
@@ -129,7 +187,27 @@ impl Vga {
                 _ => byte_line(src, &colors256, row),
             }
         }
+        changed
     }
+}
+
+impl Picture {
+    /// Gives it the size of `screen`. No row is known any more.
+    fn resize(&mut self, screen: Screen) {
+        self.width = screen.width;
+        self.height = screen.height;
+        let (width, height) = (screen.width as usize, screen.height as usize);
+        self.pixels.resize(width * height, 0);
+        self.sums.clear();
+        self.sums.resize(height, 0);
+    }
+}
+
+/// A number that in all likelihood is another one for other `words`, and never 0.
+pub(super) fn checksum(seed: u64, words: impl Iterator<Item = u64>) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(FACTOR);
+    words.fold(mixed(0, seed), mixed).max(1)
 }
 
 /// Reads bytes from `at` on of a memory that begins again behind `wrap` (one less than a power of two).

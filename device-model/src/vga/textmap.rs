@@ -8,6 +8,7 @@
 //! A plain read does not load the latches then, which matters to nobody: what uses them is not text.
 
 use super::Vga;
+use super::picture::checksum;
 use alloc::sync::Arc;
 use core::ops::Range;
 use hv_core::device::{DevCx, WindowId};
@@ -93,6 +94,19 @@ impl Vga {
         }
     }
 
+    /// A number that changes when the mapped text memory does; 0 if none is mapped.
+    pub(super) fn text_sum(&self) -> u64 {
+        let Some(text) = self.text.as_ref().filter(|t| t.active) else {
+            return 0;
+        };
+        let mut cells = [0; CHUNK];
+        (0..TEXT_RAM).step_by(CHUNK).fold(0, |sum, at| {
+            text.ram.read(at, &mut cells);
+            let words = cells.as_chunks::<8>().0.iter();
+            checksum(sum, words.map(|w| u64::from_le_bytes(*w)))
+        })
+    }
+
     /// Brings the planes up to date.
     pub(super) fn sync_text(&self) {
         let Some(text) = self.text.as_ref().filter(|t| t.active) else {
@@ -167,6 +181,19 @@ mod tests {
         let mut screen = TextScreen::default();
         assert!(vga.text_screen(&mut screen));
         assert_eq!(&screen.chars[..2], b"Hi");
+    }
+
+    #[test]
+    fn picture_is_drawn_again_only_when_the_mapped_text_has_changed() {
+        let (mut vga, ram, mut bench) = vga();
+        let mut picture = crate::vga::Picture::default();
+        let mut draw = |vga: &Vga| vga.picture(hv_core::time::VmTime(0), &mut picture);
+        let _ = vga.mmio_read(&mut bench.cx(), LEGACY, 0x1_8000, 1);
+        assert!(draw(&vga));
+        assert!(!draw(&vga));
+        ram.write(0x100, b"x");
+        assert!(draw(&vga));
+        assert!(!draw(&vga));
     }
 
     #[test]

@@ -374,3 +374,47 @@ fn pictures_reuse_their_memory() {
     r.vga.picture(SHOWN, &mut p);
     assert_eq!((p.pixels.capacity(), p.pixels.len()), (capacity, 640 * 400));
 }
+
+#[test]
+fn nothing_is_drawn_when_nothing_has_changed() {
+    let mut r = text_rig();
+    let mut p = Picture::default();
+    assert!(r.vga.picture(SHOWN, &mut p));
+    assert!(!r.vga.picture(SHOWN, &mut p));
+    r.print(3, "x");
+    assert!(r.vga.picture(SHOWN, &mut p));
+    assert!(r.vga.picture(CURSOR_DARK, &mut p), "the cursor blinks");
+    r.set_mode(&MODE_12);
+    assert!(r.vga.picture(CURSOR_DARK, &mut p));
+    assert!(
+        !r.vga.picture(TEXT_DARK, &mut p),
+        "nothing blinks in graphics"
+    );
+    r.poke(0xa_0000, 1, 0xff);
+    assert!(r.vga.picture(TEXT_DARK, &mut p));
+}
+
+#[test]
+fn rows_of_a_linear_frame_buffer_are_drawn_when_their_memory_has_changed() {
+    let mut r = Rig::with_mode(&MODE_03);
+    r.vbe_mode(64, 32, 32);
+    let mut p = Picture::default();
+    assert!(r.vga.picture(SHOWN, &mut p));
+    assert!(!r.vga.picture(SHOWN, &mut p));
+    let before = p.sums.clone();
+    r.ram.write((64 * 7 + 63) * 4, &[1, 2, 3, 0]);
+    assert!(r.vga.picture(SHOWN, &mut p));
+    assert_eq!(p.pixels[64 * 7 + 63], 0x0003_0201);
+    let changed: Vec<usize> = (0..32).filter(|&y| before[y] != p.sums[y]).collect();
+    assert_eq!(changed, [7]);
+    // The same bytes in other colours.
+    r.vbe_mode(64, 32, 8);
+    r.ram.write(0, &[1; 64]);
+    r.vga.picture(SHOWN, &mut p);
+    let before = p.sums.clone();
+    r.out8(0x3c8, 1);
+    (0..3).for_each(|_| r.out8(0x3c9, 0x15));
+    assert!(r.vga.picture(SHOWN, &mut p));
+    assert_eq!(p.pixels[0], grey(0x15));
+    assert_ne!(before[0], p.sums[0]);
+}
