@@ -1,6 +1,9 @@
 //! Which device the firmware boots from: fw_cfg's `bootorder` file (SeaBIOS and OVMF) in Open Firmware's device paths.
 //!
-//! A CD-ROM with a medium comes first: whoever gives a machine an ISO image wants to boot it.
+//! The hard disk comes first, as on the machines people have: a system that was installed from the CD then starts from its disk. An
+//! empty disk is no obstacle: SeaBIOS (`boot.c`, `boot_disk`) goes on to the next device when the first sector lacks the boot
+//! signature, and so does the boot code of a partitioned disk without an active partition (INT 18h). Its boot menu (Esc) has the CD
+//! for when the disk boots and the CD is wanted.
 
 use alloc::format;
 use alloc::string::String;
@@ -44,7 +47,7 @@ impl BootDevice {
 pub fn boot_devices(desc: &MachineDesc) -> Vec<BootDevice> {
     let cdrom = desc.cdrom.then_some(BootDevice::Cdrom);
     let disk = desc.disk.then_some(BootDevice::Disk);
-    cdrom.into_iter().chain(disk).collect()
+    disk.into_iter().chain(cdrom).collect()
 }
 
 /// The `bootorder` file: one path a line, ended by a NUL. Empty if there is nothing to boot from.
@@ -68,8 +71,8 @@ mod tests {
     use crate::testing::machine;
 
     #[test]
-    fn cd_then_disk_one_path_a_line() {
-        let want = b"/pci@i0cf8/ide@1,1/drive@1/disk@0\n/pci@i0cf8/ide@1,1/drive@0/disk@0\0";
+    fn disk_then_cd_one_path_a_line() {
+        let want = b"/pci@i0cf8/ide@1,1/drive@0/disk@0\n/pci@i0cf8/ide@1,1/drive@1/disk@0\0";
         assert_eq!(bootorder(&machine(1 << 30, 1)), want);
     }
 

@@ -120,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn cd_boots_first_and_disk_second() {
-        assert_eq!(image(1 << 30, 1)[0x3d], 0x23);
+    fn disk_boots_first_and_cd_second() {
+        assert_eq!(image(1 << 30, 1)[0x3d], 0x32);
         let no_cd = MachineDesc {
             cdrom: false,
             ..machine(1 << 30, 1)

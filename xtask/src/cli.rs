@@ -77,13 +77,22 @@ pub struct RunArgs {
     /// AMD-V for bochs-svm [default: ryzen], or one of `qemu-system-x86_64 -cpu help` [default: max, for kvm host]
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,
-    /// A raw hard disk for the guest; what it writes stays
+    /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
+    /// bootable, and otherwise from the CD
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
     /// A further medium for the guest's CD-ROM drive, to be inserted at Umbra's console (Ctrl+Alt+Esc); may be repeated. Where the guest
     /// is no ISO itself, the first is in the drive
     #[arg(long, value_name = "FILE")]
     pub cdrom: Vec<PathBuf>,
+    /// The size of a disk that is made [default: 16G]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        requires = "disk",
+        allow_hyphen_values = true
+    )]
+    pub disk_size: Option<String>,
     /// What the guest's network card is connected to: user (this machine's network, by address translation; not in Bochs), none, or
     /// a TAP interface, as in tap:tap0 [default: user; none with --icount]
     #[arg(long, value_name = "NET")]

@@ -121,6 +121,92 @@ pub fn open_initrd(path: &Path) -> Result<(PathBuf, u64)> {
     Ok((absolute(path)?, length))
 }
 
+/// The size of a disk that is made, if nothing else is said. The file is sparse: it takes what the guest has written.
+const DISK_SIZE: u64 = 16 << 30;
+/// The least size of a disk that is made: a partition table and something to put there.
+const LEAST_DISK: u64 = 1 << 20;
+/// The largest: what 48-bit addresses reach, and every file system holds as a sparse file.
+const MOST_DISK: u64 = 8 << 40;
+
+/// A disk's size in bytes, as in `--disk-size 16G`. A number without a unit is in GiB.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when it is none.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "m" | "mb" | "mib" => Some(1 << 20),
+        "" | "g" | "gb" | "gib" => Some(1 << 30),
+        "t" | "tb" | "tib" => Some(1 << 40),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok();
+    match number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+    {
+        Some(size) if (LEAST_DISK..=MOST_DISK).contains(&size) => Ok(size),
+        Some(_) => refuse!("--disk-size {text}: a disk has from 1M to 8T"),
+        None => refuse!("--disk-size {text} is not a size; write it like 16G or 500M"),
+    }
+}
+
+/// Whether there is a disk image in `path`. One that is there must be of `size`, if a size is said; one that is not must have a
+/// directory to be made in.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says what is wrong.
+pub fn check_disk(path: &Path, size: Option<u64>) -> Result<bool> {
+    let name = path.display();
+    if !path.exists() {
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        if !directory.is_dir() {
+            refuse!(
+                "the disk image {name} cannot be made: there is no directory {}",
+                directory.display()
+            );
+        }
+        return Ok(false);
+    }
+    let path = open_disk(path)?;
+    let (_, length) = open(&path, "disk image")?;
+    if let Some(size) = size.filter(|&size| size != length) {
+        refuse!(
+            "the disk image {name} exists and has {length} bytes, and not {size} as --disk-size says"
+        );
+    }
+    Ok(true)
+}
+
+/// The absolute path of the disk image in `path`, which is made with this size if there is none.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says why it cannot be.
+pub fn make_disk(path: &Path, size: Option<u64>) -> Result<PathBuf> {
+    if !check_disk(path, size)? {
+        let made = File::create_new(path).and_then(|file| file.set_len(size.unwrap_or(DISK_SIZE)));
+        if let Err(error) = made {
+            refuse!(
+                "the disk image {} cannot be made: {}",
+                path.display(),
+                plain(&error)
+            );
+        }
+    }
+    open_disk(path)
+}
+
 /// Checks that `path` can serve as a hard disk which the guest writes, and gives its absolute path.
 ///
 /// # Errors
@@ -408,6 +494,47 @@ mod tests {
         );
         std::fs::write(&path, [0; 1024]).unwrap();
         assert!(open_disk(&path).is_ok());
+    }
+
+    #[test]
+    fn a_disk_is_made_once_and_keeps_its_size() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.img");
+        assert!(!check_disk(&path, None).unwrap());
+        make_disk(&path, Some(64 << 20)).unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!((made.len(), made.blocks()), (64 << 20, 0), "sparse");
+        assert!(check_disk(&path, Some(64 << 20)).unwrap());
+        make_disk(&path, None).unwrap();
+        let error = make_disk(&path, Some(32 << 20)).unwrap_err();
+        assert!(error.is::<Refused>());
+        assert!(
+            error
+                .to_string()
+                .contains("has 67108864 bytes, and not 33554432"),
+            "{error}"
+        );
+        assert!(
+            make_disk(Path::new("/nonexistent/d.img"), None)
+                .unwrap_err()
+                .is::<Refused>()
+        );
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("16", 16 << 30),
+            ("500M", 500 << 20),
+            ("2TiB", 2 << 40),
+            ("8g", 8 << 30),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), size, "{text}");
+        }
+        for text in ["", "G", "-1G", "1.5G", "1k", "0", "9T", "99999999999T"] {
+            assert!(parse_size(text).unwrap_err().is::<Refused>(), "{text}");
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
     }
     for (number, drive) in machine.drives.iter().enumerate() {
         let access = if drive.writable {
-            "cache=writethrough"
+            "cache=writeback"
         } else {
             "readonly=on"
         };
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_the_guest_writes_is_written_through() {
+    fn a_disk_that_the_guest_writes_has_a_cache_that_it_flushes() {
         let drive = Drive {
             serial: "umbra-disk".to_owned(),
             path: "/d.img".into(),
@@ -422,7 +422,7 @@ mod tests {
             drives: vec![drive],
             ..machine()
         });
-        assert!(line.contains("format=raw,cache=writethrough"), "{line}");
+        assert!(line.contains("format=raw,cache=writeback"), "{line}");
         assert!(
             line.contains("virtio-blk-pci,drive=drive0,serial=umbra-disk"),
             "{line}"

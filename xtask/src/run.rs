@@ -143,7 +143,14 @@ impl Options {
             }
             (None, None) => None,
         };
-        let disk = args.disk.as_deref().map(media::open_disk).transpose()?;
+        let disk_size = args
+            .disk_size
+            .as_deref()
+            .map(media::parse_size)
+            .transpose()?;
+        if let Some(path) = &args.disk {
+            media::check_disk(path, disk_size)?;
+        }
         let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
         let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
         if !cdroms.is_empty() && rig.is_bochs() {
@@ -177,7 +184,7 @@ impl Options {
                     );
                 }
             }
-            Some(Kind::Disk) if disk.is_some() => {
+            Some(Kind::Disk) if args.disk.is_some() => {
                 refuse!("--disk cannot go with a guest that is a disk image itself")
             }
             kind => {
@@ -196,6 +203,12 @@ impl Options {
                 }
             }
         }
+        // The one thing that is made here comes when nothing else can be wrong any more.
+        let disk = args
+            .disk
+            .as_deref()
+            .map(|path| media::make_disk(path, disk_size))
+            .transpose()?;
         Ok(Options {
             rig,
             cpu_model,
@@ -560,7 +573,11 @@ pub fn run(args: &RunArgs, [untils, types, mice]: [Vec<usize>; 3]) -> Result<()>
 }
 
 /// Says how a run ended.
-fn conclude(run: Run) -> Result<()> {
+///
+/// # Errors
+///
+/// It failed.
+pub fn conclude(run: Run) -> Result<()> {
     let Run {
         summary, host, log, ..
     } = run;
@@ -726,7 +743,7 @@ mod tests {
     fn files_that_are_not_there_are_refused() {
         for line in [
             "/nonexistent.iso",
-            "--disk /nonexistent.img",
+            "--disk /nonexistent/d.img",
             "--screenshot /nonexistent/a.png",
         ] {
             assert!(refusal(line).contains("nonexistent"), "{line}");
