@@ -149,8 +149,12 @@ impl Channel {
         good
     }
 
-    /// Without a write cache, what was written is on the medium when the command is over. False if that failed.
+    /// Data have been written. Without a write cache they are on the medium when the command is over (ATA/ATAPI-6 8.46, "SET FEATURES",
+    /// "Enable/disable write cache"). False if that failed.
     fn written(&mut self, drive: usize) -> bool {
+        if self.transfer.as_ref().is_some_and(|t| t.span.left != 0) {
+            return true;
+        }
         match &mut self.drives[drive & 1] {
             Some(Drive {
                 kind: Kind::Disk(disk),
