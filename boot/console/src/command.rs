@@ -64,7 +64,7 @@ pub const COMMANDS: [(&str, &str); 14] = [
     ("media", "the media for its CD-ROM drive"),
     (
         "eject [force]",
-        "take the medium out; `force` opens a tray that the guest has locked",
+        "take the medium out; `force`: though the guest locks it",
     ),
     (
         "insert [NUMBER]",
@@ -79,10 +79,7 @@ pub const COMMANDS: [(&str, &str); 14] = [
         "screenshot",
         "its picture, as a PNG in base64 in Umbra's log",
     ),
-    (
-        "close",
-        "back to the guest, as Ctrl+Alt+Esc, or three Ctrl-A on a serial line",
-    ),
+    ("close", "back to the guest; as the keys that lead here"),
     ("help", "this list"),
 ];
 
@@ -154,6 +151,17 @@ mod tests {
             };
             assert!(Command::parse(line).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_list_fits_on_the_screen() {
+        for (usage, what) in COMMANDS {
+            assert!(
+                usage.len() < 23 && 23 + what.len() < crate::COLUMNS,
+                "{usage}"
+            );
+        }
+        assert!(COMMANDS.len() < crate::ROWS - 4);
     }
 
     #[test]
