@@ -2,8 +2,7 @@
 //!
 //! A request is given to the disk and the guest runs on; the disk's interrupt says that it is over. Only flushes are waited for.
 
-use crate::interrupts;
-use crate::virtio::{self, HostHal};
+use crate::virtio::{self, HostHal, HostTransport, Interrupt};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -13,7 +12,6 @@ use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockOp, BlockReques
 use spin::Mutex;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::transport::DeviceType;
-use virtio_drivers::transport::pci::PciTransport;
 
 /// A request that the disk has.
 struct Asked {
@@ -24,9 +22,9 @@ struct Asked {
 }
 
 struct Device {
-    blk: VirtIOBlk<HostHal, PciTransport>,
-    /// It says by an interrupt when a request is over.
-    interrupts: bool,
+    blk: VirtIOBlk<HostHal, HostTransport>,
+    /// How it says that a request is over. None: it does not.
+    interrupt: Option<Interrupt>,
     asked: Option<Asked>,
 }
 
@@ -123,8 +121,8 @@ impl BlockBackend for VirtioDisk {
         self.0.lock().blk.flush().map_err(|_| BlockError)
     }
     fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
-        let interrupts = self.0.lock().interrupts;
-        if !interrupts {
+        let silent = self.0.lock().interrupt.is_none();
+        if silent {
             let result = request.perform(self);
             return Some((request, result));
         }
@@ -147,7 +145,8 @@ impl BlockBackend for VirtioDisk {
 /// A disk interrupts: a request is over.
 fn interrupt() {
     for disk in &*DISKS.lock() {
-        if !disk.lock().blk.ack_interrupt().is_empty() {
+        let mut disk = disk.lock();
+        if disk.interrupt == Some(Interrupt::Message) || !disk.blk.ack_interrupt().is_empty() {
             ANSWERED.store(true, Ordering::Relaxed);
         }
     }
@@ -187,8 +186,8 @@ impl BlockBackend for ModuleDisk {
 /// All virtio disks of the host with their serial numbers.
 pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
     let mut disks: Vec<(String, Box<dyn BlockBackend>)> = Vec::new();
-    for found in virtio::find(DeviceType::Block) {
-        let line = found.enable_interrupt();
+    for mut found in virtio::find(DeviceType::Block) {
+        let interrupt = found.enable_interrupt(interrupt);
         let Ok(mut blk) = VirtIOBlk::new(found.transport) else {
             log::warn!("virtio disk at {} cannot be used", found.function);
             continue;
@@ -207,13 +206,12 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
         );
         let device = Arc::new(Mutex::new(Device {
             blk,
-            interrupts: line.is_some(),
+            interrupt,
             asked: None,
         }));
-        if let Some(line) = line {
+        if interrupt.is_some() {
             device.lock().blk.enable_interrupts();
             DISKS.lock().push(device.clone());
-            interrupts::unmask(line, interrupt);
         }
         disks.push((serial, Box::new(VirtioDisk(device))));
     }

@@ -16,7 +16,11 @@ const PIC_BASE: u8 = 0x20;
 const IRQ_CASCADE: u8 = 2;
 
 /// What is done about an interrupt.
-type Handler = fn();
+pub type Handler = fn();
+
+/// Vectors of messages: of devices that interrupt without a line.
+const MESSAGES: core::ops::Range<u8> = 0x50..0x60;
+static MESSAGE_HANDLERS: Mutex<[Option<Handler>; 16]> = Mutex::new([None; 16]);
 
 /// How many share a line at most.
 const SHARING: usize = 4;
@@ -205,8 +209,25 @@ extern "C" fn trap(frame: &Frame) {
             handlers.into_iter().flatten().for_each(|handler| handler());
             end_of_interrupt(line);
         }
+        v if MESSAGES.contains(&v) => {
+            let handler = MESSAGE_HANDLERS.lock()[usize::from(v - MESSAGES.start)];
+            if let Some(handler) = handler {
+                handler();
+            }
+            lapic::eoi();
+        }
         _ => {}
     }
+}
+
+/// A vector of this CPU for messages, for each of which `handler` is called. None: there are no more.
+pub fn vector(handler: Handler) -> Option<u8> {
+    let mut handlers = MESSAGE_HANDLERS.lock();
+    let (vector, slot) = MESSAGES
+        .zip(&mut *handlers)
+        .find(|(_, slot)| slot.is_none())?;
+    *slot = Some(handler);
+    Some(vector)
 }
 
 /// Lets interrupts of `line` (0 to 15) in from now on, and calls `handler` for each. Devices of PCI share lines: a handler has to find

@@ -10,6 +10,7 @@ pub const TIMER_VECTOR: u8 = 0x40;
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 const BASE: u64 = 0xfee0_0000;
+const ID: u32 = 0x20;
 const EOI: u32 = 0xb0;
 const SVR: u32 = 0xf0;
 const TPR: u32 = 0x80;
@@ -54,6 +55,16 @@ pub fn init() {
     write(LVT_TIMER, TIMER_VECTOR.into());
     write(LVT_LINT0, 0x700);
     write(INITIAL_COUNT, 0);
+}
+
+/// This CPU's APIC ID.
+pub fn id() -> u32 {
+    let id = read(ID);
+    if X2APIC.load(Ordering::Relaxed) {
+        id
+    } else {
+        id >> 24
+    }
 }
 
 /// Starts the timer with `count` ticks; 0 stops it.

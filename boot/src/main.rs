@@ -26,6 +26,7 @@ mod logger;
 mod media;
 mod memory;
 mod mouse;
+mod msix;
 mod net;
 mod options;
 mod paging;

@@ -3,8 +3,7 @@
 //! Frames that arrive wait in the card's own ring of buffers until the guest's card takes them; its interrupt says that there are some.
 //! Nothing is allocated for a frame.
 
-use crate::interrupts;
-use crate::virtio::{self, HostHal};
+use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,6 @@ use hv_core::backend::{NetBackend, NullNet};
 use spin::Mutex;
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::DeviceType;
-use virtio_drivers::transport::pci::PciTransport;
 
 /// Descriptors of each queue.
 const QUEUE: usize = 64;
@@ -23,7 +21,7 @@ const BUFFER: usize = 2048;
 type Buffer = Box<[u8; BUFFER]>;
 
 struct Card {
-    net: VirtIONetRaw<HostHal, PciTransport, QUEUE>,
+    net: VirtIONetRaw<HostHal, HostTransport, QUEUE>,
     /// Buffers that the card fills, by the token of the request.
     receiving: [Option<Buffer>; QUEUE],
     /// Buffers that the card sends, likewise, with their lengths.
@@ -127,12 +125,12 @@ impl NetBackend for Cable {
 
 /// Plugs the guest into the host's card, if there is one.
 pub fn open() -> Box<dyn NetBackend> {
-    let Some(found) = virtio::find(DeviceType::Network).into_iter().next() else {
+    let Some(mut found) = virtio::find(DeviceType::Network).into_iter().next() else {
         return Box::new(NullNet);
     };
-    let Some(line) = found.enable_interrupt() else {
+    let Some(by) = found.enable_interrupt(interrupt) else {
         log::warn!(
-            "the network card at {} is not used: the firmware gave it no interrupt line",
+            "the network card at {} is not used: it has neither MSI-X nor an interrupt line",
             found.function
         );
         return Box::new(NullNet);
@@ -159,9 +157,8 @@ pub fn open() -> Box<dyn NetBackend> {
     }
     card.net.enable_interrupts();
     let [a, b, c, d, e, f] = card.net.mac_address();
-    log::info!("network card {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, interrupt {line}");
+    log::info!("network card {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, {by:?} interrupts");
     *CARD.lock() = Some(card);
-    interrupts::unmask(line, interrupt);
     Box::new(Cable)
 }
 
