@@ -280,7 +280,7 @@ impl<B: VcpuBackend> Session<B> {
         if self.view.on_host() {
             keyboard::set_leds(self.guest.keyboard.lock().leds());
         }
-        if !self.keys.is_empty() {
+        if !self.keys.is_empty() && self.state == State::Running {
             next = next.min(now + KEY_INTERVAL);
         }
         control::flush_console();
