@@ -76,6 +76,7 @@ pub fn compare(
                     bare.mouse(movement)?;
                 }
             }
+            Step::Steady(time) => bare.steady(*time)?,
             Step::Picture { blinks } => {
                 for picture in pictures.by_ref().take(if *blinks { 2 } else { 1 }) {
                     number += 1;
@@ -153,6 +154,28 @@ impl Bare {
             }
             sleep(LOOK);
         }
+    }
+
+    /// Waits until the screen has not changed for `time`.
+    fn steady(&mut self, time: Duration) -> Result<()> {
+        let mut last = self.monitor.screen()?;
+        let mut since = Instant::now();
+        while since.elapsed() < time {
+            if interrupted() {
+                return Err(Interrupted.into());
+            }
+            ensure!(
+                Instant::now() < self.deadline,
+                "the screen without Umbra never stands still"
+            );
+            sleep(LOOK);
+            let picture = self.monitor.screen()?;
+            if picture != last {
+                last = picture;
+                since = Instant::now();
+            }
+        }
+        Ok(())
     }
 
     fn mouse(&mut self, movement: Mouse) -> Result<()> {

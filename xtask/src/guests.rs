@@ -24,6 +24,8 @@ pub enum Guest {
     DebianAmd64,
     /// The Debian installer for 32-bit machines, on a CD.
     DebianI386,
+    /// The graphical Debian installer for 64-bit machines, on a CD.
+    DebianGtk,
     /// The memory tester, 64-bit, on a CD.
     MemtestX64,
     /// The memory tester, 32-bit, on a CD.
@@ -50,9 +52,10 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 13] = [
+    pub const ALL: [Guest; 14] = [
         Guest::DebianAmd64,
         Guest::DebianI386,
+        Guest::DebianGtk,
         Guest::MemtestX64,
         Guest::MemtestIa32,
         Guest::GrubRescue,
@@ -71,6 +74,7 @@ impl Guest {
         match self {
             Guest::DebianAmd64 => "debian-amd64",
             Guest::DebianI386 => "debian-i386",
+            Guest::DebianGtk => "debian-gtk",
             Guest::MemtestX64 => "memtest-x64",
             Guest::MemtestIa32 => "memtest-ia32",
             Guest::GrubRescue => "grub-rescue",
@@ -105,6 +109,7 @@ impl Guest {
         match self {
             Guest::DebianAmd64 => "Debian 12 installer, 64-bit, text (ISO)",
             Guest::DebianI386 => "Debian 12 installer, 32-bit, text (ISO)",
+            Guest::DebianGtk => "Debian 12 installer, 64-bit, graphical (ISO)",
             Guest::MemtestX64 => "memtest86+, 64-bit (ISO)",
             Guest::MemtestIa32 => "memtest86+, 32-bit (ISO)",
             Guest::GrubRescue => "GRUB rescue CD (ISO)",
@@ -124,6 +129,7 @@ impl Guest {
         match self {
             Guest::DebianAmd64 => "debian-12-amd64.iso",
             Guest::DebianI386 => "debian-12-i386.iso",
+            Guest::DebianGtk => "debian-12-gtk.iso",
             Guest::MemtestX64 => "memtest86+x64.iso",
             Guest::MemtestIa32 => "memtest86+ia32.iso",
             Guest::GrubRescue => "grub-rescue-cdrom.iso",
@@ -153,8 +159,9 @@ impl Guest {
         setup::require(Purpose::Guests)?;
         paths::make(&paths::guests())?;
         match self {
-            Guest::DebianAmd64 => installer(&path, "amd64")?,
-            Guest::DebianI386 => installer(&path, "i386")?,
+            Guest::DebianAmd64 => installer(&path, "amd64", "text", &TEXT_ENTRIES)?,
+            Guest::DebianI386 => installer(&path, "i386", "text", &TEXT_ENTRIES)?,
+            Guest::DebianGtk => installer(&path, "amd64", "gtk", &GTK_ENTRIES)?,
             Guest::MemtestX64 => {
                 packaged(&path, "memtest86+", "usr/lib/memtest86+/memtest86+x64.iso")?
             }
@@ -277,36 +284,44 @@ fn place(path: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Makes the Debian installer's CD. Its default keeps the VGA's text mode, which needs no driver and whose characters can be
-/// read; `graphics` is Debian's own entry, and `serial` puts the installer on COM1.
-fn installer(path: &Path, architecture: &str) -> Result<()> {
+/// What the installer's CD can boot. The default keeps the VGA's text mode, which needs no driver and whose characters can be read;
+/// `graphics` is Debian's own entry, and `serial` puts the installer on COM1.
+const TEXT_ENTRIES: [Entry<'_>; 3] = [
+    Entry {
+        label: "install",
+        cmdline: "vga=normal nomodeset --- quiet",
+    },
+    Entry {
+        label: "graphics",
+        cmdline: "vga=788 --- quiet",
+    },
+    Entry {
+        label: "serial",
+        cmdline: "console=ttyS0,115200 --- quiet",
+    },
+];
+/// The graphical installer as Debian starts it, with the kernel's messages.
+const GTK_ENTRIES: [Entry<'_>; 1] = [Entry {
+    label: "install",
+    cmdline: "vga=788 ---",
+}];
+
+/// Makes the CD of a flavour of the Debian installer.
+fn installer(path: &Path, architecture: &str, flavour: &str, entries: &[Entry<'_>]) -> Result<()> {
     let package = deb::unpacked(&format!("debian-installer-12-netboot-{architecture}"))?;
     let files = package
         .join("usr/lib/debian-installer/images/12")
         .join(architecture)
-        .join("text/debian-installer")
+        .join(flavour)
+        .join("debian-installer")
         .join(architecture);
-    let entries = [
-        Entry {
-            label: "install",
-            cmdline: "vga=normal nomodeset --- quiet",
-        },
-        Entry {
-            label: "graphics",
-            cmdline: "vga=788 --- quiet",
-        },
-        Entry {
-            label: "serial",
-            cmdline: "console=ttyS0,115200 --- quiet",
-        },
-    ];
     let volume = format!("DEBIAN_12_{}", architecture.to_uppercase());
     cdrom::make(
         path,
         &volume,
         &files.join("linux"),
         &files.join("initrd.gz"),
-        &entries,
+        entries,
     )
 }
 

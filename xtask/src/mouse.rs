@@ -6,6 +6,8 @@ use crate::control::Mouse;
 
 /// Counts that a movement has at most in either direction: a long way takes many, as a hand makes them.
 const STRIDE: i32 = 10;
+/// Counts that QEMU's mouse puts into a packet at most.
+const PACKET: i16 = 127;
 /// The longest way in a word, in counts.
 const FAR: i32 = 10_000;
 /// The buttons and their bits.
@@ -14,7 +16,8 @@ const BUTTONS: [(&str, u8); 3] = [("left", 1), ("right", 2), ("middle", 4)];
 /// The movements of `text`, whose words are parted by blanks; `held` are the buttons that are held, before and then after it.
 ///
 /// `DX,DY` moves by so many counts to the right and downwards. `left`, `right` and `middle` click; with `+` before them they press
-/// and hold, with `-` let go. `wheel,N` turns the wheel by N steps towards the user.
+/// and hold, with `-` let go. `jump,DX,DY` moves at once, as no hand does: then a system that accelerates pointers knows no speed but
+/// that of a first movement, and two runs of a guest do the same. `wheel,N` turns the wheel by N steps towards the user.
 ///
 /// # Errors
 ///
@@ -51,12 +54,29 @@ pub fn movements(text: &str, held: &mut u8) -> Result<Vec<Mouse>> {
                 dy,
                 ..still(*held)
             })),
+            Some(("jump", ..)) => all.push(jump(word, *held)?),
             _ => bail!(
-                "'{word}' is nothing a mouse does: use DX,DY, left, right, middle, +left, -left, or wheel,N"
+                "'{word}' is nothing a mouse does: use DX,DY, left, right, middle, +left, -left, jump,DX,DY, or wheel,N"
             ),
         }
     }
     Ok(all)
+}
+
+/// The movement of `jump,DX,DY`: as far as one packet goes.
+fn jump(word: &str, buttons: u8) -> Result<Mouse> {
+    let mut numbers = word.split(',').skip(1).map(|number| {
+        let number = number.parse::<i16>().ok();
+        number.filter(|number| number.abs() <= PACKET)
+    });
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Some(dx)), Some(Some(dy)), None) => Ok(Mouse {
+            dx,
+            dy,
+            ..still(buttons)
+        }),
+        _ => bail!("'{word}' is no jump of up to {PACKET} counts"),
+    }
 }
 
 /// A mouse that does not move.
@@ -109,9 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn a_jump_is_one_movement() {
+        let all = movements("jump,-127,3", &mut 0).unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].dx, all[0].dy), (-127, 3));
+    }
+
+    #[test]
     fn other_words_are_errors() {
         for wrong in [
-            "up", "1", "1,", "wheel", "+", "1,2,3", "20000,0", "+wheel,1",
+            "up",
+            "1",
+            "1,",
+            "wheel",
+            "+",
+            "1,2,3",
+            "20000,0",
+            "jump,1",
+            "jump,128,0",
+            "+wheel,1",
         ] {
             assert!(movements(wrong, &mut 0).is_err(), "{wrong}");
         }

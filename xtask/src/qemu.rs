@@ -180,8 +180,10 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
             add(&["-initrd", &module_list(modules, directory)?]);
         }
         Boot::Cd { path, firmware } => {
-            if let Some(firmware) = firmware {
-                add(&["-bios", utf8(firmware)?]);
+            match firmware {
+                Some(firmware) => add(&["-bios", utf8(firmware)?]),
+                // A monitor that prefers what the guest's does.
+                None => add(&["-global", "VGA.xres=1024", "-global", "VGA.yres=768"]),
             }
             add(&[
                 "-drive",

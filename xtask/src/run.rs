@@ -121,7 +121,7 @@ impl Options {
         for step in &script {
             match step {
                 Step::Until(text) if text.is_empty() => refuse!("--until needs a text"),
-                Step::Until(_) | Step::Picture { .. } => {}
+                Step::Until(_) | Step::Steady(_) | Step::Picture { .. } => {}
                 Step::Type(text) => {
                     if let Err(error) = keys::scancodes(text) {
                         refuse!("--type {text:?}: {error}");

@@ -1,6 +1,7 @@
 //! The script of a run: texts to wait for, keys to type and movements of the mouse, and the watch over what the guest shows.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use crate::control::TextScreen;
 
@@ -13,6 +14,8 @@ pub enum Step {
     Type(String),
     /// Do this with the guest's mouse.
     Mouse(String),
+    /// Wait until the picture has not changed for so long.
+    Steady(Duration),
     /// Take a picture, after a moment in which the guest can finish drawing.
     Picture {
         /// Whether something blinks: then a second picture with the other phase is taken.
@@ -153,7 +156,7 @@ impl Watch {
     pub fn new(script: &[Step]) -> Watch {
         let texts = script.iter().filter_map(|step| match step {
             Step::Until(text) => Some((text.clone(), OnScreen::default())),
-            Step::Type(_) | Step::Mouse(_) | Step::Picture { .. } => None,
+            _ => None,
         });
         Watch {
             on_screen: texts.collect(),

@@ -2,6 +2,8 @@
 //!
 //! It is given any pair of byte streams, so that tests can play Umbra's part.
 
+mod pictures;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
@@ -10,8 +12,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 
+use self::pictures::Silence;
 use crate::control::{Decoder, Event, Message, Mouse, Picture, Request};
 use crate::emulator::{self, Channel};
 use crate::keys;
@@ -28,8 +31,6 @@ pub const STRIDE_PAUSE: Duration = Duration::from_millis(10);
 pub const CLICK_PAUSE: Duration = Duration::from_millis(60);
 /// After keys that end a script, so that the guest can answer them before the picture is taken.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// How long what blinks has to change: several times its period.
-const BLINK: Duration = Duration::from_secs(5);
 /// How long Umbra may be silent before it has answered a question: a large picture takes its time on a serial port.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long Umbra has to say goodbye.
@@ -116,6 +117,8 @@ pub struct Session {
     monitor: Option<Monitor>,
     /// The mouse's buttons that are held.
     held: u8,
+    /// A picture, and since when it has been shown.
+    steady: Option<(Picture, Instant)>,
 }
 
 impl Session {
@@ -140,6 +143,7 @@ impl Session {
             report: None,
             monitor: None,
             held: 0,
+            steady: None,
         }
     }
 
@@ -208,6 +212,8 @@ impl Session {
                         let movements = mouse::movements(words, &mut self.held)?;
                         deeds.extend(movements.into_iter().map(Deed::Mouse));
                     }
+                    Step::Steady(time) if self.steady(*time, console)? => {}
+                    Step::Steady(_) => break,
                     Step::Picture { blinks } => self.look(*blinks, console)?,
                 }
                 steps.pop_front();
@@ -272,40 +278,6 @@ impl Session {
             self.drain(SETTLE, console)?;
         }
         Ok(())
-    }
-
-    /// Takes a picture, and another one with the other phase of what `blinks`.
-    fn look(&mut self, blinks: bool, console: &mut dyn FnMut(&[u8])) -> Result<()> {
-        self.drain(SETTLE, console)?;
-        let first = self.take_picture(console)?;
-        self.pictures.push(first.clone());
-        if !blinks {
-            return Ok(());
-        }
-        let since = Instant::now();
-        loop {
-            let picture = self.take_picture(console)?;
-            if picture != first {
-                self.pictures.push(picture);
-                return Ok(());
-            }
-            ensure!(since.elapsed() < BLINK, "nothing blinks on the screen");
-        }
-    }
-
-    fn take_picture(&mut self, console: &mut dyn FnMut(&[u8])) -> Result<Picture> {
-        self.send(&Request::Screenshot)?;
-        let mut silence = Silence::new(&self.heard);
-        loop {
-            self.receive(TICK, console)?;
-            if let Some(picture) = self.picture.take() {
-                return Ok(picture);
-            }
-            ensure!(
-                !self.closed && silence.time() < ANSWER,
-                "Umbra did not send the picture"
-            );
-        }
     }
 
     /// Receives for as long as `time` says.
@@ -441,32 +413,6 @@ fn missing(steps: &VecDeque<&Step>) -> String {
     });
     text.map(|text| format!(" before \"{text}\" appeared"))
         .unwrap_or_default()
-}
-
-/// How long nothing has come.
-struct Silence {
-    heard: Arc<AtomicU64>,
-    last: u64,
-    since: Instant,
-}
-
-impl Silence {
-    fn new(heard: &Arc<AtomicU64>) -> Silence {
-        Silence {
-            heard: heard.clone(),
-            last: heard.load(Ordering::Relaxed),
-            since: Instant::now(),
-        }
-    }
-
-    fn time(&mut self) -> Duration {
-        let now = self.heard.load(Ordering::Relaxed);
-        if now != self.last {
-            self.last = now;
-            self.since = Instant::now();
-        }
-        self.since.elapsed()
-    }
 }
 
 fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>, heard: &AtomicU64) {

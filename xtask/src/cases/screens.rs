@@ -62,6 +62,14 @@ pub(super) fn cases() -> Vec<Case> {
             &[Check::Colours(300)],
         ),
         case(
+            "screen-debian-gtk",
+            What::Own(&[Guest::DebianGtk], installer),
+            1024,
+            900,
+            &clicked(),
+            &[Check::Colours(50)],
+        ),
+        case(
             "screen-outer-mouse",
             What::Own(&[], outer),
             64,
@@ -84,6 +92,28 @@ fn chosen() -> Vec<Step> {
         until("A disk"),
         Step::Picture { blinks: false },
         keys("\\{down}\\{down}"),
+        Step::Picture { blinks: false },
+    ]
+}
+
+/// The graphical installer: a language is chosen by the mouse, and the list is moved by its wheel.
+fn clicked() -> Vec<Step> {
+    let steady = |seconds| Step::Steady(Duration::from_secs(seconds));
+    let mouse = |words: &str| Step::Mouse(words.to_owned());
+    vec![
+        until("Loading initrd"),
+        // Its first page is empty for most of this time.
+        steady(75),
+        Step::Picture { blinks: false },
+        mouse("jump,-100,0"),
+        steady(2),
+        mouse("jump,0,120"),
+        steady(2),
+        mouse("left"),
+        steady(2),
+        Step::Picture { blinks: false },
+        mouse("wheel,2"),
+        steady(2),
         Step::Picture { blinks: false },
     ]
 }
@@ -115,6 +145,10 @@ fn modes() -> Vec<Step> {
 
 fn grub_shell(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     case.compare(&Guest::GrubRescue.provide()?, umbra, scratch)
+}
+
+fn installer(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    case.compare(&Guest::DebianGtk.provide()?, umbra, scratch)
 }
 
 fn menu(case: &Case, umbra: &Path, scratch: &Path, mode: &str) -> Result<()> {
