@@ -29,8 +29,9 @@ const COLUMNS: usize = 80;
 const ROWS: usize = 25;
 /// How often the machine is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a picture has to become the one that is expected: the guest finishes drawing, and what blinks does so.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a picture has to become the one that is expected: the guest finishes drawing, what blinks does so, and a guest whose
+/// screen stood still while it was busy goes on.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running machine without Umbra.
 struct Bare {
