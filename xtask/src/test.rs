@@ -25,6 +25,13 @@ struct Test {
     kind: Kind,
 }
 
+impl Test {
+    /// Whether it runs only when it is named.
+    fn by_hand(&self) -> bool {
+        matches!(&self.kind, Kind::Guest(case) if case.by_hand)
+    }
+}
+
 enum Kind {
     /// A cargo command, with its arguments.
     Cargo(&'static [&'static str]),
@@ -48,16 +55,22 @@ pub fn test(args: &TestArgs) -> Result<()> {
     let tests: Vec<Test> = all()
         .into_iter()
         .filter(|test| {
-            args.only.is_empty()
-                || args
-                    .only
-                    .iter()
-                    .any(|part| test.name.contains(part.as_str()))
+            let named = |part: &String| test.name.contains(part.as_str());
+            if args.only.is_empty() {
+                args.list || !test.by_hand()
+            } else {
+                args.only.iter().any(named)
+            }
         })
         .collect();
     if args.list {
         for test in &tests {
-            println!("{}", test.name);
+            let when = if test.by_hand() {
+                "  (only when it is named)"
+            } else {
+                ""
+            };
+            println!("{}{when}", test.name);
         }
         return Ok(());
     }

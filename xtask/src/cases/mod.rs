@@ -50,6 +50,8 @@ pub struct Case {
     shadow: Option<Shadow>,
     /// What must hold besides the script.
     checks: Vec<Check>,
+    /// It runs only when it is named: it takes too long for every day.
+    pub by_hand: bool,
 }
 
 /// How a test goes: the test, the Umbra image, and a directory for its files.
@@ -112,6 +114,15 @@ fn case(
         paging: Paging::Nested,
         shadow: None,
         checks: checks.to_vec(),
+        by_hand: false,
+    }
+}
+
+/// The same, to be run only when it is named.
+fn by_hand(case: Case) -> Case {
+    Case {
+        by_hand: true,
+        ..case
     }
 }
 

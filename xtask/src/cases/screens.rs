@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::checks::Check;
-use super::{Case, What, case, keys, until};
+use super::{Case, What, by_hand, case, keys, until};
 use crate::control::Picture;
 use crate::guests::Guest;
 use crate::run::Options;
@@ -61,14 +61,14 @@ pub(super) fn cases() -> Vec<Case> {
             &chosen(),
             &[Check::Colours(300)],
         ),
-        case(
+        by_hand(case(
             "screen-debian-gtk",
             What::Own(&[Guest::DebianGtk], installer),
             1024,
             900,
             &clicked(),
             &[Check::Colours(50)],
-        ),
+        )),
         case(
             "screen-outer-mouse",
             What::Own(&[], outer),
