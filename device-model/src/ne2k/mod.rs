@@ -5,9 +5,9 @@
 //! DMA, 18h-1Fh reset. There are 32 KiB of packet memory at 4000h and the address PROM at 0.
 //!
 //! A frame is sent when the command is written. Received frames are taken from the [`NetBackend`] by
-//! [`Device::poll`] and when the guest makes room; one that finds the ring full is kept, not lost, so only loopback can
-//! overflow the ring. Whoever puts frames into the back end calls `poll`, or a poll interval is set
-//! ([`Ne2k::poll_every`]).
+//! [`Device::poll`] and when the guest asks for more; one that finds the ring full is kept, not lost, so only loopback can
+//! overflow the ring. `receive.rs` tells when frames come in. Whoever puts frames into the back end calls `poll`, or a poll
+//! interval is set ([`Ne2k::poll_every`]).
 //!
 //! Not implemented: collisions and error counters, the FIFO register, the frame check sequence behind a received frame
 //! (four zero bytes stand there), the EEPROM interface, sleep.
@@ -29,7 +29,7 @@ use hv_core::device::{AccessSize, DevCx, Device};
 use hv_core::irq::IrqLine;
 use hv_core::time::VmTime;
 use memory::Memory;
-use receive::Stage;
+use receive::{Pace, Stage};
 use registers::Registers;
 
 /// What the configuration space of the PCI function holds.
@@ -62,6 +62,7 @@ pub struct Ne2k {
     regs: Registers,
     memory: Memory,
     stage: Stage,
+    pace: Pace,
     interval: Option<VmTime>,
 }
 
@@ -75,6 +76,7 @@ impl Ne2k {
             regs: Registers::default(),
             memory: Memory::new(mac),
             stage: Stage::new(),
+            pace: Pace::default(),
             interval: None,
         }
     }
@@ -131,6 +133,13 @@ impl Ne2k {
         if effect.remote {
             self.start_remote();
         }
+        if effect.acknowledged {
+            self.pace.acknowledged(cx.now);
+        }
+        if effect.boundary {
+            self.pace
+                .emptied(self.regs.ring_is_read().then_some(cx.now));
+        }
         if effect.receive {
             self.receive(cx);
         }
@@ -147,6 +156,7 @@ impl Device for Ne2k {
         self.regs = Registers::default();
         self.memory.clear();
         self.stage.clear();
+        self.pace = Pace::default();
         self.update_irq();
     }
 

@@ -3,6 +3,13 @@
 //! The ring is pages PSTART to PSTOP (exclusive). The card writes from CURR on and never reaches BNRY, the page that the
 //! driver will read next; CURR equal to BNRY therefore is an empty ring. A BNRY outside the ring (ReactOS begins with 0) is
 //! never reached.
+//!
+//! Frames come in bursts, each with one interrupt (PRX), and a new burst only when the driver has acknowledged that, and has had
+//! a moment to leave its interrupt handler; until then they wait outside, as IEEE 802.3x flow control has it. The
+//! reason is that a driver may read first, a bounded number of frames, and then acknowledge all (Linux's `ei_receive`
+//! does): of a frame that had come in meanwhile it would not be told again, and if that frame keeps the next ones out, never. On a wire
+//! of 10 Mbit/s frames are too far apart for that. A driver that polls need not acknowledge: for it a burst begins when it
+//! has read all of the last one for a moment.
 
 use super::Ne2k;
 use super::memory::{FRAME_MAX, FRAME_MIN, Memory, PAGE};
@@ -17,10 +24,45 @@ const HEADER: usize = 4;
 const FCS: usize = 4;
 /// Length of the buffer for one frame, as [`NetBackend`](hv_core::backend::NetBackend) wants it or more.
 const STAGE: usize = 1536;
-/// Most frames taken from the back end in one go.
-const BURST: usize = 64;
-/// How long the virtual CPU runs between two bursts.
-const BURST_PAUSE: VmTime = VmTime::from_micros(10);
+/// Most frames taken from the back end in one go when nobody listens.
+const DISCARD: usize = 64;
+/// Most frames in a burst: no more than drivers read before they acknowledge. Linux reads nine; the ring of an RTL8029AS
+/// has room for as many of full length.
+const BURST: usize = 8;
+/// Most frames looked at for a burst; those that are not for this card are no part of it.
+const LOOK: usize = 64;
+/// How long the virtual CPU runs between an acknowledgement, or the end of the reading, and the next burst.
+const PAUSE: VmTime = VmTime::from_micros(50);
+
+/// When the next burst may come in.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Pace {
+    /// A moment after the last acknowledgement.
+    earliest: VmTime,
+    /// A moment after the driver has read all frames, if it has.
+    read: Option<VmTime>,
+}
+
+impl Pace {
+    /// The driver has acknowledged PRX.
+    pub(super) fn acknowledged(&mut self, now: VmTime) {
+        self.earliest = now + PAUSE;
+    }
+
+    /// The driver has moved the boundary, and has read all frames at `now`, or has not.
+    pub(super) fn emptied(&mut self, now: Option<VmTime>) {
+        self.read = now.map(|now| now + PAUSE);
+    }
+
+    /// When a burst may begin if nothing more is heard of the driver. None: not before it is.
+    fn next(&self, pending: bool) -> Option<VmTime> {
+        if pending {
+            self.read.map(|read| read.max(self.earliest))
+        } else {
+            Some(self.earliest)
+        }
+    }
+}
 
 /// A frame that has arrived but has no place in the ring yet.
 pub(super) struct Stage {
@@ -113,6 +155,22 @@ impl Registers {
         }
     }
 
+    /// Whether the driver has read all frames, by either way of keeping the boundary: at the next frame, or at the page before it.
+    pub(super) fn ring_is_read(&self) -> bool {
+        let pages = self.ring_pages();
+        let behind = |page: u8| {
+            if page + 1 >= self.page_stop {
+                self.page_start
+            } else {
+                page + 1
+            }
+        };
+        pages == 0
+            || !(self.page_start..self.page_stop).contains(&self.boundary)
+            || self.boundary == self.current
+            || behind(self.boundary) == self.current
+    }
+
     /// Pages that can be written before the boundary is reached.
     fn free_pages(&self) -> u8 {
         let pages = self.ring_pages();
@@ -129,37 +187,61 @@ impl Registers {
     }
 }
 
+/// How a burst has ended.
+enum Burst {
+    /// There are no more frames.
+    All,
+    /// There may be more, which wait for the driver, or until then.
+    Until(Option<VmTime>),
+}
+
 impl Ne2k {
     /// Takes frames from the back end into the ring. Returns when to come again.
     pub(super) fn receive(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
         if !self.regs.running() || self.regs.loopback() {
             self.stage.clear();
             // Nobody listens: what is on the wire is lost.
-            for _ in 0..BURST {
+            for _ in 0..DISCARD {
                 self.net.receive(&mut self.stage.bytes[..])?;
             }
             return None;
         }
-        let mut again = self.interval.map(|i| cx.now + i);
-        for _ in 0..BURST {
-            if self.stage.len != 0 && !self.place_staged() {
-                break; // until the guest has moved the boundary
-            }
-            let Some(len) = self.net.receive(&mut self.stage.bytes[..]) else {
-                if let Some(at) = again {
-                    cx.requests.wake_at(at);
-                }
-                return again;
-            };
-            self.stage.set(len, |_| {});
-        }
-        if self.stage.len == 0 || self.place_staged() {
-            again = Some(cx.now + BURST_PAUSE);
-        }
+        let again = match self.burst(cx.now) {
+            Burst::All => self.interval.map(|interval| cx.now + interval),
+            Burst::Until(at) => at,
+        };
         if let Some(at) = again {
             cx.requests.wake_at(at);
         }
         again
+    }
+
+    /// Takes a burst of frames into the ring, if it may.
+    fn burst(&mut self, now: VmTime) -> Burst {
+        let begin = self.pace.next(self.regs.receipt_is_pending());
+        let mut placed = 0;
+        for _ in 0..LOOK {
+            if self.stage.len == 0 {
+                let Some(len) = self.net.receive(&mut self.stage.bytes[..]) else {
+                    return Burst::All;
+                };
+                self.stage.set(len, |_| {});
+                continue;
+            }
+            if placed == 0 && begin.is_none_or(|begin| now < begin) {
+                return Burst::Until(begin);
+            }
+            let current = self.regs.current;
+            if placed == BURST || !self.place_staged() {
+                // Until the driver has acknowledged, or moved the boundary.
+                return Burst::Until(None);
+            }
+            if self.regs.current != current {
+                placed += 1;
+                self.pace.emptied(None);
+            }
+        }
+        Burst::Until(Some(now + PAUSE))
     }
 
     /// Puts the staged frame into the ring, or drops it if it is not for this card or can never fit. False: there is no room

@@ -116,6 +116,10 @@ pub(super) struct Effect {
     pub(super) remote: bool,
     /// There may be more frames that can be received.
     pub(super) receive: bool,
+    /// The driver has taken note of received frames.
+    pub(super) acknowledged: bool,
+    /// The driver has read frames.
+    pub(super) boundary: bool,
 }
 
 /// The registers.
@@ -187,6 +191,11 @@ impl Registers {
 
     pub(super) fn signal(&mut self, what: Interrupts) {
         self.isr |= what;
+    }
+
+    /// Whether the driver has still to be told of frames in the ring, or has been told and has not said that it knows.
+    pub(super) fn receipt_is_pending(&self) -> bool {
+        self.isr.contains(Interrupts::PRX)
     }
 
     /// A frame found no room.
@@ -273,14 +282,18 @@ impl Registers {
             (0, 2) => self.page_stop = value,
             (0, 3) => {
                 self.boundary = value;
+                effect.boundary = true;
                 effect.receive = true;
             }
             (0, 4) => self.transmit_page = value,
             (0, 5) => set_half(&mut self.transmit_count, false, value),
             (0, 6) => set_half(&mut self.transmit_count, true, value),
-            (0, 7) => self
-                .isr
-                .remove(Interrupts::from_bits_truncate(value) - Interrupts::RST),
+            (0, 7) => {
+                let done = Interrupts::from_bits_truncate(value) - Interrupts::RST;
+                effect.acknowledged = self.isr.intersection(done).contains(Interrupts::PRX);
+                effect.receive = effect.acknowledged;
+                self.isr.remove(done);
+            }
             (0, 8) => set_half(&mut self.remote_address, false, value),
             (0, 9) => set_half(&mut self.remote_address, true, value),
             (0, 0x0a) => set_half(&mut self.remote_count, false, value),
@@ -316,6 +329,7 @@ impl Registers {
             transmit: new.contains(Command::TXP) && self.running(),
             remote: self.remote() != Remote::None,
             receive: self.running(),
+            ..Effect::default()
         }
     }
 }
