@@ -182,6 +182,35 @@ pub enum Bench {
     Paging(PagingArgs),
     /// Single exits, counted in instructions from the guest's side.
     Exits,
+    /// The guest's disk with fio: native against Umbra.
+    Disk(DiskArgs),
+    /// Kills the emulator again and again while the guest writes, and checks that what was flushed is there.
+    Crash(CrashArgs),
+}
+
+/// How to measure the disk.
+#[derive(Debug, Args)]
+pub struct DiskArgs {
+    /// How long each kind of access is measured
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub seconds: u32,
+    /// Only this: random-read, random-write, sequential-read or sequential-write; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub work: Vec<String>,
+    /// Write all figures
+    #[arg(long, value_name = "FILE.json")]
+    pub json: Option<PathBuf>,
+}
+
+/// How often to kill, and when.
+#[derive(Debug, Args)]
+pub struct CrashArgs {
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub kills: u32,
+    /// What the moments are drawn from [default: the time of day]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
 /// Where to measure.

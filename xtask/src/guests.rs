@@ -267,6 +267,15 @@ impl Flavour {
     }
 }
 
+/// The modules of the cloud kernel.
+///
+/// # Errors
+///
+/// Its package cannot be had.
+pub fn cloud_modules() -> Result<PathBuf> {
+    Ok(CLOUD.unpacked()?.join("lib/modules"))
+}
+
 /// Copies one file of a package.
 fn packaged(path: &Path, package: &str, file: &str) -> Result<()> {
     let from = deb::unpacked(package)?.join(file);

@@ -105,6 +105,7 @@ load() {
 }
 
 case "$(cat /proc/cmdline)" in
+    *umbra.then=storage*) exec sh /storage.sh ;;
     *umbra.then=tables*) tables; poweroff -f ;;
     *umbra.then=load*) load; poweroff -f ;;
     *umbra.then=poweroff*) poweroff -f ;;

@@ -25,7 +25,7 @@ const APPLETS: [&str; 27] = [
 ];
 
 /// The drivers that let the kernel see the virtual machine's disks and its power button.
-const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "button"];
+pub const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "button"];
 
 /// Builds the RAM disk from `busybox`, from the drivers below `modules` that this kernel has, and from the program that works.
 ///
@@ -47,7 +47,7 @@ pub fn build(busybox: &Path, modules: &Path, width: Width) -> Result<Vec<u8>> {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
     let mut order = String::new();
-    for (name, content) in in_load_order(&find(modules))? {
+    for (name, content) in drivers(modules, DRIVERS)? {
         archive.program(&format!("modules/{name}.ko"), &content);
         order.push_str(&name);
         order.push('\n');
@@ -78,12 +78,21 @@ fn find(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The drivers and what they depend on, each behind its dependencies.
-fn in_load_order(available: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>> {
+/// The `wanted` drivers below `modules` and what they depend on, by name and content, each behind its dependencies. A driver that is
+/// not there is part of the kernel.
+///
+/// # Errors
+///
+/// A file cannot be read.
+pub fn drivers<'a>(
+    modules: &Path,
+    wanted: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let available = find(modules);
     let mut loaded = Vec::new();
     let mut seen = BTreeSet::new();
-    for driver in DRIVERS {
-        load(driver, available, &mut seen, &mut loaded)?;
+    for driver in wanted {
+        load(driver, &available, &mut seen, &mut loaded)?;
     }
     Ok(loaded)
 }
@@ -147,7 +156,7 @@ mod tests {
             )
             .unwrap();
         }
-        let order: Vec<String> = in_load_order(&find(directory.path()))
+        let order: Vec<String> = drivers(directory.path(), DRIVERS)
             .unwrap()
             .into_iter()
             .map(|(name, _)| name)
@@ -165,7 +174,7 @@ mod tests {
             )
             .unwrap();
         }
-        assert_eq!(in_load_order(&find(directory.path())).unwrap().len(), 2);
+        assert_eq!(drivers(directory.path(), DRIVERS).unwrap().len(), 2);
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod script;
 mod serve;
 mod session;
 mod setup;
+mod storage;
 mod test;
 mod work;
 
@@ -87,6 +88,8 @@ fn command() -> Result<()> {
             Bench::Boot(args) => bench::boot(args),
             Bench::Paging(args) => paging::paging(args),
             Bench::Exits => exits::exits(),
+            Bench::Disk(args) => storage::bench::disk(args),
+            Bench::Crash(args) => storage::crash::crash(args),
         },
     }
 }

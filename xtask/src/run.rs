@@ -305,7 +305,11 @@ fn named(path: &Path) -> Option<Guest> {
 }
 
 /// The outer machine for a run of `guest` in the Umbra image `umbra`. `scratch` takes the files that it needs.
-fn machine(
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused): the outer machine cannot be as large as the guest needs it.
+pub fn machine(
     options: &Options,
     guest: &Medium,
     umbra: &Path,

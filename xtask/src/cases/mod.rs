@@ -8,6 +8,7 @@ mod list;
 mod network;
 mod refusal;
 mod screens;
+mod storage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,7 @@ enum What {
 pub fn all() -> Vec<Case> {
     let mut all = list::cases();
     all.extend(network::cases());
+    all.extend(storage::cases());
     all.extend(console::cases());
     all.extend(screens::cases());
     all

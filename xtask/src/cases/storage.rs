@@ -1,0 +1,84 @@
+//! Guests and their disks: what boots first, and what is still there after a kill.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Case, What, case, until};
+use crate::guests::Guest;
+use crate::media;
+use crate::run::Options;
+use crate::storage::crash::{Crash, DISK};
+use crate::storage::options;
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    let found = [until("STORAGE-FOUND 20 files")];
+    vec![
+        case(
+            "disk-survives-a-kill",
+            What::Own(&[Guest::CloudKernel, Guest::CloudInitrd], survive),
+            512,
+            300,
+            &found,
+            &[],
+        ),
+        case(
+            "disk-keeps-what-was-flushed",
+            What::Own(&[Guest::CloudKernel, Guest::CloudInitrd], keep),
+            512,
+            300,
+            &[],
+            &[],
+        ),
+        case(
+            "disk-boots-before-the-cd",
+            What::Own(&[Guest::GrubRescue, Guest::LinuxDisk], order),
+            512,
+            120,
+            &[],
+            &[],
+        ),
+    ]
+}
+
+/// A guest partitions its disk, makes a file system, writes files and syncs. It is killed at once; the next boot finds the files.
+fn survive(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let disk = scratch.join("disk.img");
+    let made = Crash::new(umbra, scratch, 0)?;
+    case.run_once(&options(made.initrd(), &disk, "check")?, umbra, scratch)
+}
+
+/// Three kills at random moments of a write load with flushes.
+fn keep(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let seed = u64::from(std::process::id());
+    let mut test = Crash::new(umbra, scratch, seed)?;
+    for kill in 1..=3 {
+        test.kill()
+            .with_context(|| format!("kill {kill}, seed {seed}"))?;
+    }
+    anyhow::ensure!(test.next > 0, "nothing was written in the time");
+    Ok(())
+}
+
+/// With a CD in the drive: an empty disk is passed over, one that boots is booted.
+fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let cd = Options::headless(&Guest::GrubRescue.provide()?)?;
+    let empty = media::make_disk(&scratch.join("empty.img"), Some(DISK))?;
+    let bootable = scratch.join("bootable.img");
+    fs::copy(Guest::LinuxDisk.provide()?, &bootable).context("cannot copy the disk")?;
+    for (disk, text) in [
+        (empty, "GNU GRUB"),
+        (media::open_disk(&bootable)?, "GUEST-BOOTS 1"),
+    ] {
+        let options = Options {
+            disk: Some(disk),
+            script: vec![until(text)],
+            ..cd.clone()
+        };
+        case.run_once(&options, umbra, scratch)
+            .with_context(|| format!("until {text}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,424 @@
+//! `cargo xtask bench disk`: the guest's disk measured by fio, bare in QEMU and in Umbra, in the same guest with the same image.
+//!
+//! fio works on the disk itself with direct I/O, one request at a time. One run tells the speed of each kind of access; another in
+//! Umbra for each kind, and one that measures nothing, tell the exits that it costs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::crash::FAILED;
+use super::{options, ram_disk};
+use crate::bench::listen;
+use crate::cli::DiskArgs;
+use crate::kernel;
+use crate::media;
+use crate::outcome::refuse;
+use crate::progress::Step;
+use crate::rig::{Boot, Bus, Drive, Machine, Network};
+use crate::run::{self, Options, Run};
+use crate::session::Ending;
+use crate::setup::{self, Purpose};
+
+/// The kinds of access, as the guest's script names them.
+const WORK: [&str; 4] = [
+    "random-read",
+    "random-write",
+    "sequential-read",
+    "sequential-write",
+];
+/// fio is linked with the libraries of everything it can talk to.
+const PROGRAMS: [(&str, &str); 1] = [("fio", "usr/bin/fio")];
+const LIBRARIES: [&str; 52] = [
+    "libaio1",
+    "libargon2-1",
+    "libblkid1",
+    "libboost-iostreams1.74.0",
+    "libboost-thread1.74.0",
+    "libbz2-1.0",
+    "libc6",
+    "libcryptsetup12",
+    "libdaxctl1",
+    "libdevmapper1.02.1",
+    "libffi8",
+    "libfmt9",
+    "libgcc-s1",
+    "libgfapi0",
+    "libgfrpc0",
+    "libgfxdr0",
+    "libglusterfs0",
+    "libgmp10",
+    "libgnutls30",
+    "libgssapi-krb5-2",
+    "libhogweed6",
+    "libibverbs1",
+    "libicu72",
+    "libidn2-0",
+    "libjson-c5",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkmod2",
+    "libkrb5-3",
+    "libkrb5support0",
+    "liblzma5",
+    "libnbd0",
+    "libndctl6",
+    "libnettle8",
+    "libnl-3-200",
+    "libnl-route-3-200",
+    "libnuma1",
+    "libp11-kit0",
+    "libpcre2-8-0",
+    "libpmem1",
+    "libpmemblk1",
+    "librados2",
+    "librbd1",
+    "librdmacm1",
+    "libselinux1",
+    "libssl3",
+    "libstdc++6",
+    "libtasn1-6",
+    "libtirpc3",
+    "libudev1",
+    "libunistring2",
+    "libuuid1",
+];
+const MORE_LIBRARIES: [&str; 5] = ["libacl1", "libcom-err2", "libxml2", "libzstd1", "zlib1g"];
+/// The disk's size in bytes.
+const DISK: u64 = 256 << 20;
+const MIB: f64 = (1 << 20) as f64;
+
+/// All figures.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    seconds: u32,
+    rows: Vec<Row>,
+}
+
+/// One kind of access.
+#[derive(Debug, Serialize)]
+struct Row {
+    work: &'static str,
+    native: Speed,
+    umbra: Speed,
+    /// Umbra's bytes a second by the native ones.
+    share: f64,
+    /// Exits, beyond those of a run that measures nothing, and what they cost.
+    exits: u64,
+    exits_per_mib: f64,
+    /// By reason.
+    reasons: Vec<(String, u64)>,
+}
+
+/// What fio has measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Speed {
+    mib: f64,
+    mib_per_second: f64,
+    requests_per_second: f64,
+}
+
+/// The command.
+///
+/// # Errors
+///
+/// A run fails.
+pub fn disk(args: &DiskArgs) -> Result<()> {
+    let mut work: Vec<&'static str> = WORK.to_vec();
+    if !args.work.is_empty() {
+        if let Some(unknown) = args.work.iter().find(|name| !WORK.contains(&name.as_str())) {
+            refuse!(
+                "there is no kind of access named {unknown}: {}",
+                WORK.join(", ")
+            );
+        }
+        work.retain(|name| args.work.iter().any(|wanted| wanted == name));
+    }
+    setup::require(Purpose::Test)?;
+    let bench = Bench::new(args.seconds, kernel::build()?)?;
+    let native = measure("Native", || bench.native(&work))?;
+    let (inside, _) = measure("Umbra", || bench.inside(&work))?;
+    let (_, idle) = measure("Umbra, without work", || bench.inside(&[]))?;
+    let mut rows = Vec::new();
+    for name in work {
+        let (console, report) =
+            measure(&format!("Umbra, exits of {name}"), || bench.inside(&[name]))?;
+        rows.push(Row::new(
+            name,
+            &native,
+            &inside,
+            (&console, &report),
+            &idle,
+        )?);
+    }
+    let comparison = Comparison {
+        seconds: args.seconds,
+        rows,
+    };
+    print!("{}", table(&comparison));
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn measure<T>(what: &str, one: impl FnOnce() -> Result<T>) -> Result<T> {
+    let step = Step::start(what);
+    let result = one()?;
+    step.done();
+    Ok(result)
+}
+
+/// What is measured.
+struct Bench {
+    seconds: u32,
+    umbra: PathBuf,
+    scratch: tempfile::TempDir,
+    initrd: PathBuf,
+    disk: PathBuf,
+}
+
+impl Bench {
+    fn new(seconds: u32, umbra: PathBuf) -> Result<Bench> {
+        let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let libraries = [&LIBRARIES[..], &MORE_LIBRARIES].concat();
+        let initrd = ram_disk(scratch.path(), &PROGRAMS, &libraries)?;
+        let disk = scratch.path().join("disk.img");
+        // Written once, so that nobody measures holes.
+        let bytes: Vec<u8> = (0..DISK / 8)
+            .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect();
+        fs::write(&disk, bytes)?;
+        Ok(Bench {
+            seconds,
+            umbra,
+            scratch,
+            initrd,
+            disk: media::open_disk(&disk)?,
+        })
+    }
+
+    fn options(&self, work: &[&str]) -> Result<Options> {
+        let work = format!(
+            "measure umbra.jobs={} umbra.seconds={}",
+            work.join(","),
+            self.seconds
+        );
+        Ok(Options {
+            report: Some(self.scratch.path().join("report.json")),
+            timeout: Some(Duration::from_secs(300)),
+            memory: 768 << 20,
+            ..options(&self.initrd, &self.disk, &work)?
+        })
+    }
+
+    /// A run in Umbra: what the guest said, and the report.
+    fn inside(&self, work: &[&str]) -> Result<(String, Value)> {
+        let mut console = Vec::new();
+        let options = self.options(work)?;
+        let run = run::execute(&options, &self.umbra, "bench-disk", &mut |bytes| {
+            console.extend_from_slice(bytes)
+        })?;
+        let report = run
+            .summary
+            .report
+            .as_deref()
+            .map(serde_json::from_str)
+            .transpose()?;
+        Ok((
+            ended(run, console)?,
+            report.context("Umbra sent no report")?,
+        ))
+    }
+
+    /// A run without Umbra.
+    fn native(&self, work: &[&str]) -> Result<String> {
+        let options = self.options(work)?;
+        let guest = options.guest.context("no guest")?;
+        let machine = Machine {
+            rig: options.rig,
+            cpu_model: options.cpu_model,
+            memory: options.memory,
+            boot: Boot::Native {
+                kernel: guest.path,
+                initrd: Some(self.initrd.clone()),
+                cmdline: options.cmdline,
+            },
+            drives: vec![Drive {
+                serial: "umbra-disk".to_owned(),
+                path: self.disk.clone(),
+                writable: true,
+                bus: Bus::Ide,
+            }],
+            network: Network::default(),
+            icount: false,
+            display: None,
+        };
+        let mut console = String::new();
+        let timeout = options.timeout.unwrap_or_default();
+        listen(&machine, timeout, &mut |said| {
+            console = said.to_owned();
+            said.contains(DONE) || said.contains(FAILED)
+        })?;
+        ensure!(
+            console.contains(DONE),
+            "the guest did not measure: {console}"
+        );
+        Ok(console)
+    }
+}
+
+/// What the guest says at its end.
+const DONE: &str = "STORAGE-MEASURED";
+
+fn ended(run: Run, console: Vec<u8>) -> Result<String> {
+    let console = String::from_utf8_lossy(&console).into_owned();
+    match run.summary.result? {
+        Ending::PoweredOff if console.contains(DONE) => Ok(console),
+        _ => bail!("the guest did not measure: {console}"),
+    }
+}
+
+impl Row {
+    fn new(
+        name: &'static str,
+        native: &str,
+        inside: &str,
+        counted: (&str, &Value),
+        idle: &Value,
+    ) -> Result<Row> {
+        let (native, umbra) = (Speed::of(name, native)?, Speed::of(name, inside)?);
+        let measured = Speed::of(name, counted.0)?;
+        let count = |report: &Value, reason: &str| {
+            let of = report
+                .pointer("/exits/by_reason")
+                .and_then(|all| all.get(reason));
+            of.and_then(|of| of.get("count"))
+                .and_then(Value::as_u64)
+                .unwrap_or(0)
+        };
+        let all = counted
+            .1
+            .pointer("/exits/by_reason")
+            .and_then(Value::as_object);
+        let all = all.context("the report has no exits")?;
+        let mut reasons: Vec<(String, u64)> = all
+            .keys()
+            .map(|reason| {
+                (
+                    reason.clone(),
+                    count(counted.1, reason).saturating_sub(count(idle, reason)),
+                )
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let exits = reasons.iter().map(|(_, count)| count).sum();
+        ensure!(
+            measured.mib > 0.0 && native.mib_per_second > 0.0,
+            "{name}: nothing was moved"
+        );
+        Ok(Row {
+            work: name,
+            native,
+            umbra,
+            share: umbra.mib_per_second / native.mib_per_second,
+            exits,
+            exits_per_mib: exits as f64 / measured.mib,
+            reasons,
+        })
+    }
+}
+
+impl Speed {
+    /// Reads fio's line for `job`. fio's documentation, "Terse output", version 3: fields 6 to 8 are what was read in KiB, KiB a second
+    /// and requests a second, 47 to 49 the same of what was written.
+    fn of(job: &str, console: &str) -> Result<Speed> {
+        let line = console
+            .lines()
+            .find(|line| line.starts_with("3;") && line.split(';').nth(2) == Some(job));
+        let line = line.with_context(|| format!("fio has not told about {job}"))?;
+        let field = |number: usize| -> Result<f64> {
+            let text = line
+                .split(';')
+                .nth(number - 1)
+                .context("fio's line is too short")?;
+            Ok(text.parse()?)
+        };
+        ensure!(field(5)? == 0.0, "fio failed with error {}", field(5)?);
+        let first = if job.ends_with("write") { 47 } else { 6 };
+        Ok(Speed {
+            mib: field(first)? * 1024.0 / MIB,
+            mib_per_second: field(first + 1)? * 1024.0 / MIB,
+            requests_per_second: field(first + 2)?,
+        })
+    }
+}
+
+fn table(comparison: &Comparison) -> String {
+    let mut text = format!(
+        "{:18} {:>9} {:>9} {:>11} {:>11} {:>8} {:>11}  most of them\n",
+        "disk, fio", "native", "Umbra", "native", "Umbra", "share", "exits/MiB"
+    );
+    text += &format!(
+        "{:18} {:>9} {:>9} {:>11} {:>11}\n",
+        "", "MiB/s", "MiB/s", "requests/s", "requests/s"
+    );
+    for row in &comparison.rows {
+        let most: Vec<String> = row
+            .reasons
+            .iter()
+            .take(3)
+            .map(|(reason, count)| {
+                format!(
+                    "{reason} {:.0} %",
+                    100.0 * *count as f64 / row.exits.max(1) as f64
+                )
+            })
+            .collect();
+        text += &format!(
+            "{:18} {:9.1} {:9.1} {:11.0} {:11.0} {:8.2} {:11.1}  {}\n",
+            row.work,
+            row.native.mib_per_second,
+            row.umbra.mib_per_second,
+            row.native.requests_per_second,
+            row.umbra.requests_per_second,
+            row.share,
+            row.exits_per_mib,
+            most.join(", ")
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fios_terse_lines_are_read_by_direction() {
+        let mut fields = vec!["0".to_owned(); 130];
+        for (at, value) in [
+            (1, "3"),
+            (2, "fio-3.33"),
+            (3, "random-write"),
+            (47, "2048"),
+            (48, "512"),
+            (49, "128"),
+        ] {
+            fields[at - 1] = value.to_owned();
+        }
+        let line = format!("x\n{}\r\n", fields.join(";"));
+        let speed = Speed::of("random-write", &line).unwrap();
+        assert_eq!(
+            (speed.mib, speed.mib_per_second, speed.requests_per_second),
+            (2.0, 0.5, 128.0)
+        );
+        assert!(Speed::of("random-read", &line).is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! The guest's disk under test: Debian's kernel with Debian's own tools for file systems, which make one, fill it, and find it again.
+
+pub mod bench;
+pub mod crash;
+mod programs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::guests::{self, Guest};
+use crate::initrd;
+use crate::media;
+use crate::run::Options;
+
+/// What the guest does.
+const SCRIPT: &str = include_str!("guest.sh");
+/// Drivers for a journalling file system with checksums, besides those of the disk.
+const DRIVERS: [&str; 2] = ["crc32c_generic", "ext4"];
+/// What the script uses of busybox besides what every test guest has.
+const APPLETS: [&str; 2] = ["mv", "umount"];
+
+/// Programs by package: what makes a partition and a file system, and what checks one.
+pub const MAKING: [(&str, &str); 2] = [("e2fsprogs", "sbin/mke2fs"), ("fdisk", "sbin/sfdisk")];
+const CHECKING: (&str, &str) = ("e2fsprogs", "sbin/e2fsck");
+/// Packages with their libraries.
+pub const FILE_SYSTEM_LIBRARIES: [&str; 11] = [
+    "libc6",
+    "libext2fs2",
+    "libcom-err2",
+    "libblkid1",
+    "libuuid1",
+    "libfdisk1",
+    "libsmartcols1",
+    "libreadline8",
+    "libtinfo6",
+    "libselinux1",
+    "libpcre2-8-0",
+];
+
+/// The RAM disk of the guest that works on its disk, in `directory`, with `programs`.
+///
+/// # Errors
+///
+/// What it is made of cannot be had.
+pub fn ram_disk(
+    directory: &Path,
+    programs: &[(&str, &str)],
+    libraries: &[&str],
+) -> Result<PathBuf> {
+    let mut archive = archive(DRIVERS.into_iter(), programs, libraries)?;
+    archive.program("storage.sh", SCRIPT.as_bytes());
+    for applet in APPLETS {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    behind_the_usual(archive, directory)
+}
+
+/// An archive of the cloud kernel's drivers for the disk and of `drivers`, and of `programs`.
+///
+/// # Errors
+///
+/// They cannot be had.
+pub fn archive<'a>(
+    drivers: impl Iterator<Item = &'a str>,
+    programs: &[(&str, &str)],
+    libraries: &[&str],
+) -> Result<Archive> {
+    let mut archive = Archive::default();
+    let mut order = String::new();
+    let wanted = initrd::DRIVERS.into_iter().chain(drivers);
+    for (name, content) in initrd::drivers(&guests::cloud_modules()?, wanted)? {
+        archive.program(&format!("modules/{name}.ko"), &content);
+        order.push_str(&name);
+        order.push('\n');
+    }
+    archive.program("modules/order", order.as_bytes());
+    programs::add(&mut archive, programs, libraries)?;
+    Ok(archive)
+}
+
+/// A RAM disk in `directory`: the cloud kernel's with `archive` behind it. What both have is taken from `archive`.
+///
+/// # Errors
+///
+/// The RAM disk cannot be had or written.
+pub fn behind_the_usual(archive: Archive, directory: &Path) -> Result<PathBuf> {
+    let mut image = fs::read(Guest::CloudInitrd.provide()?).context("cannot read the RAM disk")?;
+    image.resize(image.len().next_multiple_of(512), 0);
+    image.extend(archive.finish());
+    let path = directory.join("initrd-storage.img");
+    fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The RAM disk with the tools for file systems.
+///
+/// # Errors
+///
+/// As for [`ram_disk`].
+pub fn file_system_ram_disk(directory: &Path) -> Result<PathBuf> {
+    let programs = [&MAKING[..], &[CHECKING]].concat();
+    ram_disk(directory, &programs, &FILE_SYSTEM_LIBRARIES)
+}
+
+/// A run of that guest which does `work` with `disk`.
+///
+/// # Errors
+///
+/// A file is not what it should be.
+pub fn options(initrd: &Path, disk: &Path, work: &str) -> Result<Options> {
+    Ok(Options {
+        initrd: Some(media::open_initrd(initrd)?),
+        disk: Some(media::open_disk(disk)?),
+        cmdline: format!("console=ttyS0 quiet umbra.then=storage umbra.storage={work}"),
+        memory: 512 << 20,
+        ..Options::headless(&Guest::CloudKernel.provide()?)?
+    })
+}
