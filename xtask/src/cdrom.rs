@@ -33,6 +33,22 @@ pub fn make(
     initrd: &Path,
     entries: &[Entry<'_>],
 ) -> Result<()> {
+    make_with(path, volume, kernel, initrd, entries, &[])
+}
+
+/// The same with `files` besides, each with its name in the root directory.
+///
+/// # Errors
+///
+/// A file cannot be read, or the image not be written.
+pub fn make_with(
+    path: &Path,
+    volume: &str,
+    kernel: &Path,
+    initrd: &Path,
+    entries: &[Entry<'_>],
+    files: &[(&Path, &str)],
+) -> Result<()> {
     let parent = path.parent().context("the image has no directory")?;
     paths::make(parent)?;
     let tree = tempfile::Builder::new()
@@ -48,6 +64,9 @@ pub fn make(
         copy(from, &boot.join(name))?;
     }
     copy(initrd, &boot.join("initrd.gz"))?;
+    for (from, name) in files {
+        copy(from, &tree.path().join(name))?;
+    }
     fs::write(boot.join("isolinux.cfg"), configuration(entries))?;
     let step = Step::start(format!("Writing {}", path.display()));
     let unfinished = path.with_extension("part");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::rig::{Forward, Net, Paging, Rig, Shadow};
 
@@ -24,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Boots a guest in Umbra, in an emulated machine.
     Run(Box<RunArgs>),
+    /// Installs a system in Umbra onto a new disk image, without a question.
+    Install(InstallArgs),
     /// Runs every test: lints, unit tests and whole guests.
     Test(TestArgs),
     /// Makes target/umbra.iso, which boots Umbra with a guest on BIOS and UEFI machines.
@@ -137,6 +139,33 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
+}
+
+/// What to install, and where.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// The system
+    #[arg(value_enum)]
+    pub system: System,
+    /// The disk image, which is made
+    #[arg(long, value_name = "FILE")]
+    pub disk: PathBuf,
+    /// Its size [default: 16G]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub disk_size: Option<String>,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub memory: String,
+    /// Write the guest's screen at the end
+    #[arg(long, value_name = "FILE.png")]
+    pub screenshot: Option<PathBuf>,
+}
+
+/// A system that can be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// Debian 12, 64-bit: the base system.
+    Debian,
 }
 
 /// Which tests to run.

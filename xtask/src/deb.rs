@@ -18,7 +18,8 @@ use crate::paths;
 use crate::progress::Step;
 use crate::setup::{self, Purpose};
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The keys that Debian's archive is signed with.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The environment variable with a Debian mirror, for systems whose own sources are not Debian 12's.
 const MIRROR: &str = "UMBRA_DEBIAN_MIRROR";
 
@@ -176,8 +177,7 @@ fn source_of(package: &str) -> Result<Source> {
     if system.file(package).is_some() {
         return Ok(system);
     }
-    let mirror = env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty());
-    let mirror = mirror.with_context(|| {
+    let mirror = named_mirror().with_context(|| {
         format!(
             "this system's package sources do not have Debian 12's {name}: set {MIRROR} to the address of a Debian mirror \
              (the folder with dists/bookworm)"
@@ -193,6 +193,44 @@ fn source_of(package: &str) -> Result<Source> {
         fetch_lists(&debian, architecture);
     }
     Ok(debian)
+}
+
+/// The mirror that the environment names.
+fn named_mirror() -> Option<String> {
+    env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty())
+}
+
+/// The address of Debian 12's archive (the folder with `dists/bookworm`), without a slash at its end: what the environment names,
+/// or where this system's own packages come from.
+///
+/// # Errors
+///
+/// This system has other sources, and the environment names none.
+pub fn archive() -> Result<String> {
+    if let Some(mirror) = named_mirror() {
+        return Ok(mirror.trim_end_matches('/').to_owned());
+    }
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format"])
+        .args([
+            "$(LABEL) $(CODENAME) $(COMPONENT) $(REPO_URI)",
+            "Created-By: Packages",
+        ])
+        .output()
+        .context("cannot start apt-get")?;
+    parse_archive(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
+        format!(
+            "this system's package sources are not Debian 12's: set {MIRROR} to the address of a Debian mirror (the folder with \
+             dists/bookworm)"
+        )
+    })
+}
+
+fn parse_archive(text: &str) -> Option<String> {
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Debian bookworm main "))?;
+    Some(found.trim_end_matches('/').to_owned())
 }
 
 /// Fetches the lists of packages of a private configuration. Where one of several lists cannot be had, the others may do, and
@@ -308,6 +346,21 @@ mod tests {
             Some(("ipxe_1.0_all.deb".to_owned(), 1_171_912))
         );
         assert_eq!(parse_uri("E: no such package"), None);
+    }
+
+    #[test]
+    fn debians_archive_is_told_from_its_updates() {
+        let text = "Debian bookworm-updates main http://m.example/debian/\n\
+                    Debian-Security bookworm-security main http://m.example/security/\n\
+                    Debian bookworm main http://m.example/debian/\n";
+        assert_eq!(
+            parse_archive(text).as_deref(),
+            Some("http://m.example/debian")
+        );
+        assert_eq!(
+            parse_archive("Ubuntu noble main http://u.example/ubuntu/\n"),
+            None
+        );
     }
 
     #[test]

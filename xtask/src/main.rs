@@ -22,6 +22,7 @@ mod gfxmenu;
 mod guests;
 mod image;
 mod initrd;
+mod install;
 mod kernel;
 mod keys;
 mod kvm;
@@ -82,6 +83,7 @@ fn command() -> Result<()> {
         }
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),
+        Command::Install(args) => install::install(args),
         Command::Test(args) => test::test(args),
         Command::Image(args) => image::image(args),
         Command::Bench(args) => match &args.what {

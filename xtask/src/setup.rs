@@ -71,6 +71,11 @@ const KEYS: &[Package] = &[package(
     "debian-archive-keyring",
     "/usr/share/keyrings/debian-archive-keyring.gpg",
 )];
+/// What debootstrap needs.
+const DEBOOTSTRAP: &[Package] = &[
+    package("wget", "/usr/bin/wget"),
+    package("tar", "/usr/bin/tar"),
+];
 /// QEMU's window.
 const QEMU_WINDOW: &[Package] = &[package(
     "qemu-system-gui",
@@ -92,6 +97,8 @@ pub enum Purpose {
         /// In a window.
         window: bool,
     },
+    /// To install a system onto a disk image.
+    Install,
     /// To fetch and build the test guests.
     Guests,
     /// To fetch guests from Debian on another system.
@@ -115,6 +122,7 @@ impl Purpose {
                 groups.extend(window.then_some(its_window));
                 groups
             }
+            Purpose::Install => vec![BUILD, FIRMWARE, QEMU, GUESTS, KEYS, DEBOOTSTRAP],
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],

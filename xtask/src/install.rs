@@ -1,0 +1,229 @@
+//! `cargo xtask install`: an unattended installation of Debian in Umbra from a CD that has all it needs onto a disk image, then the
+//! first boot from that disk, up to a login that is typed.
+//!
+//! The CD is made here with debootstrap(8), Debian's way to make a system out of its packages, fetched and verified, in a folder. In
+//! Umbra, Linux partitions the disk, makes a file system, copies the system there, names it, adds users, and installs GRUB
+//! (`install.sh`). No network is needed for that.
+//!
+//! The machine is started once: its firmware tries the disk first, which does not boot as long as it is empty, and then the CD. After
+//! the installer's reboot the disk boots.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cdrom::{self, Entry};
+use crate::cli::InstallArgs;
+use crate::deb;
+use crate::guests::Guest;
+use crate::outcome::refuse;
+use crate::progress::Step;
+use crate::rig::parse_memory;
+use crate::run::{self, Options};
+use crate::script;
+use crate::setup::{self, Purpose};
+use crate::storage;
+use crate::{kernel, media, paths};
+
+/// The installer: the CD's first program.
+const INIT: &str = include_str!("install.sh");
+/// Drivers for the CD and its file system, besides those for the disk.
+const DRIVERS: [&str; 3] = ["isofs", "crc32c_generic", "ext4"];
+/// What is installed besides the packages that Debian calls required: a kernel, a boot loader, what starts the system, the network, and
+/// something to read and write with.
+const PACKAGES: &str = "linux-image-amd64,grub-pc,systemd-sysv,udev,kmod,ifupdown,isc-dhcp-client,iproute2,iputils-ping,login,passwd,\
+    e2fsprogs,nano,less,procps";
+/// Each line of the installer starts with it.
+const SAYS: &str = "INSTALL ";
+/// When the installation is given up.
+const TIMEOUT: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// The command.
+///
+/// # Errors
+///
+/// The options cannot be, the installation fails, or the installed system does not let us log in.
+pub fn install(args: &InstallArgs) -> Result<()> {
+    let size = args
+        .disk_size
+        .as_deref()
+        .map(media::parse_size)
+        .transpose()?;
+    let memory = parse_memory(&args.memory)?;
+    if media::check_disk(&args.disk, size)? {
+        refuse!(
+            "{} exists already; an installation writes over a whole disk, so name a new file",
+            args.disk.display()
+        );
+    }
+    setup::require(Purpose::Install)?;
+    let umbra = kernel::build()?;
+    let cd = cd()?;
+    let options = Options {
+        memory,
+        disk: Some(media::make_disk(&args.disk, size)?),
+        script: script(),
+        timeout: Some(TIMEOUT),
+        screenshot: args.screenshot.clone(),
+        ..Options::headless(&cd)?
+    };
+    paths::make(&paths::logs())?;
+    let log = paths::logs().join("install-console.log");
+    let mut kept =
+        fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    eprintln!("installing; what COM1 says goes to {}", log.display());
+    let mut progress = Progress::new();
+    let run = run::execute(&options, &umbra, "install", &mut |bytes| {
+        // A log that cannot be written is no reason to end an installation.
+        let _ = kept.write_all(bytes);
+        progress.feed(bytes);
+    })?;
+    let resets = run.summary.resets;
+    run::conclude(run)?;
+    ensure!(resets > 0, "the machine was not started again");
+    println!(
+        "Debian is installed in {0}: cargo xtask run {0}, and log in as root or user with the password umbra",
+        args.disk.display()
+    );
+    Ok(())
+}
+
+/// What must be seen: the end of the installation, the installed system's login on the screen, and that it lets us in.
+fn script() -> Vec<script::Step> {
+    let until = |text: &str| script::Step::Until(text.to_owned());
+    let keys = |text: &str| script::Step::Type(text.to_owned());
+    vec![
+        until("INSTALL done"),
+        until("umbra login:"),
+        keys("root\\n"),
+        until("Password:"),
+        keys("umbra\\n"),
+        until("root@umbra:~#"),
+        keys("echo installed-$(cat /etc/debian_version)-$(uname -m)\\n"),
+        until("installed-12."),
+    ]
+}
+
+/// The installer's CD, made unless it is in the cache.
+fn cd() -> Result<PathBuf> {
+    let path = paths::guests().join("debian-install.iso");
+    let stamp = paths::guests().join(".debian-install.iso");
+    let recipe = format!("{PACKAGES}\n{INIT}");
+    if path.exists() && fs::read_to_string(&stamp).is_ok_and(|made_by| made_by == recipe) {
+        return Ok(path);
+    }
+    paths::make(&paths::guests())?;
+    let scratch = tempfile::Builder::new()
+        .prefix("install-")
+        .tempdir_in(paths::guests())?;
+    let tree = system(scratch.path())?;
+    let drivers = DRIVERS.into_iter();
+    let mut archive = storage::archive(drivers, &storage::MAKING, &storage::FILE_SYSTEM_LIBRARIES)?;
+    archive.program("init", INIT.as_bytes());
+    let initrd = storage::behind_the_usual(archive, scratch.path())?;
+    let entry = Entry {
+        label: "install",
+        cmdline: "console=tty0 console=ttyS0 quiet",
+    };
+    let files = [(tree.as_path(), "debian.tar")];
+    let kernel = Guest::CloudKernel.provide()?;
+    cdrom::make_with(&path, "DEBIAN_INSTALL", &kernel, &initrd, &[entry], &files)?;
+    fs::write(&stamp, recipe)?;
+    Ok(path)
+}
+
+/// Has debootstrap make the system in a folder of `scratch`, and gives the folder as an archive.
+fn system(scratch: &Path) -> Result<PathBuf> {
+    let own = deb::unpacked("debootstrap")?;
+    let archive = deb::archive()?;
+    let cache = paths::guests().join("debootstrap-cache");
+    paths::make(&cache)?;
+    let tree = scratch.join("debian");
+    let step = Step::start(format!("Making a Debian system from {archive}"));
+    deb::run(
+        Command::new("sh")
+            .arg(own.join("usr/sbin/debootstrap"))
+            .env("DEBOOTSTRAP_DIR", own.join("usr/share/debootstrap"))
+            .envs([("DEBIAN_FRONTEND", "noninteractive"), ("LC_ALL", "C")])
+            .args(["--arch=amd64", "--variant=minbase"])
+            .arg(format!("--keyring={}", deb::KEYRING))
+            .arg(format!("--cache-dir={}", cache.display()))
+            .arg(format!("--include={PACKAGES}"))
+            .arg("bookworm")
+            .arg(&tree)
+            .arg(archive),
+    )
+    .context("debootstrap, which needs the rights of root")?;
+    let packed = scratch.join("debian.tar");
+    deb::run(
+        Command::new("tar")
+            .args([
+                "--numeric-owner",
+                "--exclude=./var/cache/apt/archives/*.deb",
+                "-cf",
+            ])
+            .arg(&packed)
+            .arg("-C")
+            .arg(&tree)
+            .arg("."),
+    )?;
+    step.done();
+    Ok(packed)
+}
+
+/// Tells what the installer is at.
+struct Progress {
+    start: Instant,
+    line: Vec<u8>,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress {
+            start: Instant::now(),
+            line: Vec::new(),
+        }
+    }
+
+    /// Takes what COM1 said.
+    fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte != b'\n' {
+                self.line.push(byte);
+                continue;
+            }
+            if let Some(what) = part(&String::from_utf8_lossy(&self.line)) {
+                let seconds = self.start.elapsed().as_secs();
+                eprintln!("{:3}:{:02} {what}", seconds / 60, seconds % 60);
+            }
+            self.line.clear();
+        }
+    }
+}
+
+/// What the installer says in a line of COM1, if it is the installer's.
+fn part(line: &str) -> Option<&str> {
+    line.trim().strip_prefix(SAYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installers_lines_are_told_from_others() {
+        assert_eq!(part("INSTALL partition\r"), Some("partition"));
+        assert_eq!(part("I: Configuring libc6..."), None);
+    }
+
+    #[test]
+    fn the_installer_says_what_the_script_waits_for() {
+        assert!(INIT.contains("say done") && INIT.contains("echo \"INSTALL $*\""));
+        assert!(INIT.contains("echo umbra > /target/etc/hostname"));
+        assert!(INIT.contains("root:umbra"));
+    }
+}
