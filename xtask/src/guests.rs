@@ -15,7 +15,7 @@ use crate::setup::{self, Purpose};
 use crate::work::{self, Width};
 
 /// Raised when a recipe below changes, so that cached guests are made again.
-const RECIPE: u32 = 5;
+const RECIPE: u32 = 6;
 
 /// A guest that the tool can provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,12 @@ impl Guest {
     fn recipe(self) -> String {
         match self {
             Guest::CloudInitrd | Guest::I386Initrd | Guest::PaeInitrd | Guest::LinuxDisk => {
-                format!("{RECIPE}\n{}\n{}", initrd::INIT, work::SOURCE)
+                format!(
+                    "{RECIPE}\n{}\n{}\n{}",
+                    initrd::INIT,
+                    initrd::LEASE,
+                    work::SOURCE
+                )
             }
             _ => RECIPE.to_string(),
         }

@@ -104,8 +104,33 @@ load() {
     echo "GUEST-LOAD"
 }
 
+# Fetches the file that umbra.url= names, and serves a page, over the network card.
+net() {
+    ifconfig lo 127.0.0.1
+    ifconfig eth0 up
+    udhcpc -i eth0 -q -n -s /lease > /dev/console 2>&1
+    read up rest < /proc/uptime
+    sum=$(wget -q -O - "$url" | md5sum)
+    read now rest < /proc/uptime
+    echo "GUEST-FETCHED ${sum%% *} in $((${now%.*}${now#*.} - ${up%.*}${up#*.}))0 ms"
+    sed -n 's/^ *\(eth0:.*\)/GUEST-CARD \1/p' /proc/net/dev
+    sed -n 's/^ *\(.*eth0\)/GUEST-CARD-IRQ \1/p' /proc/interrupts
+    mkdir /www
+    echo "served by $(uname -r) from its ne2k card" > /www/index.html
+    echo "GUEST-SERVES"
+    # It says each request and the status of its response.
+    httpd -f -v -p 80 -h /www > /dev/console 2>&1
+}
+
+url=
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+        umbra.url=*) url=${word#umbra.url=} ;;
+    esac
+done
 case "$(cat /proc/cmdline)" in
     *umbra.then=storage*) exec sh /storage.sh ;;
+    *umbra.then=net*) net ;;
     *umbra.then=tables*) tables; poweroff -f ;;
     *umbra.then=load*) load; poweroff -f ;;
     *umbra.then=poweroff*) poweroff -f ;;

@@ -3,7 +3,9 @@
 //! The script says `GUEST-UP` as its first deed and `GUEST-TSC` with the time stamp counter as its second. With `umbra.bench` on
 //! the kernel's command line it then says `GUEST-BENCH`, sleeps, and switches the machine off; where there are [jobs], it does these
 //! instead. Otherwise it says what hardware Linux found, one `GUEST-...` line each, and does what the command line asks with
-//! `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of rebooting), or nothing, which leaves a shell on the console.
+//! `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of rebooting), or nothing, which leaves a shell on the
+//! console. With `net` it gets an address by DHCP (`GUEST-NET`), fetches the file that `umbra.url=` names by HTTP (`GUEST-FETCHED`, with
+//! its MD5 sum and the time), and serves a page on TCP port 80 (`GUEST-SERVES`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,15 +19,26 @@ use crate::work::{self, Width};
 /// The first program.
 pub const INIT: &str = include_str!("init.sh");
 
+/// What the DHCP client runs when it has an address.
+pub const LEASE: &str = include_str!("lease.sh");
+
 /// What the script uses of busybox.
-const APPLETS: [&str; 27] = [
+const APPLETS: [&str; 32] = [
     "sh", "mount", "cat", "ls", "echo", "insmod", "poweroff", "reboot", "sync", "dd", "printf",
     "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid", "seq",
-    "killall", "md5sum", "gzip", "gunzip",
+    "killall", "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd",
 ];
 
-/// The drivers that let the kernel see the virtual machine's disks and its power button.
-pub const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "button"];
+/// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
+/// that DHCP needs.
+pub const DRIVERS: [&str; 6] = [
+    "ata_piix",
+    "sd_mod",
+    "sr_mod",
+    "button",
+    "ne2k_pci",
+    "af_packet",
+];
 
 /// Builds the RAM disk from `busybox`, from the drivers below `modules` that this kernel has, and from the program that works.
 ///
@@ -53,6 +66,7 @@ pub fn build(busybox: &Path, modules: &Path, width: Width) -> Result<Vec<u8>> {
         order.push('\n');
     }
     archive.program("modules/order", order.as_bytes());
+    archive.program("lease", LEASE.as_bytes());
     archive.program("init", INIT.as_bytes());
     Ok(archive.finish())
 }

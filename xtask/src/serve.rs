@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Result, anyhow};
@@ -11,6 +12,7 @@ use tiny_http::{Response, Server as Http};
 /// A running server, until it is dropped.
 pub struct Server {
     http: Arc<Http>,
+    answered: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -23,7 +25,9 @@ impl Server {
     pub fn start(directory: &Path) -> Result<Server> {
         let http = Http::http("127.0.0.1:0").map_err(|error| anyhow!("no HTTP server: {error}"))?;
         let http = Arc::new(http);
-        let (served, directory) = (Arc::clone(&http), directory.to_owned());
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (served, count) = (Arc::clone(&http), Arc::clone(&answered));
+        let directory = directory.to_owned();
         let thread = thread::spawn(move || {
             for request in served.incoming_requests() {
                 // Whoever asked may have gone.
@@ -31,10 +35,12 @@ impl Server {
                     Some(bytes) => request.respond(Response::from_data(bytes)),
                     None => request.respond(Response::empty(404)),
                 };
+                count.fetch_add(1, Ordering::Relaxed);
             }
         });
         Ok(Server {
             http,
+            answered,
             thread: Some(thread),
         })
     }
@@ -42,6 +48,13 @@ impl Server {
     /// Its TCP port.
     pub fn port(&self) -> u16 {
         self.http.server_addr().to_ip().map_or(0, |at| at.port())
+    }
+}
+
+impl Server {
+    /// How many requests have been answered to the end, counted on when the server is gone too.
+    pub fn answered(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.answered)
     }
 }
 

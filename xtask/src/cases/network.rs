@@ -1,29 +1,147 @@
 //! Guests on a network.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::{Case, What, case, keys, until};
 use crate::guests::Guest;
-use crate::rig::{Net, Network};
+use crate::media;
+use crate::rig::{Forward, Net, Network};
 use crate::run::Options;
 use crate::serve::Server;
 
 /// A script for iPXE, which says the address that the network has given it.
 const FETCHED: &str = "#!ipxe\necho fetched by ${net0/ip}\n";
 
+/// Length in bytes of the file that a whole system fetches.
+const FILE: usize = 16_000_000;
+/// The page that it serves, in part.
+const PAGE: &str = "from its ne2k card";
+
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    vec![case(
-        "ipxe-fetches-by-http",
-        What::Own(&[Guest::Ipxe], fetch),
-        128,
-        240,
-        &[],
-        &[],
-    )]
+    let net = |name, guests, procedure, memory, timeout| {
+        case(
+            name,
+            What::Own(guests, procedure),
+            memory,
+            timeout,
+            &[],
+            &[],
+        )
+    };
+    vec![
+        net("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
+        net(
+            "linux-ne2k-fetches-and-serves",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            linux,
+            256,
+            300,
+        ),
+    ]
+}
+
+/// Linux with its ne2k-pci driver: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
+fn linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let served = scratch.join("served");
+    fs::create_dir(&served)?;
+    let file = served.join("random");
+    fs::write(&file, random(FILE))?;
+    let sum = md5(&file)?;
+    let server = Server::start(&served)?;
+    // A port that is free now, and that nobody is given soon.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let url = format!("http://10.0.2.2:{}/random", server.port());
+    let options = Options {
+        network: Network {
+            net: Net::User,
+            forwards: vec![Forward {
+                host: port,
+                guest: 80,
+            }],
+            ..Network::default()
+        },
+        initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
+        cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),
+        script: vec![
+            until("GUEST-NET 10.0.2.15"),
+            until(&format!("GUEST-FETCHED {sum}")),
+            until("GUEST-SERVES"),
+            until("response:200"),
+            // What is asked for when the page is there.
+            until("response:404"),
+        ],
+        ..Options::headless(&Guest::I386Kernel.provide()?)?
+    };
+    let (answered, end) = (server.answered(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let visitor = scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                // The guest serves when it has the file.
+                if answered.load(Ordering::Relaxed) != 0
+                    && let Ok(page) = visit(port, "/")
+                    && page.contains(PAGE)
+                {
+                    // The run may end before this is answered.
+                    let _ = visit(port, "/seen");
+                    return true;
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+            false
+        });
+        let run = case.run_once(&options, umbra, scratch);
+        end.store(true, Ordering::Relaxed);
+        let visited = visitor.join().unwrap_or(false);
+        run?;
+        ensure!(visited, "the guest's page was not served");
+        Ok(())
+    })
+}
+
+/// The answer to a request for `path` on `port` of this machine.
+fn visit(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Bytes without a pattern: Marsaglia's xorshift64, always the same.
+fn random(len: usize) -> Vec<u8> {
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// The MD5 sum of a file, in hexadecimal, by this machine's own program.
+fn md5(path: &Path) -> Result<String> {
+    let output = Command::new("md5sum")
+        .arg(path)
+        .output()
+        .context("cannot start md5sum")?;
+    let text = String::from_utf8(output.stdout)?;
+    let sum = text.split_whitespace().next().unwrap_or_default();
+    ensure!(sum.len() == 32, "md5sum says {text:?}");
+    Ok(sum.to_owned())
 }
 
 /// iPXE's CD, on a network where a script is to be had by HTTP.
