@@ -20,8 +20,8 @@ const OPCODES: [u8; 22] = [
 #[test]
 fn random_accesses_to_slow_media_do_not_panic() {
     for seed in 1..=20u64 {
-        let (disk, answers) = SlowDisk::new(&SharedDisk::new(500), 77);
-        let (cd, cd_answers) = SlowDisk::new(&SharedDisk::new(401), 99);
+        let (disk, answers) = SlowDisk::boxed(&SharedDisk::new(500), 77);
+        let (cd, cd_answers) = SlowDisk::boxed(&SharedDisk::new(401), 99);
         let rig = Rig::new([
             Some(Drive::disk(disk)),
             Some(Drive::cdrom(Some(cd))),

@@ -94,7 +94,7 @@ pub(super) struct SlowDisk {
 
 impl SlowDisk {
     /// What `disk` has but sector `bad`, and the switch with which it is told to answer.
-    pub(super) fn new(disk: &SharedDisk, bad: u64) -> (Box<dyn BlockBackend>, Arc<AtomicBool>) {
+    pub(super) fn boxed(disk: &SharedDisk, bad: u64) -> (Box<dyn BlockBackend>, Arc<AtomicBool>) {
         let answers = Arc::new(AtomicBool::new(false));
         let slow = Self {
             disk: disk.clone(),

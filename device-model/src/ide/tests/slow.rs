@@ -11,8 +11,8 @@ const NONE: u64 = u64::MAX;
 /// A slow disk as primary master, a slow CD as secondary master.
 fn pc(bad: u64) -> (Rig, [SharedDisk; 2], [Arc<AtomicBool>; 2]) {
     let (disk, cd) = (SharedDisk::new(400), SharedDisk::new(400));
-    let (slow_disk, disk_answers) = SlowDisk::new(&disk, bad);
-    let (slow_cd, cd_answers) = SlowDisk::new(&cd, bad);
+    let (slow_disk, disk_answers) = SlowDisk::boxed(&disk, bad);
+    let (slow_cd, cd_answers) = SlowDisk::boxed(&cd, bad);
     let rig = Rig::new([
         Some(Drive::disk(slow_disk)),
         None,
