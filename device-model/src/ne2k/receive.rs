@@ -232,8 +232,15 @@ impl Ne2k {
                 return Burst::Until(begin);
             }
             let current = self.regs.current;
-            if placed == BURST || !self.place_staged() {
-                // Until the driver has acknowledged, or moved the boundary.
+            if placed == BURST {
+                // Until the driver has acknowledged.
+                return Burst::Until(None);
+            }
+            if !self.place_staged() {
+                // Until the driver has moved the boundary. It may have acknowledged frames that it left in the ring, as Linux does after
+                // twelve rounds in its interrupt handler; then it has to be told of them again, or would wait for ever. On a wire
+                // the next frame would overflow the ring, and that interrupts.
+                self.regs.signal(Interrupts::PRX);
                 return Burst::Until(None);
             }
             if self.regs.current != current {

@@ -514,6 +514,30 @@ fn full_ring_keeps_the_boundary_and_loses_nothing() {
     assert_eq!(rig.inb(7) & 0x10, 0);
 }
 
+/// Linux's `__ei_interrupt` does so after twelve rounds.
+#[test]
+fn driver_that_acknowledges_frames_it_has_not_read_is_told_again() {
+    let mut rig = Rig::new();
+    rig.start();
+    for _ in 0..40 {
+        rig.wire
+            .0
+            .lock()
+            .unwrap()
+            .coming
+            .push_back(frame(MAC, 1514));
+    }
+    for _ in 0..20 {
+        rig.poll();
+        rig.outb(7, 0xff);
+        rig.bench.now = rig.bench.now + VmTime::from_millis(1);
+    }
+    assert_ne!(rig.waiting(), 0, "the ring is full");
+    rig.poll();
+    assert!(rig.irqs.level(PIN));
+    assert_eq!(rig.inb(7) & 1, 1);
+}
+
 #[test]
 fn boundary_outside_the_ring_is_no_obstacle() {
     let mut rig = Rig::new();
