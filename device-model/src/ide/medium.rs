@@ -2,7 +2,7 @@
 
 use super::channel::Channel;
 use super::drive::{Drive, Kind, SECTOR};
-use super::transfer::{CHUNK, Phase};
+use super::transfer::Phase;
 use core::ops::Range;
 use hv_core::backend::{BlockBackend, BlockDone, BlockOp, BlockRequest};
 use hv_core::device::DevCx;
@@ -41,7 +41,7 @@ impl Channel {
         self.buf.copy_within(t.pos..t.end, 0);
         t.end -= t.pos;
         t.pos = 0;
-        let room = (self.buf.len() - t.end).min(CHUNK) / SECTOR;
+        let room = (self.buf.len() - t.end).min(t.chunk()) / SECTOR;
         let sectors = t.span.left.min(room as u32) / t.unit * t.unit;
         let part = t.end..t.end + sectors as usize * SECTOR;
         self.ask(BlockOp::Read, part, want)

@@ -1,6 +1,6 @@
 //! Data on its way between a drive and the host: data blocks through the data port, or regions of memory by DMA.
 //!
-//! Data pass through the channel's buffer, which is filled from the medium (and emptied to it) up to [`CHUNK`] bytes at a
+//! Data pass through the channel's buffer, which is filled from the medium (and emptied to it) up to [`CHUNK`] or [`DMA_CHUNK`] bytes at a
 //! time whatever the size of the data blocks is.
 
 use super::channel::{Channel, STEP_DELAY};
@@ -12,9 +12,11 @@ use hv_core::device::DevCx;
 use hv_core::mem::NotRam;
 
 /// Most bytes moved from or to the medium at once.
-pub(super) const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
+/// The same for DMA, whose regions are larger and wait for nobody.
+const DMA_CHUNK: usize = 256 << 10;
 /// Length of a channel's buffer: a chunk, and the part of a CD block that may be left over before it.
-pub(super) const BUFFER: usize = CHUNK + super::drive::BLOCK;
+pub(super) const BUFFER: usize = DMA_CHUNK + super::drive::BLOCK;
 /// Most bytes that DMA moves before the virtual CPU gets its turn again.
 const DMA_STEP: usize = 256 << 10;
 /// What reading a descriptor costs of [`DMA_STEP`], so that tiny regions are bounded too.
@@ -94,6 +96,14 @@ impl Transfer {
             Phase::PioIn | Phase::DmaIn => span + (self.end - self.pos),
             Phase::PioOut | Phase::DmaOut => span - self.pos.min(span),
             Phase::Packet => self.stop - self.pos,
+        }
+    }
+
+    /// Most bytes moved from or to the medium at once.
+    pub(super) fn chunk(&self) -> usize {
+        match self.phase {
+            Phase::DmaIn | Phase::DmaOut => DMA_CHUNK,
+            Phase::Packet | Phase::PioIn | Phase::PioOut => CHUNK,
         }
     }
 
@@ -356,7 +366,7 @@ impl Channel {
             };
             let incoming = t.phase == Phase::DmaIn;
             // An outgoing chunk goes to the medium when the buffer is full or nothing is left to come.
-            let supply = if !incoming && t.pos != 0 && (t.remaining() == 0 || t.pos >= CHUNK) {
+            let supply = if !incoming && t.pos != 0 && (t.remaining() == 0 || t.pos >= DMA_CHUNK) {
                 self.drain()
             } else if incoming && t.pos == t.end && t.remaining() != 0 {
                 self.fill(1)
@@ -383,7 +393,7 @@ impl Channel {
             let room = if incoming {
                 t.end - t.pos
             } else {
-                t.remaining().min(CHUNK - t.pos)
+                t.remaining().min(DMA_CHUNK - t.pos)
             };
             let n = room.min(region.len as usize);
             let Some(piece) = self.buf.get_mut(t.pos..t.pos + n) else {
