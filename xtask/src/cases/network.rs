@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, What, case, keys, until};
+use super::{Case, What, by_hand, case, keys, until};
+use crate::deb;
 use crate::guests::Guest;
 use crate::media;
 use crate::rig::{Forward, Net, Network};
@@ -40,6 +41,20 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         net("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
+        net(
+            "ipxe-boots-memtest",
+            &[Guest::Ipxe, Guest::MemtestX64],
+            boot_memtest,
+            64,
+            240,
+        ),
+        by_hand(net(
+            "ipxe-boots-linux",
+            &[Guest::Ipxe, Guest::CloudKernel, Guest::CloudInitrd],
+            boot_linux,
+            512,
+            900,
+        )),
         net(
             "linux-ne2k-fetches-and-serves",
             &[Guest::I386Kernel, Guest::I386Initrd],
@@ -144,6 +159,63 @@ fn md5(path: &Path) -> Result<String> {
     Ok(sum.to_owned())
 }
 
+/// iPXE fetches the memory tester, which has a Linux kernel's format, and boots it: by HTTP, then by TFTP.
+fn boot_memtest(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let served = scratch.join("served");
+    fs::create_dir(&served)?;
+    let program = deb::unpacked("memtest86+")?.join("boot/memtest86+x64.bin");
+    fs::copy(program, served.join("memtest")).context("the package memtest86+ has no kernel")?;
+    let server = Server::start(&served)?;
+    let http = format!("http://10.0.2.2:{}", server.port());
+    for from in [http.as_str(), "tftp://10.0.2.2"] {
+        let line = format!("dhcp && kernel {from}/memtest && boot\\n");
+        boot_by_ipxe(case, umbra, scratch, &served, &line, "Memtest86+")
+            .with_context(|| format!("from {from}"))?;
+    }
+    Ok(())
+}
+
+/// iPXE fetches Linux and its RAM disk by HTTP, and boots them.
+fn boot_linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let served = scratch.join("served");
+    fs::create_dir(&served)?;
+    fs::copy(Guest::CloudKernel.provide()?, served.join("kernel"))?;
+    fs::copy(Guest::CloudInitrd.provide()?, served.join("initrd"))?;
+    let server = Server::start(&served)?;
+    let from = format!("http://10.0.2.2:{}", server.port());
+    let line = format!(
+        "dhcp && kernel {from}/kernel console=ttyS0 initrd=initrd && initrd {from}/initrd && boot\\n"
+    );
+    boot_by_ipxe(case, umbra, scratch, &served, &line, "GUEST-DONE")
+}
+
+/// iPXE's CD, with this line typed at its prompt, until `text` appears.
+fn boot_by_ipxe(
+    case: &Case,
+    umbra: &Path,
+    scratch: &Path,
+    served: &Path,
+    line: &str,
+    text: &str,
+) -> Result<()> {
+    let options = Options {
+        network: Network {
+            net: Net::User,
+            tftp: Some(served.to_owned()),
+            ..Network::default()
+        },
+        script: vec![
+            until("Ctrl-B"),
+            keys("\\{ctrl-b}"),
+            until("iPXE>"),
+            keys(line),
+            until(text),
+        ],
+        ..Options::headless(&Guest::Ipxe.provide()?)?
+    };
+    case.run_once(&options, umbra, scratch)
+}
+
 /// iPXE's CD, on a network where a script is to be had by HTTP.
 fn fetch(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let served = scratch.join("served");
@@ -151,19 +223,12 @@ fn fetch(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     fs::write(served.join("script"), FETCHED)?;
     let server = Server::start(&served)?;
     let chain = format!("dhcp && chain http://10.0.2.2:{}/script\\n", server.port());
-    let options = Options {
-        network: Network {
-            net: Net::User,
-            ..Network::default()
-        },
-        script: vec![
-            until("Ctrl-B"),
-            keys("\\{ctrl-b}"),
-            until("iPXE>"),
-            keys(&chain),
-            until("fetched by 10.0.2.15"),
-        ],
-        ..Options::headless(&Guest::Ipxe.provide()?)?
-    };
-    case.run_once(&options, umbra, scratch)
+    boot_by_ipxe(
+        case,
+        umbra,
+        scratch,
+        &served,
+        &chain,
+        "fetched by 10.0.2.15",
+    )
 }
