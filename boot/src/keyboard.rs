@@ -2,7 +2,7 @@
 //! keyboard, and the guest's lamps to ours.
 //!
 //! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard". The mouse's
-//! bytes go to [`mouse`](crate::mouse).
+//! bytes go to [`mouse`].
 
 use crate::{interrupts, mouse};
 use alloc::collections::VecDeque;

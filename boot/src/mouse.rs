@@ -1,7 +1,7 @@
 //! The host's PS/2 mouse, on the keyboard controller's second port: three buttons and, where it has one, a wheel.
 //!
 //! Sources: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Mouse"; Microsoft,
-//! "PS/2 Mouse Wheel and 5-Button Support". Its bytes come through [`keyboard`](crate::keyboard), which has the controller.
+//! "PS/2 Mouse Wheel and 5-Button Support". Its bytes come through [`keyboard`], which has the controller.
 
 use crate::keyboard;
 use alloc::collections::VecDeque;

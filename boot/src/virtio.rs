@@ -55,6 +55,10 @@ const COMMON_CONFIGURATION: u32 = 1;
 const QUEUE_SELECT: u64 = 0x16;
 const QUEUE_MSIX_VECTOR: u64 = 0x1a;
 
+/// The feature VIRTIO_F_EVENT_IDX (VIRTIO 1.2, 6, "Reserved Feature Bits"). It is not used: virtio-drivers 0.13 compares the index of the
+/// last buffer with the device's wish as if they never wrapped, and would leave a queue untold after 65,536 buffers.
+const EVENT_IDX: u64 = 1 << 29;
+
 /// How a device interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
@@ -107,7 +111,7 @@ impl Transport for HostTransport {
         self.pci.device_type()
     }
     fn read_device_features(&mut self) -> u64 {
-        self.pci.read_device_features()
+        self.pci.read_device_features() & !EVENT_IDX
     }
     fn write_driver_features(&mut self, driver_features: u64) {
         self.pci.write_driver_features(driver_features);
