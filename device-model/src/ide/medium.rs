@@ -88,41 +88,35 @@ impl Channel {
             self.waiting = Some(drive);
             return Supply::Pending;
         };
-        if self.answered(done) && self.supplied() >= want {
-            Supply::Ready
-        } else {
-            Supply::Failed
+        self.answered(done);
+        match &self.transfer {
+            // What could be read before a bad place counts.
+            Some(t) if op == BlockOp::Read && t.end - t.pos >= want => Supply::Ready,
+            Some(t) if op == BlockOp::Write && !t.failed => Supply::Ready,
+            _ => Supply::Failed,
         }
     }
 
-    /// Bytes in the buffer for the host.
-    fn supplied(&self) -> usize {
-        self.transfer.as_ref().map_or(0, |t| t.end - t.pos)
-    }
-
-    /// The medium has answered: the buffer is back. False if a write has failed.
-    fn answered(&mut self, (mut request, result): BlockDone) -> bool {
+    /// The medium has answered: the buffer is back, and the transfer knows whether it has failed.
+    fn answered(&mut self, (mut request, result): BlockDone) {
         let good = match (result, self.transfer.as_ref().map(|t| (t.drive, t.unit))) {
             (Ok(()), _) | (_, None) => request.part.len() / SECTOR,
             (Err(_), Some((drive, unit))) => self.salvage(drive, unit as usize, &mut request),
         };
         self.buf = request.buffer;
-        let whole = good * SECTOR == request.part.len();
         let Some(t) = &mut self.transfer else {
-            return false;
+            return;
         };
-        t.failed = !whole;
+        t.failed = good * SECTOR != request.part.len();
         t.span.sector += good as u64;
         t.span.left = t.span.left.saturating_sub(good as u32);
-        let drive = t.drive;
         match request.op {
-            BlockOp::Read => {
-                t.end += good * SECTOR;
-                true
-            }
+            BlockOp::Read => t.end += good * SECTOR,
             BlockOp::Write => {
                 t.pos -= good * SECTOR;
-                whole && self.written(drive)
+                if !t.failed {
+                    self.written();
+                }
             }
         }
     }
@@ -150,17 +144,16 @@ impl Channel {
     }
 
     /// Data have been written. Without a write cache they are on the medium when the command is over (ATA/ATAPI-6 8.46, "SET FEATURES",
-    /// "Enable/disable write cache"). False if that failed.
-    fn written(&mut self, drive: usize) -> bool {
-        if self.transfer.as_ref().is_some_and(|t| t.span.left != 0) {
-            return true;
-        }
-        match &mut self.drives[drive & 1] {
-            Some(Drive {
+    /// "Enable/disable write cache").
+    fn written(&mut self) {
+        if let Some(t) = self.transfer.as_mut().filter(|t| t.span.left == 0)
+            && let Some(Drive {
                 kind: Kind::Disk(disk),
                 ..
-            }) if !disk.write_cache => disk.backend.flush().is_ok(),
-            _ => true,
+            }) = &mut self.drives[t.drive & 1]
+            && !disk.write_cache
+        {
+            t.failed = disk.backend.flush().is_err();
         }
     }
 
@@ -169,13 +162,13 @@ impl Channel {
         let Some(done) = self.finish(false) else {
             return;
         };
-        let written = self.answered(done);
-        match self.transfer.as_ref().map(|t| t.phase) {
-            Some(Phase::PioIn) => self.offer_block(cx),
-            Some(Phase::PioOut) if written => self.out_block_written(cx),
-            Some(Phase::PioOut) => self.medium_failed(cx, true),
-            Some(Phase::DmaIn | Phase::DmaOut) => self.go_on(cx),
-            Some(Phase::Packet) | None => {}
+        self.answered(done);
+        match self.transfer.as_ref().map(|t| (t.phase, t.failed)) {
+            Some((Phase::PioIn, _)) => self.offer_block(cx),
+            Some((Phase::PioOut, false)) => self.out_block_written(cx),
+            Some((Phase::PioOut, true)) => self.medium_failed(cx, true),
+            Some((Phase::DmaIn | Phase::DmaOut, _)) => self.go_on(cx),
+            Some((Phase::Packet, _)) | None => {}
         }
     }
 

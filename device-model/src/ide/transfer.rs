@@ -365,6 +365,9 @@ impl Channel {
                 return Step::Stalled;
             };
             let incoming = t.phase == Phase::DmaIn;
+            if t.failed && !incoming {
+                return Step::Failed;
+            }
             // An outgoing chunk goes to the medium when the buffer is full or nothing is left to come.
             let supply = if !incoming && t.pos != 0 && (t.remaining() == 0 || t.pos >= DMA_CHUNK) {
                 self.drain()

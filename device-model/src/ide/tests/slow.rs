@@ -1,7 +1,7 @@
 //! Media that take their time, and media with a bad sector.
 
 use super::super::Drive;
-use super::rig::{BM, P, Rig, S, SharedDisk, SlowDisk};
+use super::rig::{BM, CACHE, P, Rig, S, SharedDisk, SlowDisk};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -163,4 +163,28 @@ fn without_a_write_cache_every_write_is_flushed() {
     rig.interrupt(P);
     write(&mut rig);
     assert_eq!(disk.flushes(), 1);
+}
+
+#[test]
+fn write_that_cannot_be_flushed_without_a_write_cache_has_failed() {
+    for slow in [false, true] {
+        let (mut rig, _, [answers, _]) = pc(CACHE);
+        answer(&answers, true);
+        rig.outb(P + 1, 0x82);
+        rig.outb(P + 7, 0xef);
+        rig.interrupt(P);
+        answer(&answers, !slow);
+        rig.command28(P, 0x30, 5, 1);
+        rig.outsw(P, &[1; 512]);
+        rig.wait(10);
+        answer(&answers, true);
+        assert_eq!(rig.interrupt(P) & 0xa9, 0x21, "WRITE SECTOR(S)");
+        answer(&answers, !slow);
+        rig.table(0, &[(0x3000, 512)]);
+        rig.command28(P, 0xca, 5, 1);
+        rig.outb(BM, 1);
+        rig.wait(10);
+        answer(&answers, true);
+        assert_eq!(rig.interrupt(P) & 0xa9, 0x21, "WRITE DMA");
+    }
 }
