@@ -7,7 +7,7 @@
 //! (set 1), `M` mouse movement, `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
 
 use crate::serial::Serial;
-use crate::{interrupts, mouse};
+use crate::{interrupts, logger, mouse};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -163,8 +163,11 @@ pub fn emergency(text: &str) {
     }
 }
 
-/// The guest has written a byte to its COM1.
+/// Sends a byte of the guest's COM1 or of the console: to the host tool, or where there is none, on our COM1.
 pub fn console(byte: u8) {
+    if !is_open() {
+        return logger::write(byte);
+    }
     let full = {
         let mut c = CHANNEL.lock();
         c.console.push(byte);

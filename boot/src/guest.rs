@@ -5,7 +5,7 @@ use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::{Options, PagingChoice};
-use crate::{clock, control, host, logger, memory, net};
+use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -130,11 +130,7 @@ struct Com1;
 
 impl ConsoleBackend for Com1 {
     fn write(&mut self, byte: u8) {
-        if control::is_open() {
-            control::console(byte);
-        } else {
-            logger::write(byte);
-        }
+        control::console(byte);
     }
 }
 

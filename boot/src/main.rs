@@ -2,7 +2,7 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`disk`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
+//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
 //! (frame buffer). The guest's machine is put together in [`guest`] with [`media`]; [`session`] runs it.
 #![no_std]
 #![no_main]

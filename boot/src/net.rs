@@ -6,7 +6,7 @@
 use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering};
 use hv_core::backend::{NetBackend, NullNet};
 use spin::Mutex;
 use virtio_drivers::device::net::VirtIONetRaw;
@@ -84,21 +84,10 @@ impl Card {
         }
     }
 
-    /// The request of the next frame that has arrived.
-    fn arrived(&self) -> Option<u16> {
-        self.net.poll_receive().or_else(|| {
-            // The last frame that was taken has moved used_event, which asks for an interrupt at the next. The card may have
-            // looked at it before, and then does not interrupt: whether there is a next one is to be looked at behind that
-            // store. VIRTIO 1.2, 2.7.7, "Used Buffer Notification Suppression".
-            fence(Ordering::SeqCst);
-            self.net.poll_receive()
-        })
-    }
-
     /// Takes the next frame that has arrived into `to`, and returns its length.
     fn receive(&mut self, to: &mut [u8]) -> Option<usize> {
         loop {
-            let token = self.arrived()?;
+            let token = self.net.poll_receive()?;
             let slot = self.receiving.get_mut(usize::from(token));
             let mut buffer = slot.and_then(Option::take)?;
             // SAFETY: the buffer is that of the request.

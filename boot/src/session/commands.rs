@@ -1,8 +1,9 @@
 //! What the console's commands do.
 
-use super::console::{Watch, size};
+use super::console::Watch;
 use super::{Session, State};
 use crate::clock;
+use alloc::string::String;
 use alloc::vec::Vec;
 use console::{COMMANDS, Command, PagingMode};
 use core::fmt::Write;
@@ -269,4 +270,9 @@ impl<B: VcpuBackend> Session<B> {
         self.console.watch = Some(new);
         next
     }
+}
+
+/// A number of bytes as people write it.
+fn size(bytes: u64) -> String {
+    alloc::format!("{} MiB", bytes >> 20)
 }

@@ -1,7 +1,6 @@
 //! The console as the session has it: its screen, its line on the serial port, and what it watches.
 
-use crate::{control, logger};
-use alloc::string::String;
+use crate::control;
 use console::{Command, Editor, Event, Keyboard, Screen, SerialLine};
 use core::fmt::{self, Write};
 use hv_core::VmTime;
@@ -149,20 +148,10 @@ impl Write for Console {
 
 /// Writes to the line that the guest's COM1 is on.
 fn serial(text: &str) {
-    let put = if control::is_open() {
-        control::console
-    } else {
-        logger::write
-    };
     for byte in text.bytes() {
         if byte == b'\n' {
-            put(b'\r');
+            control::console(b'\r');
         }
-        put(byte);
+        control::console(byte);
     }
-}
-
-/// A number of bytes as people write it.
-pub(super) fn size(bytes: u64) -> String {
-    alloc::format!("{} MiB", bytes >> 20)
 }
