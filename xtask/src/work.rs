@@ -4,9 +4,12 @@
 //! two algorithms can be compared.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -94,8 +97,15 @@ pub fn said_here(width: Width, directory: &Path, job: &str) -> Result<Option<Str
         fs::write(&path, program(width)?)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
-    let Ok(output) = Command::new(&path).arg(job).output() else {
-        return Ok(None);
+    let output = loop {
+        match Command::new(&path).arg(job).output() {
+            Ok(output) => break output,
+            // Another thread has started a process while the program was written: that has the file open for a moment (execve(2), ETXTBSY).
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                sleep(Duration::from_millis(10));
+            }
+            Err(_) => return Ok(None),
+        }
     };
     ensure!(output.status.success(), "work {job} fails on this machine");
     Ok(Some(String::from_utf8(output.stdout)?))
