@@ -83,6 +83,37 @@ pub fn make_with(
     Ok(())
 }
 
+/// Makes a CD image in `path` of the files below `tree` that boots GRUB, with `modules` in it and what the file `configuration` says.
+///
+/// # Errors
+///
+/// The loader cannot be made, or the image not be written.
+pub fn make_with_grub(
+    path: &Path,
+    tree: &Path,
+    configuration: &Path,
+    modules: &[&str],
+) -> Result<()> {
+    const LOADER: &str = "boot/grub/core.img";
+    deb::run(
+        Command::new("grub-mkimage")
+            .args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c"])
+            .arg(configuration)
+            .arg("-o")
+            .arg(tree.join(LOADER))
+            .args(modules),
+    )?;
+    deb::run(
+        Command::new("xorriso")
+            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
+            .arg(path)
+            .args(["-b", LOADER, "-no-emul-boot", "-boot-load-size", "4"])
+            .arg("-boot-info-table")
+            .arg(tree),
+    )?;
+    Ok(())
+}
+
 /// Makes a CD image in `path` that boots the first `sectors` sectors of 512 bytes of `program`, which are loaded at 7C00h.
 ///
 /// # Errors

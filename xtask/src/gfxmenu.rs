@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::control::Picture;
 use crate::screen::write_png;
-use crate::{deb, paths};
+use crate::{cdrom, paths};
 
 /// GRUB's font.
 const FONT: &str = "/usr/share/grub/unicode.pf2";
@@ -17,7 +16,6 @@ const MODULES: [&str; 11] = [
     "biosdisk", "iso9660", "normal", "serial", "terminfo", "echo", "vbe", "font", "gfxterm",
     "gfxmenu", "png",
 ];
-const LOADER: &str = "boot/grub/core.img";
 /// What it does before the menu. The menu's own settings are on COM1 too, so that a script can wait for it.
 const START: &str = "set root=cd\nset prefix=(cd)/boot/grub\nnormal /boot/grub/grub.cfg\n";
 const THEME: &str = r##"title-text: "Guests in Umbra"
@@ -62,23 +60,7 @@ pub fn make(path: &Path, mode: &str) -> Result<()> {
     put("theme.txt", THEME)?;
     fs::copy(FONT, grub.join("unicode.pf2")).with_context(|| format!("cannot copy {FONT}"))?;
     write_png(&grub.join("background.png"), &background())?;
-    deb::run(
-        Command::new("grub-mkimage")
-            .args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c"])
-            .arg(grub.join("start.cfg"))
-            .arg("-o")
-            .arg(tree.path().join(LOADER))
-            .args(MODULES),
-    )?;
-    deb::run(
-        Command::new("xorriso")
-            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
-            .arg(path)
-            .args(["-b", LOADER, "-no-emul-boot", "-boot-load-size", "4"])
-            .arg("-boot-info-table")
-            .arg(tree.path()),
-    )?;
-    Ok(())
+    cdrom::make_with_grub(path, tree.path(), &grub.join("start.cfg"), &MODULES)
 }
 
 fn configuration(mode: &str) -> String {

@@ -16,7 +16,7 @@ use crate::progress::Step;
 use crate::rig::{Boot, MIB, Module, parse_memory};
 use crate::run::FIRMWARE;
 use crate::setup::{self, Purpose};
-use crate::{deb, kernel, paths};
+use crate::{cdrom, deb, kernel, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -149,7 +149,6 @@ pub fn make(path: &Path, umbra: &Path, contents: &Contents) -> Result<()> {
 pub fn make_for_bios(path: &Path, boot: &Boot, graphics: bool) -> Result<()> {
     /// GRUB's own modules besides those that they need themselves.
     const MODULES: [&str; 4] = ["biosdisk", "iso9660", "multiboot2", "linux"];
-    const LOADER: &str = "boot/grub/core.img";
     let mut tree = Tree::new(path)?;
     let mut text = String::from("set root=cd\n");
     // The text mode that is there costs nothing; without a word, GRUB takes graphics.
@@ -176,23 +175,7 @@ pub fn make_for_bios(path: &Path, boot: &Boot, graphics: bool) -> Result<()> {
     text.push_str("boot\n");
     let configuration = tree.root().join("boot/grub/grub.cfg");
     fs::write(&configuration, text)?;
-    deb::run(
-        Command::new("grub-mkimage")
-            .args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c"])
-            .arg(&configuration)
-            .arg("-o")
-            .arg(tree.root().join(LOADER))
-            .args(MODULES),
-    )?;
-    deb::run(
-        Command::new("xorriso")
-            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
-            .arg(path)
-            .args(["-b", LOADER, "-no-emul-boot", "-boot-load-size", "4"])
-            .arg("-boot-info-table")
-            .arg(tree.root()),
-    )?;
-    Ok(())
+    cdrom::make_with_grub(path, tree.root(), &configuration, &MODULES)
 }
 
 /// The files of an image before it is made.

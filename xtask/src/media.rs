@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::outcome::refuse;
+use crate::rig::{MIB, bytes};
 
 /// Bytes of a CD sector.
 const CD_SECTOR: u64 = 2048;
@@ -134,23 +135,7 @@ const MOST_DISK: u64 = 8 << 40;
 ///
 /// A [`Refused`](crate::outcome::Refused) when it is none.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text
-        .get(digits.len()..)
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-        .as_str()
-    {
-        "m" | "mb" | "mib" => Some(1 << 20),
-        "" | "g" | "gb" | "gib" => Some(1 << 30),
-        "t" | "tb" | "tib" => Some(1 << 40),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok();
-    match number
-        .zip(unit)
-        .and_then(|(number, unit)| number.checked_mul(unit))
-    {
+    match bytes(text, &[('m', MIB)], 'g') {
         Some(size) if (LEAST_DISK..=MOST_DISK).contains(&size) => Ok(size),
         Some(_) => refuse!("--disk-size {text}: a disk has from 1M to 8T"),
         None => refuse!("--disk-size {text} is not a size; write it like 16G or 500M"),

@@ -205,31 +205,28 @@ const LEAST_GUEST: u64 = 32 * MIB;
 /// The most memory a guest can have.
 const MOST_GUEST: u64 = 512 << 30;
 
+/// The number of bytes in `text`: a number with G or T or one of the `smaller` units behind it, or with none, which stands for the unit
+/// `usual`. Units may be written as M, MB and MiB, in small letters too. None: it is no size.
+pub fn bytes(text: &str, smaller: &[(char, u64)], usual: char) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text.get(digits.len()..)?.to_ascii_lowercase();
+    let mut letters = unit.chars();
+    let letter = letters.next().unwrap_or(usual);
+    if !["", "b", "ib"].contains(&letters.as_str()) {
+        return None;
+    }
+    let mut units = smaller.iter().chain(&[('g', 1 << 30), ('t', 1 << 40)]);
+    let (_, unit) = units.find(|(name, _)| *name == letter)?;
+    digits.parse::<u64>().ok()?.checked_mul(*unit)
+}
+
 /// Reads a memory size: a number of MiB, or one with the unit K, M, G or T, in whole MiB. The result is in bytes.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) for what is no size, or a size no guest can have.
 pub fn parse_memory(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text
-        .get(digits.len()..)
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-        .as_str()
-    {
-        "" | "m" | "mb" | "mib" => MIB,
-        "k" | "kb" | "kib" => 1 << 10,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => 0,
-    };
-    let bytes = digits
-        .parse::<u64>()
-        .ok()
-        .filter(|_| unit != 0)
-        .and_then(|number| number.checked_mul(unit));
-    match bytes {
+    match bytes(text, &[('k', 1 << 10), ('m', MIB)], 'm') {
         None => refuse!("--memory {text} is not a size; write it like 512M or 1G"),
         Some(bytes) if bytes < LEAST_GUEST => {
             refuse!("--memory {text} is too little: a guest needs at least 32M")

@@ -1,7 +1,6 @@
 //! Tests that boot one guest and follow a script.
 
 use super::checks::Check;
-use super::refusal::Bad;
 use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
 use crate::guests::Guest;
 use crate::rig::{Paging, Rig, Shadow};
@@ -33,7 +32,6 @@ pub(super) fn cases() -> Vec<Case> {
     use Check::{
         Colours, Console, OwnMemory, PagingSwitches, PoolFull, PoweredOff, Resets, Shown, Work,
     };
-    let up = until("GUEST-UP");
     let memtest = [until("Memtest86+"), until("Test #5"), until("Errors: 0")];
     let language = [until("Select a language")];
     let grub_answers = [
@@ -43,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         keys("echo a$grub_platform-$grub_cpu\\n"),
         until("apc-i386"),
     ];
-    vec![
+    let mut cases = vec![
         on(
             Rig::BochsVmx,
             None,
@@ -351,123 +349,17 @@ pub(super) fn cases() -> Vec<Case> {
             ],
             &[Resets(1), OwnMemory],
         ),
-        case(
-            "reboot",
-            What::Kernel(Guest::CloudKernel, "umbra.then=reboot"),
-            256,
-            120,
-            &[up.clone(), up.clone()],
-            &[Resets(1)],
-        ),
-        case(
-            "reboot-cf9",
-            What::Kernel(Guest::CloudKernel, "umbra.then=cf9"),
-            256,
-            120,
-            &[up.clone(), up.clone()],
-            &[Resets(1)],
-        ),
-        case(
-            "reboot-i8042",
-            What::Kernel(Guest::CloudKernel, "umbra.then=i8042"),
-            256,
-            120,
-            &[up.clone(), up.clone()],
-            &[Resets(1)],
-        ),
-        case(
-            "reboot-triple-fault",
-            What::Kernel(Guest::CloudKernel, "umbra.then=triple"),
-            256,
-            120,
-            &[up.clone(), up],
-            &[Resets(1)],
-        ),
-        case(
-            "refuses-missing",
-            What::Refusal(Bad::Missing, "cannot be opened"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-truncated",
-            What::Refusal(Bad::Truncated, "truncated"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-not-bootable",
-            What::Refusal(Bad::NotBootable, "no El Torito boot record"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-not-an-iso",
-            What::Refusal(Bad::NotAnIso, "not an ISO 9660 image"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-too-little-memory",
-            What::Refusal(Bad::TooLittleMemory, "too little"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-a-big-kernel",
-            What::Refusal(Bad::BigKernel, "too little for this kernel"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-a-cut-kernel",
-            What::Refusal(Bad::CutKernel, "cut off"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-a-cpu-without-virtualization",
-            What::Refusal(
-                Bad::NoVirtualization,
-                "has neither Intel VT-x (VMX) nor AMD-V (SVM)",
-            ),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-vt-x-without-ept",
-            What::Refusal(
-                Bad::NoEpt,
-                "lacks what Umbra needs: extended page tables (EPT)",
-            ),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-        case(
-            "refuses-what-is-not-built",
-            What::Refusal(Bad::NotBuilt, "not built yet"),
-            64,
-            1,
-            &[],
-            &[],
-        ),
-    ]
+    ];
+    let ways = [
+        ("reboot", "umbra.then=reboot"),
+        ("reboot-cf9", "umbra.then=cf9"),
+        ("reboot-i8042", "umbra.then=i8042"),
+        ("reboot-triple-fault", "umbra.then=triple"),
+    ];
+    cases.extend(ways.map(|(name, cmdline)| {
+        let twice = [until("GUEST-UP"), until("GUEST-UP")];
+        let what = What::Kernel(Guest::CloudKernel, cmdline);
+        case(name, what, 256, 120, &twice, &[Resets(1)])
+    }));
+    cases
 }

@@ -88,6 +88,7 @@ enum What {
 /// All whole-guest tests.
 pub fn all() -> Vec<Case> {
     let mut all = list::cases();
+    all.extend(refusal::cases());
     all.extend(network::cases());
     all.extend(storage::cases());
     all.extend(console::cases());

@@ -5,8 +5,48 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::{Case, What, case};
 use crate::guests::Guest;
 use crate::kernel;
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    let refused = [
+        ("refuses-missing", Bad::Missing, "cannot be opened"),
+        ("refuses-truncated", Bad::Truncated, "truncated"),
+        (
+            "refuses-not-bootable",
+            Bad::NotBootable,
+            "no El Torito boot record",
+        ),
+        ("refuses-not-an-iso", Bad::NotAnIso, "not an ISO 9660 image"),
+        (
+            "refuses-too-little-memory",
+            Bad::TooLittleMemory,
+            "too little",
+        ),
+        (
+            "refuses-a-big-kernel",
+            Bad::BigKernel,
+            "too little for this kernel",
+        ),
+        ("refuses-a-cut-kernel", Bad::CutKernel, "cut off"),
+        (
+            "refuses-a-cpu-without-virtualization",
+            Bad::NoVirtualization,
+            "has neither Intel VT-x (VMX) nor AMD-V (SVM)",
+        ),
+        (
+            "refuses-vt-x-without-ept",
+            Bad::NoEpt,
+            "lacks what Umbra needs: extended page tables (EPT)",
+        ),
+        ("refuses-what-is-not-built", Bad::NotBuilt, "not built yet"),
+    ];
+    let cases = refused
+        .map(|(name, bad, sentence)| case(name, What::Refusal(bad, sentence), 64, 1, &[], &[]));
+    cases.into()
+}
 
 /// Ways in which a guest or an option can be bad.
 #[derive(Clone, Copy)]
