@@ -85,6 +85,11 @@ pub trait VcpuBackend: Send {
     fn set_xcr0(&mut self, value: u64);
     /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
     fn reset(&mut self);
+    /// Another virtual CPU is to have the hardware: what it holds of this one is kept elsewhere. Until [`take_up`](Self::take_up) this
+    /// one is asked for nothing else. XCR0, and the extended state beyond x87 and SSE, are the caller's to switch.
+    fn put_aside(&mut self);
+    /// The hardware is this virtual CPU's again.
+    fn take_up(&mut self);
     /// Whether the hardware can run the guest in its present state. If not, the run loop executes it in software until it can.
     fn can_run(&self) -> bool {
         true

@@ -35,6 +35,7 @@ pub mod pvclock;
 pub mod pveoi;
 pub mod record;
 pub mod regs;
+pub mod sched;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -57,6 +57,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
+    /// Debug registers 0 to 3 while the guest is put aside.
+    debug_addresses: [u64; 4],
     /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
     overdue: bool,
     /// The next entry flushes this guest's translations.
@@ -99,6 +101,7 @@ impl SvmVcpu {
             fx,
             context,
             xcr0: 1,
+            debug_addresses: [0; 4],
             overdue: false,
             flush_linear: false,
             _iopm: iopm,
@@ -418,6 +421,17 @@ impl VcpuBackend for SvmVcpu {
         (0..4).for_each(|n| hw::set_debug_address(n, 0));
         if self.features.xsave {
             hw::write_xcr0(1);
+        }
+    }
+
+    fn put_aside(&mut self) {
+        // Everything else is in the control block, the context and the FPU state.
+        self.debug_addresses = [0, 1, 2, 3].map(hw::debug_address);
+    }
+
+    fn take_up(&mut self) {
+        for (n, value) in (0..).zip(self.debug_addresses) {
+            hw::set_debug_address(n, value);
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! What must be true of the machine: the hypervisor runs in ring 0 and long mode with host memory mapped at its physical
 //! addresses, so that the address of a structure is its physical address; interrupts are off whenever this code is entered. A
-//! virtual CPU stays on the processor that it was made on, whose current VMCS is its own.
+//! virtual CPU stays on the processor that it was made on, whose current VMCS is its own unless it has been put aside.
 //!
 //! The registers of [`CpuRegister`] hold the guest's values while Umbra runs: Umbra neither faults on pages nor sets breakpoints
-//! nor uses SYSCALL, so that nothing has to be switched.
+//! nor uses SYSCALL, so that nothing has to be switched but between guests.
 
 use crate::capabilities::{Capabilities, FEATURE_CONTROL_ENABLE, ept, msr};
 use crate::vmcs::Field;
@@ -40,6 +40,21 @@ pub enum CpuRegister {
 }
 
 impl CpuRegister {
+    /// All of them.
+    pub const ALL: [CpuRegister; 11] = [
+        CpuRegister::Cr2,
+        CpuRegister::Dr0,
+        CpuRegister::Dr1,
+        CpuRegister::Dr2,
+        CpuRegister::Dr3,
+        CpuRegister::Dr6,
+        CpuRegister::Star,
+        CpuRegister::Lstar,
+        CpuRegister::Cstar,
+        CpuRegister::Sfmask,
+        CpuRegister::KernelGsBase,
+    ];
+
     /// Its number, if it is model-specific.
     const fn msr(self) -> Option<u32> {
         Some(match self {
@@ -92,6 +107,8 @@ pub trait Hardware: Send {
     fn host_efer_and_pat(&self) -> (u64, u64);
     /// Loads XCR0. `value` has been checked against CPUID.
     fn set_xcr0(&mut self, value: u64);
+    /// VMPTRLD: makes this virtual CPU's VMCS the current one.
+    fn make_current(&mut self);
     /// The guest's general registers. RSP is not switched with them.
     fn gprs(&self) -> &Gprs;
     /// The guest's general registers, to be changed.
@@ -291,7 +308,7 @@ pub fn enable(region: Box<Region>, capabilities: &Capabilities, unlocked: bool) 
 /// This CPU with a VMCS of its own, which is current.
 pub struct Processor {
     context: Box<Context>,
-    _vmcs: Box<Region>,
+    vmcs: Box<Region>,
     /// The kinds of INVEPT and INVVPID to use: for one guest, or for all where the CPU cannot do that.
     invept: u64,
     invvpid: u64,
@@ -311,13 +328,12 @@ impl Processor {
     pub fn new(capabilities: &Capabilities) -> Option<Self> {
         let vmcs = Region::new(capabilities.revision());
         let pa = address(&*vmcs).0;
-        let (cleared, loaded): (u8, u8);
+        let cleared: u8;
         // SAFETY: ring 0 in VMX operation; the region is this object's and has the right revision.
         unsafe {
             asm!("vmclear [{}]", "setbe {}", in(reg) &pa, out(reg_byte) cleared, options(nostack));
-            asm!("vmptrld [{}]", "setbe {}", in(reg) &pa, out(reg_byte) loaded, options(nostack));
         }
-        if cleared | loaded != 0 {
+        if cleared != 0 || !load_vmcs(&vmcs) {
             return None;
         }
         let mut p = Self {
@@ -327,7 +343,7 @@ impl Processor {
                 host_rsp: 0,
                 launched: 0,
             }),
-            _vmcs: vmcs,
+            vmcs,
             invept: kind(capabilities, ept::INVEPT_SINGLE),
             invvpid: kind(capabilities, ept::INVVPID_SINGLE),
             reads: Cell::new(0),
@@ -385,6 +401,17 @@ impl Processor {
             self.write(field, value);
         }
     }
+}
+
+/// VMPTRLD. False: the CPU does not take it.
+fn load_vmcs(vmcs: &Region) -> bool {
+    let pa = address(vmcs).0;
+    let failed: u8;
+    // SAFETY: ring 0 in VMX operation; a VMCS that is current says of a guest only what its owner has written there.
+    unsafe {
+        asm!("vmptrld [{}]", "setbe {}", in(reg) &pa, out(reg_byte) failed, options(nostack));
+    }
+    failed == 0
 }
 
 impl Hardware for Processor {
@@ -507,6 +534,11 @@ impl Hardware for Processor {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
         }
+    }
+
+    fn make_current(&mut self) {
+        // The CPU has taken it before. Without a current VMCS the next entry fails, and says so.
+        let _ = load_vmcs(&self.vmcs);
     }
 
     #[inline(always)]

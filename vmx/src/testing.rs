@@ -23,6 +23,8 @@ pub struct FakeHardware {
     pub xcr0: u64,
     /// Arguments of INVEPT, and of INVVPID.
     pub flushed: (Vec<u64>, Vec<u16>),
+    /// How often the VMCS was made the current one.
+    pub made_current: u32,
     /// What the next entries do.
     pub guest: Option<Guest>,
     reads: Cell<u64>,
@@ -55,6 +57,9 @@ impl Hardware for FakeHardware {
     }
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
+    }
+    fn make_current(&mut self) {
+        self.made_current += 1;
     }
     fn gprs(&self) -> &Gprs {
         &self.gprs

@@ -30,6 +30,29 @@ pub fn check<B: VcpuBackend>(make: impl Fn() -> B) {
     shadow_is_set_and_cleared(&mut make());
     reset_undoes_everything(&mut make(), &make());
     switching_to_shadow_paging_does_not_show(&mut make());
+    putting_it_aside_does_not_show(&mut make());
+}
+
+/// What the guest has in its registers is there again when the hardware is its own again.
+fn putting_it_aside_does_not_show<B: VcpuBackend>(c: &mut B) {
+    const REGISTERS: [SysReg; 6] = [
+        SysReg::Cr2,
+        SysReg::Star,
+        SysReg::Lstar,
+        SysReg::Cstar,
+        SysReg::KernelGsBase,
+        SysReg::SysenterEip,
+    ];
+    for (value, reg) in (0x1000..).zip(REGISTERS) {
+        c.set_sysreg(reg, value);
+    }
+    c.set_rip(0x1234);
+    c.put_aside();
+    c.take_up();
+    for (value, reg) in (0x1000..).zip(REGISTERS) {
+        assert_eq!(c.sysreg(reg), value, "{reg:?}");
+    }
+    assert_eq!(c.rip(), 0x1234);
 }
 
 /// Whatever the hardware's registers have to be under shadow paging, the guest's stay what the guest has made them.

@@ -178,6 +178,17 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.reset_registers();
     }
 
+    fn put_aside(&mut self) {
+        self.aside = CpuRegister::ALL.map(|register| self.hw.register(register));
+    }
+
+    fn take_up(&mut self) {
+        self.hw.make_current();
+        for (register, value) in CpuRegister::ALL.into_iter().zip(self.aside) {
+            self.hw.set_register(register, value);
+        }
+    }
+
     fn can_run(&self) -> bool {
         self.unrestricted() || self.cr0.contains(Cr0::PE) && self.segments_fit()
     }

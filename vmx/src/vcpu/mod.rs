@@ -83,6 +83,8 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     /// RSP as the VMCS holds it.
     rsp: u64,
     flush_linear: bool,
+    /// The registers that the hardware holds otherwise, while the guest is put aside.
+    aside: [u64; CpuRegister::ALL.len()],
     /// CR8 as it was set last, and the threshold that the VMCS holds.
     task_priority: (u8, u8),
     virtual_apic: Box<VirtualApic>,
@@ -152,6 +154,7 @@ impl<H: Hardware> VmxVcpu<H> {
             root: Hpa(u64::MAX),
             rsp: 0,
             flush_linear: true,
+            aside: [0; CpuRegister::ALL.len()],
             task_priority: (0, 0),
             virtual_apic: VirtualApic::new(),
             identity_map,
@@ -278,18 +281,7 @@ impl<H: Hardware> VmxVcpu<H> {
         ] {
             self.hw.write(field, value);
         }
-        for register in [
-            CpuRegister::Cr2,
-            CpuRegister::Dr0,
-            CpuRegister::Dr1,
-            CpuRegister::Dr2,
-            CpuRegister::Dr3,
-            CpuRegister::Star,
-            CpuRegister::Lstar,
-            CpuRegister::Cstar,
-            CpuRegister::Sfmask,
-            CpuRegister::KernelGsBase,
-        ] {
+        for register in CpuRegister::ALL {
             self.hw.set_register(register, 0);
         }
         self.hw.set_register(CpuRegister::Dr6, 0xffff_0ff0);

@@ -466,3 +466,22 @@ fn segments_are_kept_as_they_were_set() {
     assert_eq!(c.segment(SegReg::Ss), null);
     assert_eq!(c.cpl(), 3, "an unusable SS tells the privilege level too");
 }
+
+#[test]
+fn another_guest_may_use_the_registers_while_this_one_is_put_aside() {
+    let mut c = cpu();
+    c.set_sysreg(SysReg::Cr2, 0x1111);
+    c.set_sysreg(SysReg::Lstar, 0x2222);
+    c.set_sysreg(SysReg::Dr3, 0x3333);
+    c.put_aside();
+    c.hw.registers
+        .values_mut()
+        .for_each(|value| *value = 0xdead);
+    c.take_up();
+    assert_eq!(c.hw.made_current, 1);
+    assert_eq!(c.sysreg(SysReg::Cr2), 0x1111);
+    assert_eq!(c.sysreg(SysReg::Lstar), 0x2222);
+    assert_eq!(c.sysreg(SysReg::Dr3), 0x3333);
+    assert_eq!(c.sysreg(SysReg::Dr6), 0xffff_0ff0);
+    assert_eq!(c.sysreg(SysReg::Star), 0);
+}
