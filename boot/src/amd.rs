@@ -1,7 +1,7 @@
 //! AMD-V on this CPU: whether it can do what Umbra needs, and turning it on.
 
 use crate::guest::SecondStage;
-use crate::host::{self, cpuid};
+use crate::host::{self, Virtualization, cpuid};
 use crate::memory;
 use crate::options::PagingChoice;
 use alloc::string::String;
@@ -22,32 +22,31 @@ fn is_qemu_tcg() -> bool {
             == b"TCGTCGTCGTCG"
 }
 
+/// AMD-V, turned on.
+pub struct Amd {
+    features: Features,
+    second_stage: SecondStage,
+}
+
 /// Asks the CPU, which has AMD-V, for what Umbra needs, and turns it on.
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, Option<SecondStage>), String> {
+pub fn enable() -> Result<Amd, String> {
     // SAFETY: CPUs with SVM have VM_CR.
     if unsafe { x86::msr::rdmsr(VM_CR) } & SVMDIS != 0 {
         return Err("AMD-V is switched off by the firmware (VM_CR.SVMDIS); switch SVM on in the BIOS set-up".into());
     }
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
-    let mut features = Features {
+    let features = Features {
         nested_paging: bit(0),
         next_rip: bit(3),
         flush_by_asid: bit(6),
         asids: leaf.ebx,
-        xsave: false,
+        xsave: host::enable_xsave(),
         inject_virtual: is_qemu_tcg(),
     };
-    if !features.nested_paging && paging.needs_nested() {
-        return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
-    }
-    if features.asids < 2 {
-        return Err("this CPU's AMD-V offers no address-space identifiers for guests".into());
-    }
-    features.xsave = host::enable_xsave();
     let Some(save) = memory::take_own(4096, 4096) else {
         return Err("no memory for the host save area".into());
     };
@@ -70,6 +69,32 @@ pub fn enable(paging: PagingChoice) -> Result<(SvmVcpu, Option<SecondStage>), St
         largest: if gigabyte_pages { 3 } else { 2 },
         identity_map: None,
     };
-    let nested = features.nested_paging.then_some(second_stage);
-    Ok((SvmVcpu::new(features, 1), nested))
+    Ok(Amd {
+        features,
+        second_stage,
+    })
+}
+
+impl Virtualization for Amd {
+    type Cpu = SvmVcpu;
+
+    fn vcpu(
+        &mut self,
+        number: u16,
+        paging: PagingChoice,
+    ) -> Result<(SvmVcpu, Option<SecondStage>), String> {
+        if !self.features.nested_paging && paging.needs_nested() {
+            return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
+        }
+        // 0 is the host's.
+        let asid = u32::from(number);
+        if asid >= self.features.asids {
+            return Err(
+                "this CPU's AMD-V offers too few address-space identifiers for so many guests"
+                    .into(),
+            );
+        }
+        let nested = self.features.nested_paging.then_some(self.second_stage);
+        Ok((SvmVcpu::new(self.features, asid), nested))
+    }
 }

@@ -11,6 +11,9 @@ use x86::io::{inb, outb};
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static TSC_START: AtomicU64 = AtomicU64::new(0);
 static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+/// How many clocks there are, and which of them has armed the timer last.
+static CLOCKS: AtomicU64 = AtomicU64::new(0);
+static ARMED_BY: AtomicU64 = AtomicU64::new(0);
 
 /// The time-stamp counter.
 pub fn ticks() -> u64 {
@@ -75,8 +78,15 @@ pub fn init() {
     );
 }
 
-/// The clock of one VM.
+/// The timer's interrupt has come: the next deadline has to be armed anew.
+pub fn fired() {
+    ARMED_BY.store(0, Ordering::Relaxed);
+}
+
+/// The clock of one VM, or of the host.
 pub struct HostClock {
+    /// From 1.
+    number: u64,
     /// TSC at the VM's time 0.
     start: u64,
     /// Nanoseconds a tick, as a fixed-point number with 32 fraction bits.
@@ -96,17 +106,13 @@ impl HostClock {
         let timer_per_ns =
             ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
         Self {
+            number: CLOCKS.fetch_add(1, Ordering::Relaxed) + 1,
             start: ticks(),
             ns_per_tick,
             ticks_per_ns,
             timer_per_ns,
             armed: VmTime::NEVER,
         }
-    }
-
-    /// The host's timer interrupt has come: the next deadline has to be armed anew.
-    pub fn fired(&mut self) {
-        self.armed = VmTime::NEVER;
     }
 }
 
@@ -135,10 +141,11 @@ impl Clock for HostClock {
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {
-        if deadline == self.armed {
+        if deadline == self.armed && ARMED_BY.load(Ordering::Relaxed) == self.number {
             return;
         }
         self.armed = deadline;
+        ARMED_BY.store(self.number, Ordering::Relaxed);
         if deadline == VmTime::NEVER {
             lapic::arm(0);
             return;

@@ -3,14 +3,16 @@
 //! From the tool they come on COM2. To it they go there too, or to Bochs's port E9h: Bochs gives a serial port its 115,200 baud of
 //! virtual time, far too little for screens, and takes a byte at port E9h ("port_e9_hack" in bochsrc(5)) in one instruction.
 //!
-//! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event. From it: `K` scan codes
-//! (set 1), `M` mouse movement, `I` bytes for the guest's COM1, `S`, `R` and `Q` (quit).
+//! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event, and `V`, the number of the VM that
+//! the frames behind it are about, the first to begin with. From it: `K` scan codes (set 1), `M` mouse movement, `I` bytes for the
+//! guest's COM1, `S`, `R` (a report of each VM) and `Q` (quit); and `V`, the number of the VM that has the focus from then on: keyboard,
+//! mouse, screen and COM1 are its.
 
 use crate::serial::Serial;
 use crate::{interrupts, logger, mouse};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use spin::Mutex;
 use x86::io::{inb, outb};
 
@@ -33,6 +35,8 @@ const E9: u16 = 0xe9;
 struct Sender {
     transport: Transport,
     com2: Serial,
+    /// The VM that frames are about.
+    about: u8,
 }
 
 impl Sender {
@@ -40,6 +44,7 @@ impl Sender {
         Self {
             transport,
             com2: Serial::new(0x2f8),
+            about: 1,
         }
     }
 
@@ -48,6 +53,15 @@ impl Sender {
             Transport::Com2 => self.com2.write(byte),
             // SAFETY: ring 0; Bochs alone has this port, and `open` has found it.
             Transport::E9 => unsafe { outb(E9, byte) },
+        }
+    }
+
+    /// The frames from here on are about VM `vm`.
+    fn about(&mut self, vm: u8) {
+        if self.about != vm {
+            self.about = vm;
+            self.header(b'V', 1);
+            self.write(vm);
         }
     }
 
@@ -62,15 +76,17 @@ impl Sender {
 struct Channel {
     sender: Sender,
     received: VecDeque<u8>,
-    /// Bytes of the guest's COM1 that wait to be sent.
-    console: Vec<u8>,
+    /// Bytes of a guest's COM1 that wait to be sent, and that guest's VM.
+    console: (u8, Vec<u8>),
 }
 
 static CHANNEL: Mutex<Channel> = Mutex::new(Channel {
     sender: Sender::new(Transport::Com2),
     received: VecDeque::new(),
-    console: Vec::new(),
+    console: (1, Vec::new()),
 });
+/// The VM that has the focus.
+static FOCUS: AtomicU8 = AtomicU8::new(1);
 static OPEN: AtomicBool = AtomicBool::new(false);
 /// Whether the open channel's frames go to port E9h: for [`emergency`], which may not take the lock.
 static ON_E9: AtomicBool = AtomicBool::new(false);
@@ -88,6 +104,8 @@ pub enum Request {
     Mouse(mouse::Move),
     /// Bytes for the guest's COM1.
     Console(Vec<u8>),
+    /// The VM of this number gets the focus.
+    Focus(u8),
     /// Send a screenshot.
     Screenshot,
     /// Send the report.
@@ -126,28 +144,30 @@ fn interrupt() {
     }
 }
 
-/// Sends one frame.
-pub fn send(kind: u8, payload: &[u8]) {
+/// Sends one frame about VM `vm`.
+pub fn send(vm: u8, kind: u8, payload: &[u8]) {
     if is_open() {
         let mut c = CHANNEL.lock();
+        c.sender.about(vm);
         c.sender.header(kind, payload.len());
         payload.iter().for_each(|&b| c.sender.write(b));
     }
 }
 
-/// Sends one frame of `len` bytes that is made while it is sent.
-pub fn send_parts(kind: u8, len: usize, make: impl FnOnce(&mut dyn FnMut(&[u8]))) {
+/// Sends one frame about VM `vm` of `len` bytes that is made while it is sent.
+pub fn send_parts(vm: u8, kind: u8, len: usize, make: impl FnOnce(&mut dyn FnMut(&[u8]))) {
     if is_open() {
         let mut c = CHANNEL.lock();
+        c.sender.about(vm);
         c.sender.header(kind, len);
         make(&mut |part| part.iter().for_each(|&b| c.sender.write(b)));
     }
 }
 
-/// Tells the tool that something has happened.
-pub fn event(text: &str) {
+/// Tells the tool that something has happened to VM `vm`.
+pub fn event(vm: u8, text: &str) {
     flush_console();
-    send(b'E', text.as_bytes());
+    send(vm, b'E', text.as_bytes());
 }
 
 /// Tells the tool, even if the panicking code holds the channel's lock.
@@ -163,15 +183,32 @@ pub fn emergency(text: &str) {
     }
 }
 
-/// Sends a byte of the guest's COM1 or of the console: to the host tool, or where there is none, on our COM1.
-pub fn console(byte: u8) {
+/// VM `vm` has the focus from now on.
+pub fn set_focus(vm: u8) {
+    FOCUS.store(vm, Ordering::Relaxed);
+}
+
+/// Sends a byte of the COM1 of VM `vm`, or of the console in its place: to the host tool, or where there is none, on our COM1, which is
+/// that of the VM with the focus.
+pub fn console(vm: u8, byte: u8) {
     if !is_open() {
-        return logger::write(byte);
+        if vm == FOCUS.load(Ordering::Relaxed) {
+            logger::write(byte);
+        }
+        return;
+    }
+    let other = {
+        let c = CHANNEL.lock();
+        c.console.0 != vm && !c.console.1.is_empty()
+    };
+    if other {
+        flush_console();
     }
     let full = {
         let mut c = CHANNEL.lock();
-        c.console.push(byte);
-        c.console.len() >= CONSOLE_CHUNK
+        c.console.0 = vm;
+        c.console.1.push(byte);
+        c.console.1.len() >= CONSOLE_CHUNK
     };
     if full {
         flush_console();
@@ -180,14 +217,17 @@ pub fn console(byte: u8) {
 
 /// Whether console bytes wait to be sent.
 pub fn console_waiting() -> bool {
-    !CHANNEL.lock().console.is_empty()
+    !CHANNEL.lock().console.1.is_empty()
 }
 
 /// Sends the waiting console bytes.
 pub fn flush_console() {
-    let bytes = core::mem::take(&mut CHANNEL.lock().console);
+    let (vm, bytes) = {
+        let mut c = CHANNEL.lock();
+        (c.console.0, core::mem::take(&mut c.console.1))
+    };
     if !bytes.is_empty() {
-        send(b'C', &bytes);
+        send(vm, b'C', &bytes);
     }
 }
 
@@ -223,6 +263,7 @@ pub fn request() -> Option<Request> {
             }))
         }
         b'I' => Some(Request::Console(payload)),
+        b'V' => payload.first().map(|&vm| Request::Focus(vm)),
         b'S' => Some(Request::Screenshot),
         b'R' => Some(Request::Report),
         b'Q' => Some(Request::Quit),

@@ -1,10 +1,11 @@
-//! Puts the guest's machine together: memory, devices, firmware, media.
+//! Puts a guest's machine together: memory, devices, firmware, media.
 
 use crate::clock::HostClock;
+use crate::host::Virtualization;
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
-use crate::options::{Options, PagingChoice};
+use crate::options::{PagingChoice, VmOptions};
 use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -18,7 +19,7 @@ use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use hv_core::backend::ConsoleBackend;
+use hv_core::backend::{ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -81,8 +82,9 @@ impl Ways {
 /// RAM of a guest when the command line does not say.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
-/// Locally administered, like QEMU's default.
+/// The first VM's network card: locally administered, like QEMU's default.
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+const UUID: [u8; 16] = *b"Umbra virtual PC";
 
 /// What is booted.
 enum Firmware {
@@ -99,7 +101,7 @@ enum Firmware {
     },
 }
 
-/// The guest's machine.
+/// A guest's machine.
 pub struct Guest<B: VcpuBackend> {
     /// Its CPU, with the buses.
     pub cpu: Cpu<B>,
@@ -113,6 +115,8 @@ pub struct Guest<B: VcpuBackend> {
     pub ide: Arc<Mutex<Ide>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
+    /// Where its network card is plugged in.
+    pub port: Option<usize>,
     /// RAM in bytes.
     pub memory_size: u64,
     chips: SharedChips,
@@ -125,26 +129,28 @@ pub struct Guest<B: VcpuBackend> {
     vgabios: &'static [u8],
 }
 
-/// The guest's COM1.
-struct Com1;
+/// The COM1 of the VM of this number.
+struct Com1(u8);
 
 impl ConsoleBackend for Com1 {
     fn write(&mut self, byte: u8) {
-        control::console(byte);
+        control::console(self.0, byte);
     }
 }
 
 /// The firmware's debug output, in lines.
-#[derive(Default)]
-struct FirmwareLog(String);
+struct FirmwareLog {
+    vm: u8,
+    line: String,
+}
 
 impl ConsoleBackend for FirmwareLog {
     fn write(&mut self, byte: u8) {
-        if byte == b'\n' || self.0.len() >= 160 {
-            log::info!("firmware: {}", self.0);
-            self.0.clear();
+        if byte == b'\n' || self.line.len() >= 160 {
+            log::info!("VM {}, firmware: {}", self.vm, self.line);
+            self.line.clear();
         } else if byte >= b' ' {
-            self.0.push(char::from(byte & 0x7f));
+            self.line.push(char::from(byte & 0x7f));
         }
     }
 }
@@ -157,27 +163,31 @@ pub fn bytes(module: &Module) -> &'static [u8] {
 }
 
 impl<B: VcpuBackend> Guest<B> {
-    /// Builds the machine that the boot modules and options describe.
+    /// Builds the machine of VM `number` (from 1) that the boot modules and options describe.
     ///
     /// # Errors
     /// A sentence that says what is missing.
     pub fn new(
         boot: &BootInfo,
-        options: &Options,
-        cpu: B,
-        second_stage: Option<SecondStage>,
+        number: u8,
+        options: &VmOptions,
+        media: Media,
+        virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Cabinet), String> {
+        let (cpu, second_stage) = virtualization.vcpu(number.into(), options.paging)?;
         let memory_size = if options.memory == 0 {
             DEFAULT_MEMORY
         } else {
             options.memory & !(MIB - 1)
         };
-        let need = |role: &str| boot.module(role).map(bytes);
+        let need = |role: &str| boot.module(number.into(), role).map(bytes);
+        // The firmware is the same for all.
+        let firmware_image = |role: &str| boot.module(1, role).map(bytes);
         let Media {
             mut cdrom,
             more,
             disk,
-        } = Media::find(boot, options)?;
+        } = media;
         let mut cabinet = Cabinet::default();
         if let Some(medium) = &mut cdrom {
             cabinet.note(&mut **medium);
@@ -186,8 +196,8 @@ impl<B: VcpuBackend> Guest<B> {
         let desc = MachineDesc {
             memory: memory_size,
             cpus: 1,
-            mac: MAC,
-            uuid: *b"Umbra virtual PC",
+            mac: numbered(MAC, number),
+            uuid: numbered(UUID, number),
             disk: disk.is_some(),
             cdrom: cdrom.is_some(),
         };
@@ -214,7 +224,7 @@ impl<B: VcpuBackend> Guest<B> {
                 }
             }
             None => {
-                let image = need("bios")
+                let image = firmware_image("bios")
                     .ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
                 let placement = BiosPlacement::of(image).map_err(|e| e.to_string())?;
                 Firmware::Bios { image, placement }
@@ -224,7 +234,7 @@ impl<B: VcpuBackend> Guest<B> {
         let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
         let enough = || {
             alloc::format!(
-                "this machine has too little memory for a guest of {} MiB",
+                "this machine has too little memory for VM {number}, a guest of {} MiB",
                 memory_size / MIB
             )
         };
@@ -282,12 +292,19 @@ impl<B: VcpuBackend> Guest<B> {
         }
 
         let mut bus = Bus::new(memory.clone());
-        let vgabios = need("vgabios").unwrap_or(&[]);
+        let vgabios = firmware_image("vgabios").unwrap_or(&[]);
+        let (net, port) = match net::plug(desc.mac) {
+            Some((cable, port)) => (cable, Some(port)),
+            None => (Box::new(NullNet) as Box<_>, None),
+        };
         let has_firmware = matches!(firmware, Firmware::Bios { .. });
         let outside = Outside {
-            com1: Box::new(Com1),
-            debug: Box::new(FirmwareLog::default()),
-            net: net::open(),
+            com1: Box::new(Com1(number)),
+            debug: Box::new(FirmwareLog {
+                vm: number,
+                line: String::new(),
+            }),
+            net,
             disk,
             cdrom,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
@@ -324,6 +341,7 @@ impl<B: VcpuBackend> Guest<B> {
             uart,
             ide,
             pm,
+            port,
             memory_size,
             chips,
             memory,
@@ -480,6 +498,14 @@ impl<B: VcpuBackend> Guest<B> {
         cpu.set_rip(e.eip.into());
         Ok(())
     }
+}
+
+/// What belongs to VM `number`, made from the first VM's.
+fn numbered<const N: usize>(mut first: [u8; N], number: u8) -> [u8; N] {
+    if let Some(last) = first.last_mut() {
+        *last = last.wrapping_add(number - 1);
+    }
+    first
 }
 
 /// How many shadow pages a guest with so many bytes of RAM may use: enough to map all of it once with 4 KiB pages, twice the tables

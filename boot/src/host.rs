@@ -1,6 +1,11 @@
 //! What both vendors' CPUs have in common, and which vendor's this is.
 
+use crate::guest::SecondStage;
+use crate::memory;
+use crate::options::PagingChoice;
 use alloc::string::String;
+use core::arch::asm;
+use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::CpuidResult;
 use raw_cpuid::CpuId;
 use x86::controlregs::{Cr4, cr4, cr4_write};
@@ -26,6 +31,93 @@ pub fn enable_xsave() -> bool {
         unsafe { cr4_write(cr4() | Cr4::CR4_ENABLE_OS_XSAVE) };
     }
     has
+}
+
+/// This CPU's virtualization, turned on.
+pub trait Virtualization {
+    /// A virtual CPU on it.
+    type Cpu: VcpuBackend;
+
+    /// Makes the virtual CPU of VM `number` (from 1), whose memory is to be virtualized as `paging` says, and says what this CPU asks of
+    /// second-stage page tables, if it is set up for them.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing.
+    fn vcpu(
+        &mut self,
+        number: u16,
+        paging: PagingChoice,
+    ) -> Result<(Self::Cpu, Option<SecondStage>), String>;
+}
+
+/// The extended state of a guest that is put aside, beyond x87 and SSE (SDM vol 1 13.4, "XSAVE Area"): AVX and what follows it. While
+/// guests run it is in the CPU's registers, which Umbra itself does not touch.
+pub struct ExtendedState {
+    /// XCR0 bits that guests may set; none where there is no XSAVE.
+    components: u64,
+    /// Where the area is.
+    area: u64,
+}
+
+/// x87 and SSE, which each world switch saves.
+const LEGACY: u64 = 0b11;
+/// Where MXCSR is in the area, and its value after reset.
+const MXCSR: (u64, u32) = (24, 0x1f80);
+
+impl ExtendedState {
+    /// The state after reset. `components` are the XCR0 bits that the guest may set. None: there is no memory for it.
+    pub fn new(components: u64) -> Option<Self> {
+        let mut state = Self {
+            components,
+            area: 0,
+        };
+        if components & !LEGACY != 0 {
+            set_xcr0(components);
+            // CPUID 0Dh.0: EBX is the size of the area for what XCR0 has on.
+            state.area = memory::take_own(cpuid(0xd, 0).ebx.into(), 4096)?;
+            set_xcr0(1);
+            // SAFETY: the area has just been taken for ever.
+            unsafe { ((state.area + MXCSR.0) as *mut u32).write(MXCSR.1) };
+        }
+        Some(state)
+    }
+
+    /// Takes it out of the CPU.
+    pub fn save(&mut self) {
+        if self.area != 0 {
+            set_xcr0(self.components);
+            let wanted = self.components & !LEGACY;
+            // SAFETY: XCR0 has these components on; the area is this object's, aligned, and as large as CPUID says.
+            unsafe {
+                asm!("xsave64 [{}]", in(reg) self.area, in("eax") wanted as u32, in("edx") (wanted >> 32) as u32,
+                    options(nostack));
+            }
+        }
+    }
+
+    /// Puts it into the CPU, with XCR0 as the guest has it.
+    pub fn restore(&mut self, xcr0: u64) {
+        if self.area != 0 {
+            set_xcr0(self.components);
+            let wanted = self.components & !LEGACY;
+            // SAFETY: as in `save`; what is there was saved, or is the state after reset.
+            unsafe {
+                asm!("xrstor64 [{}]", in(reg) self.area, in("eax") wanted as u32, in("edx") (wanted >> 32) as u32,
+                    options(nostack));
+            }
+        }
+        if self.components != 0 {
+            set_xcr0(xcr0);
+        }
+    }
+}
+
+/// Loads XCR0 on a CPU that has it, with a value that it takes.
+fn set_xcr0(value: u64) {
+    // SAFETY: ring 0 with CR4.OSXSAVE set; a valid value changes no register contents.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
+    }
 }
 
 /// The virtualization that this CPU has, by its vendor's name for it.

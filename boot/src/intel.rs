@@ -1,72 +1,91 @@
 //! VT-x on this CPU: whether it can do what Umbra needs, and turning it on.
 
 use crate::guest::SecondStage;
+use crate::host::{self, Virtualization};
+use crate::memory;
 use crate::options::PagingChoice;
-use crate::{host, memory};
 use alloc::string::String;
 use hv_core::machine::IDENTITY_MAP;
 use hv_core::{Gpa, Hpa};
 use npt_shadow::Format;
 use vmx::VmxVcpu;
-use vmx::capabilities::{SecondStage as Stage, availability, ept};
+use vmx::capabilities::{Capabilities, SecondStage as Stage, availability, ept};
 use vmx::controls::{Pin, Secondary};
 use vmx::hw::{self, Region};
 
-/// The guest's virtual-processor identifier; 0 is the host's.
-const VPID: u16 = 1;
+/// VT-x, turned on.
+pub struct Intel {
+    capabilities: Capabilities,
+    check_entries: bool,
+}
 
 /// Asks the CPU, which has VT-x, for what Umbra needs, and turns it on.
 ///
 /// # Errors
 /// A sentence that says what is missing.
-pub fn enable(
-    check_entries: bool,
-    paging: PagingChoice,
-) -> Result<(VmxVcpu, Option<SecondStage>), String> {
+pub fn enable(check_entries: bool) -> Result<Intel, String> {
     let unlocked = availability(true, hw::feature_control)?;
     // CPUID 8000_0008h; every CPU with VT-x has it.
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
-    let nested = paging.needs_nested();
-    let stage = if nested { Stage::Nested } else { Stage::Shadow };
-    let plan = capabilities.plan(stage).map_err(|why| {
-        if nested && capabilities.plan(Stage::Shadow).is_ok() {
-            alloc::format!("{why}; use paging=shadow")
-        } else {
-            why
-        }
-    })?;
+    capabilities.plan(Stage::Shadow)?;
     host::enable_xsave();
     let region = Region::new(capabilities.revision());
     if !hw::enable(region, &capabilities, unlocked) {
         return Err("VMXON failed: another hypervisor may be active below Umbra".into());
     }
-    let yes = |have: bool| if have { "yes" } else { "no" };
-    log::info!(
-        "VT-x: unrestricted guest {}, VPID {}, preemption timer {}, 2 MiB pages {}, 1 GiB pages {}",
-        yes(plan.unrestricted_guest()),
-        yes(plan.secondary.contains(Secondary::ENABLE_VPID)),
-        yes(plan.pin.contains(Pin::PREEMPTION_TIMER)),
-        yes(capabilities.ept_vpid & ept::PAGES_2M != 0),
-        yes(capabilities.ept_vpid & ept::PAGES_1G != 0)
-    );
-    let mut cpu = VmxVcpu::new(capabilities, plan, VPID, Gpa(IDENTITY_MAP))
-        .ok_or("the CPU does not take a VMCS (VMPTRLD failed)")?;
-    cpu.check_entries |= check_entries;
-    let identity_map = if plan.unrestricted_guest() || !nested {
-        None
-    } else {
-        Some(identity_table().ok_or("no memory for the identity page table")?)
-    };
-    let second_stage = SecondStage {
-        format: Format::Ept,
-        largest: match capabilities.ept_vpid {
-            v if v & ept::PAGES_1G != 0 => 3,
-            v if v & ept::PAGES_2M != 0 => 2,
-            _ => 1,
-        },
-        identity_map,
-    };
-    Ok((cpu, nested.then_some(second_stage)))
+    Ok(Intel {
+        capabilities,
+        check_entries,
+    })
+}
+
+impl Virtualization for Intel {
+    type Cpu = VmxVcpu;
+
+    fn vcpu(
+        &mut self,
+        number: u16,
+        paging: PagingChoice,
+    ) -> Result<(VmxVcpu, Option<SecondStage>), String> {
+        let capabilities = self.capabilities;
+        let nested = paging.needs_nested();
+        let stage = if nested { Stage::Nested } else { Stage::Shadow };
+        let plan = capabilities.plan(stage).map_err(|why| {
+            if nested && capabilities.plan(Stage::Shadow).is_ok() {
+                alloc::format!("{why}; use paging=shadow")
+            } else {
+                why
+            }
+        })?;
+        let yes = |have: bool| if have { "yes" } else { "no" };
+        log::info!(
+            "VT-x: unrestricted guest {}, VPID {}, preemption timer {}, 2 MiB pages {}, 1 GiB pages {}",
+            yes(plan.unrestricted_guest()),
+            yes(plan.secondary.contains(Secondary::ENABLE_VPID)),
+            yes(plan.pin.contains(Pin::PREEMPTION_TIMER)),
+            yes(capabilities.ept_vpid & ept::PAGES_2M != 0),
+            yes(capabilities.ept_vpid & ept::PAGES_1G != 0)
+        );
+        // The VM's number is its virtual-processor identifier; 0 is the host's.
+        let mut cpu = VmxVcpu::new(capabilities, plan, number, Gpa(IDENTITY_MAP))
+            .ok_or("the CPU does not take a VMCS (VMPTRLD failed)")?;
+        cpu.check_entries |= self.check_entries;
+        let identity_map = if plan.unrestricted_guest() || !nested {
+            None
+        } else {
+            Some(identity_table().ok_or("no memory for the identity page table")?)
+        };
+        let second_stage = SecondStage {
+            format: Format::Ept,
+            largest: match capabilities.ept_vpid {
+                v if v & ept::PAGES_1G != 0 => 3,
+                v if v & ept::PAGES_2M != 0 => 2,
+                _ => 1,
+            },
+            identity_map,
+        };
+        Ok((cpu, nested.then_some(second_stage)))
+    }
 }
 
 /// A page directory of 32-bit paging that maps 4 GiB at their own addresses in 4 MiB pages, accessed and dirty, for all to write.

@@ -203,6 +203,8 @@ extern "C" fn trap(frame: &Frame) {
             TIMER_FIRED.store(true, Ordering::Relaxed);
             lapic::eoi();
         }
+        // What it was for is seen when the guest has been left.
+        lapic::KICK_VECTOR => lapic::eoi(),
         v @ PIC_BASE..0x30 => {
             let line = v - PIC_BASE;
             let handlers = HANDLERS.lock()[usize::from(line)];

@@ -6,6 +6,8 @@ use x86::msr::{IA32_APIC_BASE, rdmsr, wrmsr};
 
 /// Vector of the timer.
 pub const TIMER_VECTOR: u8 = 0x40;
+/// Vector by which Umbra leaves the guest at the next opportunity.
+pub const KICK_VECTOR: u8 = 0x41;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -14,6 +16,7 @@ const ID: u32 = 0x20;
 const EOI: u32 = 0xb0;
 const SVR: u32 = 0xf0;
 const TPR: u32 = 0x80;
+const ICR: u32 = 0x300;
 const LVT_TIMER: u32 = 0x320;
 const LVT_LINT0: u32 = 0x350;
 const INITIAL_COUNT: u32 = 0x380;
@@ -75,6 +78,12 @@ pub fn arm(count: u32) {
 /// What is left of the count.
 pub fn remaining() -> u32 {
     read(CURRENT_COUNT)
+}
+
+/// Interrupts this CPU itself, so that the guest is left soon (SDM vol 3A 11.6.1, "Interrupt Command Register (ICR)").
+pub fn kick() {
+    const SELF: u32 = 1 << 18;
+    write(ICR, SELF | u32::from(KICK_VECTOR));
 }
 
 /// End of interrupt.

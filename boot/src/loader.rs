@@ -1,6 +1,6 @@
 //! What the boot loader told us, in one form for Multiboot 1, Multiboot 2 and PVH.
 
-use crate::start;
+use crate::{options, start};
 use multiboot2::{BootInformation, BootInformationHeader, MemoryAreaType};
 
 /// A range of physical memory.
@@ -35,7 +35,7 @@ pub struct Framebuffer {
 }
 
 const RANGES: usize = 64;
-const MODULES: usize = 8;
+const MODULES: usize = 64;
 
 /// What the boot loader told us.
 pub struct BootInfo {
@@ -115,9 +115,11 @@ impl BootInfo {
         self.modules.iter().flatten()
     }
 
-    /// The file with this role.
-    pub fn module(&self, role: &str) -> Option<&Module> {
-        self.modules().find(|m| m.role == role)
+    /// The file with this role in the VM of this number: the first VM's are known by their roles, the second's by `vm2-` and their roles.
+    pub fn module(&self, vm: usize, role: &str) -> Option<&Module> {
+        let prefix = options::prefix(vm);
+        self.modules()
+            .find(|m| m.role.strip_prefix(prefix.as_str()) == Some(role))
     }
 
     /// Reads what the loader left.

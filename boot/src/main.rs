@@ -3,7 +3,7 @@
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
 //! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
-//! (frame buffer). The guest's machine is put together in [`guest`] with [`media`]; [`session`] runs it.
+//! (frame buffer). The guests' machines are put together in [`guest`] with [`media`]; [`session`] runs them.
 #![no_std]
 #![no_main]
 
@@ -40,9 +40,7 @@ mod virtio;
 
 use alloc::string::String;
 use core::panic::PanicInfo;
-use guest::SecondStage;
-use host::Vendor;
-use hv_core::cpu::VcpuBackend;
+use host::{Vendor, Virtualization};
 use loader::BootInfo;
 use options::Options;
 
@@ -51,7 +49,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     logger::init();
     // SAFETY: the start code passes what the boot loader passed.
     let boot = unsafe { BootInfo::read(magic, info) };
-    memory::init(&boot);
+    memory::init(&boot, options::vms(boot.cmdline));
     paging::map(0, memory::top(&boot), false);
     interrupts::init();
     log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
@@ -88,26 +86,19 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
 
 fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
     match host::vendor()? {
-        Vendor::Svm => {
-            let (cpu, second_stage) = amd::enable(options.paging)?;
-            run_on(boot, options, cpu, second_stage)
-        }
-        Vendor::Vmx => {
-            let (cpu, second_stage) = intel::enable(options.check_entries, options.paging)?;
-            run_on(boot, options, cpu, second_stage)
-        }
+        Vendor::Svm => run_on(boot, options, amd::enable()?),
+        Vendor::Vmx => run_on(boot, options, intel::enable(options.check_entries)?),
     }
 }
 
-fn run_on<B: VcpuBackend>(
+fn run_on(
     boot: &BootInfo,
     options: &Options,
-    cpu: B,
-    second_stage: Option<SecondStage>,
+    virtualization: impl Virtualization,
 ) -> Result<(), String> {
     hv_core::emulate::warm_up();
-    let mut session = session::Session::new(boot, options, cpu, second_stage)?;
-    control::event("ready");
+    let mut session = session::Session::new(boot, options, virtualization)?;
+    control::event(1, "ready");
     session.run();
     Ok(())
 }
@@ -116,7 +107,7 @@ fn run_on<B: VcpuBackend>(
 fn refuse(why: &str) -> ! {
     log::error!("Umbra cannot run: {why}");
     screen::message(&alloc::format!("Umbra cannot run: {why}."));
-    control::event(&alloc::format!("refused: {why}"));
+    control::event(1, &alloc::format!("refused: {why}"));
     session::halt()
 }
 

@@ -2,17 +2,17 @@
 //!
 //! In the order of preference: the ATA drive that the command line names, the virtio disk with the medium's serial number, the ATA
 //! drive with its name as model or serial number, the boot module. Virtio disks whose serial number is the CD-ROM's name and something
-//! more, such as `umbra-cdrom2`, are further media for the CD-ROM drive.
+//! more, such as `umbra-cdrom2`, are further media for the CD-ROM drive. The names of the second VM's media are `umbra-vm2-cdrom` and so on.
 
 use crate::disk::{self, ModuleDisk};
 use crate::guest::bytes;
-use crate::ide;
+use crate::ide::{self, HostPorts};
 use crate::loader::BootInfo;
-use crate::options::Options;
+use crate::options::{self, Options, VmOptions};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use ata::{Role, choose};
+use ata::{Found, Place, Role, choose};
 use hv_core::backend::BlockBackend;
 
 /// The guest's media.
@@ -121,35 +121,49 @@ fn volume(medium: &mut dyn BlockBackend) -> Option<String> {
     Some(name.trim().into())
 }
 
+/// Finds the media of all VMs.
+///
+/// # Errors
+/// A sentence that says why a drive cannot be used that the command line names.
+pub fn find(boot: &BootInfo, options: &Options) -> Result<Vec<Media>, String> {
+    let mut virtio = disk::find();
+    let mut drives = ide::find();
+    let vms = (1..).zip(&options.vms);
+    vms.map(|(number, vm)| Media::find(boot, number, vm, &mut virtio, &mut drives))
+        .collect()
+}
+
 impl Media {
-    /// Finds them.
-    ///
-    /// # Errors
-    /// A sentence that says why the drive cannot be used that the command line names.
-    pub fn find(boot: &BootInfo, options: &Options) -> Result<Self, String> {
+    /// Takes those of one VM.
+    fn find(
+        boot: &BootInfo,
+        number: usize,
+        options: &VmOptions,
+        virtio: &mut Vec<(String, Box<dyn BlockBackend>)>,
+        drives: &mut Vec<(Place, Found<HostPorts>)>,
+    ) -> Result<Self, String> {
+        let prefix = options::prefix(number);
         let module = |role: &str| -> Option<Box<dyn BlockBackend>> {
-            Some(Box::new(ModuleDisk(bytes(boot.module(role)?))))
+            Some(Box::new(ModuleDisk(bytes(boot.module(number, role)?))))
         };
         let mut media = Self {
             cdrom: module("cdrom").or_else(|| module("iso")),
             disk: module("disk"),
             more: Vec::new(),
         };
-        let virtio = disk::find();
-        let mut drives = ide::find();
         for role in [Role::Cdrom, Role::Disk] {
             let (named, slot) = match role {
                 Role::Cdrom => (options.cdrom, &mut media.cdrom),
                 Role::Disk => (options.disk, &mut media.disk),
             };
             let known: Vec<_> = drives.iter().map(|(at, f)| (*at, &f.identity)).collect();
-            let chosen = choose(&known, role, named)?;
+            let chosen = choose(&known, role, &prefix, named)?;
             let chosen = chosen.and_then(|place| drives.iter().position(|(at, _)| *at == place));
             let Some(index) = chosen else { continue };
             let (place, found) = drives.swap_remove(index);
             match found.open(role == Role::Cdrom, ide::dma_buffer) {
                 Ok(medium) => {
-                    log::info!("{place} is the guest's {}", role.option());
+                    log::info!("{place} is VM {number}'s {}", role.option());
                     *slot = Some(medium);
                 }
                 Err(why) if named.is_some() => {
@@ -158,13 +172,18 @@ impl Media {
                 Err(why) => log::warn!("{place} is not used: {why}"),
             }
         }
-        for (serial, found) in virtio {
-            if serial == Role::Cdrom.name() && options.cdrom.is_none() {
+        let (cdrom, disk) = (Role::Cdrom.name(&prefix), Role::Disk.name(&prefix));
+        for (serial, found) in virtio.extract_if(.., |(serial, _)| {
+            serial.starts_with(&cdrom) || *serial == disk
+        }) {
+            if serial == disk {
+                if options.disk.is_none() {
+                    media.disk = Some(found);
+                }
+            } else if serial == cdrom && options.cdrom.is_none() {
                 media.cdrom = Some(found);
-            } else if serial.starts_with(Role::Cdrom.name()) {
+            } else {
                 media.more.push(found);
-            } else if serial == Role::Disk.name() && options.disk.is_none() {
-                media.disk = Some(found);
             }
         }
         if media.cdrom.is_none() && !media.more.is_empty() {

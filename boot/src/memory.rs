@@ -3,7 +3,7 @@
 use crate::loader::{BootInfo, Range};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::mem::{DeviceRam, GuestMemory, NotRam};
 use hv_core::mmu::Frames;
 use hv_core::{Gpa, Hpa};
@@ -15,7 +15,9 @@ static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes of the heap. Everything that Umbra allocates while it runs comes from here or is bounded by the guest's size.
 const HEAP_SIZE: u64 = 12 << 20;
-/// More of it for the books of shadow paging. It lies behind the heap from the start.
+/// More of it for each VM but the first.
+const VM_HEAP: u64 = 2 << 20;
+/// More of it for the books of a VM's shadow paging. It lies behind the heap from the start.
 const SHADOW_HEAP: u64 = 28 << 20;
 const MIB: u64 = 1 << 20;
 const RANGES: usize = 128;
@@ -31,6 +33,8 @@ pub struct Memory {
     len: usize,
     /// Bytes that Umbra itself uses: image, heap, tables, device memory.
     own: u64,
+    /// Bytes behind the heap that it may still grow by.
+    behind_heap: u64,
     recycled: Vec<u64>,
 }
 
@@ -38,6 +42,7 @@ static MEMORY: Mutex<Memory> = Mutex::new(Memory {
     free: [Range { start: 0, end: 0 }; RANGES],
     len: 0,
     own: 0,
+    behind_heap: 0,
     recycled: Vec::new(),
 });
 
@@ -88,8 +93,8 @@ impl Memory {
     }
 }
 
-/// Takes over the memory that the boot loader left, and sets up the heap.
-pub fn init(boot: &BootInfo) {
+/// Takes over the memory that the boot loader left, and sets up the heap for so many VMs.
+pub fn init(boot: &BootInfo, vms: usize) {
     let mut m = MEMORY.lock();
     for r in boot.usable() {
         let r = Range {
@@ -120,22 +125,26 @@ pub fn init(boot: &BootInfo) {
             end: role + module.role.len() as u64 + 1,
         });
     }
-    let Some(heap) = m.take(HEAP_SIZE + SHADOW_HEAP, 4096, 1 << 32) else {
+    let size = HEAP_SIZE + VM_HEAP * (vms as u64 - 1);
+    let behind = SHADOW_HEAP * vms as u64;
+    let Some(heap) = m.take(size + behind, 4096, 1 << 32) else {
         panic!(
             "this machine has too little memory: Umbra needs {} MiB for itself",
-            (HEAP_SIZE + SHADOW_HEAP) / MIB + 8
+            (size + behind) / MIB + 8
         );
     };
-    m.own = HEAP_SIZE + image().end - image().start;
+    m.behind_heap = behind;
+    m.own = size + image().end - image().start;
     // SAFETY: the range has just been taken from the free memory and belongs to nobody else.
-    unsafe { HEAP.lock().init(heap as *mut u8, HEAP_SIZE as usize) };
+    unsafe { HEAP.lock().init(heap as *mut u8, size as usize) };
 }
 
-/// Makes the heap larger for the books of shadow paging, the first time that it is called.
+/// Makes the heap larger for the books of a VM's shadow paging: once for each VM, and no more.
 pub fn grow_heap() {
-    static GROWN: AtomicBool = AtomicBool::new(false);
-    if !GROWN.swap(true, Ordering::Relaxed) {
-        MEMORY.lock().own += SHADOW_HEAP;
+    let mut m = MEMORY.lock();
+    if m.behind_heap != 0 {
+        m.behind_heap -= SHADOW_HEAP;
+        m.own += SHADOW_HEAP;
         // SAFETY: the heap's end is followed by as much that was taken with it and belongs to nobody else.
         unsafe { HEAP.lock().extend(SHADOW_HEAP as usize) };
     }

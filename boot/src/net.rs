@@ -1,14 +1,15 @@
-//! The host's network card, a virtio one: what the guest's card is plugged into.
+//! The network: the guests' cards and the host's, a virtio one, are plugged into a [switch](switch::Switch).
 //!
-//! Frames that arrive wait in the card's own ring of buffers until the guest's card takes them; its interrupt says that there are some.
-//! Nothing is allocated for a frame.
+//! Frames that arrive wait in the host card's own ring of buffers until a guest's card asks for its next; its interrupt says that there
+//! are some. What is another guest's then goes into that one's queue. Nothing is allocated for a frame.
 
 use crate::virtio::{self, HostHal, HostTransport};
+use crate::{clock, lapic};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
-use hv_core::backend::{NetBackend, NullNet};
+use hv_core::backend::NetBackend;
 use spin::Mutex;
+use switch::{Address, Ports, Queue, Switch};
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::DeviceType;
 
@@ -33,9 +34,21 @@ struct Card {
 // SAFETY: the transport holds pointers to device registers and queues that belong to this object alone.
 unsafe impl Send for Card {}
 
-static CARD: Mutex<Option<Card>> = Mutex::new(None);
-/// The card has interrupted because frames have arrived.
-static ARRIVED: AtomicBool = AtomicBool::new(false);
+/// Frames that wait for a guest's card at most, besides those in the host card's ring.
+const WAITING: usize = 64;
+
+/// The switch with what is plugged in.
+struct Network {
+    switch: Switch,
+    /// The host's card, and its port.
+    card: Option<(Card, usize)>,
+    /// The guests' frames, with their ports.
+    queues: Vec<(Queue, usize)>,
+    /// Ports for which there is something that their guests have not been told of.
+    arrived: Ports,
+}
+
+static NETWORK: Mutex<Option<Network>> = Mutex::new(None);
 
 impl Card {
     /// Gives the card a buffer to fill.
@@ -108,32 +121,96 @@ impl Card {
     }
 }
 
-/// The guest's end of the cable.
-struct Cable;
+impl Network {
+    fn new() -> Self {
+        let mut switch = Switch::default();
+        let card = open_card().and_then(|card| Some((card, switch.plug(None)?)));
+        Self {
+            switch,
+            card,
+            queues: Vec::new(),
+            arrived: Ports::NONE,
+        }
+    }
 
-impl NetBackend for Cable {
-    fn send(&mut self, frame: &[u8]) {
-        if let Some(card) = &mut *CARD.lock() {
+    /// Puts a frame into the queues of those of `ports` that are guests'. What they have no room for is lost.
+    fn deliver(&mut self, ports: Ports, frame: &[u8]) {
+        for (queue, port) in &mut self.queues {
+            if ports.contains(*port) && queue.put(frame) {
+                if !self.arrived.contains(*port) {
+                    // That guest does not run now: the session is to tell it.
+                    lapic::kick();
+                }
+                self.arrived = self.arrived.and(Ports::one(*port));
+            }
+        }
+    }
+
+    /// A guest's card sends a frame.
+    fn send(&mut self, from: usize, frame: &[u8]) {
+        let ports = self.switch.forward(from, frame, clock::since_start_ms());
+        self.deliver(ports, frame);
+        if let Some((card, port)) = &mut self.card
+            && ports.contains(*port)
+        {
             card.send(frame);
         }
     }
 
-    fn receive(&mut self, buf: &mut [u8]) -> Option<usize> {
-        CARD.lock().as_mut()?.receive(buf)
+    /// Takes the next frame for the guest at `port` into `to`, and returns its length.
+    fn receive(&mut self, port: usize, to: &mut [u8]) -> Option<usize> {
+        let (queue, _) = self.queues.iter_mut().find(|(_, at)| *at == port)?;
+        if let Some(len) = queue.take(to) {
+            return Some(len);
+        }
+        loop {
+            let (card, uplink) = self.card.as_mut()?;
+            let (len, uplink) = (card.receive(to)?, *uplink);
+            let frame = &to[..len];
+            let ports = self.switch.forward(uplink, frame, clock::since_start_ms());
+            self.deliver(ports.without(port), frame);
+            if ports.contains(port) {
+                return Some(len);
+            }
+        }
     }
 }
 
-/// Plugs the guest into the host's card, if there is one.
-pub fn open() -> Box<dyn NetBackend> {
-    let Some(mut found) = virtio::find(DeviceType::Network).into_iter().next() else {
-        return Box::new(NullNet);
-    };
+/// A guest's end of the cable.
+struct Cable {
+    port: usize,
+}
+
+impl NetBackend for Cable {
+    fn send(&mut self, frame: &[u8]) {
+        if let Some(network) = &mut *NETWORK.lock() {
+            network.send(self.port, frame);
+        }
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> Option<usize> {
+        NETWORK.lock().as_mut()?.receive(self.port, buf)
+    }
+}
+
+/// Plugs a guest's card in, which has this address. Returns its end of the cable, and its port; None: the switch has no more ports.
+pub fn plug(address: Address) -> Option<(Box<dyn NetBackend>, usize)> {
+    let mut network = NETWORK.lock();
+    let network = network.get_or_insert_with(Network::new);
+    let port = network.switch.plug(Some(address))?;
+    network.queues.push((Queue::new(WAITING), port));
+    Some((Box::new(Cable { port }), port))
+}
+
+/// The host's card, if there is one.
+fn open_card() -> Option<Card> {
+    let mut found = virtio::find(DeviceType::Network).into_iter().next()?;
     let Some(by) = found.enable_interrupt(interrupt) else {
         log::warn!(
             "the network card at {} is not used: it has neither MSI-X nor an interrupt line",
             found.function
         );
-        return Box::new(NullNet);
+        return None;
     };
     let net = match VirtIONetRaw::new(found.transport) {
         Ok(net) => net,
@@ -142,7 +219,7 @@ pub fn open() -> Box<dyn NetBackend> {
                 "the network card at {} cannot be used: {error}",
                 found.function
             );
-            return Box::new(NullNet);
+            return None;
         }
     };
     let buffer = || Box::new([0; BUFFER]);
@@ -158,22 +235,29 @@ pub fn open() -> Box<dyn NetBackend> {
     card.net.enable_interrupts();
     let [a, b, c, d, e, f] = card.net.mac_address();
     log::info!("network card {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, {by:?} interrupts");
-    *CARD.lock() = Some(card);
-    Box::new(Cable)
+    Some(card)
 }
 
 /// The card interrupts: frames have arrived, or have been sent.
 fn interrupt() {
-    if let Some(card) = &mut *CARD.lock() {
+    if let Some(network) = &mut *NETWORK.lock()
+        && let Some((card, _)) = &mut network.card
+    {
         card.net.ack_interrupt();
         card.sent();
         if card.net.poll_receive().is_some() {
-            ARRIVED.store(true, Ordering::Relaxed);
+            // Whose they are is seen when the first guest looks.
+            for (_, port) in &network.queues {
+                network.arrived = network.arrived.and(Ports::one(*port));
+            }
         }
     }
 }
 
-/// Whether frames have arrived since this was last asked.
-pub fn arrived() -> bool {
-    ARRIVED.swap(false, Ordering::Relaxed)
+/// The ports at which frames may have arrived since this was last asked.
+pub fn arrived() -> Ports {
+    match &mut *NETWORK.lock() {
+        Some(network) => core::mem::take(&mut network.arrived),
+        None => Ports::NONE,
+    }
 }

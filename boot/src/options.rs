@@ -1,9 +1,14 @@
 //! The command line: `key=value` words.
 
 use crate::control::Transport;
+use alloc::string::String;
+use alloc::vec::Vec;
 use ata::Place;
 use hv_core::VmTime;
 use npt_shadow::Algorithm;
+
+/// VMs at most: what the host tool's protocol, the switch and Umbra's memory have room for.
+pub const VMS: usize = 8;
 
 /// The most exits that can be recorded: they are kept on Umbra's heap.
 const RECORD_LIMIT: usize = 10_000;
@@ -37,16 +42,23 @@ impl PagingChoice {
 
 /// What the user asked for.
 pub struct Options {
-    /// The guest's RAM in bytes.
-    pub memory: u64,
     /// How to speak to the host tool, if there is one.
     pub control: Option<Transport>,
     /// Draw the guest's screen on the host's and take its keyboard.
     pub window: bool,
-    /// How many exits are recorded into the report.
-    pub record: usize,
     /// Check every VM entry by the manual's rules before it is tried (VT-x).
     pub check_entries: bool,
+    /// The VMs: at least one.
+    pub vms: Vec<VmOptions>,
+}
+
+/// What the user asked for of one VM.
+#[derive(Clone)]
+pub struct VmOptions {
+    /// The guest's RAM in bytes; 0: the user did not say.
+    pub memory: u64,
+    /// How many exits are recorded into the report.
+    pub record: usize,
     /// The ATA drive that is the guest's CD-ROM.
     pub cdrom: Option<Place>,
     /// The ATA drive that is the guest's hard disk.
@@ -59,77 +71,121 @@ pub struct Options {
     pub cmdline: Option<&'static str>,
 }
 
-impl Options {
-    /// Reads the command line.
-    ///
-    /// # Errors
-    /// A sentence that names the word that is wrong.
-    pub fn parse(line: &'static str) -> Result<Self, alloc::string::String> {
-        let mut o = Self {
+/// What stands before the names of a VM's modules and media: nothing for the first.
+pub fn prefix(vm: usize) -> String {
+    match vm {
+        1 => String::new(),
+        _ => alloc::format!("vm{vm}-"),
+    }
+}
+
+/// How many VMs the command line asks for, whatever else may be wrong with it.
+pub fn vms(line: &str) -> usize {
+    let words = line.split_whitespace().take_while(|&word| word != "--");
+    1 + words.filter(|word| word.starts_with("vm=")).count()
+}
+
+impl VmOptions {
+    const fn new() -> Self {
+        Self {
             memory: 0,
-            control: control(line),
-            window: false,
             record: 0,
-            check_entries: false,
             cdrom: None,
             disk: None,
             paging: PagingChoice::Nested,
             shadow: Algorithm::Unsync,
             cmdline: None,
+        }
+    }
+
+    /// Takes one word. None: it means nothing here.
+    fn take(&mut self, key: &str, value: &str) -> Result<Option<()>, String> {
+        match (key, value) {
+            ("memory", v) => {
+                self.memory = size(v)
+                    .ok_or_else(|| alloc::format!("memory={v} is not a size such as 512M or 2G"))?;
+            }
+            ("record", v) => {
+                self.record = v
+                    .parse()
+                    .ok()
+                    .filter(|&n| n <= RECORD_LIMIT)
+                    .ok_or_else(|| {
+                        alloc::format!("record={v} is not a number up to {RECORD_LIMIT}")
+                    })?;
+            }
+            ("cdrom", v) => self.cdrom = Some(place(key, v)?),
+            ("disk", v) => self.disk = Some(place(key, v)?),
+            ("paging", "nested") => self.paging = PagingChoice::Nested,
+            ("paging", "shadow") => self.paging = PagingChoice::Shadow,
+            ("paging", v) => {
+                self.paging = v
+                    .strip_prefix("alternate:")
+                    .and_then(|time| time.strip_suffix("ms")?.parse().ok())
+                    .filter(|time| (1..=1_000_000).contains(time))
+                    .map(|time| PagingChoice::Alternate(VmTime::from_millis(time)))
+                    .ok_or_else(|| {
+                        alloc::format!(
+                            "paging={v} is none of nested, shadow, and a time such as alternate:100ms"
+                        )
+                    })?;
+            }
+            ("shadow", v) => {
+                self.shadow = [Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync]
+                    .into_iter()
+                    .find(|algorithm| algorithm.name() == v)
+                    .ok_or_else(|| {
+                        alloc::format!("shadow={v} is none of vtlb, cached and unsync")
+                    })?;
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(()))
+    }
+}
+
+impl Options {
+    /// Reads the command line. Words behind `vm=2` are the second VM's, and so on.
+    ///
+    /// # Errors
+    /// A sentence that names the word that is wrong.
+    pub fn parse(line: &'static str) -> Result<Self, String> {
+        let mut o = Self {
+            control: control(line),
+            window: false,
+            check_entries: false,
+            vms: Vec::new(),
         };
         let (line, cmdline) = match line.split_once(" -- ") {
             Some((ours, guests)) => (ours, Some(guests)),
             None => (line, None),
         };
-        o.cmdline = cmdline;
+        let mut vm = VmOptions {
+            cmdline,
+            ..VmOptions::new()
+        };
         for word in line.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match (key, value) {
-                ("memory", v) => {
-                    o.memory = size(v).ok_or_else(|| {
-                        alloc::format!("memory={v} is not a size such as 512M or 2G")
-                    })?
-                }
                 ("report" | "control", _) => {}
                 ("window", _) => o.window = true,
-                ("record", v) => {
-                    o.record = v
-                        .parse()
-                        .ok()
-                        .filter(|&n| n <= RECORD_LIMIT)
-                        .ok_or_else(|| {
-                            alloc::format!("record={v} is not a number up to {RECORD_LIMIT}")
-                        })?
-                }
                 ("check", _) => o.check_entries = true,
-                ("cdrom", v) => o.cdrom = Some(place(key, v)?),
-                ("disk", v) => o.disk = Some(place(key, v)?),
-                ("paging", "nested") => o.paging = PagingChoice::Nested,
-                ("paging", "shadow") => o.paging = PagingChoice::Shadow,
-                ("paging", v) => {
-                    o.paging = v
-                        .strip_prefix("alternate:")
-                        .and_then(|time| time.strip_suffix("ms")?.parse().ok())
-                        .filter(|time| (1..=1_000_000).contains(time))
-                        .map(|time| PagingChoice::Alternate(VmTime::from_millis(time)))
-                        .ok_or_else(|| {
-                            alloc::format!(
-                                "paging={v} is none of nested, shadow, and a time such as alternate:100ms"
-                            )
-                        })?;
-                }
-                ("shadow", v) => {
-                    o.shadow = [Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync]
-                        .into_iter()
-                        .find(|algorithm| algorithm.name() == v)
-                        .ok_or_else(|| {
-                            alloc::format!("shadow={v} is none of vtlb, cached and unsync")
-                        })?;
+                ("vm", v) => {
+                    o.vms.push(core::mem::replace(&mut vm, VmOptions::new()));
+                    if v.parse() != Ok(o.vms.len() + 1) || o.vms.len() == VMS {
+                        return Err(alloc::format!(
+                            "vm={v} is not the next virtual machine's number, of {VMS} at most"
+                        ));
+                    }
                 }
                 // What boot loaders and newer host tools add is not ours to refuse.
-                _ => log::info!("command line: {word} means nothing here"),
+                _ if vm.take(key, value)?.is_none() => {
+                    log::info!("command line: {word} means nothing here");
+                }
+                _ => {}
             }
         }
+        o.vms.push(vm);
         Ok(o)
     }
 }
@@ -145,7 +201,7 @@ pub fn control(line: &str) -> Option<Transport> {
 }
 
 /// A drive.
-fn place(key: &str, text: &str) -> Result<Place, alloc::string::String> {
+fn place(key: &str, text: &str) -> Result<Place, String> {
     text.parse()
         .map_err(|()| alloc::format!("{key}={text} does not name a drive, as ata0.1 does"))
 }

@@ -61,7 +61,7 @@ pub fn init(boot: &BootInfo, window: bool) {
         buffer.address
     );
     let font = boot
-        .module("vgabios")
+        .module(1, "vgabios")
         .and_then(|m| vga_text::find_font(guest::bytes(m)));
     *SCREEN.lock() = Some(Screen {
         buffer,

@@ -52,13 +52,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// The model or serial number that a drive has to be chosen.
+    /// The model or serial number that a drive has to be chosen for the VM whose drives' names have `prefix` in them.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cdrom => "umbra-cdrom",
-            Self::Disk => "umbra-disk",
-        }
+    pub fn name(self, prefix: &str) -> String {
+        alloc::format!("umbra-{prefix}{}", self.option())
     }
 
     /// The option that names a drive.
@@ -79,17 +76,19 @@ impl Role {
     }
 }
 
-/// The drive for `role`: the one that the user has `named`, or else the first with the role's name as model or serial number.
+/// The drive for `role`: the one that the user has `named`, or else the first with the role's [name](Role::name) as model or serial
+/// number.
 ///
 /// # Errors
 /// A sentence that says why the named drive cannot be it, and which drives there are.
 pub fn choose(
     drives: &[(Place, &Identity)],
     role: Role,
+    prefix: &str,
     named: Option<Place>,
 ) -> Result<Option<Place>, String> {
     let Some(place) = named else {
-        let name = role.name();
+        let name = role.name(prefix);
         let has_name = |id: &Identity| id.model == name || id.serial == name;
         let found = drives
             .iter()
@@ -160,16 +159,25 @@ mod tests {
             id("QEMU DVD-ROM", "umbra-cdrom", Kind::Cdrom),
         );
         let drives = [(at(0, 0), &other), (at(0, 1), &model), (at(1, 0), &serial)];
-        assert_eq!(choose(&drives, Role::Disk, None), Ok(Some(at(0, 1))));
-        assert_eq!(choose(&drives, Role::Cdrom, None), Ok(Some(at(1, 0))));
-        assert_eq!(choose(&drives[..1], Role::Disk, None), Ok(None));
+        assert_eq!(choose(&drives, Role::Disk, "", None), Ok(Some(at(0, 1))));
+        assert_eq!(choose(&drives, Role::Cdrom, "", None), Ok(Some(at(1, 0))));
+        assert_eq!(choose(&drives[..1], Role::Disk, "", None), Ok(None));
+        let second = id("umbra-vm2-disk", "5", DISK);
+        let drives = [drives[1], (at(2, 0), &second)];
+        assert_eq!(
+            choose(&drives, Role::Disk, "vm2-", None),
+            Ok(Some(at(2, 0)))
+        );
     }
 
     #[test]
     fn a_cd_drive_is_no_disk_whatever_its_name() {
         let drive = id("umbra-disk", "", Kind::Cdrom);
-        assert_eq!(choose(&[(at(0, 0), &drive)], Role::Disk, None), Ok(None));
-        let why = choose(&[(at(0, 0), &drive)], Role::Disk, Some(at(0, 0))).unwrap_err();
+        assert_eq!(
+            choose(&[(at(0, 0), &drive)], Role::Disk, "", None),
+            Ok(None)
+        );
+        let why = choose(&[(at(0, 0), &drive)], Role::Disk, "", Some(at(0, 0))).unwrap_err();
         assert!(why.contains("that is the CD-ROM drive"), "{why}");
     }
 
@@ -178,19 +186,22 @@ mod tests {
         let (disk, named) = (id("ST340016A", "3", DISK), id("umbra-disk", "4", DISK));
         let drives = [(at(0, 0), &disk), (at(0, 1), &named)];
         for role in [Role::Cdrom, Role::Disk] {
-            assert_eq!(choose(&drives, role, Some(at(0, 0))), Ok(Some(at(0, 0))));
+            assert_eq!(
+                choose(&drives, role, "", Some(at(0, 0))),
+                Ok(Some(at(0, 0)))
+            );
         }
     }
 
     #[test]
     fn a_drive_that_is_not_there_is_refused_with_those_that_are() {
         let disk = id("ST340016A", "3", DISK);
-        let why = choose(&[(at(0, 0), &disk)], Role::Disk, Some(at(1, 0))).unwrap_err();
+        let why = choose(&[(at(0, 0), &disk)], Role::Disk, "", Some(at(1, 0))).unwrap_err();
         assert_eq!(
             why,
             "disk=ata1.0 cannot be: there is no such drive; this machine has ata0.0 (disk \"ST340016A\", 2 MiB)"
         );
-        let why = choose(&[], Role::Cdrom, Some(at(1, 0))).unwrap_err();
+        let why = choose(&[], Role::Cdrom, "", Some(at(1, 0))).unwrap_err();
         assert!(why.ends_with("this machine has no ATA drives"), "{why}");
     }
 }

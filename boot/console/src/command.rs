@@ -21,6 +21,8 @@ pub enum Command {
     Help,
     /// Say which VMs there are and how they are.
     List,
+    /// Turn to the VM of this number.
+    Vm(usize),
     /// Stop the VM; its time stops too.
     Pause,
     /// Let it run again.
@@ -51,8 +53,12 @@ pub enum Command {
 }
 
 /// The commands with their arguments, and what each does in a few words.
-pub const COMMANDS: [(&str, &str); 14] = [
+pub const COMMANDS: [(&str, &str); 15] = [
     ("list", "the virtual machines and their state"),
+    (
+        "vm NUMBER",
+        "turn to another: it gets keyboard, screen and commands",
+    ),
     ("pause", "stop the guest; its time stops with it"),
     ("resume", "let it run again"),
     ("reset", "press its reset button"),
@@ -100,6 +106,9 @@ impl Command {
         let command = match (name, argument) {
             ("help" | "?", None) => Command::Help,
             ("list", None) => Command::List,
+            ("vm", Some(number)) if number.parse().is_ok_and(|n: usize| n > 0) => {
+                Command::Vm(number.parse().unwrap_or_default())
+            }
             ("pause", None) => Command::Pause,
             ("resume", None) => Command::Resume,
             ("reset", None) => Command::Reset,
@@ -144,10 +153,10 @@ mod tests {
     fn every_command_of_the_list_is_understood() {
         for (usage, _) in COMMANDS {
             let name = usage.split(' ').next().unwrap();
-            let line = if name == "paging" {
-                "paging shadow"
-            } else {
-                name
+            let line = match name {
+                "paging" => "paging shadow",
+                "vm" => "vm 2",
+                name => name,
             };
             assert!(Command::parse(line).is_ok(), "{name}");
         }
@@ -178,6 +187,9 @@ mod tests {
             ("eject now", "eject [force]"),
             ("paging", "nested|shadow"),
             ("list 1", "it is: list"),
+            ("vm", "vm NUMBER"),
+            ("vm 0", "vm NUMBER"),
+            ("vm x", "vm NUMBER"),
             ("paging nested 1", "too many"),
             ("fly", "no command fly"),
         ] {

@@ -26,8 +26,10 @@ macro_rules! say {
 }
 
 impl<B: VcpuBackend> Session<B> {
-    /// Does what has been asked for at the console.
+    /// Does what has been asked for at the console, with the VM that has the focus.
     pub(super) fn execute(&mut self, command: Command) {
+        let index = self.focus;
+        let vm = self.load(index);
         match command {
             Command::Nothing => {}
             Command::Help => {
@@ -36,64 +38,76 @@ impl<B: VcpuBackend> Session<B> {
                 }
             }
             Command::List => self.list(),
-            Command::Pause => match self.state {
+            Command::Vm(number) => {
+                let wanted = number.wrapping_sub(1);
+                if wanted < self.vms.len() {
+                    self.set_focus(wanted);
+                    say!(
+                        self,
+                        "keyboard, screen, COM1 and commands are VM {number}'s"
+                    );
+                } else {
+                    say!(self, "there is no such VM; `list` has them");
+                }
+            }
+            Command::Pause => match vm.state {
                 State::Running => {
-                    self.pause();
+                    vm.pause();
                     say!(self, "paused");
                 }
                 State::Paused(_) => say!(self, "it is paused already"),
                 State::Off => say!(self, "it is off"),
             },
-            Command::Resume => match self.state {
+            Command::Resume => match vm.state {
                 State::Running => say!(self, "it runs"),
                 State::Paused(_) => {
-                    self.resume();
+                    vm.resume();
                     say!(self, "running");
                 }
                 State::Off => say!(self, "it is off; `reset` starts it"),
             },
             Command::Reset => {
-                self.resume();
-                if self.state == State::Off {
-                    self.guest.cpu.resume();
-                    self.state = State::Running;
+                vm.resume();
+                if vm.state == State::Off {
+                    vm.guest.cpu.resume();
+                    vm.state = State::Running;
                 }
                 say!(self, "reset");
-                self.reset("reset from the console");
+                self.reset(index, "reset from the console");
             }
             Command::Power => {
-                if self.state == State::Off {
+                if vm.state == State::Off {
                     say!(self, "it is off; `reset` starts it");
                 } else {
-                    self.resume();
-                    self.guest.pm.lock().press_power_button();
-                    let now = self.guest.cpu.now();
-                    self.guest.cpu.bus.wake_at(now);
+                    vm.resume();
+                    vm.guest.pm.lock().press_power_button();
+                    vm.rouse();
                     say!(self, "pressed; a guest with ACPI shuts down by itself");
                 }
             }
             Command::Off => {
-                if self.state == State::Off {
+                if vm.state == State::Off {
                     say!(self, "it is off");
                 } else {
-                    log::info!("the guest was switched off from the console");
+                    log::info!("VM {}: switched off from the console", vm.number);
                     say!(self, "off");
-                    self.switched_off("poweroff");
+                    self.switched_off(index, "poweroff");
                 }
             }
             Command::Media => self.list_media(),
             Command::Eject { force } => self.eject(force),
             Command::Insert(number) => self.insert(number),
-            Command::Paging(mode) => {
-                let shadow = mode == PagingMode::Shadow;
-                match self.guest.use_paging(shadow) {
-                    Ok(()) => say!(self, "{} paging", self.paging_name()),
-                    Err(why) => say!(self, "{why}"),
+            Command::Paging(mode) => match vm.guest.use_paging(mode == PagingMode::Shadow) {
+                Ok(()) => {
+                    let name = vm.paging_name();
+                    say!(self, "{name} paging");
                 }
-            }
+                Err(why) => say!(self, "{why}"),
+            },
             Command::Stats => {
-                let stats = &self.guest.cpu.stats;
-                let watch = Watch::new(self.time(), clock::ticks(), self.halted_ticks, stats);
+                let stats = &self.vms[index].guest.cpu.stats;
+                let halted = self.vms[index].halted_ticks();
+                let watch = Watch::new(self.time(), clock::ticks(), halted, stats);
                 self.console.watch = Some(watch);
                 return;
             }
@@ -103,38 +117,40 @@ impl<B: VcpuBackend> Session<B> {
         self.console.prompt();
     }
 
-    fn state_name(&self) -> &'static str {
-        match self.state {
-            State::Running => "running",
-            State::Paused(_) => "paused",
-            State::Off => "off",
+    fn list(&mut self) {
+        say!(
+            self,
+            "VM   state    time      memory    paging     resets  exits"
+        );
+        for (index, vm) in self.vms.iter().enumerate() {
+            let seconds = vm.time().0 / 1_000_000_000;
+            let stats = &vm.guest.cpu.stats;
+            let exits: u64 = stats.exits.iter().sum();
+            say!(
+                self,
+                "{}{} {:8} {}:{:02}:{:02}   {:9} {:10} {:6}  {exits}",
+                vm.number,
+                if index == self.focus && self.vms.len() > 1 {
+                    " *"
+                } else {
+                    "  "
+                },
+                vm.state_name(),
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60,
+                size(vm.guest.memory_size),
+                vm.paging_name(),
+                stats.resets
+            );
         }
     }
 
-    fn list(&mut self) {
-        let seconds = self.guest.cpu.now().0 / 1_000_000_000;
-        let exits: u64 = self.guest.cpu.stats.exits.iter().sum();
-        let (state, paging) = (self.state_name(), self.paging_name());
-        say!(
-            self,
-            "VM  state    time      memory    paging     resets  exits"
-        );
-        say!(
-            self,
-            "1   {state:8} {}:{:02}:{:02}   {:9} {paging:10} {:6}  {exits}",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60,
-            size(self.guest.memory_size),
-            self.guest.cpu.stats.resets
-        );
-    }
-
     fn list_media(&mut self) {
-        let Some(drive) = self.guest.ide.lock().cdrom(CDROM) else {
+        let Some(drive) = self.vm().guest.ide.lock().cdrom(CDROM) else {
             return say!(self, "the guest has no CD-ROM drive");
         };
-        for (number, (disc, inside)) in (1..).zip(self.cabinet.discs()) {
+        for (number, (disc, inside)) in (1..).zip(self.vms[self.focus].cabinet.discs()) {
             let place = match (inside, drive.open) {
                 (true, true) => "on the open tray",
                 (true, false) if drive.locked => "in the drive, locked by the guest",
@@ -154,7 +170,7 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     fn eject(&mut self, force: bool) {
-        let Some(drive) = self.guest.ide.lock().cdrom(CDROM) else {
+        let Some(drive) = self.vm().guest.ide.lock().cdrom(CDROM) else {
             return say!(self, "the guest has no CD-ROM drive");
         };
         if !drive.loaded {
@@ -171,12 +187,12 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     fn insert(&mut self, number: usize) {
-        if self.guest.ide.lock().cdrom(CDROM).is_none() {
+        if self.vm().guest.ide.lock().cdrom(CDROM).is_none() {
             return say!(self, "the guest has no CD-ROM drive");
         }
         let wanted = match number.checked_sub(1) {
-            Some(index) => Some(index).filter(|&index| index < self.cabinet.len()),
-            None => self.cabinet.first_outside(),
+            Some(index) => Some(index).filter(|&index| index < self.vm().cabinet.len()),
+            None => self.vm().cabinet.first_outside(),
         };
         let Some(index) = wanted else {
             return say!(self, "there is no such medium; `media` lists them");
@@ -188,8 +204,9 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     fn exchange(&mut self, wanted: Option<usize>) {
-        let ide = &self.guest.ide;
-        self.cabinet
+        let vm = self.vm();
+        let ide = &vm.guest.ide;
+        vm.cabinet
             .exchange(wanted, |medium| ide.lock().change_medium(CDROM, medium));
     }
 
@@ -220,9 +237,10 @@ impl<B: VcpuBackend> Session<B> {
             self.console.watch = Some(watch);
             return due;
         }
-        let (ticks, stats) = (clock::ticks(), &self.guest.cpu.stats);
+        let vm = &self.vms[self.focus];
+        let ticks = clock::ticks();
         let next = now + INTERVAL;
-        let new = Watch::new(next, ticks, self.halted_ticks, stats);
+        let new = Watch::new(next, ticks, vm.halted_ticks(), &vm.guest.cpu.stats);
         let passed = ticks - watch.since;
         let second = clock::tsc_hz();
         // The first time there is nothing to compare with.
@@ -244,8 +262,9 @@ impl<B: VcpuBackend> Session<B> {
             self.console.screen.clear();
             say!(
                 self,
-                "VM 1 {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %   (any key ends this)",
-                self.state_name(),
+                "VM {} {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %   (any key ends this)",
+                vm.number,
+                vm.state_name(),
                 rate(all),
                 share(spent) / 10,
                 share(spent) % 10,
@@ -256,8 +275,9 @@ impl<B: VcpuBackend> Session<B> {
             for (count, ticks, name) in reasons.into_iter().take(REASONS) {
                 say!(self, "{:9} {:11}  {name}", rate(count), ticks / count);
             }
-            if self.guest.cpu.mmu.is_shadow()
-                && let Some(report) = self.guest.cpu.mmu.shadow_report()
+            let mmu = &vm.guest.cpu.mmu;
+            if mmu.is_shadow()
+                && let Some(report) = mmu.shadow_report()
             {
                 say!(
                     self,

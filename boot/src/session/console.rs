@@ -42,6 +42,8 @@ pub(super) struct Console {
     serial: SerialLine,
     editor: Editor,
     pub watch: Option<Watch>,
+    /// The VM that the commands are about.
+    vm: u8,
 }
 
 impl Console {
@@ -50,8 +52,9 @@ impl Console {
         self.keyboard.is_open()
     }
 
-    /// A byte from the keyboard, and the command that it completes. What is the guest's goes to `guest`.
-    pub fn key(&mut self, code: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+    /// A byte from the keyboard, and the command that it completes, which is about VM `vm`. What is the guest's goes to `guest`.
+    pub fn key(&mut self, vm: u8, code: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+        self.vm = vm;
         match self.keyboard.feed(code, guest)? {
             Event::Typed(key) => return self.typed(key),
             Event::Opened => self.opened(),
@@ -61,15 +64,16 @@ impl Console {
     }
 
     /// A byte from the serial line, likewise.
-    pub fn byte(&mut self, byte: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+    pub fn byte(&mut self, vm: u8, byte: u8, guest: &mut impl FnMut(u8)) -> Option<Command> {
+        self.vm = vm;
         match self.serial.feed(byte, guest)? {
             Event::Typed(key) => return self.typed(key),
             Event::Opened => {
-                serial("\n");
+                serial(vm, "\n");
                 self.opened();
             }
             Event::Closed => {
-                serial("\n(three Ctrl-A lead to Umbra's console)\n");
+                serial(vm, "\n(three Ctrl-A lead to Umbra's console)\n");
                 self.closed();
             }
         }
@@ -102,11 +106,11 @@ impl Console {
             self.prompt();
             return None;
         }
-        let (screen, on_serial) = (&mut self.screen, self.serial.is_open());
+        let (screen, vm, on_serial) = (&mut self.screen, self.vm, self.serial.is_open());
         let line = self.editor.feed(key, &mut |text| {
             let _ = screen.write_str(text);
             if on_serial {
-                serial(text);
+                serial(vm, text);
             }
         });
         match Command::parse(&line?) {
@@ -128,11 +132,10 @@ impl Console {
         let _ = self.write_str(text);
     }
 
-    /// The time has gone back to `now`.
-    pub fn rewind(&mut self, now: VmTime) {
-        if let Some(watch) = &mut self.watch {
-            watch.due = watch.due.min(now);
-        }
+    /// The commands are about VM `vm` from now on, on whose line the console is.
+    pub fn turn_to(&mut self, vm: u8) {
+        self.vm = vm;
+        self.watch = None;
     }
 }
 
@@ -140,18 +143,18 @@ impl Console {
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if self.serial.is_open() {
-            serial(text);
+            serial(self.vm, text);
         }
         self.screen.write_str(text)
     }
 }
 
-/// Writes to the line that the guest's COM1 is on.
-fn serial(text: &str) {
+/// Writes to the line that the COM1 of VM `vm` is on.
+fn serial(vm: u8, text: &str) {
     for byte in text.bytes() {
         if byte == b'\n' {
-            control::console(b'\r');
+            control::console(vm, b'\r');
         }
-        control::console(byte);
+        control::console(vm, byte);
     }
 }

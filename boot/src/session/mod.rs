@@ -1,20 +1,24 @@
-//! Runs the guest: lets host interrupts in, serves the control channel, the console and the screen, resets and stops.
+//! Runs the guests: shares the CPU among them, lets host interrupts in, serves the control channel, the console and the screen, resets and
+//! stops.
+//!
+//! One VM has the *focus*: keyboard, mouse, screen and the host's serial line are its, and the console's commands are about it. One VM, which
+//! may be another, has the CPU. Times here are the host's; a guest's own time stands still while it is paused.
 
 mod commands;
 mod console;
 mod view;
+mod vm;
 
 use self::console::Console;
 use self::view::View;
-use crate::clock::{self};
+use self::vm::{State, Vm};
+use crate::clock::{self, HostClock};
 use crate::control::{self, Request};
-use crate::guest::{Guest, SecondStage};
+use crate::host::Virtualization;
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
-use crate::media::Cabinet;
-use crate::options::{Options, PagingChoice};
-use crate::{disk, keyboard, logger, memory, mouse, net};
-use alloc::boxed::Box;
+use crate::options::Options;
+use crate::{disk, keyboard, logger, media, memory, mouse, net};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -23,235 +27,239 @@ use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
-use hv_core::record::Recorder;
+use hv_core::sched::Scheduler;
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
-/// Keys that wait at most.
-const KEYS: usize = 64 << 10;
-/// Resets with less than this between them are a storm.
-const RESET_PAUSE: VmTime = VmTime::from_millis(500);
-/// Resets without a pause between them before the guest is called stuck.
-const RESET_STORM: u32 = 50;
+/// How far one VM may get ahead of the others, in milliseconds of the CPU.
+const ALLOWANCE_MS: u64 = 5;
 
-/// How the guest is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// It runs, or has halted and waits for an interrupt.
-    Running,
-    /// It is kept from running since the time-stamp counter had this value.
-    Paused(u64),
-    /// It has been switched off, or cannot go on.
-    Off,
-}
-
-/// A guest with what shows it and serves it.
+/// All VMs with what shows them and serves them.
 pub struct Session<B: VcpuBackend> {
-    guest: Guest<B>,
-    state: State,
+    vms: Vec<Vm<B>>,
+    /// The VM that has the focus, by index.
+    focus: usize,
+    /// The VM that has the CPU.
+    loaded: Option<usize>,
+    scheduler: Scheduler,
+    /// The host's time, from the session's start.
+    clock: HostClock,
+    /// When service is due.
+    due: VmTime,
     view: View,
     console: Console,
-    cabinet: Cabinet,
-    /// Keys that the guest's keyboard had no room for.
-    keys: Vec<u8>,
     started: u64,
-    halted_ticks: u64,
-    /// Resets in quick succession, and the last one.
-    resets: u32,
-    last_reset: VmTime,
-    /// When nested and shadow paging took turns last.
-    switched: VmTime,
 }
 
 /// Whether the session goes on.
 type Flow = ControlFlow<()>;
 
 impl<B: VcpuBackend> Session<B> {
-    /// A guest, not yet started.
+    /// The guests, not yet started.
     ///
     /// # Errors
     /// A sentence that says what is missing.
     pub fn new(
         boot: &BootInfo,
         options: &Options,
-        cpu: B,
-        second_stage: Option<SecondStage>,
+        mut virtualization: impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
-        let (mut guest, cabinet) = Guest::new(boot, options, cpu, second_stage)?;
-        guest.cpu.service_at = VmTime(0);
-        guest.cpu.recorder = (options.record != 0).then(|| Box::new(Recorder::new(options.record)));
-        log::info!(
-            "guest: {} MiB of RAM; Umbra itself uses {} KiB",
-            guest.memory_size >> 20,
-            memory::own() >> 10
-        );
+        let mut scheduler = Scheduler::new(ALLOWANCE_MS * clock::tsc_hz() / 1000);
+        let mut vms = Vec::new();
+        let media = media::find(boot, options)?;
+        for ((number, media), vm) in (1..).zip(media).zip(&options.vms) {
+            vms.push(Vm::new(boot, number, vm, media, &mut virtualization)?);
+            let index = scheduler.add(1);
+            scheduler.set_runnable(index, true);
+        }
+        log::info!("Umbra itself uses {} KiB", memory::own() >> 10);
+        let font = vms.first().and_then(|vm| vm.guest.font());
         Ok(Self {
-            view: View::new(options.window, guest.font()),
-            guest,
-            state: State::Running,
+            view: View::new(options.window, font),
+            vms,
+            focus: 0,
+            loaded: None,
+            scheduler,
+            clock: HostClock::new(),
+            due: VmTime(0),
             console: Console::default(),
-            cabinet,
-            keys: Vec::new(),
             started: clock::ticks(),
-            halted_ticks: 0,
-            resets: 0,
-            last_reset: VmTime(0),
-            switched: VmTime(0),
         })
     }
 
-    /// Runs the guest, and serves the host tool and the console, until the host tool says goodbye.
+    /// Runs the guests, and serves the host tool and the console, until the host tool says goodbye.
     pub fn run(&mut self) {
         loop {
-            let flow = if self.state == State::Running {
-                self.run_guest()
-            } else {
-                self.wait()
+            let flow = match self.scheduler.pick() {
+                Some(index) => self.run_vm(index),
+                None => self.wait(),
             };
             if flow.is_break() {
-                return control::event("bye");
+                return control::event(1, "bye");
             }
         }
     }
 
-    fn run_guest(&mut self) -> Flow {
-        match self.guest.cpu.run() {
+    /// The VM that has the focus.
+    fn vm(&mut self) -> &mut Vm<B> {
+        &mut self.vms[self.focus]
+    }
+
+    /// The host's time.
+    fn time(&self) -> VmTime {
+        self.clock.time(clock::ticks())
+    }
+
+    /// When something is to be done though no interrupt comes: service, or a halted guest wakes.
+    fn next(&self) -> VmTime {
+        let halted = self.vms.iter().filter(|vm| vm.state == State::Running);
+        let wakes = halted.filter_map(|vm| Some(vm.halted?.until));
+        wakes.fold(self.due, VmTime::min)
+    }
+
+    /// Gives the CPU to VM `index`.
+    fn load(&mut self, index: usize) -> &mut Vm<B> {
+        if self.loaded != Some(index) {
+            if let Some(old) = self.loaded {
+                self.vms[old].put_aside();
+            }
+            self.vms[index].take_up();
+            self.loaded = Some(index);
+        }
+        &mut self.vms[index]
+    }
+
+    fn run_vm(&mut self, index: usize) -> Flow {
+        self.load(index);
+        let before = clock::ticks();
+        let slice = self.scheduler.slice();
+        let end = slice.map_or(VmTime::NEVER, |ticks| self.clock.time(before + ticks));
+        let (next, now) = (self.next().min(end), self.clock.time(before));
+        let cpu = &mut self.vms[index].guest.cpu;
+        cpu.resume();
+        cpu.service_at = match next {
+            VmTime::NEVER => next,
+            next => cpu.now() + (next - now),
+        };
+        let stop = cpu.run();
+        let now = cpu.now();
+        self.scheduler.charge(index, clock::ticks() - before);
+        match stop {
             // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
             // in when service is due.
-            Stop::HostInterrupt | Stop::Service => {
-                interrupts::window();
-                return self.service();
+            Stop::HostInterrupt | Stop::Service => interrupts::window(),
+            Stop::Idle(until) => {
+                let until = match until {
+                    VmTime::NEVER => until,
+                    until => self.time() + (until - now),
+                };
+                self.vms[index].halt(until);
+                self.scheduler.set_runnable(index, false);
+                return Flow::Continue(());
             }
-            Stop::Idle(_) => return self.idle(),
-            Stop::Power(PowerAction::Reset) => self.reset("the guest reset the machine"),
+            Stop::Power(PowerAction::Reset) => self.reset(index, "the guest reset the machine"),
             Stop::TripleFault => {
                 let mut dump = String::new();
-                self.guest.cpu.cpu.dump(&mut dump);
-                log::warn!("the guest's CPU shut down (triple fault):\n{dump}");
-                self.reset("the guest's CPU shut down (triple fault)");
+                self.vms[index].guest.cpu.cpu.dump(&mut dump);
+                log::warn!(
+                    "VM {}: the guest's CPU shut down (triple fault):\n{dump}",
+                    index + 1
+                );
+                self.reset(index, "the guest's CPU shut down (triple fault)");
             }
             Stop::Power(PowerAction::PowerOff) => {
-                log::info!("the guest switched the machine off");
-                self.switched_off("poweroff");
+                log::info!("VM {}: the guest switched the machine off", index + 1);
+                self.switched_off(index, "poweroff");
             }
             Stop::Fatal(why) => {
                 let mut dump = String::new();
-                self.guest.cpu.cpu.dump(&mut dump);
-                log::error!("the guest cannot go on: {why}\n{dump}");
-                self.switched_off(&alloc::format!("fatal: {why}"));
+                self.vms[index].guest.cpu.cpu.dump(&mut dump);
+                log::error!("VM {}: the guest cannot go on: {why}\n{dump}", index + 1);
+                self.switched_off(index, &alloc::format!("fatal: {why}"));
             }
         }
-        Flow::Continue(())
+        self.service()
     }
 
-    /// The guest is off; the host tool is told of it as `event`.
-    fn switched_off(&mut self, event: &str) {
-        self.finish_output();
-        self.state = State::Off;
-        control::event(event);
+    /// VM `index` is off; the host tool is told of it as `event`.
+    fn switched_off(&mut self, index: usize, event: &str) {
+        self.finish_output(index);
+        let vm = &mut self.vms[index];
+        vm.wake();
+        vm.state = State::Off;
+        control::event(vm.number, event);
         if !control::is_open() {
             log::info!("`reset` at Umbra's console (three Ctrl-A on COM1) starts it again");
         }
     }
 
-    /// The guest does not run: serves, then waits for an interrupt.
+    /// No guest wants the CPU: waits for an interrupt, and serves.
     fn wait(&mut self) -> Flow {
-        let flow = self.service();
-        if flow.is_continue() && self.state != State::Running {
-            let now = self.time();
-            self.guest.cpu.clock.arm(self.guest.cpu.service_at, now);
-            interrupts::idle();
-        }
-        flow
-    }
-
-    /// The time by which service is measured: the guest's, which goes on for this while the guest is kept from running.
-    fn time(&self) -> VmTime {
-        let cpu = &self.guest.cpu;
-        match self.state {
-            State::Running => cpu.now(),
-            State::Paused(_) | State::Off => cpu.clock.time(cpu.clock.ticks()),
-        }
-    }
-
-    fn idle(&mut self) -> Flow {
         if control::console_waiting() {
             control::flush_console();
         }
-        if TIMER_FIRED.load(Ordering::Relaxed) {
-            return self.service();
+        if !TIMER_FIRED.load(Ordering::Relaxed) {
+            let (next, now) = (self.next(), self.time());
+            self.clock.arm(next, now);
+            interrupts::idle();
         }
-        let before = clock::ticks();
-        interrupts::idle();
-        self.halted_ticks += clock::ticks() - before;
-        self.guest.cpu.resume();
         self.service()
     }
 
-    /// Keeps the guest from running; its time stands still.
-    fn pause(&mut self) {
-        if self.state == State::Running {
-            self.state = State::Paused(clock::ticks());
-        }
-    }
-
-    /// Lets a paused guest run again.
-    fn resume(&mut self) {
-        if let State::Paused(since) = self.state {
-            self.state = State::Running;
-            self.guest.cpu.skip(clock::ticks() - since);
-            self.guest.cpu.resume();
-            let now = self.guest.cpu.now();
-            self.view.rewind(now);
-            self.console.rewind(now);
-            self.switched = self.switched.min(now);
-        }
-    }
-
-    fn reset(&mut self, why: &str) {
-        log::info!("{why}: starting again");
-        self.finish_output();
-        self.guest.cpu.stats.resets += 1;
-        let now = self.guest.cpu.now();
-        self.resets = if now < self.last_reset + RESET_PAUSE {
-            self.resets + 1
-        } else {
-            0
-        };
-        self.last_reset = now;
-        if self.resets > RESET_STORM {
-            return self.switched_off("fatal: the guest resets again and again");
-        }
-        match self.guest.reset() {
-            Ok(()) => control::event("reset"),
+    /// VM `index`, which has the CPU, starts again.
+    fn reset(&mut self, index: usize, why: &str) {
+        log::info!("VM {}: {why}: starting again", index + 1);
+        self.finish_output(index);
+        let vm = &mut self.vms[index];
+        match vm.reset() {
+            Ok(()) => control::event(vm.number, "reset"),
             Err(e) => {
-                log::error!("the guest cannot be started again: {e}");
-                self.switched_off(&alloc::format!("fatal: {e}"));
+                log::error!("VM {}: the guest cannot be started again: {e}", vm.number);
+                self.switched_off(index, &alloc::format!("fatal: {e}"));
             }
         }
     }
 
-    /// Sends what is still to be sent.
-    fn finish_output(&mut self) {
+    /// Sends what VM `index` has still to send.
+    fn finish_output(&mut self, index: usize) {
         control::flush_console();
-        self.show_last();
+        if index == self.focus {
+            self.show_last();
+        }
     }
 
-    /// Does what is due: requests, keys, console, screen; and says when to be called again.
+    /// VM `index` gets the focus.
+    fn set_focus(&mut self, index: usize) {
+        if index != self.focus {
+            self.focus = index;
+            let number = self.vms[index].number;
+            self.console.turn_to(number);
+            self.view.forget();
+            control::set_focus(number);
+        }
+    }
+
+    /// Does what is due: requests, keys, console, screen; wakes guests; and says when to be called again.
     fn service(&mut self) -> Flow {
         if TIMER_FIRED.swap(false, Ordering::Relaxed) {
-            self.guest.cpu.clock.fired();
+            clock::fired();
         }
         while let Some(request) = control::request() {
             match request {
                 Request::Keys(codes) => self.typed(&codes),
                 Request::Mouse(movement) => self.mouse_moved(movement),
                 Request::Console(bytes) => self.received(&bytes),
+                Request::Focus(number) => {
+                    let index = usize::from(number).wrapping_sub(1);
+                    if index < self.vms.len() {
+                        self.set_focus(index);
+                    }
+                }
                 Request::Screenshot => self.send_picture(),
-                Request::Report => self.send_report(),
+                Request::Report => self.send_reports(),
                 Request::Quit => return Flow::Break(()),
             }
         }
@@ -264,28 +272,32 @@ impl<B: VcpuBackend> Session<B> {
         self.received(&bytes);
         let now = self.time();
         let mut next = VmTime::NEVER;
-        if let PagingChoice::Alternate(interval) = self.guest.paging
-            && self.state == State::Running
-        {
-            if now >= self.switched + interval {
-                self.switched = now;
-                self.guest.cpu.switch_paging();
+        let (frames, answered) = (net::arrived(), disk::answered());
+        for index in 0..self.vms.len() {
+            if now >= self.vms[index].turn_due() {
+                self.load(index).take_turns(now);
             }
-            next = next.min(self.switched + interval);
+            let vm = &mut self.vms[index];
+            next = next.min(vm.turn_due());
+            if answered || vm.guest.port.is_some_and(|port| frames.contains(port)) {
+                vm.rouse();
+            }
+            if vm.halted.is_some_and(|halted| now >= halted.until) {
+                vm.wake();
+            }
+            if vm.give_keys() {
+                next = next.min(now + KEY_INTERVAL);
+            }
         }
-        if net::arrived() | disk::answered() {
-            self.guest.cpu.bus.wake_at(self.guest.cpu.now());
-        }
-        self.give_keys();
         if self.view.on_host() {
-            keyboard::set_leds(self.guest.keyboard.lock().leds());
-        }
-        if !self.keys.is_empty() && self.state == State::Running {
-            next = next.min(now + KEY_INTERVAL);
+            keyboard::set_leds(self.vm().guest.keyboard.lock().leds());
         }
         control::flush_console();
         next = next.min(self.show_statistics(now)).min(self.show(now));
-        self.guest.cpu.service_at = next;
+        self.due = next;
+        for (index, vm) in self.vms.iter().enumerate() {
+            self.scheduler.set_runnable(index, vm.can_run());
+        }
         Flow::Continue(())
     }
 
@@ -295,12 +307,8 @@ impl<B: VcpuBackend> Session<B> {
             self.view.hurry();
         }
         for &code in codes {
-            let keys = &mut self.keys;
-            let command = self.console.key(code, &mut |code| {
-                if keys.len() < KEYS {
-                    keys.push(code);
-                }
-            });
+            let vm = &mut self.vms[self.focus];
+            let command = self.console.key(vm.number, code, &mut |code| vm.key(code));
             if let Some(command) = command {
                 self.execute(command);
             }
@@ -311,70 +319,50 @@ impl<B: VcpuBackend> Session<B> {
     fn mouse_moved(&mut self, m: mouse::Move) {
         if !self.console.on_screen() {
             self.view.hurry();
-            let mut guest = self.guest.keyboard.lock();
-            guest.mouse_move(m.dx, m.dy, m.wheel, m.buttons);
-            drop(guest);
-            self.guest.cpu.bus.wake_at(self.guest.cpu.now());
+            let vm = self.vm();
+            vm.guest
+                .keyboard
+                .lock()
+                .mouse_move(m.dx, m.dy, m.wheel, m.buttons);
+            vm.rouse();
         }
     }
 
     /// Bytes have come on the serial line: they are the guest's or the console's.
     fn received(&mut self, bytes: &[u8]) {
-        let mut guests = Vec::new();
         for &byte in bytes {
-            let command = self.console.byte(byte, &mut |byte| guests.push(byte));
+            let vm = &mut self.vms[self.focus];
+            let command = self.console.byte(vm.number, byte, &mut |byte| {
+                vm.guest.uart.lock().receive(&[byte]);
+                vm.rouse();
+            });
             if let Some(command) = command {
                 self.execute(command);
             }
         }
-        if !guests.is_empty() {
-            self.guest.uart.lock().receive(&guests);
-            self.guest.cpu.bus.wake_at(self.guest.cpu.now());
-        }
     }
 
-    /// Gives the guest's keyboard as many keys as it has room for.
-    fn give_keys(&mut self) {
-        if !self.keys.is_empty() {
-            let n = self.guest.keyboard.lock().key_scancodes(&self.keys);
-            self.keys.drain(..n.min(self.keys.len()));
-            if n > 0 {
-                self.guest.cpu.bus.wake_at(self.guest.cpu.now());
-            }
+    fn send_reports(&mut self) {
+        let ticks_total = clock::ticks() - self.started;
+        for vm in &self.vms {
+            let cpu = &vm.guest.cpu;
+            let facts = Facts {
+                backend: B::NAME,
+                paging: vm.paging_name(),
+                guest_ram: vm.guest.memory_size,
+                own_memory: memory::own(),
+                video_ram: vm.guest.vga.lock().vram().len() as u64,
+                table_frames: cpu.mmu.frames_used(),
+                ticks_total,
+                tsc_hz: clock::tsc_hz(),
+                ticks_halted: vm.halted_ticks(),
+                shadow: cpu.mmu.shadow_report(),
+            };
+            let mut json = String::new();
+            let recording = cpu.recorder.as_ref().map_or(&[][..], |r| r.lines());
+            let _ = cpu.stats.json(&facts, recording, &mut json);
+            control::send(vm.number, b'R', json.as_bytes());
         }
-    }
-
-    /// How the guest's memory is virtualized, as reports have it.
-    fn paging_name(&self) -> &'static str {
-        match self.guest.paging {
-            PagingChoice::Alternate(_) => self.guest.paging.name(),
-            _ if self.guest.cpu.mmu.is_shadow() => PagingChoice::Shadow.name(),
-            _ => PagingChoice::Nested.name(),
-        }
-    }
-
-    fn send_report(&mut self) {
-        let facts = Facts {
-            backend: B::NAME,
-            paging: self.paging_name(),
-            guest_ram: self.guest.memory_size,
-            own_memory: memory::own(),
-            video_ram: self.guest.vga.lock().vram().len() as u64,
-            table_frames: self.guest.cpu.mmu.frames_used(),
-            ticks_total: clock::ticks() - self.started,
-            tsc_hz: clock::tsc_hz(),
-            ticks_halted: self.halted_ticks,
-            shadow: self.guest.cpu.mmu.shadow_report(),
-        };
-        let mut json = String::new();
-        let recording = self
-            .guest
-            .cpu
-            .recorder
-            .as_ref()
-            .map_or(&[][..], |r| r.lines());
-        let _ = self.guest.cpu.stats.json(&facts, recording, &mut json);
-        control::send(b'R', json.as_bytes());
     }
 }
 

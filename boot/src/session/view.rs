@@ -7,7 +7,6 @@ use console::Screen;
 use device_model::vga::{Picture, TextScreen};
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
-use hv_core::time::Clock;
 
 /// How often the text screen is sent to the host tool at most.
 const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
@@ -64,13 +63,13 @@ impl View {
     }
 
     /// Sends a text screen, if it is not the one that was sent last.
-    fn send_frame(&mut self, columns: usize, rows: usize, cells: &[u8]) {
+    fn send_frame(&mut self, vm: u8, columns: usize, rows: usize, cells: &[u8]) {
         let mut frame = Vec::with_capacity(4 + cells.len());
         frame.extend_from_slice(&(columns as u16).to_le_bytes());
         frame.extend_from_slice(&(rows as u16).to_le_bytes());
         frame.extend_from_slice(cells);
         if frame != self.text_sent {
-            control::send(b'T', &frame);
+            control::send(vm, b'T', &frame);
             self.text_sent = frame;
         }
     }
@@ -85,10 +84,12 @@ impl View {
         self.window
     }
 
-    /// The time has gone back to `now`.
-    pub fn rewind(&mut self, now: VmTime) {
-        self.sent.1 = self.sent.1.min(now);
-        self.drawn = self.drawn.min(now);
+    /// Another guest's screen is shown from now on.
+    pub fn forget(&mut self) {
+        self.sent = (Shown::Nothing, VmTime(0));
+        self.text_sent.clear();
+        self.picture.forget();
+        self.hurry();
     }
 }
 
@@ -98,7 +99,7 @@ impl<B: VcpuBackend> Session<B> {
         if self.console.on_screen() {
             return (Shown::Console(self.console.screen.generation()), false);
         }
-        let vga = self.guest.vga.lock();
+        let vga = self.vms[self.focus].guest.vga.lock();
         (Shown::Guest(vga.generation()), vga.is_live())
     }
 
@@ -143,21 +144,23 @@ impl<B: VcpuBackend> Session<B> {
         if !control::is_open() {
             return;
         }
+        let vm = &self.vms[self.focus];
         if self.console.on_screen() {
             let cells = self.console.screen.cells();
-            return self.view.send_frame(console::COLUMNS, console::ROWS, cells);
+            let (columns, rows) = (console::COLUMNS, console::ROWS);
+            return self.view.send_frame(vm.number, columns, rows, cells);
         }
-        if !self.guest.vga.lock().text_screen(&mut self.view.text) {
+        if !vm.guest.vga.lock().text_screen(&mut self.view.text) {
             // No text on the screen: that is a screen of no columns and no rows.
             if self.view.text_sent.len() != 4 {
-                control::send(b'T', &[0; 4]);
+                control::send(vm.number, b'T', &[0; 4]);
                 self.view.text_sent = [0; 4].into();
             }
             return;
         }
         let text = core::mem::take(&mut self.view.text);
-        self.view
-            .send_frame(text.cols as usize, text.rows as usize, &text.chars);
+        let (columns, rows) = (text.cols as usize, text.rows as usize);
+        self.view.send_frame(vm.number, columns, rows, &text.chars);
         self.view.text = text;
     }
 
@@ -179,7 +182,8 @@ impl<B: VcpuBackend> Session<B> {
 
     fn render_guest(&mut self) -> Option<bool> {
         self.view.console = None;
-        let vga = self.guest.vga.lock();
+        let vm = &self.vms[self.focus];
+        let vga = vm.guest.vga.lock();
         let s = vga.screen();
         let pixels = s.width as usize * s.height as usize;
         let more = pixels.saturating_sub(self.view.picture.pixels.len());
@@ -187,18 +191,16 @@ impl<B: VcpuBackend> Session<B> {
             log::warn!("no memory for a picture of {}x{}", s.width, s.height);
             return None;
         }
-        Some(vga.picture(self.guest.cpu.now(), &mut self.view.picture))
+        Some(vga.picture(vm.time(), &mut self.view.picture))
     }
 
     fn draw(&mut self) {
-        let clock = &self.guest.cpu.clock;
-        let before = clock.time(clock.ticks());
+        let before = self.time();
         let changed = self.render();
         if changed.is_some() {
             screen::draw(&self.view.picture);
         }
-        let clock = &self.guest.cpu.clock;
-        let spent = clock.time(clock.ticks()) - before;
+        let spent = self.time() - before;
         // What stands still is looked at less and less often.
         let least = match changed {
             Some(false) => VmTime(self.view.draw_interval.0 * 2).min(LOOK_INTERVAL_MAX),
@@ -209,14 +211,15 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     pub(super) fn send_picture(&mut self) {
+        let vm = self.vm().number;
         if self.render().is_none() {
-            return control::send(b'S', &[0; 8]);
+            return control::send(vm, b'S', &[0; 8]);
         }
         let p = &self.view.picture;
         // Counted first, then sent as it is made: noise takes more memory than the picture itself.
         let mut runs = 0;
         each_run(&p.pixels, |_, _| runs += 1);
-        control::send_parts(b'S', 8 + 5 * runs, |send| {
+        control::send_parts(vm, b'S', 8 + 5 * runs, |send| {
             send(&p.width.to_le_bytes());
             send(&p.height.to_le_bytes());
             each_run(&p.pixels, |len, color| {

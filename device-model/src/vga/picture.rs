@@ -30,6 +30,11 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// The next picture is made from scratch: it is of another screen.
+    pub fn forget(&mut self) {
+        self.key = None;
+    }
+
     /// Makes it another picture of `width` by `height` pixels, which `draw` leaves in the vector.
     pub fn replace(&mut self, width: u32, height: u32, draw: impl FnOnce(&mut Vec<u32>)) {
         (self.width, self.height) = (width, height);
