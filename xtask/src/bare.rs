@@ -72,6 +72,7 @@ pub fn compare(
                     sleep(KEY_PAUSE);
                 }
             }
+            Step::Focus(number) => ensure!(*number == 1, "a bare machine is one machine"),
             Step::Mouse(words) => {
                 for movement in mouse::movements(words, &mut bare.held)? {
                     bare.mouse(movement)?;

@@ -17,6 +17,7 @@ use crate::rig::{Boot, MIB, Machine, Network, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
+use crate::vm::Vm;
 use crate::{kernel, models, paths};
 
 /// What the RAM disk's script says right after its first word, followed by the time stamp counter.
@@ -157,15 +158,17 @@ impl Bench {
         let options = Options {
             rig: self.rig,
             cpu_model: self.cpu_model.clone(),
-            initrd: Some(crate::media::open_initrd(&self.initrd)?),
-            cmdline: CMDLINE.to_owned(),
-            memory: MEMORY,
             // The report is asked for as soon as this is seen, while the guest sleeps.
             script: vec![ScriptStep::Until("GUEST-BENCH".to_owned())],
             timeout: Some(TIMEOUT),
             report: Some(report.clone()),
             icount,
-            ..Options::headless(&self.kernel)?
+            ..Options::headless(Vm {
+                initrd: Some(crate::media::open_initrd(&self.initrd)?),
+                cmdline: CMDLINE.to_owned(),
+                memory: MEMORY,
+                ..Vm::of(&self.kernel)?
+            })
         };
         let mut console = Vec::new();
         let mut reached = None;

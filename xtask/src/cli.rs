@@ -38,9 +38,9 @@ pub enum Command {
     Setup,
 }
 
-/// How to run a guest.
-#[derive(Debug, Args)]
-pub struct RunArgs {
+/// What a virtual machine is made of.
+#[derive(Debug, Clone, Args)]
+pub struct VmArgs {
     /// An ISO, a raw disk image, a Linux kernel, or the name of a test guest [default: the Debian installer]
     pub guest: Option<PathBuf>,
     /// The initial RAM disk of a Linux kernel; a test guest brings its own
@@ -57,14 +57,6 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     pub memory: String,
-    /// The guest's processors
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1",
-        allow_hyphen_values = true
-    )]
-    pub cpus: String,
     /// How the guest's memory is virtualized: nested (the processor walks a second set of tables), shadow (Umbra keeps shadows of
     /// the guest's tables), or one and the other in turn, as in alternate:100ms
     #[arg(long, value_name = "PAGING", default_value = "nested")]
@@ -72,21 +64,10 @@ pub struct RunArgs {
     /// How shadow tables are kept up to date [default: unsync]
     #[arg(long, value_enum)]
     pub shadow: Option<Shadow>,
-    /// The machine that Umbra runs on
-    #[arg(long, value_enum, default_value = "auto")]
-    pub rig: Rig,
-    /// Another CPU for that machine: one that `bochs --help cpu` lists, with VT-x for bochs-vmx [default: corei7_skylake_x] and
-    /// AMD-V for bochs-svm [default: ryzen], or one of `qemu-system-x86_64 -cpu help` [default: max, for kvm host]
-    #[arg(long, value_name = "NAME")]
-    pub cpu_model: Option<String>,
     /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
     /// bootable, and otherwise from the CD
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
-    /// A further medium for the guest's CD-ROM drive, to be inserted at Umbra's console (Ctrl+Alt+Esc); may be repeated. Where the guest
-    /// is no ISO itself, the first is in the drive
-    #[arg(long, value_name = "FILE")]
-    pub cdrom: Vec<PathBuf>,
     /// The size of a disk that is made [default: 16G]
     #[arg(
         long,
@@ -95,6 +76,41 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     pub disk_size: Option<String>,
+    /// A further medium for the guest's CD-ROM drive, to be inserted at Umbra's console (Ctrl+Alt+Esc); may be repeated. Where the guest
+    /// is no ISO itself, the first is in the drive
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Vec<PathBuf>,
+}
+
+/// How to run guests.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The virtual machine; the first, if there are more.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// A further virtual machine beside this one: its guest and its options up to --cdrom, in quotation marks, as in
+    /// --vm "other.iso --memory 512M"; may be repeated. The machines share the processor and see each other's network cards
+    #[arg(
+        long = "vm",
+        value_name = "GUEST AND OPTIONS",
+        allow_hyphen_values = true
+    )]
+    pub vms: Vec<String>,
+    /// The guest's processors
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        allow_hyphen_values = true
+    )]
+    pub cpus: String,
+    /// The machine that Umbra runs on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub rig: Rig,
+    /// Another CPU for that machine: one that `bochs --help cpu` lists, with VT-x for bochs-vmx [default: corei7_skylake_x] and
+    /// AMD-V for bochs-svm [default: ryzen], or one of `qemu-system-x86_64 -cpu help` [default: max, for kvm host]
+    #[arg(long, value_name = "NAME")]
+    pub cpu_model: Option<String>,
     /// What the guest's network card is connected to: user (this machine's network, by address translation; not in Bochs), none, or
     /// a TAP interface, as in tap:tap0 [default: user; none with --icount]
     #[arg(long, value_name = "NET")]
@@ -105,7 +121,7 @@ pub struct RunArgs {
     /// Serve the files of a directory to the guest by TFTP, at 10.0.2.2
     #[arg(long, value_name = "DIR")]
     pub tftp: Option<PathBuf>,
-    /// No window: the guest's COM1 on standard output, Umbra's own log in a file
+    /// No window: the COM1 of the guest that has the focus on standard output, Umbra's own log in a file
     #[arg(long)]
     pub headless: bool,
     /// Succeed when TEXT has appeared on the guest's COM1 or text screen; may be repeated, then in that order
@@ -114,6 +130,9 @@ pub struct RunArgs {
     /// Keys for the guest's keyboard after the --until before it: \n is Enter, \t Tab, \e Escape, \{f10} or \{ctrl-x} by name
     #[arg(long = "type", value_name = "TEXT", allow_hyphen_values = true)]
     pub types: Vec<String>,
+    /// Turn to the virtual machine of this number: it gets keyboard, mouse and screen, and --until looks at it
+    #[arg(long, value_name = "NUMBER")]
+    pub focus: Vec<usize>,
     /// What the guest's mouse does after the --until before it: 10,-5 moves by so many counts to the right and downwards, left,
     /// middle and right click, +left presses and -left lets go, wheel,1 turns the wheel
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]

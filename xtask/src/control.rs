@@ -26,6 +26,7 @@ mod kind {
     pub const MOUSE: u8 = b'M';
     pub const INPUT: u8 = b'I';
     pub const QUIT: u8 = b'Q';
+    pub const VM: u8 = b'V';
 }
 
 /// One frame from Umbra.
@@ -41,6 +42,8 @@ pub enum Message {
     Report(String),
     /// Something happened.
     Event(Event),
+    /// The messages behind it are about the virtual machine of this number.
+    Vm(u8),
     /// A frame of a kind that this version does not know.
     Unknown(u8),
 }
@@ -60,6 +63,8 @@ pub enum Event {
     Refused(String),
     /// The answer to [`Request::Quit`].
     Bye,
+    /// The virtual machine of this number has got keyboard, mouse and screen.
+    Focus(usize),
     /// Any other text.
     Other(String),
 }
@@ -75,6 +80,7 @@ impl Event {
             _ => sentence("fatal:")
                 .map(Event::Fatal)
                 .or_else(|| sentence("refused:").map(Event::Refused))
+                .or_else(|| sentence("focus ")?.parse().ok().map(Event::Focus))
                 .unwrap_or_else(|| Event::Other(text.to_owned())),
         }
     }
@@ -177,9 +183,11 @@ pub enum Request {
     Mouse(Mouse),
     /// Bytes for the guest's COM1 to receive.
     Input(Vec<u8>),
+    /// Gives the virtual machine of this number keyboard, mouse, COM1 and screen.
+    Focus(u8),
     /// Asks for a [`Message::Screenshot`].
     Screenshot,
-    /// Asks for a [`Message::Report`].
+    /// Asks for a [`Message::Report`] of each virtual machine.
     Report,
     /// Asks Umbra to stop; it answers [`Event::Bye`].
     Quit,
@@ -188,7 +196,7 @@ pub enum Request {
 impl Request {
     /// The request as a frame.
     pub fn encode(&self) -> Vec<u8> {
-        let movement;
+        let (movement, number);
         let (kind, payload): (u8, &[u8]) = match self {
             Request::Keys(codes) => (kind::KEYS, codes),
             Request::Mouse(Mouse {
@@ -202,6 +210,10 @@ impl Request {
                 (kind::MOUSE, &movement)
             }
             Request::Input(bytes) => (kind::INPUT, bytes),
+            Request::Focus(vm) => {
+                number = [*vm];
+                (kind::VM, &number)
+            }
             Request::Screenshot => (kind::SCREENSHOT, &[]),
             Request::Report => (kind::REPORT, &[]),
             Request::Quit => (kind::QUIT, &[]),
@@ -308,6 +320,10 @@ fn decode(kind: u8, payload: &[u8]) -> Result<Message> {
         kind::SCREENSHOT => Message::Screenshot(Picture::decode(payload)?),
         kind::REPORT => Message::Report(text()),
         kind::EVENT => Message::Event(Event::decode(&text())),
+        kind::VM => match payload {
+            &[number] if number != 0 => Message::Vm(number),
+            _ => bail!("it names no virtual machine"),
+        },
         other => Message::Unknown(other),
     })
 }
@@ -344,6 +360,10 @@ pub mod far {
 
     pub fn console(bytes: &[u8]) -> Vec<u8> {
         frame(kind::CONSOLE, bytes)
+    }
+
+    pub fn vm(number: u8) -> Vec<u8> {
+        frame(kind::VM, &[number])
     }
 
     pub fn event(text: &str) -> Vec<u8> {
@@ -405,6 +425,7 @@ pub mod far {
                 })
             }
             &kind::INPUT => Request::Input(payload),
+            &kind::VM => Request::Focus(payload[0]),
             &kind::SCREENSHOT => Request::Screenshot,
             &kind::REPORT => Request::Report,
             &kind::QUIT => Request::Quit,
@@ -529,6 +550,17 @@ mod tests {
             event("sleepy"),
             Message::Event(Event::Other("sleepy".into()))
         );
+        assert_eq!(event("focus 2"), Message::Event(Event::Focus(2)));
+    }
+
+    #[test]
+    fn frames_say_which_machine_they_are_about() {
+        assert_eq!(decode_all(&far::vm(2)), [Message::Vm(2)]);
+        for payload in [&[0][..], &[], &[1, 2]] {
+            let mut decoder = synchronized();
+            decoder.feed(&frame(kind::VM, payload));
+            assert!(decoder.next().is_err(), "{payload:?}");
+        }
     }
 
     #[test]
@@ -584,7 +616,7 @@ mod tests {
                 state ^= state << 17;
                 let [a, b, c, ..] = state.to_le_bytes();
                 decoder.feed(&[
-                    *b"CTSRE?".get(usize::from(a) % 6).unwrap(),
+                    *b"CTSREV?".get(usize::from(a) % 7).unwrap(),
                     b % 32,
                     0,
                     0,

@@ -12,6 +12,7 @@ use crate::rig::{MIB, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
+use crate::vm::Vm;
 
 const SOURCE: &str = include_str!("exits.s");
 /// Bytes of the program: a boot sector.
@@ -50,11 +51,13 @@ pub fn exits() -> Result<()> {
 
 fn said(image: &Path, umbra: &Path) -> Result<String> {
     let options = Options {
-        memory: 32 * MIB,
         script: vec![ScriptStep::Until(".".to_owned())],
         timeout: Some(Duration::from_secs(120)),
         icount: true,
-        ..Options::headless(image)?
+        ..Options::headless(Vm {
+            memory: 32 * MIB,
+            ..Vm::of(image)?
+        })
     };
     let mut console = Vec::new();
     let run = run::execute(&options, umbra, "exits", &mut |bytes| {

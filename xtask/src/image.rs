@@ -46,7 +46,7 @@ impl Entry {
     pub fn cdrom(guest: &Medium, memory: u64, options: &str) -> Entry {
         let mut modules = firmware();
         modules.push(Module {
-            role: "cdrom",
+            role: "cdrom".to_owned(),
             path: guest.path.clone(),
         });
         Entry {
@@ -64,8 +64,8 @@ impl Entry {
 
 /// The virtual machine's firmware as modules.
 pub fn firmware() -> Vec<Module> {
-    let module = |(role, path)| Module {
-        role,
+    let module = |(role, path): (&str, _)| Module {
+        role: role.to_owned(),
         path: PathBuf::from(path),
     };
     FIRMWARE.into_iter().map(module).collect()
@@ -301,11 +301,11 @@ mod tests {
             options: "memory=512M window control=com2".to_owned(),
             modules: vec![
                 Module {
-                    role: "bios",
+                    role: "bios".to_owned(),
                     path: bios.clone(),
                 },
                 Module {
-                    role: "cdrom",
+                    role: "cdrom".to_owned(),
                     path: file(title),
                 },
             ],

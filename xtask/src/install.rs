@@ -27,6 +27,7 @@ use crate::run::{self, Options};
 use crate::script;
 use crate::setup::{self, Purpose};
 use crate::storage;
+use crate::vm::Vm;
 use crate::{kernel, media, paths};
 
 /// The installer: the CD's first program.
@@ -64,12 +65,14 @@ pub fn install(args: &InstallArgs) -> Result<()> {
     let umbra = kernel::build()?;
     let cd = cd()?;
     let options = Options {
-        memory,
-        disk: Some(media::make_disk(&args.disk, size)?),
         script: script(),
         timeout: Some(TIMEOUT),
         screenshot: args.screenshot.clone(),
-        ..Options::headless(&cd)?
+        ..Options::headless(Vm {
+            memory,
+            disk: Some(media::make_disk(&args.disk, size)?),
+            ..Vm::of(&cd)?
+        })
     };
     paths::make(&paths::logs())?;
     let log = paths::logs().join("install-console.log");

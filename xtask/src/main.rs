@@ -45,6 +45,7 @@ mod session;
 mod setup;
 mod storage;
 mod test;
+mod vm;
 mod work;
 
 use std::process::ExitCode;
@@ -79,7 +80,7 @@ fn command() -> Result<()> {
                     .and_then(|run| run.indices_of(name));
                 indices.map(Iterator::collect).unwrap_or_default()
             };
-            run::run(args, [places("until"), places("types"), places("mouse")])
+            run::run(args, places)
         }
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),

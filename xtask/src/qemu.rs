@@ -288,7 +288,7 @@ fn utf8(path: &Path) -> Result<&str> {
 fn module_list(modules: &[Module], directory: &Path) -> Result<String> {
     let mut list = Vec::new();
     for module in modules {
-        let link = directory.join(module.role);
+        let link = directory.join(&module.role);
         symlink(&module.path, &link)
             .with_context(|| format!("cannot make the link {}", link.display()))?;
         list.push(format!("{} {}", escaped(&link)?, module.role));
@@ -339,11 +339,11 @@ mod tests {
     fn machine() -> Machine {
         let modules = vec![
             Module {
-                role: "bios",
+                role: "bios".to_owned(),
                 path: "/usr/share/seabios/bios-256k.bin".into(),
             },
             Module {
-                role: "cmdline",
+                role: "cmdline".to_owned(),
                 path: "/a path/with, comma".into(),
             },
         ];

@@ -243,7 +243,7 @@ pub fn parse_memory(text: &str) -> Result<u64> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// What it is to Umbra: `bios`, `vgabios`, `kernel`, `initrd`, `cmdline` or `cdrom`.
-    pub role: &'static str,
+    pub role: String,
     /// Where it is on this machine.
     pub path: PathBuf,
 }

@@ -12,21 +12,17 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::bochs::MOST_MEMORY;
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, VmArgs};
 use crate::emulator::{self, with_words};
-use crate::guests::Guest;
 use crate::keys;
-use crate::media::{self, Kind, Medium};
 use crate::mouse;
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{
-    Boot, Bus, Drive, MIB, Machine, Module, Net, Network, Paging, Rig, Shadow, outer_memory,
-    parse_memory,
-};
+use crate::rig::{Boot, Bus, MIB, Machine, Net, Network, Rig, outer_memory};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
 use crate::setup::{self, Purpose};
+use crate::vm::{self, Vm};
 use crate::{image, kernel, models, paths};
 
 /// The virtual machine's firmware, by role.
@@ -34,13 +30,11 @@ pub const FIRMWARE: [(&str, &str); 2] = [
     ("bios", "/usr/share/seabios/bios-256k.bin"),
     ("vgabios", "/usr/share/seabios/vgabios-stdvga.bin"),
 ];
-/// What the guest's media are to Umbra, by the serial numbers of the outer machine's disks.
-const CDROM: &str = "umbra-cdrom";
-const DISK: &str = "umbra-disk";
+/// Memory of the outer machine for each guest but the first, besides that guest's RAM: its video memory, and the books of its shadow
+/// paging.
+const OTHER: u64 = 80 * MIB;
 /// When a run gives up if nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// A Linux kernel's command line if nothing else is said.
-const CMDLINE: &str = "console=tty0 console=ttyS0";
 
 /// A run, with everything checked.
 #[derive(Debug, Clone)]
@@ -49,22 +43,10 @@ pub struct Options {
     pub rig: Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
-    /// How the guest's memory is virtualized.
-    pub paging: Paging,
-    /// How shadow tables are kept, if that is not left to Umbra.
-    pub shadow: Option<Shadow>,
-    /// What boots; nothing stands for the default guest, which is made when it is needed.
-    pub guest: Option<Medium>,
-    /// The RAM disk of a Linux kernel, and its length in bytes.
-    pub initrd: Option<(PathBuf, u64)>,
-    /// The command line of a Linux kernel.
-    pub cmdline: String,
-    /// The guest's memory in bytes.
-    pub memory: u64,
-    /// A further hard disk.
-    pub disk: Option<PathBuf>,
-    /// Further media for the CD-ROM drive.
-    pub cdroms: Vec<PathBuf>,
+    /// The virtual machine; the first, if there are more.
+    pub vm: Vm,
+    /// The others.
+    pub others: Vec<Vm>,
     /// The network.
     pub network: Network,
     /// Texts and keys.
@@ -77,11 +59,11 @@ pub struct Options {
     pub screenshot: Option<PathBuf>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
-    /// How many exits are recorded into it.
+    /// How many exits of each guest are recorded into it.
     pub record: u32,
     /// Whether the clock counts instructions.
     pub icount: bool,
-    /// What the guest's media are attached to in the outer machine.
+    /// What the guests' media are attached to in the outer machine.
     pub bus: Bus,
     /// Whether what is typed at the terminal goes to the guest's COM1.
     pub interactive: bool,
@@ -96,9 +78,6 @@ impl Options {
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
-        if args.shadow.is_some() && args.paging == Paging::Nested {
-            refuse!("--shadow goes with --paging shadow or alternate");
-        }
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
             Ok(cpus) if cpus > 1 => {
@@ -106,7 +85,11 @@ impl Options {
             }
             _ => refuse!("--cpus {} is not a number of processors", args.cpus),
         }
-        let memory = parse_memory(&args.memory)?;
+        if args.vms.len() >= vm::MOST {
+            refuse!("there can be {} virtual machines", vm::MOST);
+        }
+        let further = args.vms.iter().map(|line| vm::parse(line));
+        let further = further.collect::<Result<Vec<VmArgs>>>()?;
         let timeout = match args.timeout.as_deref() {
             None => (args.headless || !args.until.is_empty()).then_some(TIMEOUT),
             Some(text) => match text
@@ -119,42 +102,7 @@ impl Options {
             },
         };
         for step in &script {
-            match step {
-                Step::Until(text) if text.is_empty() => refuse!("--until needs a text"),
-                Step::Until(_) | Step::Steady(_) | Step::Picture { .. } => {}
-                Step::Type(text) => {
-                    if let Err(error) = keys::scancodes(text) {
-                        refuse!("--type {text:?}: {error}");
-                    }
-                }
-                Step::Mouse(words) => {
-                    if let Err(error) = mouse::movements(words, &mut 0) {
-                        refuse!("--mouse {words:?}: {error}");
-                    }
-                }
-            }
-        }
-        let initrd = match (&args.initrd, &args.guest) {
-            (Some(path), _) => Some(media::open_initrd(path)?),
-            (None, Some(kernel)) => {
-                let own = named(kernel).and_then(Guest::initrd);
-                own.map(|guest| media::open_initrd(&guest.provide()?))
-                    .transpose()?
-            }
-            (None, None) => None,
-        };
-        let disk_size = args
-            .disk_size
-            .as_deref()
-            .map(media::parse_size)
-            .transpose()?;
-        if let Some(path) = &args.disk {
-            media::check_disk(path, disk_size)?;
-        }
-        let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
-        let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
-        if !cdroms.is_empty() && rig.is_bochs() {
-            refuse!("--cdrom goes with QEMU's machines");
+            check_step(step, 1 + further.len())?;
         }
         let network = network(args, rig)?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
@@ -170,57 +118,20 @@ impl Options {
                 );
             }
         }
-        let guest = args.guest.as_deref().map(open_guest).transpose()?;
-        match guest.as_ref().map(|guest| guest.kind) {
-            Some(Kind::Kernel { init_size }) => {
-                // The kernel unpacks itself at 16 MiB and needs its RAM disk above that, until it has unpacked that too.
-                let need =
-                    16 * MIB + init_size + 2 * initrd.as_ref().map_or(0, |&(_, length)| length);
-                if need > memory {
-                    refuse!(
-                        "--memory {} is too little for this kernel and initrd, which need {}M",
-                        args.memory,
-                        need.div_ceil(MIB)
-                    );
-                }
-            }
-            Some(Kind::Disk) if args.disk.is_some() => {
-                refuse!("--disk cannot go with a guest that is a disk image itself")
-            }
-            kind => {
-                if kind == Some(Kind::Disk)
-                    && let Some(medium) = &guest
-                {
-                    media::open_disk(&medium.path)?;
-                }
-                for (name, given) in [
-                    ("--initrd", initrd.is_some()),
-                    ("--cmdline", args.cmdline.is_some()),
-                ] {
-                    if given {
-                        refuse!("{name} needs a Linux kernel as the guest");
-                    }
-                }
-            }
+        let mut vm = Vm::check(&args.vm, rig)?;
+        let others = further.iter().map(|args| Vm::check(args, rig));
+        let mut others = others.collect::<Result<Vec<_>>>()?;
+        vm.add_disk(&args.vm)?;
+        for (vm, args) in others.iter_mut().zip(&further) {
+            vm.add_disk(args)?;
         }
-        // The one thing that is made here comes when nothing else can be wrong any more.
-        let disk = args
-            .disk
-            .as_deref()
-            .map(|path| media::make_disk(path, disk_size))
-            .transpose()?;
         Ok(Options {
             rig,
             cpu_model,
-            paging: args.paging,
-            shadow: args.shadow,
-            guest,
-            initrd,
-            cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
-            memory,
-            disk,
-            cdroms,
+            vm,
+            others,
             network,
+            interactive: script.is_empty(),
             script,
             timeout,
             window: !args.headless,
@@ -229,27 +140,16 @@ impl Options {
             record: args.record,
             icount: args.icount,
             bus: Bus::Virtio,
-            interactive: args.until.is_empty() && args.types.is_empty() && args.mouse.is_empty(),
         })
     }
 
-    /// Options for a headless run of `guest`, as the tests and the benchmarks use them.
-    ///
-    /// # Errors
-    ///
-    /// The guest cannot boot.
-    pub fn headless(guest: &Path) -> Result<Options> {
-        Ok(Options {
+    /// Options for a headless run of `vm`, as the tests and the benchmarks use them.
+    pub fn headless(vm: Vm) -> Options {
+        Options {
             rig: Rig::QemuSvm,
             cpu_model: models::usual(Rig::QemuSvm).to_owned(),
-            paging: Paging::Nested,
-            shadow: None,
-            guest: Some(Medium::open(guest)?),
-            initrd: None,
-            cmdline: CMDLINE.to_owned(),
-            memory: 1024 * MIB,
-            disk: None,
-            cdroms: Vec::new(),
+            vm,
+            others: Vec::new(),
             network: Network::default(),
             script: Vec::new(),
             timeout: Some(TIMEOUT),
@@ -260,8 +160,34 @@ impl Options {
             icount: false,
             bus: Bus::Virtio,
             interactive: false,
-        })
+        }
     }
+
+    /// All virtual machines.
+    fn vms(&self) -> impl Iterator<Item = &Vm> {
+        [&self.vm].into_iter().chain(&self.others)
+    }
+}
+
+/// Checks a step of a script for so many virtual machines.
+fn check_step(step: &Step, vms: usize) -> Result<()> {
+    match step {
+        Step::Until(text) if text.is_empty() => refuse!("--until needs a text"),
+        Step::Until(_) | Step::Steady(_) | Step::Picture { .. } => {}
+        Step::Type(text) => {
+            if let Err(error) = keys::scancodes(text) {
+                refuse!("--type {text:?}: {error}");
+            }
+        }
+        Step::Mouse(words) => {
+            if let Err(error) = mouse::movements(words, &mut 0) {
+                refuse!("--mouse {words:?}: {error}");
+            }
+        }
+        Step::Focus(number) if (1..=vms).contains(number) => {}
+        Step::Focus(number) => refuse!("--focus {number}: there is no such virtual machine"),
+    }
+    Ok(())
 }
 
 /// The network that the command line asks for.
@@ -289,103 +215,47 @@ fn network(args: &RunArgs, rig: Rig) -> Result<Network> {
     })
 }
 
-/// Opens a guest's file, or provides the test guest of that name where there is no such file.
-fn open_guest(path: &Path) -> Result<Medium> {
-    match named(path) {
-        Some(guest) => Medium::open(&guest.provide()?),
-        None => Medium::open(path),
-    }
-}
-
-/// The test guest that `path` names, if it names no file.
-fn named(path: &Path) -> Option<Guest> {
-    path.to_str()
-        .and_then(Guest::named)
-        .filter(|_| !path.exists())
-}
-
-/// The outer machine for a run of `guest` in the Umbra image `umbra`. `scratch` takes the files that it needs.
+/// The outer machine for a run in the Umbra image `umbra`. `scratch` takes the files that it needs.
 ///
 /// # Errors
 ///
-/// A [`Refused`](crate::outcome::Refused): the outer machine cannot be as large as the guest needs it.
+/// A [`Refused`](crate::outcome::Refused): the outer machine cannot be as large as the guests need it.
 pub fn machine(
     options: &Options,
-    guest: &Medium,
     umbra: &Path,
     display: Option<&'static str>,
     scratch: &Path,
 ) -> Result<Machine> {
     let mut modules = image::firmware();
     let mut drives = Vec::new();
-    let mut modules_length = MIB;
-    match guest.kind {
-        Kind::Cdrom => drives.push(Drive {
-            serial: CDROM.to_owned(),
-            path: guest.path.clone(),
-            writable: false,
-            bus: options.bus,
-        }),
-        Kind::Disk => drives.push(Drive {
-            serial: DISK.to_owned(),
-            path: guest.path.clone(),
-            writable: true,
-            bus: options.bus,
-        }),
-        Kind::Kernel { .. } => {
-            modules_length += guest.length;
-            modules.push(Module {
-                role: "kernel",
-                path: guest.path.clone(),
-            });
-            if let Some((path, length)) = &options.initrd {
-                modules_length += length;
-                modules.push(Module {
-                    role: "initrd",
-                    path: path.clone(),
-                });
-            }
-            let cmdline = scratch.join("guest-cmdline");
-            fs::write(&cmdline, &options.cmdline)?;
-            modules.push(Module {
-                role: "cmdline",
-                path: cmdline,
-            });
+    let (mut guests, mut modules_length) = (0, MIB);
+    let mut words = String::new();
+    for (number, vm) in (1..).zip(options.vms()) {
+        let parts = vm.equip(number, &vm.medium()?, options.bus, scratch)?;
+        modules.extend(parts.modules);
+        drives.extend(parts.drives);
+        modules_length += parts.module_bytes;
+        guests += vm.memory;
+        if number > 1 {
+            words += &format!("vm={number} ");
+        }
+        words += &format!("{} ", vm.options());
+        if options.record != 0 {
+            words += &format!("record={} ", options.record);
         }
     }
-    drives.extend(options.disk.iter().map(|path| Drive {
-        serial: DISK.to_owned(),
-        path: path.clone(),
-        writable: true,
-        bus: options.bus,
-    }));
-    let first = if guest.kind == Kind::Cdrom { 2 } else { 1 };
-    drives.extend((first..).zip(&options.cdroms).map(|(number, path)| Drive {
-        serial: match number {
-            1 => CDROM.to_owned(),
-            _ => format!("{CDROM}{number}"),
-        },
-        path: path.clone(),
-        writable: false,
-        // Umbra knows a disc by its serial number, which virtio gives it in full.
-        bus: Bus::Virtio,
-    }));
     let umbra_options = format!(
-        "memory={}M {} control={} report=1{}{}",
-        options.memory / MIB,
-        options.paging.option(options.shadow),
+        "{words}control={} report=1{}",
         options.rig.control(),
         if options.window { " window=1" } else { "" },
-        match options.record {
-            0 => String::new(),
-            count => format!(" record={count}"),
-        }
     );
-    let memory = outer_memory(options.memory, modules_length);
+    // Each guest has 16 MiB of video memory besides.
+    let others = options.others.len() as u64;
+    let memory = outer_memory(guests, modules_length + others * OTHER);
     if options.rig.is_bochs() && memory > MOST_MEMORY {
         refuse!(
-            "a guest of {}M needs an outer machine of {}M, and Bochs's can have {}M",
-            options.memory / MIB,
+            "guests of {}M need an outer machine of {}M, and Bochs's can have {}M",
+            guests / MIB,
             memory / MIB,
             MOST_MEMORY / MIB
         );
@@ -445,13 +315,10 @@ pub fn execute(
         .window
         .then(|| emulator::display(options.rig))
         .transpose()?;
-    let guest = match &options.guest {
-        Some(guest) => guest.clone(),
-        None => Medium::open(&Guest::DebianAmd64.provide()?)?,
-    };
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let machine = machine(options, &guest, umbra, display, scratch.path())?;
+    let machine = machine(options, umbra, display, scratch.path())?;
     let plan = Plan {
+        vms: 1 + options.others.len(),
         script: options.script.clone(),
         timeout: options.timeout,
         screenshot: options.screenshot.is_some(),
@@ -540,11 +407,17 @@ fn with_host(report: &str, host: Host) -> Result<String> {
 /// # Errors
 ///
 /// What the exit code says: see [`crate::outcome`].
-pub fn run(args: &RunArgs, [untils, types, mice]: [Vec<usize>; 3]) -> Result<()> {
+pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
+    let step = |name, steps: Vec<Step>| places(name).into_iter().zip(steps);
+    let texts = |texts: &[String], make: fn(String) -> Step| -> Vec<Step> {
+        texts.iter().cloned().map(make).collect()
+    };
+    let focus = args.focus.iter().map(|&number| Step::Focus(number));
     let steps = script::in_order(
-        untils.into_iter().zip(args.until.iter().cloned()),
-        types.into_iter().zip(args.types.iter().cloned()),
-        mice.into_iter().zip(args.mouse.iter().cloned()),
+        step("until", texts(&args.until, Step::Until))
+            .chain(step("types", texts(&args.types, Step::Type)))
+            .chain(step("mouse", texts(&args.mouse, Step::Mouse)))
+            .chain(step("focus", focus.collect())),
     );
     let options = Options::check(args, steps)?;
     if options.window {
@@ -556,11 +429,7 @@ pub fn run(args: &RunArgs, [untils, types, mice]: [Vec<usize>; 3]) -> Result<()>
     })?;
     models::check_listed(options.rig, &options.cpu_model)?;
     let umbra = kernel::build()?;
-    let name = options
-        .guest
-        .as_ref()
-        .and_then(|guest| guest.path.file_name())
-        .map_or("default".into(), |name| name.to_string_lossy());
+    let name = options.vm.name();
     let mut shown = |bytes: &[u8]| {
         let mut output = std::io::stdout().lock();
         // A reader that has gone is no reason to end the run.
@@ -650,7 +519,9 @@ pub fn account(console: &[String], screen: &[String], log: &Path) -> String {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::media::{Kind, Medium};
     use crate::outcome::Refused;
+    use crate::rig::Paging;
     use clap::Parser;
 
     fn check(line: &str) -> Result<Options> {
@@ -662,9 +533,9 @@ mod tests {
             .types
             .iter()
             .map(|text| Step::Type(text.clone()))
-            .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())))
-            .collect();
-        Options::check(&args, steps)
+            .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())));
+        let focus = args.focus.iter().map(|&number| Step::Focus(number));
+        Options::check(&args, focus.chain(steps).collect())
     }
 
     fn refusal(line: &str) -> String {
@@ -682,13 +553,13 @@ mod tests {
     fn paging_is_nested_shadow_or_both_in_turn() {
         let option = |line| {
             let options = check(line).unwrap();
-            options.paging.option(options.shadow)
+            options.vm.options()
         };
-        assert_eq!(option(""), "paging=nested");
-        assert_eq!(option("--paging shadow"), "paging=shadow");
+        assert_eq!(option(""), "memory=1024M paging=nested");
+        assert_eq!(option("--paging shadow"), "memory=1024M paging=shadow");
         assert_eq!(
             option("--paging alternate:100ms --shadow vtlb"),
-            "paging=alternate:100ms shadow=vtlb"
+            "memory=1024M paging=alternate:100ms shadow=vtlb"
         );
         assert!(refusal("--shadow vtlb").contains("--paging shadow"));
         for wrong in ["both", "alternate", "alternate:0ms", "alternate:5s"] {
@@ -709,6 +580,41 @@ mod tests {
     }
 
     #[test]
+    fn the_focus_goes_to_a_machine_that_is_there() {
+        assert!(refusal("--focus 2").contains("no such virtual machine"));
+        assert!(refusal("--focus 0").contains("no such virtual machine"));
+        let eight = ["--vm="; 8].join(" ");
+        assert!(refusal(&eight).contains("8 virtual machines"));
+        let options = check("--focus 2 --vm=--memory=64M --paging shadow").unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let disk = scratch.path().join("d.img");
+        fs::write(&disk, [0; 512]).unwrap();
+        let vm = |vm: &Vm| Vm {
+            guest: Some(Medium {
+                path: disk.clone(),
+                kind: Kind::Disk,
+                length: 512,
+            }),
+            ..vm.clone()
+        };
+        let options = Options {
+            vm: vm(&options.vm),
+            others: vec![vm(&options.others[0])],
+            ..options
+        };
+        let machine = machine(&options, Path::new("/u"), None, scratch.path()).unwrap();
+        let Boot::Multiboot { options, .. } = machine.boot else {
+            panic!("not by Multiboot");
+        };
+        assert!(
+            options.starts_with("memory=1024M paging=shadow vm=2 memory=64M paging=nested "),
+            "{options}"
+        );
+        assert_eq!(machine.drives.len(), 2);
+        assert!(machine.memory > 1088 * MIB);
+    }
+
+    #[test]
     fn a_guest_that_is_too_large_for_bochs_is_refused() {
         let guest = Medium {
             path: "/g.iso".into(),
@@ -716,8 +622,9 @@ mod tests {
             length: 100 * MIB,
         };
         let outer = |memory: &str| {
-            let options = check(&format!("--rig bochs-svm --memory {memory}")).unwrap();
-            machine(&options, &guest, Path::new("/u"), None, Path::new("/"))
+            let mut options = check(&format!("--rig bochs-svm --memory {memory}")).unwrap();
+            options.vm.guest = Some(guest.clone());
+            machine(&options, Path::new("/u"), None, Path::new("/"))
         };
         assert!(outer("1900M").is_ok());
         let error = outer("2G").unwrap_err();

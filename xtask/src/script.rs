@@ -14,6 +14,8 @@ pub enum Step {
     Type(String),
     /// Do this with the guest's mouse.
     Mouse(String),
+    /// Turn to the virtual machine of this number: what follows is about it.
+    Focus(usize),
     /// Wait until the picture has not changed for so long.
     Steady(Duration),
     /// Take a picture, after a moment in which the guest can finish drawing.
@@ -23,21 +25,10 @@ pub enum Step {
     },
 }
 
-/// Joins the options into one script, by where each stood on the command line.
-pub fn in_order(
-    untils: impl Iterator<Item = (usize, String)>,
-    types: impl Iterator<Item = (usize, String)>,
-    mice: impl Iterator<Item = (usize, String)>,
-) -> Vec<Step> {
-    let untils = untils.map(|(at, text)| (at, Step::Until(text)));
-    let types = types.map(|(at, text)| (at, Step::Type(text)));
-    let mice = mice.map(|(at, text)| (at, Step::Mouse(text)));
-    untils
-        .chain(types)
-        .chain(mice)
-        .collect::<BTreeMap<_, _>>()
-        .into_values()
-        .collect()
+/// Joins steps into one script, by where each stood on the command line.
+pub fn in_order(steps: impl IntoIterator<Item = (usize, Step)>) -> Vec<Step> {
+    let steps: BTreeMap<usize, Step> = steps.into_iter().collect();
+    steps.into_values().collect()
 }
 
 /// Bytes of a stream that are kept behind the last match, for the account of a failure.
@@ -240,10 +231,12 @@ mod tests {
 
     #[test]
     fn a_script_is_in_the_order_of_the_command_line() {
-        let untils = [(3, "a".to_owned()), (9, "b".to_owned())];
-        let types = [(5, "x".to_owned())];
-        let mice = [(7, "left".to_owned())];
-        let steps = in_order(untils.into_iter(), types.into_iter(), mice.into_iter());
+        let steps = in_order([
+            (3, Step::Until("a".into())),
+            (9, Step::Until("b".into())),
+            (5, Step::Type("x".into())),
+            (7, Step::Mouse("left".into())),
+        ]);
         assert_eq!(
             steps,
             [

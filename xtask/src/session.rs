@@ -41,6 +41,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// What a session is to do.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// How many virtual machines there are; 0 stands for one too.
+    pub vms: usize,
     /// Texts to wait for, keys to type and movements of the mouse.
     pub script: Vec<Step>,
     /// When to give up.
@@ -66,11 +68,11 @@ pub struct Summary {
     pub pictures: Vec<Picture>,
     /// The outer machine's screen at that moment, if there is a monitor.
     pub outer: Option<Picture>,
-    /// The report as JSON, if one was asked for and came.
+    /// The report as JSON, if one was asked for and came. That of several virtual machines is an object whose member `vms` has them.
     pub report: Option<String>,
-    /// The last lines on COM1.
+    /// The last lines on COM1 of the machine that has the focus.
     pub console: Vec<String>,
-    /// The rows of the text screen.
+    /// The rows of its text screen.
     pub screen: Vec<String>,
     /// How often the guest's machine was reset.
     pub resets: usize,
@@ -79,7 +81,7 @@ pub struct Summary {
 /// How a successful session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The guest switched its machine off.
+    /// The guest switched its machine off, or all guests theirs.
     PoweredOff,
     /// The last step of the script was done.
     ScriptDone,
@@ -100,20 +102,32 @@ enum Arrival {
     Closed,
 }
 
+/// What is known of a virtual machine.
+struct Machine {
+    watch: Watch,
+    /// Whether it has been switched off.
+    off: bool,
+}
+
 /// A conversation with Umbra.
 pub struct Session {
     to: emulator::Sender,
     arrivals: Receiver<Arrival>,
     /// Bytes that have come from Umbra.
     heard: Arc<AtomicU64>,
-    watch: Watch,
+    script: Vec<Step>,
+    /// What the virtual machines have shown.
+    machines: Vec<Machine>,
+    /// The machine that messages are about, and the one that has the focus, by index.
+    about: usize,
+    focus: usize,
     resets: usize,
     started: bool,
     closed: bool,
     picture: Option<Picture>,
     pictures: Vec<Picture>,
     outer: Option<Picture>,
-    report: Option<String>,
+    reports: Vec<String>,
     monitor: Option<Monitor>,
     /// The mouse's buttons that are held.
     held: u8,
@@ -133,14 +147,17 @@ impl Session {
             to: channel.to,
             arrivals,
             heard,
-            watch: Watch::new(script),
+            script: script.to_vec(),
+            machines: Vec::new(),
+            about: 0,
+            focus: 0,
             resets: 0,
             started: false,
             closed: false,
             picture: None,
             pictures: Vec::new(),
             outer: None,
-            report: None,
+            reports: Vec::new(),
             monitor: None,
             held: 0,
             steady: None,
@@ -175,16 +192,43 @@ impl Session {
                 result = Err(error);
             }
         }
+        let focus = self.focus;
+        let watch = &self.machine(focus).watch;
         Summary {
             result,
+            console: watch.console_tail(30),
+            screen: watch.screen_rows(),
             picture: self.picture,
             pictures: self.pictures,
             outer: self.outer,
-            report: self.report,
-            console: self.watch.console_tail(30),
-            screen: self.watch.screen_rows(),
+            report: match self.reports.len() {
+                0 | 1 => self.reports.pop(),
+                _ => Some(format!("{{\"vms\": [{}]}}", self.reports.join(", "))),
+            },
             resets: self.resets,
         }
+    }
+
+    /// The virtual machine of this index.
+    fn machine(&mut self, index: usize) -> &mut Machine {
+        while self.machines.len() <= index {
+            self.machines.push(Machine {
+                watch: Watch::new(&self.script),
+                off: false,
+            });
+        }
+        &mut self.machines[index]
+    }
+
+    /// Whether the machine that has the focus has shown `text`.
+    fn take(&mut self, text: &str) -> bool {
+        let focus = self.focus;
+        self.machine(focus).watch.take(text)
+    }
+
+    /// How many machines have been switched off.
+    fn off(&self) -> usize {
+        self.machines.iter().filter(|machine| machine.off).count()
     }
 
     /// Follows the script to its end, to the guest's, or to the deadline.
@@ -202,11 +246,15 @@ impl Session {
                 && let Some(step) = steps.front()
             {
                 match step {
-                    Step::Until(text) if self.watch.take(text) => {}
+                    Step::Until(text) if self.take(text) => {}
                     Step::Until(_) => break,
                     _ if !self.started => break,
                     Step::Type(text) => {
                         deeds.extend(keys::scancodes(text)?.into_iter().map(Deed::Keys))
+                    }
+                    Step::Focus(number) => {
+                        self.focus = number - 1;
+                        self.send(&Request::Focus(u8::try_from(*number)?))?;
                     }
                     Step::Mouse(words) => {
                         let movements = mouse::movements(words, &mut self.held)?;
@@ -241,9 +289,10 @@ impl Session {
                 wait = wait.min(next_deed.saturating_duration_since(now));
             }
             match self.receive(wait, console)? {
+                Some(Event::PowerOff) if self.off() < plan.vms => {}
                 Some(Event::PowerOff) => {
                     let fulfilled = steps.iter().all(|step| match step {
-                        Step::Until(text) => self.watch.take(text),
+                        Step::Until(text) => self.take(text),
                         _ => false,
                     });
                     return match fulfilled || waits_for_power_off {
@@ -252,7 +301,11 @@ impl Session {
                     };
                 }
                 Some(Event::Fatal(reason)) => {
-                    return Err(anyhow!("the guest's machine cannot go on: {reason}"));
+                    let which = match plan.vms {
+                        0 | 1 => String::new(),
+                        _ => format!(" {}", self.about + 1),
+                    };
+                    return Err(anyhow!("the guest's machine{which} cannot go on: {reason}"));
                 }
                 Some(Event::Refused(reason)) => return Err(Refused(reason).into()),
                 Some(_) => {}
@@ -306,8 +359,8 @@ impl Session {
             self.send(&Request::Report)?;
         }
         let mut silence = Silence::new(&self.heard);
-        while (plan.screenshot && self.picture.is_none()) || (plan.report && self.report.is_none())
-        {
+        let reports = if plan.report { plan.vms.max(1) } else { 0 };
+        while (plan.screenshot && self.picture.is_none()) || self.reports.len() < reports {
             self.receive(TICK, console)?;
             let what = if plan.screenshot && self.picture.is_none() {
                 "screenshot"
@@ -350,12 +403,19 @@ impl Session {
         };
         match message {
             Message::Console(bytes) => {
-                console(&bytes);
-                self.watch.console(&bytes);
+                let about = self.about;
+                if about == self.focus {
+                    console(&bytes);
+                }
+                self.machine(about).watch.console(&bytes);
             }
-            Message::Text(screen) => self.watch.screen(screen),
+            Message::Text(screen) => {
+                let about = self.about;
+                self.machine(about).watch.screen(screen);
+            }
             Message::Screenshot(picture) => self.picture = Some(picture),
-            Message::Report(json) => self.report = Some(json),
+            Message::Report(json) => self.reports.push(json),
+            Message::Vm(number) => self.about = usize::from(number) - 1,
             Message::Unknown(_) => {}
             Message::Event(Event::Ready) if self.started => {
                 return Err(anyhow!("Umbra itself was reset and started again"));
@@ -363,7 +423,16 @@ impl Session {
             Message::Event(event) => {
                 match event {
                     Event::Ready => self.started = true,
-                    Event::Reset => self.resets += 1,
+                    Event::Reset => {
+                        self.resets += 1;
+                        let about = self.about;
+                        self.machine(about).off = false;
+                    }
+                    Event::PowerOff => {
+                        let about = self.about;
+                        self.machine(about).off = true;
+                    }
+                    Event::Focus(number @ 1..) => self.focus = number - 1,
                     _ => {}
                 }
                 return Ok(Some(event));
@@ -565,6 +634,50 @@ mod tests {
             umbra.hear();
         });
         assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
+    }
+
+    #[test]
+    fn each_machine_is_watched_by_itself() {
+        let script = [until("A"), Step::Focus(2), until("A"), until("B")];
+        let plan = Plan {
+            vms: 2,
+            report: true,
+            ..plan(&script)
+        };
+        let (summary, heard) = converse(&plan, |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::vm(2));
+            umbra.say(&far::console(b"A B"));
+            umbra.say(&far::vm(1));
+            umbra.say(&far::console(b"A"));
+            assert_eq!(umbra.hear(), Some(Request::Focus(2)));
+            assert_eq!(umbra.hear(), Some(Request::Report));
+            umbra.say(&far::report("1"));
+            umbra.say(&far::report("2"));
+            assert_eq!(umbra.hear(), Some(Request::Quit));
+        });
+        assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+        assert_eq!(heard, b"A", "only the COM1 of the one with the focus");
+        assert_eq!(summary.report.unwrap(), "{\"vms\": [1, 2]}");
+    }
+
+    #[test]
+    fn a_run_ends_when_all_machines_are_off() {
+        let plan = Plan {
+            vms: 2,
+            ..plan(&[])
+        };
+        let (summary, heard) = converse(&plan, |umbra| {
+            umbra.say(&far::event("ready"));
+            umbra.say(&far::event("poweroff"));
+            umbra.say(&far::vm(2));
+            umbra.say(&far::event("focus 2"));
+            umbra.say(&far::console(b"x"));
+            umbra.say(&far::event("poweroff"));
+            umbra.hear();
+        });
+        assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
+        assert_eq!(heard, b"x");
     }
 
     #[test]

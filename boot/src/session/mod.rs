@@ -239,6 +239,7 @@ impl<B: VcpuBackend> Session<B> {
             self.console.turn_to(number);
             self.view.forget();
             control::set_focus(number);
+            control::event(number, &alloc::format!("focus {number}"));
         }
     }
 

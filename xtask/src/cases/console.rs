@@ -11,6 +11,7 @@ use crate::guests::Guest;
 use crate::media;
 use crate::run::Options;
 use crate::script::Step;
+use crate::vm::Vm;
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -92,12 +93,14 @@ fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     ];
     let kernel = Guest::CloudKernel.provide()?;
     let options = Options {
-        initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
-        // The last console is the shell's.
-        cmdline: "console=ttyS0 console=tty0 quiet".to_owned(),
-        cdroms,
         script,
-        ..Options::headless(&kernel)?
+        ..Options::headless(Vm {
+            initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+            // The last console is the shell's.
+            cmdline: "console=ttyS0 console=tty0 quiet".to_owned(),
+            cdroms,
+            ..Vm::of(&kernel)?
+        })
     };
     let log = case.look(&options, umbra, scratch)?.log;
     let log = fs::read_to_string(log)?;

@@ -28,6 +28,7 @@ use crate::run::{self, Options};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::Plan;
+use crate::vm::Vm;
 use crate::{attack, models, paths};
 
 /// UEFI firmware for the outer machine.
@@ -199,23 +200,22 @@ impl Case {
     pub fn run(&self, umbra: &Path) -> Result<()> {
         let scratch = tempfile::tempdir()?;
         match self.what {
-            What::Cd(guest) => self.run_once(
-                &Options::headless(&guest.provide()?)?,
-                umbra,
-                scratch.path(),
-            ),
+            What::Cd(guest) => {
+                let options = Options::headless(Vm::of(&guest.provide()?)?);
+                self.run_once(&options, umbra, scratch.path())
+            }
             What::Kernel(kernel, cmdline) => {
                 let disk = scratch.path().join("data.img");
                 fs::write(&disk, vec![0; 1 << 20])?;
-                let options = Options {
+                let options = Options::headless(Vm {
                     initrd: kernel
                         .initrd()
                         .map(|initrd| media::open_initrd(&initrd.provide()?))
                         .transpose()?,
                     disk: Some(media::open_disk(&disk)?),
                     cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
-                    ..Options::headless(&kernel.provide()?)?
-                };
+                    ..Vm::of(&kernel.provide()?)?
+                });
                 self.run_once(&options, umbra, scratch.path())
             }
             What::DiskTwice => {
@@ -225,7 +225,7 @@ impl Case {
                     let script = vec![until(&format!("GUEST-BOOTS {boots}")), until("GUEST-DONE")];
                     let options = Options {
                         script,
-                        ..Options::headless(&disk)?
+                        ..Options::headless(Vm::of(&disk)?)
                     };
                     self.run_once(&options, umbra, scratch.path())
                         .with_context(|| format!("boot {boots}"))?;
@@ -236,7 +236,7 @@ impl Case {
             What::Attack => {
                 let disk = scratch.path().join("attack.img");
                 attack::make(&disk)?;
-                self.run_once(&Options::headless(&disk)?, umbra, scratch.path())
+                self.run_once(&Options::headless(Vm::of(&disk)?), umbra, scratch.path())
             }
             What::Image(guest, firmware) => self
                 .run_image(
@@ -265,14 +265,17 @@ impl Case {
         let options = Options {
             rig: self.rig,
             cpu_model: models::choose(self.rig, self.cpu_model)?,
-            memory: self.memory,
+            vm: Vm {
+                memory: self.memory,
+                paging: self.paging,
+                shadow: self.shadow,
+                ..options.vm.clone()
+            },
             script,
             timeout: Some(Duration::from_secs(self.timeout)),
             screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
             report: Some(report.clone()),
             bus: self.bus,
-            paging: self.paging,
-            shadow: self.shadow,
             ..options.clone()
         };
         let mut console = Vec::new();
@@ -320,6 +323,7 @@ impl Case {
             display: None,
         };
         let plan = Plan {
+            vms: 1,
             script: self.script.clone(),
             timeout: Some(Duration::from_secs(self.timeout)),
             screenshot: true,

@@ -18,6 +18,7 @@ use crate::media;
 use crate::rig::{Forward, Net, Network};
 use crate::run::Options;
 use crate::serve::Server;
+use crate::vm::Vm;
 
 /// A script for iPXE, which says the address that the network has given it.
 const FETCHED: &str = "#!ipxe\necho fetched by ${net0/ip}\n";
@@ -85,8 +86,6 @@ fn linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             }],
             ..Network::default()
         },
-        initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
-        cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),
         script: vec![
             until("GUEST-NET 10.0.2.15"),
             until(&format!("GUEST-FETCHED {sum}")),
@@ -95,7 +94,11 @@ fn linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             // What is asked for when the page is there.
             until("response:404"),
         ],
-        ..Options::headless(&Guest::I386Kernel.provide()?)?
+        ..Options::headless(Vm {
+            initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
+            cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),
+            ..Vm::of(&Guest::I386Kernel.provide()?)?
+        })
     };
     let (answered, end) = (server.answered(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -211,7 +214,7 @@ fn boot_by_ipxe(
             keys(line),
             until(text),
         ],
-        ..Options::headless(&Guest::Ipxe.provide()?)?
+        ..Options::headless(Vm::of(&Guest::Ipxe.provide()?)?)
     };
     case.run_once(&options, umbra, scratch)
 }

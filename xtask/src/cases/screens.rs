@@ -13,6 +13,7 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::run::Options;
 use crate::script::Step;
+use crate::vm::Vm;
 use crate::{bare, gfxmenu, screens};
 
 /// These tests.
@@ -174,7 +175,9 @@ fn outer(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 impl Case {
     /// Follows the script with the CD `cd` in Umbra and in QEMU alone, and compares their pictures.
     fn compare(&self, cd: &Path, umbra: &Path, scratch: &Path) -> Result<()> {
-        let pictures = self.look(&Options::headless(cd)?, umbra, scratch)?.pictures;
+        let pictures = self
+            .look(&Options::headless(Vm::of(cd)?), umbra, scratch)?
+            .pictures;
         self.compare_with_qemu(cd, &pictures)
     }
 

@@ -11,6 +11,7 @@ use crate::media;
 use crate::run::Options;
 use crate::storage::crash::{Crash, DISK};
 use crate::storage::options;
+use crate::vm::Vm;
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -64,7 +65,7 @@ fn keep(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 
 /// With a CD in the drive: an empty disk is passed over, one that boots is booted.
 fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-    let cd = Options::headless(&Guest::GrubRescue.provide()?)?;
+    let cd = Vm::of(&Guest::GrubRescue.provide()?)?;
     let empty = media::make_disk(&scratch.join("empty.img"), Some(DISK))?;
     let bootable = scratch.join("bootable.img");
     fs::copy(Guest::LinuxDisk.provide()?, &bootable).context("cannot copy the disk")?;
@@ -73,9 +74,11 @@ fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         (media::open_disk(&bootable)?, "GUEST-BOOTS 1"),
     ] {
         let options = Options {
-            disk: Some(disk),
             script: vec![until(text)],
-            ..cd.clone()
+            ..Options::headless(Vm {
+                disk: Some(disk),
+                ..cd.clone()
+            })
         };
         case.run_once(&options, umbra, scratch)
             .with_context(|| format!("until {text}"))?;

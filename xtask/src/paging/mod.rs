@@ -25,6 +25,7 @@ use crate::outcome::{Interrupted, Refused, interrupted, refuse};
 use crate::progress::Step;
 use crate::rig::{Paging, Rig, Shadow};
 use crate::run::{self, Options};
+use crate::vm::Vm;
 use crate::work::{self, Done};
 use crate::{initrd, kernel, media};
 use comparison::{BOOT, Column, Comparison, Counts, Job, Memory, NATIVE};
@@ -268,19 +269,21 @@ impl Bench {
         let options = Options {
             rig: self.rig,
             cpu_model: self.cpu_model.clone(),
-            paging: if shadow.is_some() {
-                Paging::Shadow
-            } else {
-                Paging::Nested
-            },
-            shadow,
-            initrd: Some(media::open_initrd(initrd)?),
-            cmdline: CMDLINE.to_owned(),
-            memory: MEMORY,
             timeout: Some(timeout),
             report: Some(report.clone()),
             icount,
-            ..Options::headless(&self.kernel)?
+            ..Options::headless(Vm {
+                paging: if shadow.is_some() {
+                    Paging::Shadow
+                } else {
+                    Paging::Nested
+                },
+                shadow,
+                initrd: Some(media::open_initrd(initrd)?),
+                cmdline: CMDLINE.to_owned(),
+                memory: MEMORY,
+                ..Vm::of(&self.kernel)?
+            })
         };
         let start = Instant::now();
         let mut console = Vec::new();

@@ -209,12 +209,13 @@ impl Bench {
             work.join(","),
             self.seconds
         );
-        Ok(Options {
+        let mut options = Options {
             report: Some(self.scratch.path().join("report.json")),
             timeout: Some(Duration::from_secs(300)),
-            memory: 768 << 20,
             ..options(&self.initrd, &self.disk, &work)?
-        })
+        };
+        options.vm.memory = 768 << 20;
+        Ok(options)
     }
 
     /// A run in Umbra: what the guest said, and the report.
@@ -239,15 +240,15 @@ impl Bench {
     /// A run without Umbra.
     fn native(&self, work: &[&str]) -> Result<String> {
         let options = self.options(work)?;
-        let guest = options.guest.context("no guest")?;
+        let guest = options.vm.medium()?;
         let machine = Machine {
             rig: options.rig,
             cpu_model: options.cpu_model,
-            memory: options.memory,
+            memory: options.vm.memory,
             boot: Boot::Native {
                 kernel: guest.path,
                 initrd: Some(self.initrd.clone()),
-                cmdline: options.cmdline,
+                cmdline: options.vm.cmdline,
             },
             drives: vec![Drive {
                 serial: "umbra-disk".to_owned(),

@@ -139,8 +139,7 @@ impl Crash<'_> {
     /// It did not begin.
     pub fn run(&self, work: &str, after: Duration) -> Result<String> {
         let options = options(&self.initrd, &self.disk, work)?;
-        let guest = options.guest.clone().context("no guest")?;
-        let machine = run::machine(&options, &guest, self.umbra, None, self.scratch)?;
+        let machine = run::machine(&options, self.umbra, None, self.scratch)?;
         let mut emulator = emulator::start(&machine, &paths::new_log("crash")?)?;
         let session = Session::new(emulator.connect()?, &options.script);
         let (sender, receiver) = mpsc::channel();

@@ -14,6 +14,7 @@ use crate::guests::{self, Guest};
 use crate::initrd;
 use crate::media;
 use crate::run::Options;
+use crate::vm::Vm;
 
 /// What the guest does.
 const SCRIPT: &str = include_str!("guest.sh");
@@ -111,11 +112,11 @@ pub fn file_system_ram_disk(directory: &Path) -> Result<PathBuf> {
 ///
 /// A file is not what it should be.
 pub fn options(initrd: &Path, disk: &Path, work: &str) -> Result<Options> {
-    Ok(Options {
+    Ok(Options::headless(Vm {
         initrd: Some(media::open_initrd(initrd)?),
         disk: Some(media::open_disk(disk)?),
         cmdline: format!("console=ttyS0 quiet umbra.then=storage umbra.storage={work}"),
         memory: 512 << 20,
-        ..Options::headless(&Guest::CloudKernel.provide()?)?
-    })
+        ..Vm::of(&Guest::CloudKernel.provide()?)?
+    }))
 }

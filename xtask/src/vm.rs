@@ -1,0 +1,348 @@
+//! One virtual machine of a run: what boots in it, and what it is made of in the outer machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::cli::VmArgs;
+use crate::guests::Guest;
+use crate::media::{self, Kind, Medium};
+use crate::outcome::{Refused, refuse};
+use crate::rig::{Bus, Drive, MIB, Module, Paging, Rig, Shadow, parse_memory};
+
+/// A Linux kernel's command line if nothing else is said.
+const CMDLINE: &str = "console=tty0 console=ttyS0";
+/// Virtual machines of a run at most: as many as Umbra takes.
+pub const MOST: usize = 8;
+
+/// A virtual machine, with everything checked.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    /// What boots; nothing stands for the default guest, which is made when it is needed.
+    pub guest: Option<Medium>,
+    /// The RAM disk of a Linux kernel, and its length in bytes.
+    pub initrd: Option<(PathBuf, u64)>,
+    /// The command line of a Linux kernel.
+    pub cmdline: String,
+    /// The guest's memory in bytes.
+    pub memory: u64,
+    /// How the guest's memory is virtualized.
+    pub paging: Paging,
+    /// How shadow tables are kept, if that is not left to Umbra.
+    pub shadow: Option<Shadow>,
+    /// A further hard disk.
+    pub disk: Option<PathBuf>,
+    /// Further media for the CD-ROM drive.
+    pub cdroms: Vec<PathBuf>,
+}
+
+/// The words of `--vm`.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Words {
+    #[command(flatten)]
+    vm: VmArgs,
+}
+
+/// Reads the words of `--vm`, as a shell would.
+///
+/// # Errors
+///
+/// A [`Refused`] that says what is wrong with them.
+pub fn parse(line: &str) -> Result<VmArgs> {
+    let Some(words) = shlex::split(line) else {
+        refuse!("--vm {line:?}: a quotation mark is missing");
+    };
+    let words = Words::try_parse_from(words);
+    words.map(|words| words.vm).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        Refused(format!(
+            "--vm {line:?}: {}",
+            first.trim_start_matches("error: ")
+        ))
+        .into()
+    })
+}
+
+impl Vm {
+    /// Checks the options of the command line, for a machine of `rig`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`] that says what cannot be done.
+    pub fn check(args: &VmArgs, rig: Rig) -> Result<Vm> {
+        if args.shadow.is_some() && args.paging == Paging::Nested {
+            refuse!("--shadow goes with --paging shadow or alternate");
+        }
+        let memory = parse_memory(&args.memory)?;
+        let initrd = match (&args.initrd, &args.guest) {
+            (Some(path), _) => Some(media::open_initrd(path)?),
+            (None, Some(kernel)) => {
+                let own = named(kernel).and_then(Guest::initrd);
+                own.map(|guest| media::open_initrd(&guest.provide()?))
+                    .transpose()?
+            }
+            (None, None) => None,
+        };
+        if let Some(path) = &args.disk {
+            media::check_disk(path, disk_size(args)?)?;
+        }
+        let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
+        let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
+        if !cdroms.is_empty() && rig.is_bochs() {
+            refuse!("--cdrom goes with QEMU's machines");
+        }
+        let guest = args.guest.as_deref().map(open_guest).transpose()?;
+        match guest.as_ref().map(|guest| guest.kind) {
+            Some(Kind::Kernel { init_size }) => {
+                // The kernel unpacks itself at 16 MiB and needs its RAM disk above that, until it has unpacked that too.
+                let need =
+                    16 * MIB + init_size + 2 * initrd.as_ref().map_or(0, |&(_, length)| length);
+                if need > memory {
+                    refuse!(
+                        "--memory {} is too little for this kernel and initrd, which need {}M",
+                        args.memory,
+                        need.div_ceil(MIB)
+                    );
+                }
+            }
+            Some(Kind::Disk) if args.disk.is_some() => {
+                refuse!("--disk cannot go with a guest that is a disk image itself")
+            }
+            kind => {
+                if kind == Some(Kind::Disk)
+                    && let Some(medium) = &guest
+                {
+                    media::open_disk(&medium.path)?;
+                }
+                for (name, given) in [
+                    ("--initrd", initrd.is_some()),
+                    ("--cmdline", args.cmdline.is_some()),
+                ] {
+                    if given {
+                        refuse!("{name} needs a Linux kernel as the guest");
+                    }
+                }
+            }
+        }
+        Ok(Vm {
+            guest,
+            initrd,
+            cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
+            memory,
+            paging: args.paging,
+            shadow: args.shadow,
+            disk: None,
+            cdroms,
+        })
+    }
+
+    /// Opens the hard disk that the options name, and makes it if there is none. It is the one thing that is made: it comes when nothing
+    /// else can be wrong any more.
+    ///
+    /// # Errors
+    ///
+    /// The disk cannot be made.
+    pub fn add_disk(&mut self, args: &VmArgs) -> Result<()> {
+        let size = disk_size(args)?;
+        let disk = args.disk.as_deref();
+        self.disk = disk.map(|path| media::make_disk(path, size)).transpose()?;
+        Ok(())
+    }
+
+    /// A virtual machine with 1 GiB in which `guest` boots, as the tests and the benchmarks use them.
+    ///
+    /// # Errors
+    ///
+    /// The guest cannot boot.
+    pub fn of(guest: &Path) -> Result<Vm> {
+        Ok(Vm {
+            guest: Some(Medium::open(guest)?),
+            initrd: None,
+            cmdline: CMDLINE.to_owned(),
+            memory: 1024 * MIB,
+            paging: Paging::Nested,
+            shadow: None,
+            disk: None,
+            cdroms: Vec::new(),
+        })
+    }
+
+    /// The options for Umbra that are this machine's.
+    pub fn options(&self) -> String {
+        let memory = self.memory / MIB;
+        format!("memory={memory}M {}", self.paging.option(self.shadow))
+    }
+
+    /// What the outer machine gives Umbra for the virtual machine of this number (from 1), in which `guest` boots. `scratch` takes the
+    /// files that it needs.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written.
+    pub fn equip(&self, number: usize, guest: &Medium, bus: Bus, scratch: &Path) -> Result<Parts> {
+        let prefix = match number {
+            1 => String::new(),
+            _ => format!("vm{number}-"),
+        };
+        let mut parts = Parts::default();
+        let module = |role: &str, path: &Path| Module {
+            role: format!("{prefix}{role}"),
+            path: path.to_owned(),
+        };
+        let (cdrom, disk) = (
+            format!("umbra-{prefix}cdrom"),
+            format!("umbra-{prefix}disk"),
+        );
+        let drive = |serial: &str, path: &Path, writable, bus| Drive {
+            serial: serial.to_owned(),
+            path: path.to_owned(),
+            writable,
+            bus,
+        };
+        match guest.kind {
+            Kind::Cdrom => parts.drives.push(drive(&cdrom, &guest.path, false, bus)),
+            Kind::Disk => parts.drives.push(drive(&disk, &guest.path, true, bus)),
+            Kind::Kernel { .. } => {
+                parts.module_bytes += guest.length;
+                parts.modules.push(module("kernel", &guest.path));
+                if let Some((path, length)) = &self.initrd {
+                    parts.module_bytes += length;
+                    parts.modules.push(module("initrd", path));
+                }
+                let cmdline = scratch.join(format!("{prefix}guest-cmdline"));
+                fs::write(&cmdline, &self.cmdline)?;
+                parts.modules.push(module("cmdline", &cmdline));
+            }
+        }
+        let further = self.disk.iter().map(|path| drive(&disk, path, true, bus));
+        parts.drives.extend(further);
+        let first = if guest.kind == Kind::Cdrom { 2 } else { 1 };
+        let media = (first..).zip(&self.cdroms).map(|(number, path)| {
+            let serial = match number {
+                1 => cdrom.clone(),
+                _ => format!("{cdrom}{number}"),
+            };
+            // Umbra knows a disc by its serial number, which virtio gives it in full.
+            drive(&serial, path, false, Bus::Virtio)
+        });
+        parts.drives.extend(media);
+        Ok(parts)
+    }
+
+    /// The guest, which is made if it is the default one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn medium(&self) -> Result<Medium> {
+        match &self.guest {
+            Some(guest) => Ok(guest.clone()),
+            None => Medium::open(&Guest::DebianAmd64.provide()?),
+        }
+    }
+
+    /// The guest's name.
+    pub fn name(&self) -> String {
+        let name = self.guest.as_ref().and_then(|guest| guest.path.file_name());
+        name.map_or("default".into(), |name| name.to_string_lossy())
+            .into_owned()
+    }
+}
+
+/// What a virtual machine needs of the outer one.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// Boot modules.
+    pub modules: Vec<Module>,
+    /// Their bytes, small ones aside.
+    pub module_bytes: u64,
+    /// Drives.
+    pub drives: Vec<Drive>,
+}
+
+fn disk_size(args: &VmArgs) -> Result<Option<u64>> {
+    args.disk_size.as_deref().map(media::parse_size).transpose()
+}
+
+/// Opens a guest's file, or provides the test guest of that name where there is no such file.
+fn open_guest(path: &Path) -> Result<Medium> {
+    match named(path) {
+        Some(guest) => Medium::open(&guest.provide()?),
+        None => Medium::open(path),
+    }
+}
+
+/// The test guest that `path` names, if it names no file.
+fn named(path: &Path) -> Option<Guest> {
+    path.to_str()
+        .and_then(Guest::named)
+        .filter(|_| !path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_further_machine_are_those_of_the_first() {
+        let args = parse("'a b.iso' --memory 512M --paging shadow --cmdline 'x y'").unwrap();
+        assert_eq!(args.guest.as_deref(), Some(Path::new("a b.iso")));
+        assert_eq!(args.memory, "512M");
+        assert_eq!(args.paging, Paging::Shadow);
+        assert_eq!(args.cmdline.as_deref(), Some("x y"));
+        for (line, part) in [
+            ("'a", "quotation mark"),
+            ("a.iso --rig kvm", "--rig"),
+            ("a.iso b.iso", "b.iso"),
+            ("--disk-size 1G", "--disk"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.is::<Refused>(), "{line}");
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_second_machines_parts_have_its_number() {
+        let guest = |kind| Medium {
+            path: "/g".into(),
+            kind,
+            length: 100,
+        };
+        let vm = Vm {
+            guest: None,
+            initrd: Some(("/i".into(), 10)),
+            cmdline: "quiet".into(),
+            memory: 64 * MIB,
+            paging: Paging::Nested,
+            shadow: None,
+            disk: Some("/d".into()),
+            cdroms: vec!["/c".into(), "/e".into()],
+        };
+        let scratch = tempfile::tempdir().unwrap();
+        let parts = |number, kind| {
+            vm.equip(number, &guest(kind), Bus::Virtio, scratch.path())
+                .unwrap()
+        };
+        let serials = |parts: &Parts| -> Vec<String> {
+            parts.drives.iter().map(|d| d.serial.clone()).collect()
+        };
+        let first = parts(1, Kind::Cdrom);
+        assert_eq!(
+            serials(&first),
+            ["umbra-cdrom", "umbra-disk", "umbra-cdrom2", "umbra-cdrom3"]
+        );
+        let second = parts(2, Kind::Kernel { init_size: 0 });
+        assert_eq!(
+            serials(&second),
+            ["umbra-vm2-disk", "umbra-vm2-cdrom", "umbra-vm2-cdrom2"]
+        );
+        let roles: Vec<_> = second.modules.iter().map(|m| m.role.as_str()).collect();
+        assert_eq!(roles, ["vm2-kernel", "vm2-initrd", "vm2-cmdline"]);
+        assert_eq!(second.module_bytes, 110);
+    }
+}
