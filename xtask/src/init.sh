@@ -122,15 +122,32 @@ net() {
     httpd -f -v -p 80 -h /www > /dev/console 2>&1
 }
 
+# Serves a file to another guest and fetches the same file from it: from umbra.url=, with the address that umbra.address= names.
+meet() {
+    ifconfig lo 127.0.0.1
+    ifconfig eth0 "$address"
+    ping -c 1 10.0.2.2 > /dev/null && echo "GUEST-UPLINK"
+    mkdir /www
+    yes umbra | head -c 1000000 > /www/much
+    httpd -p 80 -h /www
+    # The other may not be ready yet.
+    until wget -q -O /much "$url"; do sleep 1; done
+    sum=$(md5sum < /much)
+    echo "GUEST-MET ${sum%% *}"
+}
+
 url=
+address=
 for word in $(cat /proc/cmdline); do
     case "$word" in
         umbra.url=*) url=${word#umbra.url=} ;;
+        umbra.address=*) address=${word#umbra.address=} ;;
     esac
 done
 case "$(cat /proc/cmdline)" in
     *umbra.then=storage*) exec sh /storage.sh ;;
     *umbra.then=net*) net ;;
+    *umbra.then=meet*) meet ;;
     *umbra.then=tables*) tables; poweroff -f ;;
     *umbra.then=load*) load; poweroff -f ;;
     *umbra.then=poweroff*) poweroff -f ;;
