@@ -157,6 +157,16 @@ pub fn save_host(host: &mut Vmcb) {
     unsafe { asm!("vmsave rax", in("rax") address(host).0, options(nostack, preserves_flags)) };
 }
 
+/// Reads XCR0, on a CPU that has it and with CR4.OSXSAVE set.
+pub fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading has no effect.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Loads XCR0. `value` must be valid for this CPU: the caller has checked it against CPUID.
 pub fn write_xcr0(value: u64) {
     // SAFETY: ring 0 with CR4.OSXSAVE set; a valid value changes no register contents.

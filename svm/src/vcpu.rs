@@ -57,8 +57,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
-    /// Debug registers 0 to 3 while the guest is put aside.
-    debug_addresses: [u64; 4],
+    /// Debug registers 0 to 3 of a guest that is put aside.
+    aside: Option<[u64; 4]>,
     /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
     overdue: bool,
     /// The next entry flushes this guest's translations.
@@ -101,7 +101,7 @@ impl SvmVcpu {
             fx,
             context,
             xcr0: 1,
-            debug_addresses: [0; 4],
+            aside: None,
             overdue: false,
             flush_linear: false,
             _iopm: iopm,
@@ -407,7 +407,12 @@ impl VcpuBackend for SvmVcpu {
         }
     }
     fn xcr0(&self) -> u64 {
-        self.xcr0
+        // QEMU lets the guest set it without an exit: the CPU's own is the guest's.
+        if self.features.xsave && self.aside.is_none() {
+            hw::xcr0()
+        } else {
+            self.xcr0
+        }
     }
     fn set_xcr0(&mut self, value: u64) {
         if self.features.xsave {
@@ -426,11 +431,12 @@ impl VcpuBackend for SvmVcpu {
 
     fn put_aside(&mut self) {
         // Everything else is in the control block, the context and the FPU state.
-        self.debug_addresses = [0, 1, 2, 3].map(hw::debug_address);
+        self.xcr0 = self.xcr0();
+        self.aside = Some([0, 1, 2, 3].map(hw::debug_address));
     }
 
     fn take_up(&mut self) {
-        for (n, value) in (0..).zip(self.debug_addresses) {
+        for (n, value) in (0..).zip(self.aside.take().unwrap_or_default()) {
             hw::set_debug_address(n, value);
         }
     }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use crate::deb;
 
 const SOURCE: &str = include_str!("attack.s");
+/// The beginning of programs in protected mode.
+const PROTECTED: &str = include_str!("protected.s");
 /// The code: a boot sector and the three sectors that it loads.
 const CODE: usize = 2048;
 /// The image: enough for a BIOS to take it for a disk.
@@ -20,7 +22,18 @@ const IMAGE: usize = 1 << 20;
 ///
 /// It cannot be assembled or written.
 pub fn make(path: &Path) -> Result<()> {
-    assemble(SOURCE, CODE, path)
+    assemble_protected(SOURCE, CODE, path)
+}
+
+/// As [`assemble`], of a program that begins in protected mode.
+///
+/// # Errors
+///
+/// It cannot be assembled or written.
+pub fn assemble_protected(program: &str, len: usize, path: &Path) -> Result<()> {
+    let loaded = len / 512 - 1;
+    let whole = format!(".set LOADED, {loaded}\n{PROTECTED}{program}");
+    assemble(&whole, len, path)
 }
 
 /// Makes a disk image in `path` whose first `len` bytes are the assembled `program`, a boot sector and what it loads.

@@ -1,54 +1,11 @@
-# A guest that attacks: a boot sector and three more sectors which in protected mode read and write random ports, model-specific
-# registers, control registers and device memory, and execute the instructions of hypervisors. It says on COM1 how it goes.
+# A guest that attacks: behind `protected.s`, it reads and writes random ports, model-specific registers, control registers and device
+# memory, and executes the instructions of hypervisors. It says on COM1 how it goes.
 # Everything random comes from one fixed seed. Left out is only what lets a guest end or overwrite itself: reset and power
 # registers, DMA engines, configuration space, its own console, and interrupt commands.
 
-    .intel_syntax noprefix
     .set ROUNDS, 20000
-    .set STACK, 0x7c00
     .set IDT, 0x9000
 
-    .code16
-    .globl _start
-_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov sp, STACK
-    mov ax, 0x0203                  # read three sectors behind this one
-    mov bx, 0x7e00
-    mov cx, 2
-    mov dh, 0
-    int 0x13
-    cli
-    lgdt [gdt_pointer]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0xea                      # jmp 8:protected
-    .word protected, 8
-
-    .balign 8
-gdt:
-    .quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff
-gdt_pointer:
-    .word 23
-    .long gdt
-
-    .org 510
-    .byte 0x55, 0xaa
-
-    .code32
-protected:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov fs, ax
-    mov gs, ax
-    mov ss, ax
-    mov esp, STACK
     mov edi, IDT                    # every vector notes itself by its gate and goes on at [resume]
     mov ecx, 256
     mov edx, offset trap

@@ -35,6 +35,7 @@ mod paging;
 mod paths;
 mod progress;
 mod qemu;
+mod registers;
 mod rig;
 mod run;
 mod screen;

@@ -5,6 +5,7 @@
 mod checks;
 mod console;
 mod list;
+mod machines;
 mod network;
 mod refusal;
 mod screens;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Case> {
     all.extend(network::cases());
     all.extend(storage::cases());
     all.extend(console::cases());
+    all.extend(machines::cases());
     all.extend(screens::cases());
     all
 }

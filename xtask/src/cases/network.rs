@@ -15,9 +15,8 @@ use super::{Case, What, by_hand, case, keys, until};
 use crate::deb;
 use crate::guests::Guest;
 use crate::media;
-use crate::rig::{Forward, Net, Network, Paging};
+use crate::rig::{Forward, Net, Network};
 use crate::run::Options;
-use crate::script::Step;
 use crate::serve::Server;
 use crate::vm::Vm;
 
@@ -64,56 +63,7 @@ pub(super) fn cases() -> Vec<Case> {
             256,
             300,
         ),
-        net(
-            "two-vms-see-each-other",
-            &[Guest::I386Kernel, Guest::I386Initrd],
-            meet,
-            128,
-            400,
-        ),
     ]
-}
-
-/// Two guests on one Umbra: each reaches the host's network, and fetches a file from the other. One is under nested paging, the other
-/// under shadow paging.
-fn meet(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-    let file = scratch.join("much");
-    fs::write(
-        &file,
-        b"umbra\n"
-            .repeat(200_000)
-            .get(..1_000_000)
-            .unwrap_or_default(),
-    )?;
-    let met = until(&format!("GUEST-MET {}", md5(&file)?));
-    let addresses = ["10.0.2.101", "10.0.2.102"];
-    let vm = |own: &str, other: &str, paging| -> Result<Vm> {
-        let words = format!("umbra.then=meet umbra.address={own} umbra.url=http://{other}/much");
-        Ok(Vm {
-            initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
-            cmdline: format!("console=tty0 console=ttyS0 quiet {words}"),
-            memory: case.memory,
-            paging,
-            ..Vm::of(&Guest::I386Kernel.provide()?)?
-        })
-    };
-    let [one, two] = addresses;
-    let options = Options {
-        network: Network {
-            net: Net::User,
-            ..Network::default()
-        },
-        script: vec![
-            until("GUEST-UPLINK"),
-            met.clone(),
-            Step::Focus(2),
-            until("GUEST-UPLINK"),
-            met,
-        ],
-        others: vec![vm(two, one, Paging::Shadow)?],
-        ..Options::headless(vm(one, two, Paging::Nested)?)
-    };
-    case.run_once(&options, umbra, scratch)
 }
 
 /// Linux with its ne2k-pci driver: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
@@ -201,7 +151,7 @@ fn random(len: usize) -> Vec<u8> {
 }
 
 /// The MD5 sum of a file, in hexadecimal, by this machine's own program.
-fn md5(path: &Path) -> Result<String> {
+pub(super) fn md5(path: &Path) -> Result<String> {
     let output = Command::new("md5sum")
         .arg(path)
         .output()

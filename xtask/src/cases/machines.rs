@@ -1,0 +1,153 @@
+//! Several virtual machines on one Umbra.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::network::md5;
+use super::{Case, What, case, keys, on, until};
+use crate::guests::Guest;
+use crate::rig::{Net, Network, Paging, Rig};
+use crate::run::Options;
+use crate::script::Step;
+use crate::vm::Vm;
+use crate::{media, registers};
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    let own = |name, guests, procedure, memory, timeout| {
+        case(
+            name,
+            What::Own(guests, procedure),
+            memory,
+            timeout,
+            &[],
+            &[],
+        )
+    };
+    let keep = |name| own(name, &[], keep_registers, 64, 300);
+    vec![
+        own(
+            "two-vms-see-each-other",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            meet,
+            128,
+            400,
+        ),
+        own(
+            "console-turns-between-vms",
+            &[Guest::GrubRescue, Guest::MemtestX64],
+            turn,
+            64,
+            200,
+        ),
+        keep("two-vms-keep-their-registers"),
+        on(
+            Rig::BochsVmx,
+            None,
+            keep("bochs-vmx-two-vms-keep-their-registers"),
+        ),
+    ]
+}
+
+/// Two guests that have their registers full, each with its own values.
+fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let vm = |name: &str, pattern, paging| -> Result<Vm> {
+        let disk = scratch.join(name);
+        registers::make(&disk, pattern)?;
+        Ok(Vm {
+            memory: case.memory,
+            paging,
+            ..Vm::of(&disk)?
+        })
+    };
+    let kept = || until("KEPT");
+    let options = Options {
+        script: vec![
+            kept(),
+            Step::Focus(2),
+            kept(),
+            kept(),
+            Step::Focus(1),
+            kept(),
+        ],
+        others: vec![vm("two.img", 0x0f1e_2d3c, Paging::Shadow)?],
+        ..Options::headless(vm("one.img", 0x5a69_7887, Paging::Nested)?)
+    };
+    case.run_once(&options, umbra, scratch)
+}
+
+/// Two guests on one Umbra: each reaches the host's network, and fetches a file from the other. One is under nested paging, the other
+/// under shadow paging.
+fn meet(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let file = scratch.join("much");
+    fs::write(
+        &file,
+        b"umbra\n"
+            .repeat(200_000)
+            .get(..1_000_000)
+            .unwrap_or_default(),
+    )?;
+    let met = until(&format!("GUEST-MET {}", md5(&file)?));
+    let addresses = ["10.0.2.101", "10.0.2.102"];
+    let vm = |own: &str, other: &str, paging| -> Result<Vm> {
+        let words = format!("umbra.then=meet umbra.address={own} umbra.url=http://{other}/much");
+        Ok(Vm {
+            initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
+            cmdline: format!("console=tty0 console=ttyS0 quiet {words}"),
+            memory: case.memory,
+            paging,
+            ..Vm::of(&Guest::I386Kernel.provide()?)?
+        })
+    };
+    let [one, two] = addresses;
+    let options = Options {
+        network: Network {
+            net: Net::User,
+            ..Network::default()
+        },
+        script: vec![
+            until("GUEST-UPLINK"),
+            met.clone(),
+            Step::Focus(2),
+            until("GUEST-UPLINK"),
+            met,
+        ],
+        others: vec![vm(two, one, Paging::Shadow)?],
+        ..Options::headless(vm(one, two, Paging::Nested)?)
+    };
+    case.run_once(&options, umbra, scratch)
+}
+
+/// Two guests: the console turns to the second and switches it off, and the first goes on.
+fn turn(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let console = || keys("\\{ctrl-alt-esc}");
+    let script = vec![
+        until("GNU GRUB"),
+        console(),
+        until("umbra>"),
+        keys("vm 3\\nvm 2\\nlist\\n"),
+        until("there is no such VM"),
+        until("2 * running"),
+        console(),
+        until("Memtest86+"),
+        console(),
+        keys("off\\nvm 1\\nlist\\n"),
+        until("2   off"),
+        console(),
+        keys("c"),
+        until("grub>"),
+        keys("echo a$grub_platform-$grub_cpu\\n"),
+        until("apc-i386"),
+    ];
+    let options = Options {
+        script,
+        others: vec![Vm {
+            memory: case.memory,
+            ..Vm::of(&Guest::MemtestX64.provide()?)?
+        }],
+        ..Options::headless(Vm::of(&Guest::GrubRescue.provide()?)?)
+    };
+    case.run_once(&options, umbra, scratch)
+}

@@ -1,0 +1,47 @@
+# The beginning of a program in protected mode: a boot sector that loads the sectors behind it and enters flat 32-bit segments, with
+# paging and interrupts off. What is assembled behind it follows `protected`. LOADED is the number of those sectors.
+
+    .intel_syntax noprefix
+    .set STACK, 0x7c00
+
+    .code16
+    .globl _start
+_start:
+    cli
+    xor ax, ax
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov sp, STACK
+    mov ax, 0x0200 + LOADED         # read the sectors behind this one
+    mov bx, 0x7e00
+    mov cx, 2
+    mov dh, 0
+    int 0x13
+    cli
+    lgdt [gdt_pointer]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    .byte 0xea                      # jmp 8:protected
+    .word protected, 8
+
+    .balign 8
+gdt:
+    .quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff
+gdt_pointer:
+    .word 23
+    .long gdt
+
+    .org 510
+    .byte 0x55, 0xaa
+
+    .code32
+protected:
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov fs, ax
+    mov gs, ax
+    mov ss, ax
+    mov esp, STACK
