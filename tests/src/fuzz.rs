@@ -24,6 +24,7 @@ use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux;
 use npt_shadow::Algorithm;
 use std::sync::Arc;
+use switch::{FRAME, Queue, Switch};
 
 /// One instruction in any state: a fault must leave the registers as they were.
 pub fn emulator(data: &[u8]) {
@@ -515,4 +516,37 @@ pub fn console(data: &[u8]) {
         }
     }
     assert_eq!(screen.cells().len(), COLUMNS * ROWS);
+}
+
+/// Frames at the switch's ports, from whoever is there: two guests, whose frames wait in queues, and the network outside.
+pub fn switch(data: &[u8]) {
+    const GUESTS: [switch::Address; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+    let mut switch = Switch::default();
+    switch.plug(None).unwrap();
+    let ports = GUESTS.map(|address| switch.plug(Some(address)).unwrap());
+    let mut queues = [(); 2].map(|()| Queue::new(4));
+    let (mut feed, mut now) = (Feed::new(data), 0);
+    while !feed.is_empty() {
+        now += u64::from(feed.u8()) << 10;
+        let from = usize::from(feed.u8() % 4);
+        let len = usize::from(feed.u16()) % (FRAME + 8);
+        let frame = feed.bytes(len);
+        let to = switch.forward(from, frame, now);
+        assert!(!to.contains(from));
+        for (index, (queue, port)) in queues.iter_mut().zip(ports).enumerate() {
+            // A guest's frames come to it, unless they come from it; another's address is of no use to anybody.
+            if from <= 2 && frame.len() >= 14 && frame[..6] == GUESTS[index] && frame[6] & 1 == 0 {
+                let stolen = (0..).zip(GUESTS).find(|(_, own)| frame[6..12] == own[..]);
+                let allowed = stolen.is_none_or(|(owner, _)| ports[owner] == from);
+                assert_eq!(to.contains(port), allowed && from != port);
+            }
+            if to.contains(port) {
+                queue.put(frame);
+            }
+        }
+        if feed.u8() & 1 != 0 {
+            let mut buffer = [0; FRAME];
+            queues[0].take(&mut buffer);
+        }
+    }
 }

@@ -67,6 +67,11 @@ fn random_bios_image_is_placed_below_1_mib_or_refused() {
 }
 
 #[test]
+fn switch_survives_whatever_frames_say() {
+    feed(fuzz::switch, 1_000, 20_000);
+}
+
+#[test]
 fn console_survives_whatever_is_typed() {
     feed(fuzz::console, 1_000, 4_096);
 }
