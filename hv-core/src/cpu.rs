@@ -76,6 +76,7 @@ pub trait VcpuBackend: Send {
     /// Makes that blocking what an instruction completed by us leaves.
     fn set_interrupt_shadow(&mut self, shadow: Shadow);
     /// Ends that blocking.
+    #[inline(always)]
     fn clear_interrupt_shadow(&mut self) {
         self.set_interrupt_shadow(Shadow::None);
     }

@@ -81,7 +81,7 @@ impl<F: Frames> Paging<F> {
 }
 
 impl<F: Frames> Mmu for Paging<F> {
-    #[inline]
+    #[inline(always)]
     fn root(&mut self) -> (Hpa, TlbFlush) {
         either!(&mut self.used, mmu => mmu.root())
     }

@@ -417,6 +417,8 @@ impl<F: Frames> ShadowMmu<F> {
 }
 
 impl<F: Frames> Mmu for ShadowMmu<F> {
+    // Not among what every exit under nested paging goes through too.
+    #[inline(never)]
     fn root(&mut self) -> (Hpa, TlbFlush) {
         if let Some(writes) = self.memory.take()
             && !mutant(Mutant::WritesUnnoticed)
