@@ -445,14 +445,16 @@ impl VcpuBackend for SvmVcpu {
         self.encode(entry);
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
         let mut exit = decode(&self.vmcb, &self.features);
+        self.overdue = false;
         let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        if self.features.inject_virtual && waiting && !entry.irq_window {
+        if waiting && self.features.inject_virtual && !entry.irq_window {
             let interruptible = self.rflags() & Rflags::IF.bits() != 0;
             not_delivered(&mut exit, entry.inject, interruptible);
+            // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT
+            // and CLI would never take one.
+            let halted = matches!(exit.reason, ExitReason::Hlt);
+            self.overdue = halted && exit.untaken.is_some();
         }
-        // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT
-        // and CLI would never take one.
-        self.overdue = exit.reason == ExitReason::Hlt && exit.untaken.is_some();
         exit
     }
 

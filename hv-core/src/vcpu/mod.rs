@@ -45,7 +45,7 @@ use alloc::sync::Arc;
 pub enum Stop {
     /// A host interrupt waits to be let in.
     HostInterrupt,
-    /// The guest has halted and nothing is due before this moment.
+    /// The guest has halted and nothing is due before this moment, when the caller has to run it again.
     Idle(VmTime),
     /// The guest asked for a reset or to be switched off, or its CPU shut down.
     Power(PowerAction),
@@ -217,9 +217,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                         Some(i) => i,
                         None => {
                             self.account(self.clock.ticks());
-                            let until = self.bus.deadline().min(self.service_at);
-                            self.clock.arm(until, self.now);
-                            return Stop::Idle(until);
+                            return Stop::Idle(self.bus.deadline().min(self.service_at));
                         }
                     }
                 } else {
