@@ -1,28 +1,89 @@
-//! The host's virtio disks: where the guest's media come from when they are not boot-loader modules.
+//! The host's virtio disks: where the guest's media come from when they are not boot-loader modules. VIRTIO 1.2, 5.2, "Block Device".
 //!
-//! A request is given to the disk and the guest runs on; the disk's interrupt says that it is over. Only flushes are waited for.
+//! A request is given to the disk and the guest runs on; the disk's interrupt says that it is over. The memory of a request may be the
+//! guest's own: its pieces are the buffers that the disk works on, so that nobody copies.
 
 use crate::virtio::{self, HostHal, HostTransport, Interrupt};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
+use bitflags::bitflags;
+use core::slice;
 use core::sync::atomic::{AtomicBool, Ordering};
-use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockOp, BlockRequest};
+use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp, BlockRequest};
+use hv_core::mem::Piece;
 use spin::Mutex;
-use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
-use virtio_drivers::transport::DeviceType;
+use virtio_drivers::device::common::Feature;
+use virtio_drivers::queue::VirtQueue;
+use virtio_drivers::transport::{DeviceType, Transport};
+
+bitflags! {
+    /// Feature bits of block devices (5.2.3), and those of all devices that are used here.
+    #[derive(Clone, Copy, Debug)]
+    struct Features: u64 {
+        /// The number of buffers of a request is limited by `seg_max`.
+        const SEG_MAX = 1 << 2;
+        /// It cannot be written.
+        const RO = 1 << 5;
+        /// It has a cache, which a command flushes.
+        const FLUSH = 1 << 9;
+        const INDIRECT_DESC = Feature::RING_INDIRECT_DESC.bits();
+        const VERSION_1 = Feature::VERSION_1.bits();
+    }
+}
+
+/// The only queue.
+const QUEUE: u16 = 0;
+const QUEUE_SIZE: usize = 128;
+/// Most buffers of data of a request: the header and the status have a descriptor each.
+const DATA_BUFFERS: usize = QUEUE_SIZE - 2;
+
+/// Offsets in the configuration (5.2.4, "Device configuration layout").
+const CAPACITY: usize = 0;
+const SEG_MAX: usize = 12;
+
+/// Types of requests (5.2.6, "Device Operation").
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+/// The status of a request that has succeeded.
+const OK: u8 = 0;
+/// A status that no device gives.
+const NO_STATUS: u8 = 0xff;
+
+/// The header of a request: type, reserved, sector.
+type Header = [u8; 16];
+
+fn header(kind: u32, sector: u64) -> Header {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    header
+}
 
 /// A request that the disk has.
 struct Asked {
     token: u16,
     request: BlockRequest,
-    header: Box<BlkReq>,
-    answer: Box<BlkResp>,
+    frame: Box<Frame>,
+}
+
+/// What a request has besides its data.
+struct Frame {
+    header: Header,
+    status: [u8; 1],
 }
 
 struct Device {
-    blk: VirtIOBlk<HostHal, HostTransport>,
+    transport: HostTransport,
+    queue: VirtQueue<HostHal, QUEUE_SIZE>,
+    features: Features,
+    sectors: u64,
+    /// Most buffers of data of a request.
+    data_buffers: usize,
     /// How it says that a request is over. None: it does not.
     interrupt: Option<Interrupt>,
     asked: Option<Asked>,
@@ -36,104 +97,172 @@ static DISKS: Mutex<Vec<Arc<Mutex<Device>>>> = Mutex::new(Vec::new());
 /// A disk has interrupted because a request is over.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
 
+/// The buffers of a request, as the queue wants them: those that the disk reads, and those that it writes.
+type Buffers<'a> = (Vec<&'a [u8]>, Vec<&'a mut [u8]>);
+
+/// The buffers of a request; None: its memory is not what it should be.
+///
+/// # Safety
+/// The pieces of guest memory in the request are RAM (or ROM, for a write) of the guest. What the buffers hold may not be accessed.
+unsafe fn buffers<'a>(request: &'a mut BlockRequest, frame: &'a mut Frame) -> Option<Buffers<'a>> {
+    let mut read: Vec<&[u8]> = vec![&frame.header];
+    let mut written: Vec<&mut [u8]> = Vec::new();
+    match (request.op, &mut request.memory) {
+        (BlockOp::Flush, _) => {}
+        (BlockOp::Read, BlockMemory::Buffer { buffer, part }) => {
+            written.push(buffer.get_mut(part.clone())?);
+        }
+        (BlockOp::Write, BlockMemory::Buffer { buffer, part }) => {
+            read.push(buffer.get(part.clone())?);
+        }
+        (BlockOp::Read, BlockMemory::Guest(pieces)) => {
+            // SAFETY: host memory is mapped at its physical address, and by the caller's promise this is the guest's. The guest may change
+            // it, but the slice only carries its address and length to the queue: nobody looks at what it holds.
+            let slice = |p: &Piece| unsafe { slice::from_raw_parts_mut(p.hpa.0 as *mut u8, p.len) };
+            written.extend(pieces.iter().map(slice));
+        }
+        (BlockOp::Write, BlockMemory::Guest(pieces)) => {
+            // SAFETY: as above.
+            let slice = |p: &Piece| unsafe { slice::from_raw_parts(p.hpa.0 as *const u8, p.len) };
+            read.extend(pieces.iter().map(slice));
+        }
+    }
+    written.push(&mut frame.status);
+    Some((read, written))
+}
+
+fn result(status: [u8; 1]) -> Result<(), BlockError> {
+    (status == [OK]).then_some(()).ok_or(BlockError)
+}
+
 impl Device {
+    /// Sets the device up.
+    fn new(
+        mut transport: HostTransport,
+        interrupt: Option<Interrupt>,
+    ) -> virtio_drivers::Result<Self> {
+        let features = transport.begin_init(Features::all());
+        let word = |offset| transport.read_config_space::<u32>(offset);
+        let sectors = transport.read_consistent(|| {
+            Ok(u64::from(word(CAPACITY)?) | u64::from(word(CAPACITY + 4)?) << 32)
+        })?;
+        let data_buffers = if features.contains(Features::SEG_MAX) {
+            DATA_BUFFERS.min(word(SEG_MAX)? as usize)
+        } else {
+            1
+        };
+        let indirect = features.contains(Features::INDIRECT_DESC);
+        let queue = VirtQueue::new(&mut transport, QUEUE, indirect, false)?;
+        transport.finish_init();
+        Ok(Self {
+            transport,
+            queue,
+            features,
+            sectors,
+            data_buffers,
+            interrupt,
+            asked: None,
+        })
+    }
+
+    /// Has a request carried out and waits for it. The disk reads `out` and writes `data`.
+    fn wait(
+        &mut self,
+        header: Header,
+        out: Option<&[u8]>,
+        data: Option<&mut [u8]>,
+    ) -> Result<(), BlockError> {
+        let mut status = [NO_STATUS];
+        let head: &[u8] = &header;
+        let read: Vec<&[u8]> = [head].into_iter().chain(out).collect();
+        let mut written: Vec<&mut [u8]> = data.into_iter().chain([&mut status[..]]).collect();
+        self.queue
+            .add_notify_wait_pop(&read, &mut written, &mut self.transport)
+            .map_err(|_| BlockError)?;
+        result(status)
+    }
+
+    /// The disk's serial number (5.2.6): up to 20 characters.
+    fn serial(&mut self) -> String {
+        let mut id = [0; 20];
+        let asked = self.wait(header(GET_ID, 0), None, Some(&mut id));
+        let text = if asked.is_ok() { &id[..] } else { &[] };
+        String::from_utf8_lossy(text).trim_end_matches('\0').into()
+    }
+
+    fn flush(&mut self) -> Result<(), BlockError> {
+        if !self.features.contains(Features::FLUSH) {
+            return Ok(());
+        }
+        self.wait(header(FLUSH, 0), None, None)
+    }
+
+    /// Whether the disk will interrupt when a request is over.
+    fn answers(&self, request: &BlockRequest) -> bool {
+        let understands = request.op != BlockOp::Flush || self.features.contains(Features::FLUSH);
+        self.interrupt.is_some() && understands
+    }
+
     /// Gives the disk a request. What it refuses is returned.
     fn ask(&mut self, mut request: BlockRequest) -> Result<(), BlockRequest> {
-        let (mut header, mut answer) = (Box::<BlkReq>::default(), Box::<BlkResp>::default());
-        let sector = request.sector as usize;
-        let Some(part) = request.buffer.get_mut(request.part.clone()) else {
+        let kind = match request.op {
+            BlockOp::Read => IN,
+            BlockOp::Write => OUT,
+            BlockOp::Flush => FLUSH,
+        };
+        let mut frame = Box::new(Frame {
+            header: header(kind, request.sector),
+            status: [NO_STATUS],
+        });
+        // SAFETY: a device model makes pieces only of what guest memory has answered for RAM. All buffers stay where they are and are not
+        // looked at before the request is over: they lie in boxes, which are kept until then, or are the guest's memory, which is given to
+        // nobody else as long as the guest has this disk.
+        let token = unsafe {
+            buffers(&mut request, &mut frame)
+                .and_then(|(read, mut written)| self.queue.add(&read, &mut written).ok())
+        };
+        let Some(token) = token else {
             return Err(request);
         };
-        // SAFETY: the three lie in boxes, which stay where they are and are not looked at before the request is over.
-        let token = unsafe {
-            match request.op {
-                BlockOp::Read => self
-                    .blk
-                    .read_blocks_nb(sector, &mut header, part, &mut answer),
-                BlockOp::Write => self
-                    .blk
-                    .write_blocks_nb(sector, &mut header, part, &mut answer),
-            }
-        };
-        match token {
-            Ok(token) => {
-                self.asked = Some(Asked {
-                    token,
-                    request,
-                    header,
-                    answer,
-                });
-                Ok(())
-            }
-            Err(_) => Err(request),
+        if self.queue.should_notify() {
+            self.transport.notify(QUEUE);
         }
+        self.asked = Some(Asked {
+            token,
+            request,
+            frame,
+        });
+        Ok(())
     }
 
     /// The request, if it is over.
     fn answer(&mut self) -> Option<BlockDone> {
         let token = self.asked.as_ref()?.token;
-        if self.blk.peek_used() != Some(token) {
+        if self.queue.peek_used() != Some(token) {
             return None;
         }
         let Asked {
             mut request,
-            header,
-            mut answer,
+            mut frame,
             ..
         } = self.asked.take()?;
-        let part = request.buffer.get_mut(request.part.clone())?;
         // SAFETY: these are the buffers of the request.
-        let result = unsafe {
-            match request.op {
-                BlockOp::Read => self
-                    .blk
-                    .complete_read_blocks(token, &header, part, &mut answer),
-                BlockOp::Write => self
-                    .blk
-                    .complete_write_blocks(token, &header, part, &mut answer),
-            }
+        let popped = unsafe {
+            buffers(&mut request, &mut frame)
+                .map(|(read, mut written)| self.queue.pop_used(token, &read, &mut written))
         };
-        Some((request, result.map_err(|_| BlockError)))
+        let result = match popped {
+            Some(Ok(_)) => result(frame.status),
+            _ => Err(BlockError),
+        };
+        Some((request, result))
     }
-}
 
-/// A virtio disk.
-pub struct VirtioDisk(Arc<Mutex<Device>>);
-
-impl BlockBackend for VirtioDisk {
-    fn sectors(&self) -> u64 {
-        self.0.lock().blk.capacity()
-    }
-    fn read_only(&self) -> bool {
-        self.0.lock().blk.readonly()
-    }
-    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        let blk = &mut self.0.lock().blk;
-        blk.read_blocks(sector as usize, buf)
-            .map_err(|_| BlockError)
-    }
-    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        let blk = &mut self.0.lock().blk;
-        blk.write_blocks(sector as usize, buf)
-            .map_err(|_| BlockError)
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        self.0.lock().blk.flush().map_err(|_| BlockError)
-    }
-    fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
-        let silent = self.0.lock().interrupt.is_none();
-        if silent {
-            let result = request.perform(self);
-            return Some((request, result));
-        }
-        let refused = self.0.lock().ask(request).err()?;
-        Some((refused, Err(BlockError)))
-    }
+    /// The request that was begun, if it is over; with `wait`, it is waited for.
     fn finish(&mut self, wait: bool) -> Option<BlockDone> {
-        let mut device = self.0.lock();
-        device.asked.as_ref()?;
+        self.asked.as_ref()?;
         loop {
-            let done = device.answer();
+            let done = self.answer();
             if done.is_some() || !wait {
                 return done;
             }
@@ -142,11 +271,54 @@ impl BlockBackend for VirtioDisk {
     }
 }
 
+/// A virtio disk.
+pub struct VirtioDisk(Arc<Mutex<Device>>);
+
+impl BlockBackend for VirtioDisk {
+    fn sectors(&self) -> u64 {
+        self.0.lock().sectors
+    }
+    fn read_only(&self) -> bool {
+        self.0.lock().features.contains(Features::RO)
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.0.lock().wait(header(IN, sector), None, Some(buf))
+    }
+    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        self.0.lock().wait(header(OUT, sector), Some(buf), None)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        self.0.lock().flush()
+    }
+    fn pieces(&self) -> usize {
+        let device = self.0.lock();
+        device.interrupt.map_or(0, |_| device.data_buffers)
+    }
+    fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
+        if !self.0.lock().answers(&request) {
+            let result = request.perform(self);
+            return Some((request, result));
+        }
+        let refused = self.0.lock().ask(request).err()?;
+        Some((refused, Err(BlockError)))
+    }
+    fn finish(&mut self, wait: bool) -> Option<BlockDone> {
+        self.0.lock().finish(wait)
+    }
+}
+
+impl Drop for VirtioDisk {
+    fn drop(&mut self) {
+        self.finish(true);
+    }
+}
+
 /// A disk interrupts: a request is over.
 fn interrupt() {
     for disk in &*DISKS.lock() {
         let mut disk = disk.lock();
-        if disk.interrupt == Some(Interrupt::Message) || !disk.blk.ack_interrupt().is_empty() {
+        if disk.interrupt == Some(Interrupt::Message) || !disk.transport.ack_interrupt().is_empty()
+        {
             ANSWERED.store(true, Ordering::Relaxed);
         }
     }
@@ -188,29 +360,27 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
     let mut disks: Vec<(String, Box<dyn BlockBackend>)> = Vec::new();
     for mut found in virtio::find(DeviceType::Block) {
         let interrupt = found.enable_interrupt(interrupt);
-        let Ok(mut blk) = VirtIOBlk::new(found.transport) else {
+        let Ok(mut device) = Device::new(found.transport, interrupt) else {
             log::warn!("virtio disk at {} cannot be used", found.function);
             continue;
         };
         // What is asked here is waited for.
-        blk.disable_interrupts();
-        let mut id = [0; 20];
-        let n = blk.device_id(&mut id).unwrap_or(0).min(20);
-        let serial = String::from_utf8_lossy(&id[..n])
-            .trim_end_matches('\0')
-            .into();
+        device.queue.set_dev_notify(false);
+        let serial = device.serial();
         log::info!(
             "disk {serial:?}: {} MiB{}",
-            blk.capacity() / 2048,
-            if blk.readonly() { ", read-only" } else { "" }
+            device.sectors / 2048,
+            if device.features.contains(Features::RO) {
+                ", read-only"
+            } else {
+                ""
+            }
         );
-        let device = Arc::new(Mutex::new(Device {
-            blk,
-            interrupt,
-            asked: None,
-        }));
         if interrupt.is_some() {
-            device.lock().blk.enable_interrupts();
+            device.queue.set_dev_notify(true);
+        }
+        let device = Arc::new(Mutex::new(device));
+        if interrupt.is_some() {
             DISKS.lock().push(device.clone());
         }
         disks.push((serial, Box::new(VirtioDisk(device))));

@@ -4,7 +4,7 @@ use crate::loader::{BootInfo, Range};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use hv_core::mem::{DeviceRam, GuestMemory, NotRam};
+use hv_core::mem::{DeviceRam, GuestMemory, NotRam, Piece};
 use hv_core::mmu::Frames;
 use hv_core::{Gpa, Hpa};
 use linked_list_allocator::LockedHeap;
@@ -393,6 +393,15 @@ impl GuestMemory for GuestRam {
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
         self.find(gpa, write)
             .is_some_and(|(_, room)| room >= len as u64)
+    }
+
+    fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
+        let (hpa, room) = self.find(gpa, write)?;
+        Some(Piece {
+            gpa,
+            hpa: Hpa(hpa),
+            len: len.min(room as usize),
+        })
     }
 
     fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {

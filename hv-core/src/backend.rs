@@ -1,6 +1,8 @@
 //! The host side of devices: disks, networks, consoles, keyboards.
 
+use crate::mem::Piece;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
@@ -14,16 +16,55 @@ impl fmt::Display for BlockError {
     }
 }
 
-/// What is done with sectors.
+/// What is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BlockOp {
-    /// They are read into the buffer.
+    /// Sectors are read into the memory.
     Read,
-    /// They are written from it.
+    /// Sectors are written from the memory.
     Write,
+    /// Everything written goes to stable storage. There is no memory.
+    Flush,
 }
 
-/// A transfer of sectors. Its buffer goes with it.
+/// The memory of a request. It goes with the request.
+#[derive(Debug)]
+pub enum BlockMemory {
+    /// The hypervisor's own.
+    Buffer {
+        /// The memory.
+        buffer: Box<[u8]>,
+        /// The part of it that is used: whole sectors, at least one.
+        part: Range<usize>,
+    },
+    /// The guest's: at most [`BlockBackend::pieces`], together whole sectors. It stays the guest's until the request is over.
+    Guest(Vec<Piece>),
+}
+
+impl BlockMemory {
+    /// No memory.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self::Guest(Vec::new())
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Buffer { part, .. } => part.len(),
+            Self::Guest(pieces) => pieces.iter().map(|piece| piece.len).sum(),
+        }
+    }
+
+    /// Whether it is no memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A transfer of sectors, or a flush.
 #[derive(Debug)]
 pub struct BlockRequest {
     /// What is done.
@@ -31,21 +72,26 @@ pub struct BlockRequest {
     /// The first sector.
     pub sector: u64,
     /// The memory.
-    pub buffer: Box<[u8]>,
-    /// The part of it that is used: whole sectors, at least one.
-    pub part: Range<usize>,
+    pub memory: BlockMemory,
 }
 
 impl BlockRequest {
-    /// Does it at once.
+    /// Does it at once, if its memory is the hypervisor's own.
     ///
     /// # Errors
     /// Those of the medium.
     pub fn perform(&mut self, medium: &mut (impl BlockBackend + ?Sized)) -> Result<(), BlockError> {
-        let part = self.buffer.get_mut(self.part.clone()).ok_or(BlockError)?;
+        if self.op == BlockOp::Flush {
+            return medium.flush();
+        }
+        let BlockMemory::Buffer { buffer, part } = &mut self.memory else {
+            return Err(BlockError);
+        };
+        let part = buffer.get_mut(part.clone()).ok_or(BlockError)?;
         match self.op {
             BlockOp::Read => medium.read(self.sector, part),
             BlockOp::Write => medium.write(self.sector, part),
+            BlockOp::Flush => Ok(()),
         }
     }
 }
@@ -79,8 +125,13 @@ pub trait BlockBackend: Send {
     /// It could not be made so.
     fn flush(&mut self) -> Result<(), BlockError>;
 
+    /// The most pieces of guest memory that a request may have. 0: its memory has to be the hypervisor's own.
+    fn pieces(&self) -> usize {
+        0
+    }
+
     /// Begins a request. One that is over at once is returned; of another [`finish`](Self::finish) tells. There is one at a time, and
-    /// no other call but that until it is over.
+    /// no other call but that until it is over. A medium that is dropped waits for it.
     fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
         let result = request.perform(self);
         Some((request, result))

@@ -1,7 +1,7 @@
 //! Guest memory as the hypervisor's own code sees it: bytes copied in and out by guest-physical address. Never a reference:
 //! the guest may change memory at any moment.
 
-use crate::Gpa;
+use crate::{Gpa, Hpa};
 use core::fmt;
 
 /// An access outside RAM (a hole, MMIO, or a write to ROM).
@@ -12,6 +12,17 @@ impl fmt::Display for NotRam {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "guest-physical address {:#x} is not RAM", self.0)
     }
+}
+
+/// A piece of guest memory and where it lies in the host's, for a device of the host that accesses it by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Where the guest has it.
+    pub gpa: Gpa,
+    /// Where the host has it.
+    pub hpa: Hpa,
+    /// Its length in bytes, at least 1.
+    pub len: usize,
 }
 
 /// The guest's memory by guest-physical address.
@@ -39,6 +50,19 @@ pub trait GuestMemory: Send + Sync {
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
         let _ = (gpa, len, write);
         false
+    }
+
+    /// The beginning of `[gpa, gpa + len)` that is contiguous in the host's memory, for a device of the host that reads it (or writes it,
+    /// with `write`, which it has to tell by [`written`](Self::written)). None: that is not RAM or ROM (or not RAM), or nobody but the
+    /// hypervisor may access it.
+    fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
+        let _ = (gpa, len, write);
+        None
+    }
+
+    /// A device of the host has written to `[gpa, gpa + len)`.
+    fn written(&self, gpa: Gpa, len: usize) {
+        let _ = (gpa, len);
     }
 
     /// Reads a little-endian `u16`.

@@ -12,21 +12,33 @@ pub use vm::{FakeInterrupts, FlatMmu, ManualClock};
 use crate::backend::{BlockBackend, BlockError, ConsoleBackend};
 use crate::device::{DevCx, Requests};
 use crate::irq::IrqSink;
-use crate::mem::{DeviceRam, GuestMemory, NotRam};
-use crate::{Gpa, VmTime};
+use crate::mem::{DeviceRam, GuestMemory, NotRam, Piece};
+use crate::{Gpa, Hpa, VmTime};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use std::sync::Mutex;
 
 /// Guest RAM from address 0 in a vector.
-pub struct VecMemory(Mutex<Vec<u8>>);
+#[derive(Clone)]
+pub struct VecMemory {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    written: Arc<Mutex<Vec<(u64, usize)>>>,
+}
 
 impl VecMemory {
-    /// `len` bytes of zeroed RAM at guest-physical address 0.
+    /// `len` bytes of zeroed RAM at guest-physical address 0. Clones are the same memory.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        Self(Mutex::new(vec![0; len]))
+        Self {
+            bytes: Arc::new(Mutex::new(vec![0; len])),
+            written: Arc::default(),
+        }
+    }
+
+    /// What [`GuestMemory::written`] was told since the last call.
+    pub fn take_written(&self) -> Vec<(u64, usize)> {
+        core::mem::take(&mut self.written.lock().unwrap())
     }
 
     fn range(len: usize, gpa: Gpa, n: usize) -> Result<core::ops::Range<usize>, NotRam> {
@@ -41,22 +53,30 @@ impl VecMemory {
 
 impl GuestMemory for VecMemory {
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
-        let m = self.0.lock().unwrap();
+        let m = self.bytes.lock().unwrap();
         let r = Self::range(m.len(), gpa, buf.len())?;
         buf.copy_from_slice(&m[r]);
         Ok(())
     }
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
-        let mut m = self.0.lock().unwrap();
+        let mut m = self.bytes.lock().unwrap();
         let r = Self::range(m.len(), gpa, buf.len())?;
         m[r].copy_from_slice(buf);
         Ok(())
     }
     fn contains(&self, gpa: Gpa, len: usize, _write: bool) -> bool {
-        Self::range(self.0.lock().unwrap().len(), gpa, len).is_ok()
+        Self::range(self.bytes.lock().unwrap().len(), gpa, len).is_ok()
+    }
+    fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
+        let hpa = Hpa(gpa.0);
+        self.contains(gpa, len, write)
+            .then_some(Piece { gpa, hpa, len })
+    }
+    fn written(&self, gpa: Gpa, len: usize) {
+        self.written.lock().unwrap().push((gpa.0, len));
     }
     fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
-        let mut m = self.0.lock().unwrap();
+        let mut m = self.bytes.lock().unwrap();
         if !matches!(size, 1 | 2 | 4 | 8) || !gpa.0.is_multiple_of(size as u64) {
             return Err(NotRam(gpa));
         }

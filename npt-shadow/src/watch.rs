@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::Gpa;
-use hv_core::mem::{GuestMemory, NotRam};
+use hv_core::mem::{GuestMemory, NotRam, Piece};
 use spin::Mutex;
 
 /// Writes that are remembered one by one.
@@ -133,6 +133,12 @@ impl GuestMemory for WatchedMemory {
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
         self.inner.contains(gpa, len, write)
     }
+    fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
+        self.inner.piece(gpa, len, write)
+    }
+    fn written(&self, gpa: Gpa, len: usize) {
+        self.note(gpa, len as u64);
+    }
     fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {
         self.inner.read_u16(gpa)
     }
@@ -169,8 +175,11 @@ mod tests {
         m.compare_exchange(Gpa(0x3100), 8, 0, 1).unwrap();
         m.compare_exchange(Gpa(0x3100), 8, 7, 8).unwrap();
         m.write(Gpa(0x1000), &[0; 0x3000]).unwrap();
+        m.written(Gpa(0x4000), 0x1000);
+        m.written(Gpa(0x3e00), 0x400);
         let writes = m.take().unwrap();
-        assert_eq!(writes.list(), [(0x2ff8, 16), (0x3100, 8), (0x1000, 0x3000)]);
+        let expected = [(0x2ff8, 16), (0x3100, 8), (0x1000, 0x3000), (0x3e00, 0x400)];
+        assert_eq!(writes.list(), expected);
         assert!(!writes.more);
         assert!(m.take().is_none());
         m.watch(3, false);

@@ -3,7 +3,7 @@
 use super::channel::Channel;
 use super::drive::{Disk, Drive, Kind, MULTIPLE_MAX, SECTOR, TransferMode};
 use super::identify;
-use super::taskfile::{Addressing, Error, Status};
+use super::taskfile::{Addressing, Error};
 use super::transfer::{Phase, Protocol, Span, Transfer};
 use hv_core::device::DevCx;
 
@@ -143,6 +143,7 @@ impl Channel {
                     end: 0,
                     stop: 0,
                     failed: false,
+                    buffered: false,
                 };
                 self.begin(cx, transfer);
             }
@@ -188,13 +189,20 @@ impl Channel {
     }
 
     fn flush(&mut self, cx: &mut DevCx<'_>) {
-        match self.disk().map(|d| d.backend.flush()) {
-            Some(Ok(())) => self.succeed(cx),
-            _ => {
-                self.fail(cx, Error::ABRT);
-                self.regs[self.selected()].status.insert(Status::DF);
-            }
-        }
+        let transfer = Transfer {
+            phase: Phase::Flush,
+            protocol: Protocol::AtaPlain,
+            drive: self.selected(),
+            span: Span::default(),
+            block: 0,
+            unit: 1,
+            pos: 0,
+            end: 0,
+            stop: 0,
+            failed: false,
+            buffered: false,
+        };
+        self.begin(cx, transfer);
     }
 
     /// CHECK POWER MODE: always active.
@@ -233,6 +241,7 @@ impl Channel {
             end: data.len(),
             stop: 0,
             failed: false,
+            buffered: false,
         };
         self.begin(cx, transfer);
     }

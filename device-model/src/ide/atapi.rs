@@ -75,6 +75,7 @@ impl Channel {
                     end: 0,
                     stop: PACKET_LEN,
                     failed: false,
+                    buffered: false,
                 };
                 self.begin(cx, transfer);
             }
@@ -89,7 +90,7 @@ impl Channel {
                 self.regs[position].set_signature(true);
                 self.fail(cx, Error::ABRT);
             }
-            DEVICE_RESET => self.device_reset(),
+            DEVICE_RESET => self.device_reset(cx),
             SET_FEATURES => self.set_features(cx),
             0xe7 | 0xea => self.succeed(cx), // FLUSH CACHE: there is none
             _ if is_check_power(command) => self.check_power(cx),
@@ -152,6 +153,7 @@ impl Channel {
             end,
             stop: 0,
             failed: false,
+            buffered: false,
         };
         self.begin(cx, transfer);
     }

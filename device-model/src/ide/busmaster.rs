@@ -2,11 +2,12 @@
 //! *Programming Interface for Bus Master IDE Controller*, revision 1.0; 82371SB Data Sheet, "PCI Bus Master
 //! IDE Registers".
 //!
-//! The engine hands out pieces of guest memory; the [transfer](super::transfer) moves the data.
+//! The engine hands out pieces of guest memory; the [transfer](super::transfer) moves the data, or the [medium](super::medium) does.
 
+use alloc::vec::Vec;
 use bitflags::bitflags;
 use hv_core::Gpa;
-use hv_core::mem::{GuestMemory, NotRam};
+use hv_core::mem::{GuestMemory, NotRam, Piece};
 
 /// Offset of the command register.
 const COMMAND: u8 = 0;
@@ -49,18 +50,29 @@ pub(super) struct Region {
     pub(super) len: u32,
 }
 
-/// The engine.
-#[derive(Default)]
-pub(super) struct BusMaster {
-    command: Command,
-    status: BmStatus,
-    table: u32,
+/// Most descriptors looked at for one request of the medium.
+const DESCRIPTORS: usize = 512;
+
+/// How far the engine has come.
+#[derive(Clone, Copy, Default)]
+struct Position {
     /// The next descriptor.
     next: u32,
     /// What remains of the current region.
     region: Option<Region>,
     /// The current region is the last.
     last: bool,
+}
+
+/// The engine.
+#[derive(Clone, Default)]
+pub(super) struct BusMaster {
+    command: Command,
+    status: BmStatus,
+    table: u32,
+    at: Position,
+    /// Where it was before the medium was given the memory of regions.
+    before: Option<Position>,
 }
 
 impl BusMaster {
@@ -83,7 +95,12 @@ impl BusMaster {
                 let is = self.command.contains(Command::START);
                 if is && !was {
                     self.status.insert(BmStatus::ACTIVE);
-                    (self.next, self.region, self.last) = (self.table, None, false);
+                    self.before = None;
+                    self.at = Position {
+                        next: self.table,
+                        region: None,
+                        last: false,
+                    };
                 } else if !is {
                     self.status.remove(BmStatus::ACTIVE);
                 }
@@ -121,20 +138,82 @@ impl BusMaster {
         if !self.active() {
             return None;
         }
-        if self.region.is_none() {
-            if self.last {
+        if self.at.region.is_none() {
+            if self.at.last {
                 self.status.remove(BmStatus::ACTIVE);
                 return None;
             }
-            match Self::descriptor(dma, self.next) {
+            match Self::descriptor(dma, self.at.next) {
                 Ok((region, last)) => {
-                    self.next = self.next.wrapping_add(8);
-                    (self.region, self.last) = (Some(region), last);
+                    self.at = Position {
+                        next: self.at.next.wrapping_add(8),
+                        region: Some(region),
+                        last,
+                    };
                 }
                 Err(NotRam(_)) => self.fail(),
             }
         }
-        self.region
+        self.at.region
+    }
+
+    /// Takes regions until `want` bytes are together, as `pieces` (at most `most`) that a device of the host can access by itself, to write
+    /// them if `write`. It ends early where memory cannot be had so, then with whole `unit`s; `want` is a multiple of `unit`. Returns the
+    /// number of bytes.
+    pub(super) fn gather(
+        &mut self,
+        dma: &dyn GuestMemory,
+        (want, unit): (usize, usize),
+        write: bool,
+        most: usize,
+        pieces: &mut Vec<Piece>,
+    ) -> usize {
+        pieces.clear();
+        let mut ahead = self.clone();
+        let mut bytes = 0;
+        // After the last whole unit: bytes, pieces, length of the last of them, and position.
+        let mut whole = (0, 0, 0, self.at);
+        for _ in 0..DESCRIPTORS {
+            let Some(region) = ahead.region(dma).filter(|_| bytes < want) else {
+                break;
+            };
+            let len = (region.len as usize).min(want - bytes);
+            let Some(piece) = dma.piece(region.start, len, write) else {
+                break;
+            };
+            let follows = |last: &&mut Piece| {
+                let end = (last.gpa.add(last.len as u64), last.hpa.add(last.len as u64));
+                end == (piece.gpa, piece.hpa)
+            };
+            if let Some(last) = pieces.last_mut().filter(follows) {
+                last.len += piece.len;
+            } else if pieces.len() < most {
+                pieces.push(piece);
+            } else {
+                break;
+            }
+            ahead.consume(piece.len as u32);
+            bytes += piece.len;
+            if bytes.is_multiple_of(unit) {
+                let last = pieces.last().map_or(0, |piece| piece.len);
+                whole = (bytes, pieces.len(), last, ahead.at);
+            }
+        }
+        let (bytes, count, len, at) = whole;
+        pieces.truncate(count);
+        if let Some(last) = pieces.last_mut() {
+            last.len = len;
+        }
+        self.before = Some(self.at);
+        self.at = at;
+        bytes
+    }
+
+    /// Puts back the regions that were gathered last, unless the engine has been started anew since.
+    pub(super) fn put_back(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.at = before;
+        }
     }
 
     fn descriptor(dma: &dyn GuestMemory, at: u32) -> Result<(Region, bool), NotRam> {
@@ -158,7 +237,7 @@ impl BusMaster {
 
     /// `bytes` of the current region are done.
     pub(super) fn consume(&mut self, bytes: u32) {
-        self.region = self.region.and_then(|r| {
+        self.at.region = self.at.region.and_then(|r| {
             let len = r.len.checked_sub(bytes).filter(|&l| l != 0)?;
             Some(Region {
                 start: Gpa(r.start.0 + u64::from(bytes)),
@@ -169,14 +248,14 @@ impl BusMaster {
 
     /// Memory did not answer: the engine stops.
     pub(super) fn fail(&mut self) {
-        self.region = None;
+        self.at.region = None;
         self.status.insert(BmStatus::ERROR);
         self.status.remove(BmStatus::ACTIVE);
     }
 
     /// The drive has no more data: the engine stays active if the table describes more memory than that.
     pub(super) fn drive_done(&mut self) {
-        if self.region.is_none() && self.last {
+        if self.at.region.is_none() && self.at.last {
             self.status.remove(BmStatus::ACTIVE);
         }
     }

@@ -16,10 +16,12 @@ use super::taskfile::{DIAGNOSTICS_PASSED, Status, TaskFile};
 use super::transfer::{BUFFER, Phase, Transfer};
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 use bitflags::bitflags;
 use hv_core::backend::{BlockBackend, BlockDone};
 use hv_core::device::DevCx;
 use hv_core::irq::IrqLine;
+use hv_core::mem::{GuestMemory, Piece};
 use hv_core::time::VmTime;
 
 /// How long a command or a data block takes.
@@ -78,13 +80,15 @@ pub(super) struct Channel {
     /// The drive that the last command was for.
     active: usize,
     pub(super) transfer: Option<Transfer>,
-    /// The drive whose medium has been asked for something and has not answered yet. It has the buffer.
+    /// The drive whose medium has been asked for something and has not answered yet. It has the buffer, or the list of pieces.
     pub(super) waiting: Option<usize>,
     /// Its answer, if it was waited for.
     pub(super) answer: Option<BlockDone>,
     busy: Option<Busy>,
     pub(super) bm: BusMaster,
     pub(super) buf: Box<[u8]>,
+    /// Room for the list of the guest's memory that a medium is given.
+    pub(super) pieces: Vec<Piece>,
     /// The drive wants its interrupt served.
     intrq: bool,
     /// The level of the line: `intrq` unless disabled.
@@ -106,25 +110,30 @@ impl Channel {
             busy: None,
             bm: BusMaster::default(),
             buf: vec![0; BUFFER].into_boxed_slice(),
+            pieces: Vec::new(),
             intrq: false,
             pin: false,
             irq,
         };
-        channel.reset_drives();
+        channel.show_reset();
         channel
     }
 
     /// Back to the power-on state.
-    pub(super) fn power_on(&mut self) {
+    pub(super) fn power_on(&mut self, dma: &dyn GuestMemory) {
         self.control = Control::default();
         self.bm = BusMaster::default();
         self.drives.iter_mut().flatten().for_each(Drive::power_on);
-        self.reset_drives();
+        self.reset_drives(dma);
     }
 
     /// What SRST and EXECUTE DEVICE DIAGNOSTIC do with both drives. ATA/ATAPI-6 9.12, "Signature and persistence".
-    pub(super) fn reset_drives(&mut self) {
-        self.drop_transfer();
+    pub(super) fn reset_drives(&mut self, dma: &dyn GuestMemory) {
+        self.drop_transfer(dma);
+        self.show_reset();
+    }
+
+    fn show_reset(&mut self) {
         self.busy = None;
         self.device = 0;
         self.set_intrq(false);
@@ -148,10 +157,10 @@ impl Channel {
     }
 
     /// DEVICE RESET: the selected packet drive drops what it does. ATA/ATAPI-6 8.7, "DEVICE RESET".
-    pub(super) fn device_reset(&mut self) {
+    pub(super) fn device_reset(&mut self, cx: &mut DevCx<'_>) {
         let position = self.selected();
         if self.active == position {
-            self.drop_transfer();
+            self.drop_transfer(cx.dma);
             self.busy = None;
             self.set_intrq(false);
         }
@@ -345,11 +354,11 @@ impl Channel {
     }
 
     /// Writes the device control register.
-    pub(super) fn write_control(&mut self, value: u8) {
+    pub(super) fn write_control(&mut self, cx: &mut DevCx<'_>, value: u8) {
         let was = self.control;
         self.control = Control::from_bits_truncate(value);
         if self.control.contains(Control::SRST) && !was.contains(Control::SRST) {
-            self.reset_drives();
+            self.reset_drives(cx.dma);
         }
         self.drive_pin();
     }
@@ -368,7 +377,7 @@ impl Channel {
         let waiting =
             matches!(&self.transfer, Some(t) if matches!(t.phase, Phase::DmaIn | Phase::DmaOut));
         if started && waiting && self.busy.is_none() {
-            self.arm(cx);
+            self.start_dma(cx);
         }
     }
 
@@ -379,7 +388,7 @@ impl Channel {
             return;
         }
         if command == super::ata::EXECUTE_DEVICE_DIAGNOSTIC && !self.transferring(position) {
-            self.reset_drives();
+            self.reset_drives(cx.dma);
             self.active = 0;
             self.arm(cx);
             return;
@@ -398,7 +407,7 @@ impl Channel {
             .map(|t| t.drive)
             .filter(|&d| d != position)
         {
-            self.drop_transfer();
+            self.drop_transfer(cx.dma);
             self.regs[other].status = Status::IDLE;
         }
         if self.active != position || self.transfer.is_none() {

@@ -13,7 +13,8 @@
 //! Not implemented: native mode, overlap and queueing, SMART, security and host protected area features, ATAPI commands
 //! that send data to the drive, audio, raw CD sectors.
 //!
-//! Invariant: what a guest can make a channel hold is bounded by the one buffer allocated when it was built.
+//! Invariant: what a guest can make a channel hold is bounded by the one buffer allocated when it was built, and by what a request of its
+//! media may have of the guest's memory.
 
 mod ata;
 mod atapi;
@@ -150,7 +151,7 @@ impl Ide {
     fn write_byte(&mut self, cx: &mut DevCx<'_>, port: u16, value: u8) {
         match Target::decode(port) {
             Target::Task(c, reg) => self.channels[c].write(cx, reg, value),
-            Target::Control(c) => self.channels[c].write_control(value),
+            Target::Control(c) => self.channels[c].write_control(cx, value),
             Target::BusMaster(c, reg) => self.channels[c].write_bus_master(cx, reg, value),
         }
     }
@@ -173,8 +174,10 @@ impl Device for Ide {
         "ide"
     }
 
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
-        self.channels.iter_mut().for_each(Channel::power_on);
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
+        for channel in &mut self.channels {
+            channel.power_on(cx.dma);
+        }
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {

@@ -1,7 +1,7 @@
 //! Data on its way between a drive and the host: data blocks through the data port, or regions of memory by DMA.
 //!
-//! Data pass through the channel's buffer, which is filled from the medium (and emptied to it) up to [`CHUNK`] or [`DMA_CHUNK`] bytes at a
-//! time whatever the size of the data blocks is.
+//! A medium that can do so moves the data of DMA between itself and the guest's memory. Other data pass through the channel's buffer, which
+//! is filled from the medium (and emptied to it) up to [`CHUNK`] or [`DMA_CHUNK`] bytes at a time whatever the size of the data blocks is.
 
 use super::channel::{Channel, STEP_DELAY};
 use super::drive::SECTOR;
@@ -35,6 +35,8 @@ pub(super) enum Phase {
     DmaIn,
     /// The bus master reads memory.
     DmaOut,
+    /// There are no data: the medium is being flushed.
+    Flush,
 }
 
 /// A part of the medium.
@@ -86,16 +88,19 @@ pub(super) struct Transfer {
     pub(super) stop: usize,
     /// The medium failed at the sector where the span now stands.
     pub(super) failed: bool,
+    /// The medium is not given the guest's memory, but only the buffer.
+    pub(super) buffered: bool,
 }
 
 impl Transfer {
     /// Bytes not yet moved.
-    fn remaining(&self) -> usize {
+    pub(super) fn remaining(&self) -> usize {
         let span = self.span.left as usize * SECTOR;
         match self.phase {
             Phase::PioIn | Phase::DmaIn => span + (self.end - self.pos),
             Phase::PioOut | Phase::DmaOut => span - self.pos.min(span),
             Phase::Packet => self.stop - self.pos,
+            Phase::Flush => 0,
         }
     }
 
@@ -103,7 +108,7 @@ impl Transfer {
     pub(super) fn chunk(&self) -> usize {
         match self.phase {
             Phase::DmaIn | Phase::DmaOut => DMA_CHUNK,
-            Phase::Packet | Phase::PioIn | Phase::PioOut => CHUNK,
+            Phase::Packet | Phase::PioIn | Phase::PioOut | Phase::Flush => CHUNK,
         }
     }
 
@@ -141,9 +146,27 @@ impl Channel {
                 self.regs[drive].status = Status::WORKING;
                 self.regs[drive].error = 0;
                 if self.bm.active() {
-                    self.arm(cx);
+                    self.start_dma(cx);
                 }
             }
+            Phase::Flush => match self.ask_to_flush() {
+                Supply::Ready => self.flushed(cx),
+                Supply::Pending => self.regs[drive].status = Status::WORKING,
+                Supply::Failed => self.medium_failed(cx, true),
+            },
+        }
+    }
+
+    /// The medium has been flushed.
+    pub(super) fn flushed(&mut self, cx: &mut DevCx<'_>) {
+        self.complete();
+        self.arm(cx);
+    }
+
+    /// A command for DMA has been given and the engine is started: a medium that will take its time begins at once.
+    pub(super) fn start_dma(&mut self, cx: &mut DevCx<'_>) {
+        if self.ask_directly(cx.dma) != Some(Supply::Pending) {
+            self.arm(cx);
         }
     }
 
@@ -358,6 +381,15 @@ impl Channel {
         }
     }
 
+    /// What is to be done after data have gone past the buffer.
+    fn rest(&self) -> Step {
+        match &self.transfer {
+            Some(t) if t.failed => Step::Failed,
+            Some(t) if t.remaining() == 0 => Step::Done,
+            _ => Step::More,
+        }
+    }
+
     fn dma_step(&mut self, cx: &mut DevCx<'_>) -> Step {
         let mut budget = DMA_STEP;
         loop {
@@ -368,6 +400,15 @@ impl Channel {
             if t.failed && !incoming {
                 return Step::Failed;
             }
+            match self.ask_directly(cx.dma) {
+                None => {}
+                Some(Supply::Ready) => return self.rest(),
+                Some(Supply::Pending) => return Step::Waiting,
+                Some(Supply::Failed) => return Step::Failed,
+            }
+            let Some(t) = &self.transfer else {
+                return Step::Stalled;
+            };
             // An outgoing chunk goes to the medium when the buffer is full or nothing is left to come.
             let supply = if !incoming && t.pos != 0 && (t.remaining() == 0 || t.pos >= DMA_CHUNK) {
                 self.drain()

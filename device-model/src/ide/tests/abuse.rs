@@ -4,12 +4,12 @@ use super::super::Drive;
 use super::rig::{BM, Rig, SharedDisk, SlowDisk};
 use core::sync::atomic::Ordering;
 use hv_core::device::{AccessSize, Device};
-use hv_core::testing::Random;
+use hv_core::testing::{Random, VecMemory};
 use hv_core::time::VmTime;
 
-const COMMANDS: [u8; 24] = [
+const COMMANDS: [u8; 26] = [
     0x08, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x42, 0x90, 0x91, 0xa0, 0xa0, 0xa0, 0xa1,
-    0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xec, 0xef, 0xf8,
+    0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xe7, 0xea, 0xec, 0xef, 0xf8,
 ];
 const OPCODES: [u8; 22] = [
     0x00, 0x03, 0x12, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x28, 0x2b, 0x42, 0x43, 0x46, 0x4a, 0x51, 0x52,
@@ -20,14 +20,18 @@ const OPCODES: [u8; 22] = [
 #[test]
 fn random_accesses_to_slow_media_do_not_panic() {
     for seed in 1..=20u64 {
-        let (disk, answers) = SlowDisk::boxed(&SharedDisk::new(500), 77);
-        let (cd, cd_answers) = SlowDisk::boxed(&SharedDisk::new(401), 99);
-        let rig = Rig::new([
+        // Every other time they access the guest's memory by themselves.
+        let memory = VecMemory::new(1 << 20);
+        let given = (seed % 2 == 0).then_some(&memory);
+        let (disk, answers) = SlowDisk::boxed(&SharedDisk::new(500), 77, given);
+        let (cd, cd_answers) = SlowDisk::boxed(&SharedDisk::new(401), 99, given);
+        let mut rig = Rig::new([
             Some(Drive::disk(disk)),
             Some(Drive::cdrom(Some(cd))),
             None,
             None,
         ]);
+        rig.bench.mem = memory;
         let mut r = Random::new(seed);
         abuse(rig, seed, 4_000, &mut || {
             answers.store(r.below(4) == 0, Ordering::Relaxed);

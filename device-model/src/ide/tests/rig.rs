@@ -6,11 +6,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use hv_core::Gpa;
-use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockRequest};
+use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp, BlockRequest};
 use hv_core::device::{AccessSize, Device};
 use hv_core::irq::IrqLine;
-use hv_core::mem::GuestMemory;
-use hv_core::testing::{Bench, RamDisk, RecordingIrqs};
+use hv_core::mem::{GuestMemory, Piece};
+use hv_core::testing::{Bench, RamDisk, RecordingIrqs, VecMemory};
 use hv_core::time::VmTime;
 use std::sync::Mutex;
 
@@ -93,19 +93,52 @@ pub(super) struct SlowDisk {
     answers: Arc<AtomicBool>,
     bad: u64,
     asked: Option<BlockRequest>,
+    /// The guest's memory, if it accesses that by itself.
+    memory: Option<VecMemory>,
 }
 
+/// Most pieces of the guest's memory that it takes at once.
+const PIECES: usize = 3;
+
 impl SlowDisk {
-    /// What `disk` has but sector `bad`, and the switch with which it is told to answer.
-    pub(super) fn boxed(disk: &SharedDisk, bad: u64) -> (Box<dyn BlockBackend>, Arc<AtomicBool>) {
+    /// What `disk` has but sector `bad`, and the switch with which it is told to answer. With `memory` it moves data to and from there.
+    pub(super) fn boxed(
+        disk: &SharedDisk,
+        bad: u64,
+        memory: Option<&VecMemory>,
+    ) -> (Box<dyn BlockBackend>, Arc<AtomicBool>) {
         let answers = Arc::new(AtomicBool::new(false));
         let slow = Self {
             disk: disk.clone(),
             answers: answers.clone(),
             bad,
             asked: None,
+            memory: memory.cloned(),
         };
         (Box::new(slow), answers)
+    }
+
+    /// Does what is asked with pieces of the guest's memory.
+    fn direct(&mut self, request: &BlockRequest, pieces: &[Piece]) -> Result<(), BlockError> {
+        let memory = self.memory.clone().ok_or(BlockError)?;
+        assert!((1..=PIECES).contains(&pieces.len()));
+        let mut data = vec![0; request.memory.len()];
+        if request.op == BlockOp::Read {
+            self.read(request.sector, &mut data)?;
+        }
+        let mut rest = &mut data[..];
+        for piece in pieces {
+            let (part, more) = rest.split_at_mut(piece.len);
+            match request.op {
+                BlockOp::Read => memory.write(Gpa(piece.hpa.0), part).unwrap(),
+                _ => memory.read(Gpa(piece.hpa.0), part).unwrap(),
+            }
+            rest = more;
+        }
+        match request.op {
+            BlockOp::Write => self.write(request.sector, &data),
+            _ => Ok(()),
+        }
     }
 
     fn good(&self, sector: u64, len: usize) -> Result<(), BlockError> {
@@ -136,6 +169,9 @@ impl BlockBackend for SlowDisk {
         self.good(CACHE, 512)?;
         self.disk.flush()
     }
+    fn pieces(&self) -> usize {
+        self.memory.as_ref().map_or(0, |_| PIECES)
+    }
     fn begin(&mut self, request: BlockRequest) -> Option<BlockDone> {
         assert!(self.asked.is_none(), "asked twice");
         self.asked = Some(request);
@@ -146,7 +182,12 @@ impl BlockBackend for SlowDisk {
             return None;
         }
         let mut request = self.asked.take()?;
-        let result = request.perform(self);
+        let result = match &request.memory {
+            BlockMemory::Guest(pieces) if request.op != BlockOp::Flush => {
+                self.direct(&request, pieces)
+            }
+            _ => request.perform(self),
+        };
         Some((request, result))
     }
 }
