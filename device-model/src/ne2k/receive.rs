@@ -1,8 +1,9 @@
 //! Receiving: the address filter and the ring of 256-byte pages. DP8390D 7.0, "Packet Reception".
 //!
 //! The ring is pages PSTART to PSTOP (exclusive). The card writes from CURR on and never reaches BNRY, the page that the
-//! driver will read next; CURR equal to BNRY therefore is an empty ring. A BNRY outside the ring (ReactOS begins with 0) is
-//! never reached.
+//! driver will read next; CURR equal to BNRY therefore is an empty ring. The page before the ring stands for its last page: drivers that keep
+//! BNRY one page behind what they read next do not all let it go around (Linux's `ei_receive` does not). Any other BNRY outside the ring
+//! (ReactOS begins with 0) is never reached.
 //!
 //! Frames come in bursts, each with one interrupt (PRX), and a new burst only when the driver has acknowledged that, and has had
 //! a moment to leave its interrupt handler; until then they wait outside, as IEEE 802.3x flow control has it. The
@@ -155,9 +156,18 @@ impl Registers {
         }
     }
 
+    /// The boundary as a page of the ring, if it is one.
+    fn boundary_page(&self) -> Option<u8> {
+        if self.boundary.checked_add(1) == Some(self.page_start) {
+            return self.page_stop.checked_sub(1);
+        }
+        (self.page_start..self.page_stop)
+            .contains(&self.boundary)
+            .then_some(self.boundary)
+    }
+
     /// Whether the driver has read all frames, by either way of keeping the boundary: at the next frame, or at the page before it.
     pub(super) fn ring_is_read(&self) -> bool {
-        let pages = self.ring_pages();
         let behind = |page: u8| {
             if page + 1 >= self.page_stop {
                 self.page_start
@@ -165,24 +175,19 @@ impl Registers {
                 page + 1
             }
         };
-        pages == 0
-            || !(self.page_start..self.page_stop).contains(&self.boundary)
-            || self.boundary == self.current
-            || behind(self.boundary) == self.current
+        self.ring_pages() == 0
+            || self
+                .boundary_page()
+                .is_none_or(|boundary| boundary == self.current || behind(boundary) == self.current)
     }
 
     /// Pages that can be written before the boundary is reached.
     fn free_pages(&self) -> u8 {
         let pages = self.ring_pages();
-        if pages == 0
-            || !(self.page_start..self.page_stop).contains(&self.boundary)
-            || self.boundary == self.current
-        {
-            pages
-        } else if self.boundary > self.current {
-            self.boundary - self.current
-        } else {
-            pages.saturating_sub(self.current - self.boundary)
+        match self.boundary_page() {
+            Some(boundary) if pages != 0 && boundary > self.current => boundary - self.current,
+            Some(boundary) if pages != 0 => pages.saturating_sub(self.current - boundary),
+            _ => pages,
         }
     }
 }

@@ -186,7 +186,7 @@ impl Rig {
             "bogus next page"
         );
         let frame = self.read((u16::from(this) << 8) + 4, len);
-        self.outb(3, if h[1] == 0x46 { 0x7f } else { h[1] - 1 });
+        self.outb(3, h[1] - 1);
         Some(frame)
     }
 
@@ -536,6 +536,27 @@ fn driver_that_acknowledges_frames_it_has_not_read_is_told_again() {
     rig.poll();
     assert!(rig.irqs.level(PIN));
     assert_eq!(rig.inb(7) & 1, 1);
+}
+
+/// Linux's `ei_receive` keeps the boundary one page behind the next frame, and does not let it go around the end of the ring.
+#[test]
+fn boundary_before_the_ring_keeps_the_frames_at_its_beginning() {
+    let mut rig = Rig::new();
+    rig.start();
+    rig.outb(3, 0x45);
+    let frames: Vec<_> = (0..30).map(|i| frame(MAC, 1000 + i)).collect();
+    for f in &frames {
+        rig.arrive(f);
+        rig.outb(7, 1);
+        rig.moment();
+    }
+    assert!(rig.waiting() > 0, "the ring is full");
+    for (i, f) in frames.iter().enumerate() {
+        assert!(rig.take().as_ref() == Some(f), "frame {i}");
+        rig.outb(7, 1);
+        rig.moment();
+    }
+    assert_eq!((rig.take(), rig.waiting()), (None, 0));
 }
 
 #[test]
