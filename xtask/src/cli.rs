@@ -232,6 +232,13 @@ pub enum Bench {
     Exits,
     /// The guest's disk with fio: native against Umbra.
     Disk(DiskArgs),
+    /// The guest's network: native against Umbra.
+    ///
+    /// A 32-bit Debian kernel with its ne2k-pci driver receives and sends bytes by TCP, and sends requests whose answers it waits for
+    /// (ping), to and from this machine: once bare in QEMU with its ne2k_pci, and once in Umbra. Further runs in Umbra, one for each kind
+    /// of traffic, count the exits. Frames are the guest's own count, of both directions. The bare guest may be the slower one: QEMU's card
+    /// drops frames when its ring is full, and TCP waits before it sends them again.
+    Net(NetArgs),
     /// Kills the emulator again and again while the guest writes, and checks that what was flushed is there.
     Crash(CrashArgs),
 }
@@ -243,6 +250,23 @@ pub struct DiskArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub seconds: u32,
     /// Only this: random-read, random-write, sequential-read or sequential-write; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub work: Vec<String>,
+    /// Write all figures
+    #[arg(long, value_name = "FILE.json")]
+    pub json: Option<PathBuf>,
+}
+
+/// How to measure the network.
+#[derive(Debug, Args)]
+pub struct NetArgs {
+    /// How much is received, and how much is sent
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub mib: u32,
+    /// How many requests are answered
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub requests: u32,
+    /// Only this: download, upload or ping; may be repeated
     #[arg(long, value_name = "NAME")]
     pub work: Vec<String>,
     /// Write all figures

@@ -146,6 +146,7 @@ for word in $(cat /proc/cmdline); do
 done
 case "$(cat /proc/cmdline)" in
     *umbra.then=storage*) exec sh /storage.sh ;;
+    *umbra.then=network*) exec sh /network.sh ;;
     *umbra.then=net*) net ;;
     *umbra.then=meet*) meet ;;
     *umbra.then=tables*) tables; poweroff -f ;;

@@ -127,7 +127,7 @@ fn cd() -> Result<PathBuf> {
     let drivers = DRIVERS.into_iter();
     let mut archive = storage::archive(drivers, &storage::MAKING, &storage::FILE_SYSTEM_LIBRARIES)?;
     archive.program("init", INIT.as_bytes());
-    let initrd = storage::behind_the_usual(archive, scratch.path())?;
+    let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, scratch.path())?;
     let entry = Entry {
         label: "install",
         cmdline: "console=tty0 console=ttyS0 quiet",

@@ -12,6 +12,7 @@ mod bochs;
 mod cases;
 mod cdrom;
 mod cli;
+mod compare;
 mod control;
 mod cpio;
 mod deb;
@@ -30,9 +31,11 @@ mod media;
 mod models;
 mod monitor;
 mod mouse;
+mod network;
 mod outcome;
 mod paging;
 mod paths;
+mod peer;
 mod progress;
 mod qemu;
 mod registers;
@@ -93,6 +96,7 @@ fn command() -> Result<()> {
             Bench::Paging(args) => paging::paging(args),
             Bench::Exits => exits::exits(),
             Bench::Disk(args) => storage::bench::disk(args),
+            Bench::Net(args) => network::net(args),
             Bench::Crash(args) => storage::crash::crash(args),
         },
     }

@@ -26,6 +26,8 @@ const MONITOR: Duration = Duration::from_secs(30);
 
 /// The outer machine's network card. It takes frames to all addresses, among them the guest's.
 const NETWORK_CARD: &str = "virtio-net-pci,netdev=net,mac=52:54:00:75:6d:62,romfile=";
+/// The card that Umbra's guests have, for those that run without it.
+const NATIVE_NETWORK_CARD: &str = "ne2k_pci,netdev=net,romfile=";
 
 /// A flag of open(2), as Linux has it on x86.
 const O_NONBLOCK: i32 = 0o4000;
@@ -229,7 +231,11 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
         ]);
     }
     if let Some(network) = network(&machine.network)? {
-        add(&["-netdev", &network, "-device", NETWORK_CARD]);
+        let card = match machine.boot {
+            Boot::Native { .. } => NATIVE_NETWORK_CARD,
+            Boot::Multiboot { .. } | Boot::Cd { .. } => NETWORK_CARD,
+        };
+        add(&["-netdev", &network, "-device", card]);
     }
     let control = escaped(&control_socket(directory))?;
     let control = if machine.icount {

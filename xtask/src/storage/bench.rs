@@ -7,21 +7,19 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::crash::FAILED;
 use super::{options, ram_disk};
-use crate::bench::listen;
 use crate::cli::DiskArgs;
+use crate::compare::{Exits, Words, measure, write_json};
 use crate::kernel;
 use crate::media;
 use crate::outcome::refuse;
-use crate::progress::Step;
-use crate::rig::{Boot, Bus, Drive, Machine, Network};
-use crate::run::{self, Options, Run};
-use crate::session::Ending;
+use crate::rig::{Bus, Drive, Network};
+use crate::run::Options;
 use crate::setup::{self, Purpose};
 
 /// The kinds of access, as the guest's script names them.
@@ -108,10 +106,9 @@ struct Row {
     /// Umbra's bytes a second by the native ones.
     share: f64,
     /// Exits, beyond those of a run that measures nothing, and what they cost.
-    exits: u64,
+    #[serde(flatten)]
+    exits: Exits,
     exits_per_mib: f64,
-    /// By reason.
-    reasons: Vec<(String, u64)>,
 }
 
 /// What fio has measured.
@@ -160,18 +157,7 @@ pub fn disk(args: &DiskArgs) -> Result<()> {
         rows,
     };
     print!("{}", table(&comparison));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-fn measure<T>(what: &str, one: impl FnOnce() -> Result<T>) -> Result<T> {
-    let step = Step::start(what);
-    let result = one()?;
-    step.done();
-    Ok(result)
+    write_json(args.json.as_deref(), &comparison)
 }
 
 /// What is measured.
@@ -220,70 +206,26 @@ impl Bench {
 
     /// A run in Umbra: what the guest said, and the report.
     fn inside(&self, work: &[&str]) -> Result<(String, Value)> {
-        let mut console = Vec::new();
-        let options = self.options(work)?;
-        let run = run::execute(&options, &self.umbra, "bench-disk", &mut |bytes| {
-            console.extend_from_slice(bytes)
-        })?;
-        let report = run
-            .summary
-            .report
-            .as_deref()
-            .map(serde_json::from_str)
-            .transpose()?;
-        Ok((
-            ended(run, console)?,
-            report.context("Umbra sent no report")?,
-        ))
+        WORDS.inside(&self.options(work)?, &self.umbra, "bench-disk")
     }
 
     /// A run without Umbra.
     fn native(&self, work: &[&str]) -> Result<String> {
-        let options = self.options(work)?;
-        let guest = options.vm.medium()?;
-        let machine = Machine {
-            rig: options.rig,
-            cpu_model: options.cpu_model,
-            memory: options.vm.memory,
-            boot: Boot::Native {
-                kernel: guest.path,
-                initrd: Some(self.initrd.clone()),
-                cmdline: options.vm.cmdline,
-            },
-            drives: vec![Drive {
-                serial: "umbra-disk".to_owned(),
-                path: self.disk.clone(),
-                writable: true,
-                bus: Bus::Ide,
-            }],
-            network: Network::default(),
-            icount: false,
-            display: None,
+        let disk = Drive {
+            serial: "umbra-disk".to_owned(),
+            path: self.disk.clone(),
+            writable: true,
+            bus: Bus::Ide,
         };
-        let mut console = String::new();
-        let timeout = options.timeout.unwrap_or_default();
-        listen(&machine, timeout, &mut |said| {
-            console = said.to_owned();
-            said.contains(DONE) || said.contains(FAILED)
-        })?;
-        ensure!(
-            console.contains(DONE),
-            "the guest did not measure: {console}"
-        );
-        Ok(console)
+        WORDS.native(self.options(work)?, vec![disk], Network::default())
     }
 }
 
 /// What the guest says at its end.
-const DONE: &str = "STORAGE-MEASURED";
-
-fn ended(run: Run, console: Vec<u8>) -> Result<String> {
-    let console = String::from_utf8_lossy(&console).into_owned();
-    match run.summary.result? {
-        Ending::PoweredOff if console.contains(DONE) => Ok(console),
-        _ => bail!("the guest did not measure: {console}"),
-    }
-}
+const WORDS: Words = Words {
+    done: "STORAGE-MEASURED",
+    failed: FAILED,
+};
 
 impl Row {
     fn new(
@@ -295,31 +237,7 @@ impl Row {
     ) -> Result<Row> {
         let (native, umbra) = (Speed::of(name, native)?, Speed::of(name, inside)?);
         let measured = Speed::of(name, counted.0)?;
-        let count = |report: &Value, reason: &str| {
-            let of = report
-                .pointer("/exits/by_reason")
-                .and_then(|all| all.get(reason));
-            of.and_then(|of| of.get("count"))
-                .and_then(Value::as_u64)
-                .unwrap_or(0)
-        };
-        let all = counted
-            .1
-            .pointer("/exits/by_reason")
-            .and_then(Value::as_object);
-        let all = all.context("the report has no exits")?;
-        let mut reasons: Vec<(String, u64)> = all
-            .keys()
-            .map(|reason| {
-                (
-                    reason.clone(),
-                    count(counted.1, reason).saturating_sub(count(idle, reason)),
-                )
-            })
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let exits = reasons.iter().map(|(_, count)| count).sum();
+        let exits = Exits::beyond(idle, counted.1)?;
         ensure!(
             measured.mib > 0.0 && native.mib_per_second > 0.0,
             "{name}: nothing was moved"
@@ -329,9 +247,8 @@ impl Row {
             native,
             umbra,
             share: umbra.mib_per_second / native.mib_per_second,
+            exits_per_mib: exits.all as f64 / measured.mib,
             exits,
-            exits_per_mib: exits as f64 / measured.mib,
-            reasons,
         })
     }
 }
@@ -371,17 +288,6 @@ fn table(comparison: &Comparison) -> String {
         "", "MiB/s", "MiB/s", "requests/s", "requests/s"
     );
     for row in &comparison.rows {
-        let most: Vec<String> = row
-            .reasons
-            .iter()
-            .take(3)
-            .map(|(reason, count)| {
-                format!(
-                    "{reason} {:.0} %",
-                    100.0 * *count as f64 / row.exits.max(1) as f64
-                )
-            })
-            .collect();
         text += &format!(
             "{:18} {:9.1} {:9.1} {:11.0} {:11.0} {:8.2} {:11.1}  {}\n",
             row.work,
@@ -391,7 +297,7 @@ fn table(comparison: &Comparison) -> String {
             row.umbra.requests_per_second,
             row.share,
             row.exits_per_mib,
-            most.join(", ")
+            row.exits.most()
         );
     }
     text

@@ -56,7 +56,7 @@ pub fn ram_disk(
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
-    behind_the_usual(archive, directory)
+    behind_the_usual(Guest::CloudInitrd, archive, directory)
 }
 
 /// An archive of the cloud kernel's drivers for the disk and of `drivers`, and of `programs`.
@@ -82,16 +82,16 @@ pub fn archive<'a>(
     Ok(archive)
 }
 
-/// A RAM disk in `directory`: the cloud kernel's with `archive` behind it. What both have is taken from `archive`.
+/// A RAM disk in `directory`: the `usual` one of a test guest with `archive` behind it. What both have is taken from `archive`.
 ///
 /// # Errors
 ///
 /// The RAM disk cannot be had or written.
-pub fn behind_the_usual(archive: Archive, directory: &Path) -> Result<PathBuf> {
-    let mut image = fs::read(Guest::CloudInitrd.provide()?).context("cannot read the RAM disk")?;
+pub fn behind_the_usual(usual: Guest, archive: Archive, directory: &Path) -> Result<PathBuf> {
+    let mut image = fs::read(usual.provide()?).context("cannot read the RAM disk")?;
     image.resize(image.len().next_multiple_of(512), 0);
     image.extend(archive.finish());
-    let path = directory.join("initrd-storage.img");
+    let path = directory.join("initrd-more.img");
     fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
