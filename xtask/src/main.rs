@@ -48,6 +48,7 @@ mod serve;
 mod session;
 mod setup;
 mod storage;
+mod terminal;
 mod test;
 mod vm;
 mod work;

@@ -3,7 +3,7 @@
 //! Everything that can be said about the options is said before anything is installed, built or booted.
 
 use std::fs;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
 use crate::setup::{self, Purpose};
+use crate::terminal::KeyByKey;
 use crate::vm::{self, Vm};
 use crate::{image, kernel, models, paths};
 
@@ -355,8 +356,9 @@ pub fn converse(
         // Umbra itself shows the guest and takes the keys there.
         session = session.with_monitor(monitor);
     }
-    if plan.interactive && std::io::stdin().is_terminal() {
-        // Lines typed here reach the guest's COM1. The thread ends with the tool, or with its input.
+    let keys = plan.interactive.then(KeyByKey::take).flatten();
+    if keys.is_some() {
+        // What is typed here reaches the guest's COM1. The thread ends with the tool, or with its input.
         let mut send = session.input();
         thread::spawn(move || {
             let mut buffer = [0; 256];
@@ -369,6 +371,7 @@ pub fn converse(
     }
     let start = emulator.process().started();
     let mut summary = session.run(plan, console);
+    drop(keys);
     let cpu_seconds = emulator.process().cpu_seconds();
     summary.result = summary
         .result
