@@ -23,10 +23,11 @@ pub const INIT: &str = include_str!("init.sh");
 pub const LEASE: &str = include_str!("lease.sh");
 
 /// What the script uses of busybox.
-const APPLETS: [&str; 32] = [
+const APPLETS: [&str; 34] = [
     "sh", "mount", "cat", "ls", "echo", "insmod", "poweroff", "reboot", "sync", "dd", "printf",
     "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid", "seq",
-    "killall", "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd",
+    "killall", "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd", "ping",
+    "yes",
 ];
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
@@ -198,7 +199,7 @@ mod tests {
             if word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()) {
                 let shell = [
                     "case", "esac", "then", "else", "done", "for", "while", "read", "exec", "if",
-                    "fi", "set", "do", "export", "work", "wait",
+                    "fi", "set", "do", "export", "work", "wait", "until",
                 ];
                 assert!(APPLETS.contains(&word) || shell.contains(&word), "{word}");
             }

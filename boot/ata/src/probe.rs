@@ -21,6 +21,11 @@ const PACKET_SIGNATURES: [[u8; 2]; 2] = [[0x14, 0xeb], [0x69, 0x96]];
 /// Microseconds in which a drive that is there shows any status at all after a command.
 const PRESENCE_LIMIT: u64 = 10_000;
 
+/// How often the drives are reset and asked: an emulator on a busy machine may carry a reset out when the first question has been asked.
+const ATTEMPTS: u32 = 3;
+/// Microseconds between two attempts.
+const ATTEMPT_PAUSE: u64 = 100_000;
+
 /// A drive that was found and identified, and no more.
 pub struct Found<H> {
     /// Its position on the channel, 0 or 1.
@@ -50,33 +55,21 @@ pub fn probe<H: Host>(host: H, at: Location) -> Vec<Found<H>> {
     if answers == [false; 2] {
         return Vec::new();
     }
-    channel.present = answers;
-    channel.reset();
-    // Both before any command: what is written to the registers goes to both drives.
-    let signatures = [0, 1].map(|position| channel.signature(position));
     let mut identities = Vec::new();
-    for (position, signature) in [0, 1].into_iter().zip(signatures) {
-        if channel.present[usize::from(position)] {
-            let packet = PACKET_SIGNATURES.contains(&signature);
-            match channel.identify(position, packet) {
-                Some(identity) => identities.push((position, identity)),
-                None => {
-                    let (status, error) = (channel.status(), channel.read(reg::ERROR));
-                    // The status of a drive that is not there is 0 if the other one answers for it.
-                    if position == 0 || !status.is_empty() {
-                        log::warn!(
-                            "IDE channel at {:x}h: drive {position} does not identify itself: signature {signature:x?}, \
-                             {status:?}, error {error:x}h",
-                            channel.at.command
-                        );
-                    }
-                }
+    for left in (0..ATTEMPTS).rev() {
+        channel.present = answers;
+        channel.reset();
+        let (found, complaints) = channel.identify_both(answers);
+        identities = found;
+        if complaints.is_empty() {
+            break;
+        }
+        if left == 0 {
+            for complaint in complaints {
+                log::warn!("IDE channel at {:x}h: {complaint}", at.command);
             }
-        } else if answers[usize::from(position)] {
-            log::warn!(
-                "IDE channel at {:x}h: drive {position} stays busy after a reset",
-                at.command
-            );
+        } else {
+            channel.pause(ATTEMPT_PAUSE);
         }
     }
     let channel = Arc::new(Mutex::new(channel));
@@ -91,6 +84,33 @@ pub fn probe<H: Host>(host: H, at: Location) -> Vec<Found<H>> {
 }
 
 impl<H: Host> Channel<H> {
+    /// Identifies both drives after a reset, those that have answered before it, and says what is wrong with those that cannot be.
+    fn identify_both(&mut self, answers: [bool; 2]) -> (Vec<(u8, Identity)>, Vec<String>) {
+        // Both before any command: what is written to the registers goes to both drives.
+        let signatures = [0, 1].map(|position| self.signature(position));
+        let (mut identities, mut complaints) = (Vec::new(), Vec::new());
+        for (position, signature) in [0, 1].into_iter().zip(signatures) {
+            if self.present[usize::from(position)] {
+                let packet = PACKET_SIGNATURES.contains(&signature);
+                match self.identify(position, packet) {
+                    Some(identity) => identities.push((position, identity)),
+                    None => {
+                        let (status, error) = (self.status(), self.read(reg::ERROR));
+                        // The status of a drive that is not there is 0 if the other one answers for it.
+                        if position == 0 || !status.is_empty() {
+                            complaints.push(alloc::format!(
+                                "drive {position} does not identify itself: signature {signature:x?}, {status:?}, error {error:x}h"
+                            ));
+                        }
+                    }
+                }
+            } else if answers[usize::from(position)] {
+                complaints.push(alloc::format!("drive {position} stays busy after a reset"));
+            }
+        }
+        (identities, complaints)
+    }
+
     /// LBA mid and high of drive `position`, which tell after a reset what it is.
     fn signature(&mut self, position: u8) -> [u8; 2] {
         self.write(reg::DEVICE, DEVICE_ONES | select(position));

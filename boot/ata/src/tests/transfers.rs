@@ -64,6 +64,22 @@ fn a_drive_in_the_middle_of_a_command_is_found() {
 }
 
 #[test]
+fn drives_that_do_not_identify_themselves_at_first_are_asked_again() {
+    let (rig, ..) = pc();
+    let mut reads = 0;
+    // What follows the first reset comes to nothing: neither signature nor status.
+    rig.tamper(move |port, value| {
+        reads += u32::from(port == 0x1f7);
+        if (5..40).contains(&reads) && matches!(port, 0x1f4 | 0x1f5 | 0x1f7) {
+            0
+        } else {
+            value
+        }
+    });
+    assert_eq!(rig.probe(0, true).len(), 2);
+}
+
+#[test]
 fn nothing_is_found_on_an_empty_channel_and_quickly() {
     let rig = Rig::new([None, None, None, None]);
     assert!(rig.probe(0, true).is_empty());
