@@ -265,19 +265,6 @@ random:
     ret
 
     # Writes the text at ESI to COM1.
-say:
-    mov edx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    lodsb
-    test al, al
-    jz 2f
-    mov edx, 0x3f8
-    out dx, al
-    jmp say
-2:  ret
-
 do_vmrun: .byte 0x0f, 0x01, 0xd8
     ret
 do_vmmcall: .byte 0x0f, 0x01, 0xd9

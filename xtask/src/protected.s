@@ -1,5 +1,5 @@
 # The beginning of a program in protected mode: a boot sector that loads the sectors behind it and enters flat 32-bit segments, with
-# paging and interrupts off. What is assembled behind it follows `protected`. LOADED is the number of those sectors.
+# paging and interrupts off. What is assembled behind it follows `protected`, and has `say`. LOADED is the number of those sectors.
 
     .intel_syntax noprefix
     .set STACK, 0x7c00
@@ -32,6 +32,20 @@ gdt:
 gdt_pointer:
     .word 23
     .long gdt
+
+    .code32
+say:                                # the string at ESI to COM1
+    mov edx, 0x3fd
+1:  in al, dx
+    test al, 0x20
+    jz 1b
+    lodsb
+    test al, al
+    jz 2f
+    mov edx, 0x3f8
+    out dx, al
+    jmp say
+2:  ret
 
     .org 510
     .byte 0x55, 0xaa

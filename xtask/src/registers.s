@@ -159,19 +159,6 @@ compare:
     jne lost
     ret
 
-say:
-    mov edx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    lodsb
-    test al, al
-    jz 2f
-    mov edx, 0x3f8
-    out dx, al
-    jmp say
-2:  ret
-
     .balign 4
 counter: .long 0
 without_avx: .long 0

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::checks::Check::ExitsPerSecond;
-use super::{Case, What, case, keys, until};
+use super::{Case, What, case, keys, own, until};
 use crate::guests::Guest;
 use crate::media;
 use crate::run::Options;
@@ -31,21 +31,17 @@ pub(super) fn cases() -> Vec<Case> {
     );
     vec![
         idle,
-        case(
+        own(
             "console-commands",
-            What::Own(
-                &[
-                    Guest::CloudKernel,
-                    Guest::CloudInitrd,
-                    Guest::GrubRescue,
-                    Guest::MemtestX64,
-                ],
-                commands,
-            ),
+            &[
+                Guest::CloudKernel,
+                Guest::CloudInitrd,
+                Guest::GrubRescue,
+                Guest::MemtestX64,
+            ],
+            commands,
             256,
             300,
-            &[],
-            &[],
         ),
     ]
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::network::md5;
-use super::{Case, What, case, keys, on, until};
+use super::{Case, keys, on, own, until};
 use crate::guests::Guest;
 use crate::rig::{Net, Network, Paging, Rig};
 use crate::run::Options;
@@ -16,16 +16,6 @@ use crate::{media, registers};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let own = |name, guests, procedure, memory, timeout| {
-        case(
-            name,
-            What::Own(guests, procedure),
-            memory,
-            timeout,
-            &[],
-            &[],
-        )
-    };
     let keep = |name| own(name, &[], keep_registers, 64, 300);
     vec![
         own(

@@ -124,6 +124,24 @@ fn case(
     }
 }
 
+/// A test that goes its own way on the usual machine, likewise.
+fn own(
+    name: &'static str,
+    guests: &'static [Guest],
+    procedure: Procedure,
+    memory: u64,
+    timeout: u64,
+) -> Case {
+    case(
+        name,
+        What::Own(guests, procedure),
+        memory,
+        timeout,
+        &[],
+        &[],
+    )
+}
+
 /// The same, to be run only when it is named.
 fn by_hand(case: Case) -> Case {
     Case {

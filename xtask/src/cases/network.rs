@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, What, by_hand, case, keys, until};
+use super::{Case, by_hand, keys, own, until};
 use crate::deb;
 use crate::guests::Guest;
 use crate::media;
@@ -30,33 +30,23 @@ const PAGE: &str = "from its ne2k card";
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let net = |name, guests, procedure, memory, timeout| {
-        case(
-            name,
-            What::Own(guests, procedure),
-            memory,
-            timeout,
-            &[],
-            &[],
-        )
-    };
     vec![
-        net("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
-        net(
+        own("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
+        own(
             "ipxe-boots-memtest",
             &[Guest::Ipxe, Guest::MemtestX64],
             boot_memtest,
             64,
             240,
         ),
-        by_hand(net(
+        by_hand(own(
             "ipxe-boots-linux",
             &[Guest::Ipxe, Guest::CloudKernel, Guest::CloudInitrd],
             boot_linux,
             512,
             900,
         )),
-        net(
+        own(
             "linux-ne2k-fetches-and-serves",
             &[Guest::I386Kernel, Guest::I386Initrd],
             linux,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Case, What, case, until};
+use super::{Case, What, case, own, until};
 use crate::guests::Guest;
 use crate::media;
 use crate::run::Options;
@@ -25,21 +25,19 @@ pub(super) fn cases() -> Vec<Case> {
             &found,
             &[],
         ),
-        case(
+        own(
             "disk-keeps-what-was-flushed",
-            What::Own(&[Guest::CloudKernel, Guest::CloudInitrd], keep),
+            &[Guest::CloudKernel, Guest::CloudInitrd],
+            keep,
             512,
             300,
-            &[],
-            &[],
         ),
-        case(
+        own(
             "disk-boots-before-the-cd",
-            What::Own(&[Guest::GrubRescue, Guest::LinuxDisk], order),
+            &[Guest::GrubRescue, Guest::LinuxDisk],
+            order,
             512,
             120,
-            &[],
-            &[],
         ),
     ]
 }

@@ -1,0 +1,194 @@
+//! What the command line may ask for.
+
+use super::*;
+use crate::cli::{Cli, Command};
+use crate::media::{Kind, Medium};
+use crate::outcome::Refused;
+use crate::rig::Paging;
+use clap::Parser;
+
+fn check(line: &str) -> Result<Options> {
+    let cli = Cli::try_parse_from(format!("xtask run {line}").split_whitespace())?;
+    let Command::Run(args) = cli.command else {
+        panic!("not run")
+    };
+    let steps = args
+        .types
+        .iter()
+        .map(|text| Step::Type(text.clone()))
+        .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())));
+    let focus = args.focus.iter().map(|&number| Step::Focus(number));
+    Options::check(&args, focus.chain(steps).collect())
+}
+
+fn refusal(line: &str) -> String {
+    let error = check(line).expect_err(line);
+    assert!(error.is::<Refused>(), "{line}: {error}");
+    error.to_string()
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    assert!(refusal("--cpus 2").contains("not built yet"));
+}
+
+#[test]
+fn paging_is_nested_shadow_or_both_in_turn() {
+    let option = |line| {
+        let options = check(line).unwrap();
+        options.vm.options()
+    };
+    assert_eq!(option(""), "memory=1024M paging=nested");
+    assert_eq!(option("--paging shadow"), "memory=1024M paging=shadow");
+    assert_eq!(
+        option("--paging alternate:100ms --shadow vtlb"),
+        "memory=1024M paging=alternate:100ms shadow=vtlb"
+    );
+    assert!(refusal("--shadow vtlb").contains("--paging shadow"));
+    for wrong in ["both", "alternate", "alternate:0ms", "alternate:5s"] {
+        assert!(wrong.parse::<Paging>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_rig_brings_its_cpu_and_takes_only_such_as_fit() {
+    let options = check("--rig bochs-vmx").unwrap();
+    assert_eq!(
+        (options.rig, options.cpu_model.as_str()),
+        (Rig::BochsVmx, "corei7_skylake_x")
+    );
+    let options = check("--rig bochs-svm --cpu-model zambezi").unwrap();
+    assert_eq!(options.cpu_model, "zambezi");
+    assert!(refusal("--rig bochs-vmx --cpu-model ryzen").contains("is for --rig bochs-svm"));
+}
+
+#[test]
+fn the_focus_goes_to_a_machine_that_is_there() {
+    assert!(refusal("--focus 2").contains("no such virtual machine"));
+    assert!(refusal("--focus 0").contains("no such virtual machine"));
+    let eight = ["--vm="; 8].join(" ");
+    assert!(refusal(&eight).contains("8 virtual machines"));
+    let options = check("--focus 2 --vm=--memory=64M --paging shadow").unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = scratch.path().join("d.img");
+    fs::write(&disk, [0; 512]).unwrap();
+    let vm = |vm: &Vm| Vm {
+        guest: Some(Medium {
+            path: disk.clone(),
+            kind: Kind::Disk,
+            length: 512,
+        }),
+        ..vm.clone()
+    };
+    let options = Options {
+        vm: vm(&options.vm),
+        others: vec![vm(&options.others[0])],
+        ..options
+    };
+    let machine = machine(&options, Path::new("/u"), None, scratch.path()).unwrap();
+    let Boot::Multiboot { options, .. } = machine.boot else {
+        panic!("not by Multiboot");
+    };
+    assert!(
+        options.starts_with("memory=1024M paging=shadow vm=2 memory=64M paging=nested "),
+        "{options}"
+    );
+    assert_eq!(machine.drives.len(), 2);
+    assert!(machine.memory > 1088 * MIB);
+}
+
+#[test]
+fn a_guest_that_is_too_large_for_bochs_is_refused() {
+    let guest = Medium {
+        path: "/g.iso".into(),
+        kind: Kind::Cdrom,
+        length: 100 * MIB,
+    };
+    let outer = |memory: &str| {
+        let mut options = check(&format!("--rig bochs-svm --memory {memory}")).unwrap();
+        options.vm.guest = Some(guest.clone());
+        machine(&options, Path::new("/u"), None, Path::new("/"))
+    };
+    assert!(outer("1900M").is_ok());
+    let error = outer("2G").unwrap_err();
+    assert!(error.is::<Refused>());
+    assert!(
+        error.to_string().contains("Bochs's can have 2048M"),
+        "{error}"
+    );
+}
+
+#[test]
+fn numbers_that_are_none_are_refused() {
+    for line in [
+        "--cpus 0",
+        "--cpus x",
+        "--memory 16M",
+        "--memory lots",
+        "--timeout 0",
+        "--timeout -1",
+        "--timeout x",
+    ] {
+        refusal(line);
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_refused() {
+    for line in [
+        "/nonexistent.iso",
+        "--disk /nonexistent/d.img",
+        "--screenshot /nonexistent/a.png",
+    ] {
+        assert!(refusal(line).contains("nonexistent"), "{line}");
+    }
+}
+
+#[test]
+fn a_kernels_options_need_a_kernel() {
+    assert!(refusal("--cmdline quiet").contains("needs a Linux kernel"));
+}
+
+#[test]
+fn keys_that_cannot_be_typed_are_refused() {
+    assert!(refusal("--type ü").contains("US keyboard"));
+    assert!(refusal("--mouse jump").contains("nothing a mouse does"));
+}
+
+#[test]
+fn the_timeout_is_120_seconds_but_not_for_a_person_at_a_window() {
+    assert_eq!(check("--headless").unwrap().timeout, Some(TIMEOUT));
+    assert_eq!(check("--until x").unwrap().timeout, Some(TIMEOUT));
+    assert_eq!(check("").unwrap().timeout, None);
+    assert_eq!(
+        check("--timeout 0.5").unwrap().timeout,
+        Some(Duration::from_millis(500))
+    );
+}
+
+#[test]
+fn a_kernel_that_does_not_fit_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vmlinuz");
+    let mut kernel = vec![0; 4096];
+    kernel[510..512].copy_from_slice(&[0x55, 0xaa]);
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x260..0x264].copy_from_slice(&(64_u32 << 20).to_le_bytes());
+    fs::write(&path, &kernel).unwrap();
+    assert!(refusal(&format!("{} --memory 64M", path.display())).contains("need 80M"));
+    assert!(check(&format!("{} --memory 128M", path.display())).is_ok());
+}
+
+#[test]
+fn the_report_gets_a_host_section() {
+    let host = Host {
+        wall_seconds: 1.5,
+        cpu_seconds: Some(2.0),
+        exit: 0,
+    };
+    let text = with_host("{\"exits\": {\"cpuid\": 7}}", host).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["host"]["wall_seconds"], 1.5);
+    assert_eq!(report["exits"]["cpuid"], 7);
+    assert!(with_host("[]", host).is_err());
+}

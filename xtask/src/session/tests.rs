@@ -1,0 +1,281 @@
+//! Conversations with an Umbra that the tests play.
+
+use super::*;
+use crate::control::far;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+/// Runs a session against `umbra`, which plays the far side and gets what was asked of it.
+fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summary, Vec<u8>) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let player = thread::spawn(move || {
+        umbra(&mut Far {
+            stream: far,
+            decoder: Decoder::default(),
+        })
+    });
+    let mut heard = Vec::new();
+    let clone = near.try_clone().unwrap();
+    let summary = Session::new(Channel::over(near, clone), &plan.script)
+        .run(plan, &mut |bytes| heard.extend_from_slice(bytes));
+    player.join().unwrap();
+    (summary, heard)
+}
+
+struct Far {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Far {
+    fn say(&mut self, frame: &[u8]) {
+        self.stream.write_all(frame).unwrap();
+    }
+
+    fn hear(&mut self) -> Option<Request> {
+        loop {
+            if let Some(request) = far::request(&mut self.decoder) {
+                return Some(request);
+            }
+            let mut buffer = [0; 256];
+            match self.stream.read(&mut buffer) {
+                Ok(count) if count > 0 => self.decoder.feed(&buffer[..count]),
+                _ => return None,
+            }
+        }
+    }
+}
+
+fn plan(script: &[Step]) -> Plan {
+    Plan {
+        script: script.to_vec(),
+        timeout: Some(Duration::from_secs(5)),
+        ..Plan::default()
+    }
+}
+
+fn until(text: &str) -> Step {
+    Step::Until(text.to_owned())
+}
+
+#[test]
+fn the_last_text_ends_the_run_and_umbra_is_told_to_quit() {
+    let (summary, heard) = converse(&plan(&[until("login:")]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::console(b"debian login: "));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+        umbra.say(&far::event("bye"));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    assert_eq!(heard, b"debian login: ");
+}
+
+#[test]
+fn keys_are_sent_after_the_text_before_them() {
+    let script = [until("GNU GRUB"), Step::Type("c".into()), until("grub>")];
+    let (summary, _) = converse(&plan(&script), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::text(&["GNU GRUB  version 2.06"]));
+        assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+        umbra.say(&far::text(&["grub>"]));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+}
+
+#[test]
+fn the_mouse_moves_and_clicks_in_the_scripts_order() {
+    let script = [
+        Step::Mouse("12,0 left".into()),
+        Step::Type("c".into()),
+        until("x"),
+    ];
+    let (summary, _) = converse(&plan(&script), |umbra| {
+        umbra.say(&far::event("ready"));
+        let mouse = |dx, buttons| {
+            Some(Request::Mouse(Mouse {
+                dx,
+                buttons,
+                ..Mouse::default()
+            }))
+        };
+        for (dx, buttons) in [(6, 0), (6, 0), (0, 1), (0, 0)] {
+            assert_eq!(umbra.hear(), mouse(dx, buttons));
+        }
+        assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+        umbra.say(&far::console(b"x"));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+}
+
+#[test]
+fn power_off_without_texts_is_success() {
+    let (summary, _) = converse(&plan(&[]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::event("poweroff"));
+        umbra.hear();
+    });
+    assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
+}
+
+#[test]
+fn each_machine_is_watched_by_itself() {
+    let script = [until("A"), Step::Focus(2), until("A"), until("B")];
+    let plan = Plan {
+        vms: 2,
+        report: true,
+        ..plan(&script)
+    };
+    let (summary, heard) = converse(&plan, |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::vm(2));
+        umbra.say(&far::console(b"A B"));
+        umbra.say(&far::vm(1));
+        umbra.say(&far::console(b"A"));
+        assert_eq!(umbra.hear(), Some(Request::Focus(2)));
+        assert_eq!(umbra.hear(), Some(Request::Report));
+        umbra.say(&far::report("1"));
+        umbra.say(&far::report("2"));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    assert_eq!(heard, b"A", "only the COM1 of the one with the focus");
+    assert_eq!(summary.report.unwrap(), "{\"vms\": [1, 2]}");
+}
+
+#[test]
+fn a_run_ends_when_all_machines_are_off() {
+    let plan = Plan {
+        vms: 2,
+        ..plan(&[])
+    };
+    let (summary, heard) = converse(&plan, |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::event("poweroff"));
+        umbra.say(&far::vm(2));
+        umbra.say(&far::event("focus 2"));
+        umbra.say(&far::console(b"x"));
+        umbra.say(&far::event("poweroff"));
+        umbra.hear();
+    });
+    assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
+    assert_eq!(heard, b"x");
+}
+
+#[test]
+fn power_off_before_a_text_is_failure() {
+    let (summary, _) = converse(&plan(&[until("A"), until("B")]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::console(b"A"));
+        umbra.say(&far::event("poweroff"));
+        umbra.hear();
+    });
+    assert_eq!(
+        summary.result.unwrap_err().to_string(),
+        "the guest powered off before \"B\" appeared"
+    );
+}
+
+#[test]
+fn the_deadline_is_failure_and_the_picture_is_taken_all_the_same() {
+    let plan = Plan {
+        timeout: Some(Duration::from_millis(100)),
+        screenshot: true,
+        ..plan(&[until("never")])
+    };
+    let (summary, _) = converse(&plan, |umbra| {
+        umbra.say(&far::event("ready"));
+        assert_eq!(umbra.hear(), Some(Request::Screenshot));
+        umbra.say(&far::picture(&Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![1, 2, 3],
+        }));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(
+        summary.result.unwrap_err().to_string(),
+        "gave up after 0 seconds before \"never\" appeared"
+    );
+    assert_eq!(summary.picture.unwrap().rgb, [1, 2, 3]);
+}
+
+#[test]
+fn a_refusal_is_a_refusal() {
+    let (summary, _) = converse(&plan(&[]), |umbra| {
+        umbra.say(&far::event("refused: this processor has no AMD-V"));
+        umbra.hear();
+    });
+    assert!(summary.result.unwrap_err().is::<Refused>());
+}
+
+#[test]
+fn a_fatal_event_ends_the_run_with_its_reason() {
+    let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::event("fatal: exit 0x999"));
+        umbra.hear();
+    });
+    assert!(
+        summary
+            .result
+            .unwrap_err()
+            .to_string()
+            .ends_with("exit 0x999")
+    );
+}
+
+#[test]
+fn a_reset_is_counted_and_the_run_goes_on() {
+    let (summary, _) = converse(&plan(&[until("UP"), until("UP")]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::console(b"UP\n"));
+        umbra.say(&far::event("reset"));
+        umbra.say(&far::console(b"UP\n"));
+        umbra.hear();
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    assert_eq!(summary.resets, 1);
+}
+
+#[test]
+fn umbra_starting_twice_is_failure() {
+    let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::event("ready"));
+        umbra.hear();
+    });
+    assert!(
+        summary
+            .result
+            .unwrap_err()
+            .to_string()
+            .contains("started again")
+    );
+}
+
+#[test]
+fn the_report_is_passed_on() {
+    let plan = Plan {
+        report: true,
+        ..plan(&[])
+    };
+    let (summary, _) = converse(&plan, |umbra| {
+        umbra.say(&far::event("ready"));
+        umbra.say(&far::event("poweroff"));
+        assert_eq!(umbra.hear(), Some(Request::Report));
+        umbra.say(&far::report("{\"exits\": 3}"));
+        umbra.hear();
+    });
+    assert_eq!(summary.report.unwrap(), "{\"exits\": 3}");
+}
+
+#[test]
+fn an_emulator_that_ends_is_failure() {
+    let (summary, _) = converse(&plan(&[until("x")]), |_| {});
+    assert_eq!(
+        summary.result.unwrap_err().to_string(),
+        "the emulator ended before \"x\" appeared"
+    );
+}
