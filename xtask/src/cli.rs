@@ -237,7 +237,7 @@ pub enum Bench {
     /// A 32-bit Debian kernel with its ne2k-pci driver receives and sends bytes by TCP, and sends requests whose answers it waits for
     /// (ping), to and from this machine: once bare in QEMU with its ne2k_pci, and once in Umbra. Further runs in Umbra, one for each kind
     /// of traffic, count the exits. Frames are the guest's own count, of both directions. The bare guest may be the slower one: QEMU's card
-    /// drops frames when its ring is full, and TCP waits before it sends them again.
+    /// drops frames when its ring is full, which Umbra's lets wait outside.
     Net(NetArgs),
     /// Kills the emulator again and again while the guest writes, and checks that what was flushed is there.
     Crash(CrashArgs),

@@ -25,6 +25,8 @@ const MIRROR: &str = "UMBRA_DEBIAN_MIRROR";
 
 /// The file in an unpacked package that says that all of it is there.
 const COMPLETE: &str = ".complete";
+/// The file that is locked by who fetches a package.
+const TURN: &str = "lock";
 
 /// Where packages are looked up.
 enum Source {
@@ -79,8 +81,17 @@ fn parse_uri(line: &str) -> Option<(String, u64)> {
 ///
 /// The package cannot be found, fetched or unpacked.
 pub fn unpacked(package: &str) -> Result<PathBuf> {
-    let directory = paths::guests().join("packages").join(package);
-    if directory.join(COMPLETE).exists() {
+    let packages = paths::guests().join("packages");
+    let directory = packages.join(package);
+    let complete = directory.join(COMPLETE);
+    if complete.exists() {
+        return Ok(directory);
+    }
+    // Others may want the same package at the same time: one fetches, whatever thread or process it is of.
+    paths::make(&packages)?;
+    let turn = fs::File::create(packages.join(TURN))?;
+    turn.lock().context("cannot lock the packages")?;
+    if complete.exists() {
         return Ok(directory);
     }
     if directory.exists() {
@@ -104,7 +115,7 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
         .arg(&archive)
         .arg(&directory))?;
     fs::remove_file(&archive)?;
-    fs::write(directory.join(COMPLETE), file)?;
+    fs::write(complete, file)?;
     step.done();
     Ok(directory)
 }
