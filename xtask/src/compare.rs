@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::bench::listen;
+use crate::outcome::refuse;
 use crate::progress::Step;
 use crate::rig::{Boot, Drive, Machine, Network};
 use crate::run::{self, Options};
@@ -93,6 +94,22 @@ impl Words {
         );
         Ok(console)
     }
+}
+
+/// Those of `all` kinds of `what` that were `wanted`, in their order; all, if none was named.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused): there is no such kind.
+pub fn chosen(what: &str, all: &[&'static str], wanted: &[String]) -> Result<Vec<&'static str>> {
+    if let Some(unknown) = wanted.iter().find(|name| !all.contains(&name.as_str())) {
+        refuse!(
+            "there is no kind of {what} named {unknown}: {}",
+            all.join(", ")
+        );
+    }
+    let is_wanted = |name: &&'static str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    Ok(all.iter().copied().filter(is_wanted).collect())
 }
 
 /// The exits of a piece of work.

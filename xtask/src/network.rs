@@ -11,11 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::NetArgs;
-use crate::compare::{Exits, Words, measure, write_json};
+use crate::compare::{Exits, Words, chosen, measure, write_json};
 use crate::cpio::Archive;
 use crate::guests::Guest;
 use crate::media;
-use crate::outcome::refuse;
 use crate::peer::Peer;
 use crate::rig::{MIB, Net, Network};
 use crate::run::Options;
@@ -78,14 +77,7 @@ struct Traffic {
 ///
 /// A run fails.
 pub fn net(args: &NetArgs) -> Result<()> {
-    if let Some(unknown) = args.work.iter().find(|name| !WORK.contains(&name.as_str())) {
-        refuse!(
-            "there is no kind of traffic named {unknown}: {}",
-            WORK.join(", ")
-        );
-    }
-    let wanted = |name: &&str| args.work.is_empty() || args.work.iter().any(|work| work == name);
-    let work: Vec<&'static str> = WORK.into_iter().filter(wanted).collect();
+    let work = chosen("traffic", &WORK, &args.work)?;
     setup::require(Purpose::Test)?;
     let bench = Bench::new(args)?;
     let native = measure("Native", || bench.native(&work))?;

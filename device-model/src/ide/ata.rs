@@ -133,17 +133,9 @@ impl Channel {
                     left: sectors,
                 };
                 let transfer = Transfer {
-                    phase,
-                    protocol: Protocol::Ata(addressing),
-                    drive: position,
                     span,
                     block: usize::from(block) * SECTOR,
-                    unit: 1,
-                    pos: 0,
-                    end: 0,
-                    stop: 0,
-                    failed: false,
-                    buffered: false,
+                    ..Transfer::new(phase, Protocol::Ata(addressing), position)
                 };
                 self.begin(cx, transfer);
             }
@@ -189,19 +181,7 @@ impl Channel {
     }
 
     fn flush(&mut self, cx: &mut DevCx<'_>) {
-        let transfer = Transfer {
-            phase: Phase::Flush,
-            protocol: Protocol::AtaPlain,
-            drive: self.selected(),
-            span: Span::default(),
-            block: 0,
-            unit: 1,
-            pos: 0,
-            end: 0,
-            stop: 0,
-            failed: false,
-            buffered: false,
-        };
+        let transfer = Transfer::new(Phase::Flush, Protocol::AtaPlain, self.selected());
         self.begin(cx, transfer);
     }
 
@@ -231,17 +211,9 @@ impl Channel {
         };
         buf.copy_from_slice(data);
         let transfer = Transfer {
-            phase: Phase::PioIn,
-            protocol,
-            drive: self.selected(),
-            span: Span::default(),
             block: data.len(),
-            unit: 1,
-            pos: 0,
             end: data.len(),
-            stop: 0,
-            failed: false,
-            buffered: false,
+            ..Transfer::new(Phase::PioIn, protocol, self.selected())
         };
         self.begin(cx, transfer);
     }

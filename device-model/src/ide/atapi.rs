@@ -65,17 +65,9 @@ impl Channel {
             PACKET => {
                 self.regs[position].count.set(REASON_COMMAND);
                 let transfer = Transfer {
-                    phase: Phase::Packet,
-                    protocol: Protocol::Packet,
-                    drive: position,
-                    span: Span::default(),
                     block: PACKET_LEN,
-                    unit: 1,
-                    pos: 0,
-                    end: 0,
                     stop: PACKET_LEN,
-                    failed: false,
-                    buffered: false,
+                    ..Transfer::new(Phase::Packet, Protocol::Packet, position)
                 };
                 self.begin(cx, transfer);
             }
@@ -143,17 +135,15 @@ impl Channel {
             }
         };
         let transfer = Transfer {
-            phase: if dma { Phase::DmaIn } else { Phase::PioIn },
-            protocol: Protocol::Packet,
-            drive: position,
             span,
             block: limit,
             unit: SECTORS_PER_BLOCK,
-            pos: 0,
             end,
-            stop: 0,
-            failed: false,
-            buffered: false,
+            ..Transfer::new(
+                if dma { Phase::DmaIn } else { Phase::PioIn },
+                Protocol::Packet,
+                position,
+            )
         };
         self.begin(cx, transfer);
     }

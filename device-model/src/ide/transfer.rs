@@ -93,6 +93,23 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    /// A transfer that has not begun, of no sectors and no data.
+    pub(super) fn new(phase: Phase, protocol: Protocol, drive: usize) -> Self {
+        Self {
+            phase,
+            protocol,
+            drive,
+            span: Span::default(),
+            block: 0,
+            unit: 1,
+            pos: 0,
+            end: 0,
+            stop: 0,
+            failed: false,
+            buffered: false,
+        }
+    }
+
     /// Bytes not yet moved.
     pub(super) fn remaining(&self) -> usize {
         let span = self.span.left as usize * SECTOR;

@@ -14,10 +14,9 @@ use serde_json::Value;
 use super::crash::FAILED;
 use super::{options, ram_disk};
 use crate::cli::DiskArgs;
-use crate::compare::{Exits, Words, measure, write_json};
+use crate::compare::{Exits, Words, chosen, measure, write_json};
 use crate::kernel;
 use crate::media;
-use crate::outcome::refuse;
 use crate::rig::{Bus, Drive, Network};
 use crate::run::Options;
 use crate::setup::{self, Purpose};
@@ -125,16 +124,7 @@ struct Speed {
 ///
 /// A run fails.
 pub fn disk(args: &DiskArgs) -> Result<()> {
-    let mut work: Vec<&'static str> = WORK.to_vec();
-    if !args.work.is_empty() {
-        if let Some(unknown) = args.work.iter().find(|name| !WORK.contains(&name.as_str())) {
-            refuse!(
-                "there is no kind of access named {unknown}: {}",
-                WORK.join(", ")
-            );
-        }
-        work.retain(|name| args.work.iter().any(|wanted| wanted == name));
-    }
+    let work = chosen("access", &WORK, &args.work)?;
     setup::require(Purpose::Test)?;
     let bench = Bench::new(args.seconds, kernel::build()?)?;
     let native = measure("Native", || bench.native(&work))?;
