@@ -203,9 +203,9 @@ pub struct TestArgs {
 /// What goes into the bootable image.
 #[derive(Debug, Args)]
 pub struct ImageArgs {
-    /// The guests' ISO images, one menu entry each [default: the Debian installer]
+    /// The guests' ISO images, one menu entry each, and one for all of them side by side [default: the Debian installer]
     pub guests: Vec<PathBuf>,
-    /// The guest's memory
+    /// Each guest's memory
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: String,
     /// Where to write the image [default: target/umbra.iso]

@@ -16,7 +16,7 @@ use crate::progress::Step;
 use crate::rig::{Boot, MIB, Module, parse_memory};
 use crate::run::FIRMWARE;
 use crate::setup::{self, Purpose};
-use crate::{cdrom, deb, kernel, paths};
+use crate::{cdrom, deb, kernel, paths, vm};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -30,7 +30,7 @@ pub struct Contents {
     pub timeout: u32,
 }
 
-/// Umbra with one guest.
+/// Umbra with its guests.
 #[derive(Debug)]
 pub struct Entry {
     /// What the menu calls it.
@@ -42,23 +42,39 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry for a CD, shown on the machine's own screen.
-    pub fn cdrom(guest: &Medium, memory: u64, options: &str) -> Entry {
+    /// An entry for CDs, each in a virtual machine of its own with `memory` bytes. The machine's own screen shows the first.
+    pub fn cdroms(guests: &[Medium], memory: u64, options: &str) -> Entry {
         let mut modules = firmware();
-        modules.push(Module {
-            role: "cdrom".to_owned(),
-            path: guest.path.clone(),
-        });
+        let mut words = options.to_owned();
+        for (number, guest) in (1..).zip(guests) {
+            modules.push(Module {
+                role: format!("{}cdrom", vm::prefix(number)),
+                path: guest.path.clone(),
+            });
+            if number > 1 {
+                words += &format!(" vm={number}");
+            }
+            words += &format!(" memory={}M paging=nested", memory / MIB);
+        }
+        let title = |guest: &Medium| {
+            let stem = guest.path.file_stem().unwrap_or_default();
+            stem.to_string_lossy().into_owned()
+        };
+        let titles: Vec<String> = guests.iter().map(title).collect();
         Entry {
-            title: guest.path.file_stem().map_or_else(
-                || "guest".to_owned(),
-                |stem| stem.to_string_lossy().into_owned(),
-            ),
-            options: format!("memory={}M paging=nested window {options}", memory / MIB)
-                .trim_end()
-                .to_owned(),
+            title: titles.join(" and "),
+            options: format!("window {}", words.trim_start()),
             modules,
         }
+    }
+
+    /// A menu of one entry for each of these CDs, and, if that can be, one for all of them side by side.
+    fn menu(guests: &[Medium], memory: u64) -> Vec<Entry> {
+        let each = guests.chunks(1);
+        let together = (2..=vm::MOST).contains(&guests.len()).then_some(guests);
+        each.chain(together)
+            .map(|guests| Entry::cdroms(guests, memory, ""))
+            .collect()
     }
 }
 
@@ -101,15 +117,11 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         .output
         .clone()
         .unwrap_or_else(|| paths::target().join("umbra.iso"));
-    let entries = guests
-        .iter()
-        .map(|guest| Entry::cdrom(guest, memory, ""))
-        .collect();
     make(
         &output,
         &umbra,
         &Contents {
-            entries,
+            entries: Entry::menu(&guests, memory),
             timeout: 5,
         },
     )?;
@@ -285,6 +297,30 @@ fn configuration(tree: &mut Tree, umbra: &Path, contents: &Contents) -> Result<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_entry_of_a_menu_has_all_guests() {
+        let guest = |name: &str| Medium {
+            path: PathBuf::from(format!("/isos/{name}.iso")),
+            kind: Kind::Cdrom,
+            length: 0,
+        };
+        let guests = [guest("debian"), guest("memtest")];
+        let entries = Entry::menu(&guests, 512 * MIB);
+        let titles: Vec<&str> = entries.iter().map(|entry| entry.title.as_str()).collect();
+        assert_eq!(titles, ["debian", "memtest", "debian and memtest"]);
+        let [_, memtest, both] = &entries[..] else {
+            panic!("{} entries", entries.len())
+        };
+        assert_eq!(memtest.options, "window memory=512M paging=nested");
+        assert_eq!(
+            both.options,
+            "window memory=512M paging=nested vm=2 memory=512M paging=nested"
+        );
+        let roles: Vec<&str> = both.modules.iter().map(|module| &*module.role).collect();
+        assert_eq!(roles, ["bios", "vgabios", "cdrom", "vm2-cdrom"]);
+        assert_eq!(Entry::menu(&guests[..1], 512 * MIB).len(), 1);
+    }
 
     #[test]
     fn every_guest_is_a_menu_entry_with_the_firmware() {

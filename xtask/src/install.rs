@@ -9,7 +9,6 @@
 //! the installer's reboot the disk boots.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -74,15 +73,8 @@ pub fn install(args: &InstallArgs) -> Result<()> {
             ..Vm::of(&cd)?
         })
     };
-    paths::make(&paths::logs())?;
-    let log = paths::logs().join("install-console.log");
-    let mut kept =
-        fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    eprintln!("installing; what COM1 says goes to {}", log.display());
     let mut progress = Progress::new();
     let run = run::execute(&options, &umbra, "install", &mut |bytes| {
-        // A log that cannot be written is no reason to end an installation.
-        let _ = kept.write_all(bytes);
         progress.feed(bytes);
     })?;
     let resets = run.summary.resets;

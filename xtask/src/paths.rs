@@ -36,8 +36,8 @@ pub fn make(directory: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the directory {}", directory.display()))
 }
 
-/// The newest logs that are kept.
-const KEPT_LOGS: usize = 40;
+/// How many of the newest logs are kept, those of COM1 too.
+const KEPT_LOGS: usize = 80;
 
 /// The path of a new log for a run of `name`, after old logs were thrown away.
 ///

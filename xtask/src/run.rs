@@ -5,7 +5,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -300,11 +301,40 @@ pub struct Run {
     pub host: Host,
     /// When the emulator was started.
     pub started: Instant,
-    /// Umbra's log.
+    /// Umbra's log. What the guests have written to COM1 is beside it: see [`com1_log`].
     pub log: PathBuf,
 }
 
-/// Runs a guest that was checked, in the Umbra image `umbra`, with the guest's COM1 going to `console`.
+/// The file for the COM1 of virtual machine `vm` (from 1), beside Umbra's log.
+pub fn com1_log(log: &Path, vm: usize) -> PathBuf {
+    let name = log.file_stem().unwrap_or_default().to_string_lossy();
+    let which = match vm {
+        1 => String::new(),
+        vm => format!("-vm{vm}"),
+    };
+    log.with_file_name(format!("{name}{which}-com1.log"))
+}
+
+/// Keeps what the guests write to COM1, for later.
+struct Com1Logs<'a> {
+    log: &'a Path,
+    files: BTreeMap<usize, Option<File>>,
+}
+
+impl Com1Logs<'_> {
+    fn keep(&mut self, vm: usize, bytes: &[u8]) {
+        let file = self.files.entry(vm);
+        let file = file.or_insert_with(|| File::create(com1_log(self.log, vm)).ok());
+        if let Some(open) = file
+            && open.write_all(bytes).is_err()
+        {
+            // A full disk is no reason to end the run.
+            *file = None;
+        }
+    }
+}
+
+/// Runs a guest that was checked, in the Umbra image `umbra`, with the COM1 of the guest that has the focus going to `console`.
 ///
 /// # Errors
 ///
@@ -373,7 +403,16 @@ pub fn converse(
         });
     }
     let start = emulator.process().started();
-    let mut summary = session.run(plan, console);
+    let mut kept = Com1Logs {
+        log: &log,
+        files: BTreeMap::new(),
+    };
+    let mut summary = session.run(plan, &mut |com1| {
+        kept.keep(com1.vm, com1.bytes);
+        if com1.focus {
+            console(com1.bytes);
+        }
+    });
     drop(keys);
     let cpu_seconds = emulator.process().cpu_seconds();
     summary.result = summary

@@ -91,6 +91,17 @@ pub enum Ending {
     WindowClosed,
 }
 
+/// What a guest has written to its COM1.
+#[derive(Debug, Clone, Copy)]
+pub struct Com1<'a> {
+    /// The number of its virtual machine, from 1.
+    pub vm: usize,
+    /// Whether that has the focus.
+    pub focus: bool,
+    /// What was written.
+    pub bytes: &'a [u8],
+}
+
 /// What a person does at once.
 enum Deed {
     /// Presses and releases a key, or some together.
@@ -180,8 +191,8 @@ impl Session {
         move |bytes: &[u8]| to.send(&Request::Input(bytes.to_vec()).encode()).is_ok()
     }
 
-    /// Carries out `plan`, giving what the guest writes to COM1 to `console` as it comes.
-    pub fn run(mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Summary {
+    /// Carries out `plan`, giving what the guests write to COM1 to `console` as it comes.
+    pub fn run(mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Summary {
         let mut result = self.follow(plan, console);
         if !self.closed && !interrupted() {
             // An Umbra that has refused to run has nothing to tell but goodbye.
@@ -234,7 +245,7 @@ impl Session {
     }
 
     /// Follows the script to its end, to the guest's, or to the deadline.
-    fn follow(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<Ending> {
+    fn follow(&mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Result<Ending> {
         let deadline = plan.timeout.map(|timeout| Instant::now() + timeout);
         let mut steps: VecDeque<&Step> = plan.script.iter().collect();
         let waits_for_power_off = !plan
@@ -323,7 +334,7 @@ impl Session {
     }
 
     /// Carries out what ends a script, and leaves the guest a moment to answer.
-    fn finish(&mut self, deeds: VecDeque<Deed>, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn finish(&mut self, deeds: VecDeque<Deed>, console: &mut dyn FnMut(Com1)) -> Result<()> {
         let settle = !deeds.is_empty();
         for deed in deeds {
             let pause = self.carry_out(deed)?;
@@ -336,7 +347,7 @@ impl Session {
     }
 
     /// Receives for as long as `time` says.
-    fn drain(&mut self, time: Duration, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn drain(&mut self, time: Duration, console: &mut dyn FnMut(Com1)) -> Result<()> {
         let end = Instant::now() + time;
         while !self.closed {
             let left = end.saturating_duration_since(Instant::now());
@@ -349,7 +360,7 @@ impl Session {
     }
 
     /// Asks for the picture and the report, and says goodbye.
-    fn ask(&mut self, plan: &Plan, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn ask(&mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Result<()> {
         if plan.screenshot {
             if self.monitor.is_some() {
                 // Umbra has to draw on the outer screen first.
@@ -390,7 +401,7 @@ impl Session {
     }
 
     /// Takes at most one message, and gives it back when it is an event.
-    fn receive(&mut self, wait: Duration, console: &mut dyn FnMut(&[u8])) -> Result<Option<Event>> {
+    fn receive(&mut self, wait: Duration, console: &mut dyn FnMut(Com1)) -> Result<Option<Event>> {
         if interrupted() {
             return Err(Interrupted.into());
         }
@@ -406,9 +417,11 @@ impl Session {
         match message {
             Message::Console(bytes) => {
                 let about = self.about;
-                if about == self.focus {
-                    console(&bytes);
-                }
+                console(Com1 {
+                    vm: about + 1,
+                    focus: about == self.focus,
+                    bytes: &bytes,
+                });
                 self.machine(about).watch.console(&bytes);
             }
             Message::Text(screen) => {

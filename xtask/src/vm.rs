@@ -17,6 +17,14 @@ const CMDLINE: &str = "console=tty0 console=ttyS0";
 /// Virtual machines of a run at most: as many as Umbra takes.
 pub const MOST: usize = 8;
 
+/// What the names of boot modules and drives for the virtual machine of this number (from 1) begin with.
+pub fn prefix(number: usize) -> String {
+    match number {
+        1 => String::new(),
+        _ => format!("vm{number}-"),
+    }
+}
+
 /// A virtual machine, with everything checked.
 #[derive(Debug, Clone)]
 pub struct Vm {
@@ -184,10 +192,7 @@ impl Vm {
     ///
     /// A file cannot be written.
     pub fn equip(&self, number: usize, guest: &Medium, bus: Bus, scratch: &Path) -> Result<Parts> {
-        let prefix = match number {
-            1 => String::new(),
-            _ => format!("vm{number}-"),
-        };
+        let prefix = prefix(number);
         let mut parts = Parts::default();
         let module = |role: &str, path: &Path| Module {
             role: format!("{prefix}{role}"),

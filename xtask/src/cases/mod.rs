@@ -323,7 +323,7 @@ impl Case {
         let path = scratch.join("umbra.iso");
         let medium = Medium::open(guest)?;
         let length = medium.length;
-        let entry = Entry::cdrom(&medium, self.memory, "control=com2 report=1");
+        let entry = Entry::cdroms(&[medium], self.memory, "control=com2 report=1");
         image::make(
             &path,
             umbra,

@@ -192,3 +192,25 @@ fn the_report_gets_a_host_section() {
     assert_eq!(report["exits"]["cpuid"], 7);
     assert!(with_host("[]", host).is_err());
 }
+
+#[test]
+fn what_the_guests_say_is_kept_beside_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("debian-7.log");
+    let mut kept = Com1Logs {
+        log: &log,
+        files: BTreeMap::new(),
+    };
+    for (vm, text) in [(1, "one "), (2, "two"), (1, "more")] {
+        kept.keep(vm, text.as_bytes());
+    }
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+    assert_eq!(read("debian-7-com1.log"), "one more");
+    assert_eq!(read("debian-7-vm2-com1.log"), "two");
+    let nowhere = directory.path().join("none/debian-7.log");
+    let mut kept = Com1Logs {
+        log: &nowhere,
+        files: BTreeMap::new(),
+    };
+    kept.keep(1, b"lost");
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{ANSWER, SETTLE, Session, TICK};
+use super::{ANSWER, Com1, SETTLE, Session, TICK};
 use crate::control::{Picture, Request};
 
 /// How long what blinks has to change: several times its period.
@@ -14,11 +14,7 @@ const BLINK: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Whether the picture has not changed for `time`: asks from time to time.
-    pub(super) fn steady(
-        &mut self,
-        time: Duration,
-        console: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool> {
+    pub(super) fn steady(&mut self, time: Duration, console: &mut dyn FnMut(Com1)) -> Result<bool> {
         // The guest stands while a picture is sent: not too often.
         self.drain(SETTLE.max(time / 10), console)?;
         let picture = self.take_picture(console)?;
@@ -38,7 +34,7 @@ impl Session {
     }
 
     /// Takes a picture, and another one with the other phase of what `blinks`.
-    pub(super) fn look(&mut self, blinks: bool, console: &mut dyn FnMut(&[u8])) -> Result<()> {
+    pub(super) fn look(&mut self, blinks: bool, console: &mut dyn FnMut(Com1)) -> Result<()> {
         self.drain(SETTLE, console)?;
         let first = self.take_picture(console)?;
         self.pictures.push(first.clone());
@@ -56,7 +52,7 @@ impl Session {
         }
     }
 
-    fn take_picture(&mut self, console: &mut dyn FnMut(&[u8])) -> Result<Picture> {
+    fn take_picture(&mut self, console: &mut dyn FnMut(Com1)) -> Result<Picture> {
         self.send(&Request::Screenshot)?;
         let mut silence = Silence::new(&self.heard);
         loop {

@@ -16,8 +16,11 @@ fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summ
     });
     let mut heard = Vec::new();
     let clone = near.try_clone().unwrap();
-    let summary = Session::new(Channel::over(near, clone), &plan.script)
-        .run(plan, &mut |bytes| heard.extend_from_slice(bytes));
+    let summary = Session::new(Channel::over(near, clone), &plan.script).run(plan, &mut |com1| {
+        if com1.focus {
+            heard.extend_from_slice(com1.bytes);
+        }
+    });
     player.join().unwrap();
     (summary, heard)
 }

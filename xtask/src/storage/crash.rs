@@ -144,9 +144,9 @@ impl Crash<'_> {
         let session = Session::new(emulator.connect()?, &options.script);
         let (sender, receiver) = mpsc::channel();
         let conversation = thread::spawn(move || {
-            session.run(&Plan::default(), &mut |bytes| {
+            session.run(&Plan::default(), &mut |com1| {
                 // Who does not listen any more has what it wanted.
-                let _ = sender.send(bytes.to_vec());
+                let _ = sender.send(com1.bytes.to_vec());
             })
         });
         let mut console = Vec::new();
