@@ -44,7 +44,7 @@ pub fn enable() -> Result<Amd, String> {
         next_rip: bit(3),
         flush_by_asid: bit(6),
         asids: leaf.ebx,
-        xsave: host::enable_xsave(),
+        xsave: host::set_up_cr4(),
         inject_virtual: is_qemu_tcg(),
     };
     let Some(save) = memory::take_own(4096, 4096) else {

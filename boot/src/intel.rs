@@ -28,7 +28,7 @@ pub fn enable(check_entries: bool) -> Result<Intel, String> {
     // CPUID 8000_0008h; every CPU with VT-x has it.
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
     capabilities.plan(Stage::Shadow)?;
-    host::enable_xsave();
+    host::set_up_cr4();
     let region = Region::new(capabilities.revision());
     if !hw::enable(region, &capabilities, unlocked) {
         return Err("VMXON failed: another hypervisor may be active below Umbra".into());
