@@ -164,20 +164,20 @@ impl<B: VcpuBackend> Session<B> {
             Stop::TripleFault => {
                 let mut dump = String::new();
                 self.vms[index].guest.cpu.cpu.dump(&mut dump);
-                log::warn!(
-                    "VM {}: the guest's CPU shut down (triple fault):\n{dump}",
-                    index + 1
-                );
+                let number = self.vms[index].number;
+                log::warn!("VM {number}: the guest's CPU shut down (triple fault):\n{dump}");
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
             Stop::Power(PowerAction::PowerOff) => {
-                log::info!("VM {}: the guest switched the machine off", index + 1);
+                let number = self.vms[index].number;
+                log::info!("VM {number}: the guest switched the machine off");
                 self.switched_off(index, "poweroff");
             }
             Stop::Fatal(why) => {
                 let mut dump = String::new();
                 self.vms[index].guest.cpu.cpu.dump(&mut dump);
-                log::error!("VM {}: the guest cannot go on: {why}\n{dump}", index + 1);
+                let number = self.vms[index].number;
+                log::error!("VM {number}: the guest cannot go on: {why}\n{dump}");
                 self.switched_off(index, &alloc::format!("fatal: {why}"));
             }
         }
@@ -211,9 +211,9 @@ impl<B: VcpuBackend> Session<B> {
 
     /// VM `index`, which has the CPU, starts again.
     fn reset(&mut self, index: usize, why: &str) {
-        log::info!("VM {}: {why}: starting again", index + 1);
         self.finish_output(index);
         let vm = &mut self.vms[index];
+        log::info!("VM {}: {why}: starting again", vm.number);
         match vm.reset() {
             Ok(()) => control::event(vm.number, "reset"),
             Err(e) => {
