@@ -6,6 +6,7 @@
 
 mod access;
 mod control;
+mod cpuid;
 mod debug;
 mod instruction;
 mod msr_access;
@@ -17,7 +18,7 @@ mod software;
 use crate::Gva;
 use crate::bus::Bus;
 use crate::cpu::{Entry, VcpuBackend};
-use crate::cpuid::{Cpuid, CpuidState};
+use crate::cpuid::Cpuid;
 use crate::device::PowerAction;
 use crate::emulate::{
     self, DecodeCache, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister,
@@ -33,7 +34,7 @@ use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
 use crate::record::{Before, Recorder};
-use crate::regs::{Cr4, Efer, Rflags, SysReg, gpr};
+use crate::regs::{Efer, Rflags, SysReg, gpr};
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
 use alloc::boxed::Box;
@@ -516,50 +517,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// The NMI handler has ended: the next NMI may come.
     fn nmi_window(&mut self) -> Result<(), Trouble> {
         self.events.nmi_done();
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
-        let regs = &self.cpu.gprs().regs;
-        let r = self
-            .cpuid
-            .get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || {
-                self.cpuid_state()
-            });
-        let regs = &mut self.cpu.gprs_mut().regs;
-        regs[gpr::RAX] = r.eax.into();
-        regs[gpr::RBX] = r.ebx.into();
-        regs[gpr::RCX] = r.ecx.into();
-        regs[gpr::RDX] = r.edx.into();
-        self.advance(next);
-        Ok(())
-    }
-
-    fn cpuid_state(&self) -> CpuidState {
-        CpuidState {
-            osxsave: self.cpu.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() != 0,
-            apic_enabled: self.irqs.apic_base() & 1 << 11 != 0,
-            xcr0: self.cpu.xcr0(),
-        }
-    }
-
-    /// XSETBV (SDM vol 2D, "XSETBV—Set Extended Control Register"): the combination of features must be one that exists.
-    fn xsetbv(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
-        let regs = &self.cpu.gprs().regs;
-        let value = regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff;
-        let valid = regs[gpr::RCX] as u32 == 0
-            && self.cpu.cpl() == 0
-            && value & 1 != 0
-            && value & !self.cpuid.xcr0_allowed() == 0
-            && (value & 0b100 == 0 || value & 0b10 != 0);
-        if !valid {
-            return Err(general_protection());
-        }
-        self.cpu.set_xcr0(value);
-        self.advance(next);
         Ok(())
     }
 

@@ -1,0 +1,231 @@
+//! The virtual CPU as the run loop sees it.
+
+use super::*;
+
+impl VcpuBackend for SvmVcpu {
+    const NAME: &'static str = "svm";
+
+    fn gprs(&self) -> &Gprs {
+        &self.context.gprs
+    }
+    fn gprs_mut(&mut self) -> &mut Gprs {
+        &mut self.context.gprs
+    }
+    fn rip(&self) -> u64 {
+        self.vmcb.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.vmcb.rip = rip;
+    }
+    fn rflags(&self) -> u64 {
+        self.vmcb.rflags
+    }
+    fn set_rflags(&mut self, rflags: u64) {
+        self.vmcb.rflags = rflags | 2;
+    }
+    fn cpl(&self) -> u8 {
+        self.vmcb.cpl & 3
+    }
+
+    fn sysreg(&self, reg: SysReg) -> u64 {
+        let v = &*self.vmcb;
+        if let Some(guest) = &self.guest {
+            match reg {
+                SysReg::Cr0 => return guest.cr0,
+                SysReg::Cr3 => return guest.cr3,
+                SysReg::Cr4 => return guest.cr4,
+                SysReg::Efer => return guest.efer & !Efer::SVME.bits(),
+                SysReg::Pat => return guest.pat,
+                _ => {}
+            }
+        }
+        match reg {
+            SysReg::Cr0 => v.cr0,
+            SysReg::Cr2 => v.cr2,
+            SysReg::Cr3 => v.cr3,
+            SysReg::Cr4 => v.cr4,
+            SysReg::Efer => v.efer & !Efer::SVME.bits(),
+            SysReg::Dr0 => hw::debug_address(0),
+            SysReg::Dr1 => hw::debug_address(1),
+            SysReg::Dr2 => hw::debug_address(2),
+            SysReg::Dr3 => hw::debug_address(3),
+            SysReg::Dr6 => v.dr6,
+            SysReg::Dr7 => v.dr7,
+            SysReg::Pat => v.g_pat,
+            SysReg::Star => v.star,
+            SysReg::Lstar => v.lstar,
+            SysReg::Cstar => v.cstar,
+            SysReg::Sfmask => v.sfmask,
+            SysReg::KernelGsBase => v.kernel_gs_base,
+            SysReg::SysenterCs => v.sysenter_cs,
+            SysReg::SysenterEsp => v.sysenter_esp,
+            SysReg::SysenterEip => v.sysenter_eip,
+            SysReg::TscOffset => v.tsc_offset,
+        }
+    }
+
+    fn set_sysreg(&mut self, reg: SysReg, value: u64) {
+        if let Some(guest) = &mut self.guest {
+            let register = match reg {
+                SysReg::Cr0 => Some(&mut guest.cr0),
+                SysReg::Cr3 => Some(&mut guest.cr3),
+                SysReg::Cr4 => Some(&mut guest.cr4),
+                SysReg::Efer => Some(&mut guest.efer),
+                SysReg::Pat => Some(&mut guest.pat),
+                _ => None,
+            };
+            if let Some(register) = register {
+                *register = value;
+                if reg == SysReg::Efer {
+                    *register |= Efer::SVME.bits();
+                }
+                return self.encode_guest_control();
+            }
+        }
+        let v = &mut *self.vmcb;
+        match reg {
+            SysReg::Cr0 => v.cr0 = value,
+            SysReg::Cr2 => v.cr2 = value,
+            SysReg::Cr3 => v.cr3 = value,
+            SysReg::Cr4 => v.cr4 = value,
+            // VMRUN refuses a guest without SVME (APM vol 2 15.5.1); the guest never sees the bit.
+            SysReg::Efer => v.efer = value | Efer::SVME.bits(),
+            SysReg::Dr0 => hw::set_debug_address(0, value),
+            SysReg::Dr1 => hw::set_debug_address(1, value),
+            SysReg::Dr2 => hw::set_debug_address(2, value),
+            SysReg::Dr3 => hw::set_debug_address(3, value),
+            SysReg::Dr6 => v.dr6 = value,
+            SysReg::Dr7 => v.dr7 = value,
+            SysReg::Pat => v.g_pat = value,
+            SysReg::Star => v.star = value,
+            SysReg::Lstar => v.lstar = value,
+            SysReg::Cstar => v.cstar = value,
+            SysReg::Sfmask => v.sfmask = value,
+            SysReg::KernelGsBase => v.kernel_gs_base = value,
+            SysReg::SysenterCs => v.sysenter_cs = value,
+            SysReg::SysenterEsp => v.sysenter_esp = value,
+            SysReg::SysenterEip => v.sysenter_eip = value,
+            SysReg::TscOffset => v.tsc_offset = value,
+        }
+    }
+
+    fn flush_linear(&mut self) {
+        self.flush_linear = true;
+    }
+
+    fn set_shadow_paging(&mut self, on: bool) {
+        self.use_shadow(on);
+    }
+
+    fn segment(&self, reg: SegReg) -> Segment {
+        let s = self.segment_ref(reg);
+        Segment {
+            selector: s.selector,
+            attr: SegAttr::from_bits_truncate(s.attrib),
+            limit: s.limit,
+            base: s.base,
+        }
+    }
+
+    fn set_segment(&mut self, reg: SegReg, value: Segment) {
+        let s = VmcbSegment {
+            selector: value.selector,
+            attrib: value.attr.bits(),
+            limit: value.limit,
+            base: value.base,
+        };
+        let v = &mut *self.vmcb;
+        match reg {
+            SegReg::Es => v.es = s,
+            SegReg::Cs => v.cs = s,
+            SegReg::Ss => {
+                v.ss = s;
+                v.cpl = value.attr.dpl();
+            }
+            SegReg::Ds => v.ds = s,
+            SegReg::Fs => v.fs = s,
+            SegReg::Gs => v.gs = s,
+            SegReg::Ldtr => v.ldtr = s,
+            SegReg::Tr => v.tr = s,
+            SegReg::Gdtr => v.gdtr = s,
+            SegReg::Idtr => v.idtr = s,
+        }
+    }
+
+    fn fx(&self) -> &FxState {
+        &self.fx
+    }
+    fn fx_mut(&mut self) -> &mut FxState {
+        &mut self.fx
+    }
+
+    fn interrupt_shadow(&self) -> bool {
+        self.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
+    }
+    fn set_interrupt_shadow(&mut self, shadow: Shadow) {
+        self.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+        if shadow != Shadow::None {
+            self.vmcb.interrupt_shadow |= INTERRUPT_SHADOW;
+        }
+    }
+    fn xcr0(&self) -> u64 {
+        // QEMU lets the guest set it without an exit: the CPU's own is the guest's.
+        if self.features.xsave && self.aside.is_none() {
+            hw::xcr0()
+        } else {
+            self.xcr0
+        }
+    }
+    fn set_xcr0(&mut self, value: u64) {
+        if self.features.xsave {
+            hw::write_xcr0(value);
+            self.xcr0 = value;
+        }
+    }
+
+    fn reset(&mut self) {
+        self.reset_registers();
+        (0..4).for_each(|n| hw::set_debug_address(n, 0));
+        if self.features.xsave {
+            hw::write_xcr0(1);
+        }
+    }
+
+    fn put_aside(&mut self) {
+        // Everything else is in the control block, the context and the FPU state.
+        self.xcr0 = self.xcr0();
+        self.aside = Some([0, 1, 2, 3].map(hw::debug_address));
+    }
+
+    fn take_up(&mut self) {
+        for (n, value) in (0..).zip(self.aside.take().unwrap_or_default()) {
+            hw::set_debug_address(n, value);
+        }
+    }
+
+    fn run(&mut self, entry: &Entry) -> VmExit {
+        self.encode(entry);
+        self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
+        let mut exit = decode(&self.vmcb, &self.features);
+        self.overdue = false;
+        let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
+        if waiting && self.features.inject_virtual && !entry.irq_window {
+            let interruptible = self.rflags() & Rflags::IF.bits() != 0;
+            not_delivered(&mut exit, entry.inject, interruptible);
+            // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT
+            // and CLI would never take one.
+            let halted = matches!(exit.reason, ExitReason::Hlt);
+            self.overdue = halted && exit.untaken.is_some();
+        }
+        exit
+    }
+
+    fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
+        let v = &*self.vmcb;
+        let _ = writeln!(
+            out,
+            " exit={:x} info1={:x} info2={:x} intinfo={:x}",
+            v.exit_code, v.exit_info1, v.exit_info2, v.exit_int_info
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! A virtual CPU on AMD-V: the registers in the control block, what is intercepted, and how an [`Entry`] is encoded.
+
+mod backend;
+#[cfg(test)]
+mod tests;
+
+use crate::Features;
+use crate::exit::{decode, event_injection};
+use crate::hw::{self, Context};
+use crate::permission::{IoPermissionMap, MsrPermissionMap};
+use crate::shadow::GuestControl;
+use crate::vmcb::{
+    INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
+    VmcbSegment, tlb_control,
+};
+use alloc::boxed::Box;
+use hv_core::cpu::{Entry, VcpuBackend};
+use hv_core::emulate::Shadow;
+use hv_core::event::{Event, EventKind, vector};
+use hv_core::exit::{ExitReason, VmExit};
+use hv_core::fx::FxState;
+use hv_core::mmu::TlbFlush;
+use hv_core::msr::{PASS_THROUGH, PAT_RESET};
+use hv_core::regs::{Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
+
+/// Always left for: everything that reaches outside the guest or that it does not have. HLT for idling; INTR and NMI are the
+/// host's; SHUTDOWN is the guest's triple fault.
+const INTERCEPT3: Intercept3 = Intercept3::INTR
+    .union(Intercept3::NMI)
+    .union(Intercept3::SMI)
+    .union(Intercept3::INIT)
+    .union(Intercept3::RDPMC)
+    .union(Intercept3::CPUID)
+    .union(Intercept3::RSM)
+    .union(Intercept3::INVD)
+    .union(Intercept3::HLT)
+    .union(Intercept3::INVLPGA)
+    .union(Intercept3::IOIO)
+    .union(Intercept3::MSR)
+    .union(Intercept3::SHUTDOWN);
+
+/// VMRUN must be intercepted (APM vol 2 15.5.1, "Basic Operation"); the other SVM instructions are #UD in the guest. RDTSCP is not offered.
+const INTERCEPT4: Intercept4 = Intercept4::all();
+
+/// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
+/// the guest; #MC is the host's.
+const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+
+/// Reads and writes of CR8 leave the guest, so that the local APIC's task priority is always exact.
+const INTERCEPT_CR8: u16 = 1 << 8;
+
+/// One virtual CPU.
+pub struct SvmVcpu {
+    features: Features,
+    pub(crate) vmcb: Box<Vmcb>,
+    /// The guest's control registers, under shadow paging.
+    pub(crate) guest: Option<GuestControl>,
+    /// What is always left for.
+    pub(crate) always: Intercept3,
+    host: Box<Vmcb>,
+    fx: Box<FxState>,
+    context: Box<Context>,
+    xcr0: u64,
+    /// Debug registers 0 to 3 of a guest that is put aside.
+    aside: Option<[u64; 4]>,
+    /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
+    overdue: bool,
+    /// The next entry flushes this guest's translations.
+    pub(crate) flush_linear: bool,
+    // The maps are referred to by address from the control block.
+    _iopm: Box<IoPermissionMap>,
+    _msrpm: Box<MsrPermissionMap>,
+}
+
+impl SvmVcpu {
+    /// A virtual CPU with address-space identifier `asid` (1 to `features.asids - 1`). AMD-V is enabled on this CPU.
+    #[must_use]
+    pub fn new(features: Features, asid: u32) -> Self {
+        let mut host = Box::new(Vmcb::default());
+        hw::save_host(&mut host);
+        Self::with_host(features, asid, host)
+    }
+
+    fn with_host(features: Features, asid: u32, host: Box<Vmcb>) -> Self {
+        let iopm = IoPermissionMap::all();
+        let msrpm = MsrPermissionMap::all_but(&PASS_THROUGH);
+        let mut vmcb = Box::new(Vmcb::default());
+        vmcb.iopm_base = hw::address(&*iopm).0;
+        vmcb.msrpm_base = hw::address(&*msrpm).0;
+        vmcb.asid = asid;
+        vmcb.np_enable = NP_ENABLE;
+        vmcb.intercept_cr_read = INTERCEPT_CR8;
+        vmcb.intercept_cr_write = INTERCEPT_CR8;
+        vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
+        vmcb.intercept3 = INTERCEPT3.bits();
+        vmcb.intercept4 = INTERCEPT4.bits();
+        let fx = Box::new(FxState::reset());
+        let context = Box::new(Context::new());
+        let mut cpu = Self {
+            features,
+            vmcb,
+            guest: None,
+            always: INTERCEPT3,
+            host,
+            fx,
+            context,
+            xcr0: 1,
+            aside: None,
+            overdue: false,
+            flush_linear: false,
+            _iopm: iopm,
+            _msrpm: msrpm,
+        };
+        cpu.reset_registers();
+        cpu
+    }
+
+    fn reset_registers(&mut self) {
+        let shadow = self.guest.is_some();
+        self.use_shadow(false);
+        self.reset_without_shadow();
+        self.use_shadow(shadow);
+    }
+
+    fn reset_without_shadow(&mut self) {
+        let data = VmcbSegment {
+            selector: 0,
+            attrib: 0x93,
+            limit: 0xffff,
+            base: 0,
+        };
+        let table = VmcbSegment {
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
+        let v = &mut *self.vmcb;
+        (v.es, v.ss, v.ds, v.fs, v.gs) = (data, data, data, data, data);
+        v.cs = VmcbSegment {
+            selector: 0xf000,
+            attrib: 0x9b,
+            limit: 0xffff,
+            base: 0xffff_0000,
+        };
+        (v.gdtr, v.idtr) = (table, table);
+        v.ldtr = VmcbSegment {
+            attrib: 0x82,
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
+        v.tr = VmcbSegment {
+            attrib: 0x8b,
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
+        v.cpl = 0;
+        v.efer = Efer::SVME.bits();
+        v.cr0 = 0x6000_0010;
+        (v.cr2, v.cr3, v.cr4) = (0, 0, 0);
+        v.dr6 = 0xffff_0ff0;
+        v.dr7 = 0x400;
+        v.rflags = 2;
+        v.rip = 0xfff0;
+        (v.star, v.lstar, v.cstar, v.sfmask, v.kernel_gs_base) = (0, 0, 0, 0, 0);
+        (v.sysenter_cs, v.sysenter_esp, v.sysenter_eip) = (0, 0, 0);
+        v.g_pat = PAT_RESET;
+        v.interrupt_shadow = 0;
+        v.event_injection = 0;
+        v.exit_int_info = 0;
+        *self.fx = FxState::reset();
+        self.context.gprs = Gprs::default();
+        self.xcr0 = 1;
+        self.overdue = false;
+    }
+
+    fn segment_ref(&self, reg: SegReg) -> &VmcbSegment {
+        let v = &*self.vmcb;
+        match reg {
+            SegReg::Es => &v.es,
+            SegReg::Cs => &v.cs,
+            SegReg::Ss => &v.ss,
+            SegReg::Ds => &v.ds,
+            SegReg::Fs => &v.fs,
+            SegReg::Gs => &v.gs,
+            SegReg::Ldtr => &v.ldtr,
+            SegReg::Tr => &v.tr,
+            SegReg::Gdtr => &v.gdtr,
+            SegReg::Idtr => &v.idtr,
+        }
+    }
+
+    /// Encodes what the run loop has decided.
+    fn encode(&mut self, entry: &Entry) {
+        let v = &mut *self.vmcb;
+        match self.guest {
+            Some(_) => v.cr3 = entry.root.0,
+            None => v.n_cr3 = entry.root.0,
+        }
+        let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
+        v.tlb_control = match flush {
+            false => tlb_control::NOTHING,
+            true if self.features.flush_by_asid => tlb_control::THIS_GUEST,
+            true => tlb_control::EVERYTHING,
+        };
+        const VIRTUAL: VirtualInterrupt = VirtualInterrupt::V_IRQ
+            .union(VirtualInterrupt::V_IGN_TPR)
+            .union(VirtualInterrupt::V_INTR_PRIO);
+        v.event_injection = 0;
+        let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
+        let mut i3 = self.always;
+        match entry.inject {
+            // A window needs the virtual interrupt for itself.
+            Some(e)
+                if self.features.inject_virtual
+                    && !self.overdue
+                    && e.kind == EventKind::ExternalInterrupt
+                    && !entry.irq_window =>
+            {
+                vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
+            }
+            Some(e) => v.event_injection = event_injection(&e),
+            None => {}
+        }
+        if entry.irq_window {
+            // A virtual interrupt that is never delivered: taking it would be the window.
+            vi |= VIRTUAL.bits();
+            i3 |= Intercept3::VINTR;
+        }
+        if entry.nmi_window {
+            i3 |= Intercept3::IRET;
+        }
+        v.virtual_interrupt = vi;
+        v.intercept3 = i3.bits();
+    }
+}
+
+/// A virtual interrupt still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"): the guest has not
+/// taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception.
+fn not_delivered(exit: &mut VmExit, interrupt: Option<Event>, interruptible: bool) {
+    let in_delivery = |e: Event| exit.vectoring.is_some_and(|v| v.vector == e.vector);
+    if interruptible && interrupt.is_some_and(in_delivery) {
+        exit.vectoring = interrupt;
+    } else {
+        exit.untaken = interrupt;
+    }
+}

@@ -1,0 +1,156 @@
+//! The virtual CPU, without a CPU.
+
+use super::*;
+use hv_core::Hpa;
+
+const ENTRY: Entry = Entry {
+    root: Hpa(0x5000),
+    flush: TlbFlush::None,
+    inject: None,
+    irq_window: false,
+    nmi_window: false,
+    timer: u64::MAX,
+};
+
+fn cpu() -> SvmVcpu {
+    SvmVcpu::with_host(
+        Features {
+            asids: 16,
+            ..Features::default()
+        },
+        1,
+        Box::default(),
+    )
+}
+
+#[test]
+fn it_keeps_the_rules_of_all_backends() {
+    hv_core::testing::conformance::check(cpu);
+}
+
+#[test]
+fn reset_state_is_the_manuals() {
+    let c = cpu();
+    assert_eq!(
+        (
+            c.rip(),
+            c.segment(SegReg::Cs).base,
+            c.segment(SegReg::Cs).selector
+        ),
+        (0xfff0, 0xffff_0000, 0xf000)
+    );
+    assert_eq!(c.sysreg(SysReg::Cr0), 0x6000_0010);
+    assert_eq!(c.sysreg(SysReg::Efer), 0, "SVME is hidden");
+    assert_eq!(c.vmcb.efer, 1 << 12, "and set");
+}
+
+#[test]
+fn an_interrupt_that_is_not_delivered_comes_back_once() {
+    let left = |vectoring, interruptible| {
+        let mut exit = VmExit {
+            reason: ExitReason::Shutdown,
+            next_rip: None,
+            vectoring,
+            untaken: None,
+        };
+        not_delivered(&mut exit, Some(Event::interrupt(8)), interruptible);
+        (exit.vectoring, exit.untaken)
+    };
+    let interrupt = Some(Event::interrupt(8));
+    assert_eq!(left(None, true), (None, interrupt), "not taken");
+    let as_qemu_tells = Some(Event::exception(8, None));
+    assert_eq!(left(as_qemu_tells, true), (interrupt, None), "in delivery");
+    let other = Some(Event::exception(13, None));
+    assert_eq!(left(other, true), (other, interrupt));
+    let double_fault = Some(Event::exception(8, Some(0)));
+    assert_eq!(
+        left(double_fault, false),
+        (double_fault, interrupt),
+        "with interrupts off"
+    );
+}
+
+#[test]
+fn what_vmrun_insists_on_is_always_encoded() {
+    let mut c = cpu();
+    c.encode(&Entry {
+        irq_window: true,
+        inject: Some(Event::interrupt(0x20)),
+        ..ENTRY
+    });
+    assert_ne!(c.vmcb.intercept4 & Intercept4::VMRUN.bits(), 0);
+    assert_ne!(c.vmcb.asid, 0);
+    assert_ne!(
+        c.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(),
+        0
+    );
+    assert_ne!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+    c.encode(&ENTRY);
+    assert_eq!(
+        c.vmcb.intercept3 & Intercept3::VINTR.bits(),
+        0,
+        "the window is disarmed"
+    );
+    assert_eq!(c.vmcb.event_injection, 0);
+}
+
+#[test]
+fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
+    let mut c = cpu();
+    c.encode(&Entry {
+        inject: Some(Event::interrupt(0x20)),
+        ..ENTRY
+    });
+    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+    c.features.inject_virtual = true;
+    let irq = Entry {
+        inject: Some(Event::interrupt(0x20)),
+        ..ENTRY
+    };
+    c.encode(&irq);
+    assert_eq!(
+        (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+        (0x20 << 32 | 0x11f_0100, 0)
+    );
+    assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+    c.encode(&Entry {
+        irq_window: true,
+        ..irq
+    });
+    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+    c.overdue = true;
+    c.encode(&irq);
+    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+    c.overdue = false;
+    c.encode(&Entry {
+        inject: Some(Event::exception(6, None)),
+        ..ENTRY
+    });
+    assert_eq!(
+        (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+        (0x100_0000, 0x8000_0306)
+    );
+}
+
+#[test]
+fn flush_uses_what_the_cpu_has() {
+    let mut c = cpu();
+    c.encode(&Entry {
+        flush: TlbFlush::Guest,
+        ..ENTRY
+    });
+    assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+    c.encode(&ENTRY);
+    assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING);
+    c.flush_linear();
+    c.encode(&ENTRY);
+    assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+    c.encode(&ENTRY);
+    assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING, "once");
+    c.features.flush_by_asid = true;
+    c.encode(&Entry {
+        flush: TlbFlush::Guest,
+        ..ENTRY
+    });
+    assert_eq!(c.vmcb.tlb_control, tlb_control::THIS_GUEST);
+}
