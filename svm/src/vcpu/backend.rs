@@ -206,18 +206,23 @@ impl VcpuBackend for SvmVcpu {
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.encode(entry);
         self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
-        let mut exit = decode(&self.vmcb, &self.features);
-        self.overdue = false;
+        let exit = decode(&self.vmcb, &self.features);
         let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        if waiting && self.features.inject_virtual && !entry.irq_window {
-            let interruptible = self.rflags() & Rflags::IF.bits() != 0;
-            not_delivered(&mut exit, entry.inject, interruptible);
-            // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT
-            // and CLI would never take one.
-            let halted = matches!(exit.reason, ExitReason::Hlt);
-            self.overdue = halted && exit.untaken.is_some();
+        let (vectoring, untaken) = match entry.inject {
+            Some(e) if waiting && self.features.inject_virtual && !entry.irq_window => {
+                let interruptible = self.rflags() & Rflags::IF.bits() != 0;
+                not_delivered(exit.vectoring, e, interruptible)
+            }
+            _ => (exit.vectoring, None),
+        };
+        // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT and
+        // CLI would never take one.
+        self.overdue = untaken.is_some() && matches!(exit.reason, ExitReason::Hlt);
+        VmExit {
+            vectoring,
+            untaken,
+            ..exit
         }
-        exit
     }
 
     fn dump_exit(&self, out: &mut dyn core::fmt::Write) {

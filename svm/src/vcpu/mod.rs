@@ -233,13 +233,18 @@ impl SvmVcpu {
     }
 }
 
-/// A virtual interrupt still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"): the guest has not
-/// taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception.
-fn not_delivered(exit: &mut VmExit, interrupt: Option<Event>, interruptible: bool) {
-    let in_delivery = |e: Event| exit.vectoring.is_some_and(|v| v.vector == e.vector);
-    if interruptible && interrupt.is_some_and(in_delivery) {
-        exit.vectoring = interrupt;
+/// A virtual `interrupt` still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"): the guest has not
+/// taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception. Gives the event whose
+/// delivery was interrupted, and the interrupt that was not taken.
+fn not_delivered(
+    vectoring: Option<Event>,
+    interrupt: Event,
+    interruptible: bool,
+) -> (Option<Event>, Option<Event>) {
+    let in_delivery = vectoring.is_some_and(|v| v.vector == interrupt.vector);
+    if interruptible && in_delivery {
+        (Some(interrupt), None)
     } else {
-        exit.untaken = interrupt;
+        (vectoring, Some(interrupt))
     }
 }

@@ -46,16 +46,8 @@ fn reset_state_is_the_manuals() {
 
 #[test]
 fn an_interrupt_that_is_not_delivered_comes_back_once() {
-    let left = |vectoring, interruptible| {
-        let mut exit = VmExit {
-            reason: ExitReason::Shutdown,
-            next_rip: None,
-            vectoring,
-            untaken: None,
-        };
-        not_delivered(&mut exit, Some(Event::interrupt(8)), interruptible);
-        (exit.vectoring, exit.untaken)
-    };
+    let left =
+        |vectoring, interruptible| not_delivered(vectoring, Event::interrupt(8), interruptible);
     let interrupt = Some(Event::interrupt(8));
     assert_eq!(left(None, true), (None, interrupt), "not taken");
     let as_qemu_tells = Some(Event::exception(8, None));
