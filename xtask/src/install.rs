@@ -75,7 +75,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
     };
     let mut progress = Progress::new();
     let run = run::execute(&options, &umbra, "install", &mut |bytes| {
-        progress.feed(bytes);
+        progress.feed(bytes)
     })?;
     let resets = run.summary.resets;
     run::conclude(run)?;

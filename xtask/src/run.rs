@@ -301,12 +301,12 @@ pub struct Run {
     pub host: Host,
     /// When the emulator was started.
     pub started: Instant,
-    /// Umbra's log. What the guests have written to COM1 is beside it: see [`com1_log`].
+    /// Umbra's log. What the guests have written to COM1 is beside it.
     pub log: PathBuf,
 }
 
 /// The file for the COM1 of virtual machine `vm` (from 1), beside Umbra's log.
-pub fn com1_log(log: &Path, vm: usize) -> PathBuf {
+fn com1_log(log: &Path, vm: usize) -> PathBuf {
     let name = log.file_stem().unwrap_or_default().to_string_lossy();
     let which = match vm {
         1 => String::new(),

@@ -213,20 +213,19 @@ fn a_refusal_is_a_refusal() {
     assert!(summary.result.unwrap_err().is::<Refused>());
 }
 
-#[test]
-fn a_fatal_event_ends_the_run_with_its_reason() {
-    let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
+/// Why a run fails in which Umbra says that it is ready, and then that `event` has happened.
+fn failure_after(event: &'static str) -> String {
+    let (summary, _) = converse(&plan(&[until("x")]), move |umbra| {
         umbra.say(&far::event("ready"));
-        umbra.say(&far::event("fatal: exit 0x999"));
+        umbra.say(&far::event(event));
         umbra.hear();
     });
-    assert!(
-        summary
-            .result
-            .unwrap_err()
-            .to_string()
-            .ends_with("exit 0x999")
-    );
+    summary.result.unwrap_err().to_string()
+}
+
+#[test]
+fn a_fatal_event_ends_the_run_with_its_reason() {
+    assert!(failure_after("fatal: exit 0x999").ends_with("exit 0x999"));
 }
 
 #[test]
@@ -244,18 +243,7 @@ fn a_reset_is_counted_and_the_run_goes_on() {
 
 #[test]
 fn umbra_starting_twice_is_failure() {
-    let (summary, _) = converse(&plan(&[until("x")]), |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::event("ready"));
-        umbra.hear();
-    });
-    assert!(
-        summary
-            .result
-            .unwrap_err()
-            .to_string()
-            .contains("started again")
-    );
+    assert!(failure_after("ready").contains("started again"));
 }
 
 #[test]
