@@ -98,7 +98,7 @@ pub fn image(args: &ImageArgs) -> Result<()> {
     for path in &args.guests {
         let medium = match path.to_str().and_then(Guest::named) {
             Some(guest) if !path.exists() => Medium::open(&guest.provide()?)?,
-            _ => Medium::open(path)?,
+            _ => Medium::open(path)?.warned(),
         };
         if medium.kind != Kind::Cdrom {
             refuse!(
@@ -304,6 +304,7 @@ mod tests {
             path: PathBuf::from(format!("/isos/{name}.iso")),
             kind: Kind::Cdrom,
             length: 0,
+            warnings: Vec::new(),
         };
         let guests = [guest("debian"), guest("memtest")];
         let entries = Entry::menu(&guests, 512 * MIB);

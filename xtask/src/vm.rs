@@ -277,7 +277,7 @@ fn disk_size(args: &VmArgs) -> Result<Option<u64>> {
 fn open_guest(path: &Path) -> Result<Medium> {
     match named(path) {
         Some(guest) => Medium::open(&guest.provide()?),
-        None => Medium::open(path),
+        None => Ok(Medium::open(path)?.warned()),
     }
 }
 
@@ -317,6 +317,7 @@ mod tests {
             path: "/g".into(),
             kind,
             length: 100,
+            warnings: Vec::new(),
         };
         let vm = Vm {
             guest: None,

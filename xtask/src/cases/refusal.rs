@@ -7,13 +7,15 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, What, case};
 use crate::guests::Guest;
-use crate::kernel;
+use crate::{deb, kernel};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
     let refused = [
         ("refuses-missing", Bad::Missing, "cannot be opened"),
-        ("refuses-truncated", Bad::Truncated, "truncated"),
+        ("refuses-truncated", Bad::Truncated, "which is cut off"),
+        ("refuses-a-fifo", Bad::Fifo, "neither a regular file nor"),
+        ("refuses-a-qcow2-disk", Bad::Qcow2Disk, "is a QCOW2 image"),
         (
             "refuses-not-bootable",
             Bad::NotBootable,
@@ -53,6 +55,10 @@ pub(super) fn cases() -> Vec<Case> {
 pub(super) enum Bad {
     Missing,
     Truncated,
+    /// A FIFO, which nobody writes.
+    Fifo,
+    /// A good CD, and a disk whose format Umbra would destroy.
+    Qcow2Disk,
     NotBootable,
     NotAnIso,
     TooLittleMemory,
@@ -74,10 +80,23 @@ pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Res
         Bad::BigKernel | Bad::CutKernel => "vmlinuz",
         _ => "guest.iso",
     });
+    let disk = scratch.join("disk.img");
     let mut arguments = vec!["run", "--headless"];
     match bad {
         Bad::Missing => {}
-        Bad::Truncated => fs::write(&guest, good.get(..good.len() / 2).unwrap_or_default())?,
+        // Before its boot catalogue or its boot image: what is cut behind them is worth a warning only.
+        Bad::Truncated => fs::write(&guest, good.get(..20 * 2048).unwrap_or_default())?,
+        Bad::Fifo => drop(deb::run(std::process::Command::new("mkfifo").arg(&guest))?),
+        Bad::Qcow2Disk => {
+            fs::write(&guest, good)?;
+            let mut image = vec![0; 1 << 20];
+            image
+                .get_mut(..4)
+                .context("the image is short")?
+                .copy_from_slice(b"QFI\xfb");
+            fs::write(&disk, image)?;
+            arguments.extend(["--disk", disk.to_str().context("the path is no text")?]);
+        }
         Bad::NotBootable => {
             // The boot record's identifier, in the second volume descriptor.
             let mut image = good;

@@ -77,6 +77,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
             path: disk.clone(),
             kind: Kind::Disk,
             length: 512,
+            warnings: Vec::new(),
         }),
         ..vm.clone()
     };
@@ -103,6 +104,7 @@ fn a_guest_that_is_too_large_for_bochs_is_refused() {
         path: "/g.iso".into(),
         kind: Kind::Cdrom,
         length: 100 * MIB,
+        warnings: Vec::new(),
     };
     let outer = |memory: &str| {
         let mut options = check(&format!("--rig bochs-svm --memory {memory}")).unwrap();

@@ -1,0 +1,198 @@
+//! Raw hard disk images: what can serve as one, and how one is made.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::foreign::refuse_foreign;
+use super::{DISK_SECTOR, absolute, iso, kernel_magic, open, plain};
+use crate::outcome::refuse;
+use crate::rig::{MIB, bytes};
+
+/// The size of a disk that is made, if nothing else is said. The file is sparse: it takes what the guest has written.
+const DISK_SIZE: u64 = 16 << 30;
+/// The least size of a disk that is made: a partition table and something to put there.
+const LEAST_DISK: u64 = 1 << 20;
+/// The largest: what 48-bit addresses reach, and every file system holds as a sparse file.
+const MOST_DISK: u64 = 8 << 40;
+
+/// A disk's size in bytes, as in `--disk-size 16G`. A number without a unit is in GiB.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when it is none.
+pub fn parse_size(text: &str) -> Result<u64> {
+    match bytes(text, &[('m', MIB)], 'g') {
+        Some(size) if (LEAST_DISK..=MOST_DISK).contains(&size) => Ok(size),
+        Some(_) => refuse!("--disk-size {text}: a disk has from 1M to 8T"),
+        None => refuse!("--disk-size {text} is not a size; write it like 16G or 500M"),
+    }
+}
+
+/// Whether there is a disk image in `path`. One that is there must be of `size`, if a size is said; one that is not must have a
+/// directory to be made in.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says what is wrong.
+pub fn check_disk(path: &Path, size: Option<u64>) -> Result<bool> {
+    let name = path.display();
+    if !path.exists() {
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        if !directory.is_dir() {
+            refuse!(
+                "the disk image {name} cannot be made: there is no directory {}",
+                directory.display()
+            );
+        }
+        return Ok(false);
+    }
+    let path = open_disk(path)?;
+    let (_, length) = open(&path, "disk image")?;
+    if let Some(size) = size.filter(|&size| size != length) {
+        refuse!(
+            "the disk image {name} exists and has {length} bytes, and not {size} as --disk-size says"
+        );
+    }
+    Ok(true)
+}
+
+/// The absolute path of the disk image in `path`, which is made with this size if there is none.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says why it cannot be.
+pub fn make_disk(path: &Path, size: Option<u64>) -> Result<PathBuf> {
+    if !check_disk(path, size)? {
+        let made = File::create_new(path).and_then(|file| file.set_len(size.unwrap_or(DISK_SIZE)));
+        if let Err(error) = made {
+            refuse!(
+                "the disk image {} cannot be made: {}",
+                path.display(),
+                plain(&error)
+            );
+        }
+    }
+    open_disk(path)
+}
+
+/// Checks that `path` can serve as a hard disk which the guest writes, and gives its absolute path.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) that says what is wrong with it.
+pub fn open_disk(path: &Path) -> Result<PathBuf> {
+    let (mut file, length) = open(path, "disk image")?;
+    let name = path.display();
+    refuse_foreign(&mut file, path, "disk image")?;
+    if iso::is_iso(&mut file) {
+        refuse!(
+            "the disk image {name} is an ISO 9660 image, which the guest would overwrite: give it as the guest or with --cdrom"
+        );
+    }
+    if kernel_magic(&mut file) {
+        refuse!("the disk image {name} is a Linux kernel: give it as the guest");
+    }
+    if length == 0 || !length.is_multiple_of(DISK_SECTOR) {
+        refuse!(
+            "the disk image {name} has {length} bytes, which is no whole number of 512-byte sectors"
+        );
+    }
+    if let Err(error) = File::options().write(true).open(path) {
+        refuse!("the disk image {name} cannot be written: {}", plain(&error));
+    }
+    absolute(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Refused;
+
+    #[test]
+    fn a_disk_must_be_whole_sectors_and_writable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.img");
+        std::fs::write(&path, [0; 1000]).unwrap();
+        assert!(
+            open_disk(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("512-byte sectors")
+        );
+        std::fs::write(&path, [0; 1024]).unwrap();
+        assert!(open_disk(&path).is_ok());
+    }
+
+    #[test]
+    fn a_disk_is_made_once_and_keeps_its_size() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.img");
+        assert!(!check_disk(&path, None).unwrap());
+        make_disk(&path, Some(64 << 20)).unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!((made.len(), made.blocks()), (64 << 20, 0), "sparse");
+        assert!(check_disk(&path, Some(64 << 20)).unwrap());
+        make_disk(&path, None).unwrap();
+        let error = make_disk(&path, Some(32 << 20)).unwrap_err();
+        assert!(error.is::<Refused>());
+        assert!(
+            error
+                .to_string()
+                .contains("has 67108864 bytes, and not 33554432"),
+            "{error}"
+        );
+        assert!(
+            make_disk(Path::new("/nonexistent/d.img"), None)
+                .unwrap_err()
+                .is::<Refused>()
+        );
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("16", 16 << 30),
+            ("500M", 500 << 20),
+            ("2TiB", 2 << 40),
+            ("8g", 8 << 30),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), size, "{text}");
+        }
+        for text in ["", "G", "-1G", "1.5G", "1k", "0", "9T", "99999999999T"] {
+            assert!(parse_size(text).unwrap_err().is::<Refused>(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_guest_would_destroy_is_refused_by_the_name_of_its_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.img");
+        let mut qcow2 = vec![0; 4096];
+        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        let mut kernel = vec![0; 4096];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        for (bytes, part) in [
+            (qcow2, "QCOW2"),
+            (iso::tests::iso(), "ISO 9660"),
+            (kernel, "Linux kernel"),
+        ] {
+            std::fs::write(&path, &bytes).unwrap();
+            for result in [
+                open_disk(&path).map(drop),
+                check_disk(&path, None).map(drop),
+                make_disk(&path, None).map(drop),
+            ] {
+                let error = result.expect_err(part);
+                assert!(error.is::<Refused>());
+                assert!(error.to_string().contains(part), "{error}");
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "it is as it was");
+        }
+    }
+}
