@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::control::{Mouse, Picture, TextScreen};
-use crate::emulator::{self, Channel, Emulator};
+use crate::emulator::{Channel, Emulator};
 use crate::keys;
-use crate::models;
 use crate::monitor::Monitor;
 use crate::mouse;
 use crate::outcome::{Interrupted, interrupted};
 use crate::paths;
-use crate::rig::{Boot, Machine, Network, Rig};
+use crate::rig::{Boot, Machine, Network, QEMU_SVM};
 use crate::screen::write_png;
 use crate::script::{Step, Watch};
 use crate::session::{CLICK_PAUSE, KEY_PAUSE, STRIDE_PAUSE};
@@ -103,8 +102,8 @@ impl Bare {
         timeout: Duration,
     ) -> Result<Bare> {
         let machine = Machine {
-            rig: Rig::QemuSvm,
-            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            rig: QEMU_SVM,
+            cpu_model: QEMU_SVM.usual_model().to_owned(),
             memory,
             boot: Boot::Cd {
                 path: cd.to_owned(),
@@ -116,7 +115,7 @@ impl Bare {
             display: None,
         };
         let console = paths::new_log(&format!("{name}-bare"))?;
-        let mut emulator = emulator::start(&machine, &console)?;
+        let mut emulator = machine.rig.start(&machine, &console)?;
         Ok(Bare {
             _channel: emulator.connect()?,
             monitor: emulator.monitor()?.context("there is no monitor")?,

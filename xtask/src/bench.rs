@@ -9,24 +9,20 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cli::BenchRig;
-use crate::emulator;
 use crate::guests::Guest;
-use crate::outcome::{Interrupted, interrupted, refuse};
+use crate::outcome::{Interrupted, interrupted};
 use crate::progress::Step;
-use crate::rig::{Boot, MIB, Machine, Network, Rig};
+use crate::rig::{BOCHS_SVM, BOCHS_VMX, Boot, Counting, MIB, Machine, Network, QEMU_SVM, Rig};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
 use crate::vm::Vm;
-use crate::{kernel, models, paths};
+use crate::{kernel, paths};
 
 /// What the RAM disk's script says right after its first word, followed by the time stamp counter.
 const MARKER: &str = "GUEST-TSC ";
 /// The kernel's command line. The script switches the machine off right after its second word.
 pub const CMDLINE: &str = "console=ttyS0 quiet umbra.bench";
-/// Linux waits by MWAITX on AMD, and Bochs 2.7 arms the wrong timer for it (`set_mwaitx_timer` in its `cpu/apic.cc`), so that it
-/// waits for ever. In Umbra there is no MWAITX.
-const WITHOUT_MWAITX: &str = " clearcpuid=221";
 /// The guest's memory in bytes.
 pub const MEMORY: u64 = 512 * MIB;
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -46,7 +42,7 @@ struct Way {
 
 /// What is measured, and where.
 struct Bench {
-    rig: Rig,
+    rig: &'static dyn Rig,
     cpu_model: String,
     umbra: PathBuf,
     kernel: PathBuf,
@@ -57,18 +53,12 @@ struct Bench {
 ///
 /// # Errors
 ///
-/// The rig cannot count, or does not have the model.
+/// The rig does not have the model.
 pub fn prepare(args: &BenchRig) -> Result<String> {
     let rig = args.rig;
-    if matches!(rig, Rig::Auto | Rig::Kvm) {
-        refuse!(
-            "--rig {} cannot count instructions; use qemu-svm, bochs-vmx or bochs-svm",
-            rig.name()
-        );
-    }
-    let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
+    let cpu_model = rig.choose_model(args.cpu_model.as_deref())?;
     setup::require(Purpose::Run { rig, window: false })?;
-    models::check_listed(rig, &cpu_model)?;
+    rig.check_installed_model(&cpu_model)?;
     Ok(cpu_model)
 }
 
@@ -94,16 +84,14 @@ pub fn boot(args: &BenchRig) -> Result<()> {
         anyhow::Ok(way)
     };
     let (native, inside);
-    if rig.is_bochs() {
+    if rig.counting() == Counting::Always {
         // It always counts instructions: one run tells both.
         native = measure("Native", &|| bench.native(false))?;
         inside = measure("Umbra", &|| bench.inside(false))?;
-        let aims = if rig == Rig::BochsVmx {
-            &ON_BOCHS_VMX
-        } else {
-            &ON_BOCHS_SVM
-        };
-        print!("{}", table(aims, [&native, &native], [&inside, &inside]));
+        print!(
+            "{}",
+            table(aims(rig), [&native, &native], [&inside, &inside])
+        );
         print!("{BOCHS_COUNT}");
     } else {
         native = measure("Native, by the clock", &|| bench.native(false))?;
@@ -112,7 +100,11 @@ pub fn boot(args: &BenchRig) -> Result<()> {
         let inside_count = measure("Umbra, counting instructions", &|| bench.inside(true))?;
         print!(
             "{}",
-            table(&ON_QEMU, [&native, &native_count], [&inside, &inside_count])
+            table(
+                aims(rig),
+                [&native, &native_count],
+                [&inside, &inside_count]
+            )
         );
         print!("{QEMU_COUNT}");
     }
@@ -193,16 +185,12 @@ impl Bench {
 
 /// The machine for a Linux kernel without Umbra.
 pub fn native_machine(
-    rig: Rig,
+    rig: &'static dyn Rig,
     cpu_model: &str,
     kernel: &Path,
     initrd: &Path,
     icount: bool,
 ) -> Machine {
-    let mut cmdline = CMDLINE.to_owned();
-    if rig == Rig::BochsSvm {
-        cmdline.push_str(WITHOUT_MWAITX);
-    }
     Machine {
         rig,
         cpu_model: cpu_model.to_owned(),
@@ -210,7 +198,7 @@ pub fn native_machine(
         boot: Boot::Native {
             kernel: kernel.to_owned(),
             initrd: Some(initrd.to_owned()),
-            cmdline,
+            cmdline: format!("{CMDLINE}{}", rig.native_words()),
         },
         drives: Vec::new(),
         network: Network::default(),
@@ -241,7 +229,7 @@ pub fn listen(
     enough: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Heard> {
     let log = paths::new_log("native")?;
-    let mut emulator = emulator::start(machine, &log)?;
+    let mut emulator = machine.rig.start(machine, &log)?;
     let start = emulator.process().started();
     let (sender, arrivals) = mpsc::channel();
     let mut from = emulator.connect()?.from;
@@ -317,6 +305,12 @@ const NOTHING: Aim = Aim {
     aim: "",
     others: "",
 };
+const NO_AIMS: Aims = Aims {
+    instructions: NOTHING,
+    wall: NOTHING,
+    cpu: NOTHING,
+    exits: &[],
+};
 const ON_QEMU: Aims = Aims {
     instructions: Aim {
         aim: "1.03 x",
@@ -367,6 +361,17 @@ const ON_BOCHS_SVM: Aims = Aims {
     cpu: NOTHING,
     ..ON_BOCHS_VMX
 };
+
+/// The aims on `rig`; there are none where no other hypervisor was measured.
+fn aims(rig: &'static dyn Rig) -> &'static Aims {
+    const BY_RIG: [(&dyn Rig, &Aims); 3] = [
+        (QEMU_SVM, &ON_QEMU),
+        (BOCHS_VMX, &ON_BOCHS_VMX),
+        (BOCHS_SVM, &ON_BOCHS_SVM),
+    ];
+    let own = BY_RIG.iter().find(|(its, _)| *its == rig);
+    own.map_or(&NO_AIMS, |(_, aims)| aims)
+}
 
 /// The comparison; each side is a run by the clock and a run that counts instructions.
 fn table(

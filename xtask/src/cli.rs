@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::rig::{Forward, Net, Paging, Rig, Shadow};
+use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
 
 /// Builds, runs and tests Umbra.
 #[derive(Debug, Parser)]
@@ -105,8 +105,8 @@ pub struct RunArgs {
     )]
     pub cpus: String,
     /// The machine that Umbra runs on
-    #[arg(long, value_enum, default_value = "auto")]
-    pub rig: Rig,
+    #[arg(long, value_parser = rig::any(), default_value = "auto")]
+    pub rig: Choice,
     /// Another CPU for that machine: one that `bochs --help cpu` lists, with VT-x for bochs-vmx [default: corei7_skylake_x] and
     /// AMD-V for bochs-svm [default: ryzen], or one of `qemu-system-x86_64 -cpu help` [default: max, for kvm host]
     #[arg(long, value_name = "NAME")]
@@ -288,9 +288,9 @@ pub struct CrashArgs {
 /// Where to measure.
 #[derive(Debug, Args)]
 pub struct BenchRig {
-    /// The machine: qemu-svm, bochs-vmx or bochs-svm
-    #[arg(long, value_enum, default_value = "qemu-svm")]
-    pub rig: Rig,
+    /// The machine
+    #[arg(long, value_parser = rig::that_counts(), default_value = "qemu-svm")]
+    pub rig: &'static dyn Rig,
     /// Another CPU for that machine, as for `run`
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,

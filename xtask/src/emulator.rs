@@ -1,6 +1,6 @@
 //! An emulator as the outer machine: its process, its temporary files, and the byte streams to Umbra.
 //!
-//! What differs between emulators is behind [`Emulator`]: [`qemu`] and [`bochs`](crate::bochs).
+//! What differs between emulators is behind [`Emulator`], and which there are is told in [`rig`](crate::rig).
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,11 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
-use crate::bochs::Bochs;
 use crate::monitor::Monitor;
 use crate::outcome::{Interrupted, Refused, interrupted, refuse};
-use crate::qemu::{self, Qemu};
-use crate::rig::{Machine, Rig};
 
 /// How long an emulator has to open its control channel.
 const START: Duration = Duration::from_secs(30);
@@ -51,19 +48,6 @@ pub trait Emulator {
 
     /// Its process.
     fn process(&self) -> &Process;
-}
-
-/// Starts the emulator that `machine` asks for, with Umbra's log going to `log`.
-///
-/// # Errors
-///
-/// It, or the temporary files it needs, cannot be had.
-pub fn start(machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
-    Ok(if machine.rig.is_bochs() {
-        Box::new(Bochs::start(machine, log)?)
-    } else {
-        Box::new(Qemu::start(machine, log)?)
-    })
 }
 
 /// The two byte streams between the tool and Umbra.
@@ -327,19 +311,6 @@ pub fn window_system() -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The window of the emulator that plays `rig`, as it calls it.
-///
-/// # Errors
-///
-/// A [`Refused`] when there is none here.
-pub fn display(rig: Rig) -> Result<&'static str> {
-    if rig.is_bochs() {
-        window_system()?;
-        return Ok("x");
-    }
-    qemu::display()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::attack;
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::{MIB, Rig};
+use crate::rig::{MIB, QEMU_SVM};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
 use crate::setup::{self, Purpose};
@@ -35,7 +35,7 @@ const MEASURES: [(char, &str, &str); 5] = [
 /// The run fails, or the guest says something else.
 pub fn exits() -> Result<()> {
     setup::require(Purpose::Run {
-        rig: Rig::QemuSvm,
+        rig: QEMU_SVM,
         window: false,
     })?;
     let umbra = kernel::build()?;

@@ -15,20 +15,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::bochs::MOST_MEMORY;
 use crate::cli::{RunArgs, VmArgs};
 use crate::emulator::{self, with_words};
 use crate::keys;
 use crate::mouse;
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{Boot, Bus, MIB, Machine, Net, Network, Rig, outer_memory};
+use crate::rig::{Boot, Bus, MIB, Machine, Net, Network, Part, QEMU_SVM, Rig, outer_memory};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
 use crate::setup::{self, Purpose};
 use crate::terminal::KeyByKey;
 use crate::vm::{self, Vm};
-use crate::{image, kernel, models, paths};
+use crate::{image, kernel, paths};
 
 /// The virtual machine's firmware, by role.
 pub const FIRMWARE: [(&str, &str); 2] = [
@@ -44,8 +43,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// A run, with everything checked.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The outer machine; not [`Rig::Auto`].
-    pub rig: Rig,
+    /// Where the outer machine comes from.
+    pub rig: &'static dyn Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
     /// The virtual machine; the first, if there are more.
@@ -82,7 +81,7 @@ impl Options {
     /// A [`Refused`](crate::outcome::Refused) that says what cannot be done.
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
-        let cpu_model = models::choose(rig, args.cpu_model.as_deref())?;
+        let cpu_model = rig.choose_model(args.cpu_model.as_deref())?;
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
             Ok(cpus) if cpus > 1 => {
@@ -151,8 +150,8 @@ impl Options {
     /// Options for a headless run of `vm`, as the tests and the benchmarks use them.
     pub fn headless(vm: Vm) -> Options {
         Options {
-            rig: Rig::QemuSvm,
-            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            rig: QEMU_SVM,
+            cpu_model: QEMU_SVM.usual_model().to_owned(),
             vm,
             others: Vec::new(),
             network: Network::default(),
@@ -196,15 +195,16 @@ fn check_step(step: &Step, vms: usize) -> Result<()> {
 }
 
 /// The network that the command line asks for.
-fn network(args: &RunArgs, rig: Rig) -> Result<Network> {
-    let net = match &args.net {
+fn network(args: &RunArgs, rig: &dyn Rig) -> Result<Network> {
+    let net = match (&args.net, rig.lacks(Part::Network)) {
         // Nothing may come from outside where runs are to repeat.
-        None if rig.is_bochs() || args.icount => Net::None,
-        None => Net::User,
-        Some(net) if *net != Net::None && rig.is_bochs() => {
-            refuse!("--net goes with QEMU: Umbra has no driver for a network card of Bochs")
+        (None, _) if args.icount => Net::None,
+        (None, Some(_)) => Net::None,
+        (None, None) => Net::User,
+        (Some(net), Some(reason)) if *net != Net::None => {
+            refuse!("--net cannot go with --rig {}: {reason}", rig.name())
         }
-        Some(net) => net.clone(),
+        (Some(net), _) => net.clone(),
     };
     if net != Net::User && (args.tftp.is_some() || !args.forward.is_empty()) {
         refuse!("--forward and --tftp go with --net user");
@@ -257,12 +257,15 @@ pub fn machine(
     // Each guest has 16 MiB of video memory besides.
     let others = options.others.len() as u64;
     let memory = outer_memory(guests, modules_length + others * OTHER);
-    if options.rig.is_bochs() && memory > MOST_MEMORY {
+    if let Some(most) = options.rig.most_memory()
+        && memory > most
+    {
         refuse!(
-            "guests of {}M need an outer machine of {}M, and Bochs's can have {}M",
+            "guests of {}M need an outer machine of {}M, and that of --rig {} can have {}M",
             guests / MIB,
             memory / MIB,
-            MOST_MEMORY / MIB
+            options.rig.name(),
+            most / MIB
         );
     }
     Ok(Machine {
@@ -345,10 +348,7 @@ pub fn execute(
     name: &str,
     console: &mut dyn FnMut(&[u8]),
 ) -> Result<Run> {
-    let display = options
-        .window
-        .then(|| emulator::display(options.rig))
-        .transpose()?;
+    let display = options.window.then(|| options.rig.display()).transpose()?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let machine = machine(options, umbra, display, scratch.path())?;
     let plan = Plan {
@@ -383,7 +383,7 @@ pub fn converse(
     console: &mut dyn FnMut(&[u8]),
 ) -> Result<Run> {
     let log = paths::new_log(name)?;
-    let mut emulator = emulator::start(machine, &log)?;
+    let mut emulator = machine.rig.start(machine, &log)?;
     let mut session = Session::new(emulator.connect()?, &plan.script);
     if let Some(monitor) = emulator.monitor()? {
         // Umbra itself shows the guest and takes the keys there.
@@ -472,7 +472,7 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
         rig: options.rig,
         window: options.window,
     })?;
-    models::check_listed(options.rig, &options.cpu_model)?;
+    options.rig.check_installed_model(&options.cpu_model)?;
     let umbra = kernel::build()?;
     let name = options.vm.name();
     let mut shown = |bytes: &[u8]| {

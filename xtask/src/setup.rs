@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::outcome::refuse;
 use crate::progress::Step;
-use crate::rig::Rig;
+use crate::rig::{self, QEMU_SVM, Rig};
 
 /// A system package, and a file of it that shows that it is there.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,8 @@ pub struct Package {
     file: &'static str,
 }
 
-const fn package(name: &'static str, file: &'static str) -> Package {
+/// The package `name`, which is there if `file` is.
+pub const fn package(name: &'static str, file: &'static str) -> Package {
     Package { name, file }
 }
 
@@ -26,16 +27,6 @@ const fn package(name: &'static str, file: &'static str) -> Package {
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc")];
 /// The virtual machine's firmware.
 const FIRMWARE: &[Package] = &[package("seabios", "/usr/share/seabios/bios-256k.bin")];
-/// QEMU as the outer machine.
-const QEMU: &[Package] = &[package("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
-/// Bochs as the outer machine, and what the CD is made with from which it starts.
-const BOCHS: &[Package] = &[
-    package("bochs", "/usr/bin/bochs"),
-    package("bochsbios", "/usr/share/bochs/BIOS-bochs-latest"),
-    package("grub-common", "/usr/bin/grub-mkimage"),
-    package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
-    package("xorriso", "/usr/bin/xorriso"),
-];
 /// What guests are made with.
 const GUESTS: &[Package] = &[
     package("xorriso", "/usr/bin/xorriso"),
@@ -76,24 +67,13 @@ const DEBOOTSTRAP: &[Package] = &[
     package("wget", "/usr/bin/wget"),
     package("tar", "/usr/bin/tar"),
 ];
-/// QEMU's window.
-const QEMU_WINDOW: &[Package] = &[package(
-    "qemu-system-gui",
-    "/usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so",
-)];
-/// Bochs's window.
-const BOCHS_WINDOW: &[Package] = &[package(
-    "bochs-x",
-    "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_x_gui.so",
-)];
-
 /// What the packages are wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// To run a guest.
     Run {
         /// On this rig.
-        rig: Rig,
+        rig: &'static dyn Rig,
         /// In a window.
         window: bool,
     },
@@ -113,20 +93,23 @@ impl Purpose {
     fn groups(self) -> Vec<&'static [Package]> {
         match self {
             Purpose::Run { rig, window } => {
-                let (emulator, its_window) = if rig.is_bochs() {
-                    (BOCHS, BOCHS_WINDOW)
-                } else {
-                    (QEMU, QEMU_WINDOW)
-                };
-                let mut groups = vec![BUILD, FIRMWARE, emulator];
-                groups.extend(window.then_some(its_window));
+                let mut groups = vec![BUILD, FIRMWARE];
+                groups.extend(rig.packages(window));
                 groups
             }
-            Purpose::Install => vec![BUILD, FIRMWARE, QEMU, GUESTS, KEYS, DEBOOTSTRAP],
+            Purpose::Install => {
+                let mut groups = vec![BUILD, FIRMWARE, GUESTS, KEYS, DEBOOTSTRAP];
+                groups.extend(QEMU_SVM.packages(false));
+                groups
+            }
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
-            Purpose::Test => vec![BUILD, FIRMWARE, QEMU, BOCHS, GUESTS, IMAGE, TEST],
+            Purpose::Test => {
+                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, TEST];
+                groups.extend(rig::ALL.into_iter().flat_map(|rig| rig.packages(false)));
+                groups
+            }
         }
     }
 }
@@ -332,7 +315,7 @@ mod tests {
             1
         );
         let run = |rig| Purpose::Run { rig, window: false };
-        let absent = missing(run(Rig::QemuSvm), |file| !file.ends_with("bios-256k.bin"));
+        let absent = missing(run(QEMU_SVM), |file| !file.ends_with("bios-256k.bin"));
         assert_eq!(
             absent
                 .iter()
@@ -340,7 +323,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["seabios"]
         );
-        let bochs = missing(run(Rig::BochsVmx), |_| false);
+        let bochs = missing(run(rig::BOCHS_VMX), |_| false);
         assert!(bochs.iter().any(|package| package.name == "bochsbios"));
         assert!(bochs.iter().all(|package| !package.name.contains("qemu")));
     }

@@ -10,7 +10,7 @@ use crate::cli::VmArgs;
 use crate::guests::Guest;
 use crate::media::{self, Kind, Medium};
 use crate::outcome::{Refused, refuse};
-use crate::rig::{Bus, Drive, MIB, Module, Paging, Rig, Shadow, parse_memory};
+use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_memory};
 
 /// A Linux kernel's command line if nothing else is said.
 const CMDLINE: &str = "console=tty0 console=ttyS0";
@@ -81,7 +81,7 @@ impl Vm {
     /// # Errors
     ///
     /// A [`Refused`] that says what cannot be done.
-    pub fn check(args: &VmArgs, rig: Rig) -> Result<Vm> {
+    pub fn check(args: &VmArgs, rig: &dyn Rig) -> Result<Vm> {
         if args.shadow.is_some() && args.paging == Paging::Nested {
             refuse!("--shadow goes with --paging shadow or alternate");
         }
@@ -100,8 +100,10 @@ impl Vm {
         }
         let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
         let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
-        if !cdroms.is_empty() && rig.is_bochs() {
-            refuse!("--cdrom goes with QEMU's machines");
+        if !cdroms.is_empty()
+            && let Some(reason) = rig.lacks(Part::Cdroms)
+        {
+            refuse!("--cdrom cannot go with --rig {}: {reason}", rig.name());
         }
         let guest = args.guest.as_deref().map(open_guest).transpose()?;
         match guest.as_ref().map(|guest| guest.kind) {

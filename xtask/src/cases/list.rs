@@ -3,7 +3,7 @@
 use super::checks::Check;
 use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
 use crate::guests::Guest;
-use crate::rig::{Paging, Rig, Shadow};
+use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, QEMU_SVM, Shadow};
 
 /// What a Linux kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
@@ -43,7 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let mut cases = vec![
         on(
-            Rig::BochsVmx,
+            BOCHS_VMX,
             None,
             case(
                 "bochs-vmx-kernel",
@@ -55,7 +55,7 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ),
         on(
-            Rig::BochsSvm,
+            BOCHS_SVM,
             None,
             case(
                 "bochs-svm-kernel",
@@ -67,7 +67,7 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ),
         on(
-            Rig::BochsVmx,
+            BOCHS_VMX,
             Some("corei5_lynnfield_750"),
             case(
                 "bochs-vmx-real-mode-in-software",
@@ -97,7 +97,7 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(
             Shadow::Unsync,
             on(
-                Rig::BochsVmx,
+                BOCHS_VMX,
                 None,
                 case(
                     "bochs-vmx-shadow-kernel",
@@ -113,7 +113,7 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(
             Shadow::Unsync,
             on(
-                Rig::BochsVmx,
+                BOCHS_VMX,
                 Some("core2_penryn_t9600"),
                 case(
                     "bochs-vmx-shadow-without-ept",
@@ -162,7 +162,7 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(
             Shadow::Unsync,
             on(
-                Rig::QemuSvm,
+                QEMU_SVM,
                 Some("Opteron_G3"),
                 case(
                     "shadow-grub-without-nested-paging",
@@ -270,7 +270,7 @@ pub(super) fn cases() -> Vec<Case> {
             &[PoweredOff],
         ),
         on(
-            Rig::BochsSvm,
+            BOCHS_SVM,
             None,
             case(
                 "bochs-svm-cdrom",

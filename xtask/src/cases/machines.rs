@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::network::md5;
 use super::{Case, keys, on, own, until};
 use crate::guests::Guest;
-use crate::rig::{Net, Network, Paging, Rig};
+use crate::rig::{BOCHS_VMX, Net, Network, Paging};
 use crate::run::Options;
 use crate::script::Step;
 use crate::vm::Vm;
@@ -34,7 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         keep("two-vms-keep-their-registers"),
         on(
-            Rig::BochsVmx,
+            BOCHS_VMX,
             None,
             keep("bochs-vmx-two-vms-keep-their-registers"),
         ),

@@ -24,13 +24,13 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
-use crate::rig::{Boot, Bus, MIB, Machine, Network, Paging, Rig, Shadow, outer_memory};
+use crate::rig::{Boot, Bus, MIB, Machine, Network, Paging, QEMU_SVM, Rig, Shadow, outer_memory};
 use crate::run::{self, Options};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::Plan;
 use crate::vm::Vm;
-use crate::{attack, models, paths};
+use crate::{attack, paths};
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
@@ -44,7 +44,7 @@ pub struct Case {
     script: Vec<Step>,
     timeout: u64,
     /// The outer machine, and its CPU if not the usual one.
-    rig: Rig,
+    rig: &'static dyn Rig,
     cpu_model: Option<&'static str>,
     /// What its media are attached to in the outer machine.
     bus: Bus,
@@ -114,7 +114,7 @@ fn case(
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
-        rig: Rig::QemuSvm,
+        rig: QEMU_SVM,
         cpu_model: None,
         bus: Bus::Virtio,
         paging: Paging::Nested,
@@ -159,7 +159,7 @@ fn on_ide(case: Case) -> Case {
 }
 
 /// The same on another machine.
-fn on(rig: Rig, cpu_model: Option<&'static str>, case: Case) -> Case {
+fn on(rig: &'static dyn Rig, cpu_model: Option<&'static str>, case: Case) -> Case {
     Case {
         rig,
         cpu_model,
@@ -284,7 +284,7 @@ impl Case {
         let report = scratch.join("report.json");
         let options = Options {
             rig: self.rig,
-            cpu_model: models::choose(self.rig, self.cpu_model)?,
+            cpu_model: self.rig.choose_model(self.cpu_model)?,
             vm: Vm {
                 memory: self.memory,
                 paging: self.paging,
@@ -333,8 +333,8 @@ impl Case {
             },
         )?;
         let machine = Machine {
-            rig: Rig::QemuSvm,
-            cpu_model: models::usual(Rig::QemuSvm).to_owned(),
+            rig: QEMU_SVM,
+            cpu_model: QEMU_SVM.usual_model().to_owned(),
             memory: outer_memory(self.memory, length).max(512 * MIB),
             boot: Boot::Cd { path, firmware },
             drives: Vec::new(),

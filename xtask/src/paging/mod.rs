@@ -23,7 +23,7 @@ use crate::cli::PagingArgs;
 use crate::guests::Guest;
 use crate::outcome::{Interrupted, Refused, interrupted, refuse};
 use crate::progress::Step;
-use crate::rig::{Paging, Rig, Shadow};
+use crate::rig::{Counting, Paging, QEMU_SVM, Rig, Shadow};
 use crate::run::{self, Options};
 use crate::vm::Vm;
 use crate::work::{self, Done};
@@ -61,7 +61,7 @@ impl Way {
 
 /// What is measured, and where.
 struct Bench {
-    rig: Rig,
+    rig: &'static dyn Rig,
     cpu_model: String,
     umbra: PathBuf,
     kernel: PathBuf,
@@ -124,7 +124,7 @@ pub fn paging(args: &PagingArgs) -> Result<()> {
         columns,
     };
     // The aims are for this guest on this emulator.
-    let aims = bench.rig == Rig::QemuSvm && guest == Guest::CloudKernel;
+    let aims = bench.rig == QEMU_SVM && guest == Guest::CloudKernel;
     print!("{}", table::table(&comparison, aims));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&comparison)? + "\n";
@@ -169,7 +169,7 @@ impl Bench {
 
     fn fill(&self, way: Way, column: &mut Column) -> Result<()> {
         let jobs = &self.jobs;
-        let exact = self.rig.is_bochs();
+        let exact = self.rig.counting() == Counting::Always;
         let step = |what: &str| Step::start(format!("{}, {what}", way.name()));
         let clock = if exact && way != Way::Native {
             None
@@ -231,7 +231,7 @@ impl Bench {
             times: vec![(None, None); jobs.len()],
             ..Seen::default()
         };
-        let timeout = Duration::from_secs(if self.rig.is_bochs() { 3600 } else { 900 });
+        let timeout = Duration::from_secs(900) * self.rig.slowness();
         match way {
             Way::Native => {
                 let machine =

@@ -4,7 +4,7 @@ use super::*;
 use crate::cli::{Cli, Command};
 use crate::media::{Kind, Medium};
 use crate::outcome::Refused;
-use crate::rig::Paging;
+use crate::rig::{BOCHS_VMX, Paging};
 use clap::Parser;
 
 fn check(line: &str) -> Result<Options> {
@@ -55,7 +55,7 @@ fn a_rig_brings_its_cpu_and_takes_only_such_as_fit() {
     let options = check("--rig bochs-vmx").unwrap();
     assert_eq!(
         (options.rig, options.cpu_model.as_str()),
-        (Rig::BochsVmx, "corei7_skylake_x")
+        (BOCHS_VMX, "corei7_skylake_x")
     );
     let options = check("--rig bochs-svm --cpu-model zambezi").unwrap();
     assert_eq!(options.cpu_model, "zambezi");
@@ -115,7 +115,7 @@ fn a_guest_that_is_too_large_for_bochs_is_refused() {
     let error = outer("2G").unwrap_err();
     assert!(error.is::<Refused>());
     assert!(
-        error.to_string().contains("Bochs's can have 2048M"),
+        error.to_string().contains("bochs-svm can have 2048M"),
         "{error}"
     );
 }

@@ -21,7 +21,6 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{file_system_ram_disk, options};
 use crate::cli::CrashArgs;
 use crate::deb;
-use crate::emulator;
 use crate::outcome::{Interrupted, interrupted};
 use crate::run;
 use crate::session::{Plan, Session};
@@ -140,7 +139,7 @@ impl Crash<'_> {
     pub fn run(&self, work: &str, after: Duration) -> Result<String> {
         let options = options(&self.initrd, &self.disk, work)?;
         let machine = run::machine(&options, self.umbra, None, self.scratch)?;
-        let mut emulator = emulator::start(&machine, &paths::new_log("crash")?)?;
+        let mut emulator = machine.rig.start(&machine, &paths::new_log("crash")?)?;
         let session = Session::new(emulator.connect()?, &options.script);
         let (sender, receiver) = mpsc::channel();
         let conversation = thread::spawn(move || {

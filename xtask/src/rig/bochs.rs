@@ -13,15 +13,37 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::emulator::{Channel, Emulator, Process, Sender, temporary_directory, with_words};
+use super::machine::{Boot, MIB, Machine};
+use super::{Part, Rig, models};
+use crate::emulator::{
+    Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
+};
 use crate::image;
 use crate::monitor::Monitor;
-use crate::rig::{Boot, MIB, Machine};
+use crate::outcome::refuse;
+use crate::setup::{Package, package};
 
 /// The emulator.
-pub const BOCHS: &str = "bochs";
+const BOCHS: &str = "bochs";
 /// The most memory that its machine can have here.
 pub const MOST_MEMORY: u64 = 2048 * MIB;
+/// How Umbra speaks to the tool on it.
+pub const CONTROL: &str = "e9";
+/// How many times longer than QEMU it may take.
+pub const SLOWNESS: u32 = 4;
+/// Its packages, and those with which the CD is made from which it starts.
+const PACKAGES: &[Package] = &[
+    package("bochs", "/usr/bin/bochs"),
+    package("bochsbios", "/usr/share/bochs/BIOS-bochs-latest"),
+    package("grub-common", "/usr/bin/grub-mkimage"),
+    package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
+    package("xorriso", "/usr/bin/xorriso"),
+];
+/// Its window's.
+const WINDOW: &[Package] = &[package(
+    "bochs-x",
+    "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_x_gui.so",
+)];
 
 /// Where the machine's drives can be; the first is its own CD's.
 const CD: &str = "ata0-master";
@@ -119,6 +141,70 @@ impl Emulator for Bochs {
     }
 }
 
+/// The system packages that it needs, and that its window needs.
+pub fn packages(window: bool) -> Vec<&'static [Package]> {
+    let mut groups = vec![PACKAGES];
+    groups.extend(window.then_some(WINDOW));
+    groups
+}
+
+/// Why its machine has no such part.
+pub fn lacks(part: Part) -> &'static str {
+    match part {
+        Part::Network => "Umbra has no driver for a network card of Bochs",
+        Part::Cdroms => "Umbra knows such media by the serial numbers of QEMU's drives",
+    }
+}
+
+/// Its window.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when there is none here.
+pub fn display() -> Result<&'static str> {
+    window_system()?;
+    Ok("x")
+}
+
+/// Checks that `model` is none of the `others`, which are for the rig `other`; `rig` can have those of `fitting`.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) with the models that fit.
+pub fn check_vendor(
+    rig: &dyn Rig,
+    model: &str,
+    fitting: &[&str],
+    other: &dyn Rig,
+    others: &[&str],
+) -> Result<()> {
+    if others.contains(&model) {
+        refuse!(
+            "--cpu-model {model} is for --rig {}; --rig {} can have {}",
+            other.name(),
+            rig.name(),
+            fitting.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Checks that the Bochs that is installed has `model`; `rig` can have those of `fitting`.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when it has not.
+pub fn check_model(rig: &dyn Rig, model: &str, fitting: &[&str]) -> Result<()> {
+    if model == rig.usual_model() || models::has(BOCHS, &["--help", "cpu"], model)? {
+        return Ok(());
+    }
+    refuse!(
+        "{BOCHS} has no CPU model {model}; --rig {} can have {}",
+        rig.name(),
+        fitting.join(", ")
+    )
+}
+
 /// The last lines of Bochs's log, without the registers that it writes at its end: those are the machine's, not the guest's.
 fn last_words(log: &str) -> String {
     const LINES: usize = 6;
@@ -199,11 +285,11 @@ sound: driver=dummy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Bus, Drive, Network, Rig};
+    use crate::rig::{BOCHS_SVM, BOCHS_VMX, Bus, Drive, Network};
 
     fn machine(boot: Boot) -> Machine {
         Machine {
-            rig: Rig::BochsSvm,
+            rig: BOCHS_SVM,
             cpu_model: "ryzen".to_owned(),
             memory: 384 * MIB,
             boot,
@@ -225,6 +311,18 @@ mod tests {
             icount: false,
             display: None,
         }
+    }
+
+    #[test]
+    fn a_model_of_the_other_vendor_is_refused_with_those_that_fit() {
+        let error = BOCHS_SVM.check_model("corei7_haswell_4770").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("is for --rig bochs-vmx"), "{text}");
+        assert!(
+            text.contains("turion64_tyler") && !text.contains('\n'),
+            "{text}"
+        );
+        assert!(BOCHS_VMX.check_model("ryzen").is_err());
     }
 
     #[test]

@@ -11,16 +11,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use super::machine::{Boot, Bus, Forward, Machine, Module, Net, Network};
+use super::{Rig, models};
 use crate::deb;
 use crate::emulator::{
     Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
-use crate::rig::{Boot, Bus, Forward, Machine, Module, Net, Network, Rig};
+use crate::setup::{Package, package};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
+/// Its packages.
+const PACKAGES: &[Package] = &[package("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
+/// Its window's.
+const WINDOW: &[Package] = &[package(
+    "qemu-system-gui",
+    "/usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so",
+)];
+
 /// How long it has to open its monitor.
 const MONITOR: Duration = Duration::from_secs(30);
 
@@ -43,14 +53,15 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Starts QEMU with Umbra's log going to `log`. The machine does not run before [`Emulator::connect`].
+    /// Starts QEMU, which executes the machine's instructions by `accelerator`, with Umbra's log going to `log`. The machine does not run
+    /// before [`Emulator::connect`].
     ///
     /// # Errors
     ///
     /// It, or the temporary files it needs, cannot be had.
-    pub fn start(machine: &Machine, log: &Path) -> Result<Qemu> {
+    pub fn start(machine: &Machine, accelerator: &str, log: &Path) -> Result<Qemu> {
         let directory = temporary_directory()?;
-        let arguments = arguments(machine, log, directory.path())?;
+        let arguments = arguments(machine, accelerator, log, directory.path())?;
         let pipes = if machine.icount {
             let control = control_socket(directory.path());
             let (to, from) = (control.with_extension("in"), control.with_extension("out"));
@@ -140,7 +151,12 @@ fn escaped(path: &Path) -> Result<String> {
 }
 
 /// The emulator's arguments; links and files that they need are made in `directory`.
-fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsString>> {
+fn arguments(
+    machine: &Machine,
+    accelerator: &str,
+    log: &Path,
+    directory: &Path,
+) -> Result<Vec<OsString>> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |parts: &[&str]| arguments.extend(parts.iter().map(OsString::from));
     add(&[
@@ -151,11 +167,7 @@ fn arguments(machine: &Machine, log: &Path, directory: &Path) -> Result<Vec<OsSt
         "-M",
         "pc",
         "-accel",
-        if machine.rig == Rig::Kvm {
-            "kvm"
-        } else {
-            "tcg"
-        },
+        accelerator,
         "-cpu",
         &machine.cpu_model,
         "-vga",
@@ -302,6 +314,26 @@ fn module_list(modules: &[Module], directory: &Path) -> Result<String> {
     Ok(list.join(","))
 }
 
+/// The system packages that it needs, and that its window needs.
+pub fn packages(window: bool) -> Vec<&'static [Package]> {
+    let mut groups = vec![PACKAGES];
+    groups.extend(window.then_some(WINDOW));
+    groups
+}
+
+/// Checks that it has `model`, behind whose name it takes features.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) when it has not.
+pub fn check_model(rig: &dyn Rig, model: &str) -> Result<()> {
+    let name = model.split(',').next().unwrap_or_default();
+    if model == rig.usual_model() || models::has(QEMU, &["-cpu", "help"], name)? {
+        return Ok(());
+    }
+    refuse!("{QEMU} has no CPU model {name}; {QEMU} -cpu help lists them")
+}
+
 /// The window system that the emulator can use here.
 ///
 /// # Errors
@@ -328,11 +360,12 @@ pub fn display() -> Result<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Bus, Drive, MIB};
+    use crate::rig::{Drive, MIB, QEMU_SVM};
 
     fn line(machine: &Machine) -> String {
         let directory = tempfile::tempdir().unwrap();
-        let arguments = arguments(machine, Path::new("/logs/a,b.log"), directory.path()).unwrap();
+        let log = Path::new("/logs/a,b.log");
+        let arguments = arguments(machine, "tcg", log, directory.path()).unwrap();
         let words: Vec<String> = arguments
             .into_iter()
             .map(|word| word.into_string().unwrap())
@@ -354,7 +387,7 @@ mod tests {
             },
         ];
         Machine {
-            rig: Rig::QemuSvm,
+            rig: QEMU_SVM,
             cpu_model: "max".to_owned(),
             memory: 128 * MIB,
             boot: Boot::Multiboot {

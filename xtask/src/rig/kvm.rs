@@ -1,14 +1,66 @@
-//! Whether this machine's own processor can be the outer machine: Linux KVM with nested virtualization.
+//! `kvm`: this computer's own processor, through QEMU and Linux KVM with nested virtualization.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::qemu::QEMU;
+use anyhow::Result;
+
+use super::qemu::{self, QEMU, Qemu};
+use super::{Counting, Machine, Rig};
+use crate::emulator::Emulator;
+use crate::setup::Package;
+
+/// The rig.
+pub const KVM: &dyn Rig = &Kvm;
+
+struct Kvm;
+
+impl Rig for Kvm {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn about(&self) -> &'static str {
+        "This machine's processor, through QEMU and Linux KVM with nested virtualization"
+    }
+
+    fn usual_model(&self) -> &'static str {
+        "host"
+    }
+
+    fn check_installed_model(&self, model: &str) -> Result<()> {
+        qemu::check_model(self, model)
+    }
+
+    fn packages(&self, window: bool) -> Vec<&'static [Package]> {
+        qemu::packages(window)
+    }
+
+    fn missing(&self) -> Option<String> {
+        missing()
+    }
+
+    fn control(&self) -> &'static str {
+        "com2"
+    }
+
+    fn counting(&self) -> Counting {
+        Counting::Never
+    }
+
+    fn display(&self) -> Result<&'static str> {
+        qemu::display()
+    }
+
+    fn start(&self, machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+        Ok(Box::new(Qemu::start(machine, "kvm", log)?))
+    }
+}
 
 /// What stands in the way of KVM here, as a sentence's end; nothing if it is usable.
-pub fn missing() -> Option<String> {
+fn missing() -> Option<String> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Some(format!("/dev/kvm cannot be opened ({})", error.kind()));
     }

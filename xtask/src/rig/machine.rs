@@ -1,27 +1,12 @@
-//! The rigs: the outer machines that Umbra can run on, and what such a machine is made of.
+//! What an outer machine is made of.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Result;
 
-use crate::kvm;
+use super::Rig;
 use crate::outcome::refuse;
-
-/// Where the outer machine comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Rig {
-    /// QEMU's own emulation of AMD-V
-    QemuSvm,
-    /// Bochs with Intel VT-x: exact, and about ten times slower
-    BochsVmx,
-    /// Bochs with AMD-V
-    BochsSvm,
-    /// This machine's processor, through QEMU and Linux KVM with nested virtualization
-    Kvm,
-    /// kvm where that can be used, otherwise qemu-svm
-    Auto,
-}
 
 /// How Umbra virtualizes the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,50 +72,6 @@ impl Shadow {
             Shadow::Vtlb => "vtlb",
             Shadow::Cached => "cached",
             Shadow::Unsync => "unsync",
-        }
-    }
-}
-
-impl Rig {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Rig::QemuSvm => "qemu-svm",
-            Rig::BochsVmx => "bochs-vmx",
-            Rig::BochsSvm => "bochs-svm",
-            Rig::Kvm => "kvm",
-            Rig::Auto => "auto",
-        }
-    }
-
-    /// Whether Bochs plays the machine; otherwise QEMU does.
-    pub fn is_bochs(self) -> bool {
-        matches!(self, Rig::BochsVmx | Rig::BochsSvm)
-    }
-
-    /// How Umbra speaks to the tool on it: the value of its option `control`.
-    pub fn control(self) -> &'static str {
-        if self.is_bochs() { "e9" } else { "com2" }
-    }
-
-    /// The rig that will be used for this choice.
-    ///
-    /// # Errors
-    ///
-    /// A [`Refused`](crate::outcome::Refused) for KVM where it cannot be used.
-    pub fn resolve(self) -> Result<Rig> {
-        match self {
-            Rig::Kvm | Rig::Auto => self.choose(kvm::missing()),
-            rig => Ok(rig),
-        }
-    }
-
-    /// Chooses by what KVM lacks here.
-    fn choose(self, missing: Option<String>) -> Result<Rig> {
-        match missing {
-            None => Ok(Rig::Kvm),
-            Some(_) if self == Rig::Auto => Ok(Rig::QemuSvm),
-            Some(missing) => refuse!("--rig kvm cannot be used here: {missing}"),
         }
     }
 }
@@ -304,8 +245,8 @@ pub enum Boot {
 /// A whole outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Where it comes from; not [`Rig::Auto`].
-    pub rig: Rig,
+    /// Where it comes from.
+    pub rig: &'static dyn Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
     /// Its memory in bytes.
@@ -369,16 +310,6 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_kvm_where_nothing_is_missing_and_kvm_says_what_is() {
-        assert_eq!(Rig::Auto.choose(None).unwrap(), Rig::Kvm);
-        let missing = || Some("/dev/kvm cannot be opened".to_owned());
-        assert_eq!(Rig::Auto.choose(missing()).unwrap(), Rig::QemuSvm);
-        let refusal = Rig::Kvm.choose(missing()).unwrap_err();
-        assert!(refusal.is::<crate::outcome::Refused>());
-        assert!(refusal.to_string().ends_with("/dev/kvm cannot be opened"));
-    }
-
-    #[test]
     fn networks_and_forwards_are_read_and_what_is_neither_is_not() {
         assert_eq!("user".parse(), Ok(Net::User));
         assert_eq!("tap:tap0".parse(), Ok(Net::Tap("tap0".to_owned())));
@@ -398,9 +329,6 @@ mod tests {
     #[test]
     fn names_are_those_of_the_command_line() {
         use clap::ValueEnum;
-        for rig in Rig::value_variants() {
-            assert_eq!(rig.to_possible_value().unwrap().get_name(), rig.name());
-        }
         for shadow in Shadow::ALL {
             assert_eq!(
                 shadow.to_possible_value().unwrap().get_name(),
