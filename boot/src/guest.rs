@@ -322,7 +322,7 @@ impl<B: VcpuBackend> Guest<B> {
             pm,
         } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
-        let vcpu = Vcpu::new(vcpu::Parts {
+        let mut vcpu = Vcpu::new(vcpu::Parts {
             cpu,
             mmu,
             bus,
@@ -332,6 +332,7 @@ impl<B: VcpuBackend> Guest<B> {
             irqs: Box::new(irqs),
             memory: memory.clone(),
         });
+        vcpu.number = number;
         let mut guest = Self {
             paging: options.paging,
             ways,

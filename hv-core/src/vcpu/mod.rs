@@ -9,6 +9,7 @@ mod control;
 mod cpuid;
 mod debug;
 mod instruction;
+mod lacking;
 mod msr_access;
 mod paging;
 mod pio;
@@ -104,6 +105,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub recorder: Option<Box<Recorder>>,
     /// The CPUID table.
     pub cpuid: Cpuid,
+    /// The number of the virtual machine, for the log.
+    pub number: u8,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
     irqs: Box<dyn InterruptController>,
@@ -125,6 +128,7 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     stop: Option<Stop>,
     lengths: instruction::LengthCache,
     decoded: DecodeCache,
+    lacking: lacking::Lacking,
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
@@ -150,6 +154,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             stats: Stats::default(),
             recorder: None,
             cpuid,
+            number: 0,
             service_at: VmTime::NEVER,
             irqs,
             memory,
@@ -164,6 +169,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             stop: None,
             lengths: instruction::LengthCache::default(),
             decoded: DecodeCache::default(),
+            lacking: lacking::Lacking::default(),
         };
         v.reset();
         v
@@ -562,16 +568,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
                 Ok(())
             }
-            Err(EmuFault::Retry) => Ok(()),
-            Err(EmuFault::Exception { vector, error, cr2 }) => {
-                if let Some(cr2) = cr2 {
-                    self.cpu.set_sysreg(SysReg::Cr2, cr2);
+            Err(fault) => match self.or_undefined(before, fault) {
+                EmuFault::Exception { vector, error, cr2 } => {
+                    if let Some(cr2) = cr2 {
+                        self.cpu.set_sysreg(SysReg::Cr2, cr2);
+                    }
+                    Err(Trouble::Exception(Event::exception(vector, error)))
                 }
-                Err(Trouble::Exception(Event::exception(vector, error)))
-            }
-            Err(EmuFault::Unsupported(what)) => Err(Trouble::Fatal(alloc::format!(
-                "the emulator cannot execute {what} at RIP {before:#x}"
-            ))),
+                _ => Ok(()),
+            },
         }
     }
 

@@ -82,23 +82,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu.clear_interrupt_shadow();
                 Ok(())
             }
-            Err(EmuFault::Exception { vector, error, cr2 }) => {
-                if event.kind == EventKind::Exception {
+            Err(fault) => match self.or_undefined(rip, fault) {
+                EmuFault::Exception { vector, error, cr2 } => {
+                    if event.kind == EventKind::Exception {
+                        self.events.put_back(*event);
+                    }
+                    if let Some(cr2) = cr2 {
+                        self.cpu.set_sysreg(SysReg::Cr2, cr2);
+                    }
+                    Err(Trouble::Exception(Event::exception(vector, error)))
+                }
+                _ => {
                     self.events.put_back(*event);
+                    Ok(())
                 }
-                if let Some(cr2) = cr2 {
-                    self.cpu.set_sysreg(SysReg::Cr2, cr2);
-                }
-                Err(Trouble::Exception(Event::exception(vector, error)))
-            }
-            Err(EmuFault::Retry) => {
-                self.events.put_back(*event);
-                Ok(())
-            }
-            Err(EmuFault::Unsupported(what)) => Err(Trouble::Fatal(alloc::format!(
-                "vector {:#x} cannot be delivered in software at RIP {rip:#x}: {what}",
-                event.vector
-            ))),
+            },
         }
     }
 }
