@@ -3,8 +3,8 @@
 //! Frames that arrive wait in the host card's own ring of buffers until a guest's card asks for its next; its interrupt says that there
 //! are some. What is another guest's then goes into that one's queue. Nothing is allocated for a frame.
 
+use crate::lapic;
 use crate::virtio::{self, HostHal, HostTransport};
-use crate::{clock, lapic};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use hv_core::backend::NetBackend;
@@ -148,12 +148,28 @@ impl Network {
 
     /// A guest's card sends a frame.
     fn send(&mut self, from: usize, frame: &[u8]) {
-        let ports = self.switch.forward(from, frame, clock::since_start_ms());
+        let refused = self.switch.refused(from);
+        let ports = self.switch.forward(from, frame);
+        if self.switch.refused(from) != refused {
+            self.tell_refused(from);
+        }
         self.deliver(ports, frame);
         if let Some((card, port)) = &mut self.card
             && ports.contains(*port)
         {
             card.send(frame);
+        }
+    }
+
+    /// Says that a guest's frame was refused: the first, the tenth, the hundredth, ...
+    fn tell_refused(&self, from: usize) {
+        let refused = self.switch.refused(from);
+        if refused == 10u64.pow(refused.ilog10()) {
+            let own = self.queues.iter().position(|(_, port)| *port == from);
+            log::warn!(
+                "VM {}: {refused} of its frames dropped, whose source address is not its card's",
+                own.map_or(0, |index| index + 1)
+            );
         }
     }
 
@@ -167,7 +183,7 @@ impl Network {
             let (card, uplink) = self.card.as_mut()?;
             let (len, uplink) = (card.receive(to)?, *uplink);
             let frame = &to[..len];
-            let ports = self.switch.forward(uplink, frame, clock::since_start_ms());
+            let ports = self.switch.forward(uplink, frame);
             self.deliver(ports.without(port), frame);
             if ports.contains(port) {
                 return Some(len);

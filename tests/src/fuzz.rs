@@ -522,26 +522,42 @@ pub fn console(data: &[u8]) {
 pub fn switch(data: &[u8]) {
     const GUESTS: [switch::Address; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
     let mut switch = Switch::default();
-    switch.plug(None).unwrap();
+    let outside = switch.plug(None).unwrap();
     let ports = GUESTS.map(|address| switch.plug(Some(address)).unwrap());
     let mut queues = [(); 2].map(|()| Queue::new(4));
-    let (mut feed, mut now) = (Feed::new(data), 0);
+    let mut feed = Feed::new(data);
     while !feed.is_empty() {
-        now += u64::from(feed.u8()) << 10;
         let from = usize::from(feed.u8() % 4);
         let len = usize::from(feed.u16()) % (FRAME + 8);
-        let frame = feed.bytes(len);
-        let to = switch.forward(from, frame, now);
+        let mut frame = feed.bytes(len).to_vec();
+        // Mostly frames of somebody's.
+        let somebody = usize::from(feed.u8());
+        if let (Some(source), Some(own)) = (frame.get_mut(6..12), GUESTS.get(somebody & 3)) {
+            source.copy_from_slice(own);
+        }
+        if let (Some(to), Some(own)) = (frame.get_mut(..6), GUESTS.get(somebody >> 2 & 3)) {
+            to.copy_from_slice(own);
+        }
+        let refused = switch.refused(from);
+        let to = switch.forward(from, &frame);
         assert!(!to.contains(from));
-        for (index, (queue, port)) in queues.iter_mut().zip(ports).enumerate() {
-            // A guest's frames come to it, unless they come from it; another's address is of no use to anybody.
-            if from <= 2 && frame.len() >= 14 && frame[..6] == GUESTS[index] && frame[6] & 1 == 0 {
-                let stolen = (0..).zip(GUESTS).find(|(_, own)| frame[6..12] == own[..]);
-                let allowed = stolen.is_none_or(|(owner, _)| ports[owner] == from);
-                assert_eq!(to.contains(port), allowed && from != port);
-            }
+        // Who it is that sends is known from the source address alone: a guest at its port, anybody else outside, a group nowhere.
+        let owner = |address: &[u8]| (0..2).find(|&n| address == GUESTS[n]).map(|n| ports[n]);
+        let whole = frame.len() >= 14 && from <= 2;
+        let own = whole
+            && match owner(&frame[6..12]) {
+                Some(port) => port == from,
+                None => from == outside && frame[6] & 1 == 0,
+            };
+        assert_eq!(switch.refused(from) - refused, u64::from(whole && !own));
+        assert!(own || to == switch::Ports::NONE);
+        if own && frame[0] & 1 == 0 {
+            let port = owner(&frame[..6]).unwrap_or(outside);
+            assert_eq!(to, switch::Ports::one(port).without(from));
+        }
+        for (queue, port) in queues.iter_mut().zip(ports) {
             if to.contains(port) {
-                queue.put(frame);
+                queue.put(&frame);
             }
         }
         if feed.u8() & 1 != 0 {

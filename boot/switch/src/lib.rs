@@ -1,9 +1,11 @@
-//! A learning Ethernet switch (IEEE 802.1D-2004, clause 7, "Principles of bridge operation"), without the spanning tree: what is
-//! plugged into it are the cards of guests and of the host, and those make no loops.
+//! An Ethernet switch (IEEE 802.1D-2004, clause 7, "Principles of bridge operation") that learns nothing, because it knows where
+//! everybody is: at each guest's port is one card, whose address the machine was made with (7.9.1, "Static Filtering Entries"), and
+//! whatever has no guest's address is outside. There is no spanning tree: cards of guests and of the host make no loops.
 //!
-//! [`Switch`] says where a frame goes; [`Queue`] keeps frames for a card that has not taken them yet. Guests are not trusted: a port
-//! learns a bounded number of addresses, at the expense of its own others only; and the address that a guest's card was made with
-//! stays its own (7.9.1, "Static Filtering Entries"), so that no other guest can draw its frames to itself.
+//! [`Switch`] says where a frame goes; [`Queue`] keeps frames for a card that has not taken them yet. Guests are not trusted. A guest's
+//! frames carry its own address as their source; others are refused and counted. So no guest can pass for another or for a machine
+//! outside, draw their frames to itself, or fill a table; and the outside cannot pass for a guest. A frame for an address that is
+//! nobody's here goes outside, and to no guest.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -20,11 +22,6 @@ pub type Address = [u8; 6];
 
 /// Ports at most.
 pub const PORTS: usize = 32;
-/// Addresses that are learned at a port at most.
-const ADDRESSES: usize = 64;
-/// How long an address is remembered after its last frame, in milliseconds (IEEE 802.1D-2004, table 7-5, "Ageing time parameter
-/// values").
-const AGEING_TIME: u64 = 300_000;
 /// Destination, source and type.
 const HEADER: usize = 14;
 /// The addresses from 01-80-C2-00-00-00 to 01-80-C2-00-00-0F stay on their link (7.12.6, "Reserved addresses"): pauses, spanning trees.
@@ -63,19 +60,18 @@ impl Ports {
     }
 }
 
-/// Where an address was seen.
-struct Entry {
-    address: Address,
-    port: usize,
-    /// When, in milliseconds. None: it was not learned, and stays.
-    seen: Option<u64>,
+/// What is plugged into the switch.
+struct Port {
+    /// The only address that may send from here. None: the network outside, where all addresses are that are no guest's.
+    card: Option<Address>,
+    /// Frames that were refused, since their source address does not belong here.
+    refused: u64,
 }
 
 /// A switch.
 #[derive(Default)]
 pub struct Switch {
-    ports: usize,
-    entries: Vec<Entry>,
+    ports: Vec<Port>,
 }
 
 /// Whether an address is of a group (IEEE 802-2014, 8.4, "Structure of universal addresses").
@@ -84,73 +80,71 @@ const fn is_group(address: Address) -> bool {
 }
 
 impl Switch {
-    /// A further port. `card` is the address of what is plugged in, if that is a guest's. Returns its number; None: there are no more.
+    /// A further port. `card` is the address of what is plugged in, if that is a guest's. Returns its number; None: there are no more,
+    /// or the address is another's, or a group's.
     pub fn plug(&mut self, card: Option<Address>) -> Option<usize> {
-        let port = self.ports;
-        if port == PORTS {
+        let taken = card.is_some_and(|card| is_group(card) || self.guest(card).is_some());
+        let port = self.ports.len();
+        if port == PORTS || taken {
             return None;
         }
-        self.ports += 1;
-        self.entries.extend(card.map(|address| Entry {
-            address,
-            port,
-            seen: None,
-        }));
+        self.ports.push(Port { card, refused: 0 });
         Some(port)
     }
 
-    /// A frame has come in at `from`, `now` milliseconds after some beginning: learns where its sender is, and says where it goes.
-    pub fn forward(&mut self, from: usize, frame: &[u8], now: u64) -> Ports {
-        let Some((&to, rest)) = frame.split_first_chunk() else {
+    /// Where a frame goes that has come in at `from`.
+    pub fn forward(&mut self, from: usize, frame: &[u8]) -> Ports {
+        let (Some((&to, rest)), true) = (frame.split_first_chunk(), frame.len() >= HEADER) else {
             return Ports::NONE;
         };
-        let Some((&sender, _)) = rest.split_first_chunk().filter(|_| frame.len() >= HEADER) else {
+        let Some((&sender, _)) = rest.split_first_chunk() else {
             return Ports::NONE;
         };
-        if from >= self.ports || is_group(sender) || !self.learn(from, sender, now) {
+        let belongs = self.may_send(from, sender);
+        let Some(port) = self.ports.get_mut(from) else {
+            return Ports::NONE;
+        };
+        if !belongs {
+            port.refused = port.refused.saturating_add(1);
             return Ports::NONE;
         }
         if to.starts_with(&RESERVED) && to[5] < 0x10 {
             return Ports::NONE;
         }
-        let all = Ports(((1u64 << self.ports) - 1) as u32);
-        let known = self.entries.iter().find(|entry| {
-            let fresh = entry
-                .seen
-                .is_none_or(|seen| now.saturating_sub(seen) < AGEING_TIME);
-            entry.address == to && fresh
-        });
-        let wanted = known.map_or(all, |entry| Ports::one(entry.port));
+        let wanted = match self.guest(to) {
+            Some(port) => Ports::one(port),
+            None => self.those(|port| is_group(to) || port.card.is_none()),
+        };
         wanted.without(from)
     }
 
-    /// Notes that `sender` is at `port`. False: it is another guest's.
-    fn learn(&mut self, port: usize, sender: Address, now: u64) -> bool {
-        if let Some(entry) = self.entries.iter_mut().find(|e| e.address == sender) {
-            if entry.seen.is_none() {
-                return entry.port == port;
-            }
-            entry.port = port;
-            entry.seen = Some(now);
-        } else {
-            let new = Entry {
-                address: sender,
-                port,
-                seen: Some(now),
-            };
-            let learned = |e: &&mut Entry| e.port == port && e.seen.is_some();
-            if self.entries.iter_mut().filter(learned).count() < ADDRESSES {
-                self.entries.push(new);
-            } else if let Some(oldest) = self
-                .entries
-                .iter_mut()
-                .filter(learned)
-                .min_by_key(|e| e.seen)
-            {
-                *oldest = new;
-            }
+    /// How many frames from `port` were refused, since their source address does not belong there.
+    #[must_use]
+    pub fn refused(&self, port: usize) -> u64 {
+        self.ports.get(port).map_or(0, |port| port.refused)
+    }
+
+    /// Whether frames from `port` may carry the source address `sender`.
+    fn may_send(&self, port: usize, sender: Address) -> bool {
+        match self.ports.get(port) {
+            Some(Port {
+                card: Some(card), ..
+            }) => *card == sender,
+            Some(Port { card: None, .. }) => !is_group(sender) && self.guest(sender).is_none(),
+            None => false,
         }
-        true
+    }
+
+    /// The port of the guest that has this address.
+    fn guest(&self, address: Address) -> Option<usize> {
+        self.ports
+            .iter()
+            .position(|port| port.card == Some(address))
+    }
+
+    fn those(&self, are: impl Fn(&Port) -> bool) -> Ports {
+        let ports = (0..).zip(&self.ports).filter(|(_, port)| are(port));
+        ports.fold(Ports::NONE, |all, (n, _)| all.and(Ports::one(n)))
     }
 }
 
@@ -189,74 +183,70 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_goes_everywhere_else() {
-        assert_eq!(ports(switch().forward(1, &frame(ALL, A), 0)), [0, 2]);
-        assert_eq!(ports(switch().forward(0, &frame(ALL, OUTSIDE), 0)), [1, 2]);
+    fn a_group_is_everywhere_else() {
+        for group in [ALL, [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 0xfb]] {
+            assert_eq!(ports(switch().forward(1, &frame(group, A))), [0, 2]);
+            assert_eq!(ports(switch().forward(0, &frame(group, OUTSIDE))), [1, 2]);
+        }
     }
 
     #[test]
     fn guests_are_found_without_having_spoken() {
-        assert_eq!(ports(switch().forward(0, &frame(B, OUTSIDE), 0)), [2]);
-        assert_eq!(ports(switch().forward(1, &frame(B, A), 0)), [2]);
+        assert_eq!(ports(switch().forward(0, &frame(B, OUTSIDE))), [2]);
+        assert_eq!(ports(switch().forward(1, &frame(B, A))), [2]);
     }
 
     #[test]
-    fn an_address_is_learned_moves_and_is_forgotten() {
+    fn who_is_no_guest_is_outside_and_no_guest_hears() {
         let mut s = switch();
+        assert_eq!(ports(s.forward(1, &frame(OUTSIDE, A))), [UPLINK]);
         assert_eq!(
-            ports(s.forward(1, &frame(OUTSIDE, A), 0)),
-            [0, 2],
-            "unknown"
-        );
-        s.forward(0, &frame(A, OUTSIDE), 1);
-        assert_eq!(ports(s.forward(1, &frame(OUTSIDE, A), 2)), [0]);
-        s.forward(2, &frame(A, OUTSIDE), 3);
-        assert_eq!(ports(s.forward(1, &frame(OUTSIDE, A), 4)), [2]);
-        let late = 3 + AGEING_TIME;
-        assert_eq!(ports(s.forward(1, &frame(OUTSIDE, A), late)), [0, 2]);
-    }
-
-    #[test]
-    fn nothing_goes_back_to_where_it_came_from() {
-        let mut s = switch();
-        s.forward(0, &frame(A, OUTSIDE), 0);
-        assert_eq!(
-            s.forward(0, &frame(OUTSIDE, [2, 8, 8, 8, 8, 8]), 0),
+            s.forward(0, &frame([2, 8, 8, 8, 8, 8], OUTSIDE)),
             Ports::NONE
         );
     }
 
     #[test]
-    fn a_guest_cannot_take_anothers_address() {
+    fn nothing_goes_back_to_where_it_came_from() {
+        assert_eq!(switch().forward(1, &frame(A, A)), Ports::NONE);
+    }
+
+    #[test]
+    fn a_guest_sends_with_its_own_address_and_what_is_refused_is_counted() {
         let mut s = switch();
-        assert_eq!(s.forward(1, &frame(ALL, B), 0), Ports::NONE);
-        assert_eq!(s.forward(0, &frame(ALL, B), 0), Ports::NONE);
-        assert_eq!(ports(s.forward(0, &frame(B, OUTSIDE), 0)), [2]);
+        let random = [0x52, 0x54, 0, 0xab, 0xcd, 0xef];
+        for foreign in [B, OUTSIDE, random, [0; 6], ALL, [3, 0, 0, 0, 0, 1]] {
+            assert_eq!(s.forward(1, &frame(ALL, foreign)), Ports::NONE);
+        }
+        assert_eq!(ports(s.forward(1, &frame(ALL, A))), [0, 2]);
+        assert_eq!([s.refused(0), s.refused(1), s.refused(2)], [0, 6, 0]);
+    }
+
+    #[test]
+    fn the_outside_passes_for_no_guest() {
+        let mut s = switch();
+        assert_eq!(s.forward(0, &frame(ALL, B)), Ports::NONE);
+        assert_eq!(s.forward(0, &frame(ALL, ALL)), Ports::NONE);
+        assert_eq!(s.refused(0), 2);
+    }
+
+    /// A gateway that has been heard outside is not moved by a guest that sends as it.
+    #[test]
+    fn an_address_from_outside_cannot_be_taken() {
+        let mut s = switch();
+        s.forward(0, &frame(A, OUTSIDE));
+        s.forward(2, &frame(A, OUTSIDE));
+        assert_eq!(ports(s.forward(1, &frame(OUTSIDE, A))), [UPLINK]);
     }
 
     #[test]
     fn what_no_switch_passes_on_is_dropped() {
         let mut s = switch();
         let pause = [0x01, 0x80, 0xc2, 0, 0, 1];
-        assert_eq!(s.forward(1, &frame(pause, A), 0), Ports::NONE);
-        assert_eq!(
-            s.forward(1, &frame(ALL, [3, 0, 0, 0, 0, 1]), 0),
-            Ports::NONE
-        );
-        assert_eq!(s.forward(1, &frame(ALL, A)[..13], 0), Ports::NONE);
-        assert_eq!(s.forward(7, &frame(ALL, OUTSIDE), 0), Ports::NONE);
-    }
-
-    #[test]
-    fn a_flood_of_addresses_pushes_out_only_its_own() {
-        let mut s = switch();
-        s.forward(0, &frame(ALL, OUTSIDE), 0);
-        for n in 0..10_000u32 {
-            let [a, b, c, d] = n.to_be_bytes();
-            s.forward(1, &frame(ALL, [2, 1, a, b, c, d]), u64::from(n));
-        }
-        assert!(s.entries.len() <= 3 * ADDRESSES);
-        assert_eq!(ports(s.forward(2, &frame(OUTSIDE, B), 10_000)), [0]);
+        assert_eq!(s.forward(1, &frame(pause, A)), Ports::NONE);
+        assert_eq!(s.forward(1, &frame(ALL, A)[..13]), Ports::NONE);
+        assert_eq!(s.forward(7, &frame(ALL, OUTSIDE)), Ports::NONE);
+        assert_eq!(s.refused(1), 0);
     }
 
     #[test]
@@ -264,36 +254,37 @@ mod tests {
         let mut s = Switch::default();
         assert!((0..PORTS).all(|n| s.plug(None) == Some(n)));
         assert_eq!(s.plug(None), None);
-        assert_eq!(ports(s.forward(3, &frame(ALL, A), 0)).len(), PORTS - 1);
+        assert_eq!(ports(s.forward(3, &frame(ALL, A))).len(), PORTS - 1);
     }
 
-    /// Against a switch that remembers everything and trusts everybody but for guests' addresses.
+    #[test]
+    fn an_address_is_plugged_in_once_and_is_one_cards() {
+        let mut s = switch();
+        assert_eq!(s.plug(Some(A)), None);
+        assert_eq!(s.plug(Some(ALL)), None);
+    }
+
+    /// Against the rules, written down a second time.
     #[test]
     fn random_frames_go_where_a_simple_model_says() {
         let mut random = Random::new(802);
         let mut s = switch();
-        let mut seen: Vec<(Address, usize)> = Vec::new();
-        for now in 0..20_000 {
-            let address = |n: u64| [2, 0, 0, 0, 0, n as u8];
-            let (from, sender) = (random.below(3) as usize, address(random.below(12)));
-            let to = if random.one_in(8) {
-                ALL
-            } else {
-                address(random.below(12))
-            };
-            let got: BTreeSet<usize> = ports(s.forward(from, &frame(to, sender), now))
+        for _ in 0..20_000 {
+            let address = |n: u64| [2 + (n / 10) as u8, 0, 0, 0, 0, (n % 10) as u8];
+            let (from, sender) = (random.below(3) as usize, address(random.below(20)));
+            let to = address(random.below(20));
+            let got: BTreeSet<usize> = ports(s.forward(from, &frame(to, sender)))
                 .into_iter()
                 .collect();
-            let owner = [(A, 1), (B, 2)].into_iter().find(|(a, _)| *a == sender);
+            let owner = |of: Address| match of {
+                A => Some(1),
+                B => Some(2),
+                [3, ..] => None,
+                _ => Some(UPLINK),
+            };
             let mut expected = BTreeSet::new();
-            if owner.is_none_or(|(_, port)| port == from) {
-                seen.retain(|(a, _)| *a != sender);
-                seen.push((sender, from));
-                let place = seen.iter().chain(&[(A, 1), (B, 2)]).find(|(a, _)| *a == to);
-                expected = match place {
-                    Some(&(_, port)) => [port].into(),
-                    None => [0, 1, 2].into(),
-                };
+            if owner(sender) == Some(from) {
+                expected = owner(to).map_or([0, 1, 2].into(), |port| [port].into());
                 expected.remove(&from);
             }
             assert_eq!(got, expected, "{sender:?} at {from} to {to:?}");
