@@ -192,12 +192,12 @@ impl Cdrom {
         medium: Option<Box<dyn BlockBackend>>,
     ) -> Option<Box<dyn BlockBackend>> {
         self.tray_open = false;
-        self.event = if medium.is_some() {
-            MediaEvent::New
+        if medium.is_some() {
+            self.event = MediaEvent::New;
+            self.attention = Some(Sense::MEDIUM_CHANGED);
         } else {
-            MediaEvent::Removed
-        };
-        self.attention = Some(Sense::MEDIUM_CHANGED);
+            self.event = MediaEvent::Removed;
+        }
         core::mem::replace(&mut self.medium, medium)
     }
 

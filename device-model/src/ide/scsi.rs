@@ -3,6 +3,11 @@
 //!
 //! A unit attention (power-on, or another medium) is reported once, by the first command that is not INQUIRY, REQUEST SENSE,
 //! GET CONFIGURATION or GET EVENT STATUS NOTIFICATION. A reset of the channel or drive alone does not raise one.
+//!
+//! A drive reports 28h, "not ready to ready change, medium may have changed", since it cannot know what was put on its open tray. Here
+//! another medium comes from outside only ([`Cdrom::change`]), so a tray that the guest has opened and closes again has the same medium
+//! on it, and that is no attention: as in QEMU (`hw/ide/atapi.c`), whose guests know it so. Linux closes the tray on its own when an
+//! ejected disc is mounted, and lets the first read fail that meets a unit attention (`scsi_io_completion`).
 
 use super::drive::{Cdrom, MediaEvent};
 use super::identify::{CDROM_MODEL, FIRMWARE};
@@ -180,7 +185,6 @@ impl Cdrom {
                 self.tray_open = false;
                 if self.medium.is_some() {
                     self.event = MediaEvent::New;
-                    self.attention = Some(Sense::MEDIUM_CHANGED);
                 }
             }
             _ => {}
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_tray_does_not_open_and_reloading_is_a_medium_change() {
+    fn locked_tray_does_not_open() {
         let mut cd = cd(Some(16));
         cd.attention = None;
         run(&mut cd, &[0x1e, 0, 0, 0, 1]);
@@ -377,9 +381,55 @@ mod tests {
         run(&mut cd, &[0x1e]);
         assert_eq!(run(&mut cd, &[0x1b, 0, 0, 0, 2]).0, Reply::Done);
         assert_eq!(run(&mut cd, &[0]).0, Reply::Failed(Sense::TRAY_OPEN));
+    }
+
+    /// What `eject` and then `mount` of Linux (sr, cdrom.c `open_for_data`) send: the tray is open, is loaded, and the first read is to work.
+    #[test]
+    fn a_tray_closed_on_the_same_disc_reads_at_once() {
+        let mut cd = cd(Some(16));
+        cd.attention = None;
+        run(&mut cd, &[0x1b, 0, 0, 0, 2]);
+        let status = [0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8];
+        assert_eq!(run(&mut cd, &status).1[4..6], [3, 1], "removed, open");
+        assert_eq!(run(&mut cd, &[0]).0, Reply::Failed(Sense::TRAY_OPEN));
+        assert_eq!(run(&mut cd, &[0x25]).0, Reply::Failed(Sense::TRAY_OPEN));
         assert_eq!(run(&mut cd, &[0x1b, 0, 0, 0, 3]).0, Reply::Done);
-        assert_eq!(run(&mut cd, &[0]).0, Reply::Failed(Sense::MEDIUM_CHANGED));
+        let read = [0x28, 0, 0, 0, 0, 15, 0, 0, 1];
+        assert!(matches!(run(&mut cd, &read).0, Reply::Blocks { .. }));
+        assert_eq!(run(&mut cd, &status).1[4..6], [2, 2], "new, present");
+        assert_eq!(run(&mut cd, &[3, 0, 0, 0, 18]).1[2], 0);
+    }
+
+    /// A medium exchanged while the tray was open is reported, whoever closes it: Windows (classpnp) verifies its volume then.
+    #[test]
+    fn a_disc_exchanged_on_the_open_tray_is_a_medium_change() {
+        let mut cd = cd(Some(16));
+        cd.attention = None;
+        run(&mut cd, &[0x1b, 0, 0, 0, 2]);
+        let old = cd.change(None);
+        assert_eq!(run(&mut cd, &[0]).0, Reply::Failed(Sense::NO_MEDIUM));
+        cd.change(old);
+        let load = [0x1b, 0, 0, 0, 3];
+        assert_eq!(run(&mut cd, &load).0, Reply::Failed(Sense::MEDIUM_CHANGED));
+        assert_eq!(run(&mut cd, &load).0, Reply::Done);
         assert_eq!(run(&mut cd, &[0]).0, Reply::Done);
+    }
+
+    /// A medium that is taken out makes the drive not ready, which is no attention; one that comes is.
+    #[test]
+    fn a_medium_that_comes_is_an_attention_and_one_that_goes_is_none() {
+        let mut cd = cd(Some(4));
+        cd.attention = None;
+        let disc = cd.change(None);
+        assert_eq!(run(&mut cd, &[0x25]).0, Reply::Failed(Sense::NO_MEDIUM));
+        assert_eq!(run(&mut cd, &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8]).1[4], 3);
+        assert!(cd.change(disc).is_none());
+        assert_eq!(run(&mut cd, &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8]).1[4], 2);
+        assert_eq!(
+            run(&mut cd, &[0x25]).0,
+            Reply::Failed(Sense::MEDIUM_CHANGED)
+        );
+        assert_eq!(run(&mut cd, &[0x25]).1, [0, 0, 0, 3, 0, 0, 8, 0]);
     }
 
     #[test]
