@@ -7,6 +7,11 @@
 //! by shows in register C when it is read. While the guest sets the clock (register B, SET) or holds the divider, the ten time
 //! bytes are plain memory; otherwise a write to one of them moves the clock at once.
 //!
+//! The flags of register C are set whether their interrupts are enabled or not, and enabling one whose flag is set asserts the line at
+//! once (datasheet, "Interrupts"). QEMU, Bochs and Xen start the periodic ticks when PIE is set, so that the first comes a period later.
+//! Guests wait for either; that they find the interrupt if their I/O APIC's input is masked when it comes is seen to
+//! [there](mod@super::irq).
+//!
 //! Periodic interrupts that came due while the one before was not yet acknowledged are made up for, up to `LOST_MAX`:
 //! the HALs of Windows XP to 7 keep the time of day with them.
 //!

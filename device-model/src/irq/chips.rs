@@ -202,7 +202,7 @@ impl InterruptChips {
         }
     }
 
-    /// Sends what the level-triggered inputs in `pins` have to send.
+    /// Sends what the inputs in `pins` have to send.
     fn send_due(&mut self, mut pins: u32) {
         while pins != 0 {
             let pin = pins.trailing_zeros() as u8;

@@ -1,8 +1,16 @@
 //! Intel 82093AA I/O APIC (datasheet 290566): 24 inputs, version 11h, so without an EOI register.
 //!
-//! The polarity bit is kept and ignored: lines here are asserted or not. An edge at a masked input is lost (82093AA 3.2.4,
-//! "I/O Redirection Table Registers", Interrupt Mask). A level input delivers while its line is asserted and no EOI is
-//! outstanding (remote IRR); what no local APIC accepts stays pending.
+//! The polarity bit is kept and ignored: lines here are asserted or not. A level input delivers while its line is asserted and no EOI
+//! is outstanding (remote IRR); what no local APIC accepts stays pending.
+//!
+//! An edge input keeps an edge that it could not deliver, because it was masked or no local APIC accepted it, for as long as the line
+//! stays asserted, and delivers it when it can. A pulse that is over by then is lost. The data sheet (82093AA 3.2.4, "I/O Redirection
+//! Table Registers", Interrupt Mask) ignores every edge at a masked input. But then a device that holds its line until it is served
+//! is silent for ever, and its driver with it: an NT-like HAL starts the periodic interrupt of the RTC, which is never slower than 1 ms,
+//! and unmasks the input later than that if its processor is taken away meanwhile. Others keep such guests going in ways of their own.
+//! QEMU's RTC (`rtc_periodic_timer`) raises its line anew each period and its I/O APIC (`ioapic_set_irq`) takes each raise for an edge;
+//! Xen's timers (`vpt.c`, `pt_irq_masked`) hold a tick until its input is unmasked; Bochs (`ioapic.cc`) keeps any edge at a masked input,
+//! pulses too. KVM (`ioapic_set_irq`) loses it. The 8259A does as is done here: its latch keeps an edge while its level lasts.
 
 use super::{DeliveryMode, Message};
 use hv_core::machine::{IOAPIC_ID, IOAPIC_PINS};
@@ -78,6 +86,8 @@ pub(super) struct IoApic {
     select: u8,
     entries: [Entry; IOAPIC_PINS as usize],
     lines: u32,
+    /// Edge inputs that are asserted, and whose edge has not been delivered.
+    edges: u32,
     remote_irr: u32,
 }
 
@@ -88,6 +98,7 @@ impl IoApic {
             select: 0,
             entries: [Entry::RESET; IOAPIC_PINS as usize],
             lines: 0,
+            edges: 0,
             remote_irr: 0,
         }
     }
@@ -102,30 +113,34 @@ impl IoApic {
 
     /// Sets input `pin`; a message that must be sent now is returned: an edge, or a level that is due.
     pub(super) fn set(&mut self, pin: u8, level: bool) -> Option<Message> {
-        let entry = *self.entries.get(usize::from(pin))?;
-        let bit = 1 << pin;
-        let rising = level && self.lines & bit == 0;
-        if !level {
-            self.lines &= !bit;
+        if pin >= IOAPIC_PINS {
             return None;
         }
-        self.lines |= bit;
-        if entry.level() {
-            return self.due(pin);
+        let bit = 1 << pin;
+        if !level {
+            self.lines &= !bit;
+            self.edges &= !bit;
+            return None;
         }
-        (rising && !entry.low.contains(Redirection::MASKED)).then(|| entry.message())
+        self.edges |= bit & !self.lines;
+        self.lines |= bit;
+        self.due(pin)
     }
 
-    /// The message that level-triggered input `pin` has to send, if it has.
+    /// The message that input `pin` has to send, if it has.
     pub(super) fn due(&self, pin: u8) -> Option<Message> {
         let entry = self.entries.get(usize::from(pin))?;
-        let ready = self.lines & !self.remote_irr & 1 << pin != 0;
-        (ready && entry.level() && !entry.low.contains(Redirection::MASKED))
-            .then(|| entry.message())
+        let waits = if entry.level() {
+            self.lines & !self.remote_irr
+        } else {
+            self.edges
+        };
+        (waits & 1 << pin != 0 && !entry.low.contains(Redirection::MASKED)).then(|| entry.message())
     }
 
     /// A local APIC has accepted the message of input `pin`.
     pub(super) fn accepted(&mut self, pin: u8) {
+        self.edges &= !(1 << pin);
         if self
             .entries
             .get(usize::from(pin))
@@ -275,17 +290,53 @@ mod tests {
             level: false,
         };
         assert_eq!(a.set(2, true), Some(sent));
+        a.accepted(2);
         assert_eq!(a.set(2, true), None);
         assert_eq!(a.set(2, false), None);
         assert_eq!(a.set(2, true), Some(sent));
     }
 
     #[test]
-    fn edge_at_a_masked_input_is_lost() {
+    fn a_pulse_at_a_masked_input_is_lost() {
         let mut a = IoApic::new();
         assert_eq!(a.set(4, true), None);
+        a.set(4, false);
         program(&mut a, 4, 0x31, 0);
         assert_eq!(a.due(4), None);
+    }
+
+    #[test]
+    fn an_edge_at_a_masked_input_is_due_when_it_is_unmasked_while_the_line_lasts() {
+        let mut a = IoApic::new();
+        assert_eq!(a.set(8, true), None);
+        program(&mut a, 8, 0x1_00d1, 0);
+        assert_eq!(a.due(8), None);
+        program(&mut a, 8, 0xd1, 0);
+        assert!(a.due(8).is_some());
+        a.accepted(8);
+        assert_eq!(a.due(8), None);
+    }
+
+    #[test]
+    fn a_delivered_edge_is_not_due_again_after_masking() {
+        let mut a = IoApic::new();
+        program(&mut a, 8, 0xd1, 0);
+        assert!(a.set(8, true).is_some());
+        a.accepted(8);
+        program(&mut a, 8, 0x1_00d1, 0);
+        program(&mut a, 8, 0xd1, 0);
+        assert_eq!(a.due(8), None);
+    }
+
+    #[test]
+    fn an_edge_that_nobody_accepts_waits() {
+        let mut a = IoApic::new();
+        program(&mut a, 8, 0xd1, 0);
+        assert!(a.set(8, true).is_some());
+        assert_ne!(a.waiting() & 1 << 8, 0);
+        assert!(a.due(8).is_some());
+        a.set(8, false);
+        assert_eq!(a.due(8), None);
     }
 
     #[test]

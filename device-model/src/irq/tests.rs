@@ -230,6 +230,48 @@ fn level_interrupt_with_an_illegal_vector_comes_when_the_vector_is_corrected() {
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
 }
 
+/// An NT-like HAL starts the RTC's periodic interrupt, does something else for longer than a period, and unmasks the I/O APIC's input:
+/// its clock then ticks, at the RTC's rate.
+#[test]
+fn rtc_ticks_though_its_input_was_masked_when_the_first_tick_came() {
+    let mut m = Machine::new();
+    let mut rtc = crate::rtc::Rtc::new(m.gsi(8), 1_234_567_890);
+    m.lapic(0xf0, 0x1ff);
+    m.redirect(8, 0x1_00d1);
+    let byte = AccessSize::Byte;
+    for (index, value) in [(0x0a, 0x26), (0x0b, 0x42)] {
+        rtc.port_write(&mut m.bench.cx(), 0x70, byte, index);
+        rtc.port_write(&mut m.bench.cx(), 0x71, byte, value);
+    }
+    m.bench.now = VmTime(20_000_000);
+    rtc.poll(&mut m.bench.cx());
+    assert!(!m.cpu.attention().contains(Attention::INTERRUPT), "masked");
+    m.redirect(8, 0xd1);
+    for tick in 0..100 {
+        assert_eq!(m.cpu.acknowledge(), Some(0xd1), "tick {tick}");
+        assert_eq!(m.cpu.acknowledge(), None);
+        rtc.port_write(&mut m.bench.cx(), 0x70, byte, 0x0c);
+        assert_eq!(rtc.port_read(&mut m.bench.cx(), 0x71, byte), 0xc0);
+        m.lapic(0xb0, 0);
+        m.bench.now = rtc.poll(&mut m.bench.cx()).unwrap();
+        rtc.poll(&mut m.bench.cx());
+    }
+}
+
+#[test]
+fn edge_interrupt_waits_for_the_local_apic_to_be_enabled_while_its_line_lasts() {
+    let mut m = Machine::new();
+    m.redirect(8, 0xd1);
+    m.redirect(6, 0xd2);
+    m.gsi(8).set(true);
+    m.gsi(6).set(true);
+    m.gsi(6).set(false);
+    m.lapic(0xf0, 0x1ff);
+    assert_eq!(m.cpu.acknowledge(), Some(0xd1));
+    m.lapic(0xb0, 0);
+    assert_eq!(m.cpu.acknowledge(), None);
+}
+
 #[test]
 fn pci_pins_on_one_pirq_are_ored() {
     let mut m = Machine::new();
