@@ -1,18 +1,12 @@
-//! The control channel to the host tool: frames `[kind: u8][length: u32 LE][payload]` both ways.
+//! The control channel to the host tool, which speaks the [`protocol`].
 //!
-//! From the tool they come on COM2. To it they go there too, or to Bochs's port E9h: Bochs gives a serial port its 115,200 baud of
+//! From the tool its bytes come on COM2. To it they go there too, or to Bochs's port E9h: Bochs gives a serial port its 115,200 baud of
 //! virtual time, far too little for screens, and takes a byte at port E9h ("port_e9_hack" in bochsrc(5)) in one instruction.
-//!
-//! To the tool: `C` bytes of the guest's COM1, `T` text screen, `S` screenshot, `R` report, `E` event, and `V`, the number of the VM that
-//! the frames behind it are about, the first to begin with. From it: `K` scan codes (set 1), `M` mouse movement, `I` bytes for the
-//! guest's COM1, `S`, `R` (a report of each VM) and `Q` (quit); and `V`, the number of the VM that has the focus from then on: keyboard,
-//! mouse, screen and COM1 are its.
 
 use crate::serial::Serial;
-use crate::{interrupts, logger, mouse};
-use alloc::collections::VecDeque;
-use alloc::vec::Vec;
+use crate::{interrupts, logger};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use protocol::{Decoder, Event, Item, MAX_PAYLOAD, Message, Request, VERSION};
 use spin::Mutex;
 use x86::io::{inb, outb};
 
@@ -35,8 +29,6 @@ const E9: u16 = 0xe9;
 struct Sender {
     transport: Transport,
     com2: Serial,
-    /// The VM that frames are about.
-    about: u8,
 }
 
 impl Sender {
@@ -44,7 +36,6 @@ impl Sender {
         Self {
             transport,
             com2: Serial::new(0x2f8),
-            about: 1,
         }
     }
 
@@ -56,76 +47,97 @@ impl Sender {
         }
     }
 
-    /// The frames from here on are about VM `vm`.
-    fn about(&mut self, vm: u8) {
-        if self.about != vm {
-            self.about = vm;
-            self.header(b'V', 1);
-            self.write(vm);
+    /// Sends a message about VM `vm`.
+    fn send(&mut self, vm: u8, message: &Message<'_>) {
+        message.encode(vm, &mut |part| part.iter().for_each(|&b| self.write(b)));
+    }
+}
+
+/// Bytes that may wait to be understood.
+const WAITING: usize = 64 * 1024;
+
+/// Bytes as they have come; more than [`WAITING`] are dropped.
+struct Received {
+    bytes: [u8; WAITING],
+    first: usize,
+    len: usize,
+}
+
+impl Received {
+    fn push(&mut self, byte: u8) {
+        if self.len < WAITING {
+            self.bytes[(self.first + self.len) % WAITING] = byte;
+            self.len += 1;
         }
     }
 
-    fn header(&mut self, kind: u8, len: usize) {
-        self.write(kind);
-        for b in (len as u32).to_le_bytes() {
-            self.write(b);
-        }
+    /// Those at the front that lie together: some, if there are any.
+    fn front(&self) -> &[u8] {
+        let end = (self.first + self.len).min(WAITING);
+        &self.bytes[self.first..end]
     }
+
+    /// `n` of these have been taken.
+    fn taken(&mut self, n: usize) {
+        self.first = (self.first + n) % WAITING;
+        self.len -= n;
+    }
+}
+
+/// Console bytes that are sent together at the latest.
+const CONSOLE_CHUNK: usize = 512;
+
+/// Bytes of a guest's COM1 that wait to be sent.
+struct Console {
+    vm: u8,
+    bytes: [u8; CONSOLE_CHUNK],
+    len: usize,
 }
 
 struct Channel {
     sender: Sender,
-    received: VecDeque<u8>,
-    /// Bytes of a guest's COM1 that wait to be sent, and that guest's VM.
-    console: (u8, Vec<u8>),
+    console: Console,
 }
 
 static CHANNEL: Mutex<Channel> = Mutex::new(Channel {
     sender: Sender::new(Transport::Com2),
-    received: VecDeque::new(),
-    console: (1, Vec::new()),
+    console: Console {
+        vm: 1,
+        bytes: [0; CONSOLE_CHUNK],
+        len: 0,
+    },
 });
+static RECEIVED: Mutex<Received> = Mutex::new(Received {
+    bytes: [0; WAITING],
+    first: 0,
+    len: 0,
+});
+/// What understands the tool.
+static DECODER: Mutex<Decoder> = Mutex::new(Decoder::new());
 /// The VM that has the focus.
 static FOCUS: AtomicU8 = AtomicU8::new(1);
 static OPEN: AtomicBool = AtomicBool::new(false);
+/// The tool speaks another version: nothing but a goodbye is understood.
+static FOREIGN: AtomicBool = AtomicBool::new(false);
 /// Whether the open channel's frames go to port E9h: for [`emergency`], which may not take the lock.
 static ON_E9: AtomicBool = AtomicBool::new(false);
 
-/// Bytes that may wait in either direction.
-const LIMIT: usize = 64 * 1024;
-/// Console bytes that are sent together at the latest.
-const CONSOLE_CHUNK: usize = 512;
-
-/// A request of the host tool.
-pub enum Request {
-    /// Scan codes for the guest's keyboard.
-    Keys(Vec<u8>),
-    /// The guest's mouse moves.
-    Mouse(mouse::Move),
-    /// Bytes for the guest's COM1.
-    Console(Vec<u8>),
-    /// The VM of this number gets the focus.
-    Focus(u8),
-    /// Send a screenshot.
-    Screenshot,
-    /// Send the report.
-    Report,
-    /// Stop.
-    Quit,
-}
-
-/// Opens the channel. False: this machine lacks COM2, or the port that `transport` needs.
+/// Opens the channel and says hello. False: this machine lacks COM2, or the port that `transport` needs.
 pub fn open(transport: Transport) -> bool {
-    let mut c = CHANNEL.lock();
-    c.sender.transport = transport;
-    // SAFETY: ring 0; reading an absent port has no effect.
-    let there = transport == Transport::Com2 || unsafe { inb(E9) } == E9 as u8;
-    let ok = there && c.sender.com2.init(true);
-    ON_E9.store(transport == Transport::E9, Ordering::Relaxed);
-    OPEN.store(ok, Ordering::Relaxed);
-    if ok {
-        interrupts::unmask(IRQ, interrupt);
-    }
+    let ok = {
+        let mut c = CHANNEL.lock();
+        c.sender.transport = transport;
+        // SAFETY: ring 0; reading an absent port has no effect.
+        let there = transport == Transport::Com2 || unsafe { inb(E9) } == E9 as u8;
+        let ok = there && c.sender.com2.init(true);
+        ON_E9.store(transport == Transport::E9, Ordering::Relaxed);
+        OPEN.store(ok, Ordering::Relaxed);
+        if ok {
+            interrupts::unmask(IRQ, interrupt);
+        }
+        ok
+    };
+    send(1, &Message::Hello(VERSION));
     ok
 }
 
@@ -136,50 +148,37 @@ pub fn is_open() -> bool {
 
 /// Takes what has been received.
 fn interrupt() {
-    let mut c = CHANNEL.lock();
-    while let Some(byte) = c.sender.com2.read() {
-        if c.received.len() < LIMIT {
-            c.received.push_back(byte);
-        }
+    let (mut channel, mut received) = (CHANNEL.lock(), RECEIVED.lock());
+    while let Some(byte) = channel.sender.com2.read() {
+        received.push(byte);
     }
 }
 
-/// Sends one frame about VM `vm`.
-pub fn send(vm: u8, kind: u8, payload: &[u8]) {
+/// Sends one message about VM `vm`.
+pub fn send(vm: u8, message: &Message<'_>) {
     if is_open() {
-        let mut c = CHANNEL.lock();
-        c.sender.about(vm);
-        c.sender.header(kind, payload.len());
-        payload.iter().for_each(|&b| c.sender.write(b));
-    }
-}
-
-/// Sends one frame about VM `vm` of `len` bytes that is made while it is sent.
-pub fn send_parts(vm: u8, kind: u8, len: usize, make: impl FnOnce(&mut dyn FnMut(&[u8]))) {
-    if is_open() {
-        let mut c = CHANNEL.lock();
-        c.sender.about(vm);
-        c.sender.header(kind, len);
-        make(&mut |part| part.iter().for_each(|&b| c.sender.write(b)));
+        CHANNEL.lock().sender.send(vm, message);
     }
 }
 
 /// Tells the tool that something has happened to VM `vm`.
-pub fn event(vm: u8, text: &str) {
+pub fn event(vm: u8, event: Event<&str>) {
     flush_console();
-    send(vm, b'E', text.as_bytes());
+    send(vm, &Message::Event(event));
 }
 
-/// Tells the tool, even if the panicking code holds the channel's lock.
-pub fn emergency(text: &str) {
+/// Tells the tool that Umbra itself has failed, even if the panicking code holds the channel's lock and has sent half a frame.
+pub fn emergency() {
     if is_open() {
         let mut sender = Sender::new(if ON_E9.load(Ordering::Relaxed) {
             Transport::E9
         } else {
             Transport::Com2
         });
-        sender.header(b'E', text.len());
-        text.bytes().for_each(|b| sender.write(b));
+        // That frame takes these for its payload, and none of the next frame.
+        (0..MAX_PAYLOAD).for_each(|_| sender.write(0));
+        let why = "Umbra itself has failed; its log says where";
+        sender.send(1, &Message::Event(Event::Fatal(why)));
     }
 }
 
@@ -197,79 +196,78 @@ pub fn console(vm: u8, byte: u8) {
         }
         return;
     }
-    let other = {
-        let c = CHANNEL.lock();
-        c.console.0 != vm && !c.console.1.is_empty()
-    };
-    if other {
-        flush_console();
+    let mut c = CHANNEL.lock();
+    if c.console.vm != vm {
+        c.flush_console();
+        c.console.vm = vm;
     }
-    let full = {
-        let mut c = CHANNEL.lock();
-        c.console.0 = vm;
-        c.console.1.push(byte);
-        c.console.1.len() >= CONSOLE_CHUNK
-    };
-    if full {
-        flush_console();
+    let at = c.console.len;
+    c.console.bytes[at] = byte;
+    c.console.len += 1;
+    if c.console.len == CONSOLE_CHUNK {
+        c.flush_console();
     }
 }
 
 /// Whether console bytes wait to be sent.
 pub fn console_waiting() -> bool {
-    !CHANNEL.lock().console.1.is_empty()
+    CHANNEL.lock().console.len != 0
 }
 
 /// Sends the waiting console bytes.
 pub fn flush_console() {
-    let (vm, bytes) = {
-        let mut c = CHANNEL.lock();
-        (c.console.0, core::mem::take(&mut c.console.1))
-    };
-    if !bytes.is_empty() {
-        send(vm, b'C', &bytes);
+    CHANNEL.lock().flush_console();
+}
+
+impl Channel {
+    fn flush_console(&mut self) {
+        let Console { vm, bytes, len } = &mut self.console;
+        let len = core::mem::take(len);
+        // Of no bytes nothing is sent.
+        self.sender.send(*vm, &Message::Console(&bytes[..len]));
     }
 }
 
-/// The next request, if a whole one has been received.
-pub fn request() -> Option<Request> {
-    let mut c = CHANNEL.lock();
-    if c.received.len() < 5 {
+/// Gives the next request to `f`, if a whole one has been received, and answers what `f` does.
+pub fn request<T>(f: impl FnOnce(Request<&[u8]>) -> T) -> Option<T> {
+    if !is_open() {
         return None;
     }
-    let header: [u8; 5] = core::array::from_fn(|i| c.received[i]);
-    let len = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-    if len > LIMIT - 5 {
-        log::warn!("control channel: a request of {len} bytes; forgetting what was received");
-        c.received.clear();
-        return None;
-    }
-    if c.received.len() < 5 + len {
-        return None;
-    }
-    let payload: Vec<u8> = c.received.drain(..5 + len).skip(5).collect();
-    match header[0] {
-        b'K' => Some(Request::Keys(payload)),
-        b'M' => {
-            let &[x0, x1, y0, y1, wheel, buttons] = payload.as_slice() else {
-                log::warn!("control channel: mouse movement of {} bytes", payload.len());
+    let mut decoder = DECODER.lock();
+    loop {
+        let item = {
+            let mut received = RECEIVED.lock();
+            let front = received.front();
+            if front.is_empty() {
                 return None;
-            };
-            Some(Request::Mouse(mouse::Move {
-                dx: i16::from_le_bytes([x0, x1]).into(),
-                dy: i16::from_le_bytes([y0, y1]).into(),
-                wheel: i32::from(wheel as i8),
-                buttons,
-            }))
+            }
+            let mut rest = front;
+            let item = decoder.next(&mut rest);
+            let taken = front.len() - rest.len();
+            received.taken(taken);
+            item
+        };
+        let understood = match item {
+            None => continue,
+            Some(Item::Frame(frame)) => Request::decode(frame),
+            Some(Item::Skipped(skipped)) => Err(skipped),
+        };
+        match understood {
+            Ok(Request::Hello(version)) => greeted(version),
+            Ok(Request::Quit) => return Some(f(Request::Quit)),
+            Ok(_) if FOREIGN.load(Ordering::Relaxed) => {}
+            Ok(request) => return Some(f(request)),
+            Err(skipped) => log::warn!("control channel: passed over {skipped}"),
         }
-        b'I' => Some(Request::Console(payload)),
-        b'V' => payload.first().map(|&vm| Request::Focus(vm)),
-        b'S' => Some(Request::Screenshot),
-        b'R' => Some(Request::Report),
-        b'Q' => Some(Request::Quit),
-        kind => {
-            log::warn!("control channel: unknown request {kind:#x}");
-            None
-        }
+    }
+}
+
+/// The tool has said which version it speaks.
+fn greeted(version: u16) {
+    if version != VERSION {
+        log::error!(
+            "the host tool speaks version {version} of the control protocol, Umbra {VERSION}"
+        );
+        FOREIGN.store(true, Ordering::Relaxed);
     }
 }

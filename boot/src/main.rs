@@ -43,6 +43,7 @@ use core::panic::PanicInfo;
 use host::{Vendor, Virtualization};
 use loader::BootInfo;
 use options::Options;
+use protocol::Event;
 
 #[unsafe(no_mangle)]
 extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
@@ -98,7 +99,7 @@ fn run_on(
 ) -> Result<(), String> {
     hv_core::emulate::warm_up();
     let mut session = session::Session::new(boot, options, virtualization)?;
-    control::event(1, "ready");
+    control::event(1, Event::Ready);
     session.run();
     Ok(())
 }
@@ -107,7 +108,7 @@ fn run_on(
 fn refuse(why: &str) -> ! {
     log::error!("Umbra cannot run: {why}");
     screen::message(&alloc::format!("Umbra cannot run: {why}."));
-    control::event(1, &alloc::format!("refused: {why}"));
+    control::event(1, Event::Refused(why));
     session::halt()
 }
 
@@ -116,6 +117,6 @@ fn refuse(why: &str) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
     screen::panic(info);
-    control::emergency("fatal: Umbra itself has failed; its log says where");
+    control::emergency();
     session::halt()
 }

@@ -499,6 +499,9 @@ pub fn conclude(run: Run) -> Result<()> {
     let Run {
         summary, host, log, ..
     } = run;
+    for what in &summary.skipped {
+        eprintln!("umbra: passed over on the control channel: {what}");
+    }
     let resets = match summary.resets {
         0 => String::new(),
         1 => ", after 1 reset".to_owned(),

@@ -16,22 +16,21 @@ const CP437: &str = concat!(
     "└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}",
 );
 
-impl TextScreen {
-    /// The rows as Unicode, without trailing blanks.
-    pub fn lines(&self) -> Vec<String> {
-        let table: Vec<char> = CP437.chars().collect();
-        let unicode = |cell: &u8| table.get(usize::from(*cell)).copied().unwrap_or(' ');
-        self.cells
-            .chunks(self.cols.max(1))
-            .map(|row| {
-                row.iter()
-                    .map(unicode)
-                    .collect::<String>()
-                    .trim_end_matches([' ', '\u{a0}'])
-                    .to_owned()
-            })
-            .collect()
-    }
+/// The rows of `screen` as Unicode, without trailing blanks.
+pub fn lines(screen: &TextScreen) -> Vec<String> {
+    let table: Vec<char> = CP437.chars().collect();
+    let unicode = |cell: &u8| table.get(usize::from(*cell)).copied().unwrap_or(' ');
+    screen
+        .cells
+        .chunks(screen.cols.max(1))
+        .map(|row| {
+            row.iter()
+                .map(unicode)
+                .collect::<String>()
+                .trim_end_matches([' ', '\u{a0}'])
+                .to_owned()
+        })
+        .collect()
 }
 
 /// Writes `picture` to `path` as a PNG.
@@ -72,12 +71,12 @@ mod tests {
     #[test]
     fn rows_lose_their_trailing_blanks() {
         let screen = far::screen(&["GNU GRUB   ", "", "  >"]);
-        assert_eq!(screen.lines(), ["GNU GRUB", "", "  >"]);
+        assert_eq!(lines(&screen), ["GNU GRUB", "", "  >"]);
     }
 
     #[test]
     fn a_screen_without_cells_has_no_lines() {
-        assert!(TextScreen::default().lines().is_empty());
+        assert!(lines(&TextScreen::default()).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::control::TextScreen;
+use crate::screen::lines;
 
 /// One step of a run's script.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +165,7 @@ impl Watch {
 
     /// Takes a new text screen.
     pub fn screen(&mut self, screen: TextScreen) {
-        let lines = screen.lines();
+        let lines = lines(&screen);
         for (text, state) in &mut self.on_screen {
             let visible = lines.iter().any(|line| line.contains(text.as_str()));
             if visible && !state.visible {
@@ -207,7 +208,7 @@ impl Watch {
 
     /// The rows of the text screen as last shown, without blank rows at the end.
     pub fn screen_rows(&self) -> Vec<String> {
-        let mut rows = self.screen.lines();
+        let mut rows = lines(&self.screen);
         while rows.last().is_some_and(String::is_empty) {
             rows.pop();
         }

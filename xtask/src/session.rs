@@ -15,9 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use protocol::VERSION;
 
 use self::pictures::Silence;
-use crate::control::{Decoder, Event, Message, Mouse, Picture, Request};
+use crate::control::{Decoder, Event, Message, Mouse, Picture, Request, Said};
 use crate::emulator::{self, Channel};
 use crate::keys;
 use crate::monitor::Monitor;
@@ -37,6 +38,8 @@ const SETTLE: Duration = Duration::from_millis(1500);
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long Umbra has to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How much that was not understood is kept.
+const SKIPPED: usize = 8;
 /// How often the loop looks for an interruption.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -78,6 +81,8 @@ pub struct Summary {
     pub screen: Vec<String>,
     /// How often the guest's machine was reset.
     pub resets: usize,
+    /// What Umbra said and this tool has not understood: the first of it.
+    pub skipped: Vec<String>,
 }
 
 /// How a successful session ended.
@@ -110,8 +115,7 @@ enum Deed {
 }
 
 enum Arrival {
-    Message(Message),
-    Damaged(anyhow::Error),
+    Said(Said),
     Closed,
 }
 
@@ -131,10 +135,11 @@ pub struct Session {
     script: Vec<Step>,
     /// What the virtual machines have shown.
     machines: Vec<Machine>,
-    /// The machine that messages are about, and the one that has the focus, by index.
+    /// The machine that the last message was about, and the one that has the focus, by index.
     about: usize,
     focus: usize,
     resets: usize,
+    skipped: Vec<String>,
     started: bool,
     closed: bool,
     picture: Option<Picture>,
@@ -165,6 +170,7 @@ impl Session {
             about: 0,
             focus: 0,
             resets: 0,
+            skipped: Vec::new(),
             started: false,
             closed: false,
             picture: None,
@@ -188,7 +194,7 @@ impl Session {
     /// A handle that sends `Input` frames from another thread.
     pub fn input(&self) -> impl FnMut(&[u8]) -> bool + Send + 'static {
         let to = self.to.clone();
-        move |bytes: &[u8]| to.send(&Request::Input(bytes.to_vec()).encode()).is_ok()
+        move |bytes: &[u8]| to.send(&Request::Input(bytes.to_vec()).to_bytes()).is_ok()
     }
 
     /// Carries out `plan`, giving what the guests write to COM1 to `console` as it comes.
@@ -219,6 +225,7 @@ impl Session {
                 _ => Some(format!("{{\"vms\": [{}]}}", self.reports.join(", "))),
             },
             resets: self.resets,
+            skipped: self.skipped,
         }
     }
 
@@ -406,8 +413,16 @@ impl Session {
             return Err(Interrupted.into());
         }
         let message = match self.arrivals.recv_timeout(wait) {
-            Ok(Arrival::Message(message)) => message,
-            Ok(Arrival::Damaged(error)) => return Err(error),
+            Ok(Arrival::Said(Said::About(about, message))) => {
+                self.about = about;
+                message
+            }
+            Ok(Arrival::Said(Said::Skipped(what))) => {
+                if self.skipped.len() < SKIPPED {
+                    self.skipped.push(what);
+                }
+                return Ok(None);
+            }
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Ok(Arrival::Closed) | Err(RecvTimeoutError::Disconnected) => {
                 self.closed = true;
@@ -430,8 +445,8 @@ impl Session {
             }
             Message::Screenshot(picture) => self.picture = Some(picture),
             Message::Report(json) => self.reports.push(json),
-            Message::Vm(number) => self.about = usize::from(number) - 1,
-            Message::Unknown(_) => {}
+            Message::Hello(VERSION) => self.send(&Request::Hello(VERSION))?,
+            Message::Hello(other) => return Err(foreign(other).into()),
             Message::Event(Event::Ready) if self.started => {
                 return Err(anyhow!("Umbra itself was reset and started again"));
             }
@@ -447,7 +462,7 @@ impl Session {
                         let about = self.about;
                         self.machine(about).off = true;
                     }
-                    Event::Focus(number @ 1..) => self.focus = number - 1,
+                    Event::Focus => self.focus = self.about,
                     _ => {}
                 }
                 return Ok(Some(event));
@@ -474,7 +489,7 @@ impl Session {
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {
-        match self.to.send(&request.encode()) {
+        match self.to.send(&request.to_bytes()) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -499,6 +514,13 @@ fn missing(steps: &VecDeque<&Step>) -> String {
         .unwrap_or_default()
 }
 
+/// What is wrong with an Umbra that speaks version `other` of the protocol.
+fn foreign(other: u16) -> Refused {
+    Refused(format!(
+        "this Umbra speaks version {other} of the control protocol, and this tool version {VERSION}: build both from the same source"
+    ))
+}
+
 fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>, heard: &AtomicU64) {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
@@ -510,18 +532,9 @@ fn listen(mut stream: impl Read, arrivals: &mpsc::Sender<Arrival>, heard: &Atomi
             Err(_) => break,
         };
         heard.fetch_add(count as u64, Ordering::Relaxed);
-        decoder.feed(buffer.get(..count).unwrap_or_default());
-        loop {
-            let arrival = match decoder.next() {
-                Ok(Some(message)) => Arrival::Message(message),
-                Ok(None) => break,
-                Err(error) => {
-                    // Nothing can be understood from here on: the receiver hears why, and then that the channel is closed.
-                    let _ = arrivals.send(Arrival::Damaged(error));
-                    return;
-                }
-            };
-            if arrivals.send(arrival).is_err() {
+        let mut bytes = buffer.get(..count).unwrap_or_default();
+        while let Some(said) = decoder.next(&mut bytes) {
+            if arrivals.send(Arrival::Said(said)).is_err() {
                 return;
             }
         }

@@ -12,6 +12,7 @@ use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::exit::ExitReason;
 use hv_core::mmu::Mmu;
+use protocol::Event;
 
 /// How often the statistics are shown.
 const INTERVAL: VmTime = VmTime::from_millis(1000);
@@ -91,7 +92,7 @@ impl<B: VcpuBackend> Session<B> {
                 } else {
                     log::info!("VM {}: switched off from the console", vm.number);
                     say!(self, "off");
-                    self.switched_off(index, "poweroff");
+                    self.switched_off(index, Event::PowerOff);
                 }
             }
             Command::Media => self.list_media(),

@@ -13,13 +13,13 @@ use self::console::Console;
 use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
-use crate::control::{self, Request};
 use crate::host::Virtualization;
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::options::Options;
-use crate::{disk, keyboard, logger, media, memory, mouse, net};
-use alloc::string::String;
+use crate::{control, disk, keyboard, logger, media, memory, mouse, net};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
@@ -31,6 +31,7 @@ use hv_core::sched::Scheduler;
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
+use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
@@ -52,6 +53,8 @@ pub struct Session<B: VcpuBackend> {
     view: View,
     console: Console,
     started: u64,
+    /// For messages on their way to the host tool.
+    buffer: Box<[u8; MAX_PAYLOAD]>,
 }
 
 /// Whether the session goes on.
@@ -87,6 +90,7 @@ impl<B: VcpuBackend> Session<B> {
             due: VmTime(0),
             console: Console::default(),
             started: clock::ticks(),
+            buffer: Box::new([0; MAX_PAYLOAD]),
         })
     }
 
@@ -98,7 +102,7 @@ impl<B: VcpuBackend> Session<B> {
                 None => self.wait(),
             };
             if flow.is_break() {
-                return control::event(1, "bye");
+                return control::event(1, Event::Bye);
             }
         }
     }
@@ -171,21 +175,21 @@ impl<B: VcpuBackend> Session<B> {
             Stop::Power(PowerAction::PowerOff) => {
                 let number = self.vms[index].number;
                 log::info!("VM {number}: the guest switched the machine off");
-                self.switched_off(index, "poweroff");
+                self.switched_off(index, Event::PowerOff);
             }
             Stop::Fatal(why) => {
                 let mut dump = String::new();
                 self.vms[index].guest.cpu.cpu.dump(&mut dump);
                 let number = self.vms[index].number;
                 log::error!("VM {number}: the guest cannot go on: {why}\n{dump}");
-                self.switched_off(index, &alloc::format!("fatal: {why}"));
+                self.switched_off(index, Event::Fatal(&why.to_string()));
             }
         }
         self.service()
     }
 
     /// VM `index` is off; the host tool is told of it as `event`.
-    fn switched_off(&mut self, index: usize, event: &str) {
+    fn switched_off(&mut self, index: usize, event: Event<&str>) {
         self.finish_output(index);
         let vm = &mut self.vms[index];
         vm.wake();
@@ -215,10 +219,10 @@ impl<B: VcpuBackend> Session<B> {
         let vm = &mut self.vms[index];
         log::info!("VM {}: {why}: starting again", vm.number);
         match vm.reset() {
-            Ok(()) => control::event(vm.number, "reset"),
+            Ok(()) => control::event(vm.number, Event::Reset),
             Err(e) => {
                 log::error!("VM {}: the guest cannot be started again: {e}", vm.number);
-                self.switched_off(index, &alloc::format!("fatal: {e}"));
+                self.switched_off(index, Event::Fatal(&e.to_string()));
             }
         }
     }
@@ -239,7 +243,7 @@ impl<B: VcpuBackend> Session<B> {
             self.console.turn_to(number);
             self.view.forget();
             control::set_focus(number);
-            control::event(number, &alloc::format!("focus {number}"));
+            control::event(number, Event::Focus);
         }
     }
 
@@ -248,21 +252,8 @@ impl<B: VcpuBackend> Session<B> {
         if TIMER_FIRED.swap(false, Ordering::Relaxed) {
             clock::fired();
         }
-        while let Some(request) = control::request() {
-            match request {
-                Request::Keys(codes) => self.typed(&codes),
-                Request::Mouse(movement) => self.mouse_moved(movement),
-                Request::Console(bytes) => self.received(&bytes),
-                Request::Focus(number) => {
-                    let index = usize::from(number).wrapping_sub(1);
-                    if index < self.vms.len() {
-                        self.set_focus(index);
-                    }
-                }
-                Request::Screenshot => self.send_picture(),
-                Request::Report => self.send_reports(),
-                Request::Quit => return Flow::Break(()),
-            }
+        while let Some(flow) = control::request(|request| self.serve(request)) {
+            flow?;
         }
         let codes = keyboard::take();
         self.typed(&codes);
@@ -298,6 +289,36 @@ impl<B: VcpuBackend> Session<B> {
         self.due = next;
         for (index, vm) in self.vms.iter().enumerate() {
             self.scheduler.set_runnable(index, vm.can_run());
+        }
+        Flow::Continue(())
+    }
+
+    /// Does what the host tool asks for.
+    fn serve(&mut self, request: Request<&[u8]>) -> Flow {
+        match request {
+            Request::Hello(_) => {}
+            Request::Keys(codes) => self.typed(codes),
+            Request::Mouse(protocol::Mouse {
+                dx,
+                dy,
+                wheel,
+                buttons,
+            }) => self.mouse_moved(mouse::Move {
+                dx: dx.into(),
+                dy: dy.into(),
+                wheel: wheel.into(),
+                buttons,
+            }),
+            Request::Input(bytes) => self.received(bytes),
+            Request::Focus(number) => {
+                let index = usize::from(number).wrapping_sub(1);
+                if index < self.vms.len() {
+                    self.set_focus(index);
+                }
+            }
+            Request::Screenshot => self.send_picture(),
+            Request::Report => self.send_reports(),
+            Request::Quit => return Flow::Break(()),
         }
         Flow::Continue(())
     }
@@ -359,10 +380,11 @@ impl<B: VcpuBackend> Session<B> {
                 ticks_halted: vm.halted_ticks(),
                 shadow: cpu.mmu.shadow_report(),
             };
-            let mut json = String::new();
             let recording = cpu.recorder.as_ref().map_or(&[][..], |r| r.lines());
-            let _ = cpu.stats.json(&facts, recording, &mut json);
-            control::send(vm.number, b'R', json.as_bytes());
+            let send = &mut |message: Message<'_>| control::send(vm.number, &message);
+            let mut report = Report::begin(&mut self.buffer, send);
+            let _ = cpu.stats.json(&facts, recording, &mut report);
+            report.end();
         }
     }
 }

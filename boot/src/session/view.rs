@@ -2,21 +2,22 @@
 
 use super::Session;
 use crate::{control, screen};
-use alloc::vec::Vec;
 use console::Screen;
-use device_model::vga::{Picture, TextScreen};
+use device_model::vga::Picture;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
+use protocol::{Bands, Message, Rows, Size, TextRows};
 
 /// How often the text screen is sent to the host tool at most.
 const TEXT_INTERVAL: VmTime = VmTime::from_millis(100);
+const TEXT_INTERVAL_MAX: VmTime = VmTime::from_millis(5000);
 /// How often the screen is drawn at most.
 const DRAW_INTERVAL: VmTime = VmTime::from_millis(60);
 const DRAW_INTERVAL_MAX: VmTime = VmTime::from_millis(500);
 /// How often a screen that does not change is looked at.
 const LOOK_INTERVAL_MAX: VmTime = VmTime::from_millis(240);
-/// Drawing takes at most one part in this many of the time.
-const DRAW_SHARE: u64 = 5;
+/// Drawing and sending take at most one part each in this many of the time.
+const SHARE: u64 = 5;
 
 /// What a picture is of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,10 @@ enum Shown {
 pub(super) struct View {
     window: bool,
     picture: Picture,
-    text: TextScreen,
-    /// The last text frame that was sent.
-    text_sent: Vec<u8>,
+    /// Columns, rows and checksum of the text screen that was sent last; no columns stand for graphics.
+    text: Option<(Option<u32>, u16, u64)>,
+    /// The pause between two text screens, likewise.
+    text_interval: VmTime,
     sent: (Shown, VmTime),
     drawn: VmTime,
     /// What of the console the picture shows, if it shows the console.
@@ -52,25 +54,13 @@ impl View {
         Self {
             window: window && screen::has_framebuffer(),
             picture: Picture::default(),
-            text: TextScreen::default(),
-            text_sent: Vec::new(),
+            text: None,
+            text_interval: TEXT_INTERVAL,
             sent: (Shown::Nothing, VmTime(0)),
             drawn: VmTime(0),
             console: None,
             draw_interval: DRAW_INTERVAL,
             font: font.unwrap_or_default(),
-        }
-    }
-
-    /// Sends a text screen, if it is not the one that was sent last.
-    fn send_frame(&mut self, vm: u8, columns: usize, rows: usize, cells: &[u8]) {
-        let mut frame = Vec::with_capacity(4 + cells.len());
-        frame.extend_from_slice(&(columns as u16).to_le_bytes());
-        frame.extend_from_slice(&(rows as u16).to_le_bytes());
-        frame.extend_from_slice(cells);
-        if frame != self.text_sent {
-            control::send(vm, b'T', &frame);
-            self.text_sent = frame;
         }
     }
 
@@ -87,7 +77,7 @@ impl View {
     /// Another guest's screen is shown from now on.
     pub fn forget(&mut self) {
         self.sent = (Shown::Nothing, VmTime(0));
-        self.text_sent.clear();
+        self.text = None;
         self.picture.forget();
         self.hurry();
     }
@@ -111,7 +101,7 @@ impl<B: VcpuBackend> Session<B> {
         }
         let (shown, live) = self.shown();
         if control::is_open() && (live || shown != self.view.sent.0) {
-            let due = self.view.sent.1 + TEXT_INTERVAL;
+            let due = self.view.sent.1 + self.view.text_interval;
             if now >= due {
                 self.view.sent = (shown, now);
                 self.send_text();
@@ -140,28 +130,42 @@ impl<B: VcpuBackend> Session<B> {
         }
     }
 
+    /// Sends the text screen, if it is not the one that was sent last. It is read twice and kept nowhere: a guest's may be large.
     fn send_text(&mut self) {
         if !control::is_open() {
             return;
         }
+        let before = self.time();
         let vm = &self.vms[self.focus];
-        if self.console.on_screen() {
-            let cells = self.console.screen.cells();
-            let (columns, rows) = (console::COLUMNS, console::ROWS);
-            return self.view.send_frame(vm.number, columns, rows, cells);
-        }
-        if !vm.guest.vga.lock().text_screen(&mut self.view.text) {
-            // No text on the screen: that is a screen of no columns and no rows.
-            if self.view.text_sent.len() != 4 {
-                control::send(vm.number, b'T', &[0; 4]);
-                self.view.text_sent = [0; 4].into();
+        let vga = vm.guest.vga.lock();
+        let (console, screen) = (self.console.on_screen(), &self.console.screen);
+        let text = |row: &mut dyn FnMut(&[u8])| {
+            if console {
+                screen.cells().chunks(console::COLUMNS).for_each(row);
+                return Some(console::COLUMNS as u32);
             }
+            vga.text_rows(row)
+        };
+        let (mut sum, mut rows) = (SUM, 0);
+        let columns = text(&mut |row| {
+            sum = summed(sum, row);
+            rows += 1;
+        });
+        let shown = Some((columns, rows, sum));
+        if core::mem::replace(&mut self.view.text, shown) == shown {
             return;
         }
-        let text = core::mem::take(&mut self.view.text);
-        let (columns, rows) = (text.cols as usize, text.rows as usize);
-        self.view.send_frame(vm.number, columns, rows, &text.chars);
-        self.view.text = text;
+        let send = &mut |message: Message<'_>| control::send(vm.number, &message);
+        let Some(columns) = columns else {
+            return send(Message::Text(TextRows::NONE));
+        };
+        let mut parts = Rows::begin(columns as u16, rows, &mut self.buffer);
+        text(&mut |row| parts.row(row, send));
+        parts.end(send);
+        drop(vga);
+        let spent = self.time() - before;
+        self.view.text_interval =
+            VmTime(spent.0.saturating_mul(SHARE)).clamp(TEXT_INTERVAL, TEXT_INTERVAL_MAX);
     }
 
     /// Renders what there is to be seen, and tells whether it has changed since. None: there is no memory for a picture of its size.
@@ -207,26 +211,23 @@ impl<B: VcpuBackend> Session<B> {
             _ => DRAW_INTERVAL,
         };
         self.view.draw_interval =
-            VmTime(spent.0.saturating_mul(DRAW_SHARE)).clamp(least, DRAW_INTERVAL_MAX);
+            VmTime(spent.0.saturating_mul(SHARE)).clamp(least, DRAW_INTERVAL_MAX);
     }
 
     pub(super) fn send_picture(&mut self) {
-        let vm = self.vm().number;
         if self.render().is_none() {
-            return control::send(vm, b'S', &[0; 8]);
+            return;
         }
+        let number = self.vms[self.focus].number;
         let p = &self.view.picture;
-        // Counted first, then sent as it is made: noise takes more memory than the picture itself.
-        let mut runs = 0;
-        each_run(&p.pixels, |_, _| runs += 1);
-        control::send_parts(vm, b'S', 8 + 5 * runs, |send| {
-            send(&p.width.to_le_bytes());
-            send(&p.height.to_le_bytes());
-            each_run(&p.pixels, |len, color| {
-                let ([low, high], [b, g, r, _]) = (len.to_le_bytes(), color.to_le_bytes());
-                send(&[low, high, r, g, b]);
-            });
-        });
+        let send = &mut |message: Message<'_>| control::send(number, &message);
+        if let Some(size) = Size::new(p.width, p.height) {
+            let mut bands = Bands::begin(size, &mut self.buffer, send);
+            for row in p.pixels.chunks_exact(p.width as usize) {
+                bands.row(row, send);
+            }
+            bands.end(send);
+        }
     }
 
     /// Writes the guest's picture to the log, as a PNG in base64. False: there is no memory for it.
@@ -240,11 +241,12 @@ impl<B: VcpuBackend> Session<B> {
     }
 }
 
-/// Calls `f` with the length and colour of every run of equal pixels.
-fn each_run(pixels: &[u32], mut f: impl FnMut(u16, u32)) {
-    for run in pixels.chunk_by(|a, b| a == b) {
-        for piece in run.chunks(usize::from(u16::MAX)) {
-            f(piece.len() as u16, piece[0]);
-        }
-    }
+/// The checksum of nothing, and a prime: FNV-1a (RFC 9923) in 64 bits.
+const SUM: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0100_0000_01b3;
+
+/// The checksum `sum` with `bytes` behind what it is of.
+fn summed(sum: u64, bytes: &[u8]) -> u64 {
+    let step = |sum: u64, &byte: &u8| (sum ^ u64::from(byte)).wrapping_mul(PRIME);
+    bytes.iter().fold(sum, step)
 }

@@ -10,7 +10,7 @@ use super::screen::{ScreenKind, cursor_hidden, text_hidden};
 use alloc::vec::Vec;
 use hv_core::time::VmTime;
 
-/// The characters on the screen, with memory that is kept from one to the next.
+/// The characters on the screen, for those who have memory for all of them; it is kept from one screen to the next.
 #[derive(Default, Debug)]
 pub struct TextScreen {
     /// Characters in a row: 1 to 256.
@@ -19,8 +19,6 @@ pub struct TextScreen {
     pub rows: u32,
     /// Character codes (code page 437 if the font is the BIOS's), row by row from the top.
     pub chars: Vec<u8>,
-    /// The cursor's column and row, if it is on and on the screen.
-    pub cursor: Option<(u32, u32)>,
 }
 
 /// Bytes of one font.
@@ -44,29 +42,36 @@ const UNDERLINE: (u8, u8) = (7, 1);
 const LINE_GRAPHICS: core::ops::RangeInclusive<u8> = 0xc0..=0xdf;
 
 impl Vga {
-    /// Copies the characters on the screen to `out`. False, and nothing copied, if it does not show text.
-    pub fn text_screen(&self, out: &mut TextScreen) -> bool {
+    /// Gives the characters on the screen to `row`, row by row from the top: 1 to 1,024 rows of 1 to 256. Answers how many a row has;
+    /// none, and calls nothing, if the screen does not show text.
+    pub fn text_rows(&self, row: &mut dyn FnMut(&[u8])) -> Option<u32> {
         let ScreenKind::Text { columns, .. } = self.screen().kind else {
-            return false;
+            return None;
         };
         self.sync_text();
-        let cursor = self.crtc.cursor().map(|(at, _)| at);
-        let mut cells = [0; 4 * 256];
+        let (mut cells, mut chars) = ([0; 4 * 256], [0; 256]);
         let cells = cells.get_mut(..4 * columns as usize).unwrap_or_default();
-        out.cols = columns;
-        out.rows = 0;
-        out.chars.clear();
-        out.cursor = None;
+        let chars = chars.get_mut(..columns as usize).unwrap_or_default();
         for line in Scan::new(&self.crtc).filter(|l| l.new_row) {
             read_wrapped(&*self.vram, line.address as usize * 4, WRAP, cells);
-            out.chars.extend(cells.iter().step_by(4));
-            let column = cursor.map(|at| at.wrapping_sub(line.address) & COUNTER);
-            if let Some(column) = column.filter(|c| *c < columns) {
-                out.cursor = Some((column, out.rows));
+            for (char, cell) in chars.iter_mut().zip(cells.as_chunks::<4>().0) {
+                *char = cell[0];
             }
-            out.rows += 1;
+            row(chars);
         }
-        true
+        Some(columns)
+    }
+
+    /// Copies the characters on the screen to `out`. False, and there are none, if it does not show text.
+    pub fn text_screen(&self, out: &mut TextScreen) -> bool {
+        out.chars.clear();
+        out.rows = 0;
+        let columns = self.text_rows(&mut |row| {
+            out.chars.extend_from_slice(row);
+            out.rows += 1;
+        });
+        out.cols = columns.unwrap_or(0);
+        columns.is_some()
     }
 
     /// Draws the text screen of `columns` characters a row; `out` has its size.

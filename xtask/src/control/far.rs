@@ -1,25 +1,48 @@
-//! Umbra's half of the protocol, for tests of the host's half.
+//! Umbra's half of the conversation, for tests of this half.
 
-use super::{Decoder, HEADER, Mouse, Picture, Request, TextScreen, frame, kind};
+use protocol::{Bands, Event, Item, MAX_PAYLOAD, Message, Report, Rows, Size, VERSION};
+use std::fmt::Write;
 
-pub fn console(bytes: &[u8]) -> Vec<u8> {
-    frame(kind::CONSOLE, bytes)
+use super::{Picture, Request, TextScreen};
+
+/// The bytes of what `tell` says about the virtual machine `vm`.
+fn said(vm: u8, tell: impl FnOnce(&mut [u8; MAX_PAYLOAD], &mut dyn FnMut(Message<'_>))) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tell(&mut [0; MAX_PAYLOAD], &mut |message| {
+        message.encode(vm, &mut |part| bytes.extend_from_slice(part));
+    });
+    bytes
 }
 
-pub fn vm(number: u8) -> Vec<u8> {
-    frame(kind::VM, &[number])
+pub fn hello() -> Vec<u8> {
+    said(1, |_, send| send(Message::Hello(VERSION)))
 }
 
-pub fn event(text: &str) -> Vec<u8> {
-    frame(kind::EVENT, text.as_bytes())
+pub fn console(vm: u8, bytes: &[u8]) -> Vec<u8> {
+    said(vm, |_, send| send(Message::Console(bytes)))
+}
+
+pub fn event(vm: u8, event: Event<&str>) -> Vec<u8> {
+    said(vm, |_, send| send(Message::Event(event)))
 }
 
 pub fn report(json: &str) -> Vec<u8> {
-    frame(kind::REPORT, json.as_bytes())
+    said(1, |buffer, send| {
+        let mut report = Report::begin(buffer, send);
+        report.write_str(json).unwrap();
+        report.end();
+    })
 }
 
 pub fn text(rows: &[&str]) -> Vec<u8> {
-    frame(kind::TEXT, &text_payload(&screen(rows)))
+    let screen = screen(rows);
+    said(1, |buffer, send| {
+        let mut parts = Rows::begin(screen.cols as u16, screen.rows as u16, buffer);
+        for row in screen.cells.chunks(screen.cols) {
+            parts.row(row, send);
+        }
+        parts.end(send);
+    })
 }
 
 pub fn screen(rows: &[&str]) -> TextScreen {
@@ -35,46 +58,32 @@ pub fn screen(rows: &[&str]) -> TextScreen {
     }
 }
 
-pub fn text_payload(screen: &TextScreen) -> Vec<u8> {
-    let mut payload = Vec::new();
-    payload.extend_from_slice(&(screen.cols as u16).to_le_bytes());
-    payload.extend_from_slice(&(screen.rows as u16).to_le_bytes());
-    payload.extend_from_slice(&screen.cells);
-    payload
-}
-
 pub fn picture(picture: &Picture) -> Vec<u8> {
-    let mut payload = Vec::new();
-    payload.extend_from_slice(&picture.width.to_le_bytes());
-    payload.extend_from_slice(&picture.height.to_le_bytes());
-    for pixel in picture.rgb.chunks(3) {
-        payload.extend_from_slice(&[1, 0]);
-        payload.extend_from_slice(pixel);
-    }
-    frame(kind::SCREENSHOT, &payload)
+    let size = Size::new(picture.width, picture.height).unwrap();
+    said(1, |buffer, send| {
+        let mut bands = Bands::begin(size, buffer, send);
+        for row in picture.rgb.chunks(3 * picture.width as usize) {
+            let pixel = |p: &[u8]| u32::from_be_bytes([0, p[0], p[1], p[2]]);
+            bands.row(&row.chunks(3).map(pixel).collect::<Vec<_>>(), send);
+        }
+        bands.end(send);
+    })
 }
 
-pub fn request(decoder: &mut Decoder) -> Option<Request> {
-    let length = u32::from_le_bytes(decoder.pending.get(1..HEADER)?.try_into().ok()?) as usize;
-    let payload = decoder.pending.get(HEADER..HEADER + length)?.to_vec();
-    let request = match decoder.pending.first()? {
-        &kind::KEYS => Request::Keys(payload),
-        &kind::MOUSE => {
-            let [x0, x1, y0, y1, wheel, buttons] = payload.try_into().ok()?;
-            Request::Mouse(Mouse {
-                dx: i16::from_le_bytes([x0, x1]),
-                dy: i16::from_le_bytes([y0, y1]),
-                wheel: wheel.cast_signed(),
-                buttons,
-            })
-        }
-        &kind::INPUT => Request::Input(payload),
-        &kind::VM => Request::Focus(payload[0]),
-        &kind::SCREENSHOT => Request::Screenshot,
-        &kind::REPORT => Request::Report,
-        &kind::QUIT => Request::Quit,
-        other => panic!("request {other:#x}"),
+/// The next request in `bytes`.
+pub fn request(decoder: &mut protocol::Decoder, bytes: &mut &[u8]) -> Option<Request> {
+    let Item::Frame(frame) = decoder.next(bytes)? else {
+        panic!("that is no frame");
     };
-    decoder.pending.drain(..HEADER + length);
-    Some(request)
+    use protocol::Request;
+    Some(match Request::decode(frame).unwrap() {
+        Request::Hello(version) => Request::Hello(version),
+        Request::Keys(codes) => Request::Keys(codes.to_vec()),
+        Request::Mouse(mouse) => Request::Mouse(mouse),
+        Request::Input(bytes) => Request::Input(bytes.to_vec()),
+        Request::Focus(vm) => Request::Focus(vm),
+        Request::Screenshot => Request::Screenshot,
+        Request::Report => Request::Report,
+        Request::Quit => Request::Quit,
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::far;
+use protocol::Event;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
@@ -9,10 +10,14 @@ use std::os::unix::net::UnixStream;
 fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summary, Vec<u8>) {
     let (near, far) = UnixStream::pair().unwrap();
     let player = thread::spawn(move || {
-        umbra(&mut Far {
+        let mut far = Far {
             stream: far,
-            decoder: Decoder::default(),
-        })
+            decoder: protocol::Decoder::new(),
+            waiting: Vec::new(),
+        };
+        far.say(&far::hello());
+        assert_eq!(far.hear(), Some(Request::Hello(VERSION)));
+        umbra(&mut far);
     });
     let mut heard = Vec::new();
     let clone = near.try_clone().unwrap();
@@ -27,7 +32,8 @@ fn converse(plan: &Plan, umbra: impl FnOnce(&mut Far) + Send + 'static) -> (Summ
 
 struct Far {
     stream: UnixStream,
-    decoder: Decoder,
+    decoder: protocol::Decoder,
+    waiting: Vec<u8>,
 }
 
 impl Far {
@@ -37,12 +43,16 @@ impl Far {
 
     fn hear(&mut self) -> Option<Request> {
         loop {
-            if let Some(request) = far::request(&mut self.decoder) {
-                return Some(request);
+            let mut bytes = &self.waiting[..];
+            let request = far::request(&mut self.decoder, &mut bytes);
+            let left = bytes.len();
+            self.waiting.drain(..self.waiting.len() - left);
+            if request.is_some() {
+                return request;
             }
             let mut buffer = [0; 256];
             match self.stream.read(&mut buffer) {
-                Ok(count) if count > 0 => self.decoder.feed(&buffer[..count]),
+                Ok(count) if count > 0 => self.waiting.extend_from_slice(&buffer[..count]),
                 _ => return None,
             }
         }
@@ -64,10 +74,10 @@ fn until(text: &str) -> Step {
 #[test]
 fn the_last_text_ends_the_run_and_umbra_is_told_to_quit() {
     let (summary, heard) = converse(&plan(&[until("login:")]), |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::console(b"debian login: "));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::console(1, b"debian login: "));
         assert_eq!(umbra.hear(), Some(Request::Quit));
-        umbra.say(&far::event("bye"));
+        umbra.say(&far::event(1, Event::Bye));
     });
     assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
     assert_eq!(heard, b"debian login: ");
@@ -77,7 +87,7 @@ fn the_last_text_ends_the_run_and_umbra_is_told_to_quit() {
 fn keys_are_sent_after_the_text_before_them() {
     let script = [until("GNU GRUB"), Step::Type("c".into()), until("grub>")];
     let (summary, _) = converse(&plan(&script), |umbra| {
-        umbra.say(&far::event("ready"));
+        umbra.say(&far::event(1, Event::Ready));
         umbra.say(&far::text(&["GNU GRUB  version 2.06"]));
         assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
         umbra.say(&far::text(&["grub>"]));
@@ -94,7 +104,7 @@ fn the_mouse_moves_and_clicks_in_the_scripts_order() {
         until("x"),
     ];
     let (summary, _) = converse(&plan(&script), |umbra| {
-        umbra.say(&far::event("ready"));
+        umbra.say(&far::event(1, Event::Ready));
         let mouse = |dx, buttons| {
             Some(Request::Mouse(Mouse {
                 dx,
@@ -106,7 +116,7 @@ fn the_mouse_moves_and_clicks_in_the_scripts_order() {
             assert_eq!(umbra.hear(), mouse(dx, buttons));
         }
         assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
-        umbra.say(&far::console(b"x"));
+        umbra.say(&far::console(1, b"x"));
         assert_eq!(umbra.hear(), Some(Request::Quit));
     });
     assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
@@ -115,8 +125,8 @@ fn the_mouse_moves_and_clicks_in_the_scripts_order() {
 #[test]
 fn power_off_without_texts_is_success() {
     let (summary, _) = converse(&plan(&[]), |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::event("poweroff"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::event(1, Event::PowerOff));
         umbra.hear();
     });
     assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
@@ -131,11 +141,9 @@ fn each_machine_is_watched_by_itself() {
         ..plan(&script)
     };
     let (summary, heard) = converse(&plan, |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::vm(2));
-        umbra.say(&far::console(b"A B"));
-        umbra.say(&far::vm(1));
-        umbra.say(&far::console(b"A"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::console(2, b"A B"));
+        umbra.say(&far::console(1, b"A"));
         assert_eq!(umbra.hear(), Some(Request::Focus(2)));
         assert_eq!(umbra.hear(), Some(Request::Report));
         umbra.say(&far::report("1"));
@@ -154,12 +162,11 @@ fn a_run_ends_when_all_machines_are_off() {
         ..plan(&[])
     };
     let (summary, heard) = converse(&plan, |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::event("poweroff"));
-        umbra.say(&far::vm(2));
-        umbra.say(&far::event("focus 2"));
-        umbra.say(&far::console(b"x"));
-        umbra.say(&far::event("poweroff"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::event(1, Event::PowerOff));
+        umbra.say(&far::event(2, Event::Focus));
+        umbra.say(&far::console(2, b"x"));
+        umbra.say(&far::event(2, Event::PowerOff));
         umbra.hear();
     });
     assert_eq!(summary.result.unwrap(), Ending::PoweredOff);
@@ -169,9 +176,9 @@ fn a_run_ends_when_all_machines_are_off() {
 #[test]
 fn power_off_before_a_text_is_failure() {
     let (summary, _) = converse(&plan(&[until("A"), until("B")]), |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::console(b"A"));
-        umbra.say(&far::event("poweroff"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::console(1, b"A"));
+        umbra.say(&far::event(1, Event::PowerOff));
         umbra.hear();
     });
     assert_eq!(
@@ -188,7 +195,7 @@ fn the_deadline_is_failure_and_the_picture_is_taken_all_the_same() {
         ..plan(&[until("never")])
     };
     let (summary, _) = converse(&plan, |umbra| {
-        umbra.say(&far::event("ready"));
+        umbra.say(&far::event(1, Event::Ready));
         assert_eq!(umbra.hear(), Some(Request::Screenshot));
         umbra.say(&far::picture(&Picture {
             width: 1,
@@ -207,17 +214,20 @@ fn the_deadline_is_failure_and_the_picture_is_taken_all_the_same() {
 #[test]
 fn a_refusal_is_a_refusal() {
     let (summary, _) = converse(&plan(&[]), |umbra| {
-        umbra.say(&far::event("refused: this processor has no AMD-V"));
+        umbra.say(&far::event(
+            1,
+            Event::Refused("this processor has no AMD-V"),
+        ));
         umbra.hear();
     });
     assert!(summary.result.unwrap_err().is::<Refused>());
 }
 
 /// Why a run fails in which Umbra says that it is ready, and then that `event` has happened.
-fn failure_after(event: &'static str) -> String {
+fn failure_after(event: Event<&'static str>) -> String {
     let (summary, _) = converse(&plan(&[until("x")]), move |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::event(event));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::event(1, event));
         umbra.hear();
     });
     summary.result.unwrap_err().to_string()
@@ -225,16 +235,16 @@ fn failure_after(event: &'static str) -> String {
 
 #[test]
 fn a_fatal_event_ends_the_run_with_its_reason() {
-    assert!(failure_after("fatal: exit 0x999").ends_with("exit 0x999"));
+    assert!(failure_after(Event::Fatal("exit 0x999")).ends_with("exit 0x999"));
 }
 
 #[test]
 fn a_reset_is_counted_and_the_run_goes_on() {
     let (summary, _) = converse(&plan(&[until("UP"), until("UP")]), |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::console(b"UP\n"));
-        umbra.say(&far::event("reset"));
-        umbra.say(&far::console(b"UP\n"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::console(1, b"UP\n"));
+        umbra.say(&far::event(1, Event::Reset));
+        umbra.say(&far::console(1, b"UP\n"));
         umbra.hear();
     });
     assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
@@ -243,7 +253,7 @@ fn a_reset_is_counted_and_the_run_goes_on() {
 
 #[test]
 fn umbra_starting_twice_is_failure() {
-    assert!(failure_after("ready").contains("started again"));
+    assert!(failure_after(Event::Ready).contains("started again"));
 }
 
 #[test]
@@ -253,8 +263,8 @@ fn the_report_is_passed_on() {
         ..plan(&[])
     };
     let (summary, _) = converse(&plan, |umbra| {
-        umbra.say(&far::event("ready"));
-        umbra.say(&far::event("poweroff"));
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::event(1, Event::PowerOff));
         assert_eq!(umbra.hear(), Some(Request::Report));
         umbra.say(&far::report("{\"exits\": 3}"));
         umbra.hear();
@@ -269,4 +279,49 @@ fn an_emulator_that_ends_is_failure() {
         summary.result.unwrap_err().to_string(),
         "the emulator ended before \"x\" appeared"
     );
+}
+
+#[test]
+fn what_is_not_understood_is_noted_and_the_run_goes_on() {
+    let (summary, heard) = converse(&plan(&[until("x")]), |umbra| {
+        umbra.say(&far::event(1, Event::Ready));
+        let mut picture = far::picture(&Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![1, 2, 3],
+        });
+        // Its height is now 0.
+        picture[9] = 0;
+        umbra.say(&picture);
+        umbra.say(b"<bochs:1>");
+        umbra.say(&far::console(1, b"x"));
+        umbra.hear();
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+    assert_eq!(heard, b"x");
+    assert_eq!(
+        summary.skipped,
+        [
+            "a frame 'p': a picture outside the limits",
+            "rows of no picture",
+            "9 bytes that are no frame"
+        ]
+    );
+}
+
+#[test]
+fn an_umbra_of_another_version_is_refused() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let player = thread::spawn(move || {
+        let mut far = far;
+        protocol::Message::Hello(VERSION + 1).encode(1, &mut |part| far.write_all(part).unwrap());
+        let _ = far.read(&mut [0; 64]);
+    });
+    let clone = near.try_clone().unwrap();
+    let plan = plan(&[]);
+    let summary = Session::new(Channel::over(near, clone), &[]).run(&plan, &mut |_| {});
+    let error = summary.result.unwrap_err();
+    assert!(error.is::<Refused>());
+    assert!(error.to_string().contains("the same source"), "{error}");
+    player.join().unwrap();
 }

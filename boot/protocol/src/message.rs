@@ -1,0 +1,175 @@
+//! What Umbra says to the tool.
+
+use crate::frame::{self, Frame, kind};
+use crate::picture::{Band, Size};
+use crate::text::TextRows;
+use crate::{MAX_PAYLOAD, MAX_SENTENCE, MAX_VMS, Skipped};
+
+/// Something that Umbra says about one of its virtual machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// Umbra's version of this protocol: the first that it says.
+    Hello(u16),
+    /// Bytes that the guest wrote to its COM1.
+    Console(&'a [u8]),
+    /// Rows of the guest's text screen, which has changed. A screen of no rows: it shows graphics now.
+    Text(TextRows<'a>),
+    /// The picture that was asked for begins. Its rows follow.
+    Picture(Size),
+    /// Rows of the picture.
+    Band(Band<'a>),
+    /// A piece of the report that was asked for: JSON.
+    Report {
+        /// Whether the report ends with it.
+        last: bool,
+        /// The piece.
+        piece: &'a [u8],
+    },
+    /// Something happened.
+    Event(Event<&'a str>),
+}
+
+/// What happened to the guest's machine or to Umbra.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event<T> {
+    /// The guests' machines are about to run for the first time.
+    Ready,
+    /// The guest switched its machine off.
+    PowerOff,
+    /// The guest's machine was reset and starts again.
+    Reset,
+    /// Umbra has nothing more to say: the answer to a request to quit.
+    Bye,
+    /// The machine has got keyboard, mouse and screen.
+    Focus,
+    /// The guest's machine cannot go on, with the reason.
+    Fatal(T),
+    /// Umbra cannot work on this host or with these options, with the reason.
+    Refused(T),
+}
+
+impl<T> Event<T> {
+    /// The same with what `f` makes of its sentence.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Event<U> {
+        match self {
+            Event::Ready => Event::Ready,
+            Event::PowerOff => Event::PowerOff,
+            Event::Reset => Event::Reset,
+            Event::Bye => Event::Bye,
+            Event::Focus => Event::Focus,
+            Event::Fatal(why) => Event::Fatal(f(why)),
+            Event::Refused(why) => Event::Refused(f(why)),
+        }
+    }
+}
+
+/// Codes of events, the first byte of their payload.
+mod code {
+    pub const READY: u8 = 1;
+    pub const POWER_OFF: u8 = 2;
+    pub const RESET: u8 = 3;
+    pub const BYE: u8 = 4;
+    pub const FOCUS: u8 = 5;
+    pub const FATAL: u8 = 6;
+    pub const REFUSED: u8 = 7;
+}
+
+impl<'a> Event<&'a str> {
+    fn encode(self) -> (u8, &'a str) {
+        match self {
+            Event::Ready => (code::READY, ""),
+            Event::PowerOff => (code::POWER_OFF, ""),
+            Event::Reset => (code::RESET, ""),
+            Event::Bye => (code::BYE, ""),
+            Event::Focus => (code::FOCUS, ""),
+            Event::Fatal(why) => (code::FATAL, cut(why)),
+            Event::Refused(why) => (code::REFUSED, cut(why)),
+        }
+    }
+
+    fn decode(payload: &'a [u8]) -> Result<Self, &'static str> {
+        let (&code, sentence) = payload.split_first().ok_or("it is empty")?;
+        let sentence = || core::str::from_utf8(sentence).map_err(|_| "its sentence is not UTF-8");
+        Ok(match code {
+            code::READY => Event::Ready,
+            code::POWER_OFF => Event::PowerOff,
+            code::RESET => Event::Reset,
+            code::BYE => Event::Bye,
+            code::FOCUS => Event::Focus,
+            code::FATAL => Event::Fatal(sentence()?),
+            code::REFUSED => Event::Refused(sentence()?),
+            _ => return Err("an unknown event"),
+        })
+    }
+}
+
+/// The sentence's beginning that may be sent.
+fn cut(sentence: &str) -> &str {
+    let end = sentence.floor_char_boundary(MAX_SENTENCE);
+    sentence.get(..end).unwrap_or_default()
+}
+
+impl<'a> Message<'a> {
+    /// Gives the bytes of the message about the virtual machine `vm` (from 1) to `out`. What is too long for one frame becomes several,
+    /// which mean the same.
+    pub fn encode(&self, vm: u8, out: &mut dyn FnMut(&[u8])) {
+        let mut frame = |kind, parts: &[&[u8]]| frame::encode(kind, vm, parts, out);
+        match self {
+            Message::Hello(version) => frame(kind::HELLO, &[&version.to_le_bytes()]),
+            Message::Console(bytes) => {
+                for part in bytes.chunks(MAX_PAYLOAD) {
+                    frame(kind::CONSOLE, &[part]);
+                }
+            }
+            Message::Text(rows) => frame(kind::TEXT, &[&rows.head(), rows.cells()]),
+            Message::Picture(size) => frame(kind::PICTURE, &[&size.encode()]),
+            Message::Band(band) => frame(kind::BAND, &[&band.head(), band.tokens()]),
+            Message::Report { last, piece } => {
+                let mut rest = *piece;
+                while let Some((part, more)) = rest.split_at_checked(MAX_PAYLOAD - 1) {
+                    frame(kind::REPORT, &[&[0], part]);
+                    rest = more;
+                }
+                frame(kind::REPORT, &[&[u8::from(*last)], rest]);
+            }
+            Message::Event(event) => {
+                let (code, sentence) = event.encode();
+                frame(kind::EVENT, &[&[code], sentence.as_bytes()]);
+            }
+        }
+    }
+
+    /// The message in `frame`.
+    ///
+    /// # Errors
+    /// It is of no known kind, or its contents are outside the limits.
+    pub fn decode(frame: Frame<'a>) -> Result<Self, Skipped> {
+        let Frame { kind, vm, payload } = frame;
+        let message = match kind {
+            // Of a later version, more may follow.
+            kind::HELLO => match payload.split_first_chunk() {
+                Some((version, _)) => Ok(Message::Hello(u16::from_le_bytes(*version))),
+                None => Err("it ends early"),
+            },
+            kind::CONSOLE => Ok(Message::Console(payload)),
+            kind::TEXT => TextRows::decode(payload).map(Message::Text),
+            kind::PICTURE => Size::decode(payload).map(Message::Picture),
+            kind::BAND => Band::decode(payload).map(Message::Band),
+            kind::REPORT => match payload.split_first() {
+                Some((&last @ 0..=1, piece)) => Ok(Message::Report {
+                    last: last != 0,
+                    piece,
+                }),
+                _ => Err("it does not say whether it is the last"),
+            },
+            kind::EVENT => Event::decode(payload).map(Message::Event),
+            _ => return Err(Skipped::Unknown(kind)),
+        };
+        message
+            .and_then(|message| match vm {
+                1..=MAX_VMS => Ok(message),
+                _ => Err("it is about no virtual machine that there can be"),
+            })
+            .map_err(|why| Skipped::Malformed { kind, why })
+    }
+}
