@@ -39,19 +39,24 @@ pub fn enable() -> Result<Amd, String> {
     }
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
-    let features = Features {
+    let mut features = Features {
         nested_paging: bit(0),
         next_rip: bit(3),
         flush_by_asid: bit(6),
         asids: leaf.ebx,
         xsave: host::set_up_cr4(),
         inject_virtual: is_qemu_tcg(),
+        cr_reads_as_cr0: false,
     };
     let Some(save) = memory::take_own(4096, 4096) else {
         return Err("no memory for the host save area".into());
     };
     // SAFETY: the frame has just been taken for ever.
     svm::hw::enable(unsafe { &mut *(save as *mut [u8; 4096]) });
+    features.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
+    if features.cr_reads_as_cr0 {
+        log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
+    }
     log::info!(
         "AMD-V: {} ASIDs, next-RIP {}, flush by ASID {}",
         features.asids,

@@ -124,7 +124,7 @@ pub enum ExitReason {
     PortIo(PortIo),
     /// MOV to or from a control register.
     CrAccess(RegAccess),
-    /// LMSW, SMSW or CLTS: decoded by the emulator.
+    /// LMSW, SMSW, CLTS, or a read of a control register that only the instruction tells: decoded by the emulator.
     Cr0Misc,
     /// MOV to or from a debug register.
     DrAccess(RegAccess),

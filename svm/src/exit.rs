@@ -107,6 +107,7 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
             write: info1 & 1 != 0,
         },
         code::VINTR => ExitReason::InterruptWindow,
+        code::CR0_READ if features.cr_reads_as_cr0 => ExitReason::Cr0Misc,
         code::CR0_READ..=code::CR15_WRITE => ExitReason::CrAccess(register(code, info1)),
         code::DR0_READ..=code::DR15_WRITE => ExitReason::DrAccess(register(code, info1)),
         code::EXCP0..=code::EXCP31 => {
@@ -287,6 +288,21 @@ mod tests {
     fn invalid_is_seen_in_both_widths() {
         assert_eq!(exit(u64::MAX, 0, 0).reason, ExitReason::EntryFailed);
         assert_eq!(exit(0xffff_ffff, 0, 0).reason, ExitReason::EntryFailed);
+    }
+
+    #[test]
+    fn a_read_of_cr0_may_be_one_of_any_register_where_the_cpu_has_that_quirk() {
+        let vmcb = Vmcb::default();
+        let mut features = Features::default();
+        let of = |features: &Features| decode(&vmcb, features).reason;
+        let plain = RegAccess {
+            number: 0,
+            write: false,
+            gpr: None,
+        };
+        assert_eq!(of(&features), ExitReason::CrAccess(plain));
+        features.cr_reads_as_cr0 = true;
+        assert_eq!(of(&features), ExitReason::Cr0Misc, "the emulator looks");
     }
 
     #[test]

@@ -99,8 +99,18 @@ global_asm!(
     "ret",
 );
 
+// The guest that `probe` runs; it never comes past HLT, which is intercepted.
+global_asm!(
+    ".global umbra_svm_probe",
+    "umbra_svm_probe:",
+    "mov rax, cr3",
+    "2: hlt",
+    "jmp 2b",
+);
+
 unsafe extern "C" {
     fn umbra_svm_run(context: *mut Context);
+    fn umbra_svm_probe();
 }
 
 impl Context {
@@ -155,6 +165,42 @@ pub fn enable(save: &'static mut [u8; 4096]) {
 pub fn save_host(host: &mut Vmcb) {
     // SAFETY: ring 0 with AMD-V enabled; VMSAVE writes one control block, which is exclusively borrowed.
     unsafe { asm!("vmsave rax", in("rax") address(host).0, options(nostack, preserves_flags)) };
+}
+
+/// Where the guest that [`probe`](crate::probe) runs begins.
+pub fn probe_code() -> u64 {
+    umbra_svm_probe as *const () as u64
+}
+
+/// The hypervisor's own control registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER, with SVME.
+    pub efer: u64,
+}
+
+/// Reads the hypervisor's own control registers.
+pub fn own_control() -> Control {
+    let (cr0, cr3, cr4);
+    // SAFETY: ring 0; reading has no effect.
+    unsafe {
+        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
+        asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags));
+        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
+    }
+    Control {
+        cr0,
+        cr3,
+        cr4,
+        // SAFETY: ring 0, and CPUs in long mode have EFER.
+        efer: unsafe { read_msr(EFER) },
+    }
 }
 
 /// Reads XCR0, on a CPU that has it and with CR4.OSXSAVE set.

@@ -28,6 +28,7 @@ pub mod exit;
 #[allow(unsafe_code)]
 pub mod hw;
 pub mod permission;
+pub mod probe;
 mod shadow;
 pub mod vcpu;
 pub mod vmcb;
@@ -51,4 +52,7 @@ pub struct Features {
     /// after an interrupt injected by EVENTINJ and before the next exit. Interrupts are injected as virtual ones there. Not
     /// elsewhere: Bochs 2.7 does not deliver a virtual interrupt to a guest whose interrupt flag is set at VMRUN.
     pub inject_virtual: bool,
+    /// Quirk of QEMU's software emulation (10.0), which [`probe`] finds: reads of all control registers leave the guest as reads of CR0,
+    /// and only if those are intercepted. They are, there, and the instruction tells the register.
+    pub cr_reads_as_cr0: bool,
 }

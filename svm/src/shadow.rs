@@ -53,6 +53,7 @@ impl SvmVcpu {
                 v.np_enable = NP_ENABLE;
                 v.intercept_exceptions &= !page_faults;
                 v.intercept_cr_read &= !(READS | 1 << 0 | 1 << 4);
+                v.intercept_cr_read |= u16::from(self.features.cr_reads_as_cr0);
                 v.intercept_cr_write &= !WRITES;
                 self.always -= Intercept3::INVLPG;
             }
@@ -81,7 +82,8 @@ impl SvmVcpu {
         v.efer = efer.bits();
         v.g_pat = PAT_RESET;
         // Reads that would see the difference leave the guest.
-        let differ = u16::from(v.cr0 != guest.cr0) | u16::from(v.cr4 != guest.cr4) << 4;
+        let all = self.features.cr_reads_as_cr0;
+        let differ = u16::from(all || v.cr0 != guest.cr0) | u16::from(v.cr4 != guest.cr4) << 4;
         v.intercept_cr_read = v.intercept_cr_read & !(1 << 0 | 1 << 4) | differ;
     }
 }

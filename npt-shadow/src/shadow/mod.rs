@@ -22,6 +22,8 @@
 //!   tables that are out of step begin without the dirty flag, which then tells whether the table has been written. An entry exists only
 //!   where the guest's entries have the accessed flag, and is writable only where they have the dirty flag: the first access faults,
 //!   and the walker sets the flags.
+//! * The PAE root's entries have nothing but P and an address whenever the guest is entered: bit 5, accessed in other entries, is reserved
+//!   there, and VMRUN may refuse it (APM vol 2 5.2.3, "PAE Paging"; KVM does). QEMU's walker sets it.
 //! * A page that is given up is used again only after a flush. Room is made before tables are touched, and the guest runs (and flushes)
 //!   in between.
 //! * The number of shadow pages is bounded by [`Config::pages`], and nothing is allocated for the guest's doings besides them.
@@ -429,6 +431,9 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
             Some(root) => root,
             None => self.make_root(),
         };
+        if root == PAE_ROOT {
+            self.clean_pae_root();
+        }
         let flush = if core::mem::take(&mut self.flush) {
             self.pool.flushed();
             TlbFlush::Guest

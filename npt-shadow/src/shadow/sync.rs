@@ -277,6 +277,17 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
+    /// Takes out of the PAE root what the hardware's walker has set there.
+    pub(super) fn clean_pae_root(&mut self) {
+        let frame = self.pool.page(PAE_ROOT).frame;
+        for index in 0..4 {
+            let entry = self.frames.read(frame, index);
+            if entry & A != 0 {
+                self.frames.write(frame, index, entry & !A);
+            }
+        }
+    }
+
     /// The PAE root's entries that lead elsewhere than the guest's are cleared.
     pub(super) fn load_pae_root(&mut self) {
         self.root = Some(PAE_ROOT);

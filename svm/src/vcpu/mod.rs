@@ -51,7 +51,7 @@ const INTERCEPT_CR8: u16 = 1 << 8;
 
 /// One virtual CPU.
 pub struct SvmVcpu {
-    features: Features,
+    pub(crate) features: Features,
     pub(crate) vmcb: Box<Vmcb>,
     /// The guest's control registers, under shadow paging.
     pub(crate) guest: Option<GuestControl>,
@@ -89,7 +89,7 @@ impl SvmVcpu {
         vmcb.msrpm_base = hw::address(&*msrpm).0;
         vmcb.asid = asid;
         vmcb.np_enable = NP_ENABLE;
-        vmcb.intercept_cr_read = INTERCEPT_CR8;
+        vmcb.intercept_cr_read = INTERCEPT_CR8 | u16::from(features.cr_reads_as_cr0);
         vmcb.intercept_cr_write = INTERCEPT_CR8;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
         vmcb.intercept3 = INTERCEPT3.bits();

@@ -125,6 +125,29 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
 }
 
 #[test]
+fn reads_of_cr0_leave_the_guest_where_others_come_as_these() {
+    let with = |cr_reads_as_cr0| {
+        let features = Features {
+            asids: 16,
+            cr_reads_as_cr0,
+            ..Features::default()
+        };
+        SvmVcpu::with_host(features, 1, Box::default())
+    };
+    let intercepted = |c: &SvmVcpu| c.vmcb.intercept_cr_read & 1 != 0;
+    let (mut plain, mut quirk) = (with(false), with(true));
+    assert!(!intercepted(&plain) && intercepted(&quirk), "CR8's");
+    for c in [&mut plain, &mut quirk] {
+        c.set_shadow_paging(true);
+        // The hardware's is the same.
+        c.set_sysreg(SysReg::Cr0, 0x8001_0011);
+    }
+    assert!(!intercepted(&plain) && intercepted(&quirk), "CR3's");
+    quirk.set_shadow_paging(false);
+    assert!(intercepted(&quirk));
+}
+
+#[test]
 fn flush_uses_what_the_cpu_has() {
     let mut c = cpu();
     c.encode(&Entry {

@@ -149,6 +149,20 @@ impl Machine {
         self.tables.clear();
     }
 
+    /// VMRUN refuses reserved bits in page-directory-pointer entries (APM vol 2 5.2.3, "PAE Paging").
+    fn check_entry(&self, root: Hpa) {
+        if self.state.efer.contains(Efer::LMA) {
+            return;
+        }
+        for index in 0..4 {
+            let entry = self.mmu.frames.read(root, index);
+            assert!(
+                entry & P == 0 || entry & 0x1e6 == 0,
+                "reserved bits in a PDPTE: {entry:x}"
+            );
+        }
+    }
+
     /// The walk of the hardware through shadow tables.
     pub(super) fn hardware_walk(
         &mut self,
@@ -174,8 +188,9 @@ impl Machine {
                 return Err(false);
             }
             if level == 3 && !long {
-                assert_eq!(entry & 0x1e6, 0, "reserved bits in a PDPTE: {entry:x}");
                 assert!(table.0 < LOW);
+                // As QEMU's walker does, although the bit is reserved there.
+                self.mmu.frames.write(table, index, entry | A);
                 (table, level) = (Hpa(entry & ADDRESS), level - 1);
                 continue;
             }
@@ -256,6 +271,7 @@ impl Machine {
         // The table of a stuck fault resolves late.
         for round in 0..200 {
             let (root, flush) = self.mmu.root();
+            self.check_entry(root);
             if flush != TlbFlush::None {
                 self.forget();
             } else if self.forgetful {
