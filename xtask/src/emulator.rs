@@ -98,7 +98,7 @@ pub struct Process {
     child: Child,
     directory: TempDir,
     start: Instant,
-    name: &'static str,
+    name: String,
 }
 
 impl Process {
@@ -109,7 +109,7 @@ impl Process {
     ///
     /// It cannot be started.
     pub fn start(
-        name: &'static str,
+        name: &str,
         arguments: impl IntoIterator<Item = std::ffi::OsString>,
         directory: TempDir,
         output: bool,
@@ -133,7 +133,7 @@ impl Process {
             child,
             directory,
             start: Instant::now(),
-            name,
+            name: name.to_owned(),
         })
     }
 
@@ -252,6 +252,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The program of an emulator: what the environment variable `variable` names, or what is installed as `usual`.
+pub fn program(variable: &str, usual: &str) -> String {
+    let named = std::env::var(variable).ok().filter(|path| !path.is_empty());
+    let path = named.and_then(|path| Some(std::path::absolute(path).ok()?.to_str()?.to_owned()));
+    path.unwrap_or_else(|| usual.to_owned())
 }
 
 /// A command that the system ends with us where it can do that.

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use super::machine::{Boot, MIB, Machine};
 use super::{Part, Rig, models};
 use crate::emulator::{
-    Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
+    self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
 use crate::image;
 use crate::monitor::Monitor;
@@ -25,6 +25,8 @@ use crate::setup::{Package, package};
 
 /// The emulator.
 const BOCHS: &str = "bochs";
+/// Names a program to take instead of the installed one.
+const OVERRIDE: &str = "UMBRA_BOCHS";
 /// The most memory that its machine can have here.
 pub const MOST_MEMORY: u64 = 2048 * MIB;
 /// How Umbra speaks to the tool on it.
@@ -87,7 +89,12 @@ impl Bochs {
         fs::write(place("go"), if serial { STOP_AT_ENTRY } else { "c\n" })?;
         let arguments = ["-q", "-f", "bochsrc", "-rc", "go"].map(Into::into);
         Ok(Bochs {
-            process: Process::start(BOCHS, arguments, directory, !serial)?,
+            process: Process::start(
+                &emulator::program(OVERRIDE, BOCHS),
+                arguments,
+                directory,
+                !serial,
+            )?,
             com,
             serial,
         })
@@ -195,7 +202,13 @@ pub fn check_vendor(
 ///
 /// A [`Refused`](crate::outcome::Refused) when it has not.
 pub fn check_model(rig: &dyn Rig, model: &str, fitting: &[&str]) -> Result<()> {
-    if model == rig.usual_model() || models::has(BOCHS, &["--help", "cpu"], model)? {
+    if model == rig.usual_model()
+        || models::has(
+            &emulator::program(OVERRIDE, BOCHS),
+            &["--help", "cpu"],
+            model,
+        )?
+    {
         return Ok(());
     }
     refuse!(

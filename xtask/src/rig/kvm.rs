@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use super::qemu::{self, QEMU, Qemu};
+use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
 use crate::emulator::Emulator;
 use crate::setup::Package;
@@ -74,7 +74,7 @@ fn missing() -> Option<String> {
                 .to_owned(),
         );
     }
-    (!answers()).then(|| format!("{QEMU} cannot use it"))
+    (!answers()).then(|| format!("{} cannot use it", qemu::program()))
 }
 
 /// Whether a module's parameter is on, which older kernels say with a number.
@@ -84,7 +84,7 @@ fn is_on(text: &str) -> bool {
 
 /// Whether KVM makes a machine for QEMU. Before QEMU is installed nothing speaks against it.
 fn answers() -> bool {
-    let child = Command::new(QEMU)
+    let child = Command::new(qemu::program())
         .args(["-accel", "kvm", "-M", "none", "-nodefaults"])
         .args(["-display", "none", "-monitor", "stdio"])
         .stdin(Stdio::piped())

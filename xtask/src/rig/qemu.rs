@@ -15,14 +15,16 @@ use super::machine::{Boot, Bus, Forward, Machine, Module, Net, Network};
 use super::{Rig, models};
 use crate::deb;
 use crate::emulator::{
-    Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
+    self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
 use crate::setup::{Package, package};
 
 /// The emulator.
-pub const QEMU: &str = "qemu-system-x86_64";
+const QEMU: &str = "qemu-system-x86_64";
+/// Names a program to take instead of the installed one.
+pub const OVERRIDE: &str = "UMBRA_QEMU";
 /// Its packages.
 const PACKAGES: &[Package] = &[package("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
 /// Its window's.
@@ -79,7 +81,7 @@ impl Qemu {
         };
         Ok(Qemu {
             pipes,
-            process: Process::start(QEMU, arguments, directory, false)?,
+            process: Process::start(&program(), arguments, directory, false)?,
             monitor: matches!(machine.boot, Boot::Cd { .. }),
         })
     }
@@ -132,6 +134,11 @@ impl Emulator for Qemu {
     fn process(&self) -> &Process {
         &self.process
     }
+}
+
+/// Its program: the installed one, or what [`OVERRIDE`] names.
+pub fn program() -> String {
+    emulator::program(OVERRIDE, QEMU)
 }
 
 fn control_socket(directory: &Path) -> PathBuf {
@@ -328,7 +335,7 @@ pub fn packages(window: bool) -> Vec<&'static [Package]> {
 /// A [`Refused`](crate::outcome::Refused) when it has not.
 pub fn check_model(rig: &dyn Rig, model: &str) -> Result<()> {
     let name = model.split(',').next().unwrap_or_default();
-    if model == rig.usual_model() || models::has(QEMU, &["-cpu", "help"], name)? {
+    if model == rig.usual_model() || models::has(&program(), &["-cpu", "help"], name)? {
         return Ok(());
     }
     refuse!("{QEMU} has no CPU model {name}; {QEMU} -cpu help lists them")
@@ -341,7 +348,7 @@ pub fn check_model(rig: &dyn Rig, model: &str) -> Result<()> {
 /// A [`Refused`](crate::outcome::Refused) when there is none.
 pub fn display() -> Result<&'static str> {
     window_system()?;
-    let output = Command::new(QEMU)
+    let output = Command::new(program())
         .args(["-display", "help"])
         .output()
         .with_context(|| format!("cannot start {QEMU}"))?;
