@@ -47,7 +47,9 @@ pub fn enable() -> Result<Amd, String> {
         xsave: host::set_up_cr4(),
         inject_virtual: is_qemu_tcg(),
         cr_reads_as_cr0: false,
+        unchecked_cr0: is_qemu_tcg(),
     };
+    clear_host_registers();
     let Some(save) = memory::take_own(4096, 4096) else {
         return Err("no memory for the host save area".into());
     };
@@ -80,6 +82,22 @@ pub fn enable() -> Result<Amd, String> {
     })
 }
 
+/// Clears the registers that a guest can read by instructions which AMD-V cannot intercept, and which CPUID hides from it: RDPID reads
+/// TSC_AUX, and XSAVES has what IA32_XSS names. The guest cannot write them.
+fn clear_host_registers() {
+    const IA32_XSS: u32 = 0xda0;
+    const TSC_AUX: u32 = 0xc000_0103;
+    let rdtscp = cpuid(0x8000_0001, 0).edx & 1 << 27 != 0;
+    let rdpid = cpuid(7, 0).ecx & 1 << 22 != 0;
+    let xsaves = cpuid(0xd, 1).eax & 1 << 3 != 0;
+    for (msr, exists) in [(TSC_AUX, rdtscp || rdpid), (IA32_XSS, xsaves)] {
+        if exists {
+            // SAFETY: CPUID says that the register exists; Umbra uses neither.
+            unsafe { x86::msr::wrmsr(msr, 0) };
+        }
+    }
+}
+
 impl Virtualization for Amd {
     type Cpu = SvmVcpu;
 
@@ -101,5 +119,14 @@ impl Virtualization for Amd {
         }
         let nested = self.features.nested_paging.then_some(self.second_stage);
         Ok((SvmVcpu::new(self.features, asid), nested))
+    }
+
+    fn unguarded_components(&self) -> u64 {
+        // QEMU 7.2 does not look at the intercept of XSETBV.
+        if !is_qemu_tcg() || !self.features.xsave {
+            return 0;
+        }
+        let leaf = cpuid(0xd, 0);
+        u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
     }
 }

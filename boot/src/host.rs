@@ -72,12 +72,17 @@ pub trait Virtualization {
         number: u16,
         paging: PagingChoice,
     ) -> Result<(Self::Cpu, Option<SecondStage>), String>;
+
+    /// XCR0 bits that guests can set although CPUID hides them, because XSETBV does not leave the guest.
+    fn unguarded_components(&self) -> u64 {
+        0
+    }
 }
 
 /// The extended state of a guest that is put aside, beyond x87 and SSE (SDM vol 1 13.4, "XSAVE Area"): AVX and what follows it. While
 /// guests run it is in the CPU's registers, which Umbra itself does not touch.
 pub struct ExtendedState {
-    /// XCR0 bits that guests may set; none where there is no XSAVE.
+    /// XCR0 bits that guests can set; none where there is no XSAVE.
     components: u64,
     /// Where the area is.
     area: u64,
@@ -87,9 +92,11 @@ pub struct ExtendedState {
 const LEGACY: u64 = 0b11;
 /// Where MXCSR is in the area, and its value after reset.
 const MXCSR: (u64, u32) = (24, 0x1f80);
+/// Where XSTATE_BV is: the components that are not in their initial state.
+const XSTATE_BV: u64 = 512;
 
 impl ExtendedState {
-    /// The state after reset. `components` are the XCR0 bits that the guest may set. None: there is no memory for it.
+    /// The state after reset. `components` are the XCR0 bits that the guest can set. None: there is no memory for it.
     pub fn new(components: u64) -> Option<Self> {
         let mut state = Self {
             components,
@@ -104,6 +111,16 @@ impl ExtendedState {
             unsafe { ((state.area + MXCSR.0) as *mut u32).write(MXCSR.1) };
         }
         Some(state)
+    }
+
+    /// The guest, which has the CPU, is reset: every component is in its initial state (SDM vol 3A table 9-1, "IA-32 and Intel 64 Processor
+    /// States Following Power-up, Reset, or INIT").
+    pub fn reset(&mut self) {
+        if self.area != 0 {
+            // SAFETY: the field is in this object's area.
+            unsafe { ((self.area + XSTATE_BV) as *mut u64).write(0) };
+        }
+        self.restore(1);
     }
 
     /// Takes it out of the CPU.

@@ -278,6 +278,29 @@ mod tests {
         assert!(!pat_is_valid(2));
     }
 
+    /// What passes through the permission maps is switched: the document says how.
+    #[test]
+    fn registers_that_pass_through_are_in_the_table_of_state() {
+        const NAMES: [&str; PASS_THROUGH.len()] = [
+            "SYSENTER_CS",
+            "SYSENTER_ESP",
+            "SYSENTER_EIP",
+            "STAR",
+            "LSTAR",
+            "CSTAR",
+            "SFMASK",
+            "FS_BASE",
+            "GS_BASE",
+            "KERNEL_GS_BASE",
+        ];
+        let table = include_str!("../../docs/state.md");
+        for name in NAMES {
+            let rows = table.lines().filter(|l| l.starts_with('|'));
+            let named = |row: &str| row.split(['|', ',', ';']).any(|cell| cell.trim() == name);
+            assert_eq!(rows.filter(|row| named(row)).count(), 1, "{name}");
+        }
+    }
+
     #[test]
     fn x2apic_range_is_the_local_apics_and_no_more() {
         assert_eq!(special(0x7ff), None);

@@ -55,6 +55,8 @@ pub mod code {
     pub const MWAIT_CONDITIONAL: u64 = 0x8c;
     pub const XSETBV: u64 = 0x8d;
     pub const RDPRU: u64 = 0x8e;
+    pub const INVLPGB: u64 = 0xa0;
+    pub const TLBSYNC: u64 = 0xa4;
     pub const NPF: u64 = 0x400;
     /// VMEXIT_INVALID; QEMU stores only the low half, so only that is compared.
     pub const INVALID_LOW: u32 = 0xffff_ffff;
@@ -125,7 +127,12 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         }
         code::NMI => ExitReason::Nmi,
         code::SMI | code::INIT => ExitReason::Init,
-        code::CR0_SEL_WRITE => ExitReason::Cr0Misc,
+        // MOV, whose register is not told, or LMSW.
+        code::CR0_SEL_WRITE => ExitReason::CrAccess(RegAccess {
+            number: 0,
+            write: true,
+            gpr: None,
+        }),
         code::IDTR_READ | code::IDTR_WRITE => ExitReason::DescriptorTable(SegReg::Idtr),
         code::GDTR_READ | code::GDTR_WRITE => ExitReason::DescriptorTable(SegReg::Gdtr),
         code::LDTR_READ | code::LDTR_WRITE => ExitReason::DescriptorTable(SegReg::Ldtr),
@@ -143,6 +150,7 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         code::VMMCALL => ExitReason::Hypercall,
         code::XSETBV => ExitReason::Xsetbv,
         code::RSM | code::INVLPGA | code::VMRUN => ExitReason::Undefined,
+        code::INVLPGB..=code::TLBSYNC => ExitReason::Undefined,
         code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_CONDITIONAL | code::RDPRU => {
             ExitReason::Undefined
         }
@@ -282,6 +290,14 @@ mod tests {
         assert!(
             matches!(exit(code::NPF, 1 << 33 | 1, 0).reason, ExitReason::NestedFault(f) if f.table_walk && f.present)
         );
+    }
+
+    #[test]
+    fn instructions_that_cpuid_hides_are_undefined() {
+        // INVLPGB, illegal INVLPGB, INVPCID, MCOMMIT, TLBSYNC; MONITOR, MWAIT, RDPRU.
+        for c in [0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0x8a, 0x8b, 0x8e] {
+            assert_eq!(exit(c, 0, 0).reason, ExitReason::Undefined, "{c:#x}");
+        }
     }
 
     #[test]

@@ -257,6 +257,34 @@ pub fn set_debug_address(n: u8, value: u64) {
     }
 }
 
+/// What FNSTENV stores (APM vol 5, "FNSTENV—Store x87 Environment"; vol 2 11.4.4, "Saving Media and x87 Processor State"): control, status
+/// and tag word, and the pointers to the last instruction and its operand. FXSAVE and FXRSTOR of AMD CPUs leave the pointers alone unless an
+/// exception is pending, so that they pass from guest to guest (CVE-2006-1056).
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C, align(4))]
+pub struct X87Environment([u32; 7]);
+
+/// Stores the pointers of the guest that ran last. What FXSAVE has stored already is lost.
+#[must_use]
+pub fn save_x87_environment() -> X87Environment {
+    let mut environment = X87Environment::default();
+    if !cfg!(test) {
+        // SAFETY: the structure has the 28 bytes that are stored. Umbra itself computes nothing by the x87 FPU, and an entry loads the
+        // state of its guest.
+        unsafe { asm!("fnstenv [{}]", in(reg) &mut environment, options(nostack)) };
+    }
+    environment
+}
+
+/// Makes the pointers those of the guest that runs next. FNINIT clears them, also in QEMU, whose FLDENV does not load them.
+pub fn load_x87_environment(environment: &X87Environment) {
+    if !cfg!(test) {
+        // SAFETY: as in `save_x87_environment`. FNINIT leaves no exception pending that FLDENV would raise; one that it loads is pending
+        // only for the next x87 instruction, which is FXRSTOR, and that raises none.
+        unsafe { asm!("fninit", "fldenv [{}]", in(reg) environment, options(nostack)) };
+    }
+}
+
 /// # Safety
 /// Ring 0, and the register must exist.
 unsafe fn read_msr(msr: u32) -> u64 {

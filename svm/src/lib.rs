@@ -55,4 +55,7 @@ pub struct Features {
     /// Quirk of QEMU's software emulation (10.0), which [`probe`] finds: reads of all control registers leave the guest as reads of CR0,
     /// and only if those are intercepted. They are, there, and the instruction tells the register.
     pub cr_reads_as_cr0: bool,
+    /// Quirk of QEMU's software emulation (7.2): MOV to CR0 takes NW without CD, and bits that do not exist, for which a CPU raises
+    /// #GP. The next VMRUN then refuses the guest. Writes of CR0 that change more than TS and MP leave the guest there.
+    pub unchecked_cr0: bool,
 }

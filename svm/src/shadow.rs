@@ -19,9 +19,9 @@ pub(crate) struct GuestControl {
     pub pat: u64,
 }
 
-/// CR3 is the shadow's. Writes to CR0 and CR4 may change the paging mode, or flush.
+/// CR3 is the shadow's. Writes to CR0 may change the paging mode, as may those to CR4, which always leave the guest.
 const READS: u16 = 1 << 3;
-const WRITES: u16 = 1 << 0 | 1 << 3 | 1 << 4;
+const WRITES: u16 = 1 << 0 | 1 << 3;
 
 impl SvmVcpu {
     /// Turns shadow paging on or off. The guest does not notice.

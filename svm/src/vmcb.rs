@@ -14,6 +14,7 @@ bitflags! {
         const SMI = 1 << 2;
         const INIT = 1 << 3;
         const VINTR = 1 << 4;
+        const CR0_SEL_WRITE = 1 << 5;
         const RDPMC = 1 << 15;
         const CPUID = 1 << 18;
         const RSM = 1 << 19;
@@ -46,6 +47,16 @@ bitflags! {
         const MWAIT_ARMED = 1 << 12;
         const XSETBV = 1 << 13;
         const RDPRU = 1 << 14;
+    }
+
+    /// Intercept vector 5, at offset 014h.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Intercept5: u32 {
+        const INVLPGB = 1 << 0;
+        const INVLPGB_ILLEGAL = 1 << 1;
+        const INVPCID = 1 << 2;
+        const MCOMMIT = 1 << 3;
+        const TLBSYNC = 1 << 4;
     }
 
     /// Virtual interrupt control, at offset 060h.
@@ -166,7 +177,7 @@ macro_rules! at {
 }
 
 at! {
-    intercept_cr_read = 0x000, intercept_dr_read = 0x004, intercept_exceptions = 0x008, intercept3 = 0x00c, intercept4 = 0x010,
+    intercept_cr_read = 0x000, intercept_dr_read = 0x004, intercept_exceptions = 0x008, intercept3 = 0x00c, intercept4 = 0x010, intercept5 = 0x014,
     pause_filter_threshold = 0x03c, pause_filter_count = 0x03e, iopm_base = 0x040, msrpm_base = 0x048, tsc_offset = 0x050,
     asid = 0x058, tlb_control = 0x05c, virtual_interrupt = 0x060, interrupt_shadow = 0x068, exit_code = 0x070, exit_info1 = 0x078,
     exit_info2 = 0x080, exit_int_info = 0x088, np_enable = 0x090, event_injection = 0x0a8, n_cr3 = 0x0b0, lbr_control = 0x0b8,

@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::attack;
 
 const SOURCE: &str = include_str!("registers.s");
-/// The code: a boot sector and the two sectors that it loads.
-const CODE: usize = 1536;
+/// The code: a boot sector and the four sectors that it loads.
+const CODE: usize = 2560;
 
 /// Makes the disk image in `path` of a guest that has its registers from `pattern`.
 ///

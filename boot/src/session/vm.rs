@@ -78,8 +78,9 @@ impl<B: VcpuBackend> Vm<B> {
     ) -> Result<Self, String> {
         let (mut guest, cabinet) = Guest::new(boot, number, options, media, virtualization)?;
         guest.cpu.recorder = (options.record != 0).then(|| Box::new(Recorder::new(options.record)));
-        let extended = ExtendedState::new(guest.cpu.cpuid.xcr0_allowed())
-            .ok_or("no memory for the CPU's extended state")?;
+        let components = guest.cpu.cpuid.xcr0_allowed() | virtualization.unguarded_components();
+        let extended =
+            ExtendedState::new(components).ok_or("no memory for the CPU's extended state")?;
         guest.cpu.cpu.put_aside();
         log::info!("VM {number}: {} MiB of RAM", guest.memory_size >> 20);
         Ok(Self {
@@ -183,6 +184,7 @@ impl<B: VcpuBackend> Vm<B> {
         if self.resets > RESET_STORM {
             return Err("the guest resets again and again".into());
         }
+        self.extended.reset();
         self.guest.reset()
     }
 

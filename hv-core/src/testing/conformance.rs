@@ -35,13 +35,19 @@ pub fn check<B: VcpuBackend>(make: impl Fn() -> B) {
 
 /// What the guest has in its registers is there again when the hardware is its own again.
 fn putting_it_aside_does_not_show<B: VcpuBackend>(c: &mut B) {
-    const REGISTERS: [SysReg; 6] = [
+    const REGISTERS: [SysReg; 12] = [
         SysReg::Cr2,
+        SysReg::Cr3,
         SysReg::Star,
         SysReg::Lstar,
         SysReg::Cstar,
+        SysReg::Sfmask,
         SysReg::KernelGsBase,
+        SysReg::SysenterCs,
+        SysReg::SysenterEsp,
         SysReg::SysenterEip,
+        SysReg::TscOffset,
+        SysReg::Pat,
     ];
     for (value, reg) in (0x1000..).zip(REGISTERS) {
         c.set_sysreg(reg, value);

@@ -22,7 +22,7 @@ use crate::cpu::{Entry, VcpuBackend};
 use crate::cpuid::Cpuid;
 use crate::device::PowerAction;
 use crate::emulate::{
-    self, DecodeCache, EmuFault, Shadow, SoftInt, Step, StepKind, SystemRegister,
+    self, DecodeCache, EmuFault, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
 };
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
@@ -407,8 +407,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_)
             | ExitReason::TaskSwitch => self.emulate(),
-            // QEMU ends the guest so where a CPU raises #GP: at a MOV that sets reserved bits of CR4.
-            ExitReason::EntryFailed if self.at_mov_to_cr4() => Err(general_protection()),
+            ExitReason::EntryFailed if self.at_invalid_mov_to_cr3() => Err(general_protection()),
             ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
             ExitReason::Unknown(_) => Err(self.fatal(
                 "the CPU left the guest for a reason that Umbra does not know",
@@ -417,14 +416,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// Whether the next instruction is MOV to CR4. False if that was the case so often that it cannot be the reason.
-    fn at_mov_to_cr4(&mut self) -> bool {
-        const OFTEN: u64 = 100_000;
-        let mov = emulate::mov_system(self);
-        let is_it = mov.is_ok_and(|mov| {
-            mov.is_some_and(|m| m.write && m.register == SystemRegister::Control(4))
-        });
-        is_it && self.stats.exits[ExitReason::EntryFailed.index()] < OFTEN
+    /// Whether the next instruction is a MOV that sets reserved bits of CR3, where a CPU raises #GP. QEMU's AMD-V ends the guest instead, as
+    /// if the entry had failed.
+    fn at_invalid_mov_to_cr3(&mut self) -> bool {
+        let Ok(Some(mov)) = emulate::mov_system(self) else {
+            return false;
+        };
+        let value = self.cpu.gprs().regs[mov.gpr];
+        mov.write
+            && mov.register == SystemRegister::Control(3)
+            && Mode::of(self).is_64()
+            && value >> self.cpuid.physical_bits() != 0
     }
 
     /// Adds the time since the last exit to its reason.

@@ -186,6 +186,7 @@ impl VcpuBackend for SvmVcpu {
     fn reset(&mut self) {
         self.reset_registers();
         (0..4).for_each(|n| hw::set_debug_address(n, 0));
+        hw::load_x87_environment(&X87Environment::default());
         if self.features.xsave {
             hw::write_xcr0(1);
         }
@@ -194,12 +195,18 @@ impl VcpuBackend for SvmVcpu {
     fn put_aside(&mut self) {
         // Everything else is in the control block, the context and the FPU state.
         self.xcr0 = self.xcr0();
-        self.aside = Some([0, 1, 2, 3].map(hw::debug_address));
+        self.aside = Some(Aside {
+            debug: [0, 1, 2, 3].map(hw::debug_address),
+            x87: hw::save_x87_environment(),
+        });
     }
 
     fn take_up(&mut self) {
-        for (n, value) in (0..).zip(self.aside.take().unwrap_or_default()) {
-            hw::set_debug_address(n, value);
+        if let Some(aside) = self.aside.take() {
+            for (n, value) in (0..).zip(aside.debug) {
+                hw::set_debug_address(n, value);
+            }
+            hw::load_x87_environment(&aside.x87);
         }
     }
 

@@ -6,12 +6,12 @@ mod tests;
 
 use crate::Features;
 use crate::exit::{decode, event_injection};
-use crate::hw::{self, Context};
+use crate::hw::{self, Context, X87Environment};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::shadow::GuestControl;
 use crate::vmcb::{
-    INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
-    VmcbSegment, tlb_control,
+    INTERRUPT_SHADOW, Intercept3, Intercept4, Intercept5, NP_ENABLE, V_INTR_VECTOR,
+    VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,
 };
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
@@ -42,12 +42,26 @@ const INTERCEPT3: Intercept3 = Intercept3::INTR
 /// VMRUN must be intercepted (APM vol 2 15.5.1, "Basic Operation"); the other SVM instructions are #UD in the guest. RDTSCP is not offered.
 const INTERCEPT4: Intercept4 = Intercept4::all();
 
+/// Instructions that CPUID hides: #UD in the guest.
+const INTERCEPT5: Intercept5 = Intercept5::all();
+
 /// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
 /// the guest; #MC is the host's.
 const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 
 /// Reads and writes of CR8 leave the guest, so that the local APIC's task priority is always exact.
 const INTERCEPT_CR8: u16 = 1 << 8;
+
+/// Writes of CR4 leave the guest, because it must not set the bits of what CPUID hides, and AMD-V has no mask of bits. Some of them reach
+/// registers that nobody switches, as PKE does PKRU.
+const INTERCEPT_CR4: u16 = 1 << 4;
+
+/// The registers of a guest that is put aside which neither the control block nor FXSAVE has.
+struct Aside {
+    /// Debug registers 0 to 3.
+    debug: [u64; 4],
+    x87: X87Environment,
+}
 
 /// One virtual CPU.
 pub struct SvmVcpu {
@@ -61,8 +75,8 @@ pub struct SvmVcpu {
     fx: Box<FxState>,
     context: Box<Context>,
     xcr0: u64,
-    /// Debug registers 0 to 3 of a guest that is put aside.
-    aside: Option<[u64; 4]>,
+    /// What the hardware holds of a guest that is put aside.
+    aside: Option<Aside>,
     /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
     overdue: bool,
     /// The next entry flushes this guest's translations.
@@ -90,17 +104,20 @@ impl SvmVcpu {
         vmcb.asid = asid;
         vmcb.np_enable = NP_ENABLE;
         vmcb.intercept_cr_read = INTERCEPT_CR8 | u16::from(features.cr_reads_as_cr0);
-        vmcb.intercept_cr_write = INTERCEPT_CR8;
+        vmcb.intercept_cr_write = INTERCEPT_CR8 | INTERCEPT_CR4;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
-        vmcb.intercept3 = INTERCEPT3.bits();
+        let mut always = INTERCEPT3;
+        always.set(Intercept3::CR0_SEL_WRITE, features.unchecked_cr0);
+        vmcb.intercept3 = always.bits();
         vmcb.intercept4 = INTERCEPT4.bits();
+        vmcb.intercept5 = INTERCEPT5.bits();
         let fx = Box::new(FxState::reset());
         let context = Box::new(Context::new());
         let mut cpu = Self {
             features,
             vmcb,
             guest: None,
-            always: INTERCEPT3,
+            always,
             host,
             fx,
             context,

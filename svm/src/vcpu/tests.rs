@@ -45,6 +45,30 @@ fn reset_state_is_the_manuals() {
 }
 
 #[test]
+fn writes_of_cr4_leave_the_guest_under_both_ways_of_paging() {
+    let mut c = cpu();
+    for shadow in [false, true, false] {
+        c.set_shadow_paging(shadow);
+        assert_ne!(c.vmcb.intercept_cr_write & 1 << 4, 0, "shadow {shadow}");
+    }
+}
+
+#[test]
+fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
+    for unchecked_cr0 in [false, true] {
+        let features = Features {
+            unchecked_cr0,
+            ..cpu().features
+        };
+        let mut c = SvmVcpu::with_host(features, 1, Box::default());
+        c.encode(&ENTRY);
+        let left = c.vmcb.intercept3 & Intercept3::CR0_SEL_WRITE.bits() != 0;
+        assert_eq!(left, unchecked_cr0);
+        assert_eq!(c.vmcb.intercept_cr_write & 1, 0);
+    }
+}
+
+#[test]
 fn an_interrupt_that_is_not_delivered_comes_back_once() {
     let left =
         |vectoring, interruptible| not_delivered(vectoring, Event::interrupt(8), interruptible);

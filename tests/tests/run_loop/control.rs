@@ -7,6 +7,7 @@ use hv_core::exit::{ExitReason, RegAccess};
 use hv_core::mem::GuestMemory;
 use hv_core::regs::gpr::{RAX, RCX};
 use hv_core::regs::{SegAttr, SegReg, SysReg};
+use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
 
 const GP: Event = Event::exception(13, Some(0));
@@ -119,6 +120,20 @@ fn cr3_above_the_physical_addresses_is_general_protection_in_long_mode() {
     assert!(!write(&mut Rig::new(), 3, 1 << 40));
     assert!(!write(&mut Rig::new(), 3, 1 << 63));
     assert!(write(&mut protected(), 3, 1 << 40), "32 bits are moved");
+}
+
+/// QEMU's AMD-V ends the guest there, as if the entry had failed.
+#[test]
+fn cr3_above_the_physical_addresses_is_general_protection_where_the_entry_fails_of_it() {
+    let at_mov = || Rig::new().code(&[0x0f, 0x22, 0xd9]); // MOV CR3, RCX.
+    let mut r = at_mov();
+    r.set(&[(RCX, 1 << 40)]);
+    r.bare(ExitReason::EntryFailed);
+    assert_eq!(r.injected(), [None, Some(GP)]);
+    let mut r = at_mov();
+    r.set(&[(RCX, 0x7000)]);
+    r.bare(ExitReason::EntryFailed);
+    assert!(matches!(r.run(), Stop::Fatal(_)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{media, registers};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let keep = |name| own(name, &[], keep_registers, 64, 300);
+    let keep = |name| own(name, &[], keep_registers, 64, 200);
     vec![
         own(
             "two-vms-see-each-other",
