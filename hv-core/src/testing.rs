@@ -19,10 +19,45 @@ use alloc::vec;
 use alloc::vec::Vec;
 use std::sync::Mutex;
 
+/// Bytes that know which of their pages were written.
+struct Pages {
+    bytes: Vec<u8>,
+    dirty: Vec<bool>,
+}
+
+impl Pages {
+    const PAGE: usize = 4096;
+
+    fn new(len: usize) -> Self {
+        Self {
+            bytes: vec![0; len],
+            dirty: vec![false; len.div_ceil(Self::PAGE)],
+        }
+    }
+
+    /// The bytes of `range`, to be written.
+    fn write(&mut self, range: core::ops::Range<usize>) -> &mut [u8] {
+        let pages = range.start / Self::PAGE..range.end.div_ceil(Self::PAGE);
+        if let Some(dirty) = self.dirty.get_mut(pages) {
+            dirty.fill(true);
+        }
+        self.bytes.get_mut(range).unwrap_or_default()
+    }
+
+    /// All zeros again. It costs as much as was written.
+    fn clear(&mut self) {
+        let pages = self.bytes.chunks_mut(Self::PAGE).zip(&mut self.dirty);
+        for (page, dirty) in pages.filter(|(_, dirty)| **dirty) {
+            page.fill(0);
+            *dirty = false;
+        }
+    }
+}
+
 /// Guest RAM from address 0 in a vector.
 #[derive(Clone)]
 pub struct VecMemory {
-    bytes: Arc<Mutex<Vec<u8>>>,
+    bytes: Arc<Mutex<Pages>>,
     written: Arc<Mutex<Vec<(u64, usize)>>>,
 }
 
@@ -31,9 +66,15 @@ impl VecMemory {
     #[must_use]
     pub fn new(len: usize) -> Self {
         Self {
-            bytes: Arc::new(Mutex::new(vec![0; len])),
+            bytes: Arc::new(Mutex::new(Pages::new(len))),
             written: Arc::default(),
         }
+    }
+
+    /// Clears it, for a test that would otherwise make a new one again and again.
+    pub fn clear(&self) {
+        self.bytes.lock().unwrap().clear();
+        self.take_written();
     }
 
     /// What [`GuestMemory::written`] was told since the last call.
@@ -53,19 +94,19 @@ impl VecMemory {
 
 impl GuestMemory for VecMemory {
     fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
-        let m = self.bytes.lock().unwrap();
+        let m = &self.bytes.lock().unwrap().bytes;
         let r = Self::range(m.len(), gpa, buf.len())?;
         buf.copy_from_slice(&m[r]);
         Ok(())
     }
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
         let mut m = self.bytes.lock().unwrap();
-        let r = Self::range(m.len(), gpa, buf.len())?;
-        m[r].copy_from_slice(buf);
+        let r = Self::range(m.bytes.len(), gpa, buf.len())?;
+        m.write(r).copy_from_slice(buf);
         Ok(())
     }
     fn contains(&self, gpa: Gpa, len: usize, _write: bool) -> bool {
-        Self::range(self.bytes.lock().unwrap().len(), gpa, len).is_ok()
+        Self::range(self.bytes.lock().unwrap().bytes.len(), gpa, len).is_ok()
     }
     fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
         let hpa = Hpa(gpa.0);
@@ -80,54 +121,54 @@ impl GuestMemory for VecMemory {
         if !matches!(size, 1 | 2 | 4 | 8) || !gpa.0.is_multiple_of(size as u64) {
             return Err(NotRam(gpa));
         }
-        let r = Self::range(m.len(), gpa, size)?;
-        let same = m[r.clone()] == old.to_le_bytes()[..size];
+        let r = Self::range(m.bytes.len(), gpa, size)?;
+        let same = m.bytes[r.clone()] == old.to_le_bytes()[..size];
         if same {
-            m[r].copy_from_slice(&new.to_le_bytes()[..size]);
+            m.write(r).copy_from_slice(&new.to_le_bytes()[..size]);
         }
         Ok(same)
     }
 }
 
 /// Device RAM in a vector.
-pub struct VecDeviceRam(Mutex<Vec<u8>>);
+pub struct VecDeviceRam(Mutex<Pages>);
 
 impl VecDeviceRam {
     /// `len` zeroed bytes.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        Self(Mutex::new(vec![0; len]))
+        Self(Mutex::new(Pages::new(len)))
+    }
+
+    /// Clears it, for a test that would otherwise make a new one again and again.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
     }
 }
 
 impl DeviceRam for VecDeviceRam {
     fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.0.lock().unwrap().bytes.len()
     }
     fn read(&self, offset: usize, buf: &mut [u8]) {
-        let m = self.0.lock().unwrap();
-        for (i, b) in buf.iter_mut().enumerate() {
-            *b = offset
-                .checked_add(i)
-                .and_then(|o| m.get(o))
-                .copied()
-                .unwrap_or(0);
-        }
+        let m = &self.0.lock().unwrap().bytes;
+        let start = offset.min(m.len());
+        let inside = &m[start..offset.saturating_add(buf.len()).min(m.len())];
+        let (there, beyond) = buf.split_at_mut(inside.len());
+        there.copy_from_slice(inside);
+        beyond.fill(0);
     }
     fn write(&self, offset: usize, buf: &[u8]) {
         let mut m = self.0.lock().unwrap();
-        for (i, b) in buf.iter().enumerate() {
-            if let Some(x) = offset.checked_add(i).and_then(|o| m.get_mut(o)) {
-                *x = *b;
-            }
-        }
+        let len = m.bytes.len();
+        let inside = m.write(offset.min(len)..offset.saturating_add(buf.len()).min(len));
+        inside.copy_from_slice(&buf[..inside.len()]);
     }
     fn fill(&self, offset: usize, len: usize, byte: u8) {
         let mut m = self.0.lock().unwrap();
-        let end = offset.saturating_add(len).min(m.len());
-        if let Some(s) = m.get_mut(offset..end) {
-            s.fill(byte);
-        }
+        let end = m.bytes.len();
+        m.write(offset.min(end)..offset.saturating_add(len).min(end))
+            .fill(byte);
     }
 }
 

@@ -1,5 +1,11 @@
 //! One function for each part that a guest feeds. None of them may panic, whatever the bytes; none may take long.
 
+mod medium;
+mod vm;
+
+use medium::SlowDisk;
+pub use vm::vm;
+
 use crate::feed::Feed;
 use crate::pc::Pc;
 use console::{COLUMNS, Command, Editor, Event, Keyboard, ROWS, Screen, SerialLine};
@@ -24,7 +30,52 @@ use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::linux;
 use npt_shadow::Algorithm;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use switch::{FRAME, Queue, Switch};
+
+/// A part that a guest, a medium or the network feeds.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its name, which is its function's.
+    pub name: &'static str,
+    /// What it does with a string of bytes.
+    pub body: fn(&[u8]),
+    /// The longest string that is of use, in bytes.
+    pub longest: usize,
+}
+
+const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Target {
+    Target {
+        name,
+        body,
+        longest,
+    }
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    target("bios", bios, 4_096),
+    target("bus", bus, 4_096),
+    target("console", console, 1_024),
+    target("emulator", emulator, 512),
+    target("fw_cfg", fw_cfg, 2_048),
+    target("i8042", i8042, 1_024),
+    target("ide", ide, 4_096),
+    target("ide_slow", ide_slow, 4_096),
+    target("linux", linux, 2_048),
+    target("ne2k", ne2k, 4_096),
+    target("shadow", shadow, 2_048),
+    target("switch", switch, 4_096),
+    target("vga", vga, 4_096),
+    target("vm", vm, 4_096),
+    target("walker", walker, 4_096),
+];
+
+/// The target of that name.
+#[must_use]
+pub fn named(name: &str) -> Option<Target> {
+    TARGETS.iter().copied().find(|target| target.name == name)
+}
 
 /// One instruction in any state: a fault must leave the registers as they were.
 pub fn emulator(data: &[u8]) {
@@ -163,13 +214,24 @@ pub fn bus(data: &[u8]) {
 /// Accesses to one device. `other` does what only this device knows.
 fn device<D: Device>(
     data: &[u8],
+    device: D,
+    ports: &[(u16, u16)],
+    windows: &[(WindowId, u64)],
+    other: impl FnMut(&mut D, &mut Bench, &mut Feed<'_>),
+) {
+    device_on(Bench::new(), data, device, ports, windows, other);
+}
+
+/// The same on a bench that is there already.
+fn device_on<D: Device>(
+    mut bench: Bench,
+    data: &[u8],
     mut device: D,
     ports: &[(u16, u16)],
     windows: &[(WindowId, u64)],
     mut other: impl FnMut(&mut D, &mut Bench, &mut Feed<'_>),
 ) {
     let mut f = Feed::new(data);
-    let mut bench = Bench::new();
     let mut block = [0; 2048];
     while !f.is_empty() {
         let port = match f.below(16) {
@@ -246,13 +308,40 @@ fn disk(sectors: usize) -> Box<RamDisk> {
 
 /// The IDE controller with a disk, a drive with a disc, one without, and an empty disk.
 pub fn ide(data: &[u8]) {
-    const BUS_MASTER: u16 = 0xc000;
     let drives = [
         Some(Drive::disk(disk(500))),
         Some(Drive::cdrom(Some(disk(401)))),
         Some(Drive::cdrom(None)),
         Some(Drive::disk(disk(0))),
     ];
+    controller(Bench::new(), data, drives, |_| {});
+}
+
+/// The same with media that take their time and have bad sectors.
+pub fn ide_slow(data: &[u8]) {
+    let bench = Bench::new();
+    let (disk, first) = SlowDisk::new(500, &bench.mem);
+    let (disc, second) = SlowDisk::new(400, &bench.mem);
+    let drives = [
+        Some(Drive::disk(disk)),
+        None,
+        Some(Drive::cdrom(Some(disc))),
+        None,
+    ];
+    controller(bench, data, drives, |f| {
+        let patience = f.pick(&[&first, &second]);
+        patience.store(f.pick(&[0, 1, 2, 20]), Ordering::Relaxed);
+    });
+}
+
+/// The IDE controller with these drives. `more` is something else that may happen.
+fn controller(
+    bench: Bench,
+    data: &[u8],
+    drives: [Option<Drive>; 4],
+    mut more: impl FnMut(&mut Feed<'_>),
+) {
+    const BUS_MASTER: u16 = 0xc000;
     let ports = [
         (0x1f0, 8),
         (0x170, 8),
@@ -261,7 +350,8 @@ pub fn ide(data: &[u8]) {
         (BUS_MASTER, 16),
     ];
     let controller = Ide::new(line(), line(), drives);
-    device(data, controller, &ports, &[], |ide, bench, f| {
+    device_on(bench, data, controller, &ports, &[], |ide, bench, f| {
+        more(f);
         let base = f.pick(&[0x1f0, 0x170]);
         let mut out = |port, value: u8| {
             ide.port_write(&mut bench.cx(), port, AccessSize::Byte, value.into());

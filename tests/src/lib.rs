@@ -6,12 +6,12 @@
 //! that reach new code:
 //!
 //! ```text
-//! cargo install cargo-fuzz
-//! cd tests && RUSTC_BOOTSTRAP=1 cargo fuzz run ide -- -max_len=4096 -max_total_time=600
+//! cargo xtask fuzz --list
+//! cargo xtask fuzz ide --seconds 600
 //! ```
 //!
-//! The targets are `emulator`, `walker`, `bus`, `ide`, `vga`, `ne2k`, `fw_cfg`, `i8042`, `linux`, `bios`. They need only
-//! `RUSTC_BOOTSTRAP=1 cargo build` in `tests/fuzz` to compile, and are no part of the workspace.
+//! A new target is a function and its line in [`fuzz::TARGETS`]. Inputs worth keeping are in `tests/fuzz/seeds`, a line in base64 each:
+//! `cargo xtask fuzz NAME --keep` chooses them anew, and one that has failed is added by hand (`base64 -w0 FILE`).
 //!
 //! Random tests print their seed; `UMBRA_SEED` in the environment sets it, and `UMBRA_STEPS` how long they go on.
 #![forbid(unsafe_code)]

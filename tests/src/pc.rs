@@ -14,10 +14,14 @@ use hv_core::mem::GuestMemory;
 use hv_core::testing::{RamDisk, VecDeviceRam, VecMemory};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::{cmos, fwcfg, pci_setup};
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
 
 /// Guest RAM in bytes, from address 0.
 pub const RAM: usize = 2 << 20;
+/// Where the host has the video memory, and the memory behind the text window.
+const VIDEO: Hpa = Hpa(0x1000_0000);
+const TEXT: Hpa = Hpa(0x2000_0000);
 const NIC: u16 = pci_setup::NIC_PORTS;
 const BUS_MASTER: u16 = pci_setup::BUS_MASTER_PORTS;
 
@@ -97,10 +101,58 @@ impl Default for Pc {
     }
 }
 
-fn mapped(len: usize, hpa: u64) -> Mapped {
-    Mapped {
-        ram: Arc::new(VecDeviceRam::new(len)),
-        hpa: Hpa(hpa),
+/// The memory of a machine. A thread's next machine gets that of its last one, cleared, so that a new machine costs little.
+struct Memory {
+    ram: Arc<VecMemory>,
+    video: Arc<VecDeviceRam>,
+    text: Arc<VecDeviceRam>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self {
+            ram: Arc::new(VecMemory::new(RAM)),
+            video: Arc::new(VecDeviceRam::new(vga::pci_id::VRAM_SIZE)),
+            text: Arc::new(VecDeviceRam::new(vga::TEXT_RAM)),
+        }
+    }
+
+    /// Cleared memory that no other machine has.
+    fn take() -> Self {
+        thread_local!(static LAST: RefCell<Memory> = RefCell::new(Memory::new()));
+        LAST.with_borrow_mut(|last| {
+            let used = Arc::strong_count(&last.ram)
+                + Arc::strong_count(&last.video)
+                + Arc::strong_count(&last.text);
+            if used > 3 {
+                *last = Self::new();
+            }
+            last.ram.clear();
+            last.video.clear();
+            last.text.clear();
+            Self {
+                ram: last.ram.clone(),
+                video: last.video.clone(),
+                text: last.text.clone(),
+            }
+        })
+    }
+}
+
+/// What the firmware asks for. It is the same for all machines.
+fn items() -> &'static fwcfg::Items {
+    static ITEMS: OnceLock<fwcfg::Items> = OnceLock::new();
+    ITEMS.get_or_init(|| fwcfg::fw_cfg_items(&desc(), &[0x55; 512]))
+}
+
+fn desc() -> MachineDesc {
+    MachineDesc {
+        memory: RAM as u64,
+        cpus: 1,
+        mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        uuid: [7; 16],
+        disk: true,
+        cdrom: true,
     }
 }
 
@@ -119,34 +171,40 @@ impl Pc {
     /// The machine cannot be built: a bug in its wiring.
     #[must_use]
     pub fn new() -> Self {
-        let desc = MachineDesc {
-            memory: RAM as u64,
-            cpus: 1,
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-            uuid: [7; 16],
-            disk: true,
-            cdrom: true,
-        };
-        let memory = Arc::new(VecMemory::new(RAM));
-        let mut bus = Bus::new(memory.clone());
+        Self::with_memory(|ram| ram)
+    }
+
+    /// The same, with devices that see what `dma` makes of its memory.
+    ///
+    /// # Panics
+    /// The machine cannot be built: a bug in its wiring.
+    #[must_use]
+    pub fn with_memory(dma: impl FnOnce(Arc<VecMemory>) -> Arc<dyn GuestMemory>) -> Self {
+        let desc = desc();
+        let Memory { ram, video, text } = Memory::take();
+        let memory = ram.clone();
+        let mut bus = Bus::new(dma(ram));
         let mut fw_cfg = FwCfg::new();
-        let items = fwcfg::fw_cfg_items(&desc, &[0x55; 512]);
-        items
-            .keys
-            .into_iter()
-            .for_each(|(k, v)| fw_cfg.add_key(k, v));
-        items
-            .files
-            .into_iter()
-            .for_each(|(n, v)| fw_cfg.add_file(&n, v));
+        for (key, value) in &items().keys {
+            fw_cfg.add_key(*key, value.clone());
+        }
+        for (name, value) in &items().files {
+            fw_cfg.add_file(name, value.clone());
+        }
         let outside = Outside {
             com1: Box::new(NullConsole),
             debug: Box::new(NullConsole),
             net: Box::<Chatter>::default(),
             disk: Some(disk(2048)),
             cdrom: Some(disk(1024)),
-            video: mapped(vga::pci_id::VRAM_SIZE, 0x1000_0000),
-            text: mapped(vga::TEXT_RAM, 0x2000_0000),
+            video: Mapped {
+                ram: video,
+                hpa: VIDEO,
+            },
+            text: Mapped {
+                ram: text,
+                hpa: TEXT,
+            },
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
             fw_cfg: Some(fw_cfg),

@@ -1,6 +1,9 @@
 //! What the fuzz targets do, with random bytes.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hv_core::testing::Random;
+use std::path::Path;
 use tests::fuzz;
 
 /// Calls `body` with `rounds` strings of up to `len` random bytes.
@@ -34,6 +37,32 @@ fn shadow_tables_survive_random_programs() {
 #[test]
 fn ide_survives_random_accesses() {
     feed(fuzz::ide, 60, 20_000);
+}
+
+#[test]
+fn ide_survives_random_accesses_with_slow_and_bad_media() {
+    feed(fuzz::ide_slow, 60, 20_000);
+}
+
+#[test]
+fn the_whole_machine_survives_random_exits() {
+    feed(fuzz::vm, 300, 4_096);
+}
+
+/// What the fuzzers have found to reach most, and what has failed once.
+#[test]
+fn seeds_pass() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for entry in std::fs::read_dir(directory).expect("there are seeds") {
+        let path = entry.expect("the directory can be read").path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        let target = name.and_then(fuzz::named);
+        let target = target.unwrap_or_else(|| panic!("{}: no such target", path.display()));
+        for line in std::fs::read_to_string(&path).expect("text").lines() {
+            let seed = STANDARD.decode(line).expect("a line of base64");
+            (target.body)(&seed);
+        }
+    }
 }
 
 #[test]

@@ -32,10 +32,32 @@ pub enum Command {
     Image(ImageArgs),
     /// Measures Umbra against the bare machine.
     Bench(BenchArgs),
+    /// Runs the fuzz targets: random inputs for whatever a guest, a medium or the network feeds, guided by the code that they reach.
+    Fuzz(FuzzArgs),
     /// Fetches and builds the guests that the tests use.
     Guests(GuestsArgs),
     /// Installs the system packages that the tool needs.
     Setup,
+}
+
+/// The fuzz targets and how long they run.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    /// The targets; all of them if none is named
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How long each runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Run this input once instead, as one that has failed before
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Afterwards choose new seeds for tests/fuzz/seeds from what was found
+    #[arg(long)]
+    pub keep: bool,
+    /// List the targets
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// What a virtual machine is made of.

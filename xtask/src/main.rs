@@ -18,6 +18,7 @@ mod deb;
 mod disk;
 mod emulator;
 mod exits;
+mod fuzz;
 mod gfxmenu;
 mod guests;
 mod image;
@@ -83,6 +84,7 @@ fn command() -> Result<()> {
             };
             run::run(args, places)
         }
+        Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),
         Command::Install(args) => install::install(args),

@@ -50,6 +50,8 @@ const IMAGE: &[Package] = &[
     package("xorriso", "/usr/bin/xorriso"),
     package("mtools", "/usr/bin/mformat"),
 ];
+/// What libFuzzer is built with.
+const FUZZ: &[Package] = &[package("g++", "/usr/bin/c++")];
 /// What the tests need besides.
 const TEST: &[Package] = &[
     package("ovmf", "/usr/share/ovmf/OVMF.fd"),
@@ -85,6 +87,8 @@ pub enum Purpose {
     DebianKeys,
     /// To build the bootable image.
     Image,
+    /// To build the fuzz targets.
+    Fuzz,
     /// To run all tests.
     Test,
 }
@@ -105,8 +109,9 @@ impl Purpose {
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
+            Purpose::Fuzz => vec![BUILD, FUZZ],
             Purpose::Test => {
-                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, TEST];
+                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, FUZZ, TEST];
                 groups.extend(rig::ALL.into_iter().flat_map(|rig| rig.packages(false)));
                 groups
             }

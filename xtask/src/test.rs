@@ -14,10 +14,13 @@ use crate::cli::TestArgs;
 use crate::guests::Guest;
 use crate::outcome::{Interrupted, Told, interrupted};
 use crate::setup::{self, Purpose};
-use crate::{kernel, paths};
+use crate::{fuzz, kernel, paths};
 
 /// The name of the unit tests.
 const UNIT: &str = "unit";
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 20;
 
 /// A test: its name and what it does.
 struct Test {
@@ -37,6 +40,8 @@ enum Kind {
     Cargo(&'static [&'static str]),
     /// The red-zone gate.
     RedZone,
+    /// The fuzz targets, for a while each.
+    Fuzz,
     /// A whole guest.
     Guest(Case),
 }
@@ -80,7 +85,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     setup::require(Purpose::Test)?;
     let (host, guests): (Vec<_>, Vec<_>) = tests
         .into_iter()
-        .partition(|test| matches!(test.kind, Kind::Cargo(_)));
+        .partition(|test| matches!(test.kind, Kind::Cargo(_) | Kind::Fuzz));
     let start = Instant::now();
     let tally = Tally::default();
     let nowhere = Shared {
@@ -180,6 +185,10 @@ fn all() -> Vec<Test> {
         })
         .collect();
     tests.push(Test {
+        name: "fuzz".to_owned(),
+        kind: Kind::Fuzz,
+    });
+    tests.push(Test {
         name: "red-zone".to_owned(),
         kind: Kind::RedZone,
     });
@@ -210,6 +219,7 @@ impl Tally {
         let result = match &test.kind {
             Kind::Cargo(words) => cargo(words),
             Kind::RedZone => red_zone(&shared.umbra),
+            Kind::Fuzz => fuzz::test(FUZZ_SECONDS),
             Kind::Guest(case) => case.run(&shared.umbra),
         };
         if interrupted() {

@@ -1,4 +1,0 @@
-//! See `tests::fuzz::i8042`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tests::fuzz::i8042(data));

@@ -1,4 +1,0 @@
-//! See `tests::fuzz::ne2k`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tests::fuzz::ne2k(data));

@@ -1,4 +1,0 @@
-//! See `tests::fuzz::vga`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tests::fuzz::vga(data));

@@ -1,0 +1,295 @@
+//! A whole virtual machine: the run loop with the whole virtual PC around it, under nested and shadow paging in turn. Its guest is
+//! whatever the bytes say: registers, code, page tables, and what the hardware of either vendor tells of each exit.
+
+use crate::feed::Feed;
+use crate::firmware::VecFrames;
+use crate::pc::{self, Pc};
+use crate::rig::host;
+use hv_core::cpu::VcpuBackend;
+use hv_core::cpuid::Cpuid;
+use hv_core::device::PowerAction;
+use hv_core::exit::{ExitReason, VmExit};
+use hv_core::mem::GuestMemory;
+use hv_core::mmu::{Backing, Mmu};
+use hv_core::pvclock::PvClock;
+use hv_core::regs::{SegAttr, SegReg, Segment, SysReg};
+use hv_core::testing::{ManualClock, ScriptedCpu, VecMemory};
+use hv_core::vcpu::{Parts, Stop, Vcpu};
+use hv_core::{Gpa, Hpa, VmTime};
+use npt_shadow::paging::Kind;
+use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory, shadow};
+use std::sync::Arc;
+
+/// Where the host has the guest's RAM.
+const RAM: Hpa = Hpa(0x4000_0000);
+/// Code and tables are here: both are small, so that the bytes meet them often.
+const CODE: u64 = 0x8000;
+const TABLES: u64 = 0x1_0000;
+/// What one string of bytes may do at most.
+const STEPS: usize = 400;
+
+const SEGMENTS: [SegReg; 10] = [
+    SegReg::Es,
+    SegReg::Cs,
+    SegReg::Ss,
+    SegReg::Ds,
+    SegReg::Fs,
+    SegReg::Gs,
+    SegReg::Ldtr,
+    SegReg::Tr,
+    SegReg::Gdtr,
+    SegReg::Idtr,
+];
+
+type Vm = Vcpu<ScriptedCpu, Paging<VecFrames>, ManualClock>;
+
+/// The machine and what the bytes do to it.
+struct Machine {
+    vm: Vm,
+    ram: Arc<VecMemory>,
+    clock: ManualClock,
+}
+
+/// A life of the machine.
+///
+/// # Panics
+/// The machine cannot be built, or what it does breaks a rule.
+pub fn vm(data: &[u8]) {
+    let f = &mut Feed::new(data);
+    let algorithm = f.pick(&[Algorithm::Vtlb, Algorithm::Cached, Algorithm::Unsync]);
+    let mut machine = Machine::new(algorithm, f.bool());
+    for _ in 0..STEPS {
+        if f.is_empty() {
+            break;
+        }
+        machine.step(f);
+    }
+}
+
+impl Machine {
+    fn new(algorithm: Algorithm, start_with_shadow: bool) -> Self {
+        let frames = (pc::RAM >> 12) as u64;
+        let mut watched = None;
+        let Pc {
+            bus, irqs, memory, ..
+        } = Pc::with_memory(|ram| watched.insert(WatchedMemory::new(ram, frames)).clone());
+        let watched = watched.expect("the bus has been given its memory");
+        let config = shadow::Config {
+            algorithm,
+            pages: shadow::MIN_PAGES,
+            frames,
+            physical_bits: 40,
+        };
+        let nested = NestedMmu::new(VecFrames::default(), Format::LongMode, 2);
+        let shadow = ShadowMmu::new(VecFrames::default(), watched.clone(), config);
+        let nested = Kind::Nested(nested.expect("frames do not run out"));
+        let shadow = Kind::Shadow(Box::new(shadow.expect("frames do not run out")));
+        let (used, other) = if start_with_shadow {
+            (shadow, nested)
+        } else {
+            (nested, shadow)
+        };
+        let mut mmu = Paging::new(used);
+        mmu.add(other);
+        mmu.remap(
+            Gpa(0),
+            pc::RAM as u64,
+            Backing::Ram {
+                hpa: RAM,
+                writable: true,
+            },
+        );
+        let clock = ManualClock::default();
+        let vm = Vcpu::new(Parts {
+            cpu: ScriptedCpu::default(),
+            mmu,
+            bus,
+            clock: clock.clone(),
+            cpuid: Cpuid::new(host),
+            pvclock: PvClock::new(1_000_000_000, 0),
+            irqs: Box::new(irqs),
+            memory: watched,
+        });
+        Self {
+            vm,
+            ram: memory,
+            clock,
+        }
+    }
+
+    /// Something that guest or host do, then entries until the next stop.
+    fn step(&mut self, f: &mut Feed<'_>) {
+        match f.below(16) {
+            0..=3 => self.registers(f),
+            4 | 5 => self.tables(f),
+            6..=9 => self.code(f),
+            10 => self.vm.cpu.shadow = f.bool(),
+            11 if f.below(8) == 0 => {
+                let on = f.bool();
+                assert!(self.vm.mmu.set_shadow(on), "both ways are there");
+                self.vm.cpu.set_shadow_paging(on);
+            }
+            _ => self.clock.pass(f.scaled() >> 24),
+        }
+        for _ in 0..1 + f.below(3) {
+            let exit = self.exit(f);
+            self.vm.cpu.exit(exit);
+        }
+        match self.vm.run() {
+            Stop::Idle(_) => self.vm.resume(),
+            Stop::Service => self.vm.service_at = VmTime::NEVER,
+            Stop::HostInterrupt => {}
+            Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
+            Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
+        }
+        self.vm.cpu.entries.clear();
+        self.vm.cpu.cut();
+    }
+
+    fn reset(&mut self) {
+        self.vm.bus.reset(self.vm.now());
+        self.vm.reset();
+    }
+
+    /// An address that leads somewhere more often than not.
+    fn address(f: &mut Feed<'_>) -> u64 {
+        match f.below(8) {
+            0 => f.u64(),
+            1 => 0xfee0_0000 + u64::from(f.u8()) * 16,
+            2 => 0xa_0000 + u64::from(f.u32() & 0x1_ffff),
+            3 => pc::RAM as u64 - 8 + u64::from(f.below(16)),
+            4 => TABLES + u64::from(f.u16()),
+            5 => CODE + u64::from(f.u16() & 0xfff),
+            _ => u64::from(f.u32() & 0x1f_ffff),
+        }
+    }
+
+    fn registers(&mut self, f: &mut Feed<'_>) {
+        let cpu = &mut self.vm.cpu;
+        match f.below(4) {
+            0 => {
+                cpu.flat_real_mode();
+                cpu.set_sysreg(SysReg::Cr0, 0x10);
+                cpu.set_sysreg(SysReg::Efer, 0);
+            }
+            1 => cpu.long_mode(),
+            2 => {
+                cpu.set_sysreg(SysReg::Cr0, f.u64());
+                cpu.set_sysreg(SysReg::Cr4, f.u64() & 0x7f_ffff);
+                cpu.set_sysreg(SysReg::Efer, u64::from(f.u16()) & 0xd01);
+            }
+            _ => {}
+        }
+        cpu.set_sysreg(SysReg::Cr3, TABLES + (u64::from(f.u8() & 7) << 12));
+        for n in 0..16 {
+            if f.below(4) == 0 {
+                cpu.gprs.regs[n] = Self::address(f);
+            }
+        }
+        cpu.rip = Self::address(f);
+        cpu.rflags = u64::from(f.u32()) & 0x3f_7fd5 | 2;
+        cpu.xcr0 = f.pick(&[1, 3, 7]);
+        for register in SEGMENTS {
+            if f.below(8) == 0 {
+                let attr = SegAttr::from_bits_retain(f.u16() & 0xfff);
+                let (selector, limit, base) = (f.u16(), f.u32(), Self::address(f));
+                cpu.set_segment(
+                    register,
+                    Segment {
+                        selector,
+                        attr,
+                        limit,
+                        base,
+                    },
+                );
+            }
+        }
+        // The guest has loaded CR3 by its own means.
+        let on = self.vm.mmu.is_shadow();
+        let _ = self.vm.mmu.set_shadow(!on) && self.vm.mmu.set_shadow(on);
+    }
+
+    /// Page tables, most of which lead on.
+    fn tables(&mut self, f: &mut Feed<'_>) {
+        for _ in 0..f.below(16) {
+            let at = TABLES + ((u64::from(f.u8() & 7) << 12) | (u64::from(f.u8()) * 8));
+            let entry = if f.below(4) == 0 {
+                f.u64()
+            } else {
+                (TABLES + (u64::from(f.u8() & 15) << 12)) | u64::from(f.u8()) | 1
+            };
+            let _ = self.ram.write(Gpa(at), &entry.to_le_bytes());
+        }
+    }
+
+    /// An instruction where the guest is.
+    fn code(&mut self, f: &mut Feed<'_>) {
+        let cs = self.vm.cpu.segment(SegReg::Cs).base;
+        let at = cs.wrapping_add(self.vm.cpu.rip);
+        let _ = self.ram.write(Gpa(at), f.bytes(15));
+    }
+
+    /// What the hardware of either vendor tells, as its own decoder reads it.
+    fn exit(&self, f: &mut Feed<'_>) -> VmExit {
+        let exit = if f.bool() {
+            self.exit_of_svm(f)
+        } else {
+            self.exit_of_vmx(f)
+        };
+        match exit.reason {
+            // The host's own troubles may end a VM, and no guest makes them.
+            ExitReason::EntryFailed | ExitReason::Unknown(_) => VmExit::bare(ExitReason::Cpuid),
+            ExitReason::Exception { vector: 18, .. } => VmExit::bare(ExitReason::Cpuid),
+            _ => exit,
+        }
+    }
+
+    fn exit_of_svm(&self, f: &mut Feed<'_>) -> VmExit {
+        let mut vmcb = svm::vmcb::Vmcb::default();
+        vmcb.exit_code = match f.below(4) {
+            0 => 0x400,
+            1 => f.pick(&[0x7b, 0x7c, 0x72, 0x78, 0x4e, 0x41, 0x60]),
+            _ => u64::from(f.below(0x90)),
+        };
+        vmcb.exit_info1 = if f.bool() {
+            u64::from(f.u32())
+        } else {
+            f.u64()
+        };
+        vmcb.exit_info2 = Self::address(f);
+        if f.below(4) == 0 {
+            vmcb.exit_int_info = f.u64() | 1 << 31;
+        }
+        svm::exit::decode(&vmcb, &svm::Features::default())
+    }
+
+    fn exit_of_vmx(&self, f: &mut Feed<'_>) -> VmExit {
+        let fields: [u64; 6] = std::array::from_fn(|_| {
+            if f.bool() {
+                u64::from(f.u32())
+            } else {
+                Self::address(f)
+            }
+        });
+        let reason = u64::from(f.below(65));
+        let vectoring = if f.below(4) == 0 {
+            u64::from(f.u16()) | 1 << 31
+        } else {
+            0
+        };
+        let read = |field| {
+            use vmx::vmcs::Field;
+            match field {
+                Field::EXIT_REASON => reason,
+                Field::EXIT_QUALIFICATION => fields[0],
+                Field::GUEST_PHYSICAL_ADDRESS => fields[1],
+                Field::IDT_VECTORING_INFO => vectoring,
+                Field::EXIT_INSTRUCTION_LENGTH => fields[2] & 15,
+                Field::EXIT_INTERRUPTION_INFO => fields[3] & 0xfff | 1 << 31,
+                Field::EXIT_INSTRUCTION_INFO => fields[4],
+                _ => fields[5],
+            }
+        };
+        vmx::exit::decode(read, self.vm.cpu.rip).exit
+    }
+}
