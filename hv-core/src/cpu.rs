@@ -80,6 +80,8 @@ pub trait VcpuBackend: Send {
     fn clear_interrupt_shadow(&mut self) {
         self.set_interrupt_shadow(Shadow::None);
     }
+    /// An NMI has been delivered to the guest in software: where the hardware itself keeps account of that, it blocks the next one until IRET.
+    fn block_nmis(&mut self) {}
     /// The guest's XCR0 (extended-state enable mask).
     fn xcr0(&self) -> u64;
     /// Sets the guest's XCR0; `value` has been checked.

@@ -26,6 +26,7 @@ bitflags! {
         const INVLPGA = 1 << 26;
         const IOIO = 1 << 27;
         const MSR = 1 << 28;
+        const TASK_SWITCH = 1 << 29;
         const FERR_FREEZE = 1 << 30;
         const SHUTDOWN = 1 << 31;
     }

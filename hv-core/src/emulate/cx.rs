@@ -64,6 +64,8 @@ pub enum AccessKind {
     /// An access to a descriptor table or task state, with supervisor rights at any privilege level (SDM vol 3A 4.6, "Access
     /// Rights": implicit supervisor-mode accesses).
     System,
+    /// Likewise a read of what will be written: a page that may not be written faults already here, as a write.
+    SystemUpdate,
 }
 
 /// The CPU and the machine as the emulator sees them. The run loop implements it over the vendor's backend.
@@ -295,6 +297,16 @@ pub trait EmuCx {
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
         Err(EmuFault::Unsupported("RDTSC"))
     }
+    /// Checks what a task switch is about to load into CR3.
+    ///
+    /// # Errors
+    /// The exception that loading it raises.
+    fn check_cr3(&mut self, cr3: u64) -> Result<(), EmuFault> {
+        Ok(())
+    }
+    /// What a task switch does to the system registers: CR3 is loaded, if it is given (and has been checked), CR0.TS set, and
+    /// DR7's local breakpoints are disabled (SDM vol 3A 8.3, "Task Switching").
+    fn enter_task(&mut self, cr3: Option<u64>) {}
     /// INVLPG; privilege checked.
     ///
     /// # Errors

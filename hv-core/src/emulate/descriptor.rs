@@ -11,9 +11,9 @@ const TSS_AVAILABLE: u16 = 9;
 /// A descriptor's type: a 16-bit TSS that is not busy.
 const TSS16_AVAILABLE: u16 = 1;
 /// A descriptor's type: an LDT.
-const LDT: u16 = 2;
+pub(super) const LDT: u16 = 2;
 /// A descriptor's type bit that makes a TSS busy.
-const BUSY: u64 = 1 << 41;
+pub(super) const BUSY: u64 = 1 << 41;
 /// A code or data descriptor's accessed bit.
 const ACCESSED: u64 = 1 << 40;
 
@@ -235,10 +235,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         let bad = self.selector_fault(vector::GP, selector);
         match d.system_type() {
             None => {}
-            Some(4 | 5 | 12) if how == Transfer::Jump => return Err(EmuFault::Unsupported("gate")),
-            Some(1 | 3 | 9 | 11) if how == Transfer::Jump => {
-                return Err(EmuFault::Unsupported("task switch"));
-            }
+            Some(4 | 12) if how == Transfer::Jump => return Err(EmuFault::Unsupported("gate")),
             Some(_) => return Err(bad),
         }
         let (rpl, conforming) = (selector as u8 & 3, attr.contains(SegAttr::DC));

@@ -40,6 +40,8 @@ pub(super) struct Exec<'a, C: ?Sized> {
     pub trap: bool,
     /// An IRET.
     pub iret: bool,
+    /// A task has been entered whose TSS has the debug trap flag.
+    pub task_trap: bool,
 }
 
 impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
@@ -61,6 +63,7 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             keep_rf: false,
             trap: flags & Rflags::TF.bits() != 0,
             iret: false,
+            task_trap: false,
         }
     }
 
@@ -91,6 +94,7 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             // A load of SS holds back the trap as it does interrupts.
             single_step: self.trap && self.shadow != Shadow::MovSs,
             iret: self.iret,
+            task_trap: self.task_trap,
         }
     }
 

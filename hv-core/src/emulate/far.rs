@@ -3,7 +3,7 @@
 use super::control::POPF;
 use super::descriptor::Transfer;
 use super::exec::{Exec, Res, Use};
-use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, SoftInt, StepKind};
+use super::{AccessKind, EmuCx, Kind, Mode, SoftInt, StepKind};
 use crate::regs::gpr::RSP;
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
 use iced_x86::{Mnemonic, OpKind};
@@ -60,6 +60,9 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// JMP far.
     pub fn jmp_far(&mut self) -> Res<()> {
         let (selector, offset, _) = self.far_pointer()?;
+        if let Some(task) = self.leads_to_task(selector)? {
+            return self.jump_to_task(selector, task, false);
+        }
         let (cs, mode) = self.load_code(selector, Transfer::Jump)?;
         self.rip = self.check_target(cs, mode, offset)?;
         self.cx.set_segment(SegReg::Cs, cs);
@@ -69,6 +72,9 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// CALL far, without gates.
     pub fn call_far(&mut self) -> Res<()> {
         let (selector, offset, size) = self.far_pointer()?;
+        if let Some(task) = self.leads_to_task(selector)? {
+            return self.jump_to_task(selector, task, true);
+        }
         let (cs, mode) = self.load_code(selector, Transfer::Jump)?;
         let target = self.check_target(cs, mode, offset)?;
         self.push(size, self.cx.segment(SegReg::Cs).selector.into())?;
@@ -135,11 +141,10 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         self.check_vm86_iopl()?;
         let size = self.implied_size();
         if self.mode.has_descriptors() && self.flag(Rflags::NT) {
-            return Err(if self.lma() {
-                self.gp()
-            } else {
-                EmuFault::Unsupported("nested-task IRET")
-            });
+            return match self.lma() {
+                true => Err(self.gp()),
+                false => self.return_to_task(),
+            };
         }
         let offset = self.pop(size)?;
         let selector = self.pop(size)? as u16;

@@ -3,12 +3,13 @@
 //! Interrupt-Handler Procedures"; 6.14, "Exception and Interrupt Handling in 64-bit Mode"; vol 2A, "INT n/INTO/INT3/INT1—Call to
 //! Interrupt Procedure", whose order of checks this is).
 //!
-//! Not implemented: task gates; redirection of software interrupts in virtual-8086 mode (VME); shadow stacks.
+//! Task gates lead to a [task switch](super::task). Not implemented: redirection of software interrupts in virtual-8086 mode (VME); shadow stacks.
 
 use super::alu::mask;
 use super::descriptor::Descriptor;
 use super::exec::{Exec, Res, Use, canonical, check_segment};
-use super::{AccessKind, EmuCx, EmuFault, Kind, Mode};
+use super::task::TASK_GATE;
+use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Step};
 use crate::event::{Event, EventKind, vector};
 use crate::regs::gpr::RSP;
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
@@ -21,20 +22,28 @@ const IDT: u16 = 2;
 /// Delivers `event` to the guest: the frame is on the stack and the CPU at the handler's first instruction.
 ///
 /// # Errors
-/// The fault that the delivery raises, or a kind of gate that is not implemented. The guest's registers have not been changed.
-pub fn deliver<C: EmuCx + ?Sized>(cx: &mut C, event: &Event) -> Result<(), EmuFault> {
+/// The fault that the delivery raises, or a kind of gate that is not implemented. The guest's registers have not been changed, unless a task
+/// gate has led to another task, whose fault it then is.
+pub fn deliver<C: EmuCx + ?Sized>(cx: &mut C, event: &Event) -> Result<Step, EmuFault> {
     let mode = Mode::of(cx);
     let mut exec = Exec::new(cx, mode);
     // Software events return behind the instruction that raised them.
     exec.rip = mode.next_rip(exec.start, event.insn_len.into());
-    exec.keep_rf = true;
+    // Delivery clears TF before a single step of the interrupted instruction could be reported.
+    (exec.keep_rf, exec.trap) = (true, false);
     if mode.kind == Kind::Real {
         exec.real_interrupt(event.vector)?;
     } else {
         exec.through_gate(event)?;
     }
-    exec.commit();
-    Ok(())
+    Ok(exec.commit())
+}
+
+/// Where the entry of a vector leads.
+enum Entry {
+    Handler(Gate),
+    /// The TSS with this selector.
+    Task(u16),
 }
 
 /// An interrupt or trap gate.
@@ -104,7 +113,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             EventKind::SoftwareInterrupt | EventKind::SoftwareException
         );
         let ext = if software { 0 } else { EXT };
-        let gate = self.gate(event.vector, software, ext)?;
+        let gate = match self.gate(event.vector, software, ext)? {
+            Entry::Handler(gate) => gate,
+            Entry::Task(selector) => {
+                let flags = self.flags | resume_flag(event);
+                return self.interrupt_to_task(selector, flags, event.error, ext);
+            }
+        };
         let (cs, mode, level) = self.handler(&gate, ext)?;
         if !mode.is_64() && gate.offset > u64::from(cs.limit) {
             return Err(self.fault(vector::GP, ext));
@@ -143,7 +158,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// Reads and checks the gate of `vector`.
-    fn gate(&mut self, vector: u8, software: bool, ext: u16) -> Res<Gate> {
+    fn gate(&mut self, vector: u8, software: bool, ext: u16) -> Res<Entry> {
         let error = u16::from(vector) << 3 | IDT | ext;
         let table = self.cx.segment(SegReg::Idtr);
         let len = if self.lma() { 16 } else { 8 };
@@ -158,11 +173,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             false => 0,
         };
         let descriptor = Descriptor { raw, linear };
-        let gate = match (descriptor.system_type(), self.lma()) {
-            (Some(5), false) => return Err(EmuFault::Unsupported("a task gate")),
-            (Some(kind @ (6 | 7)), false) => Gate::new(raw, 0, kind, 2),
-            (Some(kind @ (14 | 15)), false) => Gate::new(raw, 0, kind, 4),
-            (Some(kind @ (14 | 15)), true) => Gate::new(raw, upper, kind, 8),
+        let handler = |kind, size| Entry::Handler(Gate::new(raw, upper, kind, size));
+        let entry = match (descriptor.system_type(), self.lma()) {
+            (Some(TASK_GATE), false) => Entry::Task((raw >> 16) as u16),
+            (Some(kind @ (6 | 7)), false) => handler(kind, 2),
+            (Some(kind @ (14 | 15)), false) => handler(kind, 4),
+            (Some(kind @ (14 | 15)), true) => handler(kind, 8),
             _ => return Err(self.fault(vector::GP, error)),
         };
         if software && descriptor.attr().dpl() < self.cpl {
@@ -171,7 +187,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if !descriptor.attr().contains(SegAttr::P) {
             return Err(self.fault(vector::NP, error));
         }
-        Ok(gate)
+        Ok(entry)
     }
 
     /// The handler's code segment, its mode and its privilege level.

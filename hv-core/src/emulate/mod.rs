@@ -17,7 +17,7 @@
 //! * Segmentation uses the hidden bases, limits and types, in every mode: "unreal" limits work.
 //! * Privilege is checked here, by instruction; what a system register accepts is checked by the hooks of [`EmuCx`].
 //!
-//! Not implemented: x87 arithmetic, MMX, SSE arithmetic, AVX; call gates, task gates and nested-task IRET; alignment checks (#AC); data breakpoints; VME's virtual-8086
+//! Not implemented: x87 arithmetic, MMX, SSE arithmetic, AVX; call gates; alignment checks (#AC); data breakpoints; VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
@@ -38,6 +38,7 @@ mod operand;
 mod string_io;
 mod strings;
 mod system;
+mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -110,6 +111,8 @@ pub struct Step {
     pub single_step: bool,
     /// It was an IRET: NMIs are no longer blocked.
     pub iret: bool,
+    /// A task has been entered whose TSS has the debug trap flag: a #DB (DR6.BT) is due.
+    pub task_trap: bool,
 }
 
 impl Step {
@@ -119,6 +122,7 @@ impl Step {
         shadow: Shadow::None,
         single_step: false,
         iret: false,
+        task_trap: false,
     };
 }
 

@@ -42,6 +42,7 @@ pub enum Event {
     WriteCr { cr: u8, value: u64 },
     WriteMsr { msr: u32, value: u64 },
     Invlpg { linear: u64 },
+    EnterTask { cr3: Option<u64> },
 }
 
 /// The fake CPU. Linear addresses outside its regions page-fault.
@@ -75,6 +76,8 @@ pub struct FakeCpu {
     pub port_data: u8,
     /// How many more compare-exchanges fail.
     pub lost_races: u32,
+    /// What CR3 does not take.
+    pub refused_cr3: u64,
 }
 
 impl FakeCpu {
@@ -106,6 +109,7 @@ impl FakeCpu {
             fetched: 0,
             port_data: 0,
             lost_races: 0,
+            refused_cr3: u64::MAX,
         }
     }
 
@@ -267,7 +271,12 @@ impl EmuCx for FakeCpu {
         self.cpl = cpl;
     }
     fn read(&mut self, linear: Gva, buf: &mut [u8], kind: AccessKind) -> Result<(), EmuFault> {
-        if self.walk(linear.0, buf.len(), kind == AccessKind::Update)? == RegionKind::Device {
+        if self.walk(
+            linear.0,
+            buf.len(),
+            matches!(kind, AccessKind::Update | AccessKind::SystemUpdate),
+        )? == RegionKind::Device
+        {
             self.events.push(Event::Read {
                 at: linear.0,
                 size: buf.len(),
@@ -374,6 +383,16 @@ impl EmuCx for FakeCpu {
     }
     fn rdtsc(&mut self) -> Result<u64, EmuFault> {
         Ok(0x11_2233_4455)
+    }
+    fn check_cr3(&mut self, cr3: u64) -> Result<(), EmuFault> {
+        if cr3 == self.refused_cr3 {
+            return Err(EmuFault::GP0);
+        }
+        Ok(())
+    }
+    fn enter_task(&mut self, cr3: Option<u64>) {
+        self.cr0 |= Cr0::TS.bits();
+        self.events.push(Event::EnterTask { cr3 });
     }
     fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
         self.events.push(Event::Invlpg { linear: linear.0 });

@@ -50,10 +50,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     fn access(&self, kind: AccessKind, write: bool) -> Access {
         Access {
-            write: write || kind == AccessKind::Update,
+            write: write || matches!(kind, AccessKind::Update | AccessKind::SystemUpdate),
             fetch: false,
             user: self.cpu.cpl() == 3,
-            implicit: kind == AccessKind::System,
+            implicit: matches!(kind, AccessKind::System | AccessKind::SystemUpdate),
         }
     }
 
@@ -346,6 +346,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
     fn write_dr(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
         self.debug_write(dr, value)
+    }
+    fn check_cr3(&mut self, cr3: u64) -> Result<(), EmuFault> {
+        self.check_pdptes(cr3)
+    }
+    fn enter_task(&mut self, cr3: Option<u64>) {
+        self.task_switched(cr3);
     }
     fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
         if self.mmu.is_shadow() {

@@ -45,6 +45,9 @@ const CR4_PAGING: Cr4 = Cr4::PSE
     .union(Cr4::SMEP)
     .union(Cr4::SMAP);
 
+/// The local breakpoint enables of DR7, and LE.
+const DR7_LOCAL: u64 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// MOV to or from a control register. Without the register's number or the next RIP it is decoded.
     pub(super) fn cr_access(&mut self, access: RegAccess, exit: &VmExit) -> Result<(), Trouble> {
@@ -174,12 +177,46 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let _ = self.load_pdptes(cr0, cr4, self.efer(), self.cpu.sysreg(SysReg::Cr3));
     }
 
-    /// With PAE paging: reads the four page-directory-pointer entries, which the CPU keeps in registers. #GP(0) if a present
+    /// What a load of CR3 would raise in the guest's present mode.
+    pub(super) fn check_pdptes(&self, cr3: u64) -> Result<(), EmuFault> {
+        let cr0 = Cr0::from_bits_retain(self.cpu.sysreg(SysReg::Cr0));
+        let cr4 = Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4));
+        self.pdptes(cr0, cr4, self.efer(), cr3).map(drop)
+    }
+
+    /// The guest has switched tasks: CR3 is loaded, if the new task has one, CR0.TS set, and the local breakpoints are disabled.
+    pub(super) fn task_switched(&mut self, cr3: Option<u64>) {
+        if let Some(cr3) = cr3 {
+            self.cpu.set_sysreg(SysReg::Cr3, cr3);
+            self.reload_pdptes();
+            self.reload_paging();
+        }
+        let cr0 = self.cpu.sysreg(SysReg::Cr0);
+        self.cpu.set_sysreg(SysReg::Cr0, cr0 | Cr0::TS.bits());
+        let dr7 = self.cpu.sysreg(SysReg::Dr7);
+        self.cpu.set_sysreg(SysReg::Dr7, dr7 & !DR7_LOCAL);
+    }
+
+    /// With PAE paging: loads the four page-directory-pointer entries, which the CPU keeps in registers. #GP(0) if a present
     /// one has reserved bits set.
     fn load_pdptes(&mut self, cr0: Cr0, cr4: Cr4, efer: Efer, cr3: u64) -> Result<(), EmuFault> {
+        if let Some(entries) = self.pdptes(cr0, cr4, efer, cr3)? {
+            self.cpu.set_pdptes(entries);
+        }
+        Ok(())
+    }
+
+    /// With PAE paging: reads and checks the four page-directory-pointer entries.
+    fn pdptes(
+        &self,
+        cr0: Cr0,
+        cr4: Cr4,
+        efer: Efer,
+        cr3: u64,
+    ) -> Result<Option<[u64; 4]>, EmuFault> {
         const P: u64 = 1;
         if !cr0.contains(Cr0::PG) || !cr4.contains(Cr4::PAE) || efer.contains(Efer::LMA) {
-            return Ok(());
+            return Ok(None);
         }
         // Bit 5 is reserved too, but QEMU's emulation of nested paging sets it in the guest's tables.
         let reserved = 0x1c6 | u64::MAX << self.cpuid.physical_bits();
@@ -196,7 +233,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 return Err(EmuFault::GP0);
             }
         }
-        self.cpu.set_pdptes(entries);
-        Ok(())
+        Ok(Some(entries))
     }
 }

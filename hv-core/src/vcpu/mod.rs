@@ -405,8 +405,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             | ExitReason::Pause
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
-            | ExitReason::DescriptorTable(_)
-            | ExitReason::TaskSwitch => self.emulate(),
+            | ExitReason::DescriptorTable(_) => self.emulate(),
+            ExitReason::TaskSwitch => self.in_software(exit),
             ExitReason::EntryFailed if self.at_invalid_mov_to_cr3() => Err(general_protection()),
             ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
             ExitReason::Unknown(_) => Err(self.fatal(
@@ -504,8 +504,23 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     fn trap_single_step(&mut self) {
         const BS: u64 = 1 << 14;
+        self.debug_trap(BS);
+    }
+
+    /// Raises the debug exception that an instruction or event in software leaves to be raised, if any.
+    fn trap(&mut self, step: &Step) {
+        const BT: u64 = 1 << 15;
+        if step.single_step {
+            self.trap_single_step();
+        }
+        if step.task_trap {
+            self.debug_trap(BT);
+        }
+    }
+
+    fn debug_trap(&mut self, why: u64) {
         let dr6 = self.cpu.sysreg(SysReg::Dr6);
-        self.cpu.set_sysreg(SysReg::Dr6, dr6 | BS);
+        self.cpu.set_sysreg(SysReg::Dr6, dr6 | why);
         self.raise(Event::exception(vector::DB, None));
     }
 
@@ -565,9 +580,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 if step.shadow != Shadow::None || self.cpu.interrupt_shadow() {
                     self.cpu.set_interrupt_shadow(step.shadow);
                 }
-                if step.single_step {
-                    self.trap_single_step();
-                }
+                self.trap(&step);
                 Ok(())
             }
             Err(fault) => match self.or_undefined(before, fault) {

@@ -21,15 +21,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let error = Some(fault.error.bits());
                 Err(Trouble::Exception(Event::exception(vector::PF, error)))
             }
-            // The CPU itself was at it, not the instruction at RIP: what is emulated is the delivery of the event, which has been
-            // put back.
-            Resolve::Mmio | Resolve::Emulate if exit.vectoring.is_some() => {
-                match self.injection(Attention::NONE).and_then(|i| i.event) {
-                    Some(event) => self.deliver(&event),
-                    None => Ok(()),
-                }
-            }
-            Resolve::Mmio | Resolve::Emulate => self.emulate(),
+            Resolve::Mmio | Resolve::Emulate => self.in_software(exit),
+        }
+    }
+
+    /// Does in software what the CPU was at: the delivery of an event, which has been put back, or the instruction at RIP.
+    pub(super) fn in_software(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        if exit.vectoring.is_none() {
+            return self.emulate();
+        }
+        match self.injection(Attention::NONE).and_then(|i| i.event) {
+            Some(event) => self.deliver(&event),
+            None => Ok(()),
         }
     }
 

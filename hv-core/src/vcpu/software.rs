@@ -78,8 +78,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn deliver(&mut self, event: &Event) -> Result<(), Trouble> {
         let rip = self.cpu.rip();
         match emulate::deliver(self, event) {
-            Ok(()) => {
+            Ok(step) => {
                 self.cpu.clear_interrupt_shadow();
+                if event.kind == EventKind::Nmi {
+                    self.cpu.block_nmis();
+                }
+                self.trap(&step);
                 Ok(())
             }
             Err(fault) => match self.or_undefined(rip, fault) {

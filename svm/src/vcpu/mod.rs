@@ -24,7 +24,7 @@ use hv_core::msr::{PASS_THROUGH, PAT_RESET};
 use hv_core::regs::{Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 
 /// Always left for: everything that reaches outside the guest or that it does not have. HLT for idling; INTR and NMI are the
-/// host's; SHUTDOWN is the guest's triple fault.
+/// host's; SHUTDOWN is the guest's triple fault. A task switch loads CR3, which is not the guest's under shadow paging.
 const INTERCEPT3: Intercept3 = Intercept3::INTR
     .union(Intercept3::NMI)
     .union(Intercept3::SMI)
@@ -37,6 +37,7 @@ const INTERCEPT3: Intercept3 = Intercept3::INTR
     .union(Intercept3::INVLPGA)
     .union(Intercept3::IOIO)
     .union(Intercept3::MSR)
+    .union(Intercept3::TASK_SWITCH)
     .union(Intercept3::SHUTDOWN);
 
 /// VMRUN must be intercepted (APM vol 2 15.5.1, "Basic Operation"); the other SVM instructions are #UD in the guest. RDTSCP is not offered.

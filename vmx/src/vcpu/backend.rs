@@ -162,6 +162,9 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
             self.cache.set(cache::INTERRUPTIBILITY, new);
         }
     }
+    fn block_nmis(&mut self) {
+        self.settle(true, false);
+    }
     fn xcr0(&self) -> u64 {
         self.xcr0
     }

@@ -7,6 +7,7 @@ mod mmio;
 mod protected;
 mod real;
 mod strings;
+mod task;
 
 use super::testing::FakeCpu;
 use super::{EmuFault, Step, step};
