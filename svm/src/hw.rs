@@ -221,6 +221,15 @@ pub fn write_xcr0(value: u64) {
     };
 }
 
+/// Writes CR2. VMRUN loads it from the control block, except in Bochs, where the guest finds what is there.
+pub fn write_cr2(value: u64) {
+    if cfg!(test) {
+        return;
+    }
+    // SAFETY: ring 0. The host has no use for CR2: its own page faults are fatal, and write it first.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Reads debug register `n` (0 to 3). They are the guest's all the time, until it is put aside: the world switch leaves them
 /// alone, and the hypervisor has no use for them.
 pub fn debug_address(n: u8) -> u64 {

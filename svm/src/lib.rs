@@ -19,6 +19,9 @@
 //!   clears it.
 //! * The whole TLB is flushed at every VMRUN and #VMEXIT (`handleCpuContextChange` in `cpu/proc_ctrl.cc`), whatever ASID and
 //!   TLB_CONTROL say. A flush that is missing shows neither there nor in QEMU.
+//! * VMRUN does not load CR2 (`SvmEnterLoadCheckGuestState`): whoever writes the guest's CR2 writes the CPU's too.
+//! * An exit while INT n, INT3 or INTO is delivered tells the event before it as interrupted (`interrupt` in `cpu/exception.cc`
+//!   records none): INT n through a task gate goes astray.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 

@@ -127,8 +127,8 @@ doubled:
     call send_nmi
     SAY text_nmi
 
-    # Level 3, which comes back by a software interrupt.
-    TASK_GATE 0x31, MAIN, 0xe5
+    # Level 3, which comes back by an exception.
+    TASK_GATE 6, MAIN, 0x85
     mov dword ptr [user_tss + 0x1c], PD1
     mov eax, PD1
     or dword ptr [eax], 4           # its code and stack
@@ -282,8 +282,7 @@ user:
     mov ax, cs
     cmp ax, 0x4b
     NEED e
-    int 0x31
-    jmp bad
+    ud2
 
     .macro TSS eip, stack, cs, ss
     .long 0, 0, 0, 0, 0, 0, 0, 0, \eip, 2, 0, 0, 0, 0, \stack, 0, 0, 0, \ss, \cs, \ss, \ss, \ss, \ss, 0, 104 << 16

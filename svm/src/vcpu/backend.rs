@@ -85,7 +85,10 @@ impl VcpuBackend for SvmVcpu {
         let v = &mut *self.vmcb;
         match reg {
             SysReg::Cr0 => v.cr0 = value,
-            SysReg::Cr2 => v.cr2 = value,
+            SysReg::Cr2 => {
+                v.cr2 = value;
+                hw::write_cr2(value);
+            }
             SysReg::Cr3 => v.cr3 = value,
             SysReg::Cr4 => v.cr4 = value,
             // VMRUN refuses a guest without SVME (APM vol 2 15.5.1); the guest never sees the bit.
@@ -202,6 +205,7 @@ impl VcpuBackend for SvmVcpu {
     }
 
     fn take_up(&mut self) {
+        hw::write_cr2(self.vmcb.cr2);
         if let Some(aside) = self.aside.take() {
             for (n, value) in (0..).zip(aside.debug) {
                 hw::set_debug_address(n, value);
