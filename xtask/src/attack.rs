@@ -1,4 +1,5 @@
-//! A guest that attacks: `attack.s`, assembled and made into a disk image.
+//! Guests in protected mode that are one small program, assembled and made into a disk image: one that attacks, one that switches
+//! tasks.
 
 use std::fs;
 use std::path::Path;
@@ -8,21 +9,39 @@ use anyhow::{Context, Result, ensure};
 
 use crate::deb;
 
-const SOURCE: &str = include_str!("attack.s");
+/// Ports, registers, device memory and the instructions of hypervisors at random.
+pub const ATTACK: Program = Program {
+    source: include_str!("attack.s"),
+    length: 2048,
+};
+/// Hardware task switches.
+pub const TASKS: Program = Program {
+    source: include_str!("tasks.s"),
+    length: 4096,
+};
+
+/// A program that begins in protected mode.
+#[derive(Clone, Copy)]
+pub struct Program {
+    source: &'static str,
+    /// Its length in bytes: a boot sector, and the sectors that it loads.
+    length: usize,
+}
+
 /// The beginning of programs in protected mode.
 const PROTECTED: &str = include_str!("protected.s");
-/// The code: a boot sector and the three sectors that it loads.
-const CODE: usize = 2048;
 /// The image: enough for a BIOS to take it for a disk.
 const IMAGE: usize = 1 << 20;
 
-/// Makes the disk image in `path`.
-///
-/// # Errors
-///
-/// It cannot be assembled or written.
-pub fn make(path: &Path) -> Result<()> {
-    assemble_protected(SOURCE, CODE, path)
+impl Program {
+    /// Makes the disk image in `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be assembled or written.
+    pub fn make(&self, path: &Path) -> Result<()> {
+        assemble_protected(self.source, self.length, path)
+    }
 }
 
 /// As [`assemble`], of a program that begins in protected mode.

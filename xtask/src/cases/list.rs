@@ -2,6 +2,7 @@
 
 use super::checks::Check;
 use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
+use crate::attack::{ATTACK, TASKS};
 use crate::guests::Guest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, QEMU_SVM, Shadow};
 
@@ -339,7 +340,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "attack-is-survived",
-            What::Attack,
+            What::Program(ATTACK),
             64,
             120,
             &[
@@ -361,5 +362,24 @@ pub(super) fn cases() -> Vec<Case> {
         let what = What::Kernel(Guest::CloudKernel, cmdline);
         case(name, what, 256, 120, &twice, &[Resets(1)])
     }));
+    let tasks = |name| {
+        let script = [until("TASKS A B C"), until("TASKS DONE")];
+        case(name, What::Program(TASKS), 64, 240, &script, &[])
+    };
+    let shadow = |case| shadowed(Shadow::Unsync, case);
+    let vmx = |model, case| on(Rig::BochsVmx, model, case);
+    cases.extend([
+        vmx(None, tasks("bochs-vmx-tasks")),
+        vmx(
+            Some("corei5_lynnfield_750"),
+            tasks("bochs-vmx-tasks-in-software"),
+        ),
+        shadow(vmx(
+            Some("core2_penryn_t9600"),
+            tasks("bochs-vmx-shadow-tasks-without-ept"),
+        )),
+        shadow(on(Rig::BochsSvm, None, tasks("bochs-svm-shadow-tasks"))),
+        tasks("tasks"),
+    ]);
     cases
 }

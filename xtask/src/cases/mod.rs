@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use self::checks::Check;
 use self::refusal::Bad;
+use crate::attack::Program;
 use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
@@ -30,7 +31,7 @@ use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::Plan;
 use crate::vm::Vm;
-use crate::{attack, paths};
+use crate::paths;
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
@@ -79,8 +80,8 @@ enum What {
     DiskTwice,
     /// What takes more than one guest and one script: the guests that it needs, and how it goes.
     Own(&'static [Guest], Procedure),
-    /// The disk of the guest that attacks.
-    Attack,
+    /// The disk of a small program.
+    Program(Program),
     /// The bootable image with a CD as its guest, under a firmware of the outer machine.
     Image(Guest, Option<&'static str>),
     /// A guest that cannot boot, and what the refusal says.
@@ -203,7 +204,7 @@ impl Case {
                 kernel.initrd().map(Guest::provide).transpose()?;
             }
             What::DiskTwice => drop(Guest::LinuxDisk.provide()?),
-            What::Attack => {}
+            What::Program(_) => {}
             What::Refusal(..) => {
                 Guest::GrubRescue.provide()?;
                 Guest::CloudKernel.provide()?;
@@ -253,9 +254,9 @@ impl Case {
                 Ok(())
             }
             What::Own(_, procedure) => procedure(self, umbra, scratch.path()),
-            What::Attack => {
-                let disk = scratch.path().join("attack.img");
-                attack::make(&disk)?;
+            What::Program(program) => {
+                let disk = scratch.path().join("program.img");
+                program.make(&disk)?;
                 self.run_once(&Options::headless(Vm::of(&disk)?), umbra, scratch.path())
             }
             What::Image(guest, firmware) => self
