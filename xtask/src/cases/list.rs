@@ -367,7 +367,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(name, What::Program(TASKS), 64, 240, &script, &[])
     };
     let shadow = |case| shadowed(Shadow::Unsync, case);
-    let vmx = |model, case| on(Rig::BochsVmx, model, case);
+    let vmx = |model, case| on(BOCHS_VMX, model, case);
     cases.extend([
         vmx(None, tasks("bochs-vmx-tasks")),
         vmx(
@@ -378,7 +378,7 @@ pub(super) fn cases() -> Vec<Case> {
             Some("core2_penryn_t9600"),
             tasks("bochs-vmx-shadow-tasks-without-ept"),
         )),
-        shadow(on(Rig::BochsSvm, None, tasks("bochs-svm-shadow-tasks"))),
+        shadow(on(BOCHS_SVM, None, tasks("bochs-svm-shadow-tasks"))),
         tasks("tasks"),
     ]);
     cases

@@ -25,13 +25,13 @@ use crate::control::Picture;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
+use crate::paths;
 use crate::rig::{Boot, Bus, MIB, Machine, Network, Paging, QEMU_SVM, Rig, Shadow, outer_memory};
 use crate::run::{self, Options};
 use crate::screen::write_png;
 use crate::script::Step::{self, Type, Until};
 use crate::session::Plan;
 use crate::vm::Vm;
-use crate::paths;
 
 /// UEFI firmware for the outer machine.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";

@@ -157,10 +157,6 @@ fn far_jump_checks_the_code_segment() {
     assert_eq!(faults(&mut jump(0x18)), (vector::GP, Some(0x18)));
     assert_eq!(faults(&mut jump(0x00)), GP0);
     assert_eq!(step(&mut jump(0x60)), Err(EmuFault::Unsupported("gate")));
-    assert_eq!(
-        step(&mut jump(0x50)),
-        Err(EmuFault::Unsupported("task switch"))
-    );
     let mut cpu = jump(0x40);
     cpu.cpl = 3;
     run(&mut cpu);
