@@ -4,6 +4,7 @@
 
 mod checks;
 mod console;
+mod docs;
 mod list;
 mod machines;
 mod network;
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Case> {
     all.extend(network::cases());
     all.extend(storage::cases());
     all.extend(console::cases());
+    all.extend(docs::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
     all
