@@ -2,15 +2,13 @@
 //!
 //! The frame buffer comes from the boot loader (GRUB, UEFI) or, where QEMU starts us directly, from its VGA through the Bochs
 //! display interface; then the mode follows the size of the guest's picture. Without one there is the text screen at B8000h.
-//! Only lines that have changed are drawn, because frame buffers are slow to write.
+//! Only rows that have changed are given to it, because frame buffers are slow to write.
 
 use crate::guest;
 use crate::loader::{BootInfo, Framebuffer};
 use crate::pci::Ports;
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use device_model::vga::Picture;
 use hvmloader_fw::vga_text::{self, FONT_HEIGHT};
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
@@ -23,8 +21,6 @@ struct Screen {
     bochs: bool,
     /// Size of the picture that is shown.
     shown: (u32, u32),
-    /// The checksum of each of its lines that is on the screen; 0 for none.
-    lines: Vec<u64>,
     /// The VGA BIOS's font, 8 by 16 dots a character.
     font: Option<&'static [u8]>,
 }
@@ -67,7 +63,6 @@ pub fn init(boot: &BootInfo, window: bool) {
         buffer,
         bochs: given.is_none(),
         shown: (0, 0),
-        lines: Vec::new(),
         font,
     });
 }
@@ -118,38 +113,40 @@ pub fn has_framebuffer() -> bool {
     SCREEN.lock().is_some()
 }
 
-/// Draws a picture in the middle, as far as it fits: the lines that are not there yet.
-pub fn draw(picture: &Picture) {
+/// A picture of this size is to be shown from now on: where it is another than before, the screen is black.
+pub fn prepare(width: u32, height: u32) {
+    if let Some(s) = SCREEN.lock().as_mut()
+        && s.shown != (width, height)
+    {
+        s.prepare(width, height);
+    }
+}
+
+/// Shows row `y` of the picture, as far as it fits in the middle.
+pub fn row(y: u32, pixels: &[u32]) {
     if let Some(s) = SCREEN.lock().as_mut() {
-        s.draw(picture);
+        s.row(y, pixels);
     }
 }
 
 impl Screen {
-    fn draw(&mut self, picture: &Picture) {
-        let (width, height) = (picture.width, picture.height);
-        if self.shown != (width, height) {
-            self.prepare(width, height);
-        }
+    fn row(&mut self, y: u32, pixels: &[u32]) {
+        let (width, height) = self.shown;
         let f = self.buffer;
         let (w, h) = (width.min(f.width), height.min(f.height));
         let (left, top) = ((f.width - w) / 2, (f.height - h) / 2);
-        let rows = picture.pixels.chunks_exact(width.max(1) as usize);
-        let rows = rows.zip(&picture.sums).take(h as usize);
-        for ((y, (row, &sum)), line) in (top..).zip(rows).zip(&mut self.lines) {
-            let row = &row[..w as usize];
-            if core::mem::replace(line, sum) == sum {
-                continue;
-            }
-            // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
-            unsafe {
-                core::ptr::copy_nonoverlapping(
-                    row.as_ptr(),
-                    f.line(y).add(left as usize),
-                    row.len(),
-                )
-            };
+        if y >= h {
+            return;
         }
+        let row = &pixels[..pixels.len().min(w as usize)];
+        // SAFETY: the frame buffer is mapped, belongs to us, and has `height` lines of at least `width` pixels.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                row.as_ptr(),
+                f.line(top + y).add(left as usize),
+                row.len(),
+            )
+        };
     }
 
     /// Blackens the screen for a picture of another size. QEMU's window takes that size where the adapter can.
@@ -160,8 +157,6 @@ impl Screen {
             self.buffer = bochs_mode(self.buffer.address, aligned, height);
         }
         self.buffer.fill(0);
-        self.lines.clear();
-        self.lines.resize(self.buffer.height as usize, 0);
     }
 }
 
@@ -173,7 +168,7 @@ impl Framebuffer {
     fn fill(&self, color: u32) {
         for y in 0..self.height {
             for x in 0..self.width {
-                // SAFETY: as in `Screen::draw`.
+                // SAFETY: as in `Screen::row`.
                 unsafe { self.line(y).add(x as usize).write_volatile(color) };
             }
         }
@@ -206,7 +201,7 @@ impl Words {
         for (y, dots) in glyph.iter().enumerate() {
             for x in (0..FONT_WIDTH).filter(|x| dots << x & 0x80 != 0) {
                 let line = f.line((row * FONT_HEIGHT + y) as u32);
-                // SAFETY: as in `Screen::draw`; rows and columns are those that fit.
+                // SAFETY: as in `Screen::row`; rows and columns are those that fit.
                 unsafe { line.add(column * FONT_WIDTH + x).write_volatile(ALARM_INK) };
             }
         }

@@ -26,6 +26,7 @@ mod initrd;
 mod install;
 mod kernel;
 mod keys;
+mod largest;
 mod media;
 mod monitor;
 mod mouse;

@@ -21,7 +21,7 @@ mod serial;
 pub use command::{COMMANDS, Command, PagingMode};
 pub use editor::Editor;
 pub use keyboard::Keyboard;
-pub use png::write_png;
+pub use png::PngWriter;
 pub use screen::{COLUMNS, FONT_HEIGHT, ROWS, Screen};
 pub use serial::SerialLine;
 

@@ -83,26 +83,24 @@ impl Screen {
         ((COLUMNS * FONT_WIDTH) as u32, (ROWS * FONT_HEIGHT) as u32)
     }
 
-    /// Draws the screen into `pixels` (`0xRRGGBB`, row by row) with a font of 8 by 16 dots a character, [`FONT_HEIGHT`] bytes each.
-    pub fn draw(&self, font: &[u8], pixels: &mut Vec<u32>) {
-        let (width, height) = Self::size();
-        pixels.clear();
-        pixels.resize(width as usize * height as usize, PAPER);
-        for (row, line) in self.cells.chunks_exact(COLUMNS).enumerate() {
-            let (paper, ink) = if row == 0 { (INK, PAPER) } else { (PAPER, INK) };
-            for (column, &cell) in line.iter().enumerate() {
-                let glyph = font.chunks_exact(FONT_HEIGHT).nth(cell.into());
-                for y in 0..FONT_HEIGHT {
-                    let mut dots = glyph.and_then(|g| g.get(y)).copied().unwrap_or(0);
-                    // The cursor is a line below the character.
-                    if row * COLUMNS + column == self.at && y >= FONT_HEIGHT - 2 {
-                        dots = 0xff;
-                    }
-                    let start = (row * FONT_HEIGHT + y) * width as usize + column * FONT_WIDTH;
-                    for (x, pixel) in pixels[start..start + FONT_WIDTH].iter_mut().enumerate() {
-                        *pixel = if dots << x & 0x80 != 0 { ink } else { paper };
-                    }
-                }
+    /// Draws row `y` of the picture into `pixels` (`0xRRGGBB`, from the left) with a font of 8 by 16 dots a character, [`FONT_HEIGHT`]
+    /// bytes each.
+    pub fn draw_row(&self, font: &[u8], y: u32, pixels: &mut [u32]) {
+        let (row, y) = (y as usize / FONT_HEIGHT, y as usize % FONT_HEIGHT);
+        let (paper, ink) = if row == 0 { (INK, PAPER) } else { (PAPER, INK) };
+        let cells = self
+            .cells
+            .chunks_exact(COLUMNS)
+            .nth(row)
+            .unwrap_or_default();
+        for (column, (&cell, pixels)) in (0..).zip(cells.iter().zip(pixels.chunks_mut(FONT_WIDTH)))
+        {
+            let dots = font.get(usize::from(cell) * FONT_HEIGHT + y).copied();
+            // The cursor is a line below the character.
+            let cursor = row * COLUMNS + column == self.at && y >= FONT_HEIGHT - 2;
+            let dots = if cursor { 0xff } else { dots.unwrap_or(0) };
+            for (x, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = if dots << x & 0x80 != 0 { ink } else { paper };
             }
         }
     }
@@ -158,10 +156,11 @@ mod tests {
         font[usize::from(b'A') * FONT_HEIGHT] = 0x80;
         let mut screen = Screen::default();
         write!(screen, "A").unwrap();
-        let mut pixels = Vec::new();
-        screen.draw(&font, &mut pixels);
         let (width, height) = Screen::size();
-        assert_eq!(pixels.len(), (width * height) as usize);
+        let mut pixels = vec![0; (width * height) as usize];
+        for (y, row) in (0..).zip(pixels.chunks_mut(width as usize)) {
+            screen.draw_row(&font, y, row);
+        }
         let line = FONT_HEIGHT * width as usize;
         assert_eq!(pixels[line..line + 2], [INK, PAPER]);
         assert_eq!(pixels[0], INK, "the title is reversed");

@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::{control, screen};
-use console::Screen;
-use device_model::vga::Picture;
+use console::{PngWriter, Screen};
+use device_model::vga::Painter;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use protocol::{Bands, Message, Rows, Size, TextRows};
@@ -33,14 +33,15 @@ enum Shown {
 /// What has been shown, and when.
 pub(super) struct View {
     window: bool,
-    picture: Picture,
+    painter: Painter,
+    png: PngWriter,
     /// Columns, rows and checksum of the text screen that was sent last; no columns stand for graphics.
     text: Option<(Option<u32>, u16, u64)>,
     /// The pause between two text screens, likewise.
     text_interval: VmTime,
     sent: (Shown, VmTime),
     drawn: VmTime,
-    /// What of the console the picture shows, if it shows the console.
+    /// What of the console the host's screen shows, if it shows the console.
     console: Option<u64>,
     /// The pause between two pictures: a slow screen must not keep the guest from running.
     draw_interval: VmTime,
@@ -53,7 +54,8 @@ impl View {
     pub fn new(window: bool, font: Option<&'static [u8]>) -> Self {
         Self {
             window: window && screen::has_framebuffer(),
-            picture: Picture::default(),
+            painter: Painter::default(),
+            png: PngWriter::default(),
             text: None,
             text_interval: TEXT_INTERVAL,
             sent: (Shown::Nothing, VmTime(0)),
@@ -78,7 +80,7 @@ impl View {
     pub fn forget(&mut self) {
         self.sent = (Shown::Nothing, VmTime(0));
         self.text = None;
-        self.picture.forget();
+        self.painter.forget();
         self.hurry();
     }
 }
@@ -168,78 +170,95 @@ impl<B: VcpuBackend> Session<B> {
             VmTime(spent.0.saturating_mul(SHARE)).clamp(TEXT_INTERVAL, TEXT_INTERVAL_MAX);
     }
 
-    /// Renders what there is to be seen, and tells whether it has changed since. None: there is no memory for a picture of its size.
-    fn render(&mut self) -> Option<bool> {
-        if !self.console.on_screen() {
-            return self.render_guest();
-        }
-        let generation = self.console.screen.generation();
-        let same = self.view.console.replace(generation) == Some(generation);
-        if !same {
-            let (width, height) = Screen::size();
-            let (screen, font) = (&self.console.screen, self.view.font);
-            let picture = &mut self.view.picture;
-            picture.replace(width, height, |pixels| screen.draw(font, pixels));
-        }
-        Some(!same)
-    }
-
-    fn render_guest(&mut self) -> Option<bool> {
-        self.view.console = None;
-        let vm = &self.vms[self.focus];
-        let vga = vm.guest.vga.lock();
-        let s = vga.screen();
-        let pixels = s.width as usize * s.height as usize;
-        let more = pixels.saturating_sub(self.view.picture.pixels.len());
-        if self.view.picture.pixels.try_reserve_exact(more).is_err() {
-            log::warn!("no memory for a picture of {}x{}", s.width, s.height);
-            return None;
-        }
-        Some(vga.picture(vm.time(), &mut self.view.picture))
-    }
-
+    /// Draws on the host's screen what has changed.
     fn draw(&mut self) {
         let before = self.time();
-        let changed = self.render();
-        if changed.is_some() {
-            screen::draw(&self.view.picture);
-        }
+        let changed = self.paint();
         let spent = self.time() - before;
         // What stands still is looked at less and less often.
-        let least = match changed {
-            Some(false) => VmTime(self.view.draw_interval.0 * 2).min(LOOK_INTERVAL_MAX),
-            _ => DRAW_INTERVAL,
+        let least = if changed {
+            DRAW_INTERVAL
+        } else {
+            VmTime(self.view.draw_interval.0 * 2).min(LOOK_INTERVAL_MAX)
         };
         self.view.draw_interval =
             VmTime(spent.0.saturating_mul(SHARE)).clamp(least, DRAW_INTERVAL_MAX);
     }
 
-    pub(super) fn send_picture(&mut self) {
-        if self.render().is_none() {
-            return;
-        }
-        let number = self.vms[self.focus].number;
-        let p = &self.view.picture;
-        let send = &mut |message: Message<'_>| control::send(number, &message);
-        if let Some(size) = Size::new(p.width, p.height) {
-            let mut bands = Bands::begin(size, &mut self.buffer, send);
-            for row in p.pixels.chunks_exact(p.width as usize) {
-                bands.row(row, send);
+    fn paint(&mut self) -> bool {
+        let View {
+            painter,
+            console,
+            font,
+            ..
+        } = &mut self.view;
+        if self.console.on_screen() {
+            let generation = self.console.screen.generation();
+            if console.replace(generation) == Some(generation) {
+                return false;
             }
-            bands.end(send);
+            let (size, text) = (Screen::size(), &self.console.screen);
+            screen::prepare(size.0, size.1);
+            let draw = &mut |y, row: &mut [u32]| text.draw_row(font, y, row);
+            painter.paint(size, draw, &mut screen::row);
+            return true;
         }
+        *console = None;
+        let vm = &self.vms[self.focus];
+        let vga = vm.guest.vga.lock();
+        let size = vga.screen();
+        screen::prepare(size.width, size.height);
+        vga.paint(vm.time(), painter, &mut screen::row)
     }
 
-    /// Writes the guest's picture to the log, as a PNG in base64. False: there is no memory for it.
-    pub(super) fn log_picture(&mut self, mut line: impl FnMut(&str)) -> bool {
-        let there = self.render_guest();
-        if there.is_some() {
-            let p = &self.view.picture;
-            console::write_png(p.width, &p.pixels, &mut line);
+    /// Sends the picture that there is to be seen to the host tool.
+    pub(super) fn send_picture(&mut self) {
+        let vm = &self.vms[self.focus];
+        let send = &mut |message: Message<'_>| control::send(vm.number, &message);
+        let vga = vm.guest.vga.lock();
+        let (width, height) = if self.console.on_screen() {
+            Screen::size()
+        } else {
+            let screen = vga.screen();
+            (screen.width, screen.height)
+        };
+        let Some(size) = Size::new(width, height) else {
+            return log::warn!("a picture of {width}x{height} cannot be sent");
+        };
+        let mut bands = Bands::begin(size, &mut self.buffer, send);
+        if self.console.on_screen() {
+            let mut row = [0; Screen::size().0 as usize];
+            for y in 0..height {
+                self.console.screen.draw_row(self.view.font, y, &mut row);
+                bands.row(&row, send);
+            }
+        } else {
+            vga.draw(vm.time(), &mut self.view.painter, &mut |_, row| {
+                bands.row(row, send);
+            });
         }
-        there.is_some()
+        bands.end(send);
+    }
+
+    /// Writes the guest's picture to the log, as a PNG in base64.
+    pub(super) fn log_picture(&mut self, line: &mut dyn FnMut(&str)) {
+        let vm = &self.vms[self.focus];
+        let vga = vm.guest.vga.lock();
+        let View { painter, png, .. } = &mut self.view;
+        let size = vga.screen();
+        png.begin(size.width, size.height, line);
+        vga.draw(vm.time(), painter, &mut |_, row| png.row(row, line));
+        png.end(line);
     }
 }
+
+// What guests and the console show can be sent.
+const _: () = {
+    use device_model::vga::{MAX_HEIGHT, MAX_WIDTH};
+    assert!(MAX_WIDTH <= protocol::MAX_WIDTH as u32 && MAX_HEIGHT <= protocol::MAX_HEIGHT as u32);
+    let (columns, rows) = (protocol::MAX_COLUMNS as usize, protocol::MAX_ROWS as usize);
+    assert!(console::COLUMNS <= columns && console::ROWS <= rows);
+};
 
 /// The checksum of nothing, and a prime: FNV-1a (RFC 9923) in 64 bits.
 const SUM: u64 = 0xcbf2_9ce4_8422_2325;

@@ -29,7 +29,7 @@ mod textmap;
 mod tests;
 
 pub use dispi::{MAX_HEIGHT, MAX_WIDTH};
-pub use picture::Picture;
+pub use picture::{Painter, Picture};
 pub use screen::{Screen, ScreenKind};
 pub use text::TextScreen;
 pub use textmap::TEXT_RAM;

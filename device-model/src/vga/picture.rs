@@ -5,14 +5,107 @@
 //! border is not shown.
 
 use super::Vga;
-use super::dispi::Mode;
+use super::dispi::{MAX_HEIGHT, MAX_WIDTH, Mode};
 use super::scan::Scan;
 use super::screen::{Screen, ScreenKind};
+use super::text::TEXT_SCRATCH;
+use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::mem::DeviceRam;
 use hv_core::time::VmTime;
 
-/// A picture, with memory that is kept from one to the next.
+/// Draws screens row by row. Its memory, some 40 KiB, is taken once: no screen needs more.
+#[derive(Debug)]
+pub struct Painter {
+    /// The row that is drawn: 0x00RRGGBB from the left.
+    row: Box<[u32]>,
+    /// Bytes of video memory on their way.
+    scratch: Box<[u8]>,
+    /// For each row a number that changes when the row does, never 0; 0 for a row that was not painted.
+    sums: Box<[u64]>,
+    /// What was painted.
+    key: Option<Key>,
+}
+
+impl Default for Painter {
+    fn default() -> Self {
+        Self {
+            row: vec![0; MAX_WIDTH as usize].into(),
+            scratch: vec![0; SCRATCH].into(),
+            sums: vec![0; MAX_HEIGHT as usize].into(),
+            key: None,
+        }
+    }
+}
+
+impl Painter {
+    /// The next screen is painted from scratch: it is another one.
+    pub fn forget(&mut self) {
+        self.key = None;
+        self.sums.fill(0);
+    }
+
+    /// As [`Vga::paint`], of something else that always has this width and height; `draw` makes one of its rows.
+    pub fn paint(
+        &mut self,
+        (width, height): (u32, u32),
+        draw: &mut dyn FnMut(u32, &mut [u32]),
+        row: &mut dyn FnMut(u32, &[u32]),
+    ) {
+        if self.key.is_some() {
+            self.forget();
+        }
+        let mut rows = Rows::new(Some(&mut self.sums), row);
+        let pixels = self.row.get_mut(..width as usize).unwrap_or_default();
+        for y in 0..height {
+            draw(y, pixels);
+            rows.drawn(y, pixels);
+        }
+    }
+}
+
+/// Where rows go.
+pub(super) struct Rows<'a> {
+    /// Only those go there that are not as these say.
+    sums: Option<&'a mut [u64]>,
+    row: &'a mut dyn FnMut(u32, &[u32]),
+    /// Whether there was one.
+    any: bool,
+}
+
+impl<'a> Rows<'a> {
+    fn new(sums: Option<&'a mut [u64]>, row: &'a mut dyn FnMut(u32, &[u32])) -> Self {
+        Self {
+            sums,
+            row,
+            any: false,
+        }
+    }
+
+    /// Whether row `y` is wanted, of whose source `sum` is a checksum.
+    fn wants(&mut self, y: u32, sum: impl FnOnce() -> u64) -> bool {
+        let before = self.sums.as_mut().and_then(|s| s.get_mut(y as usize));
+        before.is_none_or(|before| {
+            let now = sum();
+            core::mem::replace(before, now) != now
+        })
+    }
+
+    fn give(&mut self, y: u32, pixels: &[u32]) {
+        self.any = true;
+        (self.row)(y, pixels);
+    }
+
+    /// Row `y` is drawn.
+    pub fn drawn(&mut self, y: u32, pixels: &[u32]) {
+        if self.wants(y, || checksum(0, pixels.iter().map(|&p| p.into()))) {
+            self.give(y, pixels);
+        }
+    }
+}
+
+/// A whole picture, for those who have memory for all of it; it is kept from one to the next.
 #[derive(Default, Debug)]
 pub struct Picture {
     /// In pixels, 1 to 2560.
@@ -21,35 +114,9 @@ pub struct Picture {
     pub height: u32,
     /// Rows from the top, pixels from the left: 0x00RRGGBB.
     pub pixels: Vec<u32>,
-    /// For each row a number that changes when the row does, never 0.
-    pub sums: Vec<u64>,
-    /// What the picture was made of.
-    key: Option<Key>,
-    /// Bytes of video memory on their way.
-    pub(super) scratch: Vec<u8>,
-}
-
-impl Picture {
-    /// The next picture is made from scratch: it is of another screen.
-    pub fn forget(&mut self) {
-        self.key = None;
-    }
-
-    /// Makes it another picture of `width` by `height` pixels, which `draw` leaves in the vector.
-    pub fn replace(&mut self, width: u32, height: u32, draw: impl FnOnce(&mut Vec<u32>)) {
-        (self.width, self.height) = (width, height);
-        self.key = None;
-        draw(&mut self.pixels);
-        self.pixels.resize(width as usize * height as usize, 0);
-        self.sum_rows();
-    }
-
-    fn sum_rows(&mut self) {
-        self.sums.clear();
-        let rows = self.pixels.chunks_exact(self.width.max(1) as usize);
-        self.sums
-            .extend(rows.map(|row| checksum(0, row.iter().map(|&p| p.into()))));
-    }
+    /// The rows that were drawn last.
+    pub changed: Vec<u32>,
+    painter: Painter,
 }
 
 /// What a picture depends on, but for video memory that the guest writes without our seeing it.
@@ -62,15 +129,29 @@ struct Key {
     text: u64,
 }
 
+/// Bytes of video memory that a row needs at most: 32 bits a pixel, or text.
+const SCRATCH: usize = {
+    let vbe = 4 * MAX_WIDTH as usize;
+    if vbe > TEXT_SCRATCH {
+        vbe
+    } else {
+        TEXT_SCRATCH
+    }
+};
 /// The planes of a real VGA end and begin again here, in bytes of video memory.
 const VGA_WRAP: usize = (256 << 10) - 1;
 /// The longest line of the VGA: 256 characters and those that panning moves in.
 const LINE_BYTES: usize = 4 * (256 + 4);
 
 impl Vga {
-    /// Draws what is on the screen at `now`, which matters to what blinks, into the picture that was drawn before: only what has
-    /// changed since. Answers whether anything has.
-    pub fn picture(&self, now: VmTime, out: &mut Picture) -> bool {
+    /// Draws what is on the screen at `now`, which matters to what blinks: gives the rows that have changed since what `painter` has
+    /// painted before, with their numbers, to `row`. All of them, if the size is another. Answers whether there are any.
+    pub fn paint(
+        &self,
+        now: VmTime,
+        painter: &mut Painter,
+        row: &mut dyn FnMut(u32, &[u32]),
+    ) -> bool {
         let screen = self.screen();
         let key = Key {
             screen,
@@ -78,27 +159,76 @@ impl Vga {
             blink: self.blink_phase(now),
             text: self.text_sum(),
         };
-        let same = out.key.replace(key) == Some(key);
-        if let (ScreenKind::Vbe { .. }, Some(mode)) = (screen.kind, self.dispi.mode()) {
-            if !same {
-                out.resize(screen);
-            }
-            return self.draw_vbe(mode, out);
-        }
-        if same {
+        let before = painter.key.replace(key);
+        // A linear frame buffer changes without our seeing it.
+        if before == Some(key) && !matches!(screen.kind, ScreenKind::Vbe { .. }) {
             return false;
         }
-        self.sync_text();
-        out.resize(screen);
-        match screen.kind {
-            ScreenKind::Text { columns, .. } => self.draw_text(now, columns, out),
-            ScreenKind::Planar | ScreenKind::Cga | ScreenKind::Bytes => {
-                self.draw_vga(screen.kind, out)
-            }
-            ScreenKind::Blank | ScreenKind::Vbe { .. } => out.pixels.fill(0),
+        if before.map(|before| before.screen) != Some(screen) {
+            painter.sums.fill(0);
         }
-        out.sum_rows();
-        true
+        let mut rows = Rows::new(Some(&mut painter.sums), row);
+        self.scan_out(
+            now,
+            screen,
+            &mut painter.row,
+            &mut painter.scratch,
+            &mut rows,
+        );
+        rows.any
+    }
+
+    /// Draws all of what is on the screen at `now`, row by row from the top. What `painter` has painted it forgets not.
+    pub fn draw(&self, now: VmTime, painter: &mut Painter, row: &mut dyn FnMut(u32, &[u32])) {
+        let mut rows = Rows::new(None, row);
+        let Painter { row, scratch, .. } = painter;
+        self.scan_out(now, self.screen(), row, scratch, &mut rows);
+    }
+
+    /// Draws what is on the screen at `now` into the picture that was drawn before: only what has changed since. Answers whether
+    /// anything has.
+    pub fn picture(&self, now: VmTime, out: &mut Picture) -> bool {
+        let Screen { width, height, .. } = self.screen();
+        (out.width, out.height) = (width, height);
+        let width = width as usize;
+        out.pixels.resize(width * height as usize, 0);
+        out.changed.clear();
+        let (pixels, changed) = (&mut out.pixels, &mut out.changed);
+        self.paint(now, &mut out.painter, &mut |y, row| {
+            let at = y as usize * width;
+            if let Some(place) = pixels.get_mut(at..at + width) {
+                place.copy_from_slice(row);
+            }
+            changed.push(y);
+        })
+    }
+
+    /// Draws `screen` by way of the row `row`.
+    fn scan_out(
+        &self,
+        now: VmTime,
+        screen: Screen,
+        row: &mut [u32],
+        scratch: &mut [u8],
+        rows: &mut Rows<'_>,
+    ) {
+        let row = row.get_mut(..screen.width as usize).unwrap_or_default();
+        match (screen.kind, self.dispi.mode()) {
+            (ScreenKind::Vbe { .. }, Some(mode)) => {
+                return self.draw_vbe(mode, screen.height, row, scratch, rows);
+            }
+            (ScreenKind::Vbe { .. } | ScreenKind::Blank, _) => {
+                row.fill(0);
+                return (0..screen.height).for_each(|y| rows.drawn(y, row));
+            }
+            _ => self.sync_text(),
+        }
+        match screen.kind {
+            ScreenKind::Text { columns, .. } => {
+                self.draw_text(now, columns, screen.height, row, scratch, rows);
+            }
+            kind => self.draw_vga(kind, screen.height, row, rows),
+        }
     }
 
     /// The sixteen colours of planar modes and text.
@@ -110,51 +240,53 @@ impl Vga {
         core::array::from_fn(|i| self.dac.rgb(i as u8))
     }
 
-    fn draw_vga(&self, kind: ScreenKind, out: &mut Picture) {
+    fn draw_vga(&self, kind: ScreenKind, height: u32, row: &mut [u32], rows: &mut Rows<'_>) {
         let colors16 = self.colors16();
         let colors256 = self.colors256();
         let wide = self.wide_dots();
-        let width = out.width as usize;
+        let width = row.len();
         let mut groups = [0; LINE_BYTES];
         let used = 4 * (self.crtc.columns() as usize + 1);
         let mut shown = None;
-        for (y, line) in (0..out.height as usize).zip(Scan::new(&self.crtc)) {
+        for (y, line) in (0..height).zip(Scan::new(&self.crtc)) {
             let (bytes, dots) = if line.split && self.attr.pan_compatible() {
                 (0, 0)
             } else {
                 (self.crtc.byte_pan(), self.attr.pan() & 7)
             };
             let at = self.crtc.interleave(line.address + bytes, line.row_scan) as usize * 4;
-            let (above, rest) = out.pixels.split_at_mut(y * width);
-            let row = rest.get_mut(..width).unwrap_or_default();
             // Low resolutions show each line twice or more.
-            if shown.replace((at, dots)) == Some((at, dots))
-                && let Some(same) = above.get(above.len() - width..)
-            {
-                row.copy_from_slice(same);
-                continue;
+            if shown.replace((at, dots)) != Some((at, dots)) {
+                let groups = groups.get_mut(..used).unwrap_or_default();
+                read_wrapped(&*self.vram, at, VGA_WRAP, groups);
+                let pixels = width >> u32::from(wide);
+                let narrow = row.get_mut(..pixels).unwrap_or_default();
+                match kind {
+                    ScreenKind::Planar => planar_line(groups, dots as usize, &colors16, narrow),
+                    ScreenKind::Cga => cga_line(groups, dots as usize, &colors16, narrow),
+                    _ => byte_line(
+                        groups.get(dots as usize / 2..).unwrap_or_default(),
+                        &colors256,
+                        narrow,
+                    ),
+                }
+                if wide {
+                    spread(row, pixels);
+                }
             }
-            let groups = groups.get_mut(..used).unwrap_or_default();
-            read_wrapped(&*self.vram, at, VGA_WRAP, groups);
-            let pixels = width >> u32::from(wide);
-            let narrow = row.get_mut(..pixels).unwrap_or_default();
-            match kind {
-                ScreenKind::Planar => planar_line(groups, dots as usize, &colors16, narrow),
-                ScreenKind::Cga => cga_line(groups, dots as usize, &colors16, narrow),
-                _ => byte_line(
-                    groups.get(dots as usize / 2..).unwrap_or_default(),
-                    &colors256,
-                    narrow,
-                ),
-            }
-            if wide {
-                spread(row, pixels);
-            }
+            rows.drawn(y, row);
         }
     }
 
-    /// Draws the rows whose video memory has changed; answers whether there are any.
-    fn draw_vbe(&self, mode: Mode, out: &mut Picture) -> bool {
+    /// Draws the rows whose video memory has changed.
+    fn draw_vbe(
+        &self,
+        mode: Mode,
+        height: u32,
+        row: &mut [u32],
+        scratch: &mut [u8],
+        rows: &mut Rows<'_>,
+    ) {
         let colors16 = self.colors16();
         let colors256 = self.colors256();
         let bytes = mode.width as usize
@@ -167,22 +299,22 @@ impl Vga {
         // The same bytes are another picture after another mode or palette.
         let seed = self.generation;
         // Words for the checksum: the last may have bytes that are 0.
-        out.scratch.resize(bytes.next_multiple_of(8), 0);
-        let rows = out.pixels.chunks_exact_mut(out.width as usize);
-        let mut changed = false;
-        for (y, (row, sum)) in rows.zip(&mut out.sums).enumerate() {
-            let Some(src) = out.scratch.get_mut(..bytes) else {
+        let scratch = scratch.get_mut(..bytes.next_multiple_of(8));
+        let scratch = scratch.unwrap_or_default();
+        scratch.fill(0);
+        for y in 0..height {
+            let Some(src) = scratch.get_mut(..bytes) else {
                 break;
             };
-            self.vram
-                .read(mode.start as usize + y * mode.pitch as usize, src);
-            let words = out.scratch.as_chunks::<8>().0.iter();
-            let now = checksum(seed, words.map(|w| u64::from_le_bytes(*w)));
-            if core::mem::replace(sum, now) == now {
+            let at = mode.start as usize + y as usize * mode.pitch as usize;
+            self.vram.read(at, src);
+            let words = || scratch.as_chunks::<8>().0.iter();
+            if !rows.wants(y, || {
+                checksum(seed, words().map(|w| u64::from_le_bytes(*w)))
+            }) {
                 continue;
             }
-            changed = true;
-            let src = out.scratch.get(..bytes).unwrap_or_default();
+            let src = scratch.get(..bytes).unwrap_or_default();
             match mode.bpp {
                 4 => planar_line(src, 0, &colors16, row),
                 15 => convert(src, row, |[a, b]| rgb15(u16::from_le_bytes([a, b]))),
@@ -191,20 +323,8 @@ impl Vga {
                 32 => convert(src, row, |p| u32::from_le_bytes(p) & 0x00ff_ffff),
                 _ => byte_line(src, &colors256, row),
             }
+            rows.give(y, row);
         }
-        changed
-    }
-}
-
-impl Picture {
-    /// Gives it the size of `screen`. No row is known any more.
-    fn resize(&mut self, screen: Screen) {
-        self.width = screen.width;
-        self.height = screen.height;
-        let (width, height) = (screen.width as usize, screen.height as usize);
-        self.pixels.resize(width * height, 0);
-        self.sums.clear();
-        self.sums.resize(height, 0);
     }
 }
 

@@ -4,7 +4,7 @@
 //! Plane 0 has the characters, plane 1 the attributes, plane 2 the fonts: 32 bytes for each of 256 characters.
 
 use super::Vga;
-use super::picture::{Picture, read_wrapped};
+use super::picture::{Rows, read_wrapped};
 use super::scan::Scan;
 use super::screen::{ScreenKind, cursor_hidden, text_hidden};
 use alloc::vec::Vec;
@@ -25,6 +25,8 @@ pub struct TextScreen {
 const FONT: usize = 256 * GLYPH;
 /// Bytes of one character's picture.
 const GLYPH: usize = 32;
+/// Bytes that drawing needs: two fonts, and a row's cells with those that panning moves in.
+pub(super) const TEXT_SCRATCH: usize = 2 * FONT + 4 * (256 + 4);
 /// Bytes of video memory read at a time.
 const CHUNK: usize = 1024;
 /// Text wraps where the planes of a real VGA do, in bytes of video memory.
@@ -74,12 +76,20 @@ impl Vga {
         columns.is_some()
     }
 
-    /// Draws the text screen of `columns` characters a row; `out` has its size.
-    pub(super) fn draw_text(&self, now: VmTime, columns: u32, out: &mut Picture) {
+    /// Draws the text screen of `columns` characters a row by way of the row `row`; `scratch` has [`TEXT_SCRATCH`] bytes.
+    pub(super) fn draw_text(
+        &self,
+        now: VmTime,
+        columns: u32,
+        height: u32,
+        row: &mut [u32],
+        scratch: &mut [u8],
+        rows: &mut Rows<'_>,
+    ) {
         let colors = self.colors16();
-        let cells_len = 4 * (columns as usize + 4);
-        out.scratch.resize(2 * FONT + cells_len, 0);
-        let (fonts, cells) = out.scratch.split_at_mut(2 * FONT);
+        let (fonts, cells) = scratch.split_at_mut(2 * FONT);
+        let cells = cells.get_mut(..4 * (columns as usize + 4));
+        let cells = cells.unwrap_or_default();
         for (font, at) in fonts.chunks_exact_mut(FONT).zip(self.seq.fonts()) {
             self.read_font(at, font);
         }
@@ -93,9 +103,7 @@ impl Vga {
         };
         let cursor = self.crtc.cursor().filter(|_| !cursor_hidden(now));
         let mut fetched = None;
-        for (line, row) in
-            Scan::new(&self.crtc).zip(out.pixels.chunks_exact_mut(out.width as usize))
-        {
+        for (y, line) in (0..height).zip(Scan::new(&self.crtc)) {
             let (chars, dots) = if line.split && self.attr.pan_compatible() {
                 (0, 0)
             } else {
@@ -111,6 +119,7 @@ impl Vga {
                 .filter(|(_, lines)| lines.contains(&line.row_scan));
             let cursor = cursor.map(|(at, _)| at.wrapping_sub(address) & COUNTER);
             style.draw(cells, fonts, &colors, line.row_scan, dots, cursor, row);
+            rows.drawn(y, row);
         }
     }
 

@@ -157,6 +157,16 @@ mod tests {
                 out(port + 1, *v);
             }
         }
+        // Sixteen colours.
+        for i in 0..16 {
+            out(0x3c0, i);
+            out(0x3c0, i);
+            out(0x3c8, i);
+            (0..3).for_each(|_| out(0x3c9, 4 * i));
+        }
+        out(0x3c6, 0xff);
+        out(0x3c0, 0x12);
+        out(0x3c0, 0x0f);
         out(0x3c0, 0x20);
         (vga, ram, bench)
     }
@@ -191,7 +201,7 @@ mod tests {
         let _ = vga.mmio_read(&mut bench.cx(), LEGACY, 0x1_8000, 1);
         assert!(draw(&vga));
         assert!(!draw(&vga));
-        ram.write(0x100, b"x");
+        ram.write(0x100, b"x\x17");
         assert!(draw(&vga));
         assert!(!draw(&vga));
     }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::network::md5;
 use super::{Case, keys, on, own, until};
 use crate::guests::Guest;
+use crate::largest::Largest;
 use crate::rig::{BOCHS_VMX, Net, Network, Paging};
 use crate::run::Options;
 use crate::script::Step;
@@ -32,6 +33,8 @@ pub(super) fn cases() -> Vec<Case> {
             64,
             200,
         ),
+        own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
+        own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
         on(
             BOCHS_VMX,
@@ -66,6 +69,41 @@ fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ..Options::headless(vm("one.img", 0x5a69_7887, Paging::Nested)?)
     };
     case.run_once(&options, umbra, scratch)
+}
+
+/// Two guests of which the first has a text screen of 1,024 rows: both go on, and the picture has it.
+fn rows(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    largest(case, umbra, scratch, Largest::Text)
+}
+
+/// The same with a picture of 2560 by 1600 pixels.
+fn pixels(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    largest(case, umbra, scratch, Largest::Picture)
+}
+
+fn largest(case: &Case, umbra: &Path, scratch: &Path, screen: Largest) -> Result<()> {
+    let (one, two) = (scratch.join("largest.img"), scratch.join("registers.img"));
+    screen.make(&one)?;
+    registers::make(&two, 0x5a69_7887)?;
+    let other = Vm {
+        memory: case.memory,
+        ..Vm::of(&two)?
+    };
+    let options = Options {
+        script: vec![
+            until("SET"),
+            Step::Picture { blinks: false },
+            until("AGAIN"),
+            Step::Focus(2),
+            until("KEPT"),
+            Step::Focus(1),
+            until("AGAIN"),
+        ],
+        others: vec![other],
+        ..Options::headless(Vm::of(&one)?)
+    };
+    let pictures = case.look(&options, umbra, scratch)?.pictures;
+    screen.check(pictures.first().context("there is no picture")?)
 }
 
 /// Two guests on one Umbra: each reaches the host's network, and fetches a file from the other. One is under nested paging, the other

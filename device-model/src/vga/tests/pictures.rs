@@ -1,7 +1,7 @@
 //! Small screens made by hand, and what they must look like.
 
 use super::{MODE_03, MODE_04, MODE_12, MODE_13, Rig};
-use crate::vga::{Picture, ScreenKind};
+use crate::vga::{Painter, Picture, ScreenKind};
 use hv_core::mem::DeviceRam;
 use hv_core::time::VmTime;
 
@@ -364,19 +364,48 @@ fn vbe_may_use_an_eight_bit_dac() {
 }
 
 #[test]
-fn pictures_reuse_their_memory() {
-    let mut r = Rig::with_mode(&MODE_12);
-    let mut p = Picture::default();
-    r.vga.picture(SHOWN, &mut p);
-    let capacity = p.pixels.capacity();
-    r.set_mode(&MODE_13);
-    r.vga.picture(SHOWN, &mut p);
-    assert_eq!((p.pixels.capacity(), p.pixels.len()), (capacity, 640 * 400));
+fn the_largest_screen_is_drawn_in_the_memory_of_one_row() {
+    let mut r = Rig::new(16 << 20);
+    r.set_mode(&MODE_03);
+    r.vbe_mode(2560, 1600, 32);
+    r.ram.write((2560 * 1599 + 2559) * 4, &[1, 2, 3, 0]);
+    let mut painter = Painter::default();
+    let mut rows = 0;
+    r.vga.paint(SHOWN, &mut painter, &mut |y, row| {
+        assert_eq!((y, row.len()), (rows, 2560));
+        assert_eq!(row[2559], if y == 1599 { 0x0003_0201 } else { 0 });
+        rows += 1;
+    });
+    assert_eq!(rows, 1600);
+}
+
+#[test]
+fn a_whole_picture_between_two_leaves_what_was_painted_as_it_was() {
+    let mut r = text_rig();
+    let mut painter = Painter::default();
+    let paint = |r: &Rig, painter: &mut Painter| {
+        let mut rows = Vec::new();
+        r.vga.paint(SHOWN, painter, &mut |y, _| rows.push(y));
+        rows
+    };
+    assert_eq!(paint(&r, &mut painter).len(), 400);
+    r.print(80, "x");
+    let mut all = 0;
+    r.vga.draw(SHOWN, &mut painter, &mut |_, _| all += 1);
+    assert_eq!(all, 400);
+    let rows = paint(&r, &mut painter);
+    assert!(
+        !rows.is_empty() && rows.iter().all(|y| (16..32).contains(y)),
+        "{rows:?}"
+    );
+    painter.forget();
+    assert_eq!(paint(&r, &mut painter).len(), 400);
 }
 
 #[test]
 fn nothing_is_drawn_when_nothing_has_changed() {
     let mut r = text_rig();
+    r.print(0, "abc");
     let mut p = Picture::default();
     assert!(r.vga.picture(SHOWN, &mut p));
     assert!(!r.vga.picture(SHOWN, &mut p));
@@ -400,20 +429,17 @@ fn rows_of_a_linear_frame_buffer_are_drawn_when_their_memory_has_changed() {
     let mut p = Picture::default();
     assert!(r.vga.picture(SHOWN, &mut p));
     assert!(!r.vga.picture(SHOWN, &mut p));
-    let before = p.sums.clone();
     r.ram.write((64 * 7 + 63) * 4, &[1, 2, 3, 0]);
     assert!(r.vga.picture(SHOWN, &mut p));
     assert_eq!(p.pixels[64 * 7 + 63], 0x0003_0201);
-    let changed: Vec<usize> = (0..32).filter(|&y| before[y] != p.sums[y]).collect();
-    assert_eq!(changed, [7]);
+    assert_eq!(p.changed, [7]);
     // The same bytes in other colours.
     r.vbe_mode(64, 32, 8);
     r.ram.write(0, &[1; 64]);
     r.vga.picture(SHOWN, &mut p);
-    let before = p.sums.clone();
     r.out8(0x3c8, 1);
     (0..3).for_each(|_| r.out8(0x3c9, 0x15));
     assert!(r.vga.picture(SHOWN, &mut p));
     assert_eq!(p.pixels[0], grey(0x15));
-    assert_ne!(before[0], p.sums[0]);
+    assert!(p.changed.contains(&0));
 }
