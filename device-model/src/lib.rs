@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod a20;
 pub mod debug;
 pub mod dma;
 pub mod fwcfg;

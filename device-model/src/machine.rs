@@ -4,6 +4,7 @@
 //! What differs between hosts (consoles, media, video memory, the time of day) and what the firmware makes (CMOS, fw_cfg)
 //! comes in through [`Outside`].
 
+use crate::a20::A20;
 use crate::debug::DebugPort;
 use crate::dma::Dma;
 use crate::fwcfg::FwCfg;
@@ -26,7 +27,7 @@ use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::IrqLine;
 use hv_core::machine::{self, MachineDesc, irq};
 use hv_core::mem::DeviceRam;
-use hv_core::{Hpa, VmTime};
+use hv_core::{Gpa, Hpa, VmTime};
 use spin::Mutex;
 
 /// The subsystem that all PCI functions name: QEMU's vendor and device.
@@ -136,14 +137,16 @@ impl Machine {
             rtc.set_cmos(index, value);
         }
         put(bus, Arc::new(Mutex::new(rtc)), &[(0x70, 2)], Width::Byte);
+        let a20 = A20::new(bus.add_wrap());
         let keyboard = Arc::new(Mutex::new(I8042::new(
             line(irq::KEYBOARD),
             line(irq::MOUSE),
+            a20.clone(),
         )));
         put(bus, keyboard.clone(), &[(0x60, 1), (0x64, 1)], Width::Byte);
         let uart = Arc::new(Mutex::new(Uart::new(COM1, line(irq::COM1), com1)));
         put(bus, uart.clone(), &[(COM1, 8)], Width::Byte);
-        let control = SystemControl::new(line(irq::FERR));
+        let control = SystemControl::new(line(irq::FERR), a20);
         put(
             bus,
             Arc::new(Mutex::new(control)),
@@ -212,8 +215,7 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
     let id = bus.add(Arc::new(Mutex::new(IoApicMmio::new(chips.clone()))));
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
     let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0))));
-    bus.add_mmio(id, 0x1000, Some(machine::LAPIC));
-    bus.set_outside(id);
+    bus.add_cpu_page(id, Gpa(machine::LAPIC));
 }
 
 fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {

@@ -1,8 +1,9 @@
 //! System control odds and ends: port 92h (82371SB datasheet 2.5.4.2, "Port 92 Register"), the APM ports B2h and B3h
 //! (2.5.6, "Advanced Power Management"), the POST code port 80h and the coprocessor error port F0h.
 //!
-//! A20 is always on; its bit of port 92h reads back as written. The APM ports are plain storage: there is no SMM to signal.
+//! The APM ports are plain storage: there is no SMM to signal.
 
+use crate::a20::A20;
 use hv_core::device::{AccessSize, DevCx, Device, PowerAction};
 use hv_core::irq::IrqLine;
 
@@ -25,7 +26,9 @@ const FAST_A20: u8 = 1 << 1;
 /// The system control ports.
 pub struct SystemControl {
     ferr: IrqLine,
-    port92: u8,
+    a20: A20,
+    /// Bit 0 of port 92h.
+    fast_init: u8,
     apm_control: u8,
     apm_status: u8,
     post: u8,
@@ -34,10 +37,11 @@ pub struct SystemControl {
 impl SystemControl {
     /// The ports in power-on state; `ferr` is the wire of the coprocessor error, interrupt 13.
     #[must_use]
-    pub fn new(ferr: IrqLine) -> Self {
+    pub fn new(ferr: IrqLine, a20: A20) -> Self {
         Self {
             ferr,
-            port92: FAST_A20,
+            a20,
+            fast_init: 0,
             apm_control: 0,
             apm_status: 0,
             post: 0,
@@ -61,15 +65,17 @@ impl Device for SystemControl {
         "syscontrol"
     }
 
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
         self.ferr.set(false);
-        *self = Self::new(self.ferr.clone());
+        self.a20.set(cx, true);
+        *self = Self::new(self.ferr.clone(), self.a20.clone());
     }
 
     fn port_read(&mut self, _cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
         let byte = match port {
             POST => self.post,
-            PORT92 => self.port92,
+            PORT92 if self.a20.is_on() => self.fast_init | FAST_A20,
+            PORT92 => self.fast_init,
             APM_CONTROL => self.apm_control,
             APM_STATUS => self.apm_status,
             _ => 0xff,
@@ -82,10 +88,11 @@ impl Device for SystemControl {
         match port {
             POST => self.post = value,
             PORT92 => {
-                if value & !self.port92 & FAST_INIT != 0 {
+                if value & !self.fast_init & FAST_INIT != 0 {
                     cx.requests.power = Some(PowerAction::Reset);
                 }
-                self.port92 = value & (FAST_INIT | FAST_A20);
+                self.fast_init = value & FAST_INIT;
+                self.a20.set(cx, value & FAST_A20 != 0);
             }
             APM_CONTROL => self.apm_control = value,
             APM_STATUS => self.apm_status = value,
@@ -98,28 +105,39 @@ impl Device for SystemControl {
 #[cfg(test)]
 mod tests {
     use super::SystemControl;
+    use crate::a20::A20;
     use hv_core::device::AccessSize::{Byte, Dword, Word};
-    use hv_core::device::{Device, PowerAction};
+    use hv_core::device::{Device, PowerAction, WindowId};
     use hv_core::irq::IrqLine;
     use hv_core::testing::{Bench, Random, RecordingIrqs};
 
     fn machine() -> (SystemControl, Bench, std::sync::Arc<RecordingIrqs>) {
         let irqs = RecordingIrqs::new();
         (
-            SystemControl::new(IrqLine::new(irqs.clone(), 13)),
+            SystemControl::new(IrqLine::new(irqs.clone(), 13), A20::new(WindowId(7))),
             Bench::new(),
             irqs,
         )
     }
 
     #[test]
-    fn a20_reads_back_as_written() {
+    fn a20_reads_back_and_opens_the_wrap_when_it_goes_off() {
         let (mut s, mut b, _) = machine();
-        for value in [0, 2, 0] {
+        for (value, moved) in [
+            (0, Some((WindowId(7), Some(0x10_0000)))),
+            (0, None),
+            (2, Some((WindowId(7), None))),
+            (2, None),
+        ] {
             s.port_write(&mut b.cx(), 0x92, Byte, value);
             assert_eq!(s.port_read(&mut b.cx(), 0x92, Byte), value);
+            assert_eq!(b.requests.moved.pop(), moved);
         }
         assert_eq!(b.requests.power, None);
+        s.port_write(&mut b.cx(), 0x92, Byte, 0);
+        b.requests.moved.clear();
+        s.reset(&mut b.cx());
+        assert_eq!(b.requests.moved, [(WindowId(7), None)]);
     }
 
     #[test]

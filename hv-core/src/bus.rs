@@ -34,9 +34,17 @@ struct PortHandler {
 
 #[derive(Clone, Copy)]
 enum WindowKind {
-    Ports { handler: u8 },
+    Ports {
+        handler: u8,
+    },
     Mmio,
-    Ram { hpa: Hpa },
+    Ram {
+        hpa: Hpa,
+    },
+    /// Registers of the CPU itself, which come before whatever is on the bus at their address.
+    Cpu,
+    /// The first mebibyte, shown once more.
+    Wrap,
 }
 
 struct Window {
@@ -67,6 +75,12 @@ pub struct MapChange {
 /// No piece of the guest's RAM is smaller.
 const RAM_STEP: usize = 512 << 10;
 
+const PAGE: u64 = 0x1000;
+/// What A20 divides: with it off, the second mebibyte is the first.
+const MIB: u64 = 1 << 20;
+/// Set in [decoded](Bus::decode) addresses of the CPU's own registers; no guest-physical address has so many bits.
+const CPU_REGISTERS: u64 = 1 << 63;
+
 /// No device at this port.
 const NOBODY: u8 = 0xff;
 
@@ -84,6 +98,11 @@ pub struct Bus {
     deadline: VmTime,
     /// The device that requests made outside the bus belong to.
     outside: u8,
+    /// The window with the CPU's own registers, and the page that it is at.
+    cpu_window: Option<WindowId>,
+    cpu_page: Option<Gpa>,
+    /// A20 is off.
+    wraps: bool,
 }
 
 impl Bus {
@@ -101,6 +120,9 @@ impl Bus {
             deadlines: Vec::new(),
             deadline: VmTime(0),
             outside: NOBODY,
+            cpu_window: None,
+            cpu_page: None,
+            wraps: false,
         }
     }
 
@@ -173,9 +195,45 @@ impl Bus {
     pub fn add_mmio(&mut self, device: DeviceId, len: u64, base: Option<u64>) -> WindowId {
         let id = self.window(WindowKind::Mmio, device, len, None);
         if base.is_some() {
-            let _ = self.place(id, base);
+            self.place(id, base, &mut |_| ());
         }
         id
+    }
+
+    /// Adds the page with the registers of the CPU itself, the local APIC's, at `base`, where there is no RAM. Requests that are made
+    /// outside the bus belong to `device`.
+    pub fn add_cpu_page(&mut self, device: DeviceId, base: Gpa) {
+        self.outside = device.0;
+        let id = self.window(WindowKind::Cpu, device, PAGE, None);
+        self.place(id, Some(base.0), &mut |_| ());
+        self.cpu_window = Some(id);
+    }
+
+    /// Moves the page with the CPU's own registers, or (None) takes it away.
+    pub fn move_cpu_page(&mut self, base: Option<Gpa>) {
+        if let Some(id) = self.cpu_window
+            && self.cpu_page != base
+        {
+            self.requests.moved.push((id, base.map(|b| b.0)));
+        }
+    }
+
+    /// Adds the window that is open while A20 is off: at [`A20_WRAP`](crate::machine::A20_WRAP), it shows what is at address 0.
+    pub fn add_wrap(&mut self) -> WindowId {
+        self.window(WindowKind::Wrap, DeviceId(NOBODY), MIB, None)
+    }
+
+    /// What the CPU makes of a physical address on its way to memory and bus.
+    #[inline]
+    #[must_use]
+    pub fn decode(&self, gpa: Gpa) -> Gpa {
+        if self.cpu_page == Some(gpa.page()) {
+            Gpa(gpa.0 | CPU_REGISTERS)
+        } else if self.wraps && gpa.0 / MIB == 1 {
+            Gpa(gpa.0 - MIB)
+        } else {
+            gpa
+        }
     }
 
     /// Adds a movable window of host memory at `hpa` (video RAM), not yet placed.
@@ -199,8 +257,69 @@ impl Bus {
         WindowId((self.windows.len() - 1) as u16)
     }
 
-    /// Moves a window, returning what changes in the guest-physical map: at most the old place and the new one.
-    fn place(&mut self, id: WindowId, base: Option<u64>) -> [Option<MapChange>; 2] {
+    /// What is at the page `gpa` when nothing lies above it.
+    fn backing(&self, gpa: Gpa) -> Backing {
+        if let Some(piece) = self.memory.piece(gpa, PAGE as usize, false) {
+            let writable = self.memory.contains(gpa, PAGE as usize, true);
+            return Backing::Ram {
+                hpa: piece.hpa,
+                writable,
+            };
+        }
+        let window = self.windows.iter().find_map(|w| {
+            let offset = gpa.0.wrapping_sub(w.base?);
+            match w.kind {
+                WindowKind::Ram { hpa } if offset < w.len => Some(hpa.add(offset)),
+                _ => None,
+            }
+        });
+        window.map_or(Backing::Mmio, |hpa| Backing::Ram {
+            hpa,
+            writable: true,
+        })
+    }
+
+    /// Tells what is in the second mebibyte, in as few pieces as possible.
+    fn show_second_mebibyte(&self, changed: &mut dyn FnMut(MapChange)) {
+        let mut run: Option<MapChange> = None;
+        for start in (MIB..2 * MIB).step_by(PAGE as usize).map(Gpa) {
+            // What is no RAM is the bus's, which knows of the wrap.
+            let backing = match self.decode(start) {
+                below if below != start && !self.memory.contains(below, 1, false) => Backing::Mmio,
+                decoded => self.backing(decoded),
+            };
+            let follows = |c: &MapChange| match (c.backing, backing) {
+                (Backing::Mmio, Backing::Mmio) => true,
+                (
+                    Backing::Ram { hpa, writable },
+                    Backing::Ram {
+                        hpa: next,
+                        writable: next_writable,
+                    },
+                ) => hpa.add(c.len) == next && writable == next_writable,
+                _ => false,
+            };
+            match &mut run {
+                Some(c) if follows(c) => c.len += PAGE,
+                _ => {
+                    let change = MapChange {
+                        start,
+                        len: PAGE,
+                        backing,
+                    };
+                    if let Some(done) = run.replace(change) {
+                        changed(done);
+                    }
+                }
+            }
+        }
+        if let Some(done) = run {
+            changed(done);
+        }
+    }
+
+    /// Moves a window, and tells what changes in the guest-physical map.
+    fn place(&mut self, id: WindowId, base: Option<u64>, changed: &mut dyn FnMut(MapChange)) {
         // RAM stays where it is, whatever a base address register says.
         let on_ram = |base: u64, len: u64| {
             (base..base.saturating_add(len))
@@ -208,25 +327,29 @@ impl Bus {
                 .any(|at| self.memory.contains(Gpa(at), 1, false))
         };
         let Some(w) = self.windows.get_mut(usize::from(id.0)) else {
-            return [None; 2];
+            return;
         };
         let base =
             base.filter(|&b| !(matches!(w.kind, WindowKind::Ram { .. }) && on_ram(b, w.len)));
         if w.base == base {
-            return [None; 2];
+            return;
         }
         let old = core::mem::replace(&mut w.base, base);
         let (kind, len, device) = (w.kind, w.len, w.device);
-        if !matches!(kind, WindowKind::Ports { .. }) {
+        if !matches!(kind, WindowKind::Ports { .. } | WindowKind::Wrap) {
             // Memory of a device too is reached through it by instructions that are emulated.
             self.mmio.retain(|r| r.window != id);
             if let Some(base) = base {
-                self.mmio.push(MmioRange {
+                let range = MmioRange {
                     base,
                     len,
                     window: id,
                     device,
-                });
+                };
+                match kind {
+                    WindowKind::Cpu => self.mmio.insert(0, range),
+                    _ => self.mmio.push(range),
+                }
             }
         }
         match kind {
@@ -248,24 +371,43 @@ impl Bus {
                         .filter(|p| **p == NOBODY)
                         .for_each(|p| *p = handler);
                 }
-                [None; 2]
             }
-            WindowKind::Mmio => [None; 2],
-            WindowKind::Ram { hpa } => [
-                old.map(|b| MapChange {
-                    start: Gpa(b),
-                    len,
-                    backing: Backing::Mmio,
-                }),
-                base.map(|b| MapChange {
-                    start: Gpa(b),
-                    len,
-                    backing: Backing::Ram {
-                        hpa,
-                        writable: true,
-                    },
-                }),
-            ],
+            WindowKind::Mmio => {}
+            WindowKind::Ram { hpa } => {
+                let there = Backing::Ram {
+                    hpa,
+                    writable: true,
+                };
+                for (base, backing) in [(old, Backing::Mmio), (base, there)] {
+                    if let Some(start) = base.map(Gpa) {
+                        changed(MapChange {
+                            start,
+                            len,
+                            backing,
+                        });
+                    }
+                }
+            }
+            WindowKind::Cpu => {
+                self.cpu_page = base.map(Gpa);
+                for (base, covered) in [(old, false), (base, true)] {
+                    let Some(start) = base.map(Gpa) else {
+                        continue;
+                    };
+                    let below = self.backing(start);
+                    if below != Backing::Mmio {
+                        changed(MapChange {
+                            start,
+                            len,
+                            backing: if covered { Backing::Mmio } else { below },
+                        });
+                    }
+                }
+            }
+            WindowKind::Wrap => {
+                self.wraps = base.is_some();
+                self.show_second_mebibyte(changed);
+            }
         }
     }
 
@@ -273,10 +415,7 @@ impl Bus {
     pub fn settle(&mut self, mut changed: impl FnMut(MapChange)) -> Option<PowerAction> {
         if !self.requests.moved.is_empty() {
             for (id, base) in core::mem::take(&mut self.requests.moved) {
-                self.place(id, base)
-                    .into_iter()
-                    .flatten()
-                    .for_each(&mut changed);
+                self.place(id, base, &mut changed);
             }
         }
         self.requests.power.take()
@@ -364,11 +503,6 @@ impl Bus {
         self.deadline = self.deadline.min(when);
     }
 
-    /// Names the device that requests made outside the bus belong to: the local APIC, in x2APIC mode.
-    pub fn set_outside(&mut self, device: DeviceId) {
-        self.outside = device.0;
-    }
-
     /// IN.
     pub fn port_read(&mut self, now: VmTime, port: u16, size: AccessSize) -> u32 {
         match self.port_handler(port, size) {
@@ -451,8 +585,9 @@ impl Bus {
     }
 
     fn mmio_at(&self, gpa: Gpa, size: usize) -> Option<(u8, WindowId, u64)> {
+        let at = gpa.0 & !CPU_REGISTERS;
         self.mmio.iter().find_map(|r| {
-            let offset = gpa.0.wrapping_sub(r.base);
+            let offset = at.wrapping_sub(r.base);
             (offset < r.len && size as u64 <= r.len - offset)
                 .then_some((r.device, r.window, offset))
         })

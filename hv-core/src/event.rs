@@ -70,6 +70,18 @@ impl Event {
         }
     }
 
+    /// Whether it is a fault: RF is set in the flags that its delivery pushes, so that an instruction breakpoint on the instruction does
+    /// not come again (SDM vol 3B 18.3.1.1, "Instruction-Breakpoint Exception Condition"). Of debug exceptions, which may be either, the
+    /// vector does not tell.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        matches!(self.kind, EventKind::Exception)
+            && !matches!(
+                self.vector,
+                vector::DB | vector::BP | vector::OF | vector::DF | vector::MC
+            )
+    }
+
     /// An external interrupt.
     #[must_use]
     pub const fn interrupt(vector: u8) -> Self {

@@ -61,6 +61,8 @@ pub const VGA_WINDOW: core::ops::Range<u64> = 0xa_0000..0xc_0000;
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// Local APIC registers.
 pub const LAPIC: u64 = 0xfee0_0000;
+/// Where the first mebibyte is shown once more while A20 is off.
+pub const A20_WRAP: u64 = 0x10_0000;
 /// A read-only page, where no device is, with the identity page table that unpaged guests run on where the CPU insists on paging.
 pub const IDENTITY_MAP: u64 = 0xfeff_c000;
 /// End of the PCI memory window (exclusive).

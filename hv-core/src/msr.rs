@@ -18,12 +18,15 @@ pub mod nr {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const MCG_CAP: u32 = 0x179;
+    pub const MCG_CTL: u32 = 0x17b;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUGCTL: u32 = 0x1d9;
     pub const MTRR_PHYSBASE0: u32 = 0x200;
     pub const MTRR_FIX64K: u32 = 0x250;
     pub const PAT: u32 = 0x277;
     pub const MTRR_DEF_TYPE: u32 = 0x2ff;
+    pub const MC0_CTL: u32 = 0x400;
     pub const X2APIC: u32 = 0x800;
     pub const X2APIC_LAST: u32 = 0x83f;
     pub const EFER: u32 = 0xc000_0080;
@@ -56,6 +59,12 @@ pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// MTRRs: eight variable ranges, fixed ranges, write-combining.
 const MTRRCAP: u64 = 0x508;
+
+/// Banks of machine-check registers, and the last of these.
+const BANKS: usize = 4;
+const MC_LAST: u32 = nr::MC0_CTL + 4 * BANKS as u32 - 1;
+/// IA32_MCG_CAP: so many banks, and IA32_MCG_CTL.
+const MCG_CAP: u64 = BANKS as u64 | 1 << 8;
 
 /// The access is not allowed: #GP(0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,6 +145,8 @@ pub struct MsrStore {
     mtrr_def_type: u64,
     misc_enable: u64,
     debugctl: u64,
+    mcg_ctl: u64,
+    mc_ctl: [u64; BANKS],
 }
 
 impl Default for MsrStore {
@@ -146,6 +157,8 @@ impl Default for MsrStore {
             mtrr_def_type: 0,
             misc_enable: 0x1801,
             debugctl: 0,
+            mcg_ctl: u64::MAX,
+            mc_ctl: [0; BANKS],
         }
     }
 }
@@ -184,9 +197,13 @@ impl MsrStore {
             0xcd => 3,
             // BBL_CR_CTL3: Windows XP.
             0x11e => 0xbe70_2111,
-            // MCG_CAP: no banks.
-            0x179 => 0,
-            0x17b => u64::MAX,
+            nr::MCG_CAP => MCG_CAP,
+            nr::MCG_CTL => self.mcg_ctl,
+            nr::MC0_CTL..=MC_LAST if msr & 3 == 0 => {
+                self.mc_ctl[((msr - nr::MC0_CTL) / 4) as usize]
+            }
+            // Status, address and miscellaneous: there never is an error.
+            nr::MC0_CTL..=MC_LAST => 0,
             0x606 => 0xa1003,
             // SYSCFG, HWCR (TscFreqSel), VM_CR (SVM disabled and locked), DE_CFG (LFENCE serializes).
             0xc001_0010 => 0,
@@ -227,7 +244,15 @@ impl MsrStore {
             nr::DEBUGCTL => self.debugctl = value & 3,
             nr::MTRRCAP | nr::FEATURE_CONTROL => return Err(MsrFault),
             // Microcode updates are taken without effect: Windows loads them before it has an IDT.
-            0x79 | 0x17b | 0xcd | 0x11e | 0x606 => {}
+            0x79 | 0xcd | 0x11e | 0x606 => {}
+            nr::MCG_CTL => self.mcg_ctl = value,
+            nr::MC0_CTL..=MC_LAST if msr & 3 == 0 => {
+                self.mc_ctl[((msr - nr::MC0_CTL) / 4) as usize] = value;
+            }
+            // They can be cleared only (SDM vol 3B 16.3.2, "Error-Reporting Register Banks").
+            nr::MC0_CTL..=MC_LAST if value != 0 => return Err(MsrFault),
+            nr::MC0_CTL..=MC_LAST => {}
+            nr::MCG_CAP => return Err(MsrFault),
             0xc001_0010 | 0xc001_0015 | 0xc001_1029 => {}
             _ if reads_zero(msr) => {}
             _ => return Err(MsrFault),
@@ -248,8 +273,6 @@ const fn reads_zero(msr: u32) -> bool {
         | 0x140 | 0x17a | 0x198..=0x19c | 0x1a2 | 0x1b0
         // Last-branch records.
         | 0x1c9 | 0x1db..=0x1de | 0x680..=0x68f | 0x6c0..=0x6cf
-        // Machine-check banks.
-        | 0x400..=0x427
         // RAPL.
         | 0x611 | 0x619 | 0x639 | 0x641
         // AMD: performance counters, NB_CFG, TOP_MEM, P-states, patch level, and others that Windows and OpenBSD read.
@@ -308,6 +331,25 @@ mod tests {
         assert_eq!(special(0x83f), Some(Special::X2Apic));
         assert_eq!(special(0x840), None);
         assert_eq!(MsrStore::default().read(0x840), Err(MsrFault));
+    }
+
+    #[test]
+    fn there_are_as_many_machine_check_banks_as_mcg_cap_says() {
+        let mut s = MsrStore::default();
+        let banks = s.read(nr::MCG_CAP).unwrap() as u32 & 0xff;
+        for bank in 0..32 {
+            let ctl = nr::MC0_CTL + 4 * bank;
+            let there = bank < banks;
+            assert_eq!(s.write(ctl, u64::MAX).is_ok(), there, "bank {bank}");
+            for msr in ctl..ctl + 4 {
+                assert_eq!(s.read(msr).is_ok(), there, "{msr:#x}");
+                assert_eq!(s.write(msr, 0).is_ok(), there, "{msr:#x}");
+            }
+            assert_eq!(s.write(ctl + 1, 1), Err(MsrFault), "an error is not made");
+        }
+        assert_eq!(s.write(nr::MCG_CTL, 0), Ok(()));
+        assert_eq!(s.read(nr::MCG_CTL), Ok(0));
+        assert_eq!(s.write(nr::MCG_CAP, 0), Err(MsrFault));
     }
 
     #[test]

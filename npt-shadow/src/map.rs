@@ -65,6 +65,16 @@ impl Map {
             });
         }
         ranges.sort_unstable_by_key(|r| r.start);
+        // What was cut and is whole again is one range: otherwise a guest could make ever more.
+        ranges.dedup_by(|next, r| {
+            let follows = r.end == next.start
+                && r.hpa + ((r.end - r.start) << 12) == next.hpa
+                && r.writable == next.writable;
+            if follows {
+                r.end = next.end;
+            }
+            follows
+        });
         self.ranges = ranges;
     }
 
@@ -129,6 +139,19 @@ mod tests {
             assert_eq!(m.page_of(Hpa(get(gfn).unwrap().0 + 7)), Some(gfn));
         }
         assert_eq!(m.page_of(Hpa(0x400b_0000)), None);
+    }
+
+    #[test]
+    fn a_hole_that_is_filled_again_leaves_nothing_behind() {
+        let mut m = Map::default();
+        m.set(Gpa(0), 0x10_0000, ram(0x4000_0000, true));
+        for page in (0..0x10_0000).step_by(0x1000) {
+            m.set(Gpa(page), 0x1000, Backing::Mmio);
+            m.set(Gpa(page), 0x1000, ram(0x4000_0000 + page, true));
+        }
+        assert_eq!(m.ranges.len(), 1);
+        m.set(Gpa(0x3000), 0x1000, ram(0x4000_3000, false));
+        assert_eq!(m.ranges.len(), 3);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::feed::Feed;
 use crate::pc::Pc;
 use console::{COLUMNS, Command, Editor, Event, Keyboard, ROWS, Screen, SerialLine};
 use core::fmt::Write;
+use device_model::a20::A20;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ide::{Drive, Ide};
@@ -487,7 +488,7 @@ pub fn fw_cfg(data: &[u8]) {
 
 /// The keyboard controller with keyboard and mouse.
 pub fn i8042(data: &[u8]) {
-    let card = I8042::new(line(), line());
+    let card = I8042::new(line(), line(), A20::new(WindowId(0)));
     device(data, card, &[(0x60, 1), (0x64, 1)], &[], |card, _, f| {
         if f.bool() {
             let given = f.bytes(6);

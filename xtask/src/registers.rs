@@ -1,4 +1,4 @@
-//! A guest that keeps an eye on its registers: `registers.s`, assembled and made into a disk image.
+//! Guests that look at their own CPU: `registers.s` keeps an eye on its registers, `corners.s` tries corners of the architecture.
 
 use std::path::Path;
 
@@ -6,9 +6,12 @@ use anyhow::Result;
 
 use crate::attack;
 
-const SOURCE: &str = include_str!("registers.s");
-/// The code: a boot sector and the four sectors that it loads.
-const CODE: usize = 2560;
+const REGISTERS: &str = include_str!("registers.s");
+/// Its code: a boot sector and the four sectors that it loads.
+const REGISTERS_CODE: usize = 2560;
+const CORNERS: &str = include_str!("corners.s");
+/// Its code: a boot sector and the two sectors that it loads.
+const CORNERS_CODE: usize = 1536;
 
 /// Makes the disk image in `path` of a guest that has its registers from `pattern`.
 ///
@@ -16,6 +19,15 @@ const CODE: usize = 2560;
 ///
 /// It cannot be assembled or written.
 pub fn make(path: &Path, pattern: u32) -> Result<()> {
-    let source = format!(".set PATTERN, {pattern}\n{SOURCE}");
-    attack::assemble_protected(&source, CODE, path)
+    let source = format!(".set PATTERN, {pattern}\n{REGISTERS}");
+    attack::assemble_protected(&source, REGISTERS_CODE, path)
+}
+
+/// Makes the disk image in `path` of the guest that tries corners.
+///
+/// # Errors
+///
+/// It cannot be assembled or written.
+pub fn make_corners(path: &Path) -> Result<()> {
+    attack::assemble_protected(CORNERS, CORNERS_CODE, path)
 }

@@ -8,14 +8,14 @@
 //! answers come at once, with either interface disabled or not. Bytes of the devices come `BYTE_TIME` after the byte before
 //! was read or a command was written: drivers of Windows NT, 2000 and XP lose bytes that come within the same interrupt.
 //!
-//! Not implemented: the time that the input buffer is full, timeouts and parity errors, the password (none is set), and the
-//! A20 gate: it reads back as written.
+//! Not implemented: the time that the input buffer is full, timeouts and parity errors, and the password (none is set).
 
 mod keyboard;
 mod mouse;
 mod queue;
 mod scancodes;
 
+use crate::a20::A20;
 use bitflags::bitflags;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, DevCx, Device, PowerAction};
@@ -88,8 +88,8 @@ pub struct I8042 {
     mode: Mode,
     /// The controller's memory; byte 0 is in `mode`.
     memory: [u8; 32],
-    /// The output port's bits that are written.
-    out: u8,
+    /// The line that the output port's bit 1 drives.
+    a20: A20,
     /// The output buffer.
     data: u8,
     /// The command that waits for its data byte.
@@ -105,14 +105,14 @@ pub struct I8042 {
 impl I8042 {
     /// The controller after power-on; `irq1` is the keyboard's wire, `irq12` the mouse's.
     #[must_use]
-    pub fn new(irq1: IrqLine, irq12: IrqLine) -> Self {
+    pub fn new(irq1: IrqLine, irq12: IrqLine, a20: A20) -> Self {
         Self {
             irq1,
             irq12,
+            a20,
             status: Status::CMD | Status::UNLOCKED,
             mode: Mode::KEYBOARD_INT | Mode::MOUSE_INT,
             memory: [0; 32],
-            out: OUT_RESET | OUT_A20,
             data: 0,
             command: None,
             answer: None,
@@ -210,14 +210,15 @@ impl I8042 {
         } else {
             0
         };
-        OUT_ONES | self.out | lines
+        let a20 = if self.a20.is_on() { OUT_A20 } else { 0 };
+        OUT_ONES | OUT_RESET | a20 | lines
     }
 
     fn write_output_port(&mut self, cx: &mut DevCx<'_>, value: u8) {
         if value & OUT_RESET == 0 {
             cx.requests.power = Some(PowerAction::Reset);
         }
-        self.out = OUT_RESET | value & OUT_A20;
+        self.a20.set(cx, value & OUT_A20 != 0);
     }
 
     fn write_command(&mut self, cx: &mut DevCx<'_>, command: u8) {
@@ -249,8 +250,8 @@ impl I8042 {
             // Input port: the keyboard is not locked.
             0xc0 => self.answer = Some((0x80, false)),
             0xd0 => self.answer = Some((self.output_port(), false)),
-            0xdd => self.out &= !OUT_A20,
-            0xdf => self.out |= OUT_A20,
+            0xdd => self.a20.set(cx, false),
+            0xdf => self.a20.set(cx, true),
             // Test inputs.
             0xe0 => self.answer = Some((0, false)),
             // Pulse output port bits low.
@@ -293,8 +294,9 @@ impl Device for I8042 {
         "i8042"
     }
 
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
-        *self = Self::new(self.irq1.clone(), self.irq12.clone());
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
+        self.a20.set(cx, true);
+        *self = Self::new(self.irq1.clone(), self.irq12.clone(), self.a20.clone());
         self.drive();
     }
 

@@ -1,6 +1,8 @@
 use super::I8042;
+use crate::a20::A20;
 use hv_core::VmTime;
 use hv_core::device::AccessSize::{Byte, Dword, Word};
+use hv_core::device::WindowId;
 use hv_core::device::{Device, PowerAction};
 use hv_core::irq::IrqLine;
 use hv_core::testing::{Bench, Random, RecordingIrqs};
@@ -17,7 +19,7 @@ impl Rig {
         let irqs = RecordingIrqs::new();
         let line = |pin| IrqLine::new(irqs.clone(), pin);
         Self {
-            dev: I8042::new(line(1), line(12)),
+            dev: I8042::new(line(1), line(12), A20::new(WindowId(0))),
             bench: Bench::new(),
             irqs,
         }

@@ -62,7 +62,7 @@ impl Device for IoApicMmio {
     }
 }
 
-/// The register page of one CPU's local APIC at [`hv_core::machine::LAPIC`], 4 KiB, and its timer.
+/// The register page of one CPU's local APIC, 4 KiB, after reset at [`hv_core::machine::LAPIC`], and its timer.
 pub struct LapicMmio {
     chips: SharedChips,
     cpu: usize,

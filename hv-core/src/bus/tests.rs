@@ -129,3 +129,65 @@ fn moved_ram_window_reports_the_old_and_the_new_place() {
         ]
     );
 }
+
+#[test]
+fn the_cpus_page_lies_above_ram_and_uncovers_it_when_it_moves() {
+    let mut bus = Bus::new(Arc::new(VecMemory::new(0x40_0000)));
+    let id = bus.add(Arc::new(Mutex::new(Probe::default())));
+    bus.add_cpu_page(id, Gpa(0xfee0_0000));
+    let mut changes = Vec::new();
+    for base in [0x30_0000, 0x30_0000, 0x20_0000, 0xfee0_0000] {
+        bus.move_cpu_page(Some(Gpa(base)));
+        bus.settle(|c| changes.push((c.start.0, c.len, c.backing != Backing::Mmio)));
+        let decoded = bus.decode(Gpa(base + 0x10));
+        assert_eq!(bus.mmio_read(NOW, decoded, 4), 0x10);
+        assert!(!bus.memory.contains(decoded, 1, false));
+    }
+    assert_eq!(
+        changes,
+        [
+            (0x30_0000, 0x1000, false),
+            (0x30_0000, 0x1000, true),
+            (0x20_0000, 0x1000, false),
+            (0x20_0000, 0x1000, true),
+        ]
+    );
+    assert_eq!(bus.decode(Gpa(0x30_0010)), Gpa(0x30_0010));
+    bus.move_cpu_page(None);
+    bus.settle(|_| panic!("there is no RAM"));
+    assert_eq!(bus.mmio_read(NOW, Gpa(0xfee0_0010), 4), 0xffff_ffff);
+}
+
+#[test]
+fn with_a20_off_the_second_mebibyte_is_the_first() {
+    let mut bus = Bus::new(Arc::new(VecMemory::new(0x18_0000)));
+    let wrap = bus.add_wrap();
+    let ram = |start, len, hpa| MapChange {
+        start: Gpa(start),
+        len,
+        backing: Backing::Ram {
+            hpa: Hpa(hpa),
+            writable: true,
+        },
+    };
+    let mut move_to = |base| {
+        let mut changes = Vec::new();
+        let mut requests = Requests::default();
+        requests.moved.push((wrap, base));
+        bus.request(requests);
+        bus.settle(|c| changes.push(c));
+        let decoded = [0xf_ffff, 0x10_0000, 0x1f_ffff, 0x20_0000].map(|at| bus.decode(Gpa(at)).0);
+        (changes, decoded)
+    };
+    let (changes, decoded) = move_to(Some(0x10_0000));
+    assert_eq!(changes, [ram(0x10_0000, 0x10_0000, 0)]);
+    assert_eq!(decoded, [0xf_ffff, 0, 0xf_ffff, 0x20_0000]);
+    let nothing = MapChange {
+        start: Gpa(0x18_0000),
+        len: 0x8_0000,
+        backing: Backing::Mmio,
+    };
+    let (changes, decoded) = move_to(None);
+    assert_eq!(changes, [ram(0x10_0000, 0x8_0000, 0x10_0000), nothing]);
+    assert_eq!(decoded, [0xf_ffff, 0x10_0000, 0x1f_ffff, 0x20_0000]);
+}

@@ -78,15 +78,13 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
     /// Makes the instruction's registers the CPU's.
     pub fn commit(self) -> Step {
         *self.cx.gprs_mut() = self.regs;
-        // RF suppresses instruction breakpoints for one instruction only (SDM vol 3B 18.3.1.1, "Instruction-Breakpoint
-        // Exception Condition").
-        let clear = if self.keep_rf {
-            Rflags::empty()
-        } else {
-            Rflags::RF
-        };
-        self.cx
-            .set_rflags(Rflags::from_bits_retain(self.flags) - clear);
+        // RF suppresses instruction breakpoints for one instruction only, and for all iterations of a string instruction (SDM vol 3B
+        // 18.3.1.1, "Instruction-Breakpoint Exception Condition").
+        let mut flags = Rflags::from_bits_retain(self.flags);
+        if !self.keep_rf {
+            flags.set(Rflags::RF, self.kind == StepKind::Again);
+        }
+        self.cx.set_rflags(flags);
         self.cx.set_rip(self.rip);
         Step {
             kind: self.kind,

@@ -330,11 +330,9 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 }
 
-/// Faults are pushed with RF set, so that an instruction breakpoint on the instruction does not come again (SDM vol 3B
-/// 18.3.1.1, "Instruction-Breakpoint Exception Condition").
+/// What is pushed in RF beyond what is there.
 fn resume_flag(event: &Event) -> u64 {
-    let trap = matches!(event.vector, vector::DB | vector::DF | vector::MC);
-    if event.kind == EventKind::Exception && !trap {
+    if event.is_fault() {
         Rflags::RF.bits()
     } else {
         0

@@ -262,14 +262,25 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         }
     }
 
-    /// INVLPG. A non-canonical address is no fault: nothing is there to invalidate.
+    /// INVLPG (SDM vol 2A, "INVLPG—Invalidate TLB Entries"). It accesses no memory: neither the segment's limit and type nor whether the
+    /// address is canonical is checked.
     pub fn invlpg(&mut self) -> Res<()> {
         self.privileged()?;
-        match self.memory_at(0, 1, Use::Fetch) {
-            Ok(linear) => self.cx.invlpg(Gva(linear)),
-            Err(_) if self.mode.is_64() => Ok(()),
-            Err(fault) => Err(fault),
+        let seg = self.memory_segment();
+        let has_base = !self.mode.is_64() || matches!(seg, SegReg::Fs | SegReg::Gs);
+        let base = if has_base {
+            self.cx.segment(seg).base
+        } else {
+            0
+        };
+        let linear = base.wrapping_add(self.effective(0));
+        if !self.mode.is_64() {
+            return self.cx.invlpg(Gva(linear & 0xffff_ffff));
         }
+        if !canonical(&*self.cx, linear) {
+            return Ok(());
+        }
+        self.cx.invlpg(Gva(linear))
     }
 
     /// INVD and WBINVD.

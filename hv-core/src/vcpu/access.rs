@@ -31,10 +31,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline]
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         // Without paging there is nothing to walk: firmware in software is here for every access.
-        if self.cpu.sysreg(SysReg::Cr0) & Cr0::PG.bits() == 0 {
-            return Ok(Gpa(gva.0 & 0xffff_ffff));
-        }
-        self.walk(gva, access)
+        let gpa = if self.cpu.sysreg(SysReg::Cr0) & Cr0::PG.bits() == 0 {
+            Gpa(gva.0 & 0xffff_ffff)
+        } else {
+            self.walk(gva, access)?
+        };
+        Ok(self.bus.decode(gpa))
     }
 
     fn walk(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {

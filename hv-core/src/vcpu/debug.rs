@@ -6,7 +6,7 @@ use crate::cpu::VcpuBackend;
 use crate::emulate::EmuFault;
 use crate::event::vector;
 use crate::mmu::Mmu;
-use crate::regs::SysReg;
+use crate::regs::{Rflags, SysReg};
 use crate::time::Clock;
 
 /// The bits of DR6 that are always set, and those that can be written: B3 to B0, BD, BS, BT.
@@ -30,6 +30,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let dr6 = self.cpu.sysreg(SysReg::Dr6);
         self.cpu.set_sysreg(SysReg::Dr6, dr6 | BD);
         self.cpu.set_sysreg(SysReg::Dr7, dr7 & !GD);
+        // It is a fault (SDM vol 3B 18.3.1.3, "General-Detect Exception Condition"), and not one that is known by its vector.
+        let rflags = self.cpu.rflags();
+        self.cpu.set_rflags(rflags | Rflags::RF.bits());
         Err(EmuFault::Exception {
             vector: vector::DB,
             error: None,

@@ -140,7 +140,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.lengths = LengthCache {
                 cr3,
                 page,
-                gpa: gpa.page(),
+                gpa: self.bus.decode(gpa).page(),
                 ..self.lengths
             };
         }

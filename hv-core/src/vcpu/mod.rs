@@ -190,6 +190,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.halted = false;
         self.iret_at = None;
         self.stop = None;
+        self.place_local_apic();
         self.reload_paging();
     }
 
@@ -296,6 +297,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 EventKind::Nmi => 2,
                 _ => 3,
             }] += 1;
+            if e.is_fault() {
+                let rflags = self.cpu.rflags();
+                self.cpu.set_rflags(rflags | Rflags::RF.bits());
+            }
             if e.kind == EventKind::Nmi {
                 // It comes before the IRET that was waited for, which ends another handler.
                 self.iret_at = None;
@@ -492,13 +497,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Trouble::Fatal(alloc::format!("{why} ({:?})", exit.reason))
     }
 
-    /// Completes an instruction: RIP moves on, a shadow ends, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
+    /// Completes an instruction: RIP moves on, a shadow ends, RF is cleared, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
     #[inline(always)]
     fn advance(&mut self, rip: u64) {
         self.cpu.set_rip(rip);
         self.cpu.clear_interrupt_shadow();
-        if self.cpu.rflags() & Rflags::TF.bits() != 0 {
-            self.trap_single_step();
+        let rflags = self.cpu.rflags();
+        if rflags & (Rflags::TF | Rflags::RF).bits() != 0 {
+            self.cpu.set_rflags(rflags & !Rflags::RF.bits());
+            if rflags & Rflags::TF.bits() != 0 {
+                self.trap_single_step();
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! RDMSR and WRMSR exits: the registers that are more than storage.
 
 use super::{Trouble, Vcpu, general_protection};
+use crate::Gpa;
 use crate::cpu::VcpuBackend;
 use crate::device::Requests;
 use crate::exit::VmExit;
@@ -58,6 +59,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// Brings the local APIC's register page to where IA32_APIC_BASE says (SDM vol 3A 12.4.5, "Relocating the Local APIC Registers").
+    pub(super) fn place_local_apic(&mut self) {
+        const EXTD: u64 = 1 << 10;
+        const ENABLE: u64 = 1 << 11;
+        let base = self.irqs.apic_base();
+        let has_page = base & (ENABLE | EXTD) == ENABLE;
+        self.bus.move_cpu_page(has_page.then_some(Gpa(base).page()));
+    }
+
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
         match msr::special(msr) {
             None => return self.msrs.write(msr, value),
@@ -91,9 +101,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
             }
             Some(Special::ApicBase) => {
-                if !self.irqs.set_apic_base(value) {
+                if value >> self.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {
                     return Err(MsrFault);
                 }
+                self.place_local_apic();
             }
             Some(Special::Efer) => {
                 let (old, new) = (self.efer(), Efer::from_bits_retain(value));

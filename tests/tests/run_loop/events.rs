@@ -8,6 +8,7 @@ use hv_core::exit::ExitReason::{
 };
 use hv_core::exit::{NestedFault, VmExit};
 use hv_core::regs::SysReg;
+use hv_core::regs::gpr::RCX;
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
 
@@ -294,4 +295,23 @@ fn interrupt_that_the_guest_did_not_take_waits_while_the_instruction_is_emulated
     r.run();
     let injected: Vec<_> = r.entries().iter().filter_map(|e| e.inject).collect();
     assert!(injected.contains(&Event::interrupt(0x31)), "{injected:?}");
+}
+
+/// SDM vol 3B 18.3.1.1, "Instruction-Breakpoint Exception Condition".
+#[test]
+fn faults_are_delivered_with_the_resume_flag_and_interrupts_without() {
+    const RF: u64 = 1 << 16;
+    let mut r = Rig::new();
+    // An unknown register: #GP.
+    r.set(&[(RCX, 0x1234_5678)]);
+    r.exit(ExitReason::Msr { write: false }, 2);
+    assert_eq!(r.injected(), [None, Some(Event::exception(13, Some(0)))]);
+    assert_ne!(r.vm.cpu.rflags & RF, 0);
+    // An instruction that is completed ends it.
+    r.exit(ExitReason::Cpuid, 2);
+    assert_eq!(r.injected(), [None, None]);
+    assert_eq!(r.vm.cpu.rflags & RF, 0);
+    r.irqs.lock().waiting.push_back(0x40);
+    assert_eq!(r.injected(), [Some(Event::interrupt(0x40))]);
+    assert_eq!(r.vm.cpu.rflags & RF, 0);
 }

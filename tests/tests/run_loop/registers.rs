@@ -51,6 +51,13 @@ fn finished(r: &mut Rig, before: u64) -> bool {
     }
 }
 
+#[test]
+fn apic_base_has_as_many_bits_as_physical_addresses() {
+    let mut r = Rig::new();
+    assert!(write(&mut r, 0x1b, 0xff_fee0_0900));
+    assert!(!write(&mut r, 0x1b, 0x100_fee0_0900));
+}
+
 fn cpuid(r: &mut Rig, leaf: u64) -> [u64; 4] {
     r.set(&[(RAX, leaf), (RCX, 0), (RBX, !0), (RDX, !0)]);
     r.exit(ExitReason::Cpuid, 2);

@@ -36,12 +36,33 @@ pub(super) fn cases() -> Vec<Case> {
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
+        own("corners-of-the-architecture", &[], corners, 64, 120),
         on(
             BOCHS_VMX,
             None,
             keep("bochs-vmx-two-vms-keep-their-registers"),
         ),
     ]
+}
+
+/// Two guests that try corners of the architecture, one under nested and one under shadow paging.
+fn corners(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let vm = |name: &str, paging| -> Result<Vm> {
+        let disk = scratch.join(name);
+        registers::make_corners(&disk)?;
+        Ok(Vm {
+            memory: case.memory,
+            paging,
+            ..Vm::of(&disk)?
+        })
+    };
+    let done = || until("CORNERS DONE");
+    let options = Options {
+        script: vec![done(), Step::Focus(2), done()],
+        others: vec![vm("two.img", Paging::Shadow)?],
+        ..Options::headless(vm("one.img", Paging::Nested)?)
+    };
+    case.run_once(&options, umbra, scratch)
 }
 
 /// Two guests that have their registers full, each with its own values.

@@ -3,7 +3,7 @@
 //!
 //! Implemented: all registers, one-shot and periodic timer, all delivery modes but SMI and remote read. Not implemented:
 //! TSC-deadline mode, thermal and performance interrupts (their entries are plain registers), suppression of
-//! EOI broadcasts, moving the register page, errors for accesses to reserved registers.
+//! EOI broadcasts, errors for accesses to reserved registers.
 //!
 //! This file has the register page of xAPIC mode, [`x2apic`] the MSRs of x2APIC mode.
 //!
@@ -193,7 +193,7 @@ impl Lapic {
         self.base.bits()
     }
 
-    /// Writes IA32_APIC_BASE; false means #GP(0). The register page stays where it is.
+    /// Writes IA32_APIC_BASE; false means #GP(0). Whoever has the bus moves the register page.
     pub(super) fn set_apic_base(&mut self, value: u64) -> bool {
         let Some(mut new) = ApicBase::from_bits(value) else {
             return false;

@@ -1,7 +1,7 @@
 //! Protected mode: segment loads, their faults, privilege.
 
 use super::*;
-use crate::emulate::testing::RegionKind;
+use crate::emulate::testing::{Event, RegionKind};
 use crate::emulate::{SoftInt, StepKind};
 use crate::regs::gpr::*;
 use crate::regs::{Cr4, Rflags, SegAttr, SegReg, Segment};
@@ -274,6 +274,33 @@ fn umip_guards_the_stores_of_system_registers() {
         cpu.cr4 |= Cr4::UMIP.bits();
         assert_eq!(faults(&mut cpu), GP0);
     }
+}
+
+#[test]
+fn invlpg_checks_neither_segment_nor_address() {
+    let invlpg = |cpu: &mut FakeCpu| {
+        run(cpu);
+        cpu.events.pop()
+    };
+    // INVLPG [23456h] with DS null, based, and with a limit below.
+    let code = [0x0f, 0x01, 0x3d, 0x56, 0x34, 0x02, 0x00];
+    for ds in [
+        Segment::default(),
+        Segment {
+            base: 0x10_0000,
+            limit: 0xff,
+            ..cpu32(&code).segments[SegReg::Ds as usize]
+        },
+    ] {
+        let mut cpu = cpu32(&code);
+        cpu.segments[SegReg::Ds as usize] = ds;
+        let linear = ds.base + 0x2_3456;
+        assert_eq!(invlpg(&mut cpu), Some(Event::Invlpg { linear }), "{ds:x?}");
+    }
+    // INVLPG [RAX], whose address is not canonical.
+    let mut cpu = FakeCpu::long64().code(0x1000, &[0x0f, 0x01, 0x38]);
+    cpu.gprs.regs[RAX] = 1 << 60;
+    assert_eq!(invlpg(&mut cpu), None);
 }
 
 #[test]
