@@ -5,7 +5,7 @@
 //! extensions, an RTL8029 network card, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
 //! power management, fw_cfg and debug ports.
 //!
-//! Not here: HPET, USB, sound, floppy (the 8237 only answers), virtio. Each module says what of its chip is left out.
+//! Not here: HPET, USB, sound, virtio. Each module says what of its chip is left out.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod a20;
 pub mod debug;
 pub mod dma;
+pub mod fdc;
 pub mod fwcfg;
 pub mod i8042;
 pub mod ide;

@@ -7,6 +7,7 @@
 use crate::a20::A20;
 use crate::debug::DebugPort;
 use crate::dma::Dma;
+use crate::fdc::Fdc;
 use crate::fwcfg::FwCfg;
 use crate::i8042::I8042;
 use crate::ide::{self, Drive, Ide};
@@ -25,7 +26,7 @@ use alloc::vec::Vec;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::IrqLine;
-use hv_core::machine::{self, MachineDesc, irq};
+use hv_core::machine::{self, IDE_DRIVES, MachineDesc, irq};
 use hv_core::mem::DeviceRam;
 use hv_core::{Gpa, Hpa, VmTime};
 use spin::Mutex;
@@ -50,10 +51,10 @@ pub struct Outside {
     pub debug: Box<dyn ConsoleBackend>,
     /// The network.
     pub net: Box<dyn NetBackend>,
-    /// The hard disk, primary master.
-    pub disk: Option<Box<dyn BlockBackend>>,
-    /// The medium of the CD-ROM drive, secondary master. None: there is no drive.
-    pub cdrom: Option<Box<dyn BlockBackend>>,
+    /// The drives on the IDE channels, as the description has them.
+    pub drives: [Option<Drive>; IDE_DRIVES],
+    /// The disk in the floppy drive.
+    pub floppy: Option<Box<dyn BlockBackend>>,
     /// Video memory of [`vga::pci_id::VRAM_SIZE`] bytes.
     pub video: Mapped,
     /// Memory of [`vga::TEXT_RAM`] bytes that the guest sees instead of the legacy window while text is shown.
@@ -78,6 +79,8 @@ pub struct Machine {
     pub uart: Arc<Mutex<Uart>>,
     /// The IDE controller.
     pub ide: Arc<Mutex<Ide>>,
+    /// The floppy disk controller.
+    pub fdc: Arc<Mutex<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
 }
@@ -108,8 +111,8 @@ impl Machine {
             com1,
             debug,
             net,
-            disk,
-            cdrom,
+            drives,
+            floppy,
             video,
             text,
             unix_time,
@@ -120,12 +123,17 @@ impl Machine {
         let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
 
         interrupt_chips(bus, &chips);
+        let dma = Arc::new(Mutex::new(Dma::new()));
         put(
             bus,
-            Arc::new(Mutex::new(Dma::new())),
+            dma.clone(),
             &[(0x00, 0x10), (0x81, 0x0f), (0xc0, 0x20)],
             Width::Byte,
         );
+        let fdc = Fdc::new(line(irq::FLOPPY), dma, desc.floppy, floppy);
+        let fdc = Arc::new(Mutex::new(fdc));
+        // 3F6h between them is the IDE controller's.
+        put(bus, fdc.clone(), &[(0x3f2, 4), (0x3f7, 1)], Width::Byte);
         put(
             bus,
             Arc::new(Mutex::new(Pit::new(line(irq::PIT)))),
@@ -171,12 +179,6 @@ impl Machine {
         let mut pci = PciBus::new();
         pci.add(machine::HOST_BRIDGE, Box::new(HostBridge::new(0)));
         pci.add(machine::ISA_BRIDGE, Box::new(IsaBridge::new(chips.clone())));
-        let drives = [
-            disk.map(Drive::disk),
-            None,
-            cdrom.map(|m| Drive::cdrom(Some(m))),
-            None,
-        ];
         let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
         let ide = Arc::new(Mutex::new(ide));
         storage(bus, &mut pci, ide.clone());
@@ -200,6 +202,7 @@ impl Machine {
             keyboard,
             uart,
             ide,
+            fdc,
             pm,
         }
     }

@@ -97,6 +97,7 @@ pub mod irq {
     pub const PIT: u8 = 0;
     pub const KEYBOARD: u8 = 1;
     pub const COM1: u8 = 4;
+    pub const FLOPPY: u8 = 6;
     pub const RTC: u8 = 8;
     pub const MOUSE: u8 = 12;
     pub const FERR: u8 = 13;
@@ -113,6 +114,66 @@ pub const fn pirq(device: u8, pin: u8) -> u8 {
     (pin + device + 3) & 3
 }
 
+/// A drive on an IDE channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IdeDrive {
+    /// A hard disk.
+    Disk {
+        /// Its length in sectors of 512 bytes.
+        sectors: u64,
+    },
+    /// A CD-ROM drive.
+    Cdrom,
+}
+
+impl IdeDrive {
+    /// Heads of a hard disk, as IDENTIFY DEVICE and CMOS tell them.
+    pub const HEADS: u8 = 16;
+    /// Sectors a track of a hard disk, likewise.
+    pub const SECTORS_PER_TRACK: u8 = 63;
+    /// Most cylinders of a hard disk, likewise: software takes it as "use LBA" (ATA/ATAPI-6 6.2, "Sector addressing").
+    pub const CYLINDERS_MAX: u16 = 16_383;
+
+    /// Cylinders of a hard disk of so many sectors.
+    #[must_use]
+    pub const fn cylinders(sectors: u64) -> u16 {
+        let cylinders = sectors / (Self::HEADS as u64 * Self::SECTORS_PER_TRACK as u64);
+        if cylinders > Self::CYLINDERS_MAX as u64 {
+            Self::CYLINDERS_MAX
+        } else {
+            cylinders as u16
+        }
+    }
+}
+
+/// Positions of drives on the IDE channels: primary master, primary slave, secondary master, secondary slave.
+pub const IDE_DRIVES: usize = 4;
+/// Where the CD-ROM drive is: secondary master.
+pub const CDROM: usize = 2;
+
+/// The kind of the floppy drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FloppyDrive {
+    /// 3.5", 1.44 MB: reads 720 KB, too.
+    #[default]
+    M1440,
+    /// 3.5", 2.88 MB: reads all three.
+    M2880,
+}
+
+/// What a machine can boot from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootFrom {
+    /// The hard disks.
+    Disk,
+    /// The CD-ROM drive.
+    Cdrom,
+    /// The floppy drive.
+    Floppy,
+    /// The network.
+    Network,
+}
+
 /// The variable part of a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MachineDesc {
@@ -124,10 +185,12 @@ pub struct MachineDesc {
     pub mac: [u8; 6],
     /// The SMBIOS system UUID.
     pub uuid: [u8; 16],
-    /// Whether there is a hard disk as primary master.
-    pub disk: bool,
-    /// Whether there is a CD-ROM drive with a medium as secondary master.
-    pub cdrom: bool,
+    /// The drives on the IDE channels.
+    pub drives: [Option<IdeDrive>; IDE_DRIVES],
+    /// The floppy drive, perhaps without a disk in it.
+    pub floppy: FloppyDrive,
+    /// What is booted first. None: the usual order.
+    pub boot: Option<BootFrom>,
 }
 
 impl MachineDesc {
@@ -160,6 +223,13 @@ impl MachineDesc {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn cylinders_are_whole_and_at_most_16383() {
+        use super::IdeDrive;
+        assert_eq!(IdeDrive::cylinders(16 * 63 * 100 + 5), 100);
+        assert_eq!(IdeDrive::cylinders(1 << 40), 16_383);
+    }
+
     #[test]
     fn pirq_swizzle_is_pin_plus_slot_minus_one() {
         assert_eq!(super::pirq(1, 0), 0);

@@ -1,65 +1,83 @@
 //! Which device the firmware boots from: fw_cfg's `bootorder` file (SeaBIOS and OVMF) in Open Firmware's device paths.
 //!
-//! The hard disk comes first, as on the machines people have: a system that was installed from the CD then starts from its disk. An
+//! The hard disks come first, as on the machines people have: a system that was installed from the CD then starts from its disk. An
 //! empty disk is no obstacle: SeaBIOS (`boot.c`, `boot_disk`) goes on to the next device when the first sector lacks the boot
 //! signature, and so does the boot code of a partitioned disk without an active partition (INT 18h). Its boot menu (Esc) has the CD
-//! for when the disk boots and the CD is wanted.
+//! for when the disk boots and the CD is wanted. What the user wants first comes before the others, which keep their order.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use hv_core::machine::{IDE, MachineDesc};
+use hv_core::machine::{BootFrom, IDE, ISA_BRIDGE, IdeDrive, MachineDesc, NIC};
 
-/// A device to boot from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BootDevice {
-    /// The hard disk: primary master.
-    Disk,
-    /// The CD-ROM: secondary master.
-    Cdrom,
-}
+/// The usual order. The network is booted from if it is asked for.
+const USUAL: [BootFrom; 3] = [BootFrom::Disk, BootFrom::Cdrom, BootFrom::Floppy];
 
-impl BootDevice {
-    /// Its number in the boot nibbles of CMOS 38h and 3Dh.
-    #[must_use]
-    pub const fn cmos_code(&self) -> u8 {
-        match self {
-            BootDevice::Disk => 2,
-            BootDevice::Cdrom => 3,
-        }
-    }
-
-    /// Its path as SeaBIOS composes it: `drive` is the channel, `disk` 0 for the master.
-    fn path(self) -> String {
-        let channel = match self {
-            BootDevice::Disk => 0,
-            BootDevice::Cdrom => 1,
-        };
-        format!(
-            "/pci@i0cf8/ide@{:x},{:x}/drive@{channel}/disk@0",
-            IDE.device, IDE.function
-        )
+/// Its number in the boot nibbles of CMOS 38h and 3Dh.
+pub(crate) const fn cmos_code(from: BootFrom) -> u8 {
+    match from {
+        BootFrom::Floppy => 1,
+        BootFrom::Disk => 2,
+        BootFrom::Cdrom => 3,
+        BootFrom::Network => 4,
     }
 }
 
-/// The devices to boot from, first choice first.
+/// Whether the machine has such a device, with a medium in it or not.
+fn present(desc: &MachineDesc, from: BootFrom) -> bool {
+    let has = |wanted: fn(&IdeDrive) -> bool| desc.drives.iter().flatten().any(wanted);
+    match from {
+        BootFrom::Disk => has(|drive| matches!(drive, IdeDrive::Disk { .. })),
+        BootFrom::Cdrom => has(|drive| *drive == IdeDrive::Cdrom),
+        BootFrom::Floppy | BootFrom::Network => true,
+    }
+}
+
+/// What is booted from, first choice first.
 #[must_use]
-pub fn boot_devices(desc: &MachineDesc) -> Vec<BootDevice> {
-    let cdrom = desc.cdrom.then_some(BootDevice::Cdrom);
-    let disk = desc.disk.then_some(BootDevice::Disk);
-    disk.into_iter().chain(cdrom).collect()
+pub fn boot_order(desc: &MachineDesc) -> Vec<BootFrom> {
+    let others = USUAL.into_iter().filter(|from| Some(*from) != desc.boot);
+    let order = desc.boot.into_iter().chain(others);
+    order.filter(|from| present(desc, *from)).collect()
 }
 
-/// The `bootorder` file: one path a line, ended by a NUL. Empty if there is nothing to boot from.
+/// The paths of all devices of a kind, as SeaBIOS composes them (`boot.c`).
+fn paths(desc: &MachineDesc, from: BootFrom) -> Vec<String> {
+    let is = |drive: &IdeDrive| match drive {
+        IdeDrive::Disk { .. } => from == BootFrom::Disk,
+        IdeDrive::Cdrom => from == BootFrom::Cdrom,
+    };
+    match from {
+        // `drive` is the channel, `disk` 0 for the master.
+        BootFrom::Disk | BootFrom::Cdrom => (0..)
+            .zip(&desc.drives)
+            .filter(|(_, drive)| drive.as_ref().is_some_and(is))
+            .map(|(n, _): (usize, _)| {
+                format!(
+                    "/pci@i0cf8/ide@{:x},{:x}/drive@{}/disk@{}",
+                    IDE.device,
+                    IDE.function,
+                    n / 2,
+                    n % 2
+                )
+            })
+            .collect(),
+        BootFrom::Floppy => [format!(
+            "/pci@i0cf8/isa@{:x}/fdc@03f0/floppy@0",
+            ISA_BRIDGE.device
+        )]
+        .into(),
+        BootFrom::Network => [format!("/pci@i0cf8/ethernet@{:x}", NIC.device)].into(),
+    }
+}
+
+/// The `bootorder` file: one path a line, ended by a NUL.
 #[must_use]
 pub fn bootorder(desc: &MachineDesc) -> Vec<u8> {
-    let paths: Vec<String> = boot_devices(desc)
+    let paths: Vec<String> = boot_order(desc)
         .into_iter()
-        .map(BootDevice::path)
+        .flat_map(|from| paths(desc, from))
         .collect();
-    if paths.is_empty() {
-        return Vec::new();
-    }
     let mut file = paths.join("\n").into_bytes();
     file.push(0);
     file
@@ -70,21 +88,57 @@ mod tests {
     use super::*;
     use crate::testing::machine;
 
-    #[test]
-    fn disk_then_cd_one_path_a_line() {
-        let want = b"/pci@i0cf8/ide@1,1/drive@0/disk@0\n/pci@i0cf8/ide@1,1/drive@1/disk@0\0";
-        assert_eq!(bootorder(&machine(1 << 30, 1)), want);
+    const DISK: &str = "/pci@i0cf8/ide@1,1/drive@0/disk@0";
+    const CD: &str = "/pci@i0cf8/ide@1,1/drive@1/disk@0";
+    const FLOPPY: &str = "/pci@i0cf8/isa@1/fdc@03f0/floppy@0";
+    const NET: &str = "/pci@i0cf8/ethernet@3";
+
+    fn lines(desc: &MachineDesc) -> Vec<String> {
+        let file = String::from_utf8(bootorder(desc)).unwrap();
+        let text = file.strip_suffix('\0').unwrap();
+        text.split('\n').map(String::from).collect()
     }
 
     #[test]
-    fn a_machine_without_media_has_an_empty_file() {
-        assert!(
-            bootorder(&MachineDesc {
-                disk: false,
-                cdrom: false,
+    fn disk_then_cd_then_floppy_one_path_a_line() {
+        assert_eq!(lines(&machine(1 << 30, 1)), [DISK, CD, FLOPPY]);
+    }
+
+    #[test]
+    fn what_is_wanted_first_is_first_and_the_others_keep_their_order() {
+        for (boot, order) in [
+            (BootFrom::Disk, &[DISK, CD, FLOPPY][..]),
+            (BootFrom::Cdrom, &[CD, DISK, FLOPPY]),
+            (BootFrom::Floppy, &[FLOPPY, DISK, CD]),
+            (BootFrom::Network, &[NET, DISK, CD, FLOPPY]),
+        ] {
+            let desc = MachineDesc {
+                boot: Some(boot),
                 ..machine(1 << 30, 1)
-            })
-            .is_empty()
-        );
+            };
+            assert_eq!(lines(&desc), order);
+        }
+    }
+
+    #[test]
+    fn all_disks_are_there_in_their_order() {
+        let disk = Some(IdeDrive::Disk { sectors: 1000 });
+        let desc = MachineDesc {
+            drives: [disk, disk, None, disk],
+            ..machine(1 << 30, 1)
+        };
+        let slave = "/pci@i0cf8/ide@1,1/drive@0/disk@1";
+        let fourth = "/pci@i0cf8/ide@1,1/drive@1/disk@1";
+        assert_eq!(lines(&desc), [DISK, slave, fourth, FLOPPY]);
+    }
+
+    #[test]
+    fn a_machine_without_media_has_its_floppy_drive() {
+        let desc = MachineDesc {
+            drives: [None; 4],
+            boot: Some(BootFrom::Cdrom),
+            ..machine(1 << 30, 1)
+        };
+        assert_eq!(lines(&desc), [FLOPPY]);
     }
 }

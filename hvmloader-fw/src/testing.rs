@@ -1,6 +1,6 @@
 //! What the tests of this crate share: sample machines, and the tools of the system that check our tables.
 
-use hv_core::machine::MachineDesc;
+use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -14,8 +14,14 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
             0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee,
             0xff,
         ],
-        disk: true,
-        cdrom: true,
+        drives: [
+            Some(IdeDrive::Disk { sectors: 1 << 20 }),
+            None,
+            Some(IdeDrive::Cdrom),
+            None,
+        ],
+        floppy: FloppyDrive::M1440,
+        boot: None,
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::rig;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
+use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
@@ -14,11 +15,11 @@ use device_model::vga::{self, TextScreen, Vga};
 use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpuid::{Cpuid, CpuidResult};
-use hv_core::machine::{self, MachineDesc};
+use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::Frames;
 use hv_core::pvclock::PvClock;
-use hv_core::testing::{ScriptedCpu, VecConsole, VecDeviceRam, VecMemory};
+use hv_core::testing::{RamDisk, ScriptedCpu, VecConsole, VecDeviceRam, VecMemory};
 use hv_core::time::Clock;
 use hv_core::vcpu::{Parts, Stop, Vcpu};
 use hv_core::{Gpa, Hpa, VmTime};
@@ -180,6 +181,27 @@ fn mapped(len: usize) -> Mapped {
     }
 }
 
+/// What a machine has to boot from.
+#[derive(Default)]
+pub struct Media {
+    /// A CD in its drive. None: there is no CD-ROM drive.
+    pub cdrom: Option<Vec<u8>>,
+    /// A disk in the floppy drive.
+    pub floppy: Option<Vec<u8>>,
+    /// Hard disks by position.
+    pub disks: Vec<(usize, Vec<u8>)>,
+    /// What is booted first.
+    pub boot: Option<BootFrom>,
+}
+
+fn ram_disk(data: Vec<u8>) -> Box<RamDisk> {
+    Box::new(RamDisk {
+        data,
+        read_only: false,
+        fail: false,
+    })
+}
+
 impl FirmwarePc {
     /// A machine at its reset vector, with `bios` (SeaBIOS), `vgabios` (SeaVGABIOS) and a CD.
     ///
@@ -187,13 +209,38 @@ impl FirmwarePc {
     /// `bios` is no BIOS.
     #[must_use]
     pub fn new(bios: Vec<u8>, vgabios: &[u8], cdrom: Vec<u8>) -> Self {
+        let media = Media {
+            cdrom: Some(cdrom),
+            ..Media::default()
+        };
+        Self::with(bios, vgabios, media)
+    }
+
+    /// The same with any media.
+    ///
+    /// # Panics
+    /// `bios` is no BIOS.
+    #[must_use]
+    pub fn with(bios: Vec<u8>, vgabios: &[u8], media: Media) -> Self {
+        let mut drives: [Option<Drive>; IDE_DRIVES] = Default::default();
+        let mut described = [None; IDE_DRIVES];
+        if let Some(cdrom) = media.cdrom {
+            drives[machine::CDROM] = Some(Drive::cdrom(Some(Box::new(Cdrom(cdrom)))));
+            described[machine::CDROM] = Some(IdeDrive::Cdrom);
+        }
+        for (position, data) in media.disks {
+            let sectors = (data.len() / 512) as u64;
+            drives[position] = Some(Drive::disk(ram_disk(data)));
+            described[position] = Some(IdeDrive::Disk { sectors });
+        }
         let desc = MachineDesc {
             memory: RAM as u64,
             cpus: 1,
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             uuid: [7; 16],
-            disk: false,
-            cdrom: true,
+            drives: described,
+            floppy: FloppyDrive::M1440,
+            boot: media.boot,
         };
         let placement = BiosPlacement::of(&bios).expect("the image is a BIOS");
         let (low, part) = placement.low_copy();
@@ -218,8 +265,8 @@ impl FirmwarePc {
             com1: Box::new(NullConsole),
             debug: Box::new(debug.clone()),
             net: Box::new(NullNet),
-            disk: None,
-            cdrom: Some(Box::new(Cdrom(cdrom))),
+            drives,
+            floppy: media.floppy.map(|data| ram_disk(data) as Box<_>),
             video: mapped(vga::pci_id::VRAM_SIZE),
             text: mapped(vga::TEXT_RAM),
             unix_time: 1_700_000_000,

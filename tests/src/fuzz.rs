@@ -21,7 +21,7 @@ use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::emulate::testing::{FakeCpu, RegionKind};
 use hv_core::emulate::{Intercepted, StringIo, length, mov_system, step, string_io};
 use hv_core::irq::IrqLine;
-use hv_core::machine::MachineDesc;
+use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, PagingState};
 use hv_core::regs::{Cr0, Cr4, Efer, Rflags, SegAttr, SegReg, Segment};
@@ -506,8 +506,14 @@ fn desc(memory: u64) -> MachineDesc {
         cpus: 1,
         mac,
         uuid: [7; 16],
-        disk: true,
-        cdrom: true,
+        drives: [
+            Some(IdeDrive::Disk { sectors: 1 << 20 }),
+            None,
+            Some(IdeDrive::Cdrom),
+            None,
+        ],
+        floppy: FloppyDrive::M1440,
+        boot: None,
     }
 }
 

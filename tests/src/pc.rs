@@ -2,6 +2,7 @@
 
 use crate::feed::Feed;
 use device_model::fwcfg::FwCfg;
+use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::vga::{self, Picture, TextScreen};
@@ -9,7 +10,7 @@ use hv_core::backend::{NetBackend, NullConsole};
 use hv_core::bus::Bus;
 use hv_core::device::{AccessSize, Requests};
 use hv_core::irq::InterruptController;
-use hv_core::machine::{self, MachineDesc};
+use hv_core::machine::{self, FloppyDrive, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::testing::{RamDisk, VecDeviceRam, VecMemory};
 use hv_core::{Gpa, Hpa, VmTime};
@@ -151,8 +152,14 @@ fn desc() -> MachineDesc {
         cpus: 1,
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
         uuid: [7; 16],
-        disk: true,
-        cdrom: true,
+        drives: [
+            Some(IdeDrive::Disk { sectors: 2048 }),
+            None,
+            Some(IdeDrive::Cdrom),
+            None,
+        ],
+        floppy: FloppyDrive::M1440,
+        boot: None,
     }
 }
 
@@ -195,8 +202,13 @@ impl Pc {
             com1: Box::new(NullConsole),
             debug: Box::new(NullConsole),
             net: Box::<Chatter>::default(),
-            disk: Some(disk(2048)),
-            cdrom: Some(disk(1024)),
+            drives: [
+                Some(Drive::disk(disk(2048))),
+                None,
+                Some(Drive::cdrom(Some(disk(1024)))),
+                None,
+            ],
+            floppy: Some(disk(2880)),
             video: Mapped {
                 ram: video,
                 hpa: VIDEO,

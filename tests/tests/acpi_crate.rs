@@ -6,7 +6,7 @@ use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use hv_core::Gpa;
-use hv_core::machine::MachineDesc;
+use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::testing::VecMemory;
 use hvmloader_fw::place::place;
@@ -39,8 +39,9 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         cpus,
         mac: [2, 0, 0, 0, 0, 1],
         uuid: [7; 16],
-        disk: true,
-        cdrom: false,
+        drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],
+        floppy: FloppyDrive::M1440,
+        boot: None,
     };
     let mem = VecMemory::new(MEMORY);
     let placement = place(&desc, &mem).unwrap();

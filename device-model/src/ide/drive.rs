@@ -3,11 +3,12 @@
 use super::scsi::Sense;
 use alloc::boxed::Box;
 use hv_core::backend::BlockBackend;
+use hv_core::machine::IdeDrive;
 
 /// Heads of the default translation.
-pub(super) const HEADS: u8 = 16;
+pub(super) const HEADS: u8 = IdeDrive::HEADS;
 /// Sectors a track of the default translation.
-pub(super) const SECTORS_PER_TRACK: u8 = 63;
+pub(super) const SECTORS_PER_TRACK: u8 = IdeDrive::SECTORS_PER_TRACK;
 /// Most sectors a data block of READ and WRITE MULTIPLE.
 pub(super) const MULTIPLE_MAX: u8 = 16;
 /// Bytes of a disk's sector, the unit of [`BlockBackend`].

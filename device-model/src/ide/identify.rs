@@ -2,9 +2,8 @@
 //! 8.16, "IDENTIFY PACKET DEVICE".
 
 use super::drive::{Disk, HEADS, MULTIPLE_MAX, SECTOR, SECTORS_PER_TRACK, TransferMode};
+use hv_core::machine::IdeDrive;
 
-/// Most cylinders that IDENTIFY reports: software takes it as "use LBA".
-const CYLINDERS_MAX: u64 = 16_383;
 /// Most sectors that 28 bits address.
 const LBA28_MAX: u64 = 0x0fff_ffff;
 /// Model of the hard disks.
@@ -66,8 +65,7 @@ pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SEC
     let sectors = disk.backend.sectors();
     let mut w = Words([0; SECTOR]);
     w.set(0, 0x0040); // fixed
-    let default_track = u64::from(HEADS) * u64::from(SECTORS_PER_TRACK);
-    w.set(1, (sectors / default_track).min(CYLINDERS_MAX) as u16);
+    w.set(1, IdeDrive::cylinders(sectors));
     w.set(3, HEADS.into());
     w.set(6, SECTORS_PER_TRACK.into());
     w.set(20, 3);
@@ -79,7 +77,7 @@ pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SEC
     w.set(49, 0x0b00); // IORDY, LBA, DMA
     w.set(51, 0x0200);
     w.set(52, 0x0200);
-    let cylinders = disk.cylinders().min(CYLINDERS_MAX as u16);
+    let cylinders = disk.cylinders().min(IdeDrive::CYLINDERS_MAX);
     w.set(54, cylinders);
     w.set(55, disk.heads.into());
     w.set(56, disk.spt.into());

@@ -65,9 +65,6 @@ pub mod config {
     pub const SIDETIM: u8 = 0x44;
 }
 
-/// Where the CD-ROM drive of the virtual PC is: secondary master.
-pub const CDROM: usize = 2;
-
 /// The data port of each channel, the first of its task file.
 const DATA: [u16; 2] = [0x1f0, 0x170];
 

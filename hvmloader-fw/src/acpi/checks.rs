@@ -128,7 +128,7 @@ fn iasl_compiles_the_disassembled_dsdt() {
         let processors = dsl.matches("Processor (").count() + dsl.matches("ACPI0007").count();
         assert_eq!(processors, cpus as usize);
         for hid in [
-            "PNP0A03", "PNP0C0F", "PNP0303", "PNP0F13", "PNP0B00", "PNP0501", "PNP0C02",
+            "PNP0A03", "PNP0C0F", "PNP0303", "PNP0F13", "PNP0B00", "PNP0501", "PNP0700", "PNP0C02",
         ] {
             assert!(dsl.contains(&format!("EisaId (\"{hid}\")")), "no {hid}");
         }

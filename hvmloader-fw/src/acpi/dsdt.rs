@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! \_SB   PCI0  host bridge: windows, interrupt routing
-//!              ISA_  PIIX3: KBD_ MOU_ RTC_ COM1 MBRD (the ports that belong to no device) and PIRQ routing registers
+//!              ISA_  PIIX3: KBD_ MOU_ RTC_ COM1 FDC0 MBRD (the ports that belong to no device) and PIRQ routing registers
 //!              IDE_ PM__ VGA_ NIC_
 //!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
 //!        C000..      processors
@@ -17,8 +17,8 @@
 use super::madt::{FIRST_X2APIC, SPARE_PIRQ};
 use crate::e820::pci_window;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Field,
-    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan, Method,
+    AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Device, EISAName,
+    Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan, Method,
     MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder, Path, ResourceTemplate, Return,
     Scope, Store, ZERO,
 };
@@ -27,8 +27,8 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::machine::{
-    GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, VGA,
-    VGA_WINDOW, irq, pirq,
+    FloppyDrive, GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, PM_BASE_ALT, PM_LEN,
+    Slot, VGA, VGA_WINDOW, irq, pirq,
 };
 
 pub(super) const REVISION: u8 = 1;
@@ -82,6 +82,17 @@ impl Aml for Irq {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         sink.byte(0x22);
         sink.word(1 << self.0);
+    }
+}
+
+/// An 8-bit DMA channel in compatibility mode, of a device that is no bus master (ACPI 6.4.2.2, "DMA Descriptor").
+struct DmaChannel(u8);
+
+impl Aml for DmaChannel {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.byte(0x2a);
+        sink.byte(1 << self.0);
+        sink.byte(0);
     }
 }
 
@@ -175,7 +186,7 @@ fn host_bridge(desc: &MachineDesc) -> Raw {
             &uid(0),
             &crs,
             &routing(),
-            &isa_bridge(),
+            &isa_bridge(desc),
             &device("IDE_", vec![&adr(IDE)]),
             &device("PM__", vec![&adr(PM)]),
             &device("VGA_", vec![&adr(VGA)]),
@@ -202,7 +213,45 @@ fn routing() -> Name {
     Name::new(path("_PRT"), &table)
 }
 
-fn isa_bridge() -> Raw {
+/// The floppy disk controller with its one drive (ACPI 9.9, "Floppy Controller Device Objects"), of which `_FDI` says what the BIOS's
+/// diskette parameter table does, as in QEMU (`hw/block/fdc-isa.c`).
+fn floppy(drive: FloppyDrive) -> Raw {
+    let (kind, sectors) = match drive {
+        FloppyDrive::M1440 => (4u8, 18u8),
+        FloppyDrive::M2880 => (5, 36),
+    };
+    // Drive 0 is there; of tape drives nothing is known.
+    let present = [1u32, 0, 0, 0, 2].map(u32::to_le_bytes).concat();
+    // Drive, type, the last cylinder, sectors a track, the last head; then the table: specify, motor off, size code, last sector, gap,
+    // data length, gap and fill byte of formatting, head settling, motor start.
+    let info: [u8; 16] = [
+        0, kind, 79, sectors, 1, 0xaf, 0x02, 0x25, 0x02, sectors, 0x1b, 0xff, 0x6c, 0xf6, 0x0f,
+        0x08,
+    ];
+    let info: Vec<&dyn Aml> = info.iter().map(|byte| byte as &dyn Aml).collect();
+    device(
+        "FDC0",
+        vec![
+            &hid("PNP0700"),
+            &crs(vec![
+                &port(0x3f2, 4),
+                &port(0x3f7, 1),
+                &Irq(irq::FLOPPY),
+                &DmaChannel(2),
+            ]),
+            &Name::new(path("_FDE"), &BufferData::new(present)),
+            &device(
+                "FLPA",
+                vec![
+                    &Name::new(path("_ADR"), &ZERO),
+                    &Name::new(path("_FDI"), &package(&info)),
+                ],
+            ),
+        ],
+    )
+}
+
+fn isa_bridge(desc: &MachineDesc) -> Raw {
     let region = OpRegion::new(path("PIRQ"), OpRegionSpace::PCIConfig, &PIRQRC, &4u8);
     let routes = ROUTES.map(|name| {
         let mut field = [0; 4];
@@ -243,6 +292,7 @@ fn isa_bridge() -> Raw {
                     &crs(vec![&port(0x3f8, 8), &Irq(irq::COM1)]),
                 ],
             ),
+            &floppy(desc.floppy),
             &device(
                 "MBRD",
                 vec![
