@@ -10,21 +10,23 @@ use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use device_model::fdc::{self, Fdc};
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
-use device_model::ide::Ide;
+use device_model::ide::{Drive, Ide};
 use device_model::irq::{CpuInterrupts, SharedChips};
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use hv_core::backend::{ConsoleBackend, NullNet};
+use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
-use hv_core::machine::{self, MachineDesc};
+use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
@@ -32,8 +34,9 @@ use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
+use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
-use hvmloader_fw::{cmos, fwcfg, pci_setup, place, vga_text};
+use hvmloader_fw::{cmos, pci_setup, place, vga_text};
 use npt_shadow::paging::Kind;
 use npt_shadow::shadow::Config;
 use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
@@ -113,6 +116,8 @@ pub struct Guest<B: VcpuBackend> {
     pub uart: Arc<Mutex<Uart>>,
     /// The IDE controller, with the CD-ROM drive.
     pub ide: Arc<Mutex<Ide>>,
+    /// The floppy disk controller.
+    pub fdc: Arc<Mutex<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
     /// Where its network card is plugged in.
@@ -127,6 +132,14 @@ pub struct Guest<B: VcpuBackend> {
     firmware: Firmware,
     desc: MachineDesc,
     vgabios: &'static [u8],
+}
+
+/// The media that can be taken out of a guest's drives, and put into them.
+pub struct Removable {
+    /// Those of its CD-ROM drive.
+    pub cdroms: Cabinet,
+    /// Those of its floppy drive.
+    pub floppies: Cabinet,
 }
 
 /// The COM1 of the VM of this number.
@@ -173,7 +186,7 @@ impl<B: VcpuBackend> Guest<B> {
         options: &VmOptions,
         media: Media,
         virtualization: &mut impl Virtualization<Cpu = B>,
-    ) -> Result<(Self, Cabinet), String> {
+    ) -> Result<(Self, Removable), String> {
         let (cpu, second_stage) = virtualization.vcpu(number.into(), options.paging)?;
         let memory_size = if options.memory == 0 {
             DEFAULT_MEMORY
@@ -183,23 +196,23 @@ impl<B: VcpuBackend> Guest<B> {
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
         // The firmware is the same for all.
         let firmware_image = |role: &str| boot.module(1, role).map(bytes);
-        let Media {
-            mut cdrom,
-            more,
-            disk,
-        } = media;
-        let mut cabinet = Cabinet::default();
-        if let Some(medium) = &mut cdrom {
-            cabinet.note(&mut **medium);
-        }
-        more.into_iter().for_each(|medium| cabinet.add(medium));
+        let sizes = media.floppies.iter().map(|floppy| floppy.sectors());
+        let large = Some(FloppyDrive::M2880);
+        let floppy_drive = match sizes.map(fdc::drive_for).any(|drive| drive == large) {
+            true => FloppyDrive::M2880,
+            false => FloppyDrive::M1440,
+        };
+        let (cdroms, cdrom) = Cabinet::of(media.cdroms);
+        let (floppies, floppy) = Cabinet::of(media.floppies);
+        let (described, drives) = ide_drives(number, media.disks, cdrom);
         let desc = MachineDesc {
             memory: memory_size,
             cpus: 1,
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
-            disk: disk.is_some(),
-            cdrom: cdrom.is_some(),
+            drives: described,
+            floppy: floppy_drive,
+            boot: options.boot,
         };
 
         let firmware = match need("kernel") {
@@ -293,6 +306,12 @@ impl<B: VcpuBackend> Guest<B> {
 
         let mut bus = Bus::new(memory.clone());
         let vgabios = firmware_image("vgabios").unwrap_or(&[]);
+        // It asks for keys, and takes its time.
+        let nic = firmware_image("nicrom").filter(|_| desc.boot == Some(BootFrom::Network));
+        let roms = Roms {
+            vga: vgabios,
+            nic: nic.unwrap_or(&[]),
+        };
         let (net, port) = match net::plug(desc.mac) {
             Some((cable, port)) => (cable, Some(port)),
             None => (Box::new(NullNet) as Box<_>, None),
@@ -305,13 +324,13 @@ impl<B: VcpuBackend> Guest<B> {
                 line: String::new(),
             }),
             net,
-            disk,
-            cdrom,
+            drives,
+            floppy,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
             text: device_ram(vga::TEXT_RAM).ok_or_else(enough)?,
             unix_time: host::unix_time(),
             cmos: cmos::cmos(&desc),
-            fw_cfg: has_firmware.then(|| fw_cfg(&desc, vgabios)),
+            fw_cfg: has_firmware.then(|| fw_cfg(&desc, roms)),
         };
         let Machine {
             chips,
@@ -319,6 +338,7 @@ impl<B: VcpuBackend> Guest<B> {
             keyboard,
             uart,
             ide,
+            fdc,
             pm,
         } = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
@@ -341,6 +361,7 @@ impl<B: VcpuBackend> Guest<B> {
             keyboard,
             uart,
             ide,
+            fdc,
             pm,
             port,
             memory_size,
@@ -351,7 +372,7 @@ impl<B: VcpuBackend> Guest<B> {
             vgabios,
         };
         guest.reset()?;
-        Ok((guest, cabinet))
+        Ok((guest, Removable { cdroms, floppies }))
     }
 
     /// Everything to the power-on state, and the firmware or kernel in its place again.
@@ -501,6 +522,31 @@ impl<B: VcpuBackend> Guest<B> {
     }
 }
 
+/// The drives on the IDE channels of VM `number`: the CD-ROM drive has its place, if there is one, and the hard disks the others.
+fn ide_drives(
+    number: u8,
+    disks: Vec<Box<dyn BlockBackend>>,
+    cdrom: Option<Box<dyn BlockBackend>>,
+) -> ([Option<IdeDrive>; IDE_DRIVES], [Option<Drive>; IDE_DRIVES]) {
+    let mut described = [None; IDE_DRIVES];
+    let mut drives: [Option<Drive>; IDE_DRIVES] = Default::default();
+    if let Some(medium) = cdrom {
+        described[machine::CDROM] = Some(IdeDrive::Cdrom);
+        drives[machine::CDROM] = Some(Drive::cdrom(Some(medium)));
+    }
+    for disk in disks {
+        let free = (0..IDE_DRIVES).find(|&at| drives[at].is_none());
+        let Some(at) = free else {
+            log::warn!("VM {number}: a further hard disk is not used: the IDE channels are full");
+            continue;
+        };
+        let sectors = disk.sectors();
+        described[at] = Some(IdeDrive::Disk { sectors });
+        drives[at] = Some(Drive::disk(disk));
+    }
+    (described, drives)
+}
+
 /// What belongs to VM `number`, made from the first VM's.
 fn numbered<const N: usize>(mut first: [u8; N], number: u8) -> [u8; N] {
     if let Some(last) = first.last_mut() {
@@ -523,9 +569,9 @@ fn device_ram(len: usize) -> Option<Mapped> {
 }
 
 /// The firmware's configuration device with everything it reads there.
-fn fw_cfg(desc: &MachineDesc, vgabios: &[u8]) -> FwCfg {
+fn fw_cfg(desc: &MachineDesc, roms: Roms<'_>) -> FwCfg {
     let mut device = FwCfg::new();
-    let items = fwcfg::fw_cfg_items(desc, vgabios);
+    let items = fwcfg::fw_cfg_items(desc, roms);
     for (key, value) in items.keys {
         device.add_key(key, value);
     }

@@ -1,8 +1,8 @@
-//! Where the guest's CD-ROM and hard disk come from.
+//! Where the guest's CD-ROMs, hard disks and floppies come from.
 //!
 //! In the order of preference: the ATA drive that the command line names, the virtio disk with the medium's serial number, the ATA
-//! drive with its name as model or serial number, the boot module. Virtio disks whose serial number is the CD-ROM's name and something
-//! more, such as `umbra-cdrom2`, are further media for the CD-ROM drive. The names of the second VM's media are `umbra-vm2-cdrom` and so on.
+//! drive with its name as model or serial number, the boot module. `umbra-cdrom2`, `umbra-disk2` and so on are further media of a kind. The
+//! names of the second VM's media are `umbra-vm2-cdrom` and so on.
 
 use crate::disk::{self, ModuleDisk};
 use crate::guest::bytes;
@@ -13,20 +13,24 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use ata::{Found, Place, Role, choose};
+use device_model::fdc;
 use hv_core::backend::BlockBackend;
+
+/// Media of a kind that are looked for.
+const MOST: usize = 32;
 
 /// The guest's media.
 #[derive(Default)]
 pub struct Media {
-    /// In its CD-ROM drive.
-    pub cdrom: Option<Box<dyn BlockBackend>>,
-    /// Further media for that drive.
-    pub more: Vec<Box<dyn BlockBackend>>,
-    /// Its hard disk.
-    pub disk: Option<Box<dyn BlockBackend>>,
+    /// For its CD-ROM drive: the first is in it.
+    pub cdroms: Vec<Box<dyn BlockBackend>>,
+    /// Its hard disks.
+    pub disks: Vec<Box<dyn BlockBackend>>,
+    /// For its floppy drive: the first is in it.
+    pub floppies: Vec<Box<dyn BlockBackend>>,
 }
 
-/// A medium for the CD-ROM drive.
+/// A medium for the CD-ROM or the floppy drive.
 pub struct Disc {
     /// Its volume identifier.
     pub name: String,
@@ -36,7 +40,7 @@ pub struct Disc {
     medium: Option<Box<dyn BlockBackend>>,
 }
 
-/// All media for the CD-ROM drive.
+/// All media for such a drive.
 #[derive(Default)]
 pub struct Cabinet {
     discs: Vec<Disc>,
@@ -45,19 +49,17 @@ pub struct Cabinet {
 }
 
 impl Cabinet {
-    /// Notes the medium that is in the drive.
-    pub fn note(&mut self, medium: &mut dyn BlockBackend) {
-        self.inside = Some(self.discs.len());
-        self.discs.push(Disc::new(medium));
-    }
-
-    /// Puts a medium in.
-    pub fn add(&mut self, mut medium: Box<dyn BlockBackend>) {
-        let disc = Disc::new(&mut *medium);
-        self.discs.push(Disc {
+    /// All these media, and the first of them, which is in the drive.
+    pub fn of(media: Vec<Box<dyn BlockBackend>>) -> (Self, Option<Box<dyn BlockBackend>>) {
+        let disc = |mut medium: Box<dyn BlockBackend>| Disc {
+            name: volume(&mut *medium).unwrap_or_else(|| "(no name)".into()),
+            length: medium.sectors() * 512,
             medium: Some(medium),
-            ..disc
-        });
+        };
+        let mut discs: Vec<Disc> = media.into_iter().map(disc).collect();
+        let first = discs.first_mut().and_then(|disc| disc.medium.take());
+        let inside = first.is_some().then_some(0);
+        (Self { discs, inside }, first)
     }
 
     /// All media, and for each whether it is in the drive.
@@ -94,31 +96,26 @@ impl Cabinet {
     }
 }
 
-impl Disc {
-    fn new(medium: &mut dyn BlockBackend) -> Self {
-        Self {
-            name: volume(medium).unwrap_or_else(|| "(no name)".into()),
-            length: medium.sectors() * 512,
-            medium: None,
-        }
-    }
-}
-
-/// The volume identifier of an ISO 9660 image (ECMA-119, 8.4, "Primary Volume Descriptor").
+/// The volume's name of an ISO 9660 image (ECMA-119, 8.4, "Primary Volume Descriptor") or of a FAT file system (Microsoft FAT
+/// specification, "Boot sector and BPB").
 fn volume(medium: &mut dyn BlockBackend) -> Option<String> {
     const DESCRIPTOR: u64 = 64;
-    let mut descriptor = [0; 2048];
-    if medium.sectors() < DESCRIPTOR + 4 {
-        return None;
-    }
-    medium.read(DESCRIPTOR, &mut descriptor).ok()?;
-    if descriptor.get(..6)? != b"\x01CD001" {
-        return None;
-    }
-    let name = descriptor.get(40..72)?;
+    let mut sectors = [0; 2048];
+    let name = if medium.sectors() >= DESCRIPTOR + 4
+        && medium.read(DESCRIPTOR, &mut sectors).is_ok()
+        && sectors.starts_with(b"\x01CD001")
+    {
+        sectors.get(40..72)?
+    } else {
+        const EXTENDED: u8 = 0x29;
+        medium.read(0, sectors.get_mut(..512)?).ok()?;
+        let extended = sectors.get(0x26) == Some(&EXTENDED) && sectors.get(510) == Some(&0x55);
+        sectors.get(0x2b..0x36).filter(|_| extended)?
+    };
     let printable = name.iter().filter(|b| (b' '..=b'~').contains(b));
     let name: String = printable.map(|&b| char::from(b)).collect();
-    Some(name.trim().into())
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// Finds the media of all VMs.
@@ -128,43 +125,52 @@ fn volume(medium: &mut dyn BlockBackend) -> Option<String> {
 pub fn find(boot: &BootInfo, options: &Options) -> Result<Vec<Media>, String> {
     let mut virtio = disk::find();
     let mut drives = ide::find();
+    let mut sources = Sources {
+        boot,
+        virtio: &mut virtio,
+        drives: &mut drives,
+    };
     let vms = (1..).zip(&options.vms);
-    vms.map(|(number, vm)| Media::find(boot, number, vm, &mut virtio, &mut drives))
+    vms.map(|(number, vm)| Media::find(number, vm, &mut sources))
         .collect()
 }
 
-impl Media {
-    /// Takes those of one VM.
-    fn find(
-        boot: &BootInfo,
+/// The media that nobody has taken yet.
+struct Sources<'a> {
+    boot: &'a BootInfo,
+    virtio: &'a mut Vec<(String, Box<dyn BlockBackend>)>,
+    drives: &'a mut Vec<(Place, Found<HostPorts>)>,
+}
+
+impl Sources<'_> {
+    /// The `number`th medium of a role for the VM `vm`, all numbers from 1.
+    fn take(
+        &mut self,
+        vm: usize,
+        role: Role,
         number: usize,
-        options: &VmOptions,
-        virtio: &mut Vec<(String, Box<dyn BlockBackend>)>,
-        drives: &mut Vec<(Place, Found<HostPorts>)>,
-    ) -> Result<Self, String> {
-        let prefix = options::prefix(number);
-        let module = |role: &str| -> Option<Box<dyn BlockBackend>> {
-            Some(Box::new(ModuleDisk(bytes(boot.module(number, role)?))))
-        };
-        let mut media = Self {
-            cdrom: module("cdrom").or_else(|| module("iso")),
-            disk: module("disk"),
-            more: Vec::new(),
-        };
-        for role in [Role::Cdrom, Role::Disk] {
-            let (named, slot) = match role {
-                Role::Cdrom => (options.cdrom, &mut media.cdrom),
-                Role::Disk => (options.disk, &mut media.disk),
-            };
-            let known: Vec<_> = drives.iter().map(|(at, f)| (*at, &f.identity)).collect();
-            let chosen = choose(&known, role, &prefix, named)?;
-            let chosen = chosen.and_then(|place| drives.iter().position(|(at, _)| *at == place));
-            let Some(index) = chosen else { continue };
-            let (place, found) = drives.swap_remove(index);
+        named: Option<Place>,
+    ) -> Result<Option<Box<dyn BlockBackend>>, String> {
+        let prefix = options::prefix(vm);
+        if named.is_none() {
+            let name = role.name(&prefix, number);
+            if let Some(index) = self.virtio.iter().position(|(serial, _)| *serial == name) {
+                return Ok(Some(self.virtio.swap_remove(index).1));
+            }
+        }
+        let known: Vec<_> = self
+            .drives
+            .iter()
+            .map(|(at, f)| (*at, &f.identity))
+            .collect();
+        let chosen = choose(&known, (role, number), &prefix, named)?;
+        let index = chosen.and_then(|place| self.drives.iter().position(|(at, _)| *at == place));
+        if let Some(index) = index {
+            let (place, found) = self.drives.swap_remove(index);
             match found.open(role == Role::Cdrom, ide::dma_buffer) {
                 Ok(medium) => {
-                    log::info!("{place} is VM {number}'s {}", role.option());
-                    *slot = Some(medium);
+                    log::info!("{place} is VM {vm}'s {}", role.option());
+                    return Ok(Some(medium));
                 }
                 Err(why) if named.is_some() => {
                     return Err(alloc::format!("{}={place} cannot be: {why}", role.option()));
@@ -172,23 +178,44 @@ impl Media {
                 Err(why) => log::warn!("{place} is not used: {why}"),
             }
         }
-        let (cdrom, disk) = (Role::Cdrom.name(&prefix), Role::Disk.name(&prefix));
-        for (serial, found) in virtio.extract_if(.., |(serial, _)| {
-            serial.starts_with(&cdrom) || *serial == disk
-        }) {
-            if serial == disk {
-                if options.disk.is_none() {
-                    media.disk = Some(found);
-                }
-            } else if serial == cdrom && options.cdrom.is_none() {
-                media.cdrom = Some(found);
-            } else {
-                media.more.push(found);
+        Ok(self.module(vm, role, number))
+    }
+
+    fn module(&self, vm: usize, role: Role, number: usize) -> Option<Box<dyn BlockBackend>> {
+        let module = |role: &str| self.boot.module(vm, role);
+        let found = match (role, number) {
+            (Role::Cdrom, 1) => module("cdrom").or_else(|| module("iso")),
+            (_, 1) => module(role.option()),
+            _ => module(&alloc::format!("{}{number}", role.option())),
+        };
+        Some(Box::new(ModuleDisk(bytes(found?))))
+    }
+}
+
+impl Media {
+    /// Takes those of one VM.
+    fn find(vm: usize, options: &VmOptions, sources: &mut Sources<'_>) -> Result<Self, String> {
+        let mut media = Self::default();
+        for (role, named, found) in [
+            (Role::Cdrom, &options.cdroms, &mut media.cdroms),
+            (Role::Disk, &options.disks, &mut media.disks),
+            (Role::Floppy, &options.floppies, &mut media.floppies),
+        ] {
+            for number in 1..=MOST {
+                let named = named.get(number - 1).copied();
+                found.extend(sources.take(vm, role, number, named)?);
             }
         }
-        if media.cdrom.is_none() && !media.more.is_empty() {
-            media.cdrom = Some(media.more.remove(0));
-        }
+        media.floppies.retain(|floppy| {
+            let usable = fdc::drive_for(floppy.sectors()).is_some();
+            if !usable {
+                let kib = floppy.sectors() / 2;
+                log::warn!(
+                    "VM {vm}: a floppy of {kib} KiB is not used: it has to have 720, 1440 or 2880"
+                );
+            }
+            usable
+        });
         Ok(media)
     }
 }

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use ata::Place;
 use hv_core::VmTime;
+use hv_core::machine::BootFrom;
 use npt_shadow::Algorithm;
 
 /// VMs at most: what the host tool's protocol, the switch and Umbra's memory have room for.
@@ -59,10 +60,14 @@ pub struct VmOptions {
     pub memory: u64,
     /// How many exits are recorded into the report.
     pub record: usize,
-    /// The ATA drive that is the guest's CD-ROM.
-    pub cdrom: Option<Place>,
-    /// The ATA drive that is the guest's hard disk.
-    pub disk: Option<Place>,
+    /// The ATA drives that are the guest's CD-ROMs: the first is in its drive.
+    pub cdroms: Vec<Place>,
+    /// The ATA drives that are the guest's hard disks.
+    pub disks: Vec<Place>,
+    /// The ATA drives that are the guest's floppies: the first is in its drive.
+    pub floppies: Vec<Place>,
+    /// What the firmware boots first.
+    pub boot: Option<BootFrom>,
     /// How the guest's memory is virtualized.
     pub paging: PagingChoice,
     /// How shadow tables are kept up to date.
@@ -90,8 +95,10 @@ impl VmOptions {
         Self {
             memory: 0,
             record: 0,
-            cdrom: None,
-            disk: None,
+            cdroms: Vec::new(),
+            disks: Vec::new(),
+            floppies: Vec::new(),
+            boot: None,
             paging: PagingChoice::Nested,
             shadow: Algorithm::Unsync,
             cmdline: None,
@@ -114,8 +121,22 @@ impl VmOptions {
                         alloc::format!("record={v} is not a number up to {RECORD_LIMIT}")
                     })?;
             }
-            ("cdrom", v) => self.cdrom = Some(place(key, v)?),
-            ("disk", v) => self.disk = Some(place(key, v)?),
+            ("cdrom", v) => self.cdroms.push(place(key, v)?),
+            ("disk", v) => self.disks.push(place(key, v)?),
+            ("floppy", v) => self.floppies.push(place(key, v)?),
+            ("boot", v) => {
+                self.boot = Some(match v {
+                    "cd" => BootFrom::Cdrom,
+                    "disk" => BootFrom::Disk,
+                    "floppy" => BootFrom::Floppy,
+                    "net" => BootFrom::Network,
+                    _ => {
+                        return Err(alloc::format!(
+                            "boot={v} is none of cd, disk, floppy and net"
+                        ));
+                    }
+                });
+            }
             ("paging", "nested") => self.paging = PagingChoice::Nested,
             ("paging", "shadow") => self.paging = PagingChoice::Shadow,
             ("paging", v) => {

@@ -176,7 +176,8 @@ impl Controller {
     /// Counts the next bytes of a channel, `most` at most and at least one: the address of the first, how many lie in a row from there on,
     /// and whether the last of them is the channel's last.
     fn count(&mut self, channel: usize, mode: Mode, most: usize) -> (u16, usize, bool) {
-        let (address, count) = (channel * 2 & 7, (channel * 2 | 1) & 7);
+        let address = (channel & 3) * 2;
+        let count = address + 1;
         let (at, left) = (self.words[address].current, self.words[count].current);
         let down = mode.contains(Mode::DECREMENT);
         let to_wrap = 0x1_0000 - usize::from(at);

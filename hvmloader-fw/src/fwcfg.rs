@@ -34,6 +34,8 @@ const NEVER_RETRY: u32 = u32::MAX;
 const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
 /// The VGA BIOS as SeaBIOS looks it up: by vendor and device of the VGA's PCI function.
 const VGA_ROM_FILE: &str = "pci1234,1111.rom";
+/// The network card's option ROM, likewise.
+const NIC_ROM_FILE: &str = "pci10ec,8029.rom";
 
 /// What fw_cfg has.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,9 +46,18 @@ pub struct Items {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// The items of a machine. `vgabios` is the image of SeaVGABIOS (`vgabios-stdvga.bin`); empty means that there is none.
+/// Option ROMs, which SeaBIOS starts. Empty means that there is none.
+#[derive(Clone, Copy, Default)]
+pub struct Roms<'a> {
+    /// SeaVGABIOS (`vgabios-stdvga.bin`).
+    pub vga: &'a [u8],
+    /// The network card's, to boot from the network (iPXE's `pxe-ne2k_pci.rom`).
+    pub nic: &'a [u8],
+}
+
+/// The items of a machine with these option ROMs.
 #[must_use]
-pub fn fw_cfg_items(desc: &MachineDesc, vgabios: &[u8]) -> Items {
+pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
     let cpus = desc.cpus.min(u32::from(u16::MAX)) as u16;
     let keys = vec![
         (key::SIGNATURE, b"QEMU".to_vec()),
@@ -77,7 +88,8 @@ pub fn fw_cfg_items(desc: &MachineDesc, vgabios: &[u8]) -> Items {
         ("etc/show-boot-menu", 0u16.to_le_bytes().to_vec()),
         ("etc/system-states", SYSTEM_STATES.to_vec()),
         ("bootorder", bootorder::bootorder(desc)),
-        (VGA_ROM_FILE, vgabios.to_vec()),
+        (VGA_ROM_FILE, roms.vga.to_vec()),
+        (NIC_ROM_FILE, roms.nic.to_vec()),
     ]
     .into_iter()
     .filter(|(_, bytes)| !bytes.is_empty())
@@ -93,7 +105,7 @@ mod tests {
     use crate::testing::machine;
 
     fn key(n: u16) -> Vec<u8> {
-        let items = fw_cfg_items(&machine(5 << 30, 3), &[]);
+        let items = fw_cfg_items(&machine(5 << 30, 3), Roms::default());
         items.keys.into_iter().find(|k| k.0 == n).unwrap().1
     }
 
@@ -111,7 +123,11 @@ mod tests {
 
     #[test]
     fn files_are_sorted_and_their_names_fit_the_directory() {
-        let items = fw_cfg_items(&machine(1 << 30, 1), &[0x55, 0xaa]);
+        let roms = Roms {
+            vga: &[0x55, 0xaa],
+            nic: &[0x55, 0xaa],
+        };
+        let items = fw_cfg_items(&machine(1 << 30, 1), roms);
         assert!(items.files.windows(2).all(|w| w[0].0 < w[1].0));
         assert!(items.files.iter().all(|f| f.0.len() < 56));
         for name in [
@@ -123,6 +139,7 @@ mod tests {
             "etc/smbios/smbios-anchor",
             "etc/smbios/smbios-tables",
             "etc/table-loader",
+            "pci10ec,8029.rom",
             "pci1234,1111.rom",
         ] {
             assert!(items.files.iter().any(|f| f.0 == name), "{name}");
@@ -130,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_vga_bios_there_is_no_rom_file() {
+    fn without_option_roms_there_are_no_rom_files() {
         assert!(
-            fw_cfg_items(&machine(1 << 30, 1), &[])
+            fw_cfg_items(&machine(1 << 30, 1), Roms::default())
                 .files
                 .iter()
-                .all(|f| f.0 != VGA_ROM_FILE)
+                .all(|f| !f.0.ends_with(".rom"))
         );
     }
 }

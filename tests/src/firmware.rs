@@ -253,7 +253,11 @@ impl FirmwarePc {
         written.expect("the BIOS area is RAM");
         let mut bus = Bus::new(memory.clone());
         let mut fw_cfg = FwCfg::new();
-        let items = fwcfg::fw_cfg_items(&desc, vgabios);
+        let roms = fwcfg::Roms {
+            vga: vgabios,
+            nic: &[],
+        };
+        let items = fwcfg::fw_cfg_items(&desc, roms);
         for (key, value) in items.keys {
             fw_cfg.add_key(key, value);
         }

@@ -143,7 +143,13 @@ impl Memory {
 /// What the firmware asks for. It is the same for all machines.
 fn items() -> &'static fwcfg::Items {
     static ITEMS: OnceLock<fwcfg::Items> = OnceLock::new();
-    ITEMS.get_or_init(|| fwcfg::fw_cfg_items(&desc(), &[0x55; 512]))
+    ITEMS.get_or_init(|| {
+        let roms = fwcfg::Roms {
+            vga: &[0x55; 512],
+            nic: &[],
+        };
+        fwcfg::fw_cfg_items(&desc(), roms)
+    })
 }
 
 fn desc() -> MachineDesc {

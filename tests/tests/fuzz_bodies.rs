@@ -35,6 +35,11 @@ fn shadow_tables_survive_random_programs() {
 }
 
 #[test]
+fn fdc_keeps_to_the_lengths_of_its_commands() {
+    feed(fuzz::fdc, 200, 4_000);
+}
+
+#[test]
 fn ide_survives_random_accesses() {
     feed(fuzz::ide, 60, 20_000);
 }

@@ -12,6 +12,15 @@ pub enum PagingMode {
     Shadow,
 }
 
+/// A drive whose medium can be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drive {
+    /// The CD-ROM drive.
+    Cdrom,
+    /// The floppy drive.
+    Floppy,
+}
+
 /// A command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -35,13 +44,20 @@ pub enum Command {
     Off,
     /// Say which media there are.
     Media,
-    /// Take the medium out of the CD-ROM drive, even a locked one if `force`.
+    /// Take the medium out of a drive, even a locked one if `force`.
     Eject {
+        /// Of these.
+        drive: Drive,
         /// Whatever the guest says.
         force: bool,
     },
-    /// Put a medium into the CD-ROM drive, by its number in the list of media.
-    Insert(usize),
+    /// Put a medium into a drive.
+    Insert {
+        /// Of these.
+        drive: Drive,
+        /// The medium's number in the list of the drive's media. 0: the first that is out.
+        number: usize,
+    },
     /// Change how the guest's memory is virtualized.
     Paging(PagingMode),
     /// Show what the VM does, every second until a key is pressed.
@@ -67,14 +83,14 @@ pub const COMMANDS: [(&str, &str); 15] = [
         "press its power button: the guest shuts down by itself",
     ),
     ("off", "switch it off at once"),
-    ("media", "the media for its CD-ROM drive"),
+    ("media", "the media for its CD-ROM and floppy drives"),
     (
-        "eject [force]",
-        "take the medium out; `force`: though the guest locks it",
+        "eject [force|floppy]",
+        "take the CD out (`force`: though it is locked), or the floppy",
     ),
     (
-        "insert [NUMBER]",
-        "put a medium in; without a number the first that is out",
+        "insert [floppy] [NUM]",
+        "put a CD or a floppy in: this one, or the first that is out",
     ),
     (
         "paging nested|shadow",
@@ -99,7 +115,15 @@ impl Command {
         let Some(name) = words.next() else {
             return Ok(Command::Nothing);
         };
-        let argument = words.next();
+        let mut argument = words.next();
+        // What of a drive is said comes before the drive's own word.
+        let drive = match (name, argument) {
+            ("insert" | "eject", Some("floppy")) => {
+                argument = words.next();
+                Drive::Floppy
+            }
+            _ => Drive::Cdrom,
+        };
         if let Some(word) = words.next() {
             return Err(format!("{name}: {word} is one word too many"));
         }
@@ -115,11 +139,16 @@ impl Command {
             ("power", None) => Command::Power,
             ("off", None) => Command::Off,
             ("media", None) => Command::Media,
-            ("eject", None) => Command::Eject { force: false },
-            ("eject", Some("force")) => Command::Eject { force: true },
-            ("insert", None) => Command::Insert(0),
+            ("eject", None) => Command::Eject {
+                drive,
+                force: false,
+            },
+            ("eject", Some("force")) if drive == Drive::Cdrom => {
+                Command::Eject { drive, force: true }
+            }
+            ("insert", None) => Command::Insert { drive, number: 0 },
             ("insert", Some(number)) => match number.parse() {
-                Ok(number @ 1..) => Command::Insert(number),
+                Ok(number @ 1..) => Command::Insert { drive, number },
                 _ => {
                     return Err(format!(
                         "insert: {number} is not the number of a medium; `media` has them"
@@ -175,16 +204,30 @@ mod tests {
 
     #[test]
     fn arguments_are_checked() {
-        assert_eq!(Command::parse("  insert  2 "), Ok(Command::Insert(2)));
-        assert_eq!(
-            Command::parse("eject force"),
-            Ok(Command::Eject { force: true })
-        );
+        let (cd, floppy) = (Drive::Cdrom, Drive::Floppy);
+        for (line, drive, number) in [
+            ("  insert  2 ", cd, 2),
+            ("insert", cd, 0),
+            ("insert floppy", floppy, 0),
+            ("insert floppy 3", floppy, 3),
+        ] {
+            assert_eq!(Command::parse(line), Ok(Command::Insert { drive, number }));
+        }
+        for (line, drive, force) in [
+            ("eject", cd, false),
+            ("eject force", cd, true),
+            ("eject floppy", floppy, false),
+        ] {
+            assert_eq!(Command::parse(line), Ok(Command::Eject { drive, force }));
+        }
         assert_eq!(Command::parse(""), Ok(Command::Nothing));
         for (line, part) in [
             ("insert 0", "not the number"),
             ("insert x", "not the number"),
-            ("eject now", "eject [force]"),
+            ("eject now", "eject [force"),
+            ("eject floppy force", "eject [force"),
+            ("insert floppy x", "not the number"),
+            ("insert floppy 1 2", "too many"),
             ("paging", "nested|shadow"),
             ("list 1", "it is: list"),
             ("vm", "vm NUMBER"),

@@ -3,14 +3,16 @@
 use super::console::Watch;
 use super::{Session, State};
 use crate::clock;
+use crate::media::Cabinet;
 use alloc::string::String;
 use alloc::vec::Vec;
-use console::{COMMANDS, Command, PagingMode};
+use console::{COMMANDS, Command, Drive, PagingMode};
 use core::fmt::Write;
-use device_model::ide::CDROM;
+use device_model::ide::CdromState;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::exit::ExitReason;
+use hv_core::machine::CDROM;
 use hv_core::mmu::Mmu;
 use protocol::Event;
 
@@ -24,6 +26,14 @@ macro_rules! say {
     ($session:expr, $($text:tt)*) => {{
         let _ = writeln!($session.console, $($text)*);
     }};
+}
+
+/// A drive's name.
+const fn drive_name(drive: Drive) -> &'static str {
+    match drive {
+        Drive::Cdrom => "CD-ROM drive",
+        Drive::Floppy => "floppy drive",
+    }
 }
 
 impl<B: VcpuBackend> Session<B> {
@@ -96,8 +106,8 @@ impl<B: VcpuBackend> Session<B> {
                 }
             }
             Command::Media => self.list_media(),
-            Command::Eject { force } => self.eject(force),
-            Command::Insert(number) => self.insert(number),
+            Command::Eject { drive, force } => self.eject(drive, force),
+            Command::Insert { drive, number } => self.insert(drive, number),
             Command::Paging(mode) => match vm.guest.use_paging(mode == PagingMode::Shadow) {
                 Ok(()) => {
                     let name = vm.paging_name();
@@ -148,67 +158,114 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     fn list_media(&mut self) {
-        let Some(drive) = self.vm().guest.ide.lock().cdrom(CDROM) else {
-            return say!(self, "the guest has no CD-ROM drive");
-        };
-        for (number, (disc, inside)) in (1..).zip(self.vms[self.focus].cabinet.discs()) {
-            let place = match (inside, drive.open) {
-                (true, true) => "on the open tray",
-                (true, false) if drive.locked => "in the drive, locked by the guest",
-                (true, false) => "in the drive",
-                (false, _) => "",
+        for drive in [Drive::Cdrom, Drive::Floppy] {
+            let Some(state) = self.drive(drive) else {
+                continue;
             };
-            say!(
-                self,
-                "{number}  {:32} {:9} {place}",
-                disc.name,
-                size(disc.length)
-            );
-        }
-        if !drive.loaded {
-            say!(self, "the drive is empty");
+            let name = drive_name(drive);
+            if self.cabinet(drive).len() == 0 {
+                say!(self, "{name}: there are no media for it");
+                continue;
+            }
+            say!(self, "{name}:");
+            let discs = match drive {
+                Drive::Cdrom => &self.vms[self.focus].media.cdroms,
+                Drive::Floppy => &self.vms[self.focus].media.floppies,
+            };
+            for (number, (disc, inside)) in (1..).zip(discs.discs()) {
+                let place = match (inside, state.open) {
+                    (true, true) => "on the open tray",
+                    (true, false) if state.locked => "in the drive, locked by the guest",
+                    (true, false) => "in the drive",
+                    (false, _) => "",
+                };
+                say!(
+                    self,
+                    "{number}  {:32} {:9} {place}",
+                    disc.name,
+                    size(disc.length)
+                );
+            }
+            if !state.loaded {
+                say!(self, "the drive is empty");
+            }
         }
     }
 
-    fn eject(&mut self, force: bool) {
-        let Some(drive) = self.vm().guest.ide.lock().cdrom(CDROM) else {
-            return say!(self, "the guest has no CD-ROM drive");
+    /// How a drive of the VM with the focus is; None, and a word about it: there is none.
+    fn drive(&mut self, drive: Drive) -> Option<CdromState> {
+        let guest = &self.vm().guest;
+        let state = match drive {
+            Drive::Cdrom => guest.ide.lock().cdrom(CDROM),
+            Drive::Floppy => Some(CdromState {
+                loaded: guest.fdc.lock().floppy().loaded,
+                open: false,
+                locked: false,
+            }),
         };
-        if !drive.loaded {
+        if state.is_none() {
+            say!(self, "the guest has no CD-ROM drive");
+        }
+        state
+    }
+
+    fn cabinet(&mut self, drive: Drive) -> &mut Cabinet {
+        let media = &mut self.vm().media;
+        match drive {
+            Drive::Cdrom => &mut media.cdroms,
+            Drive::Floppy => &mut media.floppies,
+        }
+    }
+
+    fn eject(&mut self, drive: Drive, force: bool) {
+        let Some(state) = self.drive(drive) else {
+            return;
+        };
+        if !state.loaded {
             return say!(self, "the drive is empty");
         }
-        if drive.locked && !drive.open && !force {
+        if state.locked && !state.open && !force {
             return say!(
                 self,
                 "the guest has locked the drive; `eject force` takes the medium out nevertheless"
             );
         }
-        self.exchange(None);
+        self.exchange(drive, None);
         say!(self, "ejected");
     }
 
-    fn insert(&mut self, number: usize) {
-        if self.vm().guest.ide.lock().cdrom(CDROM).is_none() {
-            return say!(self, "the guest has no CD-ROM drive");
+    fn insert(&mut self, drive: Drive, number: usize) {
+        if self.drive(drive).is_none() {
+            return;
         }
+        let cabinet = self.cabinet(drive);
         let wanted = match number.checked_sub(1) {
-            Some(index) => Some(index).filter(|&index| index < self.vm().cabinet.len()),
-            None => self.vm().cabinet.first_outside(),
+            Some(index) => Some(index).filter(|&index| index < cabinet.len()),
+            None => cabinet.first_outside(),
         };
         let Some(index) = wanted else {
             return say!(self, "there is no such medium; `media` lists them");
         };
         // One that is in the drive already is taken out first: its tray is closed, and the guest sees a change.
-        self.exchange(None);
-        self.exchange(Some(index));
+        self.exchange(drive, None);
+        self.exchange(drive, Some(index));
         say!(self, "inserted");
     }
 
-    fn exchange(&mut self, wanted: Option<usize>) {
+    fn exchange(&mut self, drive: Drive, wanted: Option<usize>) {
         let vm = self.vm();
-        let ide = &vm.guest.ide;
-        vm.cabinet
-            .exchange(wanted, |medium| ide.lock().change_medium(CDROM, medium));
+        match drive {
+            Drive::Cdrom => {
+                let mut ide = vm.guest.ide.lock();
+                let exchange = |medium| ide.change_medium(CDROM, medium);
+                vm.media.cdroms.exchange(wanted, exchange);
+            }
+            Drive::Floppy => {
+                let mut fdc = vm.guest.fdc.lock();
+                let exchange = |medium| fdc.change_medium(medium);
+                vm.media.floppies.exchange(wanted, exchange);
+            }
+        }
     }
 
     fn screenshot(&mut self) {

@@ -1,10 +1,10 @@
 //! One virtual machine as the session has it.
 
 use crate::clock;
-use crate::guest::Guest;
+use crate::guest::{Guest, Removable};
 use crate::host::{ExtendedState, Virtualization};
 use crate::loader::BootInfo;
-use crate::media::{Cabinet, Media};
+use crate::media::Media;
 use crate::options::{PagingChoice, VmOptions};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -48,7 +48,7 @@ pub(super) struct Vm<B: VcpuBackend> {
     pub number: u8,
     pub guest: Guest<B>,
     pub state: State,
-    pub cabinet: Cabinet,
+    pub media: Removable,
     /// Whether it has halted.
     pub halted: Option<Halted>,
     /// How long it had halted, in ticks, when it woke last.
@@ -76,7 +76,7 @@ impl<B: VcpuBackend> Vm<B> {
         media: Media,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
-        let (mut guest, cabinet) = Guest::new(boot, number, options, media, virtualization)?;
+        let (mut guest, removable) = Guest::new(boot, number, options, media, virtualization)?;
         guest.cpu.recorder = (options.record != 0).then(|| Box::new(Recorder::new(options.record)));
         let components = guest.cpu.cpuid.xcr0_allowed() | virtualization.unguarded_components();
         let extended =
@@ -87,7 +87,7 @@ impl<B: VcpuBackend> Vm<B> {
             number,
             guest,
             state: State::Running,
-            cabinet,
+            media: removable,
             halted: None,
             halted_ticks: 0,
             extended,

@@ -150,6 +150,16 @@ pub struct Fdc {
     int: bool,
 }
 
+/// The drive that a raw image of so many sectors needs at least. None: it is the image of no 3.5" disk.
+#[must_use]
+pub fn drive_for(sectors: u64) -> Option<FloppyDrive> {
+    let geometry = drive::Geometry::of(sectors)?;
+    Some(match geometry.sectors {
+        36 => FloppyDrive::M2880,
+        _ => FloppyDrive::M1440,
+    })
+}
+
 /// What can be seen of a floppy drive from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FloppyState {
@@ -294,7 +304,7 @@ impl Fdc {
             return 0;
         }
         let status = match self.phase {
-            Phase::Command if self.fifo.len() == 0 => Status::RQM,
+            Phase::Command if self.fifo.is_empty() => Status::RQM,
             Phase::Command => Status::RQM | Status::BUSY,
             Phase::Execution(_) => Status::BUSY,
             Phase::Port => {

@@ -102,12 +102,12 @@ fn drives_are_chosen_by_name() {
         .iter()
         .map(|f| (at(f.position), &f.identity))
         .collect();
-    assert_eq!(choose(&drives, Role::Cdrom, "", None), Ok(None));
+    assert_eq!(choose(&drives, (Role::Cdrom, 1), "", None), Ok(None));
     assert_eq!(
-        choose(&drives, Role::Cdrom, "", Some(at(1))),
+        choose(&drives, (Role::Cdrom, 1), "", Some(at(1))),
         Ok(Some(at(1)))
     );
-    assert!(choose(&drives, Role::Disk, "", Some(at(1))).is_err());
+    assert!(choose(&drives, (Role::Disk, 1), "", Some(at(1))).is_err());
 }
 
 #[test]
