@@ -237,7 +237,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         let gpa = self.translate(linear, access)?;
         let (now, later) = buf.split_at_mut(first);
         if self.memory.read(gpa, now).is_err() {
-            return Err(EmuFault::Unsupported("code in device memory"));
+            // A device: it is read in aligned words, and no more of them than the instruction needs.
+            let skip = gpa.0 as usize % WIDEST;
+            let mut word = [0; WIDEST];
+            self.device_read(Gpa(gpa.0 - skip as u64), &mut word);
+            let n = now.len().min(WIDEST - skip);
+            now[..n].copy_from_slice(&word[skip..skip + n]);
+            return Ok(n);
         }
         if later.is_empty() {
             return Ok(first);

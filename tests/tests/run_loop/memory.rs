@@ -176,6 +176,29 @@ fn instruction_that_cannot_be_emulated_is_undefined() {
 }
 
 #[test]
+fn code_in_device_memory_is_executed() {
+    // INC RAX; ADD RCX, 12345678h, which the next eight bytes end; from the middle of it on they are the same bytes again.
+    let mut r = Rig::new();
+    r.vm.cpu.rip = MMIO;
+    r.probe.lock().value = u64::from_le_bytes([0x48, 0xff, 0xc0, 0x48, 0x81, 0xc1, 0x78, 0x56]);
+    let fetch = NestedFault {
+        gpa: Gpa(MMIO),
+        write: false,
+        fetch: true,
+        present: false,
+        table_walk: false,
+    };
+    r.set(&[(RAX, 1), (RCX, 0)]);
+    r.bare(ExitReason::NestedFault(fetch));
+    r.bare(ExitReason::NestedFault(fetch));
+    assert_eq!(r.injected(), [None, None, None]);
+    assert_eq!((r.reg(RAX), r.reg(RCX)), (2, 0xffff_ffff_ff48_5678));
+    assert_eq!(r.vm.cpu.rip, MMIO + 10);
+    let words = [0, 0, 8].map(|offset| Access::Read { offset, size: 8 });
+    assert_eq!(r.log(), words);
+}
+
+#[test]
 fn task_priority_is_moved_by_mov_cr8() {
     // MOV CR8, RAX; MOV RCX, CR8
     let mut r = Rig::new().code(&[0x44, 0x0f, 0x22, 0xc0, 0x44, 0x0f, 0x20, 0xc1]);
