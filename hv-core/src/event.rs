@@ -54,6 +54,7 @@ pub mod vector {
     pub const MF: u8 = 16;
     pub const AC: u8 = 17;
     pub const MC: u8 = 18;
+    pub const XM: u8 = 19;
     pub const VE: u8 = 20;
     pub const CP: u8 = 21;
 }

@@ -5,7 +5,7 @@
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]), statistics
-//! ([`stats`]) and recordings of exits for tests ([`record`]).
+//! ([`stats`]), recordings of exits for tests ([`record`]), and the place where the CPU executes single instructions ([`scratch`]).
 //!
 //! Not here yet: several virtual CPUs, a scheduler for several VMs, snapshots.
 //!
@@ -36,6 +36,7 @@ pub mod pveoi;
 pub mod record;
 pub mod regs;
 pub mod sched;
+pub mod scratch;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -27,6 +27,8 @@ pub struct Stats {
     pub emulated: u64,
     /// Instructions and events that the emulator lacks: #UD for the guest.
     pub lacking: u64,
+    /// Instructions that the CPU has executed for the emulator.
+    pub native: u64,
     /// Instructions executed in software because the hardware could not run the guest.
     pub software_instructions: u64,
     /// Time-stamp-counter ticks that these took, with the events delivered meanwhile.
@@ -50,6 +52,7 @@ impl Default for Stats {
             injected: [0; 4],
             emulated: 0,
             lacking: 0,
+            native: 0,
             software_instructions: 0,
             software_ticks: 0,
             flushes: 0,
@@ -185,9 +188,10 @@ impl Stats {
         )?;
         write!(
             out,
-            "\n  \"emulated_instructions\": {},\n  \"lacking_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},\n  \"paging_switches\": {},",
+            "\n  \"emulated_instructions\": {},\n  \"lacking_instructions\": {},\n  \"native_instructions\": {},\n  \"software\": {{ \"instructions\": {}, \"ticks\": {} }},\n  \"tlb_flushes\": {},\n  \"paging_switches\": {},",
             self.emulated,
             self.lacking,
+            self.native,
             self.software_instructions,
             self.software_ticks,
             self.flushes,

@@ -36,6 +36,22 @@ pub(super) const OR: Op = |s, a, b, f| alu::logic(s, a | b, f);
 pub(super) const XOR: Op = |s, a, b, f| alu::logic(s, a ^ b, f);
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
+    /// CRC32: of the CRC-32C polynomial, with bits reflected.
+    pub fn crc32(&mut self) -> Res<()> {
+        const POLYNOMIAL: u32 = 0x82f6_3b78;
+        let size = self.operand_size(1)?;
+        let value = self.value(1)?;
+        let mut crc = self.value(0)? as u32;
+        for byte in value.to_le_bytes().into_iter().take(size) {
+            crc ^= u32::from(byte);
+            for _ in 0..8 {
+                let carry = crc & 1 != 0;
+                crc = crc >> 1 ^ if carry { POLYNOMIAL } else { 0 };
+            }
+        }
+        self.set_value(0, crc.into())
+    }
+
     /// An operation on operands 0 and 1 with the result in operand 0.
     pub fn binary(&mut self, op: Op) -> Res<()> {
         let b = self.value(1)?;

@@ -1,6 +1,6 @@
 //! What the emulator needs of its surroundings, and how it says that something went wrong.
 
-use super::DecodeCache;
+use super::{DecodeCache, Executed, NativeInsn};
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
@@ -71,8 +71,8 @@ pub enum AccessKind {
 /// The CPU and the machine as the emulator sees them. The run loop implements it over the vendor's backend.
 ///
 /// Memory is addressed by linear address: segmentation has been done, paging has not. Every access is one contiguous range
-/// that does not wrap and has 1 to 16 bytes, or more where [`ram_run`](EmuCx::ram_run) has said that it is RAM; it may cross a
-/// page. Whether it ends in RAM or at a device, and how a device that takes at most 8 bytes gets 16, is the implementor's
+/// that does not wrap and has 1 to 1,024 bytes, or more where [`ram_run`](EmuCx::ram_run) has said that it is RAM; it may cross a
+/// page. Whether it ends in RAM or at a device, and how a device that takes at most 8 bytes gets more, is the implementor's
 /// business. An access that returns an error must have had no effect.
 #[allow(unused_variables)]
 pub trait EmuCx {
@@ -233,6 +233,23 @@ pub trait EmuCx {
                 .for_each(|(to, from)| *to = *from);
             self.port_out(port, size, u32::from_le_bytes(value));
         }
+    }
+
+    /// Has the CPU execute one instruction on registers and memory of its own; what it changes there is the outcome. Only with
+    /// [`Executed::Done`], and for SSE exceptions, does it count.
+    fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
+        Executed::Impossible
+    }
+    /// XCR0, the extended-state enable mask.
+    fn xcr0(&self) -> u64 {
+        1
+    }
+    /// XSETBV; privilege checked, the value not.
+    ///
+    /// # Errors
+    /// The exception to raise, or not implemented.
+    fn set_xcr0(&mut self, value: u64) -> Result<(), EmuFault> {
+        Err(EmuFault::Unsupported("XSETBV"))
     }
 
     /// CPUID: EAX, EBX, ECX, EDX for `leaf` and `subleaf`.

@@ -179,10 +179,18 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Fxsave64 => self.fxsave(true),
             Fxrstor => self.fxrstor(false),
             Fxrstor64 => self.fxrstor(true),
+            Fnstenv => self.fnstenv(false),
+            Fnsave => self.fnstenv(true),
+            Fldenv => self.fldenv(false),
+            Frstor => self.fldenv(true),
+            Maskmovq | Maskmovdqu | Vmaskmovdqu => self.maskmov(),
+            Crc32 => self.crc32(),
 
             Nop | Pause | Endbr32 | Endbr64 | Lfence | Mfence | Sfence | Prefetchnta
             | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch | Clflush
-            | Clflushopt | Clwb | Reservednop => Ok(()),
+            | Clflushopt | Clwb | Cldemote | Prefetchwt1 | Reservednop => Ok(()),
+            // Without MPX they do nothing.
+            Bndmk | Bndmov | Bndcl | Bndcu | Bndcn | Bndldx | Bndstx => Ok(()),
             Retf => self.ret_far(),
             Iret | Iretd | Iretq => self.iret(),
             Int | Int3 | Into | Int1 => self.software_interrupt(),
@@ -196,6 +204,22 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             Rdmsr => self.rdmsr(),
             Wrmsr => self.wrmsr(),
             Rdtsc => self.rdtsc(),
+            Rdpmc => self.rdpmc(),
+            Xgetbv => self.xgetbv(),
+            Xsetbv => self.xsetbv(),
+            Clac => self.change_ac(false),
+            Stac => self.change_ac(true),
+            Sysenter => self.sysenter(),
+            Sysexit => self.sysexit(false),
+            Sysexitq => self.sysexit(true),
+            Syscall => self.syscall(),
+            Sysret => self.sysret(false),
+            Sysretq => self.sysret(true),
+            Swapgs => self.swapgs(),
+            Rdfsbase => self.segment_base(SegReg::Fs, false),
+            Rdgsbase => self.segment_base(SegReg::Gs, false),
+            Wrfsbase => self.segment_base(SegReg::Fs, true),
+            Wrgsbase => self.segment_base(SegReg::Gs, true),
             Clts => self.clts(),
             Lmsw => self.lmsw(),
             Smsw => self.smsw(),
@@ -217,9 +241,11 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             // What no virtual CPU has, and what is there to be undefined.
             Ud0 | Ud1 | Ud2 | Rdtscp | Rsm | Monitor | Mwait | Getsec | Vmcall | Vmmcall
             | Vmlaunch | Vmresume | Vmxon | Vmxoff | Vmclear | Vmptrld | Vmptrst | Vmread
-            | Vmwrite | Vmrun | Vmload | Vmsave | Stgi | Clgi | Skinit | Invlpga => {
-                Err(EmuFault::UD)
-            }
+            | Vmwrite | Vmrun | Vmload | Vmsave | Stgi | Clgi | Skinit | Invlpga | Invept
+            | Invvpid | Invpcid | Rdpid | Rdpkru | Wrpkru | Monitorx | Mwaitx | Clzero | Rdpru
+            | Xbegin | Xabort | Xend | Xtest | Tpause | Umonitor | Umwait | Movdiri | Movdir64b
+            | Xsavec | Xsavec64 | Xsaves | Xsaves64 | Xrstors | Xrstors64 | Encls | Enclu
+            | Enclv => Err(EmuFault::UD),
             Hlt => {
                 self.privileged()?;
                 self.kind = StepKind::Halt;
@@ -229,7 +255,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
                 Some(cc) if self.is_jcc() => self.jump_on(cc),
                 Some(cc) if self.insn.op_count() == 2 => self.move_on(cc),
                 Some(cc) => self.set_on(cc),
-                None => Err(EmuFault::Unsupported("instruction")),
+                None => self.natively(),
             },
         }
     }

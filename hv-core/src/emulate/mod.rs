@@ -17,7 +17,9 @@
 //! * Segmentation uses the hidden bases, limits and types, in every mode: "unreal" limits work.
 //! * Privilege is checked here, by instruction; what a system register accepts is checked by the hooks of [`EmuCx`].
 //!
-//! Not implemented: x87 arithmetic, MMX, SSE arithmetic, AVX; call gates; alignment checks (#AC); data breakpoints; VME's virtual-8086
+//! What computes on x87, MMX, SSE and AVX registers is executed by the CPU itself: see `native`.
+//!
+//! Not implemented: gathers, 3DNow!, XOP (#UD, and a line in the log); call gates; alignment checks (#AC); data breakpoints; VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
@@ -30,11 +32,14 @@ mod descriptor;
 mod dispatch;
 mod exec;
 mod far;
+mod fast_calls;
 mod interrupt;
 mod length;
 mod mode;
 mod moves;
+mod native;
 mod operand;
+mod rewrite;
 mod string_io;
 mod strings;
 mod system;
@@ -44,12 +49,14 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod x87;
+mod x87_state;
 
 pub use cache::DecodeCache;
 pub use cx::{AccessKind, EmuCx, EmuFault};
 pub use interrupt::deliver;
 pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
+pub use native::{Executed, NativeInsn};
 pub use string_io::{StringIo, string_io};
 
 use exec::Exec;

@@ -104,7 +104,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// clears the rest of the register, but for MOVSS and MOVSD between registers (`merge`).
     pub fn move_xmm_low(&mut self, merge: bool) -> Res<()> {
         if [0, 1].into_iter().any(|i| self.is_mmx(i)) {
-            return Err(EmuFault::Unsupported("MMX"));
+            return self.natively();
         }
         self.check_sse()?;
         let to = xmm(self.insn.op_register(0)).filter(|_| self.insn.op_kind(0) == OpKind::Register);

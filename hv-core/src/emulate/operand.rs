@@ -79,14 +79,25 @@ pub(super) fn xmm(reg: Register) -> Option<usize> {
         .then(|| reg as usize - Register::XMM0 as usize)
 }
 
-/// The bytes of a memory operand of the instructions implemented here.
+/// The bytes of a memory operand. None: AVX-512's, and those of instructions that know their operands' sizes themselves.
 fn memory_bytes(size: MemorySize) -> Option<usize> {
+    use MemorySize::*;
+    // The decoder numbers packed values by their size, from element to element.
+    let packed =
+        |from: MemorySize, to: MemorySize| (from as usize..=to as usize).contains(&(size as usize));
     Some(match size {
-        MemorySize::UInt8 | MemorySize::Int8 => 1,
-        MemorySize::UInt16 | MemorySize::Int16 | MemorySize::WordOffset => 2,
-        MemorySize::UInt32 | MemorySize::Int32 | MemorySize::Float32 | MemorySize::DwordOffset => 4,
-        MemorySize::UInt64 | MemorySize::Int64 | MemorySize::Float64 | MemorySize::QwordOffset => 8,
-        MemorySize::Packed64_Float32 => 8,
+        UInt8 | Int8 => 1,
+        UInt16 | Int16 | WordOffset | Float16 => 2,
+        UInt32 | Int32 | Float32 | DwordOffset => 4,
+        UInt64 | Int64 | Float64 | QwordOffset => 8,
+        UInt128 | Int128 | Float128 => 16,
+        UInt256 | Int256 => 32,
+        Float80 | Bcd => 10,
+        _ if packed(Packed16_UInt8, Packed16_Int8) => 2,
+        _ if packed(Packed32_UInt8, Packed32_BFloat16) => 4,
+        _ if packed(Packed64_UInt8, Packed64_Float32) => 8,
+        _ if packed(Packed128_UInt8, Packed128_2xBFloat16) => 16,
+        _ if packed(Packed256_UInt8, Packed256_2xBFloat16) => 32,
         _ => return None,
     })
 }

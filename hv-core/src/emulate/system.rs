@@ -6,7 +6,7 @@ use super::operand::{gpr, segreg};
 use super::{AccessKind, EmuCx, EmuFault, Shadow, SystemRegister};
 use crate::Gva;
 use crate::regs::gpr::{RAX, RBX, RCX, RDX};
-use crate::regs::{Cr0, Cr4, SegReg, Segment, SysReg};
+use crate::regs::{Cr0, Cr4, Rflags, SegReg, Segment, SysReg};
 use iced_x86::{Code, OpKind, Register};
 
 /// The control or debug register that `reg` is.
@@ -172,6 +172,56 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         }
         let value = self.cx.rdtsc()?;
         self.set_edx_eax(value);
+        Ok(())
+    }
+
+    /// RDPMC: there are no counters.
+    pub fn rdpmc(&mut self) -> Res<()> {
+        Err(self.gp())
+    }
+
+    /// #UD unless XSAVE is on.
+    fn check_osxsave(&self) -> Res<()> {
+        if self.cx.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() == 0 {
+            return Err(EmuFault::UD);
+        }
+        Ok(())
+    }
+
+    /// XGETBV.
+    pub fn xgetbv(&mut self) -> Res<()> {
+        self.check_osxsave()?;
+        if self.reg(RCX) as u32 != 0 {
+            return Err(self.gp());
+        }
+        let value = self.cx.xcr0();
+        self.set_edx_eax(value);
+        Ok(())
+    }
+
+    /// XSETBV.
+    pub fn xsetbv(&mut self) -> Res<()> {
+        self.check_osxsave()?;
+        self.privileged()?;
+        if self.reg(RCX) as u32 != 0 {
+            return Err(self.gp());
+        }
+        let value = self.reg(RDX) << 32 | self.reg_sized(RAX, 4);
+        self.cx.set_xcr0(value)
+    }
+
+    /// CLAC and STAC, which go with SMAP.
+    pub fn change_ac(&mut self, set: bool) -> Res<()> {
+        const SMAP: u32 = 1 << 20;
+        let [_, features, ..] = self.cx.cpuid(7, 0)?;
+        if features & SMAP == 0 || self.cpl != 0 {
+            return Err(EmuFault::UD);
+        }
+        if set {
+            self.flags |= Rflags::AC.bits();
+        } else {
+            self.flags &= !Rflags::AC.bits();
+        }
         Ok(())
     }
 

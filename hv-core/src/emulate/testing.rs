@@ -1,6 +1,6 @@
 //! A CPU with memory, a device and ports that remember what was done to them.
 
-use super::{AccessKind, EmuCx, EmuFault};
+use super::{AccessKind, EmuCx, EmuFault, Executed, NativeInsn};
 use crate::Gva;
 use crate::device::AccessSize;
 use crate::event::vector;
@@ -78,6 +78,10 @@ pub struct FakeCpu {
     pub lost_races: u32,
     /// What CR3 does not take.
     pub refused_cr3: u64,
+    /// XCR0.
+    pub xcr0: u64,
+    /// What executes instructions that are left to the CPU.
+    pub native: fn(&mut NativeInsn) -> Executed,
 }
 
 impl FakeCpu {
@@ -100,7 +104,7 @@ impl FakeCpu {
             rflags: Rflags::ONE,
             segments,
             cr0: (cr0 | Cr0::ET).bits(),
-            cr4: Cr4::OSFXSR.bits(),
+            cr4: (Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE).bits(),
             efer: efer.bits(),
             cpl: 0,
             fx: FxState::reset(),
@@ -110,6 +114,8 @@ impl FakeCpu {
             port_data: 0,
             lost_races: 0,
             refused_cr3: u64::MAX,
+            xcr0: 7,
+            native: |_| Executed::Impossible,
         }
     }
 
@@ -361,6 +367,16 @@ impl EmuCx for FakeCpu {
             size: size.bytes(),
             value,
         });
+    }
+    fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
+        (self.native)(insn)
+    }
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+    fn set_xcr0(&mut self, value: u64) -> Result<(), EmuFault> {
+        self.xcr0 = value;
+        Ok(())
     }
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
         Ok([leaf, subleaf, 3, 4])

@@ -1,5 +1,5 @@
-//! The x87 instructions that look for an FPU and start it, as boot loaders and kernels do before anything else, and those that save
-//! and restore its state. There is no arithmetic here.
+//! The x87 instructions that look for an FPU and start it, as boot loaders and kernels do before anything else, and FXSAVE and FXRSTOR.
+//! FSTENV and its kin are in `x87_state`; arithmetic is left to the CPU (`native`).
 
 use super::cx::AccessKind;
 use super::exec::{Exec, Res, Use};
@@ -12,7 +12,7 @@ const EXCEPTIONS: u16 = 0x80ff;
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// #NM if the FPU is emulated or belongs to another task (SDM vol 3A 2.5, "Control Registers": CR0.EM, CR0.TS).
-    fn check_x87(&self) -> Res<()> {
+    pub fn check_x87(&self) -> Res<()> {
         if self.cx.sysreg(SysReg::Cr0) & (Cr0::EM | Cr0::TS).bits() != 0 {
             return Err(EmuFault::NM);
         }
@@ -44,6 +44,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// FLDCW.
     pub fn fldcw(&mut self) -> Res<()> {
         self.check_x87()?;
+        self.check_pending()?;
         let control = self.value(0)? as u16;
         self.cx.fx_mut().set_control(control);
         Ok(())
@@ -56,13 +57,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         self.set_value(0, status.into())
     }
 
-    /// WAIT: #NM if it monitors CR0.TS. Exceptions never wait, as nothing here raises any.
+    /// WAIT: #NM if it monitors CR0.TS, #MF if an exception is pending.
     pub fn wait(&mut self) -> Res<()> {
         let monitored = (Cr0::MP | Cr0::TS).bits();
         if self.cx.sysreg(SysReg::Cr0) & monitored == monitored {
             return Err(EmuFault::NM);
         }
-        Ok(())
+        self.check_pending()
     }
 
     /// Where FXSAVE and FXRSTOR have their operand (SDM vol 2A, "FXSAVE"): #NM as for all of x87, #GP if it is not aligned.

@@ -4,7 +4,7 @@
 use super::Vcpu;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
-use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault};
+use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault, Executed, NativeInsn};
 use crate::event::vector;
 use crate::fx::FxState;
 use crate::mmu::{Access, Mmu, PagingState};
@@ -308,6 +308,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
         let now = self.device_time();
         self.bus.port_write_block(now, port, size, buf);
+    }
+
+    fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
+        self.execute_natively(insn)
+    }
+    fn xcr0(&self) -> u64 {
+        self.cpu.xcr0()
+    }
+    fn set_xcr0(&mut self, value: u64) -> Result<(), EmuFault> {
+        self.write_xcr0(value)
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {

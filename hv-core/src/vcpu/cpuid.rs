@@ -3,6 +3,7 @@
 use super::{Trouble, Vcpu, general_protection};
 use crate::cpu::VcpuBackend;
 use crate::cpuid::CpuidState;
+use crate::emulate::EmuFault;
 use crate::exit::VmExit;
 use crate::mmu::Mmu;
 use crate::regs::{Cr4, SysReg, gpr};
@@ -40,16 +41,25 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
         let value = regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff;
-        let valid = regs[gpr::RCX] as u32 == 0
-            && self.cpu.cpl() == 0
-            && value & 1 != 0
+        if regs[gpr::RCX] as u32 != 0 || self.cpu.cpl() != 0 {
+            return Err(general_protection());
+        }
+        if let Err(fault) = self.write_xcr0(value) {
+            return Err(self.trouble(fault));
+        }
+        self.advance(next);
+        Ok(())
+    }
+
+    /// Sets XCR0, if the value is one that it can have.
+    pub(super) fn write_xcr0(&mut self, value: u64) -> Result<(), EmuFault> {
+        let valid = value & 1 != 0
             && value & !self.cpuid.xcr0_allowed() == 0
             && (value & 0b100 == 0 || value & 0b10 != 0);
         if !valid {
-            return Err(general_protection());
+            return Err(EmuFault::GP0);
         }
         self.cpu.set_xcr0(value);
-        self.advance(next);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod debug;
 mod instruction;
 mod lacking;
 mod msr_access;
+mod native;
 mod paging;
 mod pio;
 
@@ -36,11 +37,13 @@ use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
 use crate::record::{Before, Recorder};
 use crate::regs::{Efer, Rflags, SysReg, gpr};
+use crate::scratch::Scratch;
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use spin::Mutex;
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,6 +110,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub cpuid: Cpuid,
     /// The number of the virtual machine, for the log.
     pub number: u8,
+    /// What executes instructions for the emulator, if there is such a thing.
+    pub scratch: Option<Arc<Mutex<dyn Scratch>>>,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
     irqs: Box<dyn InterruptController>,
@@ -155,6 +160,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             recorder: None,
             cpuid,
             number: 0,
+            scratch: None,
             service_at: VmTime::NEVER,
             irqs,
             memory,

@@ -55,7 +55,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => break,
                 result => {
                     self.emulated(before, result)?;
-                    if self.halted || self.events.busy() {
+                    if self.halted || self.events.busy() || self.stop.is_some() {
                         break;
                     }
                 }

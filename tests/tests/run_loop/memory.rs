@@ -164,8 +164,8 @@ fn page_fault_of_an_emulated_instruction_sets_cr2() {
 
 #[test]
 fn instruction_that_cannot_be_emulated_is_undefined() {
-    // VMPTRLD's neighbour among the opcodes that no virtual CPU has: XSAVES [RBX].
-    let mut r = Rig::new().code(&[0x0f, 0xc7, 0x2b]);
+    // PFADD MM0, [RBX] of 3DNow!.
+    let mut r = Rig::new().code(&[0x0f, 0x0f, 0x03, 0x9e]);
     r.set(&[(RBX, MMIO)]);
     for _ in 0..3 {
         r.bare(fault(MMIO, true));
