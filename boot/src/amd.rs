@@ -3,7 +3,7 @@
 use crate::guest::SecondStage;
 use crate::host::{self, Virtualization, cpuid};
 use crate::memory;
-use crate::options::PagingChoice;
+use crate::options::{PagingChoice, VMS};
 use alloc::string::String;
 use npt_shadow::Format;
 use svm::{Features, SvmVcpu};
@@ -128,5 +128,10 @@ impl Virtualization for Amd {
         }
         let leaf = cpuid(0xd, 0);
         u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
+    }
+
+    fn spare_vcpu(&mut self) -> Option<SvmVcpu> {
+        let asid = self.features.asids.checked_sub(1)?;
+        (asid > VMS as u32).then(|| SvmVcpu::new(self.features, asid))
     }
 }

@@ -57,6 +57,12 @@ pub fn set_up_cr4() -> bool {
     xsave
 }
 
+/// Whether CR4.OSXSAVE is set, so that guests may have AVX.
+pub fn has_osxsave() -> bool {
+    // SAFETY: ring 0; reading has no effect.
+    unsafe { cr4() }.contains(Cr4::CR4_ENABLE_OS_XSAVE)
+}
+
 /// This CPU's virtualization, turned on.
 pub trait Virtualization {
     /// A virtual CPU on it.
@@ -77,6 +83,10 @@ pub trait Virtualization {
     fn unguarded_components(&self) -> u64 {
         0
     }
+
+    /// A virtual CPU besides those of the VMs, on shadow paging, for [`ScratchGuest`](hv_core::scratch::ScratchGuest). None: this CPU has too
+    /// few address-space identifiers.
+    fn spare_vcpu(&mut self) -> Option<Self::Cpu>;
 }
 
 /// The extended state of a guest that is put aside, beyond x87 and SSE (SDM vol 1 13.4, "XSAVE Area"): AVX and what follows it. While

@@ -86,6 +86,15 @@ impl Virtualization for Intel {
         };
         Ok((cpu, nested.then_some(second_stage)))
     }
+
+    fn spare_vcpu(&mut self) -> Option<VmxVcpu> {
+        /// The virtual-processor identifier, which no VM's number is.
+        const VPID: u16 = 0xffff;
+        let plan = self.capabilities.plan(Stage::Shadow).ok()?;
+        let mut cpu = VmxVcpu::new(self.capabilities, plan, VPID, Gpa(IDENTITY_MAP))?;
+        cpu.check_entries |= self.check_entries;
+        Some(cpu)
+    }
 }
 
 /// A page directory of 32-bit paging that maps 4 GiB at their own addresses in 4 MiB pages, accessed and dirty, for all to write.

@@ -28,7 +28,7 @@ pub struct Entry {
 }
 
 /// One virtual CPU on vendor hardware. The run loop is generic over it: no indirect call in the exit path.
-pub trait VcpuBackend: Send {
+pub trait VcpuBackend: Send + 'static {
     /// The backend's name in reports: `svm` or `vmx`.
     const NAME: &'static str;
 

@@ -94,7 +94,7 @@ pub enum EntryError {
 }
 
 /// The processor as a virtual CPU uses it. Tests have one of their own.
-pub trait Hardware: Send {
+pub trait Hardware: Send + 'static {
     /// VMREAD.
     fn read(&self, field: Field) -> u64;
     /// VMWRITE.

@@ -1,5 +1,5 @@
-//! Guests in protected mode that are one small program, assembled and made into a disk image: one that attacks, one that switches
-//! tasks.
+//! Guests that are one small program, assembled and made into a disk image: one that attacks, one that switches tasks, one with
+//! operands and code on devices.
 
 use std::fs;
 use std::path::Path;
@@ -11,18 +11,29 @@ use crate::deb;
 
 /// Ports, registers, device memory and the instructions of hypervisors at random.
 pub const ATTACK: Program = Program {
+    start: PROTECTED,
     source: include_str!("attack.s"),
     length: 2048,
 };
 /// Hardware task switches.
 pub const TASKS: Program = Program {
+    start: PROTECTED,
     source: include_str!("tasks.s"),
     length: 4096,
 };
 
-/// A program that begins in protected mode.
+/// Operands and code in video memory.
+pub const OPERANDS: Program = Program {
+    start: "",
+    source: include_str!("operands.s"),
+    length: 4096,
+};
+
+/// A program.
 #[derive(Clone, Copy)]
 pub struct Program {
+    /// What comes before its source: [`PROTECTED`], or nothing if it begins in real mode.
+    start: &'static str,
     source: &'static str,
     /// Its length in bytes: a boot sector, and the sectors that it loads.
     length: usize,
@@ -40,7 +51,9 @@ impl Program {
     ///
     /// It cannot be assembled or written.
     pub fn make(&self, path: &Path) -> Result<()> {
-        assemble_protected(self.source, self.length, path)
+        let (start, source, loaded) = (self.start, self.source, self.length / 512 - 1);
+        let whole = format!(".set LOADED, {loaded}\n{start}{source}");
+        assemble(&whole, self.length, path)
     }
 }
 

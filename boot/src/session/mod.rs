@@ -13,13 +13,15 @@ use self::console::Console;
 use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
-use crate::host::Virtualization;
+use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
+use crate::memory::HostFrames;
 use crate::options::Options;
 use crate::{control, disk, keyboard, logger, media, memory, mouse, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
@@ -28,10 +30,12 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
 use hv_core::sched::Scheduler;
+use hv_core::scratch::{Scratch, ScratchGuest};
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
 use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
+use spin::Mutex;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
@@ -60,6 +64,22 @@ pub struct Session<B: VcpuBackend> {
 /// Whether the session goes on.
 type Flow = ControlFlow<()>;
 
+/// Where the CPU executes what the emulator leaves to it, for all VMs.
+fn scratch<B: VcpuBackend>(
+    virtualization: &mut impl Virtualization<Cpu = B>,
+) -> Option<Arc<Mutex<dyn Scratch>>> {
+    let guest = virtualization
+        .spare_vcpu()
+        .and_then(|cpu| ScratchGuest::new(cpu, HostFrames, host::has_osxsave()));
+    let Some(guest) = guest else {
+        log::warn!(
+            "the emulator has no CPU for x87, MMX, SSE and AVX: they are undefined where they need it"
+        );
+        return None;
+    };
+    Some(Arc::new(Mutex::new(guest)))
+}
+
 impl<B: VcpuBackend> Session<B> {
     /// The guests, not yet started.
     ///
@@ -73,8 +93,11 @@ impl<B: VcpuBackend> Session<B> {
         let mut scheduler = Scheduler::new(ALLOWANCE_MS * clock::tsc_hz() / 1000);
         let mut vms = Vec::new();
         let media = media::find(boot, options)?;
+        let scratch = scratch(&mut virtualization);
         for ((number, media), vm) in (1..).zip(media).zip(&options.vms) {
-            vms.push(Vm::new(boot, number, vm, media, &mut virtualization)?);
+            let mut vm = Vm::new(boot, number, vm, media, &mut virtualization)?;
+            vm.guest.cpu.scratch.clone_from(&scratch);
+            vms.push(vm);
             let index = scheduler.add(1);
             scheduler.set_runnable(index, true);
         }

@@ -2,7 +2,7 @@
 
 use super::checks::Check;
 use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
-use crate::attack::{ATTACK, TASKS};
+use crate::attack::{ATTACK, OPERANDS, TASKS};
 use crate::guests::Guest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, QEMU_SVM, Shadow};
 
@@ -350,6 +350,17 @@ pub(super) fn cases() -> Vec<Case> {
             ],
             &[Resets(1), OwnMemory],
         ),
+        operands("operands-on-devices", EXCEPTIONS),
+        shadowed(
+            Shadow::Unsync,
+            operands("operands-on-devices-shadow", EXCEPTIONS),
+        ),
+        // Real mode is in software here, and there is no AVX.
+        on(
+            BOCHS_VMX,
+            Some("corei5_lynnfield_750"),
+            operands("bochs-vmx-operands-in-software", ALL_EXCEPTIONS),
+        ),
     ];
     let ways = [
         ("reboot", "umbra.then=reboot"),
@@ -382,4 +393,22 @@ pub(super) fn cases() -> Vec<Case> {
         tasks("tasks"),
     ]);
     cases
+}
+
+/// What the guest with operands on devices says of exceptions. QEMU has none of SSE's.
+const EXCEPTIONS: &str = "mf ok nm ok sysenter ok rdpmc ok vex ok sqrtss ok fsin ok";
+const ALL_EXCEPTIONS: &str = "xm ok mf ok nm ok sysenter ok rdpmc ok vex ok sqrtss ok fsin ok";
+
+/// The guest with operands and code in video memory, all of whose results are right.
+fn operands(name: &'static str, exceptions: &'static str) -> Case {
+    const MODE: &str = "movq ok fild ok fbstp ok fadd ok fstp80 ok fsave ok addps ok maskmovq ok fxsave ok code ok";
+    let script = [
+        until("mode 13:"),
+        until(MODE),
+        until("mode 12:"),
+        until(MODE),
+        until(exceptions),
+        until("level 3: movq ok avx ok undefined ok"),
+    ];
+    case(name, What::Program(OPERANDS), 64, 300, &script, &[])
 }
