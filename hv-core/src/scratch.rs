@@ -302,8 +302,7 @@ mod tests {
             }
         }
         assert_eq!(leaves, 3);
-        let mut few = Tables::default();
-        few.1 = 0x1000;
+        let few = Tables(BTreeMap::new(), 0x1000);
         assert!(ScratchGuest::new(ScriptedCpu::default(), few, true).is_none());
     }
 }
