@@ -1,8 +1,10 @@
 //! One function for each part that a guest feeds. None of them may panic, whatever the bytes; none may take long.
 
+mod ata;
 mod medium;
 mod vm;
 
+pub use ata::ata;
 use medium::SlowDisk;
 pub use vm::vm;
 
@@ -58,6 +60,7 @@ const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    target("ata", ata, 1_024),
     target("bios", bios, 4_096),
     target("bus", bus, 4_096),
     target("console", console, 1_024),
