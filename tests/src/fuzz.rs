@@ -50,7 +50,9 @@ pub struct Target {
     pub longest: usize,
 }
 
-const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Target {
+/// A target.
+#[must_use]
+pub const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Target {
     Target {
         name,
         body,
@@ -78,6 +80,9 @@ pub const TARGETS: &[Target] = &[
     target("vm", vm, 4_096),
     target("walker", walker, 4_096),
 ];
+
+/// The targets of the host tool, which has functions of its own for them (`xtask::parsers`).
+pub const OF_THE_TOOL: [&str; 2] = ["media", "words"];
 
 /// The target of that name.
 #[must_use]

@@ -75,6 +75,13 @@ fn parse_uri(line: &str) -> Option<(String, u64)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
+/// Reads `text` as everything that apt prints.
+pub fn parse(text: &str) {
+    let _ = parse_uri(text);
+    let _ = parse_dependency(text, "linux-image-");
+    let _ = parse_archive(text);
+}
+
 /// The files of `package`, fetched and unpacked if they are not yet in the cache.
 ///
 /// # Errors

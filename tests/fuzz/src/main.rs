@@ -1,5 +1,5 @@
-//! libFuzzer around one of `tests::fuzz::TARGETS`, which the environment variable `UMBRA_FUZZ` names. `cargo xtask fuzz` builds and runs
-//! it.
+//! libFuzzer around one of `tests::fuzz::TARGETS` or of the host tool's own, which the environment variable `UMBRA_FUZZ` names.
+//! `cargo xtask fuzz` builds and runs it.
 #![no_main]
 
 use std::alloc::System;
@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use cap::Cap;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use tests::fuzz::{self, TARGETS, Target};
+use tests::fuzz::{OF_THE_TOOL, TARGETS, Target, target};
+use xtask::parsers;
 
 /// The most memory that a target may have in use, in bytes: no guest may make Umbra grow. Whoever wants more gets none, and aborts.
 const MOST: usize = 256 << 20;
@@ -15,11 +16,19 @@ const MOST: usize = 256 << 20;
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
+/// The targets of the host tool.
+const TOOL: [Target; 2] = [
+    target(OF_THE_TOOL[0], parsers::media, 8_192),
+    target(OF_THE_TOOL[1], parsers::words, 512),
+];
+
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
     let name = std::env::var("UMBRA_FUZZ").unwrap_or_default();
-    fuzz::named(&name).unwrap_or_else(|| {
+    let mut all = TARGETS.iter().chain(&TOOL);
+    let named = all.clone().find(|target| target.name == name);
+    named.copied().unwrap_or_else(|| {
         // `cargo xtask fuzz` asks so which targets there are, and how long their strings may be.
-        for target in TARGETS {
+        for target in &mut all {
             println!("{} {}", target.name, target.longest);
         }
         std::process::exit(0)

@@ -1,0 +1,105 @@
+//! The host tool behind `cargo xtask`: set-up, building, running, testing and measuring.
+//!
+//! One file per concern. [`run`] is the heart: it checks the options ([`media`], [`rig`]), starts the outer machine
+//! ([`emulator`]) and follows the guest ([`session`]) over the control channel ([`control`]).
+
+#![forbid(unsafe_code)]
+
+mod attack;
+mod bare;
+mod bench;
+mod cases;
+mod cdrom;
+mod cli;
+mod compare;
+mod control;
+mod cpio;
+mod deb;
+mod disk;
+mod emulator;
+mod exits;
+mod fuzz;
+mod gfxmenu;
+mod guests;
+mod image;
+mod initrd;
+mod install;
+mod kernel;
+mod keys;
+mod largest;
+mod media;
+mod monitor;
+mod mouse;
+mod network;
+mod outcome;
+mod paging;
+pub mod parsers;
+mod paths;
+mod peer;
+mod progress;
+mod registers;
+mod rig;
+mod run;
+mod screen;
+mod screens;
+mod script;
+mod serve;
+mod session;
+mod setup;
+mod storage;
+mod terminal;
+mod test;
+mod vm;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::{Bench, Cli, Command};
+use crate::setup::Purpose;
+
+/// The program: the exit code is [`outcome`]'s.
+pub fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is::<outcome::Told>() {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::from(outcome::exit_code(&error))
+        }
+    }
+}
+
+fn command() -> Result<()> {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches)?;
+    outcome::watch_signals()?;
+    match &cli.command {
+        Command::Run(args) => {
+            let places = |name: &str| {
+                let indices = matches
+                    .subcommand_matches("run")
+                    .and_then(|run| run.indices_of(name));
+                indices.map(Iterator::collect).unwrap_or_default()
+            };
+            run::run(args, places)
+        }
+        Command::Fuzz(args) => fuzz::fuzz(args),
+        Command::Guests(args) => guests::provide(&args.names, args.list),
+        Command::Setup => setup::require(Purpose::Test),
+        Command::Install(args) => install::install(args),
+        Command::Test(args) => test::test(args),
+        Command::Image(args) => image::image(args),
+        Command::Bench(args) => match &args.what {
+            Bench::Boot(args) => bench::boot(args),
+            Bench::Paging(args) => paging::paging(args),
+            Bench::Exits => exits::exits(),
+            Bench::Disk(args) => storage::bench::disk(args),
+            Bench::Net(args) => network::net(args),
+            Bench::Crash(args) => storage::crash::crash(args),
+        },
+    }
+}
