@@ -63,7 +63,8 @@ pub struct FuzzArgs {
 /// What a virtual machine is made of.
 #[derive(Debug, Clone, Args)]
 pub struct VmArgs {
-    /// An ISO, a raw disk image, a Linux kernel, or the name of a test guest [default: the Debian installer]
+    /// An ISO, a raw disk image, the raw image of a 3.5" floppy, a Linux kernel, or the name of a test guest [default: the Debian
+    /// installer]
     pub guest: Option<PathBuf>,
     /// The initial RAM disk of a Linux kernel; a test guest brings its own
     #[arg(long, value_name = "FILE")]
@@ -87,9 +88,9 @@ pub struct VmArgs {
     #[arg(long, value_enum)]
     pub shadow: Option<Shadow>,
     /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
-    /// bootable, and otherwise from the CD
+    /// bootable, and otherwise from the CD. May be repeated: there is room for four drives with that of the CD
     #[arg(long, value_name = "FILE")]
-    pub disk: Option<PathBuf>,
+    pub disk: Vec<PathBuf>,
     /// The size of a disk that is made [default: 16G]
     #[arg(
         long,
@@ -102,6 +103,39 @@ pub struct VmArgs {
     /// is no ISO itself, the first is in the drive
     #[arg(long, value_name = "FILE")]
     pub cdrom: Vec<PathBuf>,
+    /// The raw image of a 3.5" floppy for the guest's drive, of 720, 1440 or 2880 KiB; what the guest writes stays, and a file that
+    /// cannot be written is write-protected. May be repeated: the first is in the drive, the others can be inserted at Umbra's console
+    #[arg(long, value_name = "FILE")]
+    pub floppy: Vec<PathBuf>,
+    /// What the guest boots from first [default: the hard disk if that is bootable, then the CD, then the floppy]
+    #[arg(long, value_enum)]
+    pub boot: Option<BootFrom>,
+}
+
+/// What a guest can boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootFrom {
+    /// The CD in its drive.
+    Cd,
+    /// The hard disk.
+    Disk,
+    /// The floppy.
+    Floppy,
+    /// The network, by iPXE.
+    Net,
+}
+
+impl BootFrom {
+    /// Its name here, which is Umbra's too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            BootFrom::Cd => "cd",
+            BootFrom::Disk => "disk",
+            BootFrom::Floppy => "floppy",
+            BootFrom::Net => "net",
+        }
+    }
 }
 
 /// How to run guests.

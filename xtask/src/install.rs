@@ -69,7 +69,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         screenshot: args.screenshot.clone(),
         ..Options::headless(Vm {
             memory,
-            disk: Some(media::make_disk(&args.disk, size)?),
+            disks: vec![media::make_disk(&args.disk, size)?],
             ..Vm::of(&cd)?
         })
     };

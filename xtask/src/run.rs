@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::cli::{RunArgs, VmArgs};
+use crate::cli::{BootFrom, RunArgs, VmArgs};
 use crate::emulator::{self, with_words};
 use crate::keys;
 use crate::mouse;
 use crate::outcome::{exit_code, refuse};
-use crate::rig::{Boot, Bus, MIB, Machine, Net, Network, Part, QEMU_SVM, Rig, outer_memory};
+use crate::rig::{
+    Boot, Bus, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, outer_memory,
+};
 use crate::screen::write_png;
 use crate::script::{self, Step};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -220,6 +222,18 @@ fn network(args: &RunArgs, rig: &dyn Rig) -> Result<Network> {
     })
 }
 
+/// The network card's option ROM, with which the firmware boots from the network.
+fn nic_rom() -> Result<Module> {
+    const PATH: &str = "/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom";
+    if !Path::new(PATH).exists() {
+        refuse!("--boot net needs {PATH}, which Debian's package ipxe-qemu has");
+    }
+    Ok(Module {
+        role: "nicrom".to_owned(),
+        path: PATH.into(),
+    })
+}
+
 /// The outer machine for a run in the Umbra image `umbra`. `scratch` takes the files that it needs.
 ///
 /// # Errors
@@ -232,6 +246,9 @@ pub fn machine(
     scratch: &Path,
 ) -> Result<Machine> {
     let mut modules = image::firmware();
+    if options.vms().any(|vm| vm.boot == Some(BootFrom::Net)) {
+        modules.push(nic_rom()?);
+    }
     let mut drives = Vec::new();
     let (mut guests, mut modules_length) = (0, MIB);
     let mut words = String::new();

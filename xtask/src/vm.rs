@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Parser;
 
-use crate::cli::VmArgs;
+use crate::cli::{BootFrom, VmArgs};
 use crate::guests::Guest;
-use crate::media::{self, Kind, Medium};
+use crate::media::{self, Floppy, Kind, Medium};
 use crate::outcome::{Refused, refuse};
 use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_memory};
 
@@ -40,10 +40,14 @@ pub struct Vm {
     pub paging: Paging,
     /// How shadow tables are kept, if that is not left to Umbra.
     pub shadow: Option<Shadow>,
-    /// A further hard disk.
-    pub disk: Option<PathBuf>,
+    /// Further hard disks.
+    pub disks: Vec<PathBuf>,
     /// Further media for the CD-ROM drive.
     pub cdroms: Vec<PathBuf>,
+    /// Further media for the floppy drive.
+    pub floppies: Vec<Floppy>,
+    /// What is booted first.
+    pub boot: Option<BootFrom>,
 }
 
 /// The words of `--vm`.
@@ -95,16 +99,13 @@ impl Vm {
             }
             (None, None) => None,
         };
-        if let Some(path) = &args.disk {
+        for path in &args.disk {
             media::check_disk(path, disk_size(args)?)?;
         }
+        let floppies = args.floppy.iter().map(|path| media::open_floppy(path));
+        let floppies = floppies.collect::<Result<Vec<_>>>()?;
         let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
         let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
-        if !cdroms.is_empty()
-            && let Some(reason) = rig.lacks(Part::Cdroms)
-        {
-            refuse!("--cdrom cannot go with --rig {}: {reason}", rig.name());
-        }
         let guest = args.guest.as_deref().map(open_guest).transpose()?;
         match guest.as_ref().map(|guest| guest.kind) {
             Some(Kind::Kernel { init_size }) => {
@@ -119,14 +120,11 @@ impl Vm {
                     );
                 }
             }
-            Some(Kind::Disk) if args.disk.is_some() => {
-                refuse!("--disk cannot go with a guest that is a disk image itself")
-            }
             kind => {
-                if kind == Some(Kind::Disk)
-                    && let Some(medium) = &guest
-                {
-                    media::open_disk(&medium.path)?;
+                match (kind, &guest) {
+                    (Some(Kind::Disk), Some(medium)) => drop(media::open_disk(&medium.path)?),
+                    (Some(Kind::Floppy), Some(medium)) => drop(media::open_floppy(&medium.path)?),
+                    _ => {}
                 }
                 for (name, given) in [
                     ("--initrd", initrd.is_some()),
@@ -138,6 +136,12 @@ impl Vm {
                 }
             }
         }
+        check_drives(args, guest.as_ref(), rig)?;
+        let boot = match &guest {
+            // It is what is to boot, whatever else there is.
+            Some(guest) if guest.kind == Kind::Floppy => args.boot.or(Some(BootFrom::Floppy)),
+            _ => args.boot,
+        };
         Ok(Vm {
             guest,
             initrd,
@@ -145,21 +149,23 @@ impl Vm {
             memory,
             paging: args.paging,
             shadow: args.shadow,
-            disk: None,
+            disks: Vec::new(),
             cdroms,
+            floppies,
+            boot,
         })
     }
 
-    /// Opens the hard disk that the options name, and makes it if there is none. It is the one thing that is made: it comes when nothing
-    /// else can be wrong any more.
+    /// Opens the hard disks that the options name, and makes those that are not there. They are the one thing that is made: they come when
+    /// nothing else can be wrong any more.
     ///
     /// # Errors
     ///
-    /// The disk cannot be made.
+    /// A disk cannot be made.
     pub fn add_disk(&mut self, args: &VmArgs) -> Result<()> {
         let size = disk_size(args)?;
-        let disk = args.disk.as_deref();
-        self.disk = disk.map(|path| media::make_disk(path, size)).transpose()?;
+        let disks = args.disk.iter().map(|path| media::make_disk(path, size));
+        self.disks = disks.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -176,15 +182,21 @@ impl Vm {
             memory: 1024 * MIB,
             paging: Paging::Nested,
             shadow: None,
-            disk: None,
+            disks: Vec::new(),
             cdroms: Vec::new(),
+            floppies: Vec::new(),
+            boot: None,
         })
     }
 
     /// The options for Umbra that are this machine's.
     pub fn options(&self) -> String {
         let memory = self.memory / MIB;
-        format!("memory={memory}M {}", self.paging.option(self.shadow))
+        let boot = match self.boot {
+            Some(boot) => format!(" boot={}", boot.name()),
+            None => String::new(),
+        };
+        format!("memory={memory}M {}{boot}", self.paging.option(self.shadow))
     }
 
     /// What the outer machine gives Umbra for the virtual machine of this number (from 1), in which `guest` boots. `scratch` takes the
@@ -200,19 +212,29 @@ impl Vm {
             role: format!("{prefix}{role}"),
             path: path.to_owned(),
         };
-        let (cdrom, disk) = (
-            format!("umbra-{prefix}cdrom"),
-            format!("umbra-{prefix}disk"),
-        );
-        let drive = |serial: &str, path: &Path, writable, bus| Drive {
-            serial: serial.to_owned(),
+        // Umbra knows the media by these names: that of the first of a kind has no number.
+        let drive = |role: &str, number: usize, path: &Path, writable, bus| Drive {
+            serial: match number {
+                1 => format!("umbra-{prefix}{role}"),
+                _ => format!("umbra-{prefix}{role}{number}"),
+            },
             path: path.to_owned(),
             writable,
             bus,
         };
         match guest.kind {
-            Kind::Cdrom => parts.drives.push(drive(&cdrom, &guest.path, false, bus)),
-            Kind::Disk => parts.drives.push(drive(&disk, &guest.path, true, bus)),
+            Kind::Cdrom => parts
+                .drives
+                .push(drive("cdrom", 1, &guest.path, false, bus)),
+            Kind::Disk => parts.drives.push(drive("disk", 1, &guest.path, true, bus)),
+            Kind::Floppy => {
+                let writable = media::open_floppy(&guest.path)?.writable;
+                // A floppy is no CD for the outer machine's IDE drives, and Umbra's driver of disks knows no write protection.
+                let bus = if writable { bus } else { Bus::Virtio };
+                parts
+                    .drives
+                    .push(drive("floppy", 1, &guest.path, writable, bus));
+            }
             Kind::Kernel { .. } => {
                 parts.module_bytes += guest.length;
                 parts.modules.push(module("kernel", &guest.path));
@@ -225,18 +247,20 @@ impl Vm {
                 parts.modules.push(module("cmdline", &cmdline));
             }
         }
-        let further = self.disk.iter().map(|path| drive(&disk, path, true, bus));
-        parts.drives.extend(further);
-        let first = if guest.kind == Kind::Cdrom { 2 } else { 1 };
-        let media = (first..).zip(&self.cdroms).map(|(number, path)| {
-            let serial = match number {
-                1 => cdrom.clone(),
-                _ => format!("{cdrom}{number}"),
-            };
-            // Umbra knows a disc by its serial number, which virtio gives it in full.
-            drive(&serial, path, false, Bus::Virtio)
-        });
-        parts.drives.extend(media);
+        // The guest itself is the first of its kind.
+        let first = |kind| if guest.kind == kind { 2 } else { 1 };
+        let disks = (first(Kind::Disk)..).zip(&self.disks);
+        parts
+            .drives
+            .extend(disks.map(|(number, path)| drive("disk", number, path, true, bus)));
+        let cdroms = (first(Kind::Cdrom)..).zip(&self.cdroms);
+        parts
+            .drives
+            .extend(cdroms.map(|(number, path)| drive("cdrom", number, path, false, bus)));
+        let floppies = (first(Kind::Floppy)..).zip(&self.floppies);
+        parts.drives.extend(floppies.map(|(number, floppy)| {
+            drive("floppy", number, &floppy.path, floppy.writable, Bus::Virtio)
+        }));
         Ok(parts)
     }
 
@@ -269,6 +293,47 @@ pub struct Parts {
     pub module_bytes: u64,
     /// Drives.
     pub drives: Vec<Drive>,
+}
+
+/// Drives on the guest's IDE channels.
+const IDE_DRIVES: usize = 4;
+
+/// Checks that there is room for all drives, and that there is what is to boot.
+fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<()> {
+    let kind = guest.map(|guest| guest.kind);
+    // No guest is the default one, which is a CD.
+    let cd = matches!(kind, None | Some(Kind::Cdrom)) || !args.cdrom.is_empty();
+    let disks = args.disk.len() + usize::from(kind == Some(Kind::Disk));
+    if disks + usize::from(cd) > IDE_DRIVES {
+        let drives = if cd {
+            "three hard disks and the CD-ROM drive"
+        } else {
+            "four hard disks"
+        };
+        refuse!("{disks} hard disks are too many: there is room for {drives}");
+    }
+    let Some(boot) = args.boot else {
+        return Ok(());
+    };
+    let there = match boot {
+        BootFrom::Cd => cd,
+        BootFrom::Disk => disks != 0,
+        BootFrom::Floppy => kind == Some(Kind::Floppy) || !args.floppy.is_empty(),
+        BootFrom::Net => true,
+    };
+    let name = boot.name();
+    if matches!(kind, Some(Kind::Kernel { .. })) {
+        refuse!("--boot {name} cannot go with a Linux kernel, which is started without firmware");
+    }
+    if !there {
+        refuse!("--boot {name}: the guest has no {name} to boot from");
+    }
+    if boot == BootFrom::Net
+        && let Some(reason) = rig.lacks(Part::Network)
+    {
+        refuse!("--boot net cannot go with --rig {}: {reason}", rig.name());
+    }
+    Ok(())
 }
 
 fn disk_size(args: &VmArgs) -> Result<Option<u64>> {
@@ -328,8 +393,13 @@ mod tests {
             memory: 64 * MIB,
             paging: Paging::Nested,
             shadow: None,
-            disk: Some("/d".into()),
+            disks: vec!["/d".into(), "/d2".into()],
             cdroms: vec!["/c".into(), "/e".into()],
+            floppies: vec![Floppy {
+                path: "/f".into(),
+                writable: false,
+            }],
+            boot: None,
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {
@@ -342,12 +412,25 @@ mod tests {
         let first = parts(1, Kind::Cdrom);
         assert_eq!(
             serials(&first),
-            ["umbra-cdrom", "umbra-disk", "umbra-cdrom2", "umbra-cdrom3"]
+            [
+                "umbra-cdrom",
+                "umbra-disk",
+                "umbra-disk2",
+                "umbra-cdrom2",
+                "umbra-cdrom3",
+                "umbra-floppy"
+            ]
         );
         let second = parts(2, Kind::Kernel { init_size: 0 });
         assert_eq!(
             serials(&second),
-            ["umbra-vm2-disk", "umbra-vm2-cdrom", "umbra-vm2-cdrom2"]
+            [
+                "umbra-vm2-disk",
+                "umbra-vm2-disk2",
+                "umbra-vm2-cdrom",
+                "umbra-vm2-cdrom2",
+                "umbra-vm2-floppy"
+            ]
         );
         let roles: Vec<_> = second.modules.iter().map(|m| m.role.as_str()).collect();
         assert_eq!(roles, ["vm2-kernel", "vm2-initrd", "vm2-cmdline"]);

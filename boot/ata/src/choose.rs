@@ -78,7 +78,8 @@ impl Role {
     fn suits(self, kind: Kind) -> bool {
         match kind {
             Kind::Disk { .. } => true,
-            Kind::Cdrom => self == Self::Cdrom,
+            // What cannot be written is a write-protected floppy.
+            Kind::Cdrom => self != Self::Disk,
             Kind::Other(_) => false,
         }
     }

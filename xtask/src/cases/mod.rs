@@ -235,7 +235,7 @@ impl Case {
                         .initrd()
                         .map(|initrd| media::open_initrd(&initrd.provide()?))
                         .transpose()?,
-                    disk: Some(media::open_disk(&disk)?),
+                    disks: vec![media::open_disk(&disk)?],
                     cmdline: format!("console=tty0 console=ttyS0 quiet {cmdline}"),
                     ..Vm::of(&kernel.provide()?)?
                 });

@@ -74,7 +74,7 @@ fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         let options = Options {
             script: vec![until(text)],
             ..Options::headless(Vm {
-                disk: Some(disk),
+                disks: vec![disk],
                 ..cd.clone()
             })
         };

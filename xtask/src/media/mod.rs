@@ -4,6 +4,7 @@
 //! header of the Linux/x86 boot protocol. Formats of other hypervisors and compressed files are refused by name ([`foreign`]).
 
 mod disk;
+mod floppy;
 mod foreign;
 mod iso;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 pub use self::disk::{check_disk, make_disk, open_disk, parse_size};
+pub use self::floppy::{Floppy, open_floppy};
 use self::foreign::refuse_foreign;
 use self::iso::CD_SECTOR;
 use crate::outcome::refuse;
@@ -35,6 +37,8 @@ pub enum Kind {
     Cdrom,
     /// A bootable raw hard disk image.
     Disk,
+    /// A bootable raw floppy image.
+    Floppy,
     /// A Linux kernel which needs this much memory to start, in bytes.
     Kernel {
         /// The header's `init_size`.
@@ -89,6 +93,8 @@ impl Medium {
             Kind::Kernel {
                 init_size: u64::from(le32(&head, KERNEL_INIT_SIZE)),
             }
+        } else if floppy::has_length(length) && (signed || floppy::is_boot_sector(&head)) {
+            Kind::Floppy
         } else if signed {
             if !length.is_multiple_of(DISK_SECTOR) {
                 refuse!(
@@ -270,6 +276,9 @@ mod tests {
         let mut disk = vec![0; 4096];
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
         assert_eq!(open("disk.bin", &disk).unwrap(), Kind::Disk);
+        let mut floppy = vec![0; 1440 << 10];
+        floppy[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+        assert_eq!(open("dos.img", &floppy).unwrap(), Kind::Floppy);
         disk[0x202..0x206].copy_from_slice(b"HdrS");
         disk[0x260..0x264].copy_from_slice(&[0, 0, 0x20, 0]);
         assert_eq!(

@@ -159,7 +159,6 @@ pub fn packages(window: bool) -> Vec<&'static [Package]> {
 pub fn lacks(part: Part) -> &'static str {
     match part {
         Part::Network => "Umbra has no driver for a network card of Bochs",
-        Part::Cdroms => "Umbra knows such media by the serial numbers of QEMU's drives",
     }
 }
 
@@ -234,6 +233,17 @@ fn entry_time(log: &str) -> Option<u64> {
     stops.nth(1)?.trim().parse().ok()
 }
 
+/// The geometry of a disk: what does not fill a cylinder of the usual one, Bochs leaves off, so that floppies have their own.
+fn geometry(path: &Path) -> String {
+    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    match length {
+        0x0b_4000 | 0x16_8000 | 0x2d_0000 => {
+            format!("cylinders=80, heads=2, spt={}", length / (80 * 2 * 512))
+        }
+        _ => "cylinders=0, heads=16, spt=63".to_owned(),
+    }
+}
+
 /// The configuration file (bochsrc(5)); names are relative to the directory in which Bochs runs.
 fn configuration(machine: &Machine, port: u16, log: &Path) -> String {
     let display = match machine.display {
@@ -283,10 +293,9 @@ sound: driver=dummy
 "
     );
     for (place, drive) in DRIVES.iter().zip(&machine.drives) {
-        let kind = if drive.writable {
-            "type=disk, mode=flat, cylinders=0, heads=16, spt=63"
-        } else {
-            "type=cdrom, status=inserted"
+        let kind = match drive.writable {
+            true => format!("type=disk, mode=flat, {}", geometry(&drive.path)),
+            false => "type=cdrom, status=inserted".to_owned(),
         };
         let name = &drive.serial;
         // Umbra knows its guest's drives by the model that they call themselves.

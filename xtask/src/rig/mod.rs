@@ -114,8 +114,6 @@ pub trait Rig: Sync {
 pub enum Part {
     /// A network card for which Umbra has a driver.
     Network,
-    /// Drives for further media of the guest's CD-ROM drive.
-    Cdroms,
 }
 
 /// Whether an outer machine's clock counts instructions.

@@ -114,7 +114,7 @@ pub fn file_system_ram_disk(directory: &Path) -> Result<PathBuf> {
 pub fn options(initrd: &Path, disk: &Path, work: &str) -> Result<Options> {
     Ok(Options::headless(Vm {
         initrd: Some(media::open_initrd(initrd)?),
-        disk: Some(media::open_disk(disk)?),
+        disks: vec![media::open_disk(disk)?],
         cmdline: format!("console=ttyS0 quiet umbra.then=storage umbra.storage={work}"),
         memory: 512 << 20,
         ..Vm::of(&Guest::CloudKernel.provide()?)?
