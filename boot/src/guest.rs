@@ -26,6 +26,7 @@ use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
+use hv_core::emulate::EmuCx;
 use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -36,7 +37,7 @@ use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
-use hvmloader_fw::{cmos, pci_setup, place, vga_text};
+use hvmloader_fw::{cmos, mtrr, pci_setup, place, vga_text};
 use npt_shadow::paging::Kind;
 use npt_shadow::shadow::Config;
 use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
@@ -474,6 +475,10 @@ impl<B: VcpuBackend> Guest<B> {
             self.cpu
                 .bus
                 .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+        }
+        for (msr, value) in mtrr::writes(self.cpu.cpuid.physical_bits()) {
+            let set = self.cpu.write_msr(msr, value);
+            debug_assert!(set.is_ok(), "firmware sets registers that are there");
         }
         self.chips.lock().preset_virtual_wire();
         self.start_text_mode();

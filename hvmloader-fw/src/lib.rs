@@ -3,7 +3,7 @@
 //! From the one machine description ([`hv_core::machine`]) it builds every table once, as blobs plus a relocation script
 //! ([`acpi`], [`smbios`]). Either the guest's firmware applies the script, having read it through fw_cfg ([`fwcfg`]), or we do
 //! ([`place`]) when a Linux kernel is booted directly ([`linux`]); then the chores of the firmware are ours too: base
-//! addresses and interrupt routing ([`pci_setup`]), the MP table ([`mptable`]), $PIR ([`pir`]) and the whole memory map
+//! addresses and interrupt routing ([`pci_setup`]), memory types ([`mtrr`]), the MP table ([`mptable`]), $PIR ([`pir`]) and the whole memory map
 //! ([`e820`]). For stock SeaBIOS there are the CMOS contents ([`cmos`]), the boot order ([`bootorder`]) and the places of its
 //! image ([`bios`]).
 //!
@@ -23,6 +23,7 @@ pub mod e820;
 pub mod fwcfg;
 pub mod linux;
 pub mod mptable;
+pub mod mtrr;
 pub mod pci_setup;
 pub mod pir;
 pub mod place;

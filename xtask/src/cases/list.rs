@@ -9,6 +9,8 @@ use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, QEMU_SVM, Shadow};
 /// What a Linux kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
     "GUEST-CPU 1",
+    // The memory types that firmware, or Umbra in its place, has set: without them Linux does not use PAT.
+    "GUEST-PAT [0-7]: WB  WC  UC- UC  WB  WP  UC- WT",
     "GUEST-DISK sda 2048",
     "GUEST-PCI 0000:00:00.0 8086:1237",
     "GUEST-PCI 0000:00:01.0 8086:7000",
