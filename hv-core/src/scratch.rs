@@ -8,7 +8,7 @@
 //!
 //! x87 and SSE registers are given to it and taken back. What is beyond them, and XCR0, is the CPU's and meanwhile the guest's that had the
 //! CPU before: which is the one whose instruction it is. One such machine serves all VMs, one after the other; an execution
-//! overwrites all that another VM has left but for what it cannot read.
+//! overwrites what another VM has left, but for the stack, which it cannot reach.
 
 use crate::Hpa;
 use crate::cpu::{Entry, VcpuBackend};
@@ -58,6 +58,8 @@ pub struct ScratchGuest<B: VcpuBackend, F: Frames> {
     operand: Hpa,
     code: Hpa,
     root: Hpa,
+    /// Bytes of the operand's page that are in use.
+    used: usize,
 }
 
 impl<B: VcpuBackend, F: Frames> ScratchGuest<B, F> {
@@ -96,6 +98,7 @@ impl<B: VcpuBackend, F: Frames> ScratchGuest<B, F> {
             operand,
             code,
             root,
+            used: 0,
         };
         guest.set_up(xsave);
         guest.cpu.put_aside();
@@ -163,8 +166,12 @@ impl<B: VcpuBackend, F: Frames> ScratchGuest<B, F> {
             *to = from;
         }
         self.put_words(self.code, &code);
-        let operand = insn.operand.get(..insn.operand_len).unwrap_or_default();
-        self.put_words(self.operand, operand);
+        // Nothing is left of the operand before this one, which may have been another VM's.
+        let mut operand = [0; NativeInsn::MOST];
+        let len = insn.operand_len.min(operand.len());
+        operand[..len].copy_from_slice(&insn.operand[..len]);
+        self.put_words(self.operand, &operand[..len.max(self.used)]);
+        self.used = len;
         let flags = insn.flags & !(Rflags::IF | Rflags::TF | Rflags::VM | Rflags::NT).bits();
         self.cpu.set_rip(CODE);
         self.cpu.set_rflags(flags | Rflags::ONE.bits());

@@ -22,7 +22,7 @@ use device_model::ne2k::Ne2k;
 use device_model::vga::{self, Picture, TextScreen, Vga};
 use hv_core::backend::NetBackend;
 use hv_core::device::{AccessSize, Device, WindowId};
-use hv_core::emulate::testing::{FakeCpu, RegionKind};
+use hv_core::emulate::testing::{FakeCpu, RegionKind, pretend};
 use hv_core::emulate::{Intercepted, StringIo, length, mov_system, step, string_io};
 use hv_core::irq::IrqLine;
 use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
@@ -105,6 +105,7 @@ pub fn emulator(data: &[u8]) {
     cpu.rflags = Rflags::from_bits_retain(u64::from(f.u32()) & 0x3f_7fd5 | 2);
     cpu.cpl = f.u8() & 3;
     cpu.cr4 = f.u32().into();
+    cpu.native = pretend;
     let code = f.bytes(15);
     for n in 0..16 {
         let near = 0x1000 + u64::from(f.u16() & 0x3fff);

@@ -7,7 +7,7 @@ use super::decode::instruction;
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Shadow, Step, StepKind};
 use crate::Gva;
 use crate::event::vector;
-use crate::regs::{Cr4, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
+use crate::regs::{Cr0, Cr4, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 use iced_x86::Instruction;
 
 /// What is done to a segment's bytes, for the checks of its type.
@@ -40,6 +40,8 @@ pub(super) struct Exec<'a, C: ?Sized> {
     pub trap: bool,
     /// An IRET.
     pub iret: bool,
+    /// Data has to be aligned: CR0.AM and RFLAGS.AC at privilege level 3.
+    pub aligned: bool,
     /// A task has been entered whose TSS has the debug trap flag.
     pub task_trap: bool,
 }
@@ -49,6 +51,9 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
     #[inline]
     pub fn new(cx: &'a mut C, mode: Mode) -> Self {
         let (regs, flags, start, cpl) = (*cx.gprs(), cx.rflags().bits(), cx.rip(), cx.cpl());
+        let aligned = flags & Rflags::AC.bits() != 0
+            && cpl == 3
+            && cx.sysreg(SysReg::Cr0) & Cr0::AM.bits() != 0;
         Self {
             cx,
             mode,
@@ -64,6 +69,7 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             trap: flags & Rflags::TF.bits() != 0,
             iret: false,
             task_trap: false,
+            aligned,
         }
     }
 
@@ -203,9 +209,19 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
         (!self.mode.is_64() && (len as u64) > room).then_some(room as usize)
     }
 
+    /// #AC for data that have to be aligned to `size` bytes, a power of two, and are not (SDM vol 3A 6.15, "Interrupt 17—Alignment Check
+    /// Exception (#AC)").
+    pub fn check_aligned(&self, linear: u64, size: usize, kind: AccessKind) -> Res<()> {
+        if self.aligned && kind != AccessKind::System && !linear.is_multiple_of(size as u64) {
+            return Err(self.fault(vector::AC, 0));
+        }
+        Ok(())
+    }
+
     /// Reads a value of `size` (1 to 8) bytes.
     #[inline]
     pub fn read(&mut self, linear: u64, size: usize, kind: AccessKind) -> Res<u64> {
+        self.check_aligned(linear, size, kind)?;
         if self.wrap(linear, size).is_none() {
             return self.cx.read_value(Gva(linear), size, kind);
         }
@@ -219,6 +235,7 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
     /// Writes a value of `size` (1 to 8) bytes.
     #[inline]
     pub fn write(&mut self, linear: u64, size: usize, value: u64, kind: AccessKind) -> Res<()> {
+        self.check_aligned(linear, size, kind)?;
         if self.wrap(linear, size).is_none() {
             return self.cx.write_value(Gva(linear), size, value, kind);
         }

@@ -191,6 +191,11 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
                 if self.must_be_aligned(&parts, size) && !linear.is_multiple_of(size as u64) {
                     return Err(self.gp());
                 }
+                // 80 bits are aligned to 64; what is longer has rules of its own.
+                if size <= 10 {
+                    let to = if size == 10 { 8 } else { size };
+                    self.check_aligned(linear, to, AccessKind::Data)?;
+                }
                 linear
             }
             None => 0,

@@ -144,12 +144,14 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         } else {
             pass.segment
         };
-        self.linear(
+        let linear = self.linear(
             segment,
             self.reg_sized(index, pass.address),
             n * pass.size as u64,
             usage,
-        )
+        )?;
+        self.check_aligned(linear, pass.size, AccessKind::Data)?;
+        Ok(linear)
     }
 
     /// How many ascending elements, at most `max`, can be accessed as one run from an index register on: within the page, the

@@ -237,6 +237,43 @@ fn value_of(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))
 }
 
+/// In place of a CPU, for instructions of all kinds: checks that `insn` is one instruction whose memory operand, if there is one, is in its
+/// place, and makes an outcome of its bytes.
+///
+/// # Panics
+/// It is not.
+pub fn pretend(insn: &mut NativeInsn) -> Executed {
+    use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
+    let code = &insn.code[..insn.len];
+    let decoded = Decoder::with_ip(64, code, NativeInsn::CODE, DecoderOptions::NONE).decode();
+    assert_eq!(decoded.len(), insn.len, "{code:02x?}");
+    assert!(!decoded.is_invalid() && insn.operand_len <= NativeInsn::MOST);
+    for i in 0..decoded.op_count() {
+        match decoded.op_kind(i) {
+            OpKind::Register | OpKind::Immediate8 | OpKind::Immediate8_2nd => {}
+            OpKind::Memory => {
+                let free = [decoded.memory_base(), decoded.memory_index()];
+                assert_eq!(free, [Register::None; 2], "{code:02x?}");
+                assert_eq!(decoded.memory_displacement64(), NativeInsn::OPERAND);
+            }
+            kind => panic!("{code:02x?}: {kind:?}"),
+        }
+    }
+    let sum = code.iter().fold(0u8, |sum, b| sum.wrapping_mul(7) ^ b);
+    match sum & 15 {
+        0 => return Executed::Interrupted,
+        1 => return Executed::Impossible,
+        2 => return Executed::Raised(vector::GP),
+        3 => return Executed::Raised(vector::XM),
+        _ => {}
+    }
+    insn.operand[..insn.operand_len].fill(sum);
+    insn.flags ^= u64::from(sum);
+    insn.gprs.regs[usize::from(sum & 7)] ^= u64::from(sum);
+    insn.fx.set_xmm(usize::from(sum & 15), [sum; 16]);
+    Executed::Done
+}
+
 impl EmuCx for FakeCpu {
     fn gprs(&self) -> &Gprs {
         &self.gprs

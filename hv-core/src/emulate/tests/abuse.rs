@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::AccessSize;
-use crate::emulate::testing::RegionKind;
+use crate::emulate::testing::{RegionKind, pretend};
 use crate::emulate::{Intercepted, StringIo, length, mov_system, string_io};
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};
 use crate::testing::Random;
@@ -59,6 +59,7 @@ fn random_cpu(r: &mut Random) -> FakeCpu {
         ..Segment::default()
     };
     cpu.rip = address(r);
+    cpu.native = pretend;
     cpu
 }
 

@@ -427,3 +427,104 @@ fn code_that_runs_into_the_non_canonical_hole_is_gp() {
     let mut cpu = FakeCpu::long64().code(u64::MAX, &[0xc7]);
     assert_eq!(faults(&mut cpu), GP0);
 }
+
+#[test]
+fn unaligned_data_at_level_3_is_an_alignment_check() {
+    let unaligned: [fn(&mut CodeAssembler); 5] = [
+        |a| a.mov(ax, word_ptr(rbx + 1)).unwrap(),
+        |a| a.add(dword_ptr(rbx + 2), eax).unwrap(),
+        |a| a.xchg(qword_ptr(rbx + 4), rax).unwrap(),
+        |a| a.fld(tword_ptr(rbx + 4)).unwrap(),
+        |a| a.movq(mm0, qword_ptr(rbx + 4)).unwrap(),
+    ];
+    for write in unaligned {
+        let mut cpu = cpu64(write);
+        cpu.cpl = 3;
+        cpu.cr0 |= Cr0::AM.bits();
+        cpu.rflags |= Rflags::AC;
+        assert_eq!(faults(&mut cpu), (vector::AC, Some(0)));
+        assert_eq!(cpu.take(), []);
+        // Each of the three is needed.
+        cpu.native = |_| crate::emulate::Executed::Done;
+        for n in 0..3 {
+            let mut cpu = cpu.clone();
+            match n {
+                0 => cpu.cpl = 0,
+                1 => cpu.cr0 &= !Cr0::AM.bits(),
+                _ => cpu.rflags -= Rflags::AC,
+            }
+            run(&mut cpu);
+        }
+    }
+}
+
+#[test]
+fn operand_across_two_pages_is_checked_whole_before_the_device_is_touched() {
+    // The last bytes of the device, and nothing behind it.
+    let mut cpu = cpu64(|a| a.movups(xmmword_ptr(rbx + 0xff8), xmm0).unwrap());
+    assert_eq!(faults(&mut cpu), (vector::PF, Some(2)));
+    let mut cpu = cpu64(|a| a.vmovdqu(ymm0, ymmword_ptr(rbx + 0xff0)).unwrap());
+    cpu.native = |_| panic!("there is no operand");
+    assert_eq!(faults(&mut cpu), (vector::PF, Some(0)));
+    assert_eq!(cpu.take(), []);
+}
+
+#[test]
+fn fpu_faults_come_in_the_manuals_order() {
+    type Set = fn(&mut FakeCpu);
+    let addps: fn(&mut CodeAssembler) = |a| a.addps(xmm0, xmmword_ptr(rbx + 8)).unwrap();
+    let fadd: fn(&mut CodeAssembler) = |a| a.fadd(dword_ptr(rbx)).unwrap();
+    let paddb: fn(&mut CodeAssembler) = |a| a.paddb(mm0, qword_ptr(rbx)).unwrap();
+    let vaddps: fn(&mut CodeAssembler) = |a| a.vaddps(xmm0, xmm1, xmmword_ptr(rbx)).unwrap();
+    let ts: Set = |cpu| cpu.cr0 |= Cr0::TS.bits();
+    let em: Set = |cpu| cpu.cr0 |= Cr0::EM.bits();
+    let no_osfxsr: Set = |cpu| cpu.cr4 &= !crate::regs::Cr4::OSFXSR.bits();
+    let no_avx: Set = |cpu| cpu.xcr0 = 3;
+    let pending: Set = |cpu| {
+        cpu.fx.set_control(0x37b);
+        cpu.fx.set_status(4);
+    };
+    let nothing: Set = |_| {};
+    const UD: (u8, Option<u32>) = (vector::UD, None);
+    const NM: (u8, Option<u32>) = (vector::NM, None);
+    const MF: (u8, Option<u32>) = (vector::MF, None);
+    for (code, set, expected) in [
+        (addps, nothing, GP0), // not aligned
+        (addps, ts, NM),
+        (addps, em, UD),
+        (addps, no_osfxsr, UD),
+        (fadd, ts, NM),
+        (fadd, em, NM),
+        (fadd, pending, MF),
+        (paddb, em, UD),
+        (paddb, ts, NM),
+        (paddb, pending, MF),
+        (vaddps, no_avx, UD),
+        (vaddps, ts, NM),
+    ] {
+        let mut cpu = cpu64(code);
+        set(&mut cpu);
+        assert_eq!(faults(&mut cpu), expected);
+        assert_eq!(cpu.take(), []);
+    }
+}
+
+#[test]
+fn masked_store_writes_only_what_the_mask_selects() {
+    let mut cpu = cpu64(|a| {
+        a.vmaskmovps(xmmword_ptr(rbx), xmm1, xmm2).unwrap();
+    });
+    // The second and fourth element.
+    cpu.native = |insn| {
+        insn.operand[4..8].fill(1);
+        insn.operand[12..16].fill(2);
+        crate::emulate::Executed::Done
+    };
+    run(&mut cpu);
+    let write = |at, value| Event::Write { at, size: 4, value };
+    let expected = [
+        write(DEVICE + 4, 0x0101_0101),
+        write(DEVICE + 12, 0x0202_0202),
+    ];
+    assert_eq!(cpu.take(), expected);
+}
