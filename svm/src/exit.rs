@@ -109,8 +109,7 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
             write: info1 & 1 != 0,
         },
         code::VINTR => ExitReason::InterruptWindow,
-        code::CR0_READ if features.cr_reads_as_cr0 => ExitReason::Cr0Misc,
-        code::CR0_READ..=code::CR15_WRITE => ExitReason::CrAccess(register(code, info1)),
+        code::CR0_READ..=code::CR15_WRITE => control_register(code, info1, features),
         code::DR0_READ..=code::DR15_WRITE => ExitReason::DrAccess(register(code, info1)),
         code::EXCP0..=code::EXCP31 => {
             let vector = (code - code::EXCP0) as u8;
@@ -188,6 +187,14 @@ fn port_io(info1: u64) -> PortIo {
         address_size,
         segment: None,
     }
+}
+
+/// CR intercepts; see [`Features::cr_reads_as_cr0`].
+fn control_register(code: u64, info1: u64, features: &Features) -> ExitReason {
+    if code == code::CR0_READ && features.cr_reads_as_cr0 {
+        return ExitReason::Cr0Misc;
+    }
+    ExitReason::CrAccess(register(code, info1))
 }
 
 /// CR and DR intercepts: the code counts sixteen reads, then sixteen writes. Bit 63 of EXITINFO1: decode assists tell the register.

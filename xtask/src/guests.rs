@@ -22,6 +22,8 @@ const RECIPE: u32 = 6;
 pub enum Guest {
     /// The Debian installer for 64-bit machines, on a CD.
     DebianAmd64,
+    /// The same of Debian 13.
+    Debian13Amd64,
     /// The Debian installer for 32-bit machines, on a CD.
     DebianI386,
     /// The graphical Debian installer for 64-bit machines, on a CD.
@@ -52,8 +54,9 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 14] = [
+    pub const ALL: [Guest; 15] = [
         Guest::DebianAmd64,
+        Guest::Debian13Amd64,
         Guest::DebianI386,
         Guest::DebianGtk,
         Guest::MemtestX64,
@@ -73,6 +76,7 @@ impl Guest {
     pub fn name(self) -> &'static str {
         match self {
             Guest::DebianAmd64 => "debian-amd64",
+            Guest::Debian13Amd64 => "debian-13-amd64",
             Guest::DebianI386 => "debian-i386",
             Guest::DebianGtk => "debian-gtk",
             Guest::MemtestX64 => "memtest-x64",
@@ -86,6 +90,16 @@ impl Guest {
             Guest::I386Initrd => "i386-initrd",
             Guest::PaeKernel => "i386-pae-kernel",
             Guest::PaeInitrd => "i386-pae-initrd",
+        }
+    }
+
+    /// What is run if nothing is named: the installer of the Debian that this system is, or else of the one of which the test guests are.
+    pub fn usual() -> Guest {
+        let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        if is_debian(&system, TRIXIE.version) {
+            Guest::Debian13Amd64
+        } else {
+            Guest::DebianAmd64
         }
     }
 
@@ -108,6 +122,7 @@ impl Guest {
     pub fn about(self) -> &'static str {
         match self {
             Guest::DebianAmd64 => "Debian 12 installer, 64-bit, text (ISO)",
+            Guest::Debian13Amd64 => "Debian 13 installer, 64-bit, text (ISO)",
             Guest::DebianI386 => "Debian 12 installer, 32-bit, text (ISO)",
             Guest::DebianGtk => "Debian 12 installer, 64-bit, graphical (ISO)",
             Guest::MemtestX64 => "memtest86+, 64-bit (ISO)",
@@ -128,6 +143,7 @@ impl Guest {
     fn file(self) -> &'static str {
         match self {
             Guest::DebianAmd64 => "debian-12-amd64.iso",
+            Guest::Debian13Amd64 => "debian-13-amd64.iso",
             Guest::DebianI386 => "debian-12-i386.iso",
             Guest::DebianGtk => "debian-12-gtk.iso",
             Guest::MemtestX64 => "memtest86+x64.iso",
@@ -159,9 +175,10 @@ impl Guest {
         setup::require(Purpose::Guests)?;
         paths::make(&paths::guests())?;
         match self {
-            Guest::DebianAmd64 => installer(&path, "amd64", "text", &TEXT_ENTRIES)?,
-            Guest::DebianI386 => installer(&path, "i386", "text", &TEXT_ENTRIES)?,
-            Guest::DebianGtk => installer(&path, "amd64", "gtk", &GTK_ENTRIES)?,
+            Guest::DebianAmd64 => BOOKWORM.installer(&path, "amd64", "text", &TEXT_ENTRIES)?,
+            Guest::Debian13Amd64 => TRIXIE.installer(&path, "amd64", "text", &TEXT_ENTRIES)?,
+            Guest::DebianI386 => BOOKWORM.installer(&path, "i386", "text", &TEXT_ENTRIES)?,
+            Guest::DebianGtk => BOOKWORM.installer(&path, "amd64", "gtk", &GTK_ENTRIES)?,
             Guest::MemtestX64 => {
                 packaged(&path, "memtest86+", "usr/lib/memtest86+/memtest86+x64.iso")?
             }
@@ -320,23 +337,59 @@ const GTK_ENTRIES: [Entry<'_>; 1] = [Entry {
     cmdline: "vga=788 ---",
 }];
 
-/// Makes the CD of a flavour of the Debian installer.
-fn installer(path: &Path, architecture: &str, flavour: &str, entries: &[Entry<'_>]) -> Result<()> {
-    let package = deb::unpacked(&format!("debian-installer-12-netboot-{architecture}"))?;
-    let files = package
-        .join("usr/lib/debian-installer/images/12")
-        .join(architecture)
-        .join(flavour)
-        .join("debian-installer")
-        .join(architecture);
-    let volume = format!("DEBIAN_12_{}", architecture.to_uppercase());
-    cdrom::make(
-        path,
-        &volume,
-        &files.join("linux"),
-        &files.join("initrd.gz"),
-        entries,
-    )
+/// A release of Debian that has an installer.
+struct Release {
+    version: &'static str,
+    codename: &'static str,
+}
+
+const BOOKWORM: Release = Release {
+    version: "12",
+    codename: "bookworm",
+};
+const TRIXIE: Release = Release {
+    version: "13",
+    codename: "trixie",
+};
+
+impl Release {
+    /// Makes the CD of a flavour of its installer.
+    fn installer(
+        &self,
+        path: &Path,
+        architecture: &str,
+        flavour: &str,
+        entries: &[Entry<'_>],
+    ) -> Result<()> {
+        let Release { version, codename } = self;
+        let package = format!("debian-installer-{version}-netboot-{architecture}/{codename}");
+        let files = deb::unpacked(&package)?
+            .join("usr/lib/debian-installer/images")
+            .join(version)
+            .join(architecture)
+            .join(flavour)
+            .join("debian-installer")
+            .join(architecture);
+        let volume = format!("DEBIAN_{version}_{}", architecture.to_uppercase());
+        cdrom::make(
+            path,
+            &volume,
+            &files.join("linux"),
+            &files.join("initrd.gz"),
+            entries,
+        )
+    }
+}
+
+/// Whether this system, by what it says of itself (os-release(5)), is Debian of `version`.
+fn is_debian(os_release: &str, version: &str) -> bool {
+    let says = |name: &str, value: &str| {
+        os_release.lines().any(|line| {
+            line.split_once('=')
+                .is_some_and(|(key, is)| key == name && is.trim_matches('"') == value)
+        })
+    };
+    says("ID", "debian") && says("VERSION_ID", version)
 }
 
 /// Provides the named guests, or all, and says where they are.
@@ -365,4 +418,20 @@ pub fn provide(names: &[String], list: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_what_the_system_says() {
+        let trixie = "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nVERSION_ID=\"13\"\nID=debian\n";
+        assert!(is_debian(trixie, "13"));
+        assert!(!is_debian(trixie, "12"));
+        assert!(!is_debian(
+            "ID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"13\"\n",
+            "13"
+        ));
+    }
 }

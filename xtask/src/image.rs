@@ -110,7 +110,7 @@ pub fn image(args: &ImageArgs) -> Result<()> {
     }
     setup::require(Purpose::Image)?;
     if guests.is_empty() {
-        guests.push(Medium::open(&Guest::DebianAmd64.provide()?)?);
+        guests.push(Medium::open(&Guest::usual().provide()?)?);
     }
     let umbra = kernel::build()?;
     let output = args

@@ -133,8 +133,8 @@ fn cd() -> Result<PathBuf> {
 
 /// Has debootstrap make the system in a folder of `scratch`, and gives the folder as an archive.
 fn system(scratch: &Path) -> Result<PathBuf> {
-    let own = deb::unpacked("debootstrap")?;
-    let archive = deb::archive()?;
+    let own = deb::unpacked_tool("debootstrap")?;
+    let archive = deb::mirror()?;
     let cache = paths::guests().join("debootstrap-cache");
     paths::make(&cache)?;
     let tree = scratch.join("debian");
@@ -148,7 +148,7 @@ fn system(scratch: &Path) -> Result<PathBuf> {
             .arg(format!("--keyring={}", deb::KEYRING))
             .arg(format!("--cache-dir={}", cache.display()))
             .arg(format!("--include={PACKAGES}"))
-            .arg("bookworm")
+            .arg(deb::RELEASE)
             .arg(&tree)
             .arg(archive),
     )

@@ -272,7 +272,7 @@ impl Vm {
     pub fn medium(&self) -> Result<Medium> {
         match &self.guest {
             Some(guest) => Ok(guest.clone()),
-            None => Medium::open(&Guest::DebianAmd64.provide()?),
+            None => Medium::open(&Guest::usual().provide()?),
         }
     }
 

@@ -9,6 +9,7 @@ mod list;
 mod machines;
 mod network;
 mod refusal;
+mod rigs;
 mod screens;
 mod storage;
 
@@ -99,6 +100,7 @@ pub fn all() -> Vec<Case> {
     all.extend(docs::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
+    all.extend(rigs::cases());
     all
 }
 
