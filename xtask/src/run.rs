@@ -490,6 +490,7 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
         window: options.window,
     })?;
     options.rig.check_installed_model(&options.cpu_model)?;
+    options.rig.prepare()?;
     let umbra = kernel::build()?;
     let name = options.vm.name();
     let mut shown = |bytes: &[u8]| {

@@ -1,10 +1,10 @@
 //! Tests that boot one guest and follow a script.
 
 use super::checks::Check;
-use super::{Case, OVMF, What, case, keys, on, on_ide, shadowed, until};
+use super::{Case, OVMF, What, by_hand, case, keys, on, on_ide, shadowed, until};
 use crate::attack::{ATTACK, OPERANDS, TASKS};
 use crate::guests::Guest;
-use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, QEMU_SVM, Shadow};
+use crate::rig::{BOCHS_SVM, BOCHS_VMX, KVM_IN_BOCHS, KVM_IN_QEMU, Paging, QEMU_SVM, Shadow};
 
 /// What a Linux kernel must find in the virtual machine.
 const HARDWARE: &[&str] = &[
@@ -89,6 +89,60 @@ pub(super) fn cases() -> Vec<Case> {
             &language,
             &[Colours(4), OwnMemory],
         ),
+        on(
+            KVM_IN_QEMU,
+            None,
+            case(
+                "kvm-in-qemu-kernel",
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                256,
+                400,
+                &[],
+                &[PoweredOff, Console(HARDWARE), OwnMemory],
+            ),
+        ),
+        shadowed(
+            Shadow::Unsync,
+            on(
+                KVM_IN_QEMU,
+                None,
+                case(
+                    "kvm-in-qemu-shadow-kernel",
+                    What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                    256,
+                    400,
+                    &[],
+                    &[PoweredOff, Console(HARDWARE)],
+                ),
+            ),
+        ),
+        by_hand(on(
+            KVM_IN_BOCHS,
+            None,
+            case(
+                "kvm-in-bochs-kernel",
+                What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                256,
+                1800,
+                &[],
+                &[PoweredOff, Console(HARDWARE)],
+            ),
+        )),
+        by_hand(shadowed(
+            Shadow::Unsync,
+            on(
+                KVM_IN_BOCHS,
+                None,
+                case(
+                    "kvm-in-bochs-shadow-kernel",
+                    What::Kernel(Guest::CloudKernel, "umbra.then=poweroff"),
+                    256,
+                    1800,
+                    &[],
+                    &[PoweredOff, Console(HARDWARE)],
+                ),
+            ),
+        )),
         case(
             "debian-i386-installer",
             What::Cd(Guest::DebianI386),

@@ -196,6 +196,7 @@ impl Case {
     ///
     /// It cannot be had.
     pub fn prepare(&self) -> Result<()> {
+        self.rig.prepare()?;
         match self.what {
             What::Cd(guest) | What::Image(guest, _) => drop(guest.provide()?),
             What::Own(guests, _) => {

@@ -55,13 +55,23 @@ const DRIVES: [&str; 3] = ["ata0-slave", "ata1-master", "ata1-slave"];
 /// it likes best to be, at 16 MiB, and enters it at its start.
 const STOP_AT_ENTRY: &str = "pbreak 0x1000000\nc\ndelete 1\nc\n";
 
+/// How the tool is reached from the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// By Umbra: its frames come over port E9h, the tool's go over COM2.
+    Umbra,
+    /// By a system without Umbra: over COM1.
+    Native,
+    /// By a system that has Umbra in a machine within: over COM2, and COM1 is the log.
+    Within,
+}
+
 /// A running Bochs.
 #[derive(Debug)]
 pub struct Bochs {
     process: Process,
     com: TcpListener,
-    /// Whether all goes over the serial port, as it does where a system runs without Umbra.
-    serial: bool,
+    reach: Reach,
 }
 
 impl Bochs {
@@ -71,6 +81,19 @@ impl Bochs {
     ///
     /// It, the CD, or the temporary files it needs, cannot be had.
     pub fn start(machine: &Machine, log: &Path) -> Result<Bochs> {
+        let reach = match machine.boot {
+            Boot::Native { .. } => Reach::Native,
+            Boot::Multiboot { .. } | Boot::Cd { .. } => Reach::Umbra,
+        };
+        Bochs::start_with(machine, reach, log)
+    }
+
+    /// The same, where the tool is reached by `reach`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Bochs::start).
+    pub fn start_with(machine: &Machine, reach: Reach, log: &Path) -> Result<Bochs> {
         let directory = temporary_directory()?;
         let place = |name: &str| directory.path().join(name);
         match &machine.boot {
@@ -83,20 +106,23 @@ impl Bochs {
         let com = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .context("cannot listen on the loopback interface")?;
         com.set_nonblocking(true)?;
-        let text = configuration(machine, com.local_addr()?.port(), log);
+        let text = configuration(machine, reach, com.local_addr()?.port(), log);
         fs::write(place("bochsrc"), text)?;
-        let serial = matches!(machine.boot, Boot::Native { .. });
-        fs::write(place("go"), if serial { STOP_AT_ENTRY } else { "c\n" })?;
+        let go = match reach {
+            Reach::Native => STOP_AT_ENTRY,
+            Reach::Umbra | Reach::Within => "c\n",
+        };
+        fs::write(place("go"), go)?;
         let arguments = ["-q", "-f", "bochsrc", "-rc", "go"].map(Into::into);
         Ok(Bochs {
             process: Process::start(
                 &emulator::program(OVERRIDE, BOCHS),
                 arguments,
                 directory,
-                !serial,
+                reach == Reach::Umbra,
             )?,
             com,
-            serial,
+            reach,
         })
     }
 }
@@ -113,7 +139,7 @@ impl Emulator for Bochs {
         stream.set_nodelay(true)?;
         let clone = stream.try_clone()?;
         match self.process.output() {
-            Some(output) if !self.serial => Ok(Channel {
+            Some(output) if self.reach == Reach::Umbra => Ok(Channel {
                 from: Box::new(output),
                 to: Sender::new(clone),
             }),
@@ -245,7 +271,7 @@ fn geometry(path: &Path) -> String {
 }
 
 /// The configuration file (bochsrc(5)); names are relative to the directory in which Bochs runs.
-fn configuration(machine: &Machine, port: u16, log: &Path) -> String {
+fn configuration(machine: &Machine, reach: Reach, port: u16, log: &Path) -> String {
     let display = match machine.display {
         Some(library) => library.to_owned(),
         // A VNC server is all there is without a window system. It does not wait for a viewer.
@@ -260,9 +286,9 @@ fn configuration(machine: &Machine, port: u16, log: &Path) -> String {
     let memory = machine.memory / MIB;
     let model = &machine.cpu_model;
     let tool = format!("mode=socket-client, dev=127.0.0.1:{port}");
-    let (com1, com2) = match &machine.boot {
-        Boot::Native { .. } => (tool, "mode=null".to_owned()),
-        _ => (format!("mode=file, dev=\"{}\"", log.display()), tool),
+    let (com1, com2) = match reach {
+        Reach::Native => (tool, "mode=null".to_owned()),
+        Reach::Umbra | Reach::Within => (format!("mode=file, dev=\"{}\"", log.display()), tool),
     };
     // Bochs's own VGA BIOS makes GRUB overwrite its heap when it is asked for graphics modes; SeaBIOS's does not.
     let mut text = format!(
@@ -354,7 +380,7 @@ mod tests {
             options: String::new(),
             modules: Vec::new(),
         };
-        let text = configuration(&machine(boot), 4711, Path::new("/logs/a.log"));
+        let text = configuration(&machine(boot), Reach::Umbra, 4711, Path::new("/logs/a.log"));
         assert!(text.contains("com1: enabled=1, mode=file, dev=\"/logs/a.log\"\n"));
         assert!(text.contains("com2: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n"));
         assert!(text.contains("memory: guest=384, host=384\n"));
@@ -368,7 +394,12 @@ mod tests {
             initrd: None,
             cmdline: String::new(),
         };
-        let text = configuration(&machine(boot), 4711, Path::new("/logs/a.log"));
+        let text = configuration(
+            &machine(boot),
+            Reach::Native,
+            4711,
+            Path::new("/logs/a.log"),
+        );
         assert!(text.contains("com1: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n"));
     }
 
@@ -378,7 +409,7 @@ mod tests {
             path: "/u.iso".into(),
             firmware: None,
         };
-        let text = configuration(&machine(boot), 1, Path::new("/l"));
+        let text = configuration(&machine(boot), Reach::Umbra, 1, Path::new("/l"));
         assert!(text.contains(
             "ata0-slave: type=cdrom, status=inserted, path=umbra-cdrom, model=\"umbra-cdrom\"\n"
         ));

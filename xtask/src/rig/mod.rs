@@ -7,10 +7,13 @@ mod bochs;
 mod bochs_svm;
 mod bochs_vmx;
 mod kvm;
+mod kvm_in_bochs;
+mod kvm_in_qemu;
 mod machine;
 mod models;
 mod qemu;
 mod qemu_svm;
+mod within;
 
 use std::fmt;
 use std::path::Path;
@@ -21,6 +24,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 pub use self::bochs_svm::BOCHS_SVM;
 pub use self::bochs_vmx::BOCHS_VMX;
 pub use self::kvm::KVM;
+pub use self::kvm_in_bochs::KVM_IN_BOCHS;
+pub use self::kvm_in_qemu::KVM_IN_QEMU;
 pub use self::machine::{
     Boot, Bus, Drive, Forward, MIB, Machine, Module, Net, Network, Paging, Shadow, bytes,
     outer_memory, parse_memory,
@@ -31,7 +36,14 @@ use crate::outcome::refuse;
 use crate::setup::Package;
 
 /// All of them, in the order in which they are named to people.
-pub const ALL: [&dyn Rig; 4] = [QEMU_SVM, BOCHS_VMX, BOCHS_SVM, KVM];
+pub const ALL: [&dyn Rig; 6] = [
+    QEMU_SVM,
+    BOCHS_VMX,
+    BOCHS_SVM,
+    KVM,
+    KVM_IN_QEMU,
+    KVM_IN_BOCHS,
+];
 
 /// Where an outer machine comes from.
 pub trait Rig: Sync {
@@ -62,6 +74,15 @@ pub trait Rig: Sync {
 
     /// The system packages that it needs, and that its window needs.
     fn packages(&self, window: bool) -> Vec<&'static [Package]>;
+
+    /// Fetches what it is made of besides these packages.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// What stands in its way on this computer, as a sentence's end; nothing if it can be used.
     fn missing(&self) -> Option<String> {

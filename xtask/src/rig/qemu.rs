@@ -10,8 +10,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use tempfile::TempDir;
 
-use super::machine::{Boot, Bus, Forward, Machine, Module, Net, Network};
+use super::machine::{Boot, Bus, Drive, Forward, Machine, Module, Net, Network};
 use super::{Rig, models};
 use crate::deb;
 use crate::emulator::{
@@ -63,9 +64,23 @@ impl Qemu {
     /// It, or the temporary files it needs, cannot be had.
     pub fn start(machine: &Machine, accelerator: &str, log: &Path) -> Result<Qemu> {
         let directory = temporary_directory()?;
-        let arguments = arguments(machine, accelerator, log, directory.path())?;
+        let control = control_socket(directory.path());
+        let at = escaped(&control)?;
+        let monitor = matches!(machine.boot, Boot::Cd { .. });
+        let wires = Wires {
+            control: if machine.icount {
+                format!("pipe,id=control,path={at}")
+            } else {
+                socket(&control)?
+            },
+            log: log_file(log)?,
+            monitor: monitor
+                .then(|| escaped(&monitor_socket(directory.path())))
+                .transpose()?,
+        };
+        let linked = linked(machine, directory.path())?;
+        let arguments = arguments(&linked, accelerator, &wires)?;
         let pipes = if machine.icount {
-            let control = control_socket(directory.path());
             let (to, from) = (control.with_extension("in"), control.with_extension("out"));
             deb::run(Command::new("mkfifo").args([&to, &from]))?;
             // Neither may wait for the other end to be opened.
@@ -81,8 +96,22 @@ impl Qemu {
         };
         Ok(Qemu {
             pipes,
+            monitor,
+            ..Qemu::launch(arguments, directory)?
+        })
+    }
+
+    /// Starts QEMU with these arguments, among them [`socket`] at [`control_socket`].
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had.
+    pub fn launch(arguments: Vec<String>, directory: TempDir) -> Result<Qemu> {
+        let arguments = arguments.into_iter().map(OsString::from);
+        Ok(Qemu {
             process: Process::start(&program(), arguments, directory, false)?,
-            monitor: matches!(machine.boot, Boot::Cd { .. }),
+            monitor: false,
+            pipes: None,
         })
     }
 }
@@ -141,7 +170,40 @@ pub fn program() -> String {
     emulator::program(OVERRIDE, QEMU)
 }
 
-fn control_socket(directory: &Path) -> PathBuf {
+/// What connects a machine's serial ports and monitor: values of QEMU's options.
+#[derive(Debug)]
+pub struct Wires {
+    /// The character device of the control channel, named `control`.
+    pub control: String,
+    /// The character device of Umbra's log, named `log`.
+    pub log: String,
+    /// The monitor's socket.
+    pub monitor: Option<String>,
+}
+
+/// The control channel over a socket at `path`, for which QEMU waits.
+///
+/// # Errors
+///
+/// The path is not UTF-8.
+pub fn socket(path: &Path) -> Result<String> {
+    Ok(format!(
+        "socket,id=control,path={},server=on,wait=on",
+        escaped(path)?
+    ))
+}
+
+/// The log in the file `path`.
+///
+/// # Errors
+///
+/// The path is not UTF-8.
+pub fn log_file(path: &Path) -> Result<String> {
+    Ok(format!("file,id=log,path={}", escaped(path)?))
+}
+
+/// Where the socket of the control channel is.
+pub fn control_socket(directory: &Path) -> PathBuf {
     directory.join("control")
 }
 
@@ -157,15 +219,14 @@ fn escaped(path: &Path) -> Result<String> {
     Ok(text.replace(',', ",,"))
 }
 
-/// The emulator's arguments; links and files that they need are made in `directory`.
-fn arguments(
-    machine: &Machine,
-    accelerator: &str,
-    log: &Path,
-    directory: &Path,
-) -> Result<Vec<OsString>> {
-    let mut arguments: Vec<OsString> = Vec::new();
-    let mut add = |parts: &[&str]| arguments.extend(parts.iter().map(OsString::from));
+/// The emulator's arguments.
+///
+/// # Errors
+///
+/// A path is not UTF-8.
+pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<Vec<String>> {
+    let mut arguments: Vec<String> = Vec::new();
+    let mut add = |parts: &[&str]| arguments.extend(parts.iter().map(|&part| part.to_owned()));
     add(&[
         "-name",
         "Umbra",
@@ -198,7 +259,7 @@ fn arguments(
             modules,
         } => {
             add(&["-kernel", utf8(umbra)?, "-append", options]);
-            add(&["-initrd", &module_list(modules, directory)?]);
+            add(&["-initrd", &module_list(modules)?]);
         }
         Boot::Cd { path, firmware } => {
             match firmware {
@@ -226,28 +287,9 @@ fn arguments(
             }
         }
     }
-    for (number, drive) in machine.drives.iter().enumerate() {
-        let access = if drive.writable {
-            "cache=writeback"
-        } else {
-            "readonly=on"
-        };
-        add(&[
-            "-drive",
-            &format!(
-                "file={},if=none,id=drive{number},format=raw,{access}",
-                escaped(&drive.path)?
-            ),
-        ]);
-        let device = match (drive.bus, drive.writable) {
-            (Bus::Virtio, _) => "virtio-blk-pci",
-            (Bus::Ide, false) => "ide-cd",
-            (Bus::Ide, true) => "ide-hd",
-        };
-        add(&[
-            "-device",
-            &format!("{device},drive=drive{number},serial={}", drive.serial),
-        ]);
+    for (number, one) in machine.drives.iter().enumerate() {
+        let [backend, device] = drive(number, one)?;
+        add(&["-drive", &backend, "-device", &device]);
     }
     if let Some(network) = network(&machine.network)? {
         let card = match machine.boot {
@@ -256,35 +298,40 @@ fn arguments(
         };
         add(&["-netdev", &network, "-device", card]);
     }
-    let control = escaped(&control_socket(directory))?;
-    let control = if machine.icount {
-        format!("pipe,id=control,path={control}")
-    } else {
-        format!("socket,id=control,path={control},server=on,wait=on")
-    };
-    add(&["-chardev", &control]);
-    if matches!(machine.boot, Boot::Cd { .. }) {
-        add(&[
-            "-qmp",
-            &format!(
-                "unix:{},server=on,wait=off",
-                escaped(&monitor_socket(directory))?
-            ),
-        ]);
+    add(&["-chardev", &wires.control]);
+    if let Some(monitor) = &wires.monitor {
+        add(&["-qmp", &format!("unix:{monitor},server=on,wait=off")]);
     }
     if matches!(machine.boot, Boot::Native { .. }) {
         add(&["-serial", "chardev:control"]);
     } else {
-        add(&[
-            "-chardev",
-            &format!("file,id=log,path={}", escaped(log)?),
-            "-serial",
-            "chardev:log",
-            "-serial",
-            "chardev:control",
-        ]);
+        add(&["-chardev", &wires.log, "-serial", "chardev:log"]);
+        add(&["-serial", "chardev:control"]);
     }
     Ok(arguments)
+}
+
+/// A drive as the values of `-drive` and `-device`.
+///
+/// # Errors
+///
+/// Its path is not UTF-8.
+pub fn drive(number: usize, drive: &Drive) -> Result<[String; 2]> {
+    let access = if drive.writable {
+        "cache=writeback"
+    } else {
+        "readonly=on"
+    };
+    let path = escaped(&drive.path)?;
+    let device = match (drive.bus, drive.writable) {
+        (Bus::Virtio, _) => "virtio-blk-pci",
+        (Bus::Ide, false) => "ide-cd",
+        (Bus::Ide, true) => "ide-hd",
+    };
+    Ok([
+        format!("file={path},if=none,id=drive{number},format=raw,{access}"),
+        format!("{device},drive=drive{number},serial={}", drive.serial),
+    ])
 }
 
 /// The network as the value of `-netdev`; nothing, if there is none.
@@ -303,22 +350,36 @@ fn network(network: &Network) -> Result<Option<String>> {
     Ok(Some(value))
 }
 
-fn utf8(path: &Path) -> Result<&str> {
+/// `path` as text.
+///
+/// # Errors
+///
+/// It is not UTF-8.
+pub fn utf8(path: &Path) -> Result<&str> {
     path.to_str()
         .ok_or_else(|| anyhow!("the path {} is not UTF-8", path.display()))
 }
 
-/// The modules as QEMU's multiboot loader takes them: file and role, separated by commas. The loader ends a file's name at the
-/// first blank, so that the names are those of links in `directory`.
-fn module_list(modules: &[Module], directory: &Path) -> Result<String> {
-    let mut list = Vec::new();
-    for module in modules {
-        let link = directory.join(&module.role);
-        symlink(&module.path, &link)
-            .with_context(|| format!("cannot make the link {}", link.display()))?;
-        list.push(format!("{} {}", escaped(&link)?, module.role));
+/// The machine with links in `directory` for its modules: QEMU's multiboot loader ends a file's name at the first blank.
+fn linked(machine: &Machine, directory: &Path) -> Result<Machine> {
+    let mut machine = machine.clone();
+    if let Boot::Multiboot { modules, .. } = &mut machine.boot {
+        for module in modules {
+            let link = directory.join(&module.role);
+            symlink(&module.path, &link)
+                .with_context(|| format!("cannot make the link {}", link.display()))?;
+            module.path = link;
+        }
     }
-    Ok(list.join(","))
+    Ok(machine)
+}
+
+/// The modules as QEMU's multiboot loader takes them: file and role, separated by commas.
+fn module_list(modules: &[Module]) -> Result<String> {
+    let list = modules
+        .iter()
+        .map(|module| Ok(format!("{} {}", escaped(&module.path)?, module.role)));
+    Ok(list.collect::<Result<Vec<_>>>()?.join(","))
 }
 
 /// The system packages that it needs, and that its window needs.
@@ -367,17 +428,18 @@ pub fn display() -> Result<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Drive, MIB, QEMU_SVM};
+    use crate::rig::{MIB, QEMU_SVM};
 
     fn line(machine: &Machine) -> String {
         let directory = tempfile::tempdir().unwrap();
-        let log = Path::new("/logs/a,b.log");
-        let arguments = arguments(machine, "tcg", log, directory.path()).unwrap();
-        let words: Vec<String> = arguments
-            .into_iter()
-            .map(|word| word.into_string().unwrap())
-            .collect();
-        words
+        let wires = Wires {
+            control: "null,id=control".to_owned(),
+            log: log_file(Path::new("/logs/a,b.log")).unwrap(),
+            monitor: None,
+        };
+        let machine = linked(machine, directory.path()).unwrap();
+        arguments(&machine, "tcg", &wires)
+            .unwrap()
             .join(" ")
             .replace(directory.path().to_str().unwrap(), "DIR")
     }

@@ -2,7 +2,7 @@
 
 pub mod bench;
 pub mod crash;
-mod programs;
+pub mod programs;
 
 use std::fs;
 use std::path::{Path, PathBuf};

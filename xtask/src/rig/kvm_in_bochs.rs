@@ -1,0 +1,111 @@
+//! `kvm-in-bochs`: QEMU with Linux KVM in Bochs's emulation of Intel VT-x. Slow: for trying what `kvm` does on such a processor.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::bochs::{self, Bochs, Reach};
+use super::machine::{Bus, Machine, Network};
+use super::within::{self, Outer};
+use super::{Counting, Part, Rig};
+use crate::emulator::{Emulator, temporary_directory};
+use crate::outcome::refuse;
+use crate::setup::Package;
+
+/// The rig.
+pub const KVM_IN_BOCHS: &dyn Rig = &KvmInBochs;
+
+struct KvmInBochs;
+
+/// The emulated processor, which has EPT and unrestricted guests.
+const OUTER_MODEL: &str = "corei7_skylake_x";
+/// The emulated machine's drivers.
+const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "kvm_intel"];
+
+impl Rig for KvmInBochs {
+    fn name(&self) -> &'static str {
+        "kvm-in-bochs"
+    }
+
+    fn about(&self) -> &'static str {
+        "QEMU with Linux KVM, all in Bochs with Intel VT-x: takes minutes"
+    }
+
+    fn usual_model(&self) -> &'static str {
+        "host"
+    }
+
+    fn check_installed_model(&self, _model: &str) -> Result<()> {
+        // The QEMU within must have it, which is not installed here.
+        Ok(())
+    }
+
+    fn packages(&self, _window: bool) -> Vec<&'static [Package]> {
+        bochs::packages(false)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        within::prepare()
+    }
+
+    fn control(&self) -> &'static str {
+        "com2"
+    }
+
+    fn most_memory(&self) -> Option<u64> {
+        Some(bochs::MOST_MEMORY - within::OWN_MEMORY)
+    }
+
+    fn lacks(&self, part: Part) -> Option<&'static str> {
+        Some(match part {
+            Part::Network => "the Linux between has none",
+            Part::Cdroms => bochs::lacks(part),
+        })
+    }
+
+    fn counting(&self) -> Counting {
+        Counting::Never
+    }
+
+    fn slowness(&self) -> u32 {
+        20
+    }
+
+    fn display(&self) -> Result<&'static str> {
+        refuse!("--rig {} has no window; use --headless", self.name())
+    }
+
+    fn start(&self, machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+        let scratch = temporary_directory()?;
+        let outer = Outer {
+            drivers: &DRIVERS,
+            drives: names(machine),
+            compressed: true,
+        };
+        let boot = within::boot(machine, &outer, scratch.path())?;
+        let mut drives = machine.drives.clone();
+        for drive in &mut drives {
+            drive.bus = Bus::Ide;
+        }
+        let machine = Machine {
+            cpu_model: OUTER_MODEL.to_owned(),
+            memory: within::memory(machine),
+            boot,
+            drives,
+            network: Network::default(),
+            ..machine.clone()
+        };
+        Ok(Box::new(Bochs::start_with(&machine, Reach::Within, log)?))
+    }
+}
+
+/// What Linux calls the drives. The first CD is the one that it was started from.
+fn names(machine: &Machine) -> Vec<String> {
+    let (mut disks, mut cds) = ('a'..='z', 1..);
+    let drives = machine.drives.iter();
+    let names = drives.map(|drive| match drive.writable {
+        true => disks.next().map(|letter| format!("sd{letter}")),
+        false => cds.next().map(|number| format!("sr{number}")),
+    });
+    names.flatten().collect()
+}

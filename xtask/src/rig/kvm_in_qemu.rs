@@ -1,0 +1,116 @@
+//! `kvm-in-qemu`: QEMU with Linux KVM in QEMU's emulation of AMD-V, which is how `kvm` can be tried without the hardware.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::machine::{Boot, Bus, Drive, MIB, Machine};
+use super::qemu::{self, Qemu};
+use super::within::{self, Outer};
+use super::{Counting, Part, Rig};
+use crate::emulator::{Emulator, temporary_directory};
+use crate::outcome::refuse;
+use crate::setup::Package;
+
+/// The rig.
+pub const KVM_IN_QEMU: &dyn Rig = &KvmInQemu;
+
+struct KvmInQemu;
+
+/// The emulated machine's drivers.
+const DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "kvm_amd"];
+
+impl Rig for KvmInQemu {
+    fn name(&self) -> &'static str {
+        "kvm-in-qemu"
+    }
+
+    fn about(&self) -> &'static str {
+        "QEMU with Linux KVM, all in QEMU's own emulation of AMD-V: what kvm does, without the hardware"
+    }
+
+    fn usual_model(&self) -> &'static str {
+        "host"
+    }
+
+    fn check_installed_model(&self, _model: &str) -> Result<()> {
+        // The QEMU within must have it, which is not installed here.
+        Ok(())
+    }
+
+    fn packages(&self, _window: bool) -> Vec<&'static [Package]> {
+        qemu::packages(false)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        within::prepare()
+    }
+
+    fn control(&self) -> &'static str {
+        "com2"
+    }
+
+    fn lacks(&self, part: Part) -> Option<&'static str> {
+        (part == Part::Network).then_some("the Linux between has none")
+    }
+
+    fn counting(&self) -> Counting {
+        Counting::Never
+    }
+
+    fn slowness(&self) -> u32 {
+        4
+    }
+
+    fn display(&self) -> Result<&'static str> {
+        refuse!("--rig {} has no window; use --headless", self.name())
+    }
+
+    fn start(&self, machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+        let directory = temporary_directory()?;
+        let outer = Outer {
+            drivers: &DRIVERS,
+            drives: ('a'..='z')
+                .map(|letter| format!("vd{letter}"))
+                .take(machine.drives.len())
+                .collect(),
+            compressed: false,
+        };
+        let boot = within::boot(machine, &outer, directory.path())?;
+        let arguments = arguments(machine, &boot, log, directory.path())?;
+        Ok(Box::new(Qemu::launch(arguments, directory)?))
+    }
+}
+
+/// The arguments of the outer QEMU.
+fn arguments(machine: &Machine, boot: &Boot, log: &Path, directory: &Path) -> Result<Vec<String>> {
+    let mut arguments: Vec<String> = Vec::new();
+    let mut add = |parts: &[&str]| arguments.extend(parts.iter().map(|&part| part.to_owned()));
+    add(&["-name", "Umbra", "-no-user-config", "-nodefaults"]);
+    add(&["-M", "q35", "-accel", "tcg", "-cpu", "max,+svm"]);
+    add(&["-m", &format!("{}M", within::memory(machine) / MIB)]);
+    add(&["-display", "none", "-no-reboot"]);
+    if let Boot::Native {
+        kernel,
+        initrd,
+        cmdline,
+    } = boot
+    {
+        add(&["-kernel", qemu::utf8(kernel)?, "-append", cmdline]);
+        if let Some(initrd) = initrd {
+            add(&["-initrd", qemu::utf8(initrd)?]);
+        }
+    }
+    for (number, one) in machine.drives.iter().enumerate() {
+        let one = Drive {
+            bus: Bus::Virtio,
+            ..one.clone()
+        };
+        let [backend, device] = qemu::drive(number, &one)?;
+        add(&["-drive", &backend, "-device", &device]);
+    }
+    add(&["-chardev", &qemu::log_file(log)?]);
+    add(&["-chardev", &qemu::socket(&qemu::control_socket(directory))?]);
+    add(&["-serial", "chardev:log", "-serial", "chardev:control"]);
+    Ok(arguments)
+}
