@@ -5,6 +5,7 @@
 mod checks;
 mod console;
 mod docs;
+mod fresh;
 mod list;
 mod machines;
 mod network;
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Case> {
     all.extend(machines::cases());
     all.extend(screens::cases());
     all.extend(rigs::cases());
+    all.extend(fresh::cases());
     all
 }
 
