@@ -21,7 +21,7 @@ use crate::keys;
 use crate::mouse;
 use crate::outcome::{exit_code, refuse};
 use crate::rig::{
-    Boot, Bus, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, outer_memory,
+    Boot, Bus, Counting, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, outer_memory,
 };
 use crate::screen::write_png;
 use crate::script::{self, Step};
@@ -84,6 +84,9 @@ impl Options {
     pub fn check(args: &RunArgs, script: Vec<Step>) -> Result<Options> {
         let rig = args.rig.resolve()?;
         let cpu_model = rig.choose_model(args.cpu_model.as_deref())?;
+        if args.icount && rig.counting() == Counting::Never {
+            refuse!("--icount cannot go with --rig {}", rig.name());
+        }
         match args.cpus.parse::<u32>() {
             Ok(1) => {}
             Ok(cpus) if cpus > 1 => {

@@ -63,6 +63,19 @@ fn a_rig_brings_its_cpu_and_takes_only_such_as_fit() {
 }
 
 #[test]
+fn a_rig_says_what_its_machine_has_not() {
+    for (line, word) in [
+        ("--rig kvm-in-qemu --icount", "--icount cannot go"),
+        ("--rig kvm-in-qemu --net user", "the Linux between"),
+        ("--rig bochs-vmx --net user", "no driver"),
+    ] {
+        let text = refusal(line);
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(check("--rig kvm-in-qemu").unwrap().network.net, Net::None);
+}
+
+#[test]
 fn the_focus_goes_to_a_machine_that_is_there() {
     assert!(refusal("--focus 2").contains("no such virtual machine"));
     assert!(refusal("--focus 0").contains("no such virtual machine"));
