@@ -11,6 +11,7 @@ while read module; do
     esac
 done < /modules/order
 [ -c /dev/kvm ] || echo "KVM cannot be used in this machine"
+busybox stty -F /dev/ttyS1 raw -onlcr -echo clocal
 sh /within/run
 echo "QEMU ended with $?"
 poweroff -f
