@@ -57,10 +57,7 @@ impl Rig for KvmInBochs {
     }
 
     fn lacks(&self, part: Part) -> Option<&'static str> {
-        Some(match part {
-            Part::Network => "the Linux between has none",
-            Part::Cdroms => bochs::lacks(part),
-        })
+        (part == Part::Network).then_some("the Linux between has none")
     }
 
     fn counting(&self) -> Counting {
