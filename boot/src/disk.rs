@@ -7,7 +7,6 @@ use crate::virtio::{self, HostHal, HostTransport, Interrupt};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::slice;
@@ -22,6 +21,8 @@ use virtio_drivers::transport::{DeviceType, Transport};
 bitflags! {
     /// Feature bits of block devices (5.2.3), and those of all devices that are used here.
     #[derive(Clone, Copy, Debug)]
+    /// Indirect descriptors are not among them: `virtio-drivers` allocates memory for those with each request, and the queue has room for the
+    /// largest request as it is.
     struct Features: u64 {
         /// The number of buffers of a request is limited by `seg_max`.
         const SEG_MAX = 1 << 2;
@@ -29,7 +30,6 @@ bitflags! {
         const RO = 1 << 5;
         /// It has a cache, which a command flushes.
         const FLUSH = 1 << 9;
-        const INDIRECT_DESC = Feature::RING_INDIRECT_DESC.bits();
         const VERSION_1 = Feature::VERSION_1.bits();
     }
 }
@@ -87,6 +87,8 @@ struct Device {
     /// How it says that a request is over. None: it does not.
     interrupt: Option<Interrupt>,
     asked: Option<Asked>,
+    /// The frame of the next request.
+    frame: Option<Box<Frame>>,
 }
 
 // SAFETY: the transport holds pointers to device registers and queues that belong to this object alone.
@@ -100,13 +102,19 @@ static ANSWERED: AtomicBool = AtomicBool::new(false);
 /// The buffers of a request, as the queue wants them: those that the disk reads, and those that it writes.
 type Buffers<'a> = (Vec<&'a [u8]>, Vec<&'a mut [u8]>);
 
-/// The buffers of a request; None: its memory is not what it should be.
+/// The buffers of a request; None: its memory is not what it should be, or there is no memory for the list.
 ///
 /// # Safety
 /// The pieces of guest memory in the request are RAM (or ROM, for a write) of the guest. What the buffers hold may not be accessed.
 unsafe fn buffers<'a>(request: &'a mut BlockRequest, frame: &'a mut Frame) -> Option<Buffers<'a>> {
-    let mut read: Vec<&[u8]> = vec![&frame.header];
-    let mut written: Vec<&mut [u8]> = Vec::new();
+    let (mut read, mut written) = (Vec::<&[u8]>::new(), Vec::<&mut [u8]>::new());
+    let pieces = match &request.memory {
+        BlockMemory::Guest(pieces) => pieces.len(),
+        BlockMemory::Buffer { .. } => 1,
+    };
+    read.try_reserve_exact(1 + pieces).ok()?;
+    written.try_reserve_exact(pieces + 1).ok()?;
+    read.push(&frame.header);
     match (request.op, &mut request.memory) {
         (BlockOp::Flush, _) => {}
         (BlockOp::Read, BlockMemory::Buffer { buffer, part }) => {
@@ -151,8 +159,7 @@ impl Device {
         } else {
             1
         };
-        let indirect = features.contains(Features::INDIRECT_DESC);
-        let queue = VirtQueue::new(&mut transport, QUEUE, indirect, false)?;
+        let queue = VirtQueue::new(&mut transport, QUEUE, false, false)?;
         transport.finish_init();
         Ok(Self {
             transport,
@@ -162,6 +169,10 @@ impl Device {
             data_buffers,
             interrupt,
             asked: None,
+            frame: Some(Box::new(Frame {
+                header: header(IN, 0),
+                status: [NO_STATUS],
+            })),
         })
     }
 
@@ -210,10 +221,11 @@ impl Device {
             BlockOp::Write => OUT,
             BlockOp::Flush => FLUSH,
         };
-        let mut frame = Box::new(Frame {
-            header: header(kind, request.sector),
-            status: [NO_STATUS],
-        });
+        // There is one request at a time.
+        let Some(mut frame) = self.frame.take() else {
+            return Err(request);
+        };
+        (frame.header, frame.status) = (header(kind, request.sector), [NO_STATUS]);
         // SAFETY: a device model makes pieces only of what guest memory has answered for RAM. All buffers stay where they are and are not
         // looked at before the request is over: they lie in boxes, which are kept until then, or are the guest's memory, which is given to
         // nobody else as long as the guest has this disk.
@@ -222,6 +234,7 @@ impl Device {
                 .and_then(|(read, mut written)| self.queue.add(&read, &mut written).ok())
         };
         let Some(token) = token else {
+            self.frame = Some(frame);
             return Err(request);
         };
         if self.queue.should_notify() {
@@ -255,6 +268,7 @@ impl Device {
             Some(Ok(_)) => result(frame.status),
             _ => Err(BlockError),
         };
+        self.frame = Some(frame);
         Some((request, result))
     }
 

@@ -6,6 +6,7 @@ use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::options::{PagingChoice, VmOptions};
+use crate::setup::Setup;
 use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -21,6 +22,7 @@ use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
+use host_memory::{Demand, MIB, PAGE};
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
@@ -32,14 +34,15 @@ use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
+use hv_core::sentence::sentence;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::{Gpa, Hpa};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
-use hvmloader_fw::{cmos, mtrr, pci_setup, place, vga_text};
+use hvmloader_fw::{cmos, mtrr, pci_setup, vga_text};
 use npt_shadow::paging::Kind;
-use npt_shadow::shadow::Config;
+use npt_shadow::shadow::{Config, MIN_PAGES};
 use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
 use spin::Mutex;
 
@@ -77,15 +80,27 @@ impl Ways {
 
     /// Shadow paging, likewise.
     fn shadow(&self) -> Option<Kind<HostFrames>> {
-        memory::grow_heap();
         let shadow = ShadowMmu::new(HostFrames, self.memory.clone(), self.shadow)?;
         Some(Kind::Shadow(Box::new(shadow)))
+    }
+
+    /// What nested or shadow paging takes for a guest with so many bytes of RAM.
+    fn demand(second_stage: Option<SecondStage>, shadow: Option<&Config>, ram: u64) -> Demand {
+        let nested = second_stage.map_or(0, |stage| {
+            NestedMmu::<HostFrames>::tables(ram, stage.largest)
+        });
+        Demand {
+            tables: PAGE * (nested + shadow.map_or(0, |_| MIN_PAGES as u64 + 1)),
+            books: shadow.map_or(0, Config::books),
+            ..Demand::default()
+        }
     }
 }
 
 /// RAM of a guest when the command line does not say.
 const DEFAULT_MEMORY: u64 = 1 << 30;
-const MIB: u64 = 1 << 20;
+/// What the devices of a VM take besides the heap's region of small things, at most. A test measures it (`tests/tests/heap.rs`).
+const DEVICES: u64 = 4 * MIB;
 /// The first VM's network card: locally administered, like QEMU's default.
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 const UUID: [u8; 16] = *b"Umbra virtual PC";
@@ -102,6 +117,7 @@ enum Firmware {
         boot: LinuxBoot,
         kernel: &'static [u8],
         initrd: &'static [u8],
+        setup: Box<Setup>,
     },
 }
 
@@ -131,7 +147,6 @@ pub struct Guest<B: VcpuBackend> {
     ways: Ways,
     memory: Arc<dyn GuestMemory>,
     firmware: Firmware,
-    desc: MachineDesc,
     vgabios: &'static [u8],
 }
 
@@ -152,6 +167,9 @@ impl ConsoleBackend for Com1 {
     }
 }
 
+/// Characters of a line of the firmware's at most.
+const FIRMWARE_LINE: usize = 160;
+
 /// The firmware's debug output, in lines.
 struct FirmwareLog {
     vm: u8,
@@ -160,7 +178,7 @@ struct FirmwareLog {
 
 impl ConsoleBackend for FirmwareLog {
     fn write(&mut self, byte: u8) {
-        if byte == b'\n' || self.line.len() >= 160 {
+        if byte == b'\n' || self.line.len() >= FIRMWARE_LINE {
             log::info!("VM {}, firmware: {}", self.vm, self.line);
             self.line.clear();
         } else if byte >= b' ' {
@@ -235,6 +253,7 @@ impl<B: VcpuBackend> Guest<B> {
                     boot: plan.map_err(|e| e.to_string())?,
                     kernel,
                     initrd,
+                    setup: Box::new(Setup::new(&desc)?),
                 }
             }
             None => {
@@ -245,10 +264,33 @@ impl<B: VcpuBackend> Guest<B> {
             }
         };
 
+        let cpuid = Cpuid::new(host::cpuid);
+        let frames = desc.top_of_ram() >> 12;
+        let shadow = Config {
+            algorithm: options.shadow,
+            pages: shadow_pages(memory_size),
+            frames,
+            physical_bits: cpuid.physical_bits(),
+        };
+        let needs_shadow = !matches!(options.paging, PagingChoice::Nested);
+        let paging = Ways::demand(
+            second_stage.filter(|_| options.paging.needs_nested()),
+            needs_shadow.then_some(&shadow),
+            memory_size,
+        );
+        let demand = Demand {
+            ram: memory_size,
+            video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64,
+            devices: DEVICES,
+            books: paging.books + WatchedMemory::bytes(frames),
+            ..paging
+        };
+        let fits = demand.check(number, memory::left());
+        fits.map_err(|lack| lack.to_string())?;
         let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
         let enough = || {
             alloc::format!(
-                "this machine has too little memory for VM {number}, a guest of {} MiB",
+                "this machine's memory is in too many pieces for VM {number}, a guest of {} MiB; give it less",
                 memory_size / MIB
             )
         };
@@ -262,19 +304,12 @@ impl<B: VcpuBackend> Guest<B> {
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
-        let cpuid = Cpuid::new(host::cpuid);
         // Shadow paging may be switched on at any time: everything that writes to memory goes through the watch.
-        let frames = desc.top_of_ram() >> 12;
-        let memory = WatchedMemory::new(ram.clone(), frames);
+        let memory = WatchedMemory::new(ram.clone(), frames).ok_or_else(enough)?;
         let ways = Ways {
             second_stage,
             memory: memory.clone(),
-            shadow: Config {
-                algorithm: options.shadow,
-                pages: shadow_pages(memory_size),
-                frames,
-                physical_bits: cpuid.physical_bits(),
-            },
+            shadow,
         };
         let first = match options.paging {
             PagingChoice::Shadow => ways.shadow(),
@@ -282,7 +317,8 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let mut mmu = Paging::new(first.ok_or_else(enough)?);
         if let PagingChoice::Alternate(_) = options.paging {
-            mmu.add(ways.shadow().ok_or_else(enough)?);
+            let added = mmu.add(ways.shadow().ok_or_else(enough)?);
+            added.then_some(()).ok_or_else(enough)?;
         }
         if let Some(hpa) = second_stage.and_then(|stage| stage.identity_map) {
             let backing = Backing::Ram {
@@ -322,7 +358,7 @@ impl<B: VcpuBackend> Guest<B> {
             com1: Box::new(Com1(number)),
             debug: Box::new(FirmwareLog {
                 vm: number,
-                line: String::new(),
+                line: String::with_capacity(FIRMWARE_LINE),
             }),
             net,
             drives,
@@ -369,7 +405,6 @@ impl<B: VcpuBackend> Guest<B> {
             chips,
             memory,
             firmware,
-            desc,
             vgabios,
         };
         guest.reset()?;
@@ -404,25 +439,12 @@ impl<B: VcpuBackend> Guest<B> {
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub fn use_paging(&mut self, shadow: bool) -> Result<(), &'static str> {
+    pub fn use_paging(&mut self, shadow: bool) -> Result<(), String> {
         if shadow == self.cpu.mmu.is_shadow() {
             return Ok(());
         }
         if !self.cpu.switch_paging() {
-            let other = if shadow {
-                self.ways
-                    .shadow()
-                    .ok_or("there is no memory for shadow page tables")
-            } else {
-                let nested = self.ways.nested();
-                nested.ok_or(
-                    "this machine was not set up for nested paging: start with paging=nested",
-                )
-            };
-            self.cpu.mmu.add(other?);
-            if self.cpu.mmu.exhausted() {
-                return Err("there is no memory for nested page tables");
-            }
+            self.add_paging(shadow)?;
             self.cpu.switch_paging();
         }
         // What the user says now overrides turns that were asked for at the start.
@@ -434,13 +456,36 @@ impl<B: VcpuBackend> Guest<B> {
         Ok(())
     }
 
-    /// Text mode 3 with the VGA BIOS's font and an empty screen.
-    fn start_text_mode(&mut self) {
-        for (port, value) in vga_text::mode3() {
-            self.cpu
-                .bus
-                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+    /// Adds nested or shadow paging to the one that is used, if there is memory for it. Otherwise all stays as it was.
+    fn add_paging(&mut self, shadow: bool) -> Result<(), String> {
+        let ways = &self.ways;
+        if !shadow && ways.second_stage.is_none() {
+            return Err(sentence(format_args!(
+                "this machine was not set up for nested paging: start with paging=nested"
+            )));
         }
+        let config = shadow.then_some(&ways.shadow);
+        let second_stage = ways.second_stage.filter(|_| !shadow);
+        let need = Ways::demand(second_stage, config, self.memory_size).total();
+        let left = memory::left();
+        let lacks = || {
+            sentence(format_args!(
+                "there is too little memory for {} paging: it needs {} MiB, and {} MiB are left; the guest goes on as it was",
+                if shadow { "shadow" } else { "nested" },
+                need.div_ceil(MIB),
+                left / MIB
+            ))
+        };
+        if need > left {
+            return Err(lacks());
+        }
+        let way = if shadow { ways.shadow() } else { ways.nested() };
+        let added = way.is_some_and(|way| self.cpu.mmu.add(way));
+        added.then_some(()).ok_or_else(lacks)
+    }
+
+    /// Text mode 3, whose registers have been set, with the VGA BIOS's font and an empty screen.
+    fn clear_text_screen(&self) {
         let vga = self.vga.lock();
         // Four planes interleaved: character, attribute, font.
         for cell in 0..80 * 25 {
@@ -458,8 +503,19 @@ impl<B: VcpuBackend> Guest<B> {
 
     /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
     fn start_linux(&mut self) -> Result<(), String> {
-        place::place(&self.desc, &*self.memory).map_err(|e| e.to_string())?;
-        for w in pci_setup::config_writes() {
+        let Firmware::Linux {
+            boot,
+            kernel,
+            initrd,
+            setup,
+        } = &self.firmware
+        else {
+            return Ok(());
+        };
+        for (at, bytes) in &setup.tables {
+            self.memory.write(*at, bytes).map_err(|e| e.to_string())?;
+        }
+        for w in &setup.config {
             let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
             self.cpu
                 .bus
@@ -481,15 +537,12 @@ impl<B: VcpuBackend> Guest<B> {
             debug_assert!(set.is_ok(), "firmware sets registers that are there");
         }
         self.chips.lock().preset_virtual_wire();
-        self.start_text_mode();
-        let Firmware::Linux {
-            boot,
-            kernel,
-            initrd,
-        } = &self.firmware
-        else {
-            return Ok(());
-        };
+        for &(port, value) in &setup.text_mode {
+            self.cpu
+                .bus
+                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+        }
+        self.clear_text_screen();
         for c in &boot.copies {
             let from: &[u8] = match c.source {
                 Source::Kernel => kernel,

@@ -1,16 +1,8 @@
 //! What the boot loader told us, in one form for Multiboot 1, Multiboot 2 and PVH.
 
 use crate::{options, start};
+use host_memory::Range;
 use multiboot2::{BootInformation, BootInformationHeader, MemoryAreaType};
-
-/// A range of physical memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Range {
-    /// First byte.
-    pub start: u64,
-    /// Past the last byte.
-    pub end: u64,
-}
 
 /// A file that the boot loader has loaded.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
 //! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
-//! (frame buffer). The guests' machines are put together in [`guest`] with [`media`]; [`session`] runs them.
+//! (frame buffer). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
 #![no_std]
 #![no_main]
 
@@ -35,6 +35,7 @@ mod runtime;
 mod screen;
 mod serial;
 mod session;
+mod setup;
 mod start;
 mod virtio;
 

@@ -152,7 +152,9 @@ impl Bus {
 
     /// Takes over what a device asked for when it was called outside the bus.
     pub fn request(&mut self, requests: Requests) {
-        self.requests.moved.extend(requests.moved);
+        for (window, base) in requests.moved {
+            self.requests.move_window(window, base);
+        }
         if let Some(w) = requests.wake {
             self.wake(self.outside, w);
         }
@@ -214,7 +216,7 @@ impl Bus {
         if let Some(id) = self.cpu_window
             && self.cpu_page != base
         {
-            self.requests.moved.push((id, base.map(|b| b.0)));
+            self.requests.move_window(id, base.map(|b| b.0));
         }
     }
 
@@ -254,6 +256,9 @@ impl Bus {
             len,
             base,
         });
+        // Room for what the guest can make of them.
+        self.requests.moved.reserve_exact(self.windows.len());
+        self.mmio.reserve_exact(self.windows.len());
         WindowId((self.windows.len() - 1) as u16)
     }
 
@@ -414,11 +419,25 @@ impl Bus {
     /// Carries out what devices asked for: window moves go to `changed`; a power action is returned.
     pub fn settle(&mut self, mut changed: impl FnMut(MapChange)) -> Option<PowerAction> {
         if !self.requests.moved.is_empty() {
-            for (id, base) in core::mem::take(&mut self.requests.moved) {
+            // All leave their old places before one comes to its new place, which may be what another has left.
+            for i in 0..self.requests.moved.len() {
+                let (id, base) = self.requests.moved[i];
+                if self.base(id) != base {
+                    self.place(id, None, &mut changed);
+                }
+            }
+            for i in 0..self.requests.moved.len() {
+                let (id, base) = self.requests.moved[i];
                 self.place(id, base, &mut changed);
             }
+            self.requests.moved.clear();
         }
         self.requests.power.take()
+    }
+
+    /// Where a window is.
+    fn base(&self, id: WindowId) -> Option<u64> {
+        self.windows.get(usize::from(id.0))?.base
     }
 
     /// Whether [`Bus::settle`] has anything to do.

@@ -70,7 +70,7 @@ pub struct WindowId(pub u16);
 pub struct Requests {
     /// The latest power action asked for.
     pub power: Option<PowerAction>,
-    /// Windows that moved: the new base (port number or guest-physical address), or none when decoding is off.
+    /// Windows that moved, each once: the new base (port number or guest-physical address), or none when decoding is off.
     pub moved: Vec<(WindowId, Option<u64>)>,
     /// The earliest moment at which a device wants [`Device::poll`] called, if it is earlier than what it said before.
     pub wake: Option<VmTime>,
@@ -80,6 +80,18 @@ impl Requests {
     /// Asks that [`Device::poll`] be called at `when` or soon after.
     pub fn wake_at(&mut self, when: VmTime) {
         self.wake = Some(self.wake.map_or(when, |w| w.min(when)));
+    }
+
+    /// Tells that `window` has moved. Only its last place counts.
+    ///
+    /// The bus has room for all windows from the start ([`Bus::add_ram_window`](crate::bus::Bus::add_ram_window)), so that a guest that
+    /// moves them makes nothing grow.
+    pub fn move_window(&mut self, window: WindowId, base: Option<u64>) {
+        if let Some((_, place)) = self.moved.iter_mut().find(|(w, _)| *w == window) {
+            *place = base;
+        } else if self.moved.len() < self.moved.capacity() || self.moved.try_reserve(1).is_ok() {
+            self.moved.push((window, base));
+        }
     }
 
     /// Whether nothing is asked for.

@@ -5,7 +5,8 @@
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]), statistics
-//! ([`stats`]), recordings of exits for tests ([`record`]), and the place where the CPU executes single instructions ([`scratch`]).
+//! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
+//! single instructions ([`scratch`]).
 //!
 //! Not here yet: several virtual CPUs, a scheduler for several VMs, snapshots.
 //!
@@ -37,6 +38,7 @@ pub mod record;
 pub mod regs;
 pub mod sched;
 pub mod scratch;
+pub mod sentence;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -19,6 +19,7 @@ pub mod nested;
 pub mod paging;
 #[cfg(any(test, feature = "testing"))]
 mod reference;
+mod room;
 pub mod shadow;
 pub mod walk;
 pub mod watch;

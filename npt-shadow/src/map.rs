@@ -25,10 +25,14 @@ pub(crate) struct Place {
     pub pages: u64,
 }
 
+/// Ranges that there is room for from the beginning: pieces of RAM, and what devices' windows make of them.
+const ROOM: usize = 64;
+
 /// The map. Ranges do not overlap and are sorted; there are as many as devices make, not as the guest wishes.
 #[derive(Default, Debug)]
 pub(crate) struct Map {
     ranges: Vec<Range>,
+    exhausted: bool,
 }
 
 impl Map {
@@ -39,34 +43,40 @@ impl Map {
         if start >= end {
             return;
         }
-        let mut ranges = Vec::with_capacity(self.ranges.len() + 2);
-        for r in self.ranges.drain(..) {
-            if r.end <= start || r.start >= end {
-                ranges.push(r);
-                continue;
-            }
-            if r.start < start {
-                ranges.push(Range { end: start, ..r });
-            }
-            if r.end > end {
-                ranges.push(Range {
-                    start: end,
-                    hpa: r.hpa + ((end - r.start) << 12),
-                    ..r
-                });
-            }
-        }
-        if let Backing::Ram { hpa, writable } = backing {
-            ranges.push(Range {
+        let touched = self.ranges.partition_point(|r| r.end <= start)
+            ..self.ranges.partition_point(|r| r.start < end);
+        let cut = self.ranges.get(touched.clone()).unwrap_or_default();
+        let before = cut.first().filter(|r| r.start < start);
+        let before = before.map(|&r| Range { end: start, ..r });
+        let behind = cut.last().filter(|r| r.end > end).map(|&r| Range {
+            start: end,
+            hpa: r.hpa + ((end - r.start) << 12),
+            ..r
+        });
+        let new = match backing {
+            Backing::Ram { hpa, writable } => Some(Range {
                 start,
                 end,
                 hpa: hpa.0 & !0xfff,
                 writable,
-            });
+            }),
+            Backing::Mmio => None,
+        };
+        let mut at = touched.start;
+        self.ranges.drain(touched);
+        let more = ROOM.saturating_sub(self.ranges.len()).max(3);
+        let room = self.ranges.try_reserve(more).is_ok();
+        for range in [before, new, behind].into_iter().flatten() {
+            if room || self.ranges.len() < self.ranges.capacity() {
+                self.ranges.insert(at, range);
+                at += 1;
+            } else {
+                // What is in no range is for the bus.
+                self.exhausted = true;
+            }
         }
-        ranges.sort_unstable_by_key(|r| r.start);
         // What was cut and is whole again is one range: otherwise a guest could make ever more.
-        ranges.dedup_by(|next, r| {
+        self.ranges.dedup_by(|next, r| {
             let follows = r.end == next.start
                 && r.hpa + ((r.end - r.start) << 12) == next.hpa
                 && r.writable == next.writable;
@@ -75,7 +85,11 @@ impl Map {
             }
             follows
         });
-        self.ranges = ranges;
+    }
+
+    /// Whether there was no memory for a range, so that it lacks.
+    pub fn exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// All ranges: where each starts, its length in bytes, and what is behind it.

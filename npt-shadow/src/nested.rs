@@ -83,6 +83,20 @@ impl<F: Frames> NestedMmu<F> {
         })
     }
 
+    /// The most tables that `bytes` of RAM need, which lies on the host in pieces aligned to 2 MiB, with leaves at level `largest` and below;
+    /// for what devices have besides there is room.
+    #[must_use]
+    pub const fn tables(bytes: u64, largest: u32) -> u64 {
+        // Tables of 4 KiB pages where the holes for devices and firmware are, and above them.
+        const EDGES: u64 = 64;
+        let small = if largest < 2 {
+            bytes.div_ceil(span(2))
+        } else {
+            0
+        };
+        EDGES + small + bytes.div_ceil(span(3)) + bytes.div_ceil(span(4))
+    }
+
     /// Whether the host ran out of frames while tables were built.
     #[must_use]
     pub fn exhausted(&self) -> bool {
@@ -177,6 +191,12 @@ impl<F: Frames> NestedMmu<F> {
             table = Hpa(e & ADDRESS);
         }
         None
+    }
+}
+
+impl<F: Frames> Drop for NestedMmu<F> {
+    fn drop(&mut self) {
+        self.release(self.root, ROOT_LEVEL);
     }
 }
 

@@ -34,6 +34,10 @@ impl<F: Frames> Kind<F> {
         matches!(self, Kind::Shadow(_))
     }
 
+    fn exhausted(&self) -> bool {
+        either!(self, mmu => mmu.exhausted())
+    }
+
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         either!(self, mmu => mmu.remap(start, len, backing));
     }
@@ -59,24 +63,29 @@ impl<F: Frames> Paging<F> {
         }
     }
 
-    /// Adds the other way, new and empty, so that [`Mmu::set_shadow`] can switch to it. One of the kind that is used is dropped.
-    pub fn add(&mut self, mut kind: Kind<F>) {
-        if kind.is_shadow() != self.used.is_shadow() {
-            for (start, len, backing) in self.map.ranges() {
-                kind.remap(start, len, backing);
-            }
+    /// Adds the other way, new and empty, so that [`Mmu::set_shadow`] can switch to it. False: it is of the kind that is used, or the host has
+    /// no memory for what is mapped. It is then dropped.
+    #[must_use]
+    pub fn add(&mut self, mut kind: Kind<F>) -> bool {
+        if kind.is_shadow() == self.used.is_shadow() {
+            return false;
+        }
+        for (start, len, backing) in self.map.ranges() {
+            kind.remap(start, len, backing);
+        }
+        let whole = !kind.exhausted();
+        if whole {
             self.other = Some(kind);
         }
+        whole
     }
 
-    /// Whether the host ran out of frames while nested tables were built.
+    /// Whether the host ran out of memory while the guest's was mapped.
     #[must_use]
     pub fn exhausted(&self) -> bool {
-        let exhausted = |kind: &Kind<F>| match kind {
-            Kind::Nested(nested) => nested.exhausted(),
-            Kind::Shadow(_) => false,
-        };
-        exhausted(&self.used) || self.other.as_ref().is_some_and(exhausted)
+        self.map.exhausted()
+            || self.used.exhausted()
+            || self.other.as_ref().is_some_and(Kind::exhausted)
     }
 }
 
@@ -228,6 +237,7 @@ mod tests {
         for start_with_shadow in [false, true] {
             let frames = TestFrames::default();
             let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
+            let memory = memory.unwrap();
             let ways = |shadowing| match shadowing {
                 true => shadow(&frames, &memory),
                 false => nested(&frames),
@@ -243,7 +253,7 @@ mod tests {
                 !paging.set_shadow(!start_with_shadow),
                 "there is no other way yet"
             );
-            paging.add(ways(!start_with_shadow));
+            assert!(paging.add(ways(!start_with_shadow)));
             paging.remap(Gpa(0x5000), 0x1000, ram(0x7000_0000));
             for _ in 0..2 {
                 let on = !paging.is_shadow();

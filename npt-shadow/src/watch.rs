@@ -5,8 +5,9 @@
 //! is a [`WatchedMemory`], so that there is one place that cannot be gone around. The shadow MMU acts on what was noticed before the guest
 //! runs again.
 
-use alloc::boxed::Box;
+use crate::room;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::Gpa;
 use hv_core::mem::{GuestMemory, NotRam, Piece};
@@ -47,23 +48,32 @@ impl Writes {
 pub struct WatchedMemory {
     inner: Arc<dyn GuestMemory>,
     /// One bit a frame.
-    watched: Box<[AtomicU64]>,
+    watched: Vec<AtomicU64>,
     writes: Mutex<Writes>,
     /// Whether `writes` has anything.
     noticed: AtomicBool,
 }
 
 impl WatchedMemory {
-    /// Memory around `inner`, whose frames below `frames` (guest-physical page numbers) can be watched.
+    /// Memory around `inner`, whose frames below `frames` (guest-physical page numbers) can be watched. None: there is
+    /// no memory for that.
     #[must_use]
-    pub fn new(inner: Arc<dyn GuestMemory>, frames: u64) -> Arc<Self> {
+    pub fn new(inner: Arc<dyn GuestMemory>, frames: u64) -> Option<Arc<Self>> {
         let words = frames.div_ceil(64) as usize;
-        Arc::new(Self {
+        let mut watched = room::for_up_to(words)?;
+        watched.resize_with(words, AtomicU64::default);
+        Some(Arc::new(Self {
             inner,
-            watched: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            watched,
             writes: Mutex::new(Writes::default()),
             noticed: AtomicBool::new(false),
-        })
+        }))
+    }
+
+    /// The bytes that the watch takes.
+    #[must_use]
+    pub const fn bytes(frames: u64) -> u64 {
+        room::bytes::<AtomicU64>(frames.div_ceil(64) as usize)
     }
 
     /// The memory itself: for accesses that change nothing a shadow could depend on, and for reading.
@@ -162,7 +172,7 @@ mod tests {
     use hv_core::testing::VecMemory;
 
     fn memory() -> Arc<WatchedMemory> {
-        WatchedMemory::new(Arc::new(VecMemory::new(0x10000)), 16)
+        WatchedMemory::new(Arc::new(VecMemory::new(0x10000)), 16).unwrap()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use device_model::fwcfg::FwCfg;
 use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
-use device_model::vga::{self, Picture, TextScreen};
+use device_model::vga::{self, Painter};
 use hv_core::backend::{NetBackend, NullConsole};
 use hv_core::bus::Bus;
 use hv_core::device::{AccessSize, Requests};
@@ -23,6 +23,8 @@ pub const RAM: usize = 2 << 20;
 /// Where the host has the video memory, and the memory behind the text window.
 const VIDEO: Hpa = Hpa(0x1000_0000);
 const TEXT: Hpa = Hpa(0x2000_0000);
+/// Bytes of its disk and its CD.
+pub const DISKS: usize = (2048 + 1024) * 512;
 const NIC: u16 = pci_setup::NIC_PORTS;
 const BUS_MASTER: u16 = pci_setup::BUS_MASTER_PORTS;
 
@@ -92,8 +94,9 @@ pub struct Pc {
     pub memory: Arc<VecMemory>,
     /// The time.
     pub now: VmTime,
-    picture: Picture,
-    text: TextScreen,
+    painter: Painter,
+    /// What firmware writes to configuration space.
+    config: Vec<pci_setup::PciWrite>,
 }
 
 impl Default for Pc {
@@ -229,19 +232,14 @@ impl Pc {
         };
         let machine = Machine::build(&mut bus, &desc, outside);
         let irqs = CpuInterrupts::new(&machine.chips, 0).expect("the machine has one CPU");
-        let (mut picture, text) = (Picture::default(), TextScreen::default());
-        // The host's buffer grows with the screen; here it is as large as it can get, so that growth is the devices'.
-        picture
-            .pixels
-            .reserve((vga::MAX_WIDTH * vga::MAX_HEIGHT) as usize);
         let mut pc = Self {
             bus,
             machine,
             irqs,
             memory,
             now: VmTime(0),
-            picture,
-            text,
+            painter: Painter::default(),
+            config: pci_setup::config_writes(),
         };
         pc.reset();
         pc
@@ -250,7 +248,8 @@ impl Pc {
     /// Power-on, then what firmware does to the PCI devices.
     pub fn reset(&mut self) {
         self.bus.reset(self.now);
-        for w in pci_setup::config_writes() {
+        for i in 0..self.config.len() {
+            let w = self.config[i];
             let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
             self.bus
                 .port_write(self.now, 0xcf8, AccessSize::Dword, address);
@@ -434,11 +433,14 @@ impl Pc {
     }
 
     /// The host looks at the screen.
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let vga = self.machine.vga.lock();
-        vga.picture(self.now, &mut self.picture);
-        vga.text_screen(&mut self.text);
-        assert!(self.picture.width <= vga::MAX_WIDTH && self.picture.height <= vga::MAX_HEIGHT);
+        let (mut pixels, mut characters) = (0, 0);
+        vga.paint(self.now, &mut self.painter, &mut |_, row| {
+            pixels = row.len()
+        });
+        vga.text_rows(&mut |row| characters = row.len());
+        assert!(pixels <= vga::MAX_WIDTH as usize && characters <= 256);
     }
 
     /// A command for a disk drive that it is likely to understand.

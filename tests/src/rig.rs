@@ -94,7 +94,7 @@ impl Probe {
         if matches!(access, Access::Out { .. } | Access::Write { .. }) {
             cx.requests.power = self.power.take();
             if let (Some(w), Some(to)) = (self.window, self.move_to.take()) {
-                cx.requests.moved.push((w, to));
+                cx.requests.move_window(w, to);
             }
             if let Some(t) = self.wake.take() {
                 cx.requests.wake_at(t);

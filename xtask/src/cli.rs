@@ -214,6 +214,9 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
+    /// The memory of the outer machine [default: what the guests and Umbra need]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub outer_memory: Option<String>,
 }
 
 /// What to install, and where.

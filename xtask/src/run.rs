@@ -69,6 +69,8 @@ pub struct Options {
     pub record: u32,
     /// Whether the clock counts instructions.
     pub icount: bool,
+    /// The outer machine's memory in bytes, if it is not to be what the guests need.
+    pub outer_memory: Option<u64>,
     /// What the guests' media are attached to in the outer machine.
     pub bus: Bus,
     /// Whether what is typed at the terminal goes to the guest's COM1.
@@ -148,6 +150,11 @@ impl Options {
             report: args.report.clone(),
             record: args.record,
             icount: args.icount,
+            outer_memory: args
+                .outer_memory
+                .as_deref()
+                .map(crate::rig::parse_memory)
+                .transpose()?,
             bus: Bus::Virtio,
         })
     }
@@ -167,6 +174,7 @@ impl Options {
             report: None,
             record: 0,
             icount: false,
+            outer_memory: None,
             bus: Bus::Virtio,
             interactive: false,
         }
@@ -276,7 +284,8 @@ pub fn machine(
     );
     // Each guest has 16 MiB of video memory besides.
     let others = options.others.len() as u64;
-    let memory = outer_memory(guests, modules_length + others * OTHER);
+    let needed = outer_memory(guests, modules_length + others * OTHER);
+    let memory = options.outer_memory.unwrap_or(needed);
     if let Some(most) = options.rig.most_memory()
         && memory > most
     {

@@ -20,9 +20,10 @@ use crate::memory::HostFrames;
 use crate::options::Options;
 use crate::{control, disk, keyboard, logger, media, memory, mouse, net};
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 use hv_core::VmTime;
@@ -59,6 +60,16 @@ pub struct Session<B: VcpuBackend> {
     started: u64,
     /// For messages on their way to the host tool.
     buffer: Box<[u8; MAX_PAYLOAD]>,
+}
+
+/// A CPU's registers, as text that is made while it is logged.
+struct Dump<'a, B: VcpuBackend>(&'a B);
+
+impl<B: VcpuBackend> fmt::Display for Dump<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.dump(f);
+        Ok(())
+    }
 }
 
 /// Whether the session goes on.
@@ -101,7 +112,11 @@ impl<B: VcpuBackend> Session<B> {
             let index = scheduler.add(1);
             scheduler.set_runnable(index, true);
         }
-        log::info!("Umbra itself uses {} KiB", memory::own() >> 10);
+        log::info!(
+            "Umbra itself uses {} KiB; of the heap, {} KiB are used",
+            memory::own() >> 10,
+            memory::heap_in_use() >> 10
+        );
         let font = vms.first().and_then(|vm| vm.guest.font());
         Ok(Self {
             view: View::new(options.window, font),
@@ -189,9 +204,8 @@ impl<B: VcpuBackend> Session<B> {
             }
             Stop::Power(PowerAction::Reset) => self.reset(index, "the guest reset the machine"),
             Stop::TripleFault => {
-                let mut dump = String::new();
-                self.vms[index].guest.cpu.cpu.dump(&mut dump);
                 let number = self.vms[index].number;
+                let dump = Dump(&self.vms[index].guest.cpu.cpu);
                 log::warn!("VM {number}: the guest's CPU shut down (triple fault):\n{dump}");
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
@@ -201,11 +215,10 @@ impl<B: VcpuBackend> Session<B> {
                 self.switched_off(index, Event::PowerOff);
             }
             Stop::Fatal(why) => {
-                let mut dump = String::new();
-                self.vms[index].guest.cpu.cpu.dump(&mut dump);
                 let number = self.vms[index].number;
+                let dump = Dump(&self.vms[index].guest.cpu.cpu);
                 log::error!("VM {number}: the guest cannot go on: {why}\n{dump}");
-                self.switched_off(index, Event::Fatal(&why.to_string()));
+                self.switched_off(index, Event::Fatal(&why));
             }
         }
         self.service()
@@ -245,7 +258,7 @@ impl<B: VcpuBackend> Session<B> {
             Ok(()) => control::event(vm.number, Event::Reset),
             Err(e) => {
                 log::error!("VM {}: the guest cannot be started again: {e}", vm.number);
-                self.switched_off(index, Event::Fatal(&e.to_string()));
+                self.switched_off(index, Event::Fatal(&e));
             }
         }
     }

@@ -187,7 +187,7 @@ impl BusMaster {
             };
             if let Some(last) = pieces.last_mut().filter(follows) {
                 last.len += piece.len;
-            } else if pieces.len() < most {
+            } else if pieces.len() < most && pieces.try_reserve(1).is_ok() {
                 pieces.push(piece);
             } else {
                 break;

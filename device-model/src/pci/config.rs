@@ -304,7 +304,7 @@ impl ConfigSpace {
             let now = (on && base != 0 && end <= limit).then_some(base);
             if now != bar.base {
                 bar.base = now;
-                requests.moved.push((bar.window, now));
+                requests.move_window(bar.window, now);
             }
         }
     }

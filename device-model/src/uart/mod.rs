@@ -181,6 +181,16 @@ impl Uart {
     /// `tx`.
     #[must_use]
     pub fn new(base: u16, irq: IrqLine, tx: Box<dyn ConsoleBackend>) -> Self {
+        Self::with_queue(base, irq, tx, VecDeque::with_capacity(QUEUE_LEN))
+    }
+
+    /// The same with a queue that is empty and long enough.
+    fn with_queue(
+        base: u16,
+        irq: IrqLine,
+        tx: Box<dyn ConsoleBackend>,
+        queue: VecDeque<u8>,
+    ) -> Self {
         Self {
             base,
             irq,
@@ -197,7 +207,7 @@ impl Uart {
             fifo: Fifo::default(),
             thr_pending: false,
             timeout: false,
-            queue: VecDeque::with_capacity(QUEUE_LEN),
+            queue,
             arrival: VmTime(0),
             timeout_at: VmTime::NEVER,
             level: false,
@@ -408,7 +418,10 @@ impl Device for Uart {
     fn reset(&mut self, _cx: &mut DevCx<'_>) {
         self.drive(false);
         let tx = core::mem::replace(&mut self.tx, Box::new(Nobody));
-        *self = Self::new(self.base, self.irq.clone(), tx);
+        // A guest that resets its machine takes no memory for that.
+        let mut queue = core::mem::take(&mut self.queue);
+        queue.clear();
+        *self = Self::with_queue(self.base, self.irq.clone(), tx, queue);
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {

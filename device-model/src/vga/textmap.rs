@@ -64,7 +64,7 @@ impl Vga {
         let text = self.text.as_mut()?;
         if !text.active {
             text.active = true;
-            cx.requests.moved.push((text.window, Some(BASE)));
+            cx.requests.move_window(text.window, Some(BASE));
             let mut cells = [0; CHUNK];
             let mut planes = [0; 2 * CHUNK];
             for at in (0..TEXT_RAM).step_by(CHUNK) {
@@ -90,7 +90,7 @@ impl Vga {
         self.sync_text();
         if let Some(text) = self.text.as_mut().filter(|t| t.active) {
             text.active = false;
-            cx.requests.moved.push((text.window, None));
+            cx.requests.move_window(text.window, None);
         }
     }
 

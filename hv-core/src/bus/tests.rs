@@ -22,7 +22,9 @@ impl Device for Probe {
     }
     fn port_write(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize, value: u32) {
         self.writes.push((port, size, value));
-        cx.requests.moved.extend(self.move_to.take());
+        if let Some((window, base)) = self.move_to.take() {
+            cx.requests.move_window(window, base);
+        }
     }
     fn mmio_read(&mut self, _cx: &mut DevCx<'_>, _w: WindowId, offset: u64, _size: usize) -> u64 {
         offset

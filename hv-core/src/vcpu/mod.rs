@@ -38,6 +38,7 @@ use crate::pveoi::PvEoi;
 use crate::record::{Before, Recorder};
 use crate::regs::{Efer, Rflags, SysReg, gpr};
 use crate::scratch::Scratch;
+use crate::sentence::sentence;
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
 use alloc::boxed::Box;
@@ -492,15 +493,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn reflect(&mut self, v: u8, error: u32) -> Result<(), Trouble> {
         let error = matches!(v, 8 | 10..=14 | 17 | 21).then_some(error);
         if v == vector::MC {
-            return Err(Trouble::Fatal(
-                "the host reported a machine check while the guest ran".into(),
-            ));
+            return Err(Trouble::Fatal(sentence(format_args!(
+                "the host reported a machine check while the guest ran"
+            ))));
         }
         Err(Trouble::Exception(Event::exception(v, error)))
     }
 
     fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
-        Trouble::Fatal(alloc::format!("{why} ({:?})", exit.reason))
+        Trouble::Fatal(sentence(format_args!("{why} ({:?})", exit.reason)))
     }
 
     /// Completes an instruction: RIP moves on, a shadow ends, RF is cleared, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").

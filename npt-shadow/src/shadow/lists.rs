@@ -4,7 +4,7 @@
 //! them at once; the writable large entries of a 2 MiB region; the entries that point to a shadow page, its parents. Nothing is
 //! allocated after [`Lists::new`]: a list is as long as there are entries.
 
-use alloc::vec;
+use crate::room;
 use alloc::vec::Vec;
 
 /// An entry of a shadow page: page number * 512 + index.
@@ -64,18 +64,26 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Empty lists for so many shadow pages and guest frames.
-    pub fn new(pages: usize, frames: usize) -> Self {
+    /// Empty lists for so many shadow pages and guest frames. None: there is no memory for them.
+    pub fn new(pages: usize, frames: usize) -> Option<Self> {
         let unlinked = Link {
             next: NONE,
             prev: NONE,
         };
-        Self {
-            links: vec![unlinked; pages * 512],
-            frames: vec![NONE; frames],
-            regions: vec![NONE; frames.div_ceil(512)],
-            pages: vec![NONE; pages],
-        }
+        Some(Self {
+            links: room::filled(unlinked, pages * 512)?,
+            frames: room::filled(NONE, frames)?,
+            regions: room::filled(NONE, frames.div_ceil(512))?,
+            pages: room::filled(NONE, pages)?,
+        })
+    }
+
+    /// The bytes that they take.
+    pub const fn bytes(pages: usize, frames: usize) -> u64 {
+        room::bytes::<Link>(pages * 512)
+            + room::bytes::<u32>(frames)
+            + room::bytes::<u32>(frames.div_ceil(512))
+            + room::bytes::<u32>(pages)
     }
 
     fn head(&mut self, owner: Owner) -> Option<&mut u32> {
@@ -165,7 +173,7 @@ mod tests {
     #[test]
     fn random_lists_are_what_a_model_says() {
         let mut random = Random::new(5);
-        let mut lists = Lists::new(4, 1024);
+        let mut lists = Lists::new(4, 1024).unwrap();
         let owners = [
             Owner::Frame(0),
             Owner::Frame(1023),
@@ -194,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_ignored() {
-        let mut lists = Lists::new(1, 1);
+        let mut lists = Lists::new(1, 1).unwrap();
         lists.insert(Owner::Frame(1), 0);
         lists.remove(0);
         lists.remove(512);

@@ -42,10 +42,10 @@ pub mod testing;
 pub use audit::Violation;
 
 use crate::map::Map;
+use crate::room;
 use crate::walk;
 use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::exit::NestedFault;
 use hv_core::mem::GuestMemory;
@@ -96,6 +96,25 @@ pub struct Config {
     pub physical_bits: u8,
 }
 
+impl Config {
+    /// How many shadow pages there may be.
+    fn most_pages(&self) -> usize {
+        self.pages.clamp(MIN_PAGES, MAX_PAGES)
+    }
+
+    /// The bytes that the books of shadow paging take. They grow with the guest's RAM; the shadow pages themselves are frames besides, of which
+    /// there are as many as the host has, [`MIN_PAGES`] at least and [`Config::pages`] at most.
+    #[must_use]
+    pub fn books(&self) -> u64 {
+        let (pages, frames) = (self.most_pages(), self.frames as usize);
+        Pool::bytes(pages)
+            + Lists::bytes(pages + 1, frames)
+            + room::bytes::<u16>(frames)
+            + room::bytes::<u16>(frames.div_ceil(512))
+            + room::bytes::<PageId>(UNSYNC)
+    }
+}
+
 /// The fewest shadow pages that a guest can run with: an instruction may need two pages for each of a handful of addresses.
 pub const MIN_PAGES: usize = 128;
 
@@ -138,35 +157,48 @@ pub struct ShadowMmu<F: Frames> {
 }
 
 impl<F: Frames> ShadowMmu<F> {
-    /// A shadow MMU of a guest whose paging is off and whose map is empty. None: there are not enough frames, or none below 4 GiB.
+    /// A shadow MMU of a guest whose paging is off and whose map is empty. None: there is no memory for its books, there are not enough
+    /// frames, or there is none below 4 GiB. What was taken for it has then been given back.
     pub fn new(mut frames: F, memory: Arc<WatchedMemory>, config: Config) -> Option<Self> {
-        let root = frames.allocate().filter(|root| root.0 < LOW)?;
-        let pages = config.pages.clamp(MIN_PAGES, MAX_PAGES);
-        let mut pool = Pool::new(pages, root);
-        if !pool.provide(MIN_PAGES, &mut frames) {
-            return None;
-        }
+        let pages = config.most_pages();
         let guest_frames = config.frames as usize;
-        Some(Self {
+        let lists = Lists::new(pages + 1, guest_frames)?;
+        let tables = room::filled(0, guest_frames)?;
+        let table_regions = room::filled(0, guest_frames.div_ceil(512))?;
+        let unsync = room::for_up_to(UNSYNC)?;
+        let root = frames.allocate()?;
+        let pool = (root.0 < LOW).then(|| Pool::new(pages, root)).flatten();
+        let Some(pool) = pool else {
+            frames.free(root);
+            return None;
+        };
+        let mut mmu = Self {
             frames,
             memory,
             map: Map::default(),
             pool,
-            lists: Lists::new(pages + 1, guest_frames),
+            lists,
             algorithm: config.algorithm,
             physical_bits: config.physical_bits,
-            tables: vec![0; guest_frames],
-            table_regions: vec![0; guest_frames.div_ceil(512)],
+            tables,
+            table_regions,
             state: PagingState::unpaged(config.physical_bits),
             reading: Reading::NONE,
             root: Some(PAE_ROOT),
             flush: true,
-            unsync: Vec::with_capacity(UNSYNC),
+            unsync,
             last: None,
             faults: ShadowFaults::default(),
             zapped: 0,
             reclaimed: 0,
-        })
+        };
+        mmu.pool.provide(MIN_PAGES, &mut mmu.frames).then_some(mmu)
+    }
+
+    /// Whether there was no memory for what the map should have.
+    #[must_use]
+    pub fn exhausted(&self) -> bool {
+        self.map.exhausted()
     }
 
     fn slot(id: PageId, index: usize) -> Slot {
@@ -414,6 +446,14 @@ impl<F: Frames> ShadowMmu<F> {
             // There are at least MIN_PAGES pages, and none of them is the root.
             self.reclaim(1);
             self.pool.flushed();
+        }
+    }
+}
+
+impl<F: Frames> Drop for ShadowMmu<F> {
+    fn drop(&mut self) {
+        for id in self.pool.ids() {
+            self.frames.free(self.pool.page(id).frame);
         }
     }
 }

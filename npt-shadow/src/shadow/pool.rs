@@ -4,7 +4,7 @@
 //! flush. Frames for tables are allocated when they are first needed, and kept.
 
 use super::role::Key;
-use alloc::vec;
+use crate::room;
 use alloc::vec::Vec;
 use hv_core::Hpa;
 use hv_core::mmu::Frames;
@@ -80,24 +80,32 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of up to `capacity` pages besides the PAE root, for whose table `root` is taken.
-    pub fn new(capacity: usize, root: Hpa) -> Self {
-        let mut pages = Vec::with_capacity(capacity + 1);
+    /// A pool of up to `capacity` pages besides the PAE root, for whose table `root` is taken. None: there is no memory for its
+    /// books.
+    pub fn new(capacity: usize, root: Hpa) -> Option<Self> {
+        let mut pages = room::for_up_to(capacity + 1)?;
         pages.push(Page::unused(root));
-        let mut by_frame = Vec::with_capacity(capacity + 1);
+        let mut by_frame = room::for_up_to(capacity + 1)?;
         by_frame.push((root.0, PAE_ROOT));
-        Self {
+        Some(Self {
             by_frame,
             pages,
             capacity,
-            buckets: vec![NONE; capacity.next_power_of_two()],
+            buckets: room::filled(NONE, capacity.next_power_of_two())?,
             free: NONE,
             free_count: 0,
             quarantine: NONE,
             hand: PAE_ROOT,
             in_use: 0,
             most: 0,
-        }
+        })
+    }
+
+    /// The bytes that its books take.
+    pub const fn bytes(capacity: usize) -> u64 {
+        room::bytes::<Page>(capacity + 1)
+            + room::bytes::<(u64, PageId)>(capacity + 1)
+            + room::bytes::<PageId>(capacity.next_power_of_two())
     }
 
     /// How many pages there may be.
@@ -325,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_was_given_up_is_used_again_only_after_a_flush() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(3, Hpa(0)));
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(3, Hpa(0)).unwrap());
         let ids: Vec<_> = (0..3)
             .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
             .collect();
@@ -342,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_host_without_frames_makes_the_pool_smaller() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(100, Hpa(0)));
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(100, Hpa(0)).unwrap());
         let mut taken = 0;
         while pool.take(key(taken), &mut frames).is_some() {
             taken += 1;
@@ -352,7 +360,7 @@ mod tests {
 
     #[test]
     fn pages_come_up_for_giving_up_when_they_have_not_been_used() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(4, Hpa(0)));
+        let (mut frames, mut pool) = (Numbered(0), Pool::new(4, Hpa(0)).unwrap());
         let ids: Vec<_> = (0..4)
             .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
             .collect();

@@ -72,7 +72,10 @@ impl Machine {
         let mut watched = None;
         let Pc {
             bus, irqs, memory, ..
-        } = Pc::with_memory(|ram| watched.insert(WatchedMemory::new(ram, frames)).clone());
+        } = Pc::with_memory(|ram| {
+            let memory = WatchedMemory::new(ram, frames).expect("there is memory for a test");
+            watched.insert(memory).clone()
+        });
         let watched = watched.expect("the bus has been given its memory");
         let config = shadow::Config {
             algorithm,
@@ -90,7 +93,7 @@ impl Machine {
             (nested, shadow)
         };
         let mut mmu = Paging::new(used);
-        mmu.add(other);
+        assert!(mmu.add(other), "frames do not run out");
         mmu.remap(
             Gpa(0),
             pc::RAM as u64,

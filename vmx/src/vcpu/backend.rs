@@ -1,6 +1,7 @@
 //! The virtual CPU as the run loop sees it.
 
 use super::*;
+use hv_core::sentence::sentence;
 
 impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     const NAME: &'static str = "vmx";
@@ -228,7 +229,7 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         if self.check_entries
             && let Err(violation) = self.check()
         {
-            return self.fail(alloc::format!("not tried: {violation}"));
+            return self.fail(sentence(format_args!("not tried: {violation}")));
         }
         if let Err(error) = self.hw.enter(&mut self.fx) {
             return self.failed(Some(error));

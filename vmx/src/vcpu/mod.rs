@@ -21,7 +21,7 @@ use crate::segment::{access_rights, attributes};
 use crate::virtual_apic::VirtualApic;
 use crate::vmcs::Field;
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::cell::Cell;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
@@ -31,6 +31,7 @@ use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
 use hv_core::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg, gpr};
+use hv_core::sentence::sentence;
 use hv_core::{Gpa, Hpa};
 
 /// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
@@ -455,28 +456,28 @@ impl<H: Hardware> VmxVcpu<H> {
     #[cold]
     fn failed(&mut self, error: Option<EntryError>) -> VmExit {
         let how = match error {
-            Some(EntryError::NoVmcs) => "there is no current VMCS".to_string(),
+            Some(EntryError::NoVmcs) => sentence(format_args!("there is no current VMCS")),
             Some(EntryError::Instruction) => {
                 let number = self.hw.read(Field::INSTRUCTION_ERROR) as u32;
-                alloc::format!(
+                sentence(format_args!(
                     "VM-instruction error {number}: {}",
                     instruction_error::meaning(number).unwrap_or("not one that the manual knows")
-                )
+                ))
             }
             None => {
                 let reason = self.hw.read(Field::EXIT_REASON) as u16;
-                alloc::format!(
+                sentence(format_args!(
                     "{} (qualification {:#x})",
                     reason::name(reason).unwrap_or("an unknown exit reason"),
                     self.hw.read(Field::EXIT_QUALIFICATION)
-                )
+                ))
             }
         };
         let rule = match self.check() {
-            Ok(()) => "no rule is known to be broken".to_string(),
-            Err(violation) => violation.to_string(),
+            Ok(()) => sentence(format_args!("no rule is known to be broken")),
+            Err(violation) => sentence(format_args!("{violation}")),
         };
-        self.fail(alloc::format!("{how}; {rule}"))
+        self.fail(sentence(format_args!("{how}; {rule}")))
     }
 
     fn fail(&mut self, why: String) -> VmExit {

@@ -9,6 +9,7 @@ use super::checks::Check::ExitsPerSecond;
 use super::{Case, What, case, keys, own, until};
 use crate::guests::Guest;
 use crate::media;
+use crate::rig::MIB;
 use crate::run::Options;
 use crate::script::Step;
 use crate::vm::Vm;
@@ -43,7 +44,38 @@ pub(super) fn cases() -> Vec<Case> {
             256,
             300,
         ),
+        own(
+            "console-refuses-shadow-paging-without-memory",
+            &[Guest::GrubRescue],
+            without_memory,
+            1024,
+            120,
+        ),
     ]
+}
+
+/// Asks for shadow paging on a machine that has no memory for its books. The guest goes on.
+fn without_memory(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let script = vec![
+        until("GNU GRUB"),
+        keys("c"),
+        until("grub>"),
+        keys("\\{ctrl-alt-esc}"),
+        until("umbra>"),
+        keys("paging shadow\\npaging shadow\\n"),
+        until("too little memory for shadow paging: it needs"),
+        keys("list\\n"),
+        until("nested"),
+        keys("\\{ctrl-alt-esc}"),
+        keys("echo a$grub_platform\\n"),
+        until("apc"),
+    ];
+    let options = Options {
+        script,
+        outer_memory: Some((1024 + 60) * MIB),
+        ..Options::headless(Vm::of(&Guest::GrubRescue.provide()?)?)
+    };
+    case.look(&options, umbra, scratch).map(drop)
 }
 
 /// Goes through the console's commands beside a Linux guest with a shell, and looks at what the guest sees of them.

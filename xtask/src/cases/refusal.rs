@@ -43,6 +43,11 @@ pub(super) fn cases() -> Vec<Case> {
             Bad::NoEpt,
             "lacks what Umbra needs: extended page tables (EPT)",
         ),
+        (
+            "refuses-a-guest-that-does-not-fit",
+            Bad::TooLittleOuterMemory,
+            "too little memory for VM 1: it needs",
+        ),
         ("refuses-what-is-not-built", Bad::NotBuilt, "not built yet"),
     ];
     let cases = refused
@@ -66,6 +71,8 @@ pub(super) enum Bad {
     BigKernel,
     /// A kernel whose end is missing, which Umbra itself has to see.
     CutKernel,
+    /// A machine with less memory than the books of a guest under shadow paging need, which Umbra itself has to see.
+    TooLittleOuterMemory,
     NotBuilt,
     /// An outer CPU with neither VT-x nor AMD-V, which Umbra itself has to see.
     NoVirtualization,
@@ -119,6 +126,12 @@ pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Res
             let kernel = fs::read(Guest::CloudKernel.provide()?)?;
             let half = kernel.get(..kernel.len() / 2).unwrap_or_default();
             fs::write(&guest, half)?;
+        }
+        Bad::TooLittleOuterMemory => {
+            fs::write(&guest, good)?;
+            // The RAM alone would fit.
+            let size = ["--memory", "4G", "--outer-memory", "4140M"];
+            arguments.extend(size.into_iter().chain(["--paging", "shadow"]));
         }
         Bad::NotBuilt => {
             fs::write(&guest, good)?;

@@ -19,8 +19,9 @@ impl Frames for TestFrames {
         self.tables.push([0; 512]);
         Some(Hpa((self.tables.len() as u64) << 12))
     }
-    fn free(&mut self, _frame: Hpa) {
-        unreachable!("the pool keeps its frames");
+    fn free(&mut self, frame: Hpa) {
+        // The pool keeps its frames as long as it lives: a table that is read after this is poison.
+        self.tables[(frame.0 >> 12) as usize - 1].fill(u64::MAX);
     }
     fn read(&self, frame: Hpa, index: usize) -> u64 {
         self.tables[(frame.0 >> 12) as usize - 1][index]
@@ -88,7 +89,7 @@ pub(super) enum Mode {
 impl Machine {
     pub(super) fn new(algorithm: Algorithm, seed: u64) -> Self {
         let memory = Arc::new(VecMemory::new((FRAMES << 12) as usize));
-        let watched = WatchedMemory::new(memory.clone(), FRAMES);
+        let watched = WatchedMemory::new(memory.clone(), FRAMES).unwrap();
         let config = Config {
             algorithm,
             pages: POOL,

@@ -1,0 +1,16 @@
+//! The host's physical memory, as numbers: which ranges are free ([`Ranges`]), and what a VM needs before it may start ([`Demand`]).
+//!
+//! Nothing here touches memory; `boot` does. So all of it is tested on any machine.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod demand;
+mod ranges;
+
+pub use demand::{Demand, Lack};
+pub use ranges::{Range, Ranges};
+
+/// A mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// A page.
+pub const PAGE: u64 = 4096;
