@@ -2,8 +2,10 @@
 
 mod ata;
 mod medium;
+mod protocol;
 mod vm;
 
+pub use self::protocol::{messages, requests, screens};
 pub use ata::ata;
 use medium::SlowDisk;
 pub use vm::vm;
@@ -73,7 +75,10 @@ pub const TARGETS: &[Target] = &[
     target("ide", ide, 4_096),
     target("ide_slow", ide_slow, 4_096),
     target("linux", linux, 2_048),
+    target("messages", messages, 4_096),
     target("ne2k", ne2k, 4_096),
+    target("requests", requests, 1_024),
+    target("screens", screens, 4_096),
     target("shadow", shadow, 2_048),
     target("switch", switch, 4_096),
     target("vga", vga, 4_096),
@@ -503,35 +508,57 @@ pub fn fdc(data: &[u8]) {
 
 /// The VGA, and whoever looks at it.
 pub fn vga(data: &[u8]) {
-    const LEGACY: WindowId = WindowId(0);
-    const REGISTERS: WindowId = WindowId(1);
-    let ram = |len| Arc::new(VecDeviceRam::new(len));
-    let card =
-        Vga::new(ram(1 << 20), LEGACY, REGISTERS).with_text_map(ram(vga::TEXT_RAM), WindowId(2));
-    let ports = [(0x3b0, 0x30), (0x3c0, 16), (0x3d4, 2), (0x1ce, 4)];
-    let windows = [(LEGACY, 0x2_0000), (REGISTERS, 0x1000)];
     let (mut picture, mut text) = (Picture::default(), TextScreen::default());
-    device(data, card, &ports, &windows, |card, bench, f| {
-        match f.below(8) {
-            0 if f.below(8) == 0 => {
-                card.picture(bench.now, &mut picture);
-                card.text_screen(&mut text);
-                assert!(picture.width <= vga::MAX_WIDTH && picture.height <= vga::MAX_HEIGHT);
+    device(
+        data,
+        adapter(),
+        &VGA_PORTS,
+        &VGA_WINDOWS,
+        |card, bench, f| {
+            if f.below(64) != 0 {
+                return program(card, bench, f);
             }
-            // A register of the display interface, or one behind an index.
-            1..=3 => {
-                let (index, value) = (f.below(12), f.u16() & 0xfff);
-                card.port_write(&mut bench.cx(), 0x1ce, AccessSize::Word, index.into());
-                card.port_write(&mut bench.cx(), 0x1cf, AccessSize::Word, value.into());
-            }
-            _ => {
-                let port = f.pick(&[0x3c4, 0x3ce, 0x3d4]);
-                let (index, value) = (f.u8() & 0x1f, f.u8());
-                card.port_write(&mut bench.cx(), port, AccessSize::Byte, index.into());
-                card.port_write(&mut bench.cx(), port + 1, AccessSize::Byte, value.into());
-            }
+            card.picture(bench.now, &mut picture);
+            card.text_screen(&mut text);
+            assert!(picture.width <= vga::MAX_WIDTH && picture.height <= vga::MAX_HEIGHT);
+        },
+    );
+}
+
+const VGA_LEGACY: WindowId = WindowId(0);
+const VGA_REGISTERS: WindowId = WindowId(1);
+const VGA_PORTS: [(u16, u16); 4] = [(0x3b0, 0x30), (0x3c0, 16), (0x3d4, 2), (0x1ce, 4)];
+const VGA_WINDOWS: [(WindowId, u64); 2] = [(VGA_LEGACY, 0x2_0000), (VGA_REGISTERS, 0x1000)];
+
+/// A display adapter.
+fn adapter() -> Vga {
+    let ram = |len| Arc::new(VecDeviceRam::new(len));
+    let card = Vga::new(ram(1 << 20), VGA_LEGACY, VGA_REGISTERS);
+    card.with_text_map(ram(vga::TEXT_RAM), WindowId(2))
+}
+
+/// Writes one of an adapter's many registers.
+fn program(card: &mut Vga, bench: &mut Bench, f: &mut Feed<'_>) {
+    match f.below(8) {
+        // A register of the display interface.
+        1..=3 => {
+            let (index, value) = (f.below(12), f.u16() & 0xfff);
+            card.port_write(&mut bench.cx(), 0x1ce, AccessSize::Word, index.into());
+            card.port_write(&mut bench.cx(), 0x1cf, AccessSize::Word, value.into());
         }
-    });
+        // The screen is on.
+        0 => {
+            card.port_read(&mut bench.cx(), 0x3ba, AccessSize::Byte);
+            card.port_read(&mut bench.cx(), 0x3da, AccessSize::Byte);
+            card.port_write(&mut bench.cx(), 0x3c0, AccessSize::Byte, 0x20);
+        }
+        _ => {
+            let port = f.pick(&[0x3c4, 0x3ce, 0x3d4]);
+            let (index, value) = (f.u8() & 0x1f, f.u8());
+            card.port_write(&mut bench.cx(), port, AccessSize::Byte, index.into());
+            card.port_write(&mut bench.cx(), port + 1, AccessSize::Byte, value.into());
+        }
+    }
 }
 
 /// Frames of any length, one for each byte that the list had.

@@ -84,6 +84,21 @@ fn vga_survives_random_accesses() {
 }
 
 #[test]
+fn umbra_survives_whatever_the_tool_asks() {
+    feed(fuzz::requests, 3_000, 4_096);
+}
+
+#[test]
+fn the_tool_survives_whatever_umbra_says() {
+    feed(fuzz::messages, 3_000, 4_096);
+}
+
+#[test]
+fn any_screen_comes_whole_to_the_tool() {
+    feed(fuzz::screens, 30, 20_000);
+}
+
+#[test]
 fn ne2k_survives_random_accesses() {
     feed(fuzz::ne2k, 100, 20_000);
 }

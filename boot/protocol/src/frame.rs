@@ -56,7 +56,7 @@ const fn check(kind: u8, vm: u8, [low, high]: [u8; 2]) -> u8 {
 }
 
 /// Gives the bytes of a frame to `out`; its payload is what `parts` have together, which the caller keeps within [`MAX_PAYLOAD`].
-pub(crate) fn encode(kind: u8, vm: u8, parts: &[&[u8]], out: &mut dyn FnMut(&[u8])) {
+pub fn encode(kind: u8, vm: u8, parts: &[&[u8]], out: &mut dyn FnMut(&[u8])) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     debug_assert!(len <= MAX_PAYLOAD, "a frame '{kind}' of {len} bytes");
     let len = (len as u16).to_le_bytes();
