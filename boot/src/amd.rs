@@ -3,9 +3,9 @@
 use crate::guest::SecondStage;
 use crate::host::{self, Virtualization, cpuid};
 use crate::memory;
-use crate::options::{PagingChoice, VMS};
 use alloc::string::String;
 use npt_shadow::Format;
+use protocol::options::Paging;
 use svm::{Features, SvmVcpu};
 
 /// VM_CR, and its bit that locks AMD-V off.
@@ -104,7 +104,7 @@ impl Virtualization for Amd {
     fn vcpu(
         &mut self,
         number: u16,
-        paging: PagingChoice,
+        paging: Paging,
     ) -> Result<(SvmVcpu, Option<SecondStage>), String> {
         if !self.features.nested_paging && paging.needs_nested() {
             return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
@@ -132,6 +132,6 @@ impl Virtualization for Amd {
 
     fn spare_vcpu(&mut self) -> Option<SvmVcpu> {
         let asid = self.features.asids.checked_sub(1)?;
-        (asid > VMS as u32).then(|| SvmVcpu::new(self.features, asid))
+        (asid > u32::from(protocol::MAX_VMS)).then(|| SvmVcpu::new(self.features, asid))
     }
 }

@@ -6,18 +6,10 @@
 use crate::serial::Serial;
 use crate::{interrupts, logger};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use protocol::options::Transport;
 use protocol::{Decoder, Event, Item, MAX_PAYLOAD, Message, Request, VERSION};
 use spin::Mutex;
 use x86::io::{inb, outb};
-
-/// How frames reach the host tool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Transport {
-    /// COM2.
-    Com2,
-    /// Port E9h of Bochs.
-    E9,
-}
 
 /// COM2's line at the interrupt controllers.
 const IRQ: u8 = 3;

@@ -5,7 +5,6 @@ use crate::host::Virtualization;
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
-use crate::options::{PagingChoice, VmOptions};
 use crate::setup::Setup;
 use crate::{clock, control, host, memory, net};
 use alloc::boxed::Box;
@@ -43,7 +42,8 @@ use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, mtrr, pci_setup, vga_text};
 use npt_shadow::paging::Kind;
 use npt_shadow::shadow::{Config, MIN_PAGES};
-use npt_shadow::{Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
+use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
+use protocol::options::{self, Shadow};
 use spin::Mutex;
 
 /// The virtual CPU on this machine.
@@ -143,7 +143,7 @@ pub struct Guest<B: VcpuBackend> {
     pub memory_size: u64,
     chips: SharedChips,
     /// How its memory was to be virtualized when it was started.
-    pub paging: PagingChoice,
+    pub paging: options::Paging,
     ways: Ways,
     memory: Arc<dyn GuestMemory>,
     firmware: Firmware,
@@ -187,6 +187,25 @@ impl ConsoleBackend for FirmwareLog {
     }
 }
 
+/// How shadow tables are kept, as the user said or as is best.
+fn algorithm(shadow: Option<Shadow>) -> Algorithm {
+    match shadow {
+        Some(Shadow::Vtlb) => Algorithm::Vtlb,
+        Some(Shadow::Cached) => Algorithm::Cached,
+        Some(Shadow::Unsync) | None => Algorithm::Unsync,
+    }
+}
+
+/// What the firmware boots first, as the user said.
+fn boot_from(boot: options::BootFrom) -> BootFrom {
+    match boot {
+        options::BootFrom::Cd => BootFrom::Cdrom,
+        options::BootFrom::Disk => BootFrom::Disk,
+        options::BootFrom::Floppy => BootFrom::Floppy,
+        options::BootFrom::Net => BootFrom::Network,
+    }
+}
+
 /// A module's contents.
 pub fn bytes(module: &Module) -> &'static [u8] {
     let r = module.range;
@@ -202,16 +221,12 @@ impl<B: VcpuBackend> Guest<B> {
     pub fn new(
         boot: &BootInfo,
         number: u8,
-        options: &VmOptions,
+        options: &options::Vm<'static>,
         media: Media,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
         let (cpu, second_stage) = virtualization.vcpu(number.into(), options.paging)?;
-        let memory_size = if options.memory == 0 {
-            DEFAULT_MEMORY
-        } else {
-            options.memory & !(MIB - 1)
-        };
+        let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
         // The firmware is the same for all.
         let firmware_image = |role: &str| boot.module(1, role).map(bytes);
@@ -231,7 +246,7 @@ impl<B: VcpuBackend> Guest<B> {
             uuid: numbered(UUID, number),
             drives: described,
             floppy: floppy_drive,
-            boot: options.boot,
+            boot: options.boot.map(boot_from),
         };
 
         let firmware = match need("kernel") {
@@ -267,12 +282,12 @@ impl<B: VcpuBackend> Guest<B> {
         let cpuid = Cpuid::new(host::cpuid);
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
-            algorithm: options.shadow,
+            algorithm: algorithm(options.shadow),
             pages: shadow_pages(memory_size),
             frames,
             physical_bits: cpuid.physical_bits(),
         };
-        let needs_shadow = !matches!(options.paging, PagingChoice::Nested);
+        let needs_shadow = !matches!(options.paging, options::Paging::Nested);
         let paging = Ways::demand(
             second_stage.filter(|_| options.paging.needs_nested()),
             needs_shadow.then_some(&shadow),
@@ -312,11 +327,11 @@ impl<B: VcpuBackend> Guest<B> {
             shadow,
         };
         let first = match options.paging {
-            PagingChoice::Shadow => ways.shadow(),
-            PagingChoice::Nested | PagingChoice::Alternate(_) => ways.nested(),
+            options::Paging::Shadow => ways.shadow(),
+            options::Paging::Nested | options::Paging::Alternate(_) => ways.nested(),
         };
         let mut mmu = Paging::new(first.ok_or_else(enough)?);
-        if let PagingChoice::Alternate(_) = options.paging {
+        if let options::Paging::Alternate(_) = options.paging {
             let added = mmu.add(ways.shadow().ok_or_else(enough)?);
             added.then_some(()).ok_or_else(enough)?;
         }
@@ -449,9 +464,9 @@ impl<B: VcpuBackend> Guest<B> {
         }
         // What the user says now overrides turns that were asked for at the start.
         self.paging = if shadow {
-            PagingChoice::Shadow
+            options::Paging::Shadow
         } else {
-            PagingChoice::Nested
+            options::Paging::Nested
         };
         Ok(())
     }

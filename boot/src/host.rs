@@ -2,11 +2,11 @@
 
 use crate::guest::SecondStage;
 use crate::memory;
-use crate::options::PagingChoice;
 use alloc::string::String;
 use core::arch::asm;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::CpuidResult;
+use protocol::options::Paging;
 use raw_cpuid::CpuId;
 use x86::controlregs::{Cr4, cr4, cr4_write};
 
@@ -76,7 +76,7 @@ pub trait Virtualization {
     fn vcpu(
         &mut self,
         number: u16,
-        paging: PagingChoice,
+        paging: Paging,
     ) -> Result<(Self::Cpu, Option<SecondStage>), String>;
 
     /// XCR0 bits that guests can set although CPUID hides them, because XSETBV does not leave the guest.

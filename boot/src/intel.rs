@@ -3,11 +3,11 @@
 use crate::guest::SecondStage;
 use crate::host::{self, Virtualization};
 use crate::memory;
-use crate::options::PagingChoice;
 use alloc::string::String;
 use hv_core::machine::IDENTITY_MAP;
 use hv_core::{Gpa, Hpa};
 use npt_shadow::Format;
+use protocol::options::Paging;
 use vmx::VmxVcpu;
 use vmx::capabilities::{Capabilities, SecondStage as Stage, availability, ept};
 use vmx::controls::{Pin, Secondary};
@@ -45,7 +45,7 @@ impl Virtualization for Intel {
     fn vcpu(
         &mut self,
         number: u16,
-        paging: PagingChoice,
+        paging: Paging,
     ) -> Result<(VmxVcpu, Option<SecondStage>), String> {
         let capabilities = self.capabilities;
         let nested = paging.needs_nested();

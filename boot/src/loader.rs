@@ -1,8 +1,9 @@
 //! What the boot loader told us, in one form for Multiboot 1, Multiboot 2 and PVH.
 
-use crate::{options, start};
+use crate::start;
 use host_memory::Range;
 use multiboot2::{BootInformation, BootInformationHeader, MemoryAreaType};
+use protocol::options;
 
 /// A file that the boot loader has loaded.
 #[derive(Clone, Copy, Debug)]

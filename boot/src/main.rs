@@ -28,7 +28,6 @@ mod memory;
 mod mouse;
 mod msix;
 mod net;
-mod options;
 mod paging;
 mod pci;
 mod runtime;
@@ -39,29 +38,30 @@ mod setup;
 mod start;
 mod virtio;
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::panic::PanicInfo;
 use host::{Vendor, Virtualization};
 use loader::BootInfo;
-use options::Options;
 use protocol::Event;
+use protocol::options::{self, Options};
 
 #[unsafe(no_mangle)]
 extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     logger::init();
     // SAFETY: the start code passes what the boot loader passed.
     let boot = unsafe { BootInfo::read(magic, info) };
-    memory::init(&boot, options::vms(boot.cmdline));
+    memory::init(&boot, options::count(boot.cmdline));
     paging::map(0, memory::top(&boot), false);
     interrupts::init();
     log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
     log::info!("command line: {:?}", boot.cmdline);
-    let options = match Options::parse(boot.cmdline) {
+    let mut unknown = |word: &str| log::info!("command line: {word} means nothing here");
+    let options = match Options::parse(boot.cmdline, &mut unknown) {
         Ok(o) => o,
         Err(why) => {
             // The host tool waits for the sentence.
             options::control(boot.cmdline).map(control::open);
-            refuse(&why)
+            refuse(&why.to_string())
         }
     };
     match options.control {
@@ -86,16 +86,16 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     }
 }
 
-fn run(boot: &BootInfo, options: &Options) -> Result<(), String> {
+fn run(boot: &BootInfo, options: &Options<'static>) -> Result<(), String> {
     match host::vendor()? {
         Vendor::Svm => run_on(boot, options, amd::enable()?),
-        Vendor::Vmx => run_on(boot, options, intel::enable(options.check_entries)?),
+        Vendor::Vmx => run_on(boot, options, intel::enable(options.check)?),
     }
 }
 
 fn run_on(
     boot: &BootInfo,
-    options: &Options,
+    options: &Options<'static>,
     virtualization: impl Virtualization,
 ) -> Result<(), String> {
     hv_core::emulate::warm_up();

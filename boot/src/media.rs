@@ -8,13 +8,13 @@ use crate::disk::{self, ModuleDisk};
 use crate::guest::bytes;
 use crate::ide::{self, HostPorts};
 use crate::loader::BootInfo;
-use crate::options::{self, Options, VmOptions};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use ata::{Found, Place, Role, choose};
 use device_model::fdc;
 use hv_core::backend::BlockBackend;
+use protocol::options::{self, Options};
 
 /// Media of a kind that are looked for.
 const MOST: usize = 32;
@@ -122,7 +122,7 @@ fn volume(medium: &mut dyn BlockBackend) -> Option<String> {
 ///
 /// # Errors
 /// A sentence that says why a drive cannot be used that the command line names.
-pub fn find(boot: &BootInfo, options: &Options) -> Result<Vec<Media>, String> {
+pub fn find(boot: &BootInfo, options: &Options<'_>) -> Result<Vec<Media>, String> {
     let mut virtio = disk::find();
     let mut drives = ide::find();
     let mut sources = Sources {
@@ -194,7 +194,11 @@ impl Sources<'_> {
 
 impl Media {
     /// Takes those of one VM.
-    fn find(vm: usize, options: &VmOptions, sources: &mut Sources<'_>) -> Result<Self, String> {
+    fn find(
+        vm: usize,
+        options: &options::Vm<'_>,
+        sources: &mut Sources<'_>,
+    ) -> Result<Self, String> {
         let mut media = Self::default();
         for (role, named, found) in [
             (Role::Cdrom, &options.cdroms, &mut media.cdroms),

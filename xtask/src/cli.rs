@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use protocol::MAX_RECORD;
+pub use protocol::options::BootFrom;
 
 use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
 
@@ -85,7 +89,7 @@ pub struct VmArgs {
     #[arg(long, value_name = "PAGING", default_value = "nested")]
     pub paging: Paging,
     /// How shadow tables are kept up to date [default: unsync]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Shadow::NAMES).try_map(|name| name.parse::<Shadow>()))]
     pub shadow: Option<Shadow>,
     /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
     /// bootable, and otherwise from the CD. May be repeated: there is room for four drives with that of the CD
@@ -108,34 +112,8 @@ pub struct VmArgs {
     #[arg(long, value_name = "FILE")]
     pub floppy: Vec<PathBuf>,
     /// What the guest boots from first [default: the hard disk if that is bootable, then the CD, then the floppy]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = PossibleValuesParser::new(BootFrom::NAMES).try_map(|name| name.parse::<BootFrom>()))]
     pub boot: Option<BootFrom>,
-}
-
-/// What a guest can boot from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BootFrom {
-    /// The CD in its drive.
-    Cd,
-    /// The hard disk.
-    Disk,
-    /// The floppy.
-    Floppy,
-    /// The network, by iPXE.
-    Net,
-}
-
-impl BootFrom {
-    /// Its name here, which is Umbra's too.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            BootFrom::Cd => "cd",
-            BootFrom::Disk => "disk",
-            BootFrom::Floppy => "floppy",
-            BootFrom::Net => "net",
-        }
-    }
 }
 
 /// How to run guests.
@@ -208,7 +186,8 @@ pub struct RunArgs {
         value_name = "N",
         requires = "report",
         default_value_t = 0,
-        hide_default_value = true
+        hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_RECORD))
     )]
     pub record: u32,
     /// Let the machine's clock count instructions, so that runs repeat exactly

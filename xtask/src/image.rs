@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use protocol::MAX_VMS;
+use protocol::options::{Options, Transport, prefix};
 use tempfile::TempDir;
 
 use crate::cli::ImageArgs;
@@ -13,10 +15,10 @@ use crate::guests::Guest;
 use crate::media::{Kind, Medium};
 use crate::outcome::refuse;
 use crate::progress::Step;
-use crate::rig::{Boot, MIB, Module, parse_memory};
+use crate::rig::{Boot, Module, parse_memory};
 use crate::run::FIRMWARE;
 use crate::setup::{self, Purpose};
-use crate::{cdrom, deb, kernel, paths, vm};
+use crate::{cdrom, deb, kernel, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -42,20 +44,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry for CDs, each in a virtual machine of its own with `memory` bytes. The machine's own screen shows the first.
-    pub fn cdroms(guests: &[Medium], memory: u64, options: &str) -> Entry {
+    /// An entry for CDs, each in a virtual machine of its own with `memory` bytes. The machine's own screen shows the first; there is a
+    /// host tool if `control` says how to speak to it.
+    pub fn cdroms(guests: &[Medium], memory: u64, control: Option<Transport>) -> Entry {
         let mut modules = firmware();
-        let mut words = options.to_owned();
-        for (number, guest) in (1..).zip(guests) {
-            modules.push(Module {
-                role: format!("{}cdrom", vm::prefix(number)),
-                path: guest.path.clone(),
-            });
-            if number > 1 {
-                words += &format!(" vm={number}");
-            }
-            words += &format!(" memory={}M paging=nested", memory / MIB);
-        }
+        modules.extend((1..).zip(guests).map(|(number, guest)| Module {
+            role: format!("{}cdrom", prefix(number)),
+            path: guest.path.clone(),
+        }));
+        let vm = protocol::options::Vm {
+            memory: Some(memory),
+            ..Default::default()
+        };
+        let options = Options {
+            control,
+            window: true,
+            check: false,
+            vms: vec![vm; guests.len()],
+        };
         let title = |guest: &Medium| {
             let stem = guest.path.file_stem().unwrap_or_default();
             stem.to_string_lossy().into_owned()
@@ -63,7 +69,7 @@ impl Entry {
         let titles: Vec<String> = guests.iter().map(title).collect();
         Entry {
             title: titles.join(" and "),
-            options: format!("window {}", words.trim_start()),
+            options: options.to_string(),
             modules,
         }
     }
@@ -71,9 +77,11 @@ impl Entry {
     /// A menu of one entry for each of these CDs, and, if that can be, one for all of them side by side.
     fn menu(guests: &[Medium], memory: u64) -> Vec<Entry> {
         let each = guests.chunks(1);
-        let together = (2..=vm::MOST).contains(&guests.len()).then_some(guests);
+        let together = (2..=MAX_VMS.into())
+            .contains(&guests.len())
+            .then_some(guests);
         each.chain(together)
-            .map(|guests| Entry::cdroms(guests, memory, ""))
+            .map(|guests| Entry::cdroms(guests, memory, None))
             .collect()
     }
 }
@@ -297,6 +305,7 @@ fn configuration(tree: &mut Tree, umbra: &Path, contents: &Contents) -> Result<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rig::MIB;
 
     #[test]
     fn the_last_entry_of_a_menu_has_all_guests() {

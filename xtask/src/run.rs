@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use protocol::MAX_VMS;
 use serde::Serialize;
 
 use crate::cli::{BootFrom, RunArgs, VmArgs};
@@ -96,8 +97,8 @@ impl Options {
             }
             _ => refuse!("--cpus {} is not a number of processors", args.cpus),
         }
-        if args.vms.len() >= vm::MOST {
-            refuse!("there can be {} virtual machines", vm::MOST);
+        if args.vms.len() >= MAX_VMS.into() {
+            refuse!("there can be {MAX_VMS} virtual machines");
         }
         let further = args.vms.iter().map(|line| vm::parse(line));
         let further = further.collect::<Result<Vec<VmArgs>>>()?;
@@ -262,26 +263,19 @@ pub fn machine(
     }
     let mut drives = Vec::new();
     let (mut guests, mut modules_length) = (0, MIB);
-    let mut words = String::new();
     for (number, vm) in (1..).zip(options.vms()) {
         let parts = vm.equip(number, &vm.medium()?, options.bus, scratch)?;
         modules.extend(parts.modules);
         drives.extend(parts.drives);
         modules_length += parts.module_bytes;
         guests += vm.memory;
-        if number > 1 {
-            words += &format!("vm={number} ");
-        }
-        words += &format!("{} ", vm.options());
-        if options.record != 0 {
-            words += &format!("record={} ", options.record);
-        }
     }
-    let umbra_options = format!(
-        "{words}control={} report=1{}",
-        options.rig.control(),
-        if options.window { " window=1" } else { "" },
-    );
+    let umbra_options = protocol::options::Options {
+        control: Some(options.rig.control()),
+        window: options.window,
+        check: false,
+        vms: options.vms().map(|vm| vm.options(options.record)).collect(),
+    };
     // Each guest has 16 MiB of video memory besides.
     let others = options.others.len() as u64;
     let needed = outer_memory(guests, modules_length + others * OTHER);
@@ -303,7 +297,7 @@ pub fn machine(
         memory,
         boot: Boot::Multiboot {
             umbra: umbra.to_owned(),
-            options: umbra_options,
+            options: umbra_options.to_string(),
             modules,
         },
         drives,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
+use protocol::options::prefix;
 
 use crate::cli::{BootFrom, VmArgs};
 use crate::guests::Guest;
@@ -14,16 +15,6 @@ use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_memor
 
 /// A Linux kernel's command line if nothing else is said.
 const CMDLINE: &str = "console=tty0 console=ttyS0";
-/// Virtual machines of a run at most: as many as Umbra takes.
-pub const MOST: usize = 8;
-
-/// What the names of boot modules and drives for the virtual machine of this number (from 1) begin with.
-pub fn prefix(number: usize) -> String {
-    match number {
-        1 => String::new(),
-        _ => format!("vm{number}-"),
-    }
-}
 
 /// A virtual machine, with everything checked.
 #[derive(Debug, Clone)]
@@ -189,14 +180,16 @@ impl Vm {
         })
     }
 
-    /// The options for Umbra that are this machine's.
-    pub fn options(&self) -> String {
-        let memory = self.memory / MIB;
-        let boot = match self.boot {
-            Some(boot) => format!(" boot={}", boot.name()),
-            None => String::new(),
-        };
-        format!("memory={memory}M {}{boot}", self.paging.option(self.shadow))
+    /// The options for Umbra that are this machine's, of whose exits so many are recorded.
+    pub fn options(&self, record: u32) -> protocol::options::Vm<'static> {
+        protocol::options::Vm {
+            memory: Some(self.memory),
+            paging: self.paging,
+            shadow: self.shadow,
+            record,
+            boot: self.boot,
+            ..Default::default()
+        }
     }
 
     /// What the outer machine gives Umbra for the virtual machine of this number (from 1), in which `guest` boots. `scratch` takes the

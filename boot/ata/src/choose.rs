@@ -6,41 +6,8 @@
 use crate::identify::{Identity, Kind};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
-use core::str::FromStr;
 
-/// Where a drive is: `ata1.0` is drive 0 (the master) of channel 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The channel: 0 and 1 are the legacy ones, those of PCI controllers in native mode follow.
-    pub channel: u8,
-    /// The drive, 0 or 1.
-    pub position: u8,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ata{}.{}", self.channel, self.position)
-    }
-}
-
-impl FromStr for Place {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (channel, position) = text
-            .strip_prefix("ata")
-            .and_then(|rest| rest.split_once('.'))
-            .ok_or(())?;
-        let place = Self {
-            channel: channel.parse().map_err(|_| ())?,
-            position: position.parse().map_err(|_| ())?,
-        };
-        // One name for one drive: no leading zeroes or signs.
-        let same = place.position < 2 && place.to_string() == text;
-        same.then_some(place).ok_or(())
-    }
-}
+pub use protocol::options::Place;
 
 /// What a drive becomes to the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,18 +113,6 @@ mod tests {
 
     fn at(channel: u8, position: u8) -> Place {
         Place { channel, position }
-    }
-
-    #[test]
-    fn places_are_channel_and_position() {
-        assert_eq!("ata0.1".parse(), Ok(at(0, 1)));
-        assert_eq!("ata12.0".parse(), Ok(at(12, 0)));
-        for bad in [
-            "", "ata", "ata0", "ata0.", "ata.0", "ata0.2", "ata0.01", "ata+0.1", "ata256.0", "hda",
-            "ata0.1.0", "ATA0.1",
-        ] {
-            assert_eq!(bad.parse::<Place>(), Err(()), "{bad}");
-        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ extern crate alloc;
 mod assemble;
 pub mod frame;
 mod message;
+pub mod options;
 mod picture;
 mod report;
 mod request;

@@ -17,7 +17,6 @@ use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::memory::HostFrames;
-use crate::options::Options;
 use crate::{control, disk, keyboard, logger, media, memory, mouse, net};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -35,6 +34,7 @@ use hv_core::scratch::{Scratch, ScratchGuest};
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
+use protocol::options::Options;
 use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
 use spin::Mutex;
 
@@ -98,7 +98,7 @@ impl<B: VcpuBackend> Session<B> {
     /// A sentence that says what is missing.
     pub fn new(
         boot: &BootInfo,
-        options: &Options,
+        options: &Options<'static>,
         mut virtualization: impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
         let mut scheduler = Scheduler::new(ALLOWANCE_MS * clock::tsc_hz() / 1000);

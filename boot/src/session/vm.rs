@@ -5,7 +5,6 @@ use crate::guest::{Guest, Removable};
 use crate::host::{ExtendedState, Virtualization};
 use crate::loader::BootInfo;
 use crate::media::Media;
-use crate::options::{PagingChoice, VmOptions};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,6 +13,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::mmu::Mmu;
 use hv_core::record::Recorder;
 use hv_core::time::Clock;
+use protocol::options::{self, Paging};
 
 /// Keys that wait at most.
 const KEYS: usize = 64 << 10;
@@ -72,12 +72,13 @@ impl<B: VcpuBackend> Vm<B> {
     pub fn new(
         boot: &BootInfo,
         number: u8,
-        options: &VmOptions,
+        options: &options::Vm<'static>,
         media: Media,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
         let (mut guest, removable) = Guest::new(boot, number, options, media, virtualization)?;
-        guest.cpu.recorder = (options.record != 0).then(|| Box::new(Recorder::new(options.record)));
+        let record = options.record as usize;
+        guest.cpu.recorder = (record != 0).then(|| Box::new(Recorder::new(record)));
         let components = guest.cpu.cpuid.xcr0_allowed() | virtualization.unguarded_components();
         let extended =
             ExtendedState::new(components).ok_or("no memory for the CPU's extended state")?;
@@ -210,8 +211,8 @@ impl<B: VcpuBackend> Vm<B> {
     /// When nested and shadow paging have to take turns next, in the host's time.
     pub fn turn_due(&self) -> VmTime {
         match self.guest.paging {
-            PagingChoice::Alternate(interval) if self.state == State::Running => {
-                self.switched + interval
+            Paging::Alternate(time) if self.state == State::Running => {
+                self.switched + VmTime::from_millis(time.into())
             }
             _ => VmTime::NEVER,
         }
@@ -226,9 +227,9 @@ impl<B: VcpuBackend> Vm<B> {
     /// How the guest's memory is virtualized, as reports have it.
     pub fn paging_name(&self) -> &'static str {
         match self.guest.paging {
-            PagingChoice::Alternate(_) => self.guest.paging.name(),
-            _ if self.guest.cpu.mmu.is_shadow() => PagingChoice::Shadow.name(),
-            _ => PagingChoice::Nested.name(),
+            Paging::Alternate(_) => self.guest.paging.name(),
+            _ if self.guest.cpu.mmu.is_shadow() => Paging::Shadow.name(),
+            _ => Paging::Nested.name(),
         }
     }
 

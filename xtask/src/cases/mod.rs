@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use protocol::options::Transport;
 use serde_json::Value;
 
 use self::checks::Check;
@@ -331,7 +332,7 @@ impl Case {
         let path = scratch.join("umbra.iso");
         let medium = Medium::open(guest)?;
         let length = medium.length;
-        let entry = Entry::cdroms(&[medium], self.memory, "control=com2 report=1");
+        let entry = Entry::cdroms(&[medium], self.memory, Some(Transport::Com2));
         image::make(
             &path,
             umbra,

@@ -12,6 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use protocol::options::Transport;
 
 use super::machine::{Boot, MIB, Machine};
 use super::{Part, Rig, models};
@@ -30,7 +31,7 @@ const OVERRIDE: &str = "UMBRA_BOCHS";
 /// The most memory that its machine can have here.
 pub const MOST_MEMORY: u64 = 2048 * MIB;
 /// How Umbra speaks to the tool on it.
-pub const CONTROL: &str = "e9";
+pub const CONTROL: Transport = Transport::E9;
 /// How many times longer than QEMU it may take.
 pub const SLOWNESS: u32 = 4;
 /// Its packages, and those with which the CD is made from which it starts.

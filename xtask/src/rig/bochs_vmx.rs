@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use protocol::options::Transport;
 
 use super::bochs::{self, Bochs};
 use super::{Counting, Machine, Part, Rig};
@@ -60,7 +61,7 @@ impl Rig for BochsVmx {
         bochs::packages(window)
     }
 
-    fn control(&self) -> &'static str {
+    fn control(&self) -> Transport {
         bochs::CONTROL
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+use protocol::options::Transport;
 
 use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
@@ -42,8 +43,8 @@ impl Rig for Kvm {
         missing()
     }
 
-    fn control(&self) -> &'static str {
-        "com2"
+    fn control(&self) -> Transport {
+        Transport::Com2
     }
 
     fn counting(&self) -> Counting {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use protocol::options::Transport;
 
 use super::bochs::{self, Bochs, Reach};
 use super::machine::{Bus, Machine, Network};
@@ -48,8 +49,8 @@ impl Rig for KvmInBochs {
         within::prepare()
     }
 
-    fn control(&self) -> &'static str {
-        "com2"
+    fn control(&self) -> Transport {
+        Transport::Com2
     }
 
     fn most_memory(&self) -> Option<u64> {

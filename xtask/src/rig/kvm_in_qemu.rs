@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use protocol::options::Transport;
 
 use super::machine::{Boot, Bus, Drive, MIB, Machine};
 use super::qemu::{self, Qemu};
@@ -46,8 +47,8 @@ impl Rig for KvmInQemu {
         within::prepare()
     }
 
-    fn control(&self) -> &'static str {
-        "com2"
+    fn control(&self) -> Transport {
+        Transport::Com2
     }
 
     fn lacks(&self, part: Part) -> Option<&'static str> {

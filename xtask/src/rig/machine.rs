@@ -4,77 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Result;
+use protocol::options::{MAX_MEMORY, MIN_MEMORY};
+pub use protocol::options::{Paging, Shadow};
 
 use super::Rig;
 use crate::outcome::refuse;
-
-/// How Umbra virtualizes the guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paging {
-    /// The processor walks a second set of tables.
-    Nested,
-    /// Umbra keeps shadows of the guest's tables.
-    Shadow,
-    /// One and the other in turn, for so many milliseconds each.
-    Alternate(u32),
-}
-
-impl FromStr for Paging {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Paging, String> {
-        match text {
-            "nested" => Ok(Paging::Nested),
-            "shadow" => Ok(Paging::Shadow),
-            _ => text
-                .strip_prefix("alternate:")
-                .and_then(|time| time.strip_suffix("ms")?.parse().ok())
-                .filter(|time| (1..=1_000_000).contains(time))
-                .map(Paging::Alternate)
-                .ok_or_else(|| "use nested, shadow, or alternate:100ms".to_owned()),
-        }
-    }
-}
-
-impl Paging {
-    /// What it is called on Umbra's command line.
-    pub fn option(self, shadow: Option<Shadow>) -> String {
-        let paging = match self {
-            Paging::Nested => "paging=nested".to_owned(),
-            Paging::Shadow => "paging=shadow".to_owned(),
-            Paging::Alternate(time) => format!("paging=alternate:{time}ms"),
-        };
-        match shadow {
-            Some(shadow) => format!("{paging} shadow={}", shadow.name()),
-            None => paging,
-        }
-    }
-}
-
-/// How Umbra keeps its shadows of the guest's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Shadow {
-    /// They are thrown away at every load of CR3, as a TLB is.
-    Vtlb,
-    /// They are kept, and the guest's tables write-protected.
-    Cached,
-    /// They are kept, and leaf tables may be out of step until the guest flushes.
-    Unsync,
-}
-
-impl Shadow {
-    /// All of them, from the simplest to the most refined.
-    pub const ALL: [Shadow; 3] = [Shadow::Vtlb, Shadow::Cached, Shadow::Unsync];
-
-    /// Its name on the command line, which is also Umbra's.
-    pub fn name(self) -> &'static str {
-        match self {
-            Shadow::Vtlb => "vtlb",
-            Shadow::Cached => "cached",
-            Shadow::Unsync => "unsync",
-        }
-    }
-}
 
 /// What the guest's network card is connected to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,10 +75,6 @@ pub struct Network {
 
 /// Mebibyte.
 pub const MIB: u64 = 1 << 20;
-/// The least memory a guest can have: less than this and no supported system gets through its firmware and loader.
-const LEAST_GUEST: u64 = 32 * MIB;
-/// The most memory a guest can have.
-const MOST_GUEST: u64 = 512 << 30;
 
 /// The number of bytes in `text`: a number with G or T or one of the `smaller` units behind it, or with none, which stands for the unit
 /// `usual`. Units may be written as M, MB and MiB, in small letters too. None: it is no size.
@@ -169,10 +99,10 @@ pub fn bytes(text: &str, smaller: &[(char, u64)], usual: char) -> Option<u64> {
 pub fn parse_memory(text: &str) -> Result<u64> {
     match bytes(text, &[('k', 1 << 10), ('m', MIB)], 'm') {
         None => refuse!("--memory {text} is not a size; write it like 512M or 1G"),
-        Some(bytes) if bytes < LEAST_GUEST => {
+        Some(bytes) if bytes < MIN_MEMORY => {
             refuse!("--memory {text} is too little: a guest needs at least 32M")
         }
-        Some(bytes) if bytes > MOST_GUEST => {
+        Some(bytes) if bytes > MAX_MEMORY => {
             refuse!("--memory {text} is too much: a guest can have at most 512G")
         }
         Some(bytes) if bytes % MIB != 0 => refuse!("--memory {text} is not a whole number of MiB"),
@@ -323,17 +253,6 @@ mod tests {
         assert_eq!("8080:80".parse(), Ok(forward));
         for text in ["", "80", "80:", "0:80", "80:65536", "a:b"] {
             assert!(text.parse::<Forward>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn names_are_those_of_the_command_line() {
-        use clap::ValueEnum;
-        for shadow in Shadow::ALL {
-            assert_eq!(
-                shadow.to_possible_value().unwrap().get_name(),
-                shadow.name()
-            );
         }
     }
 }

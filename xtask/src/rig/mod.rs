@@ -20,6 +20,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use protocol::options::Transport;
 
 pub use self::bochs_svm::BOCHS_SVM;
 pub use self::bochs_vmx::BOCHS_VMX;
@@ -89,8 +90,8 @@ pub trait Rig: Sync {
         None
     }
 
-    /// How Umbra speaks to the tool on it: the value of its option `control`.
-    fn control(&self) -> &'static str;
+    /// How Umbra speaks to the tool on it: its option `control`.
+    fn control(&self) -> Transport;
 
     /// The most memory that the outer machine can have, in bytes, if there is a limit.
     fn most_memory(&self) -> Option<u64> {

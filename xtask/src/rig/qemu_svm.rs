@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use protocol::options::Transport;
 
 use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
@@ -35,8 +36,8 @@ impl Rig for QemuSvm {
         qemu::packages(window)
     }
 
-    fn control(&self) -> &'static str {
-        "com2"
+    fn control(&self) -> Transport {
+        Transport::Com2
     }
 
     fn counting(&self) -> Counting {
