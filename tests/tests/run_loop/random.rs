@@ -281,8 +281,9 @@ impl Model {
             _ => None,
         };
         let reason = reason(r);
-        // Through device memory events are delivered in software, at once.
-        let again = vectoring.is_some() && !matches!(reason, ExitReason::NestedFault(_));
+        // Through device memory and task gates events are delivered in software, at once.
+        let software = matches!(reason, ExitReason::NestedFault(_) | ExitReason::TaskSwitch);
+        let again = vectoring.is_some() && !software;
         match (entry.inject.map(|e| (e.kind, e.vector)), again) {
             (Some((EventKind::ExternalInterrupt, v)), true) => self.interrupt = Some(v),
             (Some((EventKind::ExternalInterrupt, v)), false) => {
