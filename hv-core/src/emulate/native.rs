@@ -158,6 +158,8 @@ const XSAVE_AVX: usize = 832;
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// Has the CPU execute the instruction.
+    #[cold]
+    #[inline(never)]
     pub fn natively(&mut self) -> Res<()> {
         const LACKING: EmuFault = EmuFault::Unsupported("instruction");
         // Its bytes, and what they are: decoded from what will be executed.
@@ -393,6 +395,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// MASKMOVQ, MASKMOVDQU and VMASKMOVDQU: the bytes of a register whose masks' top bits are set go to DS:(E/R)DI.
+    #[inline(never)]
     pub fn maskmov(&mut self) -> Res<()> {
         let (data, mask) = (self.insn.op_register(1), self.insn.op_register(2));
         let number = |reg: Register, first: Register| (reg as usize).wrapping_sub(first as usize);
@@ -439,6 +442,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// XSAVE, XSAVEOPT and XRSTOR. XSAVEOPT, which may leave out what has not changed since an XRSTOR from the same address, saves all.
+    #[inline(never)]
     fn xsave(&mut self, parts: &Parts<'_>) -> Res<()> {
         const SAVE: u8 = 4;
         const RESTORE: u8 = 5;

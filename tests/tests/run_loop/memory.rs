@@ -2,11 +2,16 @@
 
 use hv_core::Gpa;
 use hv_core::cpu::VcpuBackend;
+use hv_core::emulate::{Executed, NativeInsn};
 use hv_core::event::Event;
 use hv_core::exit::{ExitReason, NestedFault};
 use hv_core::mem::GuestMemory;
-use hv_core::regs::SysReg;
 use hv_core::regs::gpr::{RAX, RBX, RCX, RDI, RSI};
+use hv_core::regs::{Cr4, SysReg};
+use hv_core::scratch::Scratch;
+use hv_core::vcpu::Stop;
+use spin::Mutex;
+use std::sync::Arc;
 use tests::rig::{Access, CODE, MMIO, RAM, Rig};
 
 fn fault(gpa: u64, write: bool) -> ExitReason {
@@ -173,6 +178,41 @@ fn instruction_that_cannot_be_emulated_is_undefined() {
     let undefined = Some(Event::exception(6, None));
     assert_eq!(r.injected(), [None, undefined, undefined, undefined]);
     assert_eq!((r.vm.cpu.rip, r.vm.stats.lacking), (CODE, 3));
+}
+
+/// Executes as it was told, and remembers with what operand.
+struct FakeScratch(Executed, Arc<Mutex<Vec<u8>>>);
+
+impl Scratch for FakeScratch {
+    fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
+        *self.1.lock() = insn.operand[..insn.operand_len].to_vec();
+        insn.fx.set_xmm(0, [9; 16]);
+        self.0
+    }
+}
+
+#[test]
+fn sse_on_device_memory_is_executed_by_the_cpu_unless_the_host_is_interrupted() {
+    for (executed, done) in [(Executed::Done, true), (Executed::Interrupted, false)] {
+        // PADDB XMM0, [RBX]
+        let mut r = Rig::new().code(&[0x66, 0x0f, 0xfc, 0x03]);
+        let operand = Arc::default();
+        let scratch = FakeScratch(executed, Arc::clone(&operand));
+        r.vm.scratch = Some(Arc::new(Mutex::new(scratch)));
+        r.vm.cpu.set_sysreg(SysReg::Cr4, Cr4::OSFXSR.bits());
+        r.set(&[(RBX, MMIO)]);
+        r.probe.lock().value = 0x0807_0605_0403_0201;
+        r.bare(fault(MMIO, false));
+        assert_eq!(r.run(), Stop::HostInterrupt);
+        assert_eq!(r.entries().len(), if done { 2 } else { 1 });
+        assert_eq!(
+            *operand.lock(),
+            [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]
+        );
+        assert_eq!(r.vm.cpu.fx().xmm(0) == [9; 16], done);
+        assert_eq!(r.vm.cpu.rip, if done { CODE + 4 } else { CODE });
+        assert_eq!(r.vm.stats.native, 1);
+    }
 }
 
 #[test]
