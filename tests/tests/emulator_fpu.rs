@@ -590,3 +590,54 @@ fn other_modes_do_what_64_bit_mode_does() {
     println!("{compared} compared");
     assert!(compared > 500, "{compared}");
 }
+
+/// Registers 8 to 15 are not there in 32-bit code: neither saved nor loaded.
+#[test]
+fn xrstor_brings_back_what_xsave_saved() {
+    if !can() {
+        return;
+    }
+    let _pages = pages();
+    let mut r = Random::new(4);
+    // XSAVE [RBX], XRSTOR [RBX]; the header before it is all zeroes.
+    let (xsave, xrstor) = ([0x0f, 0xae, 0x23], [0x0f, 0xae, 0x2b]);
+    let all = |state: &mut State| {
+        (state.gprs[gpr::RAX], state.gprs[gpr::RDX]) = (7, 0);
+        state.gprs[gpr::RBX] = DATA + 0x400;
+    };
+    for long in [true, false] {
+        let cpu = || match long {
+            true => FakeCpu::long64(),
+            false => FakeCpu::protected32(),
+        };
+        let mut first = random_state(&mut r, false);
+        all(&mut first);
+        let untouched = first.data[0x400 + 288..0x400 + 416].to_vec();
+        first.data[0x400 + HEADER..0x400 + YMM].fill(0);
+        let (saved, result) = emulate(cpu(), &xsave, &first);
+        assert_eq!(result, Ok(()));
+        assert_eq!(saved.data[0x400 + HEADER], 7);
+        let upper = &saved.data[0x400 + 288..0x400 + 416];
+        assert_eq!(upper == &untouched[..], !long);
+        let mut second = random_state(&mut r, false);
+        all(&mut second);
+        second.data.copy_from_slice(&saved.data);
+        let (restored, result) = emulate(cpu(), &xrstor, &second);
+        assert_eq!(result, Ok(()));
+        let (mut expected, old) = (first.clone(), second.clone());
+        expected.data = restored.data;
+        expected.gprs = restored.gprs;
+        expected.flags = restored.flags;
+        if !long {
+            for at in [288..416, YMM + 128..YMM + 256] {
+                expected.area[at.clone()].copy_from_slice(&old.area[at]);
+            }
+        }
+        assert_eq!(difference(&restored, &expected), None, "long {long}");
+        // A bit of the header that there is no component for.
+        second.data[0x400 + HEADER + 1] = 0x80;
+        let (_, result) = emulate(cpu(), &xrstor, &second);
+        let gp = matches!(result, Err(EmuFault::Exception { vector: 13, .. }));
+        assert!(gp, "{result:?}");
+    }
+}
