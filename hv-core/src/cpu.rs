@@ -2,7 +2,7 @@
 
 use crate::Hpa;
 use crate::emulate::Shadow;
-use crate::event::Event;
+use crate::event::{Event, Injection};
 use crate::exit::VmExit;
 use crate::fx::FxState;
 use crate::mmu::TlbFlush;
@@ -80,8 +80,14 @@ pub trait VcpuBackend: Send + 'static {
     fn clear_interrupt_shadow(&mut self) {
         self.set_interrupt_shadow(Shadow::None);
     }
-    /// An NMI has been delivered to the guest in software: where the hardware itself keeps account of that, it blocks the next one until IRET.
-    fn block_nmis(&mut self) {}
+    /// Whether NMIs are blocked because the guest handles one, where the hardware keeps that.
+    fn nmi_blocked(&self) -> Option<bool> {
+        None
+    }
+    /// The guest has been given an NMI, or has executed its IRET, in software.
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        let _ = blocked;
+    }
     /// The guest's XCR0 (extended-state enable mask).
     fn xcr0(&self) -> u64;
     /// Sets the guest's XCR0; `value` has been checked.
@@ -95,6 +101,12 @@ pub trait VcpuBackend: Send + 'static {
     fn take_up(&mut self);
     /// Whether the hardware can run the guest in its present state. If not, the run loop executes it in software until it can.
     fn can_run(&self) -> bool {
+        true
+    }
+    /// Whether an entry can do what is due: inject the event and leave the guest at the very instruction where what waits can be
+    /// taken. If not, the run loop does it in software.
+    fn can_inject(&self, injection: &Injection) -> bool {
+        let _ = injection;
         true
     }
     /// Whether the hardware keeps the task priority (CR8) while the guest runs. Then the run loop tells it before an entry and asks

@@ -4,6 +4,9 @@
 //! One vendor-free queue. A backend reports the event whose delivery an exit interrupted ([`VmExit::vectoring`]); the run loop
 //! puts it back here, adds what the exit itself caused, and asks for the one event to inject at the next entry.
 //!
+//! External interrupts are not kept here. One that was acknowledged and then not delivered goes back to its interrupt chip, which
+//! the guest may reprogram before it is acknowledged again.
+//!
 //! [`VmExit::vectoring`]: crate::exit::VmExit::vectoring
 
 /// The kind of an event, with the manuals' names (SDM vol 3C 25.8.3, "VM-Entry Controls for Event Injection").
@@ -19,6 +22,21 @@ pub enum EventKind {
     SoftwareInterrupt,
     /// INT3 or INTO.
     SoftwareException,
+    /// INT1: #DB by an instruction, which asks for no privilege.
+    PrivilegedSoftwareException,
+}
+
+impl EventKind {
+    /// Whether an instruction asks for the event: its delivery returns behind that instruction.
+    #[must_use]
+    pub const fn is_software(self) -> bool {
+        matches!(
+            self,
+            EventKind::SoftwareInterrupt
+                | EventKind::SoftwareException
+                | EventKind::PrivilegedSoftwareException
+        )
+    }
 }
 
 /// One event.
@@ -166,11 +184,6 @@ pub struct EventQueue {
     software: Option<Event>,
     /// An NMI whose delivery was interrupted.
     nmi_again: bool,
-    /// An external interrupt whose delivery was interrupted: already acknowledged, so it must not be lost.
-    interrupt_again: Option<u8>,
-    /// An external interrupt that was acknowledged and offered to the guest, which has not begun to take it: it waits for the
-    /// guest's interrupt flag like a new one.
-    interrupt_untaken: Option<u8>,
     /// An NMI has been signalled and not yet injected.
     nmi_pending: bool,
     /// An NMI is being handled by the guest: the next one waits for its IRET.
@@ -193,35 +206,25 @@ pub struct Injection {
     pub event: Option<Event>,
     /// Leave the guest as soon as it can take an interrupt.
     pub irq_window: bool,
-    /// Leave the guest as soon as it can take an NMI: when the handler of the last one has ended.
+    /// Leave the guest as soon as it can take an NMI.
     pub nmi_window: bool,
+    /// The guest handles an NMI: it can take the next one when the handler has ended. Otherwise only this event, or a shadow, is in
+    /// the way.
+    pub nmi_blocked: bool,
 }
 
 impl EventQueue {
-    /// Puts back the event whose delivery an exit interrupted.
+    /// Puts back the event whose delivery an exit interrupted. An external interrupt is not for this queue: it goes back to the
+    /// interrupt chip ([`InterruptController::unacknowledge`](crate::irq::InterruptController::unacknowledge)).
     pub fn put_back(&mut self, event: Event) {
         match event.kind {
             EventKind::Exception => self.exception = Some(event),
-            EventKind::SoftwareInterrupt | EventKind::SoftwareException => {
-                self.software = Some(event)
-            }
-            EventKind::Nmi => self.nmi_again = true,
-            EventKind::ExternalInterrupt => self.interrupt_again = Some(event.vector),
+            EventKind::SoftwareInterrupt
+            | EventKind::SoftwareException
+            | EventKind::PrivilegedSoftwareException => self.software = Some(event),
+            EventKind::Nmi => (self.nmi_again, self.nmi_blocked) = (true, false),
+            EventKind::ExternalInterrupt => {}
         }
-    }
-
-    /// Puts back an event that the guest has not begun to take.
-    pub fn put_back_untaken(&mut self, event: Event) {
-        match event.kind {
-            EventKind::ExternalInterrupt => self.interrupt_untaken = Some(event.vector),
-            _ => self.put_back(event),
-        }
-    }
-
-    /// Whether an acknowledged interrupt waits for the guest's interrupt flag.
-    #[must_use]
-    pub fn interrupt_waiting(&self) -> bool {
-        self.interrupt_untaken.is_some()
     }
 
     /// Raises an exception, combining it with one already waiting.
@@ -231,10 +234,6 @@ impl EventQueue {
     pub fn raise(&mut self, event: Event) -> Result<(), TripleFault> {
         // An instruction that faults has not been executed: a software event being delivered is repeated by re-executing it.
         self.software = None;
-        // An interrupt in delivery comes after the exception, whose handler decides when.
-        if let Some(vector) = self.interrupt_again.take() {
-            self.interrupt_untaken = Some(vector);
-        }
         match self.exception {
             None => self.exception = Some(event),
             Some(first) => match combine(&first, &event) {
@@ -255,19 +254,22 @@ impl EventQueue {
         self.nmi_blocked = false;
     }
 
+    /// Whether the guest handles an NMI, as far as this queue has been told.
+    #[must_use]
+    pub fn nmi_blocked(&self) -> bool {
+        self.nmi_blocked
+    }
+
     /// Whether nothing waits at all, and no NMI handler's end has to be watched for.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        !(self.busy() || self.nmi_pending || self.nmi_blocked || self.interrupt_untaken.is_some())
+        !(self.busy() || self.nmi_pending || self.nmi_blocked)
     }
 
     /// Whether an event waits that has to be delivered before anything else happens.
     #[must_use]
     pub fn busy(&self) -> bool {
-        self.exception.is_some()
-            || self.software.is_some()
-            || self.nmi_again
-            || self.interrupt_again.is_some()
+        self.exception.is_some() || self.software.is_some() || self.nmi_again
     }
 
     /// Whether an NMI waits and is not blocked (it ends HLT).
@@ -278,14 +280,14 @@ impl EventQueue {
 
     /// Decides about the next entry: events to deliver again first, then exceptions, NMI and external interrupts (SDM vol 3A
     /// 6.9, "Priority Among Simultaneous Exceptions and Interrupts"). `pending` tells whether the interrupt controller has an
-    /// interrupt; `acknowledge` takes it, and is called only if it will be injected.
+    /// interrupt; `acknowledge` takes it and tells whether it has another, and is called only if the first will be injected.
     pub fn next(
         &mut self,
         cpu: Interruptibility,
         pending: bool,
-        acknowledge: impl FnOnce() -> Option<u8>,
+        acknowledge: impl FnOnce() -> (Option<u8>, bool),
     ) -> Injection {
-        let mut acked = false;
+        let mut irq_window = pending;
         let event = if let Some(e) = self.exception.take() {
             Some(e)
         } else if let Some(e) = self.software.take() {
@@ -294,27 +296,23 @@ impl EventQueue {
             self.nmi_again = false;
             self.nmi_blocked = true;
             Some(Event::nmi())
-        } else if let Some(v) = self.interrupt_again.take() {
-            Some(Event::interrupt(v))
-        } else if self.nmi_pending && !self.nmi_blocked && !cpu.shadow {
+        } else if self.nmi_waiting() && !cpu.shadow {
             self.nmi_pending = false;
             self.nmi_blocked = true;
             Some(Event::nmi())
-        } else if self.interrupt_untaken.is_some() && cpu.interrupts_enabled && !cpu.shadow {
-            self.interrupt_untaken.take().map(Event::interrupt)
         } else if pending && cpu.interrupts_enabled && !cpu.shadow {
-            acked = true;
-            acknowledge().map(Event::interrupt)
+            let (vector, another) = acknowledge();
+            irq_window = another;
+            vector.map(Event::interrupt)
         } else {
             None
         };
         Injection {
             event,
-            irq_window: self.interrupt_again.is_some()
-                || self.interrupt_untaken.is_some()
-                || (pending && !acked),
+            irq_window,
             // The end of the handler is always watched for: an NMI that comes later must find the guest ready, even halted.
             nmi_window: self.nmi_again || self.nmi_pending || self.nmi_blocked,
+            nmi_blocked: self.nmi_blocked,
         }
     }
 }
@@ -369,20 +367,6 @@ mod tests {
     }
 
     #[test]
-    fn exception_during_interrupt_delivery_keeps_the_interrupt() {
-        let mut q = EventQueue::default();
-        q.put_back(Event::interrupt(0x31));
-        q.raise(exc(14)).unwrap();
-        let i = q.next(OPEN, false, || unreachable!());
-        assert_eq!(i.event, Some(exc(14)));
-        assert!(i.irq_window, "the interrupt still waits");
-        assert_eq!(
-            q.next(OPEN, false, || unreachable!()).event,
-            Some(Event::interrupt(0x31))
-        );
-    }
-
-    #[test]
     fn exception_during_nmi_delivery_keeps_the_nmi() {
         let mut q = EventQueue::default();
         q.put_back(Event::nmi());
@@ -401,7 +385,7 @@ mod tests {
         let mut q = EventQueue::default();
         q.put_back(exc(14));
         q.raise(exc(14)).unwrap();
-        let df = q.next(OPEN, false, || None).event.unwrap();
+        let df = q.next(OPEN, false, || (None, false)).event.unwrap();
         assert_eq!(df, Event::exception(8, Some(0)));
         q.put_back(df);
         assert_eq!(q.raise(exc(14)), Err(TripleFault));
@@ -417,37 +401,29 @@ mod tests {
             assert_eq!(
                 i,
                 Injection {
-                    event: None,
                     irq_window: true,
-                    nmi_window: false
+                    ..Injection::default()
                 }
             );
         }
-        let i = q.next(OPEN, true, || Some(0x20));
+        let i = q.next(OPEN, true, || (Some(0x20), false));
         assert_eq!(
             i,
             Injection {
                 event: Some(Event::interrupt(0x20)),
-                irq_window: false,
-                nmi_window: false
+                ..Injection::default()
             }
         );
     }
 
     #[test]
-    fn untaken_interrupt_waits_for_the_interrupt_flag_and_is_not_acknowledged_again() {
+    fn second_interrupt_that_can_be_taken_gets_a_window() {
         let mut q = EventQueue::default();
-        q.put_back_untaken(Event::interrupt(0x31));
-        for closed in [IF_CLEAR, SHADOW] {
-            let i = q.next(closed, false, || unreachable!());
-            assert_eq!((i.event, i.irq_window), (None, true));
+        for another in [false, true] {
+            let i = q.next(OPEN, true, || (Some(0x20), another));
+            assert_eq!(i.event, Some(Event::interrupt(0x20)));
+            assert_eq!(i.irq_window, another);
         }
-        let i = q.next(OPEN, true, || unreachable!());
-        assert_eq!(
-            (i.event, i.irq_window),
-            (Some(Event::interrupt(0x31)), true)
-        );
-        assert!(q.is_quiet());
     }
 
     #[test]
@@ -466,24 +442,26 @@ mod tests {
         let i = q.next(IF_CLEAR, true, || panic!("IF is clear"));
         assert_eq!(i.event, Some(Event::nmi()));
         q.signal_nmi();
-        let i = q.next(IF_CLEAR, false, || None);
+        let i = q.next(IF_CLEAR, false, || (None, false));
         assert_eq!(i.event, None);
         assert!(i.nmi_window);
         q.nmi_done();
-        assert_eq!(q.next(IF_CLEAR, false, || None).event, Some(Event::nmi()));
+        assert_eq!(
+            q.next(IF_CLEAR, false, || (None, false)).event,
+            Some(Event::nmi())
+        );
     }
 
     #[test]
     fn nmi_waits_for_the_end_of_a_shadow() {
         let mut q = EventQueue::default();
         q.signal_nmi();
-        let i = q.next(SHADOW, false, || None);
+        let i = q.next(SHADOW, false, || (None, false));
         assert_eq!(
             i,
             Injection {
-                event: None,
-                irq_window: false,
-                nmi_window: true
+                nmi_window: true,
+                ..Injection::default()
             }
         );
     }
@@ -498,17 +476,17 @@ mod tests {
         };
         let mut q = EventQueue::default();
         q.put_back(int80);
-        assert_eq!(q.next(OPEN, false, || None).event, Some(int80));
+        assert_eq!(q.next(OPEN, false, || (None, false)).event, Some(int80));
         q.put_back(int80);
         q.raise(exc(11)).unwrap();
-        assert_eq!(q.next(OPEN, false, || None).event, Some(exc(11)));
+        assert_eq!(q.next(OPEN, false, || (None, false)).event, Some(exc(11)));
         assert!(!q.busy());
     }
 
     #[test]
     fn no_event_is_lost_or_doubled_in_any_order_of_arrivals() {
-        // All subsets of {exception again, NMI again, interrupt again, new exception, new NMI, new interrupt}.
-        for set in 0u32..64 {
+        // All subsets of {exception again, NMI again, new exception, new NMI, new interrupt}.
+        for set in 0u32..32 {
             let mut q = EventQueue::default();
             if set & 1 != 0 {
                 q.put_back(exc(6));
@@ -517,21 +495,18 @@ mod tests {
                 q.put_back(Event::nmi());
             }
             if set & 4 != 0 {
-                q.put_back(Event::interrupt(0x40));
-            }
-            if set & 8 != 0 {
                 q.raise(exc(14)).unwrap();
             }
-            if set & 16 != 0 {
+            if set & 8 != 0 {
                 q.signal_nmi();
             }
-            let mut pending = set & 32 != 0;
+            let mut pending = set & 16 != 0;
             let (mut exceptions, mut nmis, mut irqs) = (0, 0, 0);
             for _ in 0..8 {
                 let mut ack = false;
                 let i = q.next(OPEN, pending, || {
                     ack = true;
-                    Some(0x41)
+                    (Some(0x41), false)
                 });
                 pending &= !ack;
                 match i.event.map(|e| e.kind) {
@@ -544,9 +519,9 @@ mod tests {
                     _ => {}
                 }
             }
-            assert_eq!(exceptions, u32::from(set & 9 != 0), "{set:#b}");
-            assert_eq!(nmis, (set >> 1 & 1) + (set >> 4 & 1), "{set:#b}");
-            assert_eq!(irqs, (set >> 2 & 1) + (set >> 5 & 1), "{set:#b}");
+            assert_eq!(exceptions, u32::from(set & 5 != 0), "{set:#b}");
+            assert_eq!(nmis, (set >> 1 & 1) + (set >> 3 & 1), "{set:#b}");
+            assert_eq!(irqs, set >> 4 & 1, "{set:#b}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The exit record: what made the CPU leave the guest, in vendor-free terms. Backends decode into it, the run loop acts on it.
 
 use crate::device::AccessSize;
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::regs::SegReg;
 use crate::{Gpa, Gva};
 
@@ -14,8 +14,9 @@ pub struct VmExit {
     pub next_rip: Option<u64>,
     /// The event that was being delivered to the guest when it was left: it has *not* been delivered.
     pub vectoring: Option<Event>,
-    /// The interrupt that was to be injected and that the guest has not begun to take: nothing has happened to it.
-    pub untaken: Option<Event>,
+    /// The vector of the external interrupt that was to be injected and that the guest has not begun to take: nothing has happened to
+    /// it.
+    pub untaken: Option<u8>,
 }
 
 /// An access to I/O ports.
@@ -74,12 +75,16 @@ pub enum ExitReason {
     Init,
     /// The guest raised an exception that we intercept.
     Exception {
+        /// What raised it: the CPU ([`EventKind::Exception`]), or an instruction of which RIP is the address.
+        kind: EventKind,
         /// Vector, 0 to 31.
         vector: u8,
         /// The error code, for vectors that have one.
         error: u32,
         /// The faulting address of #PF, DR6 bits of #DB.
         payload: u64,
+        /// The length in bytes of the instruction that raised it; 0 if none did, or where the hardware does not tell.
+        insn_len: u8,
     },
     /// Triple fault or another shutdown.
     Shutdown,

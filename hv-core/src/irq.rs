@@ -66,9 +66,13 @@ pub trait InterruptController: Send {
     /// What waits. Asked before every entry, so it must be cheap.
     fn attention(&self) -> Attention;
 
-    /// The interrupt-acknowledge cycle: takes the highest pending interrupt and returns its vector. Called exactly once, and
-    /// only when the vector is really going to be delivered.
+    /// The interrupt-acknowledge cycle: takes the highest pending interrupt and returns its vector. Called only when the vector is
+    /// going to be delivered at once; if that fails, [`unacknowledge`](Self::unacknowledge) follows before the guest does anything.
     fn acknowledge(&mut self) -> Option<u8>;
+
+    /// Undoes the acknowledge cycle that gave `vector`: the guest has not taken the interrupt. It is requested again, and what the
+    /// guest does to the chips from now on counts for it. An edge whose line has fallen meanwhile is forgotten as ever.
+    fn unacknowledge(&mut self, vector: u8);
 
     /// Whether nobody would notice if the interrupt in service ended without a word: it is the only one in service, it is
     /// edge-triggered, and no other is requested.

@@ -2,6 +2,7 @@
 
 pub mod conformance;
 mod cpu;
+pub mod events;
 mod random;
 mod vm;
 

@@ -50,6 +50,7 @@ pub mod code {
     pub const VMLOAD: u64 = 0x82;
     pub const SKINIT: u64 = 0x86;
     pub const RDTSCP: u64 = 0x87;
+    pub const ICEBP: u64 = 0x88;
     pub const WBINVD: u64 = 0x89;
     pub const MONITOR: u64 = 0x8a;
     pub const MWAIT_CONDITIONAL: u64 = 0x8c;
@@ -118,12 +119,13 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
                 vector::DB => vmcb.dr6,
                 _ => 0,
             };
-            ExitReason::Exception {
-                vector,
-                error: info1 as u32,
-                payload,
-            }
+            let kind = match vector {
+                vector::BP | vector::OF => EventKind::SoftwareException,
+                _ => EventKind::Exception,
+            };
+            exception(kind, vector, info1 as u32, payload)
         }
+        code::ICEBP => exception(EventKind::PrivilegedSoftwareException, vector::DB, 0, 0),
         code::NMI => ExitReason::Nmi,
         code::SMI | code::INIT => ExitReason::Init,
         // MOV, whose register is not told, or LMSW.
@@ -160,6 +162,18 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         next_rip,
         vectoring: vectoring(vmcb.exit_int_info),
         untaken: None,
+    }
+}
+
+/// An exception. The length of an instruction that raised it is left to the emulator, which delivers such events: EVENTINJ has them
+/// with next-RIP saving only, and INT1 not at all.
+const fn exception(kind: EventKind, vector: u8, error: u32, payload: u64) -> ExitReason {
+    ExitReason::Exception {
+        kind,
+        vector,
+        error,
+        payload,
+        insn_len: 0,
     }
 }
 
@@ -209,7 +223,8 @@ fn register(code: u64, info1: u64) -> RegAccess {
 
 /// Decodes EXITINTINFO (APM vol 2 15.7.2, "Intercepts During IDT Interrupt Delivery").
 ///
-/// Software interrupts and INT3/INTO are left out: RIP still points at the instruction, which simply runs again. QEMU's
+/// Software interrupts and INT3/INTO are left out: they are never injected, so that RIP points at the instruction, which simply runs
+/// again. QEMU's
 /// emulation gives type "exception" to everything, so the vector decides between exception, NMI and interrupt.
 fn vectoring(info: u64) -> Option<Event> {
     if info >> 31 & 1 == 0 {
@@ -230,16 +245,20 @@ fn vectoring(info: u64) -> Option<Event> {
     }
 }
 
-/// Encodes EVENTINJ (APM vol 2 15.20, "Event Injection").
+/// Encodes EVENTINJ (APM vol 2 15.20, "Event Injection"). Events of instructions are for
+/// [CPUs that can inject them](hv_core::cpu::VcpuBackend::can_inject). In real mode (`protected` false) exceptions have no error code.
 #[must_use]
-pub fn event_injection(event: &Event) -> u64 {
+pub fn event_injection(event: &Event, protected: bool) -> u64 {
     let kind = match event.kind {
         EventKind::ExternalInterrupt => 0,
         EventKind::Nmi => 2,
-        EventKind::Exception | EventKind::SoftwareException => 3,
+        EventKind::Exception
+        | EventKind::SoftwareException
+        | EventKind::PrivilegedSoftwareException => 3,
         EventKind::SoftwareInterrupt => 4,
     };
-    let error = event.error.map_or(0, |e| 1 << 11 | u64::from(e) << 32);
+    let error = event.error.filter(|_| protected);
+    let error = error.map_or(0, |e| 1 << 11 | u64::from(e) << 32);
     u64::from(event.vector) | kind << 8 | 1 << 31 | error
 }
 
@@ -356,12 +375,14 @@ mod tests {
 
     #[test]
     fn injection_is_encoded_as_the_manual_says() {
-        assert_eq!(event_injection(&Event::interrupt(0x30)), 0x8000_0030);
+        assert_eq!(event_injection(&Event::interrupt(0x30), true), 0x8000_0030);
         assert_eq!(
-            event_injection(&Event::exception(14, Some(2))),
+            event_injection(&Event::exception(14, Some(2)), true),
             2 << 32 | 0x8000_0b0e
         );
-        assert_eq!(event_injection(&Event::nmi()), 0x8000_0202);
+        assert_eq!(event_injection(&Event::nmi(), true), 0x8000_0202);
+        let in_real_mode = event_injection(&Event::exception(13, Some(0x50)), false);
+        assert_eq!(in_real_mode, 0x8000_030d);
     }
 
     #[test]
@@ -401,7 +422,7 @@ mod tests {
             .chain((0..=255).map(Event::interrupt))
             .chain([Event::nmi()])
         {
-            assert_eq!(vectoring(event_injection(&event)), Some(event));
+            assert_eq!(vectoring(event_injection(&event, true)), Some(event));
         }
     }
 
@@ -413,7 +434,7 @@ mod tests {
                 insn_len: 2,
                 ..Event::interrupt(v)
             };
-            assert_eq!(vectoring(event_injection(&event)), None);
+            assert_eq!(vectoring(event_injection(&event, true)), None);
         }
         for v in [vector::BP, vector::OF] {
             let event = Event {
@@ -421,7 +442,7 @@ mod tests {
                 insn_len: 1,
                 ..Event::interrupt(v)
             };
-            assert_eq!(vectoring(event_injection(&event)), None);
+            assert_eq!(vectoring(event_injection(&event, true)), None);
         }
     }
 }

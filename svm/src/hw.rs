@@ -31,7 +31,8 @@ const _: () = assert!(core::mem::offset_of!(Context, fx) == 144);
 // VMRUN saves and restores what the host needs to go on; VMLOAD and VMSAVE move the rest (FS, GS, TR, LDTR and the system-call
 // registers), the host's own being in a control block that is never run. Between CLGI and STGI nothing can interrupt, so that
 // neither side ever runs with the other's task register. Interrupts are enabled behind CLGI: with V_INTR_MASKING a host
-// interrupt then leaves the guest, and stays pending after STGI because interrupts are off again.
+// interrupt then leaves the guest, and stays pending after STGI because interrupts are off again. The second STI is for QEMU, where
+// it makes the guest's interrupt shadow (offset 068h of the control block); for a CPU it changes nothing.
 global_asm!(
     ".global umbra_svm_run",
     "umbra_svm_run:",
@@ -43,6 +44,7 @@ global_asm!(
     "push r15",
     "push rdi",
     "clgi",
+    "sti",
     "mov rax, [rdi + 144]",
     "fxrstor64 [rax]",
     "mov rax, [rdi + 128]",
@@ -61,7 +63,10 @@ global_asm!(
     "mov r14, [rdi + 112]",
     "mov r15, [rdi + 120]",
     "mov rdi, [rdi + 56]",
+    "test byte ptr [rax + 0x68], 1",
+    "jz 2f",
     "sti",
+    "2:",
     "vmrun rax",
     "cli",
     "vmsave rax",

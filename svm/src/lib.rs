@@ -7,6 +7,13 @@
 //! Not used: decode assists, LBR virtualization, AVIC, VMCB clean bits, TSC ratio. Next-RIP saving and flushes by ASID are used
 //! where they exist.
 //!
+//! # QEMU 7.2
+//!
+//! * The guest's INTERRUPT_SHADOW is not loaded by VMRUN, but the host's shadow of an STI right before VMRUN becomes the guest's.
+//!   [`hw`] has such an STI if, and only if, the guest is in a shadow; elsewhere it does nothing.
+//! * See [`Features::inject_virtual`].
+//! * There is no INT1: it raises #UD. Later versions have it, and stop the whole machine for it unless it is intercepted.
+//!
 //! # Bochs 2.7
 //!
 //! The only emulator with next-RIP saving. Where it departs from the manual, as its source has it and as far as it concerns us:
@@ -51,9 +58,10 @@ pub struct Features {
     pub asids: u32,
     /// Whether the CPU has XSAVE, so that XCR0 exists.
     pub xsave: bool,
-    /// Quirk of QEMU's software emulation (7.2): requests of its main loop are lost, and an open window hangs, when they come
-    /// after an interrupt injected by EVENTINJ and before the next exit. Interrupts are injected as virtual ones there. Not
-    /// elsewhere: Bochs 2.7 does not deliver a virtual interrupt to a guest whose interrupt flag is set at VMRUN.
+    /// Quirk of QEMU's software emulation: VMRUN leaves an interrupt that it has injected by EVENTINJ behind as an exception that is
+    /// still due (`helper_vmrun` in `target/i386/tcg/sysemu/svm_helper.c`), so that a request of its main loop before the next exit
+    /// is lost and the interrupt comes twice. Interrupts are injected as virtual ones there. Not elsewhere: Bochs 2.7 does not
+    /// deliver a virtual interrupt to a guest whose interrupt flag is set at VMRUN.
     pub inject_virtual: bool,
     /// Quirk of QEMU's software emulation (10.0), which [`probe`] finds: reads of all control registers leave the guest as reads of CR0,
     /// and only if those are intercepted. They are, there, and the instruction tells the register.

@@ -42,6 +42,7 @@ bitflags! {
         const CLGI = 1 << 5;
         const SKINIT = 1 << 6;
         const RDTSCP = 1 << 7;
+        const ICEBP = 1 << 8;
         const WBINVD = 1 << 9;
         const MONITOR = 1 << 10;
         const MWAIT = 1 << 11;

@@ -311,11 +311,7 @@ fn nested_tables_need_no_more_frames_than_are_counted_for_them() {
 
 #[test]
 fn a_vm_that_cannot_go_on_says_so_without_memory_too() {
-    let machine_check = ExitReason::Exception {
-        vector: 18,
-        error: 0,
-        payload: 0,
-    };
+    let machine_check = ExitReason::exception(18, 0, 0);
     for reason in [ExitReason::EntryFailed, machine_check] {
         let mut rig = Rig::new();
         rig.bare(reason);

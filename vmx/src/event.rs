@@ -30,6 +30,7 @@ pub fn encode(event: &Event, protected: bool) -> Injected {
         EventKind::Nmi => event_type::NMI,
         EventKind::Exception => event_type::HARDWARE_EXCEPTION,
         EventKind::SoftwareInterrupt => event_type::SOFTWARE_INTERRUPT,
+        EventKind::PrivilegedSoftwareException => event_type::PRIVILEGED_SOFTWARE_EXCEPTION,
         EventKind::SoftwareException => event_type::SOFTWARE_EXCEPTION,
     };
     let mut info = u32::from(event.vector) | u32::from(kind) << 8 | Interruption::VALID.bits();
@@ -46,24 +47,41 @@ pub fn encode(event: &Event, protected: bool) -> Injected {
     }
 }
 
-/// The event whose delivery an exit interrupted.
-///
-/// Software events are left out: RIP still points at the instruction, which simply runs again.
+/// The kind of event that a type stands for; none for those that no exit reports.
 #[must_use]
-pub fn decode_vectoring(info: u32, error: u32) -> Option<Event> {
+pub const fn kind(event_type: u8) -> Option<EventKind> {
+    Some(match event_type {
+        event_type::EXTERNAL_INTERRUPT => EventKind::ExternalInterrupt,
+        event_type::NMI => EventKind::Nmi,
+        event_type::HARDWARE_EXCEPTION => EventKind::Exception,
+        event_type::SOFTWARE_INTERRUPT => EventKind::SoftwareInterrupt,
+        event_type::PRIVILEGED_SOFTWARE_EXCEPTION => EventKind::PrivilegedSoftwareException,
+        event_type::SOFTWARE_EXCEPTION => EventKind::SoftwareException,
+        _ => return None,
+    })
+}
+
+/// The event whose delivery an exit interrupted. `length` reads the instruction's length, which counts for software events.
+#[must_use]
+pub fn decode_vectoring(info: u32, error: u32, length: impl FnOnce() -> u8) -> Option<Event> {
     let info = Interruption::from_bits_retain(info);
     if !info.contains(Interruption::VALID) {
         return None;
     }
     let v = info.vector();
-    match info.kind() {
-        event_type::EXTERNAL_INTERRUPT => Some(Event::interrupt(v)),
-        event_type::NMI => Some(Event::nmi()),
-        event_type::HARDWARE_EXCEPTION => Some(Event::exception(
+    match kind(info.kind())? {
+        EventKind::ExternalInterrupt => Some(Event::interrupt(v)),
+        EventKind::Nmi => Some(Event::nmi()),
+        EventKind::Exception => Some(Event::exception(
             v & 31,
             info.contains(Interruption::ERROR_CODE).then_some(error),
         )),
-        _ => None,
+        kind => Some(Event {
+            kind,
+            vector: v,
+            error: None,
+            insn_len: length(),
+        }),
     }
 }
 
@@ -122,23 +140,50 @@ mod tests {
         for event in exceptions
             .chain((0..=255).map(Event::interrupt))
             .chain([Event::nmi()])
+            .chain(SOFTWARE)
         {
             let i = encode(&event, true);
-            assert_eq!(decode_vectoring(i.info, i.error), Some(event));
-            assert_eq!(
-                decode_vectoring(i.info & !Interruption::VALID.bits(), i.error),
-                None
-            );
+            let decoded = |info| decode_vectoring(info, i.error, || i.length as u8);
+            assert_eq!(decoded(i.info), Some(event));
+            assert_eq!(decoded(i.info & !Interruption::VALID.bits()), None);
         }
     }
 
     #[test]
-    fn software_events_do_not_come_back_because_the_instruction_runs_again() {
-        for kind in 4..7 {
-            assert_eq!(
-                decode_vectoring(Interruption::VALID.bits() | kind << 8 | 3, 0),
-                None
-            );
+    fn events_of_instructions_keep_their_types_and_lengths() {
+        for (event, info) in SOFTWARE
+            .into_iter()
+            .zip([0x8000_0480, 0x8000_0501, 0x8000_0603])
+        {
+            let want = Injected {
+                info,
+                error: 0,
+                length: event.insn_len.into(),
+            };
+            assert_eq!(encode(&event, true), want);
+            assert_eq!(encode(&event, false), want);
         }
     }
+
+    /// INT 80h, INT1 with a prefix, and INT3.
+    const SOFTWARE: [Event; 3] = [
+        Event {
+            kind: EventKind::SoftwareInterrupt,
+            vector: 0x80,
+            error: None,
+            insn_len: 2,
+        },
+        Event {
+            kind: EventKind::PrivilegedSoftwareException,
+            vector: vector::DB,
+            error: None,
+            insn_len: 2,
+        },
+        Event {
+            kind: EventKind::SoftwareException,
+            vector: vector::BP,
+            error: None,
+            insn_len: 1,
+        },
+    ];
 }

@@ -7,7 +7,7 @@ use crate::formats::{Interruption, event_type};
 use crate::reason;
 use crate::vmcs::Field;
 use hv_core::device::AccessSize;
-use hv_core::event::vector;
+use hv_core::event::{EventKind, vector};
 use hv_core::exit::{ExitReason, NestedFault, PortIo, RegAccess, VmExit};
 use hv_core::regs::SegReg;
 use hv_core::{Gpa, Gva};
@@ -57,6 +57,7 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
         return d;
     }
     let qualification = || read(Field::EXIT_QUALIFICATION);
+    let length = || read(Field::EXIT_INSTRUCTION_LENGTH) as u8;
     // Only what can happen while an event is delivered is asked whether it did.
     let mut delivering = false;
     let mut executed = false;
@@ -105,9 +106,12 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
                 ExitReason::Nmi
             } else {
                 let v = info.vector() & 31;
+                let kind = event::kind(info.kind()).unwrap_or(EventKind::Exception);
+                let by_instruction = kind.is_software();
                 // With a double fault the bit is undefined.
                 d.block_nmis = info.contains(Interruption::NMI_UNBLOCKED) && v != vector::DF;
                 ExitReason::Exception {
+                    kind,
                     vector: v,
                     error: if info.contains(Interruption::ERROR_CODE) {
                         long(Field::EXIT_INTERRUPTION_ERROR)
@@ -115,9 +119,10 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
                         0
                     },
                     payload: match v {
-                        vector::PF | vector::DB => qualification(),
+                        vector::PF | vector::DB if !by_instruction => qualification(),
                         _ => 0,
                     },
+                    insn_len: if by_instruction { length() } else { 0 },
                 }
             }
         }
@@ -213,7 +218,7 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
             } else {
                 0
             };
-            d.exit.vectoring = event::decode_vectoring(info.bits(), error);
+            d.exit.vectoring = event::decode_vectoring(info.bits(), error, length);
             d.block_nmis = false;
             d.unblock_nmis = info.kind() == event_type::NMI;
         }

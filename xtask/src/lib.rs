@@ -17,6 +17,7 @@ mod cpio;
 mod deb;
 mod disk;
 mod emulator;
+mod events;
 mod exits;
 mod fuzz;
 mod gfxmenu;

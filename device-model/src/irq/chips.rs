@@ -40,6 +40,8 @@ const PIRQ_PINS: [u128; 4] = {
 struct Cpu {
     lapic: Lapic,
     signals: Arc<Signals>,
+    /// Whether the PIC, and not the local APIC, gave the vector that was acknowledged last.
+    from_pic: bool,
 }
 
 /// The PIC pair, the I/O APIC and the local APICs.
@@ -69,6 +71,7 @@ impl InterruptChips {
         let cpu = |n| Cpu {
             lapic: Lapic::new(n),
             signals: Arc::default(),
+            from_pic: false,
         };
         let mut chips = Self {
             pic: PicPair::default(),
@@ -331,7 +334,9 @@ impl InterruptChips {
     /// The interrupt-acknowledge cycle of `cpu`.
     pub(super) fn acknowledge(&mut self, cpu: usize) -> Option<u8> {
         let c = self.cpus.get(cpu)?;
-        let vector = if self.pic_output && self.takes_ext_int(cpu, &c.lapic) {
+        let from_pic = self.pic_output && self.takes_ext_int(cpu, &c.lapic);
+        self.cpus.get_mut(cpu)?.from_pic = from_pic;
+        let vector = if from_pic {
             let vector = self.pic.acknowledge();
             self.pic_changed();
             Some(vector)
@@ -340,6 +345,23 @@ impl InterruptChips {
         };
         self.signal(cpu);
         vector
+    }
+
+    /// Undoes the last acknowledge cycle of `cpu`, which gave `vector`.
+    pub(super) fn unacknowledge(&mut self, cpu: usize, vector: u8) {
+        let Some(c) = self.cpus.get_mut(cpu) else {
+            return;
+        };
+        if !core::mem::take(&mut c.from_pic) {
+            c.lapic.unacknowledge(vector);
+            self.signal(cpu);
+            return;
+        }
+        self.pic.unacknowledge();
+        self.pic_output = self.pic.output();
+        // The line rises as if it had never fallen: for an I/O APIC that does not pass it on as ExtINT there is no edge.
+        let _ = self.ioapic.set(PIC_INPUT, self.pic_output);
+        self.signal_all();
     }
 
     /// Whether the interrupt in service of `cpu` is edge-triggered and the only one in service or requested.

@@ -111,6 +111,10 @@ impl InterruptController for CpuInterrupts {
         self.chips.lock().acknowledge(self.cpu)
     }
 
+    fn unacknowledge(&mut self, vector: u8) {
+        self.chips.lock().unacknowledge(self.cpu, vector);
+    }
+
     fn eoi_may_be_skipped(&self) -> bool {
         self.chips.lock().eoi_may_be_skipped(self.cpu)
     }

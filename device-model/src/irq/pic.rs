@@ -58,8 +58,18 @@ enum Expect {
     Icw4,
 }
 
+/// What an acknowledge cycle has changed in one 8259A.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Taken {
+    input: u8,
+    /// The in-service register before.
+    isr: u8,
+    /// The input that had the highest priority before.
+    highest: u8,
+}
+
 /// One 8259A.
-#[derive(Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Pic {
     /// Interrupt request, in-service and mask registers.
     irr: u8,
@@ -121,7 +131,8 @@ impl Pic {
     }
 
     /// The acknowledge cycle for `input`.
-    fn take(&mut self, input: u8) {
+    fn take(&mut self, input: u8) -> Taken {
+        let (isr, highest) = (self.isr, self.highest);
         let bit = 1 << input;
         if self.elcr & bit == 0 {
             self.irr &= !bit;
@@ -131,6 +142,19 @@ impl Pic {
         } else if self.rotate_on_auto_eoi {
             self.highest = (input + 1) & 7;
         }
+        Taken {
+            input,
+            isr,
+            highest,
+        }
+    }
+
+    /// Undoes an acknowledge cycle. An edge is still there if its line is.
+    fn give_back(&mut self, taken: Taken) {
+        let bit = 1 << taken.input;
+        self.isr = self.isr & !bit | taken.isr & bit;
+        self.irr |= bit & self.lines;
+        self.highest = taken.highest;
     }
 
     fn command(&mut self, value: u8) {
@@ -249,6 +273,8 @@ impl Pic {
 pub(super) struct PicPair {
     master: Pic,
     slave: Pic,
+    /// What the last acknowledge cycle has changed in the master and the slave.
+    taken: [Option<Taken>; 2],
 }
 
 /// Which register of the pair a port is.
@@ -274,6 +300,7 @@ fn decode(port: u16) -> Option<(Register, bool)> {
 impl PicPair {
     /// Power-on; the inputs keep their levels, which are the devices' business.
     pub(super) fn reset(&mut self) {
+        self.taken = [None; 2];
         for pic in [&mut self.master, &mut self.slave] {
             *pic = Pic {
                 lines: pic.lines,
@@ -302,25 +329,32 @@ impl PicPair {
 
     /// The interrupt-acknowledge cycle: the vector, which is a spurious one if nothing is requested.
     pub(super) fn acknowledge(&mut self) -> u8 {
-        match self.master.request(1 << CASCADE) {
-            Some(CASCADE) => {
-                self.master.take(CASCADE);
-                let input = match self.slave.request(0) {
-                    Some(input) => {
-                        self.slave.take(input);
-                        input
-                    }
-                    None => SPURIOUS,
-                };
-                self.cascade();
-                self.slave.base | input
-            }
-            Some(input) => {
-                self.master.take(input);
-                self.master.base | input
-            }
-            None => self.master.base | SPURIOUS,
+        let Some(input) = self.master.request(1 << CASCADE) else {
+            self.taken = [None; 2];
+            return self.master.base | SPURIOUS;
+        };
+        let master = self.master.take(input);
+        if input != CASCADE {
+            self.taken = [Some(master), None];
+            return self.master.base | input;
         }
+        let input = self.slave.request(0);
+        let slave = input.map(|input| self.slave.take(input));
+        self.taken = [Some(master), slave];
+        self.cascade();
+        self.slave.base | input.unwrap_or(SPURIOUS)
+    }
+
+    /// Undoes the last acknowledge cycle: what it took is requested again.
+    pub(super) fn unacknowledge(&mut self) {
+        let [master, slave] = core::mem::take(&mut self.taken);
+        if let Some(taken) = slave {
+            self.slave.give_back(taken);
+        }
+        if let Some(taken) = master {
+            self.master.give_back(taken);
+        }
+        self.cascade();
     }
 
     /// Reads a port of the pair; others read all ones.
@@ -372,7 +406,8 @@ impl PicPair {
 
 #[cfg(test)]
 mod tests {
-    use super::PicPair;
+    use super::{MASTER_ELCR, Pic, PicPair, SLAVE_ELCR};
+    use hv_core::testing::Random;
 
     /// As Linux's `init_8259A` (vectors 30h and 38h), everything unmasked.
     fn linux(auto_eoi: bool) -> PicPair {
@@ -394,6 +429,65 @@ mod tests {
             p.write(port, value);
         }
         p
+    }
+
+    #[test]
+    fn acknowledge_cycle_can_be_undone_in_every_mode() {
+        let mut r = Random::new(0x8259);
+        let (mut undone, mut cascaded) = (0, 0);
+        for _ in 0..200_000 {
+            let mut pic = |slave: bool| {
+                let elcr = r.next() as u8 & if slave { SLAVE_ELCR } else { MASTER_ELCR };
+                let lines = r.next() as u8;
+                let auto_eoi = r.one_in(3);
+                Pic {
+                    irr: lines & (elcr | r.next() as u8),
+                    isr: if auto_eoi {
+                        0
+                    } else {
+                        (r.next() & r.next()) as u8
+                    },
+                    imr: (r.next() & r.next()) as u8,
+                    lines,
+                    elcr,
+                    base: r.next() as u8 & 0xf8,
+                    highest: r.below(8) as u8,
+                    auto_eoi,
+                    rotate_on_auto_eoi: r.one_in(2),
+                    special_mask: r.one_in(4),
+                    special_nested: r.one_in(2) && !slave,
+                    ..Pic::default()
+                }
+            };
+            let mut p = PicPair {
+                master: pic(false),
+                slave: pic(true),
+                ..PicPair::default()
+            };
+            p.cascade();
+            if !p.output() {
+                continue;
+            }
+            let before = [p.master, p.slave];
+            let vector = p.acknowledge();
+            p.unacknowledge();
+            assert_eq!([p.master, p.slave], before);
+            assert_eq!(p.acknowledge(), vector);
+            undone += 1;
+            cascaded += u32::from(vector & 0xf8 == p.slave.base);
+        }
+        assert!(undone > 10_000 && cascaded > 1_000);
+    }
+
+    #[test]
+    fn edge_whose_line_fell_is_forgotten_when_the_cycle_is_undone() {
+        let mut p = linux(false);
+        p.set(0, true);
+        assert_eq!(p.acknowledge(), 0x30);
+        p.set(0, false);
+        p.unacknowledge();
+        assert!(!p.output());
+        assert_eq!(p.master.isr, 0);
     }
 
     #[test]

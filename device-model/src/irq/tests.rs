@@ -121,6 +121,73 @@ fn preset_virtual_wire_passes_the_pic_without_firmware() {
 }
 
 #[test]
+fn interrupt_that_was_not_taken_has_the_vector_to_which_the_guest_moves_its_pic() {
+    // An old BSD: the BIOS's vectors first, then its own, with interrupts off.
+    let mut m = Machine::new();
+    m.chips.lock().preset_virtual_wire();
+    for (port, value) in [(0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0)] {
+        m.out(port, value);
+    }
+    m.gsi(1).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(9));
+    m.cpu.unacknowledge(9);
+    assert!(m.cpu.attention().contains(Attention::INTERRUPT));
+    for (port, value) in [(0x21, 0xff), (0x20, 0x11), (0x21, 0x20), (0x21, 4)] {
+        m.out(port, value);
+    }
+    m.out(0x21, 1);
+    assert_eq!(m.cpu.attention(), Attention::NONE, "edges are cleared");
+    m.gsi(1).pulse();
+    m.out(0x21, 0xff);
+    assert_eq!(m.cpu.attention(), Attention::NONE, "masked");
+    m.out(0x21, 0);
+    assert_eq!(m.cpu.acknowledge(), Some(0x21));
+}
+
+#[test]
+fn level_interrupt_that_was_not_taken_is_requested_again_and_ends_once() {
+    let mut m = Machine::new();
+    m.lapic(0xf0, 0x1ff);
+    m.redirect(10, 0x8041);
+    m.gsi(10).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+    m.cpu.unacknowledge(0x41);
+    assert_eq!(m.lapic_read(0x220) & 2, 2, "IRR");
+    assert_eq!(m.lapic_read(0x120) & 2, 0, "ISR");
+    assert_eq!(m.lapic_read(0x1a0) & 2, 2, "TMR");
+    // The task priority is raised above it, and lowered.
+    m.lapic(0x80, 0x50);
+    assert_eq!(m.cpu.attention(), Attention::NONE);
+    m.lapic(0x80, 0);
+    assert_eq!(m.cpu.acknowledge(), Some(0x41));
+    m.gsi(10).set(false);
+    m.lapic(0xb0, 0);
+    assert_eq!(m.cpu.attention(), Attention::NONE);
+}
+
+#[test]
+fn pic_output_that_comes_back_is_no_edge_for_the_apics() {
+    let mut m = Machine::new();
+    m.init_pics();
+    m.lapic(0xf0, 0x1ff);
+    m.lapic(0x350, 0x700);
+    // The I/O APIC's input 0 is the PIC's output too.
+    m.redirect(0, 0x51);
+    m.gsi(3).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x33));
+    m.out(0x20, 0x20);
+    assert_eq!(m.cpu.acknowledge(), Some(0x51), "the edge of its rise");
+    m.lapic(0xb0, 0);
+    m.gsi(4).set(true);
+    assert_eq!(m.cpu.acknowledge(), Some(0x34));
+    m.cpu.unacknowledge(0x34);
+    assert_eq!(m.cpu.acknowledge(), Some(0x34));
+    assert_eq!(m.cpu.acknowledge(), Some(0x51));
+    m.lapic(0xb0, 0);
+    assert_eq!(m.cpu.attention(), Attention::NONE, "one edge");
+}
+
+#[test]
 fn disabled_local_apic_lets_the_pic_through_and_hides_its_page() {
     let mut m = Machine::new();
     m.init_pics();
@@ -590,7 +657,14 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                     assert!(wake > m.bench.now);
                 }
                 let pending = m.cpu.attention().contains(Attention::INTERRUPT);
-                assert_eq!(m.cpu.acknowledge().is_some(), pending);
+                let vector = m.cpu.acknowledge();
+                assert_eq!(vector.is_some(), pending);
+                if let Some(vector) = vector
+                    && b & 3 == 0
+                {
+                    m.cpu.unacknowledge(vector);
+                    assert_eq!(m.cpu.acknowledge(), Some(vector));
+                }
             }
         }
     }

@@ -108,6 +108,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
 
     /// Delivers an event through its gate in the IDT.
     fn through_gate(&mut self, event: &Event) -> Res<()> {
+        // INT1 is not among those whose privilege is checked against the gate's.
         let software = matches!(
             event.kind,
             EventKind::SoftwareInterrupt | EventKind::SoftwareException

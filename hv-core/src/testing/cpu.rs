@@ -3,6 +3,7 @@
 use crate::cpu::{Entry, VcpuBackend};
 use crate::device::AccessSize;
 use crate::emulate::Shadow;
+use crate::event::EventKind;
 use crate::exit::{ExitReason, PortIo, VmExit};
 use crate::fx::FxState;
 use crate::regs::{Efer, Gprs, SegAttr, SegReg, Segment, SysReg};
@@ -118,6 +119,20 @@ impl VmExit {
             next_rip: None,
             vectoring: None,
             untaken: None,
+        }
+    }
+}
+
+impl ExitReason {
+    /// An exception that the CPU raised.
+    #[must_use]
+    pub const fn exception(vector: u8, error: u32, payload: u64) -> Self {
+        Self::Exception {
+            kind: EventKind::Exception,
+            vector,
+            error,
+            payload,
+            insn_len: 0,
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct FakeInterrupts {
     pub waiting: VecDeque<u8>,
     /// Vectors that were acknowledged.
     pub acknowledged: Vec<u8>,
+    /// Vectors that were given back.
+    pub given_back: Vec<u8>,
     /// Whether an NMI waits.
     pub nmi: bool,
     /// CR8.
@@ -113,6 +115,7 @@ impl Default for FakeInterrupts {
         Self {
             waiting: VecDeque::new(),
             acknowledged: Vec::new(),
+            given_back: Vec::new(),
             nmi: false,
             cr8: 0,
             apic_base: 0xfee0_0900,
@@ -131,6 +134,10 @@ impl InterruptController for FakeInterrupts {
         let v = self.waiting.pop_front();
         self.acknowledged.extend(v);
         v
+    }
+    fn unacknowledge(&mut self, vector: u8) {
+        self.waiting.push_front(vector);
+        self.given_back.push(vector);
     }
     fn take_nmi(&mut self) -> bool {
         core::mem::take(&mut self.nmi)
@@ -157,6 +164,9 @@ impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
     }
     fn acknowledge(&mut self) -> Option<u8> {
         self.lock().acknowledge()
+    }
+    fn unacknowledge(&mut self, vector: u8) {
+        self.lock().unacknowledge(vector);
     }
     fn take_nmi(&mut self) -> bool {
         self.lock().take_nmi()

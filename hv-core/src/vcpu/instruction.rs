@@ -20,7 +20,7 @@ pub(super) struct LengthCache {
     /// Linear page of the last one, with bit 0 set when the entry is valid.
     page: u64,
     gpa: Gpa,
-    /// The last one itself: CR3 and RIP, where its bytes are, and RIP behind it.
+    /// The last one of two bytes itself: CR3 and RIP, where its bytes are, and RIP behind it.
     last_cr3: u64,
     last_rip: u64,
     last_gpa: Gpa,
@@ -73,8 +73,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 && self.memory.read_u16(gpa).is_ok_and(|b| b & mask == bytes)
             {
                 let next = mode.next_rip(rip, len);
-                let c = &mut self.lengths;
-                (c.last_cr3, c.last_rip, c.last_gpa, c.last_next) = (c.cr3, rip, gpa, next);
+                // One of another length would be taken for this one if it came to the same place.
+                if len == 2 {
+                    let c = &mut self.lengths;
+                    (c.last_cr3, c.last_rip, c.last_gpa, c.last_next) = (c.cr3, rip, gpa, next);
+                }
                 return Ok(next);
             }
         }

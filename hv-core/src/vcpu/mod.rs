@@ -125,8 +125,6 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
     now_is_old: bool,
     halted: bool,
-    /// Where the IRET is that ends the guest's NMI handler, from its intercept until it has been executed.
-    iret_at: Option<u64>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
     /// Accesses to the control structure that are accounted for.
@@ -170,7 +168,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             now: VmTime(0),
             now_is_old: false,
             halted: false,
-            iret_at: None,
             last: None,
             accesses: (0, 0),
             stop: None,
@@ -195,7 +192,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.pveoi = PvEoi::default();
         self.events = EventQueue::default();
         self.halted = false;
-        self.iret_at = None;
         self.stop = None;
         self.place_local_apic();
         self.reload_paging();
@@ -229,6 +225,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let injection =
                 if self.halted || attention != Attention::NONE || !self.events.is_quiet() {
                     match self.injection(attention) {
+                        Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => continue,
                         Some(i) => i,
                         None => {
                             self.account(self.clock.ticks());
@@ -238,8 +235,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 } else {
                     Injection::default()
                 };
-            if !self.cpu.can_run() {
-                self.run_in_software(&injection);
+            if !self.cpu.can_run() && self.run_in_software(&injection) {
                 continue;
             }
             if self.cpu.has_tpr_shadow() {
@@ -257,14 +253,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
             }
-            // The IRET that was waited for has to be let through.
-            let nmi_window = injection.nmi_window && self.iret_at.is_none();
             let entry = Entry {
                 root,
                 flush,
                 inject: injection.event,
                 irq_window: injection.irq_window,
-                nmi_window,
+                nmi_window: injection.nmi_window,
                 timer,
             };
             self.account(self.clock.ticks());
@@ -278,12 +272,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if attention.contains(Attention::NMI) && self.irqs.take_nmi() {
             self.events.signal_nmi();
         }
+        if self.events.nmi_blocked() && self.cpu.nmi_blocked() == Some(false) {
+            self.events.nmi_done();
+        }
         let pending = attention.contains(Attention::INTERRUPT);
         let state = self.interruptibility();
         if self.halted {
             if !(self.events.busy()
                 || self.events.nmi_waiting()
-                || ((pending || self.events.interrupt_waiting()) && state.interrupts_enabled))
+                || (pending && state.interrupts_enabled))
             {
                 return None;
             }
@@ -292,7 +289,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let mut acknowledged = false;
         let injection = self.events.next(state, pending, || {
             acknowledged = true;
-            self.irqs.acknowledge()
+            let vector = self.irqs.acknowledge();
+            // Another one, from the other chip or with automatic end of interrupt, does not wait for the end of this one.
+            (vector, self.irqs.attention().contains(Attention::INTERRUPT))
         });
         if acknowledged && self.pveoi.enabled() && self.irqs.eoi_may_be_skipped() {
             self.pveoi.offer(&*self.memory);
@@ -307,10 +306,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             if e.is_fault() {
                 let rflags = self.cpu.rflags();
                 self.cpu.set_rflags(rflags | Rflags::RF.bits());
-            }
-            if e.kind == EventKind::Nmi {
-                // It comes before the IRET that was waited for, which ends another handler.
-                self.iret_at = None;
             }
         }
         Some(injection)
@@ -327,14 +322,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.irqs.set_cr8(cr8);
         }
         if let Some(e) = exit.vectoring {
-            self.events.put_back(e);
+            self.put_back(e);
         }
-        if let Some(e) = exit.untaken {
-            self.events.put_back_untaken(e);
-        }
-        if self.iret_at.is_some_and(|rip| rip != self.cpu.rip()) {
-            self.iret_at = None;
-            self.events.nmi_done();
+        if let Some(vector) = exit.untaken {
+            self.irqs.unacknowledge(vector);
         }
         if let Some(recorder) = &mut self.recorder {
             let before = Before::new(self.cpu.rip(), self.cpu.gprs());
@@ -351,6 +342,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Ok(()) | Err(Trouble::Again) => {}
             Err(Trouble::Exception(e)) => self.raise(e),
             Err(Trouble::Fatal(why)) => self.stop = Some(Stop::Fatal(why)),
+        }
+    }
+
+    /// The event has not been delivered: it waits where it came from.
+    fn put_back(&mut self, event: Event) {
+        match event.kind {
+            EventKind::ExternalInterrupt => self.irqs.unacknowledge(event.vector),
+            _ => self.events.put_back(event),
         }
     }
 
@@ -391,6 +390,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 vector: vector::PF,
                 error,
                 payload,
+                ..
             } if self.mmu.is_shadow() => self.shadow_fault(Gva(payload), error, exit),
             ExitReason::CrAccess(access) => self.cr_access(access, exit),
             ExitReason::Cpuid => self.cpuid_exit(exit),
@@ -404,7 +404,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             }
             ExitReason::NmiWindow => self.nmi_window(),
             ExitReason::Iret => self.iret(),
-            ExitReason::Exception { vector, error, .. } => self.reflect(vector, error),
+            ExitReason::Exception {
+                kind,
+                vector,
+                error,
+                insn_len,
+                ..
+            } => self.reflect(kind, vector, error, insn_len),
             ExitReason::Shutdown => self.triple_fault(),
             ExitReason::Xsetbv => self.xsetbv(exit),
             ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
@@ -489,8 +495,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    /// An exception that was intercepted only to keep the CPU from looping goes to the guest as it is.
-    fn reflect(&mut self, v: u8, error: u32) -> Result<(), Trouble> {
+    /// An exception that was intercepted only to keep the CPU from looping goes to the guest as it is. Where the instruction's length
+    /// is not known, one that an instruction raised is executed in software.
+    fn reflect(&mut self, kind: EventKind, v: u8, error: u32, insn_len: u8) -> Result<(), Trouble> {
+        if kind.is_software() {
+            return match insn_len {
+                0 => self.emulate(),
+                insn_len => Err(Trouble::Exception(Event {
+                    kind,
+                    vector: v,
+                    error: None,
+                    insn_len,
+                })),
+            };
+        }
         let error = matches!(v, 8 | 10..=14 | 17 | 21).then_some(error);
         if v == vector::MC {
             return Err(Trouble::Fatal(sentence(format_args!(
@@ -547,10 +565,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    /// The NMI handler is about to end: the intercept is disarmed, and the next NMI comes at the first exit after the IRET.
+    /// The NMI handler is about to end. Its IRET is executed here, so that the next NMI comes right behind it. A fault of the IRET
+    /// ends the blocking too (SDM vol 3A 6.7.1, "Handling Multiple NMIs").
     fn iret(&mut self) -> Result<(), Trouble> {
-        self.iret_at = Some(self.cpu.rip());
-        Ok(())
+        self.events.nmi_done();
+        self.emulate()
     }
 
     /// The NMI handler has ended: the next NMI may come.
@@ -578,8 +597,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                         let kind = match kind {
                             SoftInt::Int => EventKind::SoftwareInterrupt,
                             SoftInt::Exception => EventKind::SoftwareException,
-                            // The gate's privilege level does not count.
-                            SoftInt::Icebp => EventKind::Exception,
+                            SoftInt::Icebp => EventKind::PrivilegedSoftwareException,
                         };
                         return self.deliver(&Event {
                             kind,
@@ -590,7 +608,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     }
                 }
                 if step.iret {
-                    self.iret_at = None;
+                    self.cpu.set_nmi_blocked(false);
                     self.events.nmi_done();
                 }
                 if step.shadow != Shadow::None || self.cpu.interrupt_shadow() {

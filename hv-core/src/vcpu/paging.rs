@@ -6,7 +6,6 @@ use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuCx, EmuFault};
 use crate::event::{Event, vector};
 use crate::exit::VmExit;
-use crate::irq::Attention;
 use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
 use crate::regs::SysReg;
 use crate::time::Clock;
@@ -30,7 +29,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if exit.vectoring.is_none() {
             return self.emulate();
         }
-        match self.injection(Attention::NONE).and_then(|i| i.event) {
+        let attention = self.irqs.attention();
+        match self.injection(attention).and_then(|i| i.event) {
             Some(event) => self.deliver(&event),
             None => Ok(()),
         }

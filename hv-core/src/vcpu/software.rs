@@ -1,5 +1,5 @@
 //! The guest in software, while the hardware cannot run it in its present state: real mode and odd segments on Intel CPUs
-//! without unrestricted guest ([`VcpuBackend::can_run`]).
+//! without unrestricted guest ([`VcpuBackend::can_run`]); or cannot inject what is due ([`VcpuBackend::can_inject`]).
 //!
 //! What an entry does with the hardware is done here by the emulator: the event of the entry is delivered, or a batch of
 //! instructions executed. Between two batches the run loop goes its usual way, so that devices, interrupts and the caller get
@@ -21,10 +21,10 @@ const BATCH: u64 = 64;
 const HOST_TURN: u64 = 2048;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    /// Does in software what the hardware would do between an entry and an exit.
+    /// Does in software what the hardware would do between an entry and an exit. False: nothing was done, and the hardware can.
     #[cold]
     #[inline(never)]
-    pub(super) fn run_in_software(&mut self, injection: &Injection) {
+    pub(super) fn run_in_software(&mut self, injection: &Injection) -> bool {
         let start = self.clock.ticks();
         self.account(start);
         let before = self.stats.software_instructions;
@@ -32,6 +32,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(event) => self.deliver(&event),
             None => self.batch(injection.irq_window || injection.nmi_window),
         };
+        let done = injection.event.is_some() || before != self.stats.software_instructions;
         self.come_to(result);
         self.take_back_eoi();
         let end = self.clock.ticks();
@@ -41,19 +42,24 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         {
             self.stop = Some(Stop::HostInterrupt);
         }
+        done
     }
 
     /// Executes instructions; `waiting`: until a waiting event can be taken.
     fn batch(&mut self, waiting: bool) -> Result<(), Trouble> {
-        for _ in 0..BATCH {
-            self.stats.software_instructions += 1;
+        // Where the hardware only cannot inject, it goes on as soon as it can.
+        let most = if self.cpu.can_run() { 1 } else { BATCH };
+        for _ in 0..most {
             self.now_is_old = true;
             let before = self.cpu.rip();
             match emulate::step(self) {
-                Ok(Step::DONE) if !self.cpu.interrupt_shadow() => {}
+                Ok(Step::DONE) if !self.cpu.interrupt_shadow() => {
+                    self.stats.software_instructions += 1;
+                }
                 // Just after a mode switch: here the hardware takes over.
                 Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => break,
                 result => {
+                    self.stats.software_instructions += 1;
                     self.emulated(before, result)?;
                     if self.halted || self.events.busy() || self.stop.is_some() {
                         break;
@@ -81,7 +87,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Ok(step) => {
                 self.cpu.clear_interrupt_shadow();
                 if event.kind == EventKind::Nmi {
-                    self.cpu.block_nmis();
+                    self.cpu.set_nmi_blocked(true);
                 }
                 self.trap(&step);
                 Ok(())
@@ -89,7 +95,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Err(fault) => match self.or_undefined(rip, fault) {
                 EmuFault::Exception { vector, error, cr2 } => {
                     if event.kind == EventKind::Exception {
-                        self.events.put_back(*event);
+                        self.put_back(*event);
                     }
                     if let Some(cr2) = cr2 {
                         self.cpu.set_sysreg(SysReg::Cr2, cr2);
@@ -97,7 +103,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     Err(Trouble::Exception(Event::exception(vector, error)))
                 }
                 _ => {
-                    self.events.put_back(*event);
+                    self.put_back(*event);
                     Ok(())
                 }
             },

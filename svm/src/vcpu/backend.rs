@@ -214,21 +214,35 @@ impl VcpuBackend for SvmVcpu {
         }
     }
 
+    fn can_inject(&self, i: &Injection) -> bool {
+        let event = match i.event {
+            Some(e) if e.kind.is_software() => false,
+            // A window needs the virtual interrupt for itself.
+            Some(e) if e.kind == EventKind::ExternalInterrupt => {
+                !(self.features.inject_virtual && i.irq_window)
+            }
+            _ => true,
+        };
+        // The only window for NMIs is the intercept of the IRET that ends a handler.
+        event && (i.nmi_blocked || !i.nmi_window)
+    }
+
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.encode(entry);
-        self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
+        self.enter();
         let exit = decode(&self.vmcb, &self.features);
         let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
         let (vectoring, untaken) = match entry.inject {
-            Some(e) if waiting && self.features.inject_virtual && !entry.irq_window => {
+            Some(e)
+                if waiting
+                    && self.features.inject_virtual
+                    && e.kind == EventKind::ExternalInterrupt =>
+            {
                 let interruptible = self.rflags() & Rflags::IF.bits() != 0;
-                not_delivered(exit.vectoring, e, interruptible)
+                not_delivered(exit.vectoring, e.vector, interruptible)
             }
             _ => (exit.vectoring, None),
         };
-        // QEMU lets the first instruction after VMRUN go before a virtual interrupt. Firmware that waits in a loop of STI, HLT and
-        // CLI would never take one.
-        self.overdue = untaken.is_some() && matches!(exit.reason, ExitReason::Hlt);
         VmExit {
             vectoring,
             untaken,

@@ -16,12 +16,14 @@ use crate::vmcb::{
 use alloc::boxed::Box;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
-use hv_core::event::{Event, EventKind, vector};
-use hv_core::exit::{ExitReason, VmExit};
+use hv_core::event::{Event, EventKind, Injection, vector};
+use hv_core::exit::VmExit;
 use hv_core::fx::FxState;
 use hv_core::mmu::TlbFlush;
 use hv_core::msr::{PASS_THROUGH, PAT_RESET};
-use hv_core::regs::{Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
+#[cfg(test)]
+use hv_core::regs::gpr;
+use hv_core::regs::{Cr0, Efer, Gprs, Rflags, SegAttr, SegReg, Segment, SysReg};
 
 /// Always left for: everything that reaches outside the guest or that it does not have. HLT for idling; INTR and NMI are the
 /// host's; SHUTDOWN is the guest's triple fault. A task switch loads CR3, which is not the guest's under shadow paging.
@@ -78,14 +80,18 @@ pub struct SvmVcpu {
     xcr0: u64,
     /// What the hardware holds of a guest that is put aside.
     aside: Option<Aside>,
-    /// The guest has halted past a virtual interrupt that it could have taken: the next one is injected by EVENTINJ.
-    overdue: bool,
     /// The next entry flushes this guest's translations.
     pub(crate) flush_linear: bool,
     // The maps are referred to by address from the control block.
     _iopm: Box<IoPermissionMap>,
     _msrpm: Box<MsrPermissionMap>,
+    /// In tests: what the guest does from an entry to the next exit.
+    #[cfg(test)]
+    fake: Option<Fake>,
 }
+
+#[cfg(test)]
+type Fake = Box<dyn FnMut(&mut Vmcb) + Send>;
 
 impl SvmVcpu {
     /// A virtual CPU with address-space identifier `asid` (1 to `features.asids - 1`). AMD-V is enabled on this CPU.
@@ -124,10 +130,11 @@ impl SvmVcpu {
             context,
             xcr0: 1,
             aside: None,
-            overdue: false,
             flush_linear: false,
             _iopm: iopm,
             _msrpm: msrpm,
+            #[cfg(test)]
+            fake: None,
         };
         cpu.reset_registers();
         cpu
@@ -187,7 +194,6 @@ impl SvmVcpu {
         *self.fx = FxState::reset();
         self.context.gprs = Gprs::default();
         self.xcr0 = 1;
-        self.overdue = false;
     }
 
     fn segment_ref(&self, reg: SegReg) -> &VmcbSegment {
@@ -204,6 +210,19 @@ impl SvmVcpu {
             SegReg::Gdtr => &v.gdtr,
             SegReg::Idtr => &v.idtr,
         }
+    }
+
+    /// Runs the guest until it exits.
+    #[inline(always)]
+    fn enter(&mut self) {
+        #[cfg(test)]
+        if let Some(fake) = &mut self.fake {
+            self.vmcb.rsp = self.context.gprs.regs[gpr::RSP];
+            fake(&mut self.vmcb);
+            self.context.gprs.regs[gpr::RSP] = self.vmcb.rsp;
+            return;
+        }
+        self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
     }
 
     /// Encodes what the run loop has decided.
@@ -226,16 +245,15 @@ impl SvmVcpu {
         let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut i3 = self.always;
         match entry.inject {
-            // A window needs the virtual interrupt for itself.
-            Some(e)
-                if self.features.inject_virtual
-                    && !self.overdue
-                    && e.kind == EventKind::ExternalInterrupt
-                    && !entry.irq_window =>
-            {
+            Some(e) if e.kind == EventKind::ExternalInterrupt && self.features.inject_virtual => {
                 vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
             }
-            Some(e) => v.event_injection = event_injection(&e),
+            Some(e) => {
+                let protected = v.cr0 & Cr0::PE.bits() != 0;
+                v.event_injection = event_injection(&e, protected);
+                // Delivery ends a shadow.
+                v.interrupt_shadow &= !INTERRUPT_SHADOW;
+            }
             None => {}
         }
         if entry.irq_window {
@@ -251,17 +269,17 @@ impl SvmVcpu {
     }
 }
 
-/// A virtual `interrupt` still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"): the guest has not
-/// taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception. Gives the event whose
-/// delivery was interrupted, and the interrupt that was not taken.
+/// The virtual interrupt of this vector still waits when the guest is left (APM vol 2 15.21.4, "Injecting Virtual (INTR) Interrupts"):
+/// the guest has not taken it yet, or its delivery was what was interrupted, which QEMU's emulation then gives as that of an exception.
+/// Gives the event whose delivery was interrupted, and the interrupt that was not taken.
 fn not_delivered(
     vectoring: Option<Event>,
-    interrupt: Event,
+    interrupt: u8,
     interruptible: bool,
-) -> (Option<Event>, Option<Event>) {
-    let in_delivery = vectoring.is_some_and(|v| v.vector == interrupt.vector);
+) -> (Option<Event>, Option<u8>) {
+    let in_delivery = vectoring.is_some_and(|v| v.vector == interrupt);
     if interruptible && in_delivery {
-        (Some(interrupt), None)
+        (Some(Event::interrupt(interrupt)), None)
     } else {
         (vectoring, Some(interrupt))
     }

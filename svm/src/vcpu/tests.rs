@@ -1,5 +1,7 @@
 //! The virtual CPU, without a CPU.
 
+mod events;
+
 use super::*;
 use hv_core::Hpa;
 
@@ -70,18 +72,17 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
 
 #[test]
 fn an_interrupt_that_is_not_delivered_comes_back_once() {
-    let left =
-        |vectoring, interruptible| not_delivered(vectoring, Event::interrupt(8), interruptible);
-    let interrupt = Some(Event::interrupt(8));
-    assert_eq!(left(None, true), (None, interrupt), "not taken");
+    let left = |vectoring, interruptible| not_delivered(vectoring, 8, interruptible);
+    assert_eq!(left(None, true), (None, Some(8)), "not taken");
     let as_qemu_tells = Some(Event::exception(8, None));
+    let interrupt = Some(Event::interrupt(8));
     assert_eq!(left(as_qemu_tells, true), (interrupt, None), "in delivery");
     let other = Some(Event::exception(13, None));
-    assert_eq!(left(other, true), (other, interrupt));
+    assert_eq!(left(other, true), (other, Some(8)));
     let double_fault = Some(Event::exception(8, Some(0)));
     assert_eq!(
         left(double_fault, false),
-        (double_fault, interrupt),
+        (double_fault, Some(8)),
         "with interrupts off"
     );
 }
@@ -129,15 +130,12 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         (0x20 << 32 | 0x11f_0100, 0)
     );
     assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
-    c.encode(&Entry {
+    let with_window = Injection {
+        event: irq.inject,
         irq_window: true,
-        ..irq
-    });
-    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
-    c.overdue = true;
-    c.encode(&irq);
-    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
-    c.overdue = false;
+        ..Injection::default()
+    };
+    assert!(!c.can_inject(&with_window), "the window needs it");
     c.encode(&Entry {
         inject: Some(Event::exception(6, None)),
         ..ENTRY

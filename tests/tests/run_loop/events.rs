@@ -3,12 +3,11 @@
 use hv_core::Gpa;
 use hv_core::cpu::VcpuBackend;
 use hv_core::event::{Event, EventKind};
-use hv_core::exit::ExitReason::{
-    self, Exception, ExternalInterrupt, InterruptWindow, Iret, Shutdown,
-};
+use hv_core::exit::ExitReason::{self, ExternalInterrupt, InterruptWindow, Iret, Shutdown};
 use hv_core::exit::{NestedFault, VmExit};
+use hv_core::mem::GuestMemory;
 use hv_core::regs::SysReg;
-use hv_core::regs::gpr::RCX;
+use hv_core::regs::gpr::{RCX, RSP};
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
 
@@ -17,11 +16,7 @@ const GP: Event = Event::exception(13, Some(0));
 const DF: Event = Event::exception(8, Some(0));
 
 fn raised(vector: u8, error: u32) -> ExitReason {
-    Exception {
-        vector,
-        error,
-        payload: 0,
-    }
+    ExitReason::exception(vector, error, 0)
 }
 
 #[test]
@@ -42,14 +37,73 @@ fn interrupted_delivery_is_repeated() {
 }
 
 #[test]
-fn interrupted_interrupt_is_repeated_though_interrupts_are_disabled() {
-    // The CPU had taken it: whatever RFLAGS.IF says now, it is acknowledged.
+fn interrupt_that_was_not_delivered_goes_back_to_its_chip() {
+    let event = Event::interrupt(0x31);
+    let bare = VmExit::bare(ExternalInterrupt);
+    let in_delivery = VmExit {
+        vectoring: Some(event),
+        ..bare
+    };
+    let not_taken = VmExit {
+        untaken: Some(0x31),
+        ..bare
+    };
+    for exit in [in_delivery, not_taken] {
+        let mut r = Rig::new();
+        r.irqs.lock().waiting.push_back(0x31);
+        r.vm.cpu.exit(exit);
+        r.run();
+        assert_eq!(r.irqs.lock().given_back, [0x31]);
+        assert_eq!(r.injected(), [Some(event)]);
+        assert_eq!(r.irqs.lock().acknowledged, [0x31, 0x31]);
+    }
+}
+
+#[test]
+fn chip_that_the_guest_reprograms_before_it_takes_an_interrupt_gives_the_new_vector() {
     let mut r = Rig::new();
-    r.vm.cpu.rflags = 2;
-    r.interrupted(ExternalInterrupt, Event::interrupt(0x31));
+    r.irqs.lock().waiting.push_back(8);
+    let irqs = r.irqs.clone();
+    r.vm.cpu.play(move |_| VmExit {
+        untaken: Some(8),
+        ..VmExit::bare(ExternalInterrupt)
+    });
     r.run();
-    assert_eq!(r.injected(), [Some(Event::interrupt(0x31))]);
-    assert_eq!(r.irqs.lock().acknowledged, [], "but not acknowledged again");
+    // CLI; the PIC's vectors move from 8 to 20h; STI.
+    r.vm.cpu.rflags = 2;
+    irqs.lock().waiting[0] = 0x20;
+    assert_eq!(r.injected(), [None]);
+    assert!(r.entries()[0].irq_window);
+    r.vm.cpu.rflags = 0x202;
+    assert_eq!(r.injected(), [Some(Event::interrupt(0x20))]);
+}
+
+#[test]
+fn exception_of_an_instruction_keeps_its_type_and_length() {
+    use EventKind::{PrivilegedSoftwareException, SoftwareException};
+    for (kind, vector, insn_len) in [
+        (PrivilegedSoftwareException, 1, 1),
+        (PrivilegedSoftwareException, 1, 2),
+        (SoftwareException, 3, 1),
+        (SoftwareException, 4, 1),
+    ] {
+        let mut r = Rig::new();
+        r.bare(ExitReason::Exception {
+            kind,
+            vector,
+            error: 0,
+            payload: 0,
+            insn_len,
+        });
+        let event = Event {
+            kind,
+            vector,
+            error: None,
+            insn_len,
+        };
+        assert_eq!(r.injected(), [None, Some(event)]);
+        assert_eq!(r.vm.cpu.rip, CODE, "the hardware returns behind it");
+    }
 }
 
 #[test]
@@ -188,45 +242,25 @@ fn nmi_goes_before_an_interrupt() {
 }
 
 #[test]
-fn next_nmi_waits_until_iret_has_been_executed() {
+fn next_nmi_comes_right_behind_the_iret() {
+    // IRET in real mode, and its frame.
     let mut r = Rig::new();
+    r.vm.cpu.reset();
+    r.vm.cpu.flat_real_mode();
+    let mut r = r.code(&[0xcf]);
+    r.memory
+        .write(Gpa(0x2000), &[0x77, 0x77, 0, 0, 2, 2])
+        .unwrap();
+    r.set(&[(RSP, 0x2000)]);
     r.irqs.lock().nmi = true;
     assert_eq!(r.injected(), [Some(Event::nmi())]);
     r.irqs.lock().nmi = true;
     assert_eq!(r.injected(), [None]);
     assert!(r.entries()[0].nmi_window, "its IRET is waited for");
-    // The handler comes to its end. The IRET itself still belongs to it.
+    // The handler comes to its end. The IRET itself still belongs to it, and is executed at its intercept.
     r.bare(Iret);
-    assert_eq!(r.injected(), [None, None]);
-    assert!(
-        !r.entries()[1].nmi_window,
-        "the intercept is off, so that it can be executed"
-    );
-    // A host interrupt came before the CPU had executed it.
-    assert_eq!(r.injected(), [None]);
-    r.vm.cpu.play(|cpu| {
-        cpu.rip = 0x7777;
-        hv_core::exit::VmExit::bare(ExternalInterrupt)
-    });
-    r.run();
-    assert_eq!(r.injected(), [Some(Event::nmi())]);
-}
-
-#[test]
-fn iret_of_another_handler_does_not_end_the_nmi_handler_that_follows() {
-    let mut r = Rig::new();
-    r.interrupted(ExternalInterrupt, Event::exception(6, None));
-    r.run();
-    r.irqs.lock().nmi = true;
-    r.bare(Iret);
-    assert_eq!(
-        r.injected(),
-        [Some(Event::exception(6, None)), Some(Event::nmi())]
-    );
-    r.irqs.lock().nmi = true;
-    r.vm.cpu.rip = 0x7777;
-    assert_eq!(r.injected(), [None], "its own IRET is waited for");
-    assert!(r.entries()[0].nmi_window);
+    assert_eq!(r.injected(), [None, Some(Event::nmi())]);
+    assert_eq!(r.vm.cpu.rip, 0x7777);
 }
 
 #[test]
@@ -289,7 +323,7 @@ fn interrupt_that_the_guest_did_not_take_waits_while_the_instruction_is_emulated
         table_walk: false,
     };
     r.vm.cpu.exit(VmExit {
-        untaken: Some(Event::interrupt(0x31)),
+        untaken: Some(0x31),
         ..VmExit::bare(ExitReason::NestedFault(fault))
     });
     r.run();

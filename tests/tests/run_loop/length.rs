@@ -43,6 +43,19 @@ fn each_intercepted_instruction_is_as_long_as_its_opcode() {
 }
 
 #[test]
+fn instruction_that_takes_the_place_of_a_shorter_one_has_its_own_length() {
+    let mut r = Rig::new().code(&[0xf4]);
+    r.bare(Hlt);
+    r.run();
+    let mut r = r.code(&CPUID);
+    r.vm.cpu.cut();
+    r.irqs.lock().waiting.push_back(0x31);
+    r.bare(Cpuid);
+    r.run();
+    assert_eq!(r.vm.cpu.rip, CODE + 2);
+}
+
+#[test]
 fn prefixes_count() {
     assert_eq!(rip_after(Cpuid, &[0x66, 0x2e, 0x0f, 0xa2]), 4);
     assert_eq!(rip_after(Cpuid, &[0x48, 0x0f, 0xa2]), 3, "REX");

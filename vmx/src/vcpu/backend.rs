@@ -163,8 +163,21 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
             self.cache.set(cache::INTERRUPTIBILITY, new);
         }
     }
-    fn block_nmis(&mut self) {
-        self.settle(true, false);
+    fn nmi_blocked(&self) -> Option<bool> {
+        let state = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
+        Some(state & blocking(Interruptibility::NMI) != 0)
+    }
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        let old = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
+        let bits = if blocked {
+            blocking(Interruptibility::NMI)
+        } else {
+            0
+        };
+        let new = old & !blocking(Interruptibility::NMI) | bits;
+        if new != old {
+            self.cache.set(cache::INTERRUPTIBILITY, new);
+        }
     }
     fn xcr0(&self) -> u64 {
         self.xcr0
@@ -244,7 +257,9 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         match d.exit.reason {
             ExitReason::EntryFailed => return self.failed(None),
             ExitReason::Nmi => self.hw.host_nmi(),
+            // INT1 says nothing about debug conditions.
             ExitReason::Exception {
+                kind: EventKind::Exception,
                 vector: vector::DB,
                 payload,
                 ..

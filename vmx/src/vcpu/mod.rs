@@ -357,6 +357,9 @@ impl<H: Hardware> VmxVcpu<H> {
             self.hw
                 .write(Field::PRIMARY_CONTROLS, primary.bits().into());
         }
+        if entry.nmi_window {
+            self.keep_nmi_window_shut();
+        }
         if self.has_timer() {
             let shift = self.capabilities.preemption_timer_shift();
             let count = (entry.timer >> shift).min(u32::MAX.into());
@@ -369,6 +372,17 @@ impl<H: Hardware> VmxVcpu<H> {
         let rsp = self.hw.gprs().regs[gpr::RSP];
         if rsp != self.rsp {
             self.hw.write(Field::GUEST_RSP, rsp);
+        }
+    }
+
+    /// The window for NMIs may open while STI blocks interrupts (SDM vol 3C 26.2, "Other Causes of VM Exits"), where no NMI is injected:
+    /// blocking by MOV SS holds both.
+    fn keep_nmi_window_shut(&mut self) {
+        let state = self.cache.get(&self.hw, cache::INTERRUPTIBILITY);
+        if state & blocking(Interruptibility::STI) != 0 {
+            let other = state & !blocking(Interruptibility::STI);
+            let both = other | blocking(Interruptibility::MOV_SS);
+            self.cache.set(cache::INTERRUPTIBILITY, both);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the backend writes, judged by the manual's rules, on a processor that is a map of fields.
 
+mod events;
+
 use super::*;
 use crate::capabilities::SecondStage;
 use crate::capabilities::msr;

@@ -5,6 +5,7 @@
 mod checks;
 mod console;
 mod docs;
+mod events;
 mod fresh;
 mod list;
 mod machines;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Case> {
     all.extend(screens::cases());
     all.extend(rigs::cases());
     all.extend(fresh::cases());
+    all.extend(events::cases());
     all
 }
 

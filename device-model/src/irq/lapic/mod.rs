@@ -285,6 +285,13 @@ impl Lapic {
         Some(vector)
     }
 
+    /// Undoes [`acknowledge`](Self::acknowledge), which gave `vector`: it is requested and not in service.
+    pub(super) fn unacknowledge(&mut self, vector: u8) {
+        if self.isr.clear(vector) {
+            self.irr.set(vector);
+        }
+    }
+
     /// Whether LINT0 passes the PIC's interrupts on.
     pub(super) fn ext_int(&self) -> bool {
         self.lint0() & (LVT_MASKED | LVT_EXT_INT) == LVT_EXT_INT
