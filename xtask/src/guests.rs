@@ -298,6 +298,15 @@ pub fn cloud_modules() -> Result<PathBuf> {
     Ok(CLOUD.unpacked()?.join("lib/modules"))
 }
 
+/// The modules of the 32-bit kernel.
+///
+/// # Errors
+///
+/// Its package cannot be had.
+pub fn i386_modules() -> Result<PathBuf> {
+    Ok(I386.unpacked()?.join("lib/modules"))
+}
+
 /// Copies one file of a package.
 fn packaged(path: &Path, package: &str, file: &str) -> Result<()> {
     let from = deb::unpacked(package)?.join(file);

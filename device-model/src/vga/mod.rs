@@ -329,6 +329,7 @@ impl Device for Vga {
         *self = Self {
             text,
             generation,
+            frame_buffer: self.frame_buffer,
             ..fresh
         };
     }

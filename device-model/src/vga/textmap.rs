@@ -222,6 +222,25 @@ mod tests {
         assert_eq!(&cell, b"H\x07");
     }
 
+    /// What xv6's console does for each character: the cursor is read and written, and at the screen's end all lines are moved up by
+    /// bytes. Nothing of that ends the mapping, so that none of it leaves the guest but the ports.
+    #[test]
+    fn a_console_that_scrolls_by_memmove_keeps_the_mapping() {
+        let (mut vga, _, mut bench) = vga();
+        for _ in 0..3 {
+            for (register, value) in [(14, 0x07), (15, 0x80)] {
+                vga.port_write(&mut bench.cx(), 0x3d4, AccessSize::Byte, register);
+                vga.port_read(&mut bench.cx(), 0x3d5, AccessSize::Byte);
+                vga.port_write(&mut bench.cx(), 0x3d5, AccessSize::Byte, value);
+            }
+            for at in 0..23 * 160 {
+                let byte = vga.mmio_read(&mut bench.cx(), LEGACY, 0x1_8000 + 160 + at, 1);
+                vga.mmio_write(&mut bench.cx(), LEGACY, 0x1_8000 + at, 1, byte);
+            }
+        }
+        assert_eq!(bench.requests.moved, [(TEXT, Some(BASE))]);
+    }
+
     #[test]
     fn reset_ends_the_mapping() {
         let (mut vga, _, mut bench) = vga();
@@ -230,5 +249,16 @@ mod tests {
         vga.reset(&mut bench.cx());
         assert_eq!(bench.requests.moved, [(TEXT, None)]);
         assert!(!vga.is_live());
+    }
+
+    #[test]
+    fn the_frame_buffer_is_there_after_a_reset() {
+        const FRAME_BUFFER: WindowId = WindowId(4);
+        let (vga, _, mut bench) = vga();
+        let mut vga = vga.with_frame_buffer(FRAME_BUFFER);
+        vga.reset(&mut bench.cx());
+        vga.mmio_write(&mut bench.cx(), FRAME_BUFFER, 0x8_0000, 4, 0x1234_5678);
+        let read = vga.mmio_read(&mut bench.cx(), FRAME_BUFFER, 0x8_0000, 4);
+        assert_eq!(read, 0x1234_5678);
     }
 }

@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use super::network::md5;
 use super::{Case, What, case, own, until};
 use crate::guests::Guest;
 use crate::media;
 use crate::run::Options;
 use crate::storage::crash::{Crash, DISK};
-use crate::storage::options;
+use crate::storage::{floppy_ram_disk, options};
 use crate::vm::Vm;
 
 /// These tests.
@@ -39,6 +40,13 @@ pub(super) fn cases() -> Vec<Case> {
             512,
             120,
         ),
+        own(
+            "floppy-is-read-and-written-by-linux",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            floppy,
+            256,
+            200,
+        ),
     ]
 }
 
@@ -57,7 +65,40 @@ fn keep(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         test.kill()
             .with_context(|| format!("kill {kill}, seed {seed}"))?;
     }
-    anyhow::ensure!(test.next > 0, "nothing was written in the time");
+    ensure!(test.next > 0, "nothing was written in the time");
+    Ok(())
+}
+
+/// Linux's own driver reads a floppy of 1.44 MB, and writes to it; what it wrote is in the image.
+fn floppy(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    const SIZE: usize = 1440 << 10;
+    let image: Vec<u8> = (0..SIZE).map(|n| (n * n / 512 + n / 7) as u8).collect();
+    let path = scratch.join("floppy.img");
+    fs::write(&path, &image)?;
+    let initrd = floppy_ram_disk(scratch)?;
+    let options = Options {
+        script: vec![
+            until(&format!("FLOPPY-READ {}", md5(&path)?)),
+            until(&format!("FLOPPY-SIZE {}", SIZE / 512)),
+            until("FLOPPY-DONE"),
+        ],
+        ..Options::headless(Vm {
+            initrd: Some(media::open_initrd(&initrd)?),
+            floppies: vec![media::open_floppy(&path)?],
+            cmdline: "console=ttyS0 quiet umbra.then=storage".to_owned(),
+            memory: case.memory,
+            ..Vm::of(&Guest::I386Kernel.provide()?)?
+        })
+    };
+    case.run_once(&options, umbra, scratch)?;
+    // A hundred sectors of a program, and nothing else.
+    let written = fs::read(&path)?;
+    let (new, end) = (700 * 512, 800 * 512);
+    let kept = written.get(..new) == image.get(..new) && written.get(end..) == image.get(end..);
+    ensure!(
+        kept && written.get(new..new + 4) == Some(b"\x7fELF"),
+        "the image does not have what the guest wrote"
+    );
     Ok(())
 }
 

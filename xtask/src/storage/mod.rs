@@ -59,6 +59,35 @@ pub fn ram_disk(
     behind_the_usual(Guest::CloudInitrd, archive, directory)
 }
 
+/// The RAM disk of the 32-bit guest that works on its floppy, in `directory`.
+///
+/// # Errors
+///
+/// What it is made of cannot be had.
+pub fn floppy_ram_disk(directory: &Path) -> Result<PathBuf> {
+    let mut archive = Archive::default();
+    let drivers = initrd::DRIVERS.into_iter().chain(["floppy"]);
+    add_drivers(&mut archive, &guests::i386_modules()?, drivers)?;
+    archive.program("storage.sh", include_bytes!("floppy.sh"));
+    behind_the_usual(Guest::I386Initrd, archive, directory)
+}
+
+/// Puts `drivers` of the kernel whose modules are below `modules` into an archive, with what they need and in an order that works.
+fn add_drivers<'a>(
+    archive: &mut Archive,
+    modules: &Path,
+    drivers: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    let mut order = String::new();
+    for (name, content) in initrd::drivers(modules, drivers)? {
+        archive.program(&format!("modules/{name}.ko"), &content);
+        order.push_str(&name);
+        order.push('\n');
+    }
+    archive.program("modules/order", order.as_bytes());
+    Ok(())
+}
+
 /// An archive of the cloud kernel's drivers for the disk and of `drivers`, and of `programs`.
 ///
 /// # Errors
@@ -70,14 +99,8 @@ pub fn archive<'a>(
     libraries: &[&str],
 ) -> Result<Archive> {
     let mut archive = Archive::default();
-    let mut order = String::new();
     let wanted = initrd::DRIVERS.into_iter().chain(drivers);
-    for (name, content) in initrd::drivers(&guests::cloud_modules()?, wanted)? {
-        archive.program(&format!("modules/{name}.ko"), &content);
-        order.push_str(&name);
-        order.push('\n');
-    }
-    archive.program("modules/order", order.as_bytes());
+    add_drivers(&mut archive, &guests::cloud_modules()?, wanted)?;
     programs::add(&mut archive, programs, libraries)?;
     Ok(archive)
 }
