@@ -107,6 +107,10 @@ fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         until("running"),
         keys("paging nested\\n"),
         until("nested paging"),
+        keys("eject floppy\\n"),
+        until("ejected"),
+        keys("insert floppy\\n"),
+        until("inserted"),
         keys("eject\\nmedia\\n"),
         until("the drive is empty"),
         keys("insert 2\\nmedia\\n"),
@@ -120,6 +124,8 @@ fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         until(&blocks(1)?),
     ];
     let kernel = Guest::CloudKernel.provide()?;
+    let floppy = scratch.join("floppy.img");
+    fs::write(&floppy, vec![0; 1440 << 10])?;
     let options = Options {
         script,
         ..Options::headless(Vm {
@@ -127,6 +133,7 @@ fn commands(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             // The last console is the shell's.
             cmdline: "console=ttyS0 console=tty0 quiet".to_owned(),
             cdroms,
+            floppies: vec![media::open_floppy(&floppy)?],
             ..Vm::of(&kernel)?
         })
     };
