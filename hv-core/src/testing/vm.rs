@@ -102,6 +102,8 @@ pub struct FakeInterrupts {
     pub acknowledged: Vec<u8>,
     /// Vectors that were given back.
     pub given_back: Vec<u8>,
+    /// Whether the end of an interrupt may be skipped, and how often one was reported.
+    pub skipped_eoi: (bool, u32),
     /// Whether an NMI waits.
     pub nmi: bool,
     /// CR8.
@@ -116,6 +118,7 @@ impl Default for FakeInterrupts {
             waiting: VecDeque::new(),
             acknowledged: Vec::new(),
             given_back: Vec::new(),
+            skipped_eoi: (false, 0),
             nmi: false,
             cr8: 0,
             apic_base: 0xfee0_0900,
@@ -138,6 +141,12 @@ impl InterruptController for FakeInterrupts {
     fn unacknowledge(&mut self, vector: u8) {
         self.waiting.push_front(vector);
         self.given_back.push(vector);
+    }
+    fn eoi_may_be_skipped(&self) -> bool {
+        self.skipped_eoi.0
+    }
+    fn end_of_interrupt(&mut self) {
+        self.skipped_eoi.1 += 1;
     }
     fn take_nmi(&mut self) -> bool {
         core::mem::take(&mut self.nmi)
@@ -167,6 +176,12 @@ impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
     }
     fn unacknowledge(&mut self, vector: u8) {
         self.lock().unacknowledge(vector);
+    }
+    fn eoi_may_be_skipped(&self) -> bool {
+        self.lock().eoi_may_be_skipped()
+    }
+    fn end_of_interrupt(&mut self) {
+        self.lock().end_of_interrupt();
     }
     fn take_nmi(&mut self) -> bool {
         self.lock().take_nmi()

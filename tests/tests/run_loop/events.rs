@@ -6,8 +6,9 @@ use hv_core::event::{Event, EventKind};
 use hv_core::exit::ExitReason::{self, ExternalInterrupt, InterruptWindow, Iret, Shutdown};
 use hv_core::exit::{NestedFault, VmExit};
 use hv_core::mem::GuestMemory;
+use hv_core::pveoi;
 use hv_core::regs::SysReg;
-use hv_core::regs::gpr::{RCX, RSP};
+use hv_core::regs::gpr::{RAX, RCX, RDX, RSP};
 use hv_core::vcpu::Stop;
 use tests::rig::{CODE, Rig};
 
@@ -57,6 +58,36 @@ fn interrupt_that_was_not_delivered_goes_back_to_its_chip() {
         assert_eq!(r.injected(), [Some(event)]);
         assert_eq!(r.irqs.lock().acknowledged, [0x31, 0x31]);
     }
+}
+
+#[test]
+fn interrupt_that_was_not_delivered_has_no_end_to_be_skipped() {
+    const WORD: Gpa = Gpa(0x800);
+    let mut r = Rig::new();
+    r.set(&[(RCX, pveoi::MSR.into()), (RAX, WORD.0 | 1), (RDX, 0)]);
+    r.exit(ExitReason::Msr { write: true }, 2);
+    r.run();
+    r.irqs.lock().skipped_eoi.0 = true;
+    r.irqs.lock().waiting.push_back(0x31);
+    let memory = r.memory.clone();
+    r.vm.cpu.play(move |_| {
+        assert_eq!(memory.read_u32(WORD), Ok(1), "offered with the interrupt");
+        VmExit {
+            untaken: Some(0x31),
+            ..VmExit::bare(ExternalInterrupt)
+        }
+    });
+    r.run();
+    assert_eq!(r.memory.read_u32(WORD), Ok(0), "and withdrawn with it");
+    assert_eq!(r.irqs.lock().given_back, [0x31]);
+    // It comes again, and now the guest skips its end.
+    let memory = r.memory.clone();
+    r.vm.cpu.play(move |_| {
+        memory.write(WORD, &[0]).unwrap();
+        VmExit::bare(ExternalInterrupt)
+    });
+    r.run();
+    assert_eq!(r.irqs.lock().skipped_eoi.1, 1);
 }
 
 #[test]
