@@ -78,6 +78,10 @@ pub fn compare(
                 }
             }
             Step::Steady(time) => bare.steady(*time)?,
+            Step::Sleep(time) => sleep(*time),
+            Step::UntilPixel(_) | Step::UntilPicture(_) => {
+                bail!("what is to be compared waits for texts")
+            }
             Step::Picture { blinks } => {
                 for picture in pictures.by_ref().take(if *blinks { 2 } else { 1 }) {
                     number += 1;

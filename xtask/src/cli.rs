@@ -161,6 +161,17 @@ pub struct RunArgs {
     /// Succeed when TEXT has appeared on the guest's COM1 or text screen; may be repeated, then in that order
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub until: Vec<String>,
+    /// Succeed when a pixel of the guest's screen has this colour, as in 320,200=ff8000: 320 from the left, 200 from the top, and
+    /// red, green and blue in hexadecimal. May be repeated, in order with --until and the others
+    #[arg(long, value_name = "X,Y=RRGGBB", allow_hyphen_values = true)]
+    pub until_pixel: Vec<String>,
+    /// Succeed when the guest's screen is the picture in this file, pixel by pixel, as --screenshot has written one. May be repeated,
+    /// in order with --until and the others
+    #[arg(long, value_name = "FILE.png")]
+    pub until_picture: Vec<PathBuf>,
+    /// Let so much time pass before the next of --until, --type and the others; at the end of a script, before it succeeds
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub sleep: Vec<String>,
     /// Keys for the guest's keyboard after the --until before it: \n is Enter, \t Tab, \e Escape, \{f10} or \{ctrl-x} by name
     #[arg(long = "type", value_name = "TEXT", allow_hyphen_values = true)]
     pub types: Vec<String>,

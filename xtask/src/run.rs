@@ -2,6 +2,7 @@
 //!
 //! Everything that can be said about the options is said before anything is installed, built or booted.
 
+mod images;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use crate::rig::{
     Boot, Bus, Counting, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, outer_memory,
 };
 use crate::screen::write_png;
-use crate::script::{self, Step};
+use crate::script::{self, Step, wait};
 use crate::session::{Ending, Plan, Session, Summary};
 use crate::setup::{self, Purpose};
 use crate::terminal::KeyByKey;
@@ -103,7 +104,10 @@ impl Options {
         let further = args.vms.iter().map(|line| vm::parse(line));
         let further = further.collect::<Result<Vec<VmArgs>>>()?;
         let timeout = match args.timeout.as_deref() {
-            None => (args.headless || !args.until.is_empty()).then_some(TIMEOUT),
+            None => {
+                let waits = script.iter().any(|step| step.waits_for().is_some());
+                (args.headless || waits).then_some(TIMEOUT)
+            }
             Some(text) => match text
                 .parse::<f64>()
                 .ok()
@@ -122,6 +126,9 @@ impl Options {
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
+            if path.is_dir() {
+                refuse!("{} is a directory: name a file in it", path.display());
+            }
             if !directory.is_dir() {
                 refuse!(
                     "{} cannot be written: there is no directory {}",
@@ -133,6 +140,9 @@ impl Options {
         let mut vm = Vm::check(&args.vm, rig)?;
         let others = further.iter().map(|args| Vm::check(args, rig));
         let mut others = others.collect::<Result<Vec<_>>>()?;
+        let all = [(&args.vm, &vm)].into_iter();
+        let all: Vec<_> = all.chain(further.iter().zip(&others)).collect();
+        images::check(args, &all)?;
         vm.add_disk(&args.vm)?;
         for (vm, args) in others.iter_mut().zip(&further) {
             vm.add_disk(args)?;
@@ -191,7 +201,8 @@ impl Options {
 fn check_step(step: &Step, vms: usize) -> Result<()> {
     match step {
         Step::Until(text) if text.is_empty() => refuse!("--until needs a text"),
-        Step::Until(_) | Step::Steady(_) | Step::Picture { .. } => {}
+        Step::Until(_) | Step::UntilPixel(_) | Step::UntilPicture(_) => {}
+        Step::Sleep(_) | Step::Steady(_) | Step::Picture { .. } => {}
         Step::Type(text) => {
             if let Err(error) = keys::scancodes(text) {
                 refuse!("--type {text:?}: {error}");
@@ -481,11 +492,20 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
         texts.iter().cloned().map(make).collect()
     };
     let focus = args.focus.iter().map(|&number| Step::Focus(number));
+    let pixels = args.until_pixel.iter().map(|text| wait::pixel(text));
+    let pixels = pixels.collect::<Result<_>>()?;
+    let pictures = args.until_picture.iter().map(|path| wait::picture(path));
+    let pictures = pictures.collect::<Result<_>>()?;
+    let sleeps = args.sleep.iter().map(|text| wait::sleep(text));
+    let sleeps = sleeps.collect::<Result<_>>()?;
     let steps = script::in_order(
         step("until", texts(&args.until, Step::Until))
             .chain(step("types", texts(&args.types, Step::Type)))
             .chain(step("mouse", texts(&args.mouse, Step::Mouse)))
-            .chain(step("focus", focus.collect())),
+            .chain(step("focus", focus.collect()))
+            .chain(step("until_pixel", pixels))
+            .chain(step("until_picture", pictures))
+            .chain(step("sleep", sleeps)),
     );
     let options = Options::check(args, steps)?;
     if options.window {

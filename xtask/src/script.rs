@@ -1,8 +1,11 @@
 //! The script of a run: texts to wait for, keys to type and movements of the mouse, and the watch over what the guest shows.
 
+pub mod wait;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use self::wait::{Goal, Pixel};
 use crate::control::TextScreen;
 use crate::screen::lines;
 
@@ -11,6 +14,12 @@ use crate::screen::lines;
 pub enum Step {
     /// Wait until the text has appeared on the guest's COM1 or on its text screen.
     Until(String),
+    /// Wait until a pixel of the guest's picture has this colour.
+    UntilPixel(Pixel),
+    /// Wait until the guest's picture is this one.
+    UntilPicture(Goal),
+    /// Let so much time pass.
+    Sleep(Duration),
     /// Type the text into the guest's keyboard.
     Type(String),
     /// Do this with the guest's mouse.
@@ -24,6 +33,21 @@ pub enum Step {
         /// Whether something blinks: then a second picture with the other phase is taken.
         blinks: bool,
     },
+}
+
+impl Step {
+    /// What it waits for, as an account of a failure has it: `before ...`. Nothing, if it does something.
+    pub fn waits_for(&self) -> Option<String> {
+        match self {
+            Step::Until(text) => Some(format!("\"{text}\" appeared")),
+            Step::UntilPixel(pixel) => Some(pixel.words()),
+            Step::UntilPicture(goal) => {
+                Some(format!("the picture was that of {}", goal.path.display()))
+            }
+            Step::Sleep(time) => Some(format!("{} seconds were over", time.as_secs_f64())),
+            _ => None,
+        }
+    }
 }
 
 /// Joins steps into one script, by where each stood on the command line.

@@ -149,6 +149,10 @@ pub struct Session {
     monitor: Option<Monitor>,
     /// The mouse's buttons that are held.
     held: u8,
+    /// Events that came while the script waited for something else, and the machines that they are about.
+    events: VecDeque<(usize, Event)>,
+    /// When the script goes on.
+    awake: Option<Instant>,
     /// A picture, and since when it has been shown.
     steady: Option<(Picture, Instant)>,
 }
@@ -179,6 +183,8 @@ impl Session {
             reports: Vec::new(),
             monitor: None,
             held: 0,
+            events: VecDeque::new(),
+            awake: None,
             steady: None,
         }
     }
@@ -255,10 +261,7 @@ impl Session {
     fn follow(&mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Result<Ending> {
         let deadline = plan.timeout.map(|timeout| Instant::now() + timeout);
         let mut steps: VecDeque<&Step> = plan.script.iter().collect();
-        let waits_for_power_off = !plan
-            .script
-            .iter()
-            .any(|step| matches!(step, Step::Until(_)));
+        let waits_for_power_off = plan.script.iter().all(|step| step.waits_for().is_none());
         let mut deeds: VecDeque<Deed> = VecDeque::new();
         let mut next_deed = Instant::now();
         loop {
@@ -269,6 +272,17 @@ impl Session {
                     Step::Until(text) if self.take(text) => {}
                     Step::Until(_) => break,
                     _ if !self.started => break,
+                    Step::UntilPixel(pixel) if self.shows(&|p| pixel.is_in(p), console)? => {}
+                    Step::UntilPicture(goal)
+                        if self.shows(&|p| *p == *goal.picture, console)? => {}
+                    Step::UntilPixel(_) | Step::UntilPicture(_) => break,
+                    Step::Sleep(time) => {
+                        let end = *self.awake.get_or_insert_with(|| Instant::now() + *time);
+                        if Instant::now() < end {
+                            break;
+                        }
+                        self.awake = None;
+                    }
                     Step::Type(text) => {
                         deeds.extend(keys::scancodes(text)?.into_iter().map(Deed::Keys))
                     }
@@ -308,7 +322,7 @@ impl Session {
             if !deeds.is_empty() {
                 wait = wait.min(next_deed.saturating_duration_since(now));
             }
-            match self.receive(wait, console)? {
+            match self.next_event(wait, console)? {
                 Some(Event::PowerOff) if self.off() < plan.vms => {}
                 Some(Event::PowerOff) => {
                     let fulfilled = steps.iter().all(|step| match step {
@@ -361,9 +375,32 @@ impl Session {
             if left.is_zero() {
                 break;
             }
-            self.receive(left.min(TICK), console)?;
+            self.attend(left.min(TICK), console)?;
         }
         Ok(())
+    }
+
+    /// Takes at most one message. An event waits for the script.
+    fn attend(&mut self, wait: Duration, console: &mut dyn FnMut(Com1)) -> Result<()> {
+        if let Some(event) = self.receive(wait, console)? {
+            self.events.push_back((self.about, event));
+        }
+        Ok(())
+    }
+
+    /// The oldest event that nobody has heard of.
+    fn next_event(
+        &mut self,
+        wait: Duration,
+        console: &mut dyn FnMut(Com1),
+    ) -> Result<Option<Event>> {
+        match self.events.pop_front() {
+            Some((about, event)) => {
+                self.about = about;
+                Ok(Some(event))
+            }
+            None => self.receive(wait, console),
+        }
     }
 
     /// Asks for the picture and the report, and says goodbye.
@@ -504,13 +541,10 @@ impl Session {
     }
 }
 
-/// Names the text that is still waited for.
+/// Names what is still waited for.
 fn missing(steps: &VecDeque<&Step>) -> String {
-    let text = steps.iter().find_map(|step| match step {
-        Step::Until(text) => Some(text),
-        _ => None,
-    });
-    text.map(|text| format!(" before \"{text}\" appeared"))
+    let what = steps.iter().find_map(|step| step.waits_for());
+    what.map(|what| format!(" before {what}"))
         .unwrap_or_default()
 }
 

@@ -16,7 +16,8 @@ fn check(line: &str) -> Result<Options> {
         .types
         .iter()
         .map(|text| Step::Type(text.clone()))
-        .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())));
+        .chain(args.mouse.iter().map(|words| Step::Mouse(words.clone())))
+        .chain(args.until.iter().map(|text| Step::Until(text.clone())));
     let focus = args.focus.iter().map(|&number| Step::Focus(number));
     Options::check(&args, focus.chain(steps).collect())
 }
@@ -157,6 +158,27 @@ fn files_that_are_not_there_are_refused() {
     ] {
         assert!(refusal(line).contains("nonexistent"), "{line}");
     }
+}
+
+#[test]
+fn a_screenshot_needs_a_file_and_what_is_written_is_used_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    assert!(refusal(&format!("--screenshot {path}")).contains("is a directory"));
+    for line in [
+        format!("--disk {path}/a.img --disk {path}/a.img"),
+        format!(
+            "--disk {path}/a.img --disk {path}/../{}/a.img",
+            directory.path().file_name().unwrap().display()
+        ),
+        format!("--disk {path}/a.img --vm=--disk={path}/a.img"),
+        format!("--disk {path}/a.img --report {path}/a.img"),
+        format!("--screenshot {path}/a.png --report {path}/a.png"),
+    ] {
+        assert!(refusal(&line).contains("used twice"), "{line}");
+        assert!(!directory.path().join("a.img").exists(), "nothing is made");
+    }
+    check(&format!("--disk {path}/a.img --vm=--disk={path}/b.img")).unwrap();
 }
 
 #[test]

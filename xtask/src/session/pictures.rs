@@ -9,6 +9,8 @@ use anyhow::{Result, ensure};
 use super::{ANSWER, Com1, SETTLE, Session, TICK};
 use crate::control::{Picture, Request};
 
+/// How long a picture that is waited for is not looked at again.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long what blinks has to change: several times its period.
 const BLINK: Duration = Duration::from_secs(5);
 
@@ -31,6 +33,21 @@ impl Session {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether the picture is such as `test` says: asks from time to time.
+    pub(super) fn shows(
+        &mut self,
+        test: &dyn Fn(&Picture) -> bool,
+        console: &mut dyn FnMut(Com1),
+    ) -> Result<bool> {
+        // The guest stands while a picture is sent: not too often.
+        self.drain(LOOK, console)?;
+        if self.closed {
+            return Ok(false);
+        }
+        let picture = self.take_picture(console)?;
+        Ok(test(&picture))
     }
 
     /// Takes a picture, and another one with the other phase of what `blinks`.
@@ -56,7 +73,7 @@ impl Session {
         self.send(&Request::Screenshot)?;
         let mut silence = Silence::new(&self.heard);
         loop {
-            self.receive(TICK, console)?;
+            self.attend(TICK, console)?;
             if let Some(picture) = self.picture.take() {
                 return Ok(picture);
             }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::far;
+use crate::script::wait;
 use protocol::Event;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -324,4 +325,73 @@ fn an_umbra_of_another_version_is_refused() {
     assert!(error.is::<Refused>());
     assert!(error.to_string().contains("the same source"), "{error}");
     player.join().unwrap();
+}
+
+/// A picture of one pixel.
+fn shot(rgb: [u8; 3]) -> Vec<u8> {
+    far::picture(&Picture {
+        width: 1,
+        height: 1,
+        rgb: rgb.to_vec(),
+    })
+}
+
+#[test]
+fn pixels_and_pictures_are_waited_for_in_order() {
+    let pixel = wait::pixel("0,0=010203").unwrap();
+    let goal = Step::UntilPicture(wait::Goal {
+        path: "goal.png".into(),
+        picture: std::sync::Arc::new(Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![4, 5, 6],
+        }),
+    });
+    let script = [pixel, Step::Type("c".into()), goal];
+    let (summary, _) = converse(&plan(&script), |umbra| {
+        umbra.say(&far::event(1, Event::Ready));
+        for rgb in [[4, 5, 6], [1, 2, 3]] {
+            assert_eq!(umbra.hear(), Some(Request::Screenshot));
+            umbra.say(&shot(rgb));
+        }
+        assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+        for rgb in [[1, 2, 3], [4, 5, 6]] {
+            assert_eq!(umbra.hear(), Some(Request::Screenshot));
+            umbra.say(&shot(rgb));
+        }
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+}
+
+#[test]
+fn time_passes_before_what_follows() {
+    let script = [
+        Step::Sleep(Duration::from_millis(300)),
+        Step::Type("c".into()),
+    ];
+    let (summary, _) = converse(&plan(&script), |umbra| {
+        umbra.say(&far::event(1, Event::Ready));
+        let since = Instant::now();
+        assert_eq!(umbra.hear(), Some(Request::Keys(vec![0x2e, 0xae])));
+        assert!(since.elapsed() >= Duration::from_millis(250));
+        assert_eq!(umbra.hear(), Some(Request::Quit));
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+}
+
+#[test]
+fn what_happens_while_a_picture_is_waited_for_is_heard() {
+    let script = [wait::pixel("0,0=010203").unwrap()];
+    let (summary, _) = converse(&plan(&script), |umbra| {
+        umbra.say(&far::event(1, Event::Ready));
+        assert_eq!(umbra.hear(), Some(Request::Screenshot));
+        umbra.say(&far::event(1, Event::PowerOff));
+        umbra.say(&shot([0, 0, 0]));
+        umbra.hear();
+    });
+    assert_eq!(
+        summary.result.unwrap_err().to_string(),
+        "the guest powered off before pixel 0,0 was 010203"
+    );
 }
