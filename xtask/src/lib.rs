@@ -4,6 +4,7 @@
 //! ([`emulator`]) and follows the guest ([`session`]) over the control channel ([`control`]).
 
 #![forbid(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod attack;
 mod bare;

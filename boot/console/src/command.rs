@@ -86,11 +86,11 @@ pub const COMMANDS: [(&str, &str); 15] = [
     ("media", "the media for its CD-ROM and floppy drives"),
     (
         "eject [force|floppy]",
-        "take the CD out (`force`: though it is locked), or the floppy",
+        "take the CD (`force`: a locked one) or the floppy out",
     ),
     (
         "insert [floppy] [NUM]",
-        "put a CD or a floppy in: this one, or the first that is out",
+        "put in a CD or a floppy: this one, or the first",
     ),
     (
         "paging nested|shadow",
