@@ -6,6 +6,7 @@
 use crate::device::AccessSize;
 use crate::exit::{ExitReason, VmExit};
 use crate::regs::{Gprs, gpr};
+use crate::stats::Counts;
 use crate::time::VmTime;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,11 +28,15 @@ impl Before {
     }
 }
 
-/// The lines, up to a limit.
+/// The lines, up to a limit; and how many exits there were by port and by MSR, all of them.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     limit: usize,
     lines: Vec<String>,
+    /// Exits by IN, OUT, INS and OUTS, by port: all of those below 400h have a place.
+    pub ports: Counts<1024>,
+    /// Exits by RDMSR and WRMSR, by register.
+    pub msrs: Counts<256>,
     /// The line of the exit that is being dealt with.
     open: Option<String>,
 }
@@ -43,6 +48,8 @@ impl Recorder {
         Self {
             limit,
             lines: Vec::new(),
+            ports: Counts::default(),
+            msrs: Counts::default(),
             open: None,
         }
     }
@@ -51,8 +58,13 @@ impl Recorder {
     #[cold]
     #[inline(never)]
     pub fn begin(&mut self, now: VmTime, exit: &VmExit, before: &Before) {
+        let [a, b, c, d] = before.regs;
+        match exit.reason {
+            ExitReason::PortIo(io) => self.ports.add(io.port.into()),
+            ExitReason::Msr { .. } => self.msrs.add(c as u32),
+            _ => {}
+        }
         if self.lines.len() < self.limit {
-            let [a, b, c, d] = before.regs;
             let (exit, rip) = (name(exit), before.rip);
             self.open = Some(alloc::format!(
                 "{} {exit} {rip:x} {a:x} {b:x} {c:x} {d:x}",

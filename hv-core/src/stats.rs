@@ -2,8 +2,12 @@
 
 use crate::exit::ExitReason;
 use crate::mmu::{ShadowFaults, ShadowReport};
-use alloc::string::String;
+use crate::record::Recorder;
 use core::fmt::{self, Write};
+
+mod counts;
+
+pub use counts::Counts;
 
 /// Counters of one VM.
 #[derive(Clone, Debug)]
@@ -130,14 +134,14 @@ impl Stats {
         self.least[reason] = self.least[reason].min(ticks);
     }
 
-    /// Writes the report as JSON, with the lines of a [recording](crate::record) if there are any.
+    /// Writes the report as JSON, with what a [recorder](crate::record) has seen, if there is one.
     ///
     /// # Errors
     /// Those of the writer.
     pub fn json(
         &self,
         facts: &Facts<'_>,
-        recording: &[String],
+        recorder: Option<&Recorder>,
         out: &mut impl Write,
     ) -> fmt::Result {
         let Facts {
@@ -182,9 +186,16 @@ impl Stats {
             )?;
         }
         let [e, i, n, s] = self.injected;
+        out.write_str("\n    }")?;
+        if let Some(recorder) = recorder {
+            out.write_str(",\n    \"by_port\": ")?;
+            recorder.ports.json(out)?;
+            out.write_str(",\n    \"by_msr\": ")?;
+            recorder.msrs.json(out)?;
+        }
         write!(
             out,
-            "\n    }}\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},"
+            "\n  }},\n  \"injected\": {{ \"exceptions\": {e}, \"interrupts\": {i}, \"nmis\": {n}, \"software\": {s} }},"
         )?;
         write!(
             out,
@@ -206,6 +217,7 @@ impl Stats {
         if let Some(shadow) = shadow {
             write_shadow(shadow, out)?;
         }
+        let recording = recorder.map_or(&[][..], Recorder::lines);
         for (i, line) in recording.iter().enumerate() {
             let before = if i == 0 { ",\n  \"recording\": [" } else { "," };
             write!(out, "{before}\n    \"{line}\"")?;

@@ -188,7 +188,7 @@ pub struct RunArgs {
     /// Write the guest's screen at the end
     #[arg(long, value_name = "FILE.png")]
     pub screenshot: Option<PathBuf>,
-    /// Write what the hypervisor did: exits, instructions, events, memory
+    /// Write what the hypervisor did: exits by reason, port and MSR, instructions, events, memory
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
     /// Put the first N exits into the report, one line each, as tests can replay them

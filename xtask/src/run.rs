@@ -69,6 +69,8 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// How many exits of each guest are recorded into it.
     pub record: u32,
+    /// Whether exits are counted by port and by MSR.
+    pub count: bool,
     /// Whether the clock counts instructions.
     pub icount: bool,
     /// The outer machine's memory in bytes, if it is not to be what the guests need.
@@ -160,6 +162,7 @@ impl Options {
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
             record: args.record,
+            count: args.report.is_some(),
             icount: args.icount,
             outer_memory: args
                 .outer_memory
@@ -184,6 +187,7 @@ impl Options {
             screenshot: None,
             report: None,
             record: 0,
+            count: false,
             icount: false,
             outer_memory: None,
             bus: Bus::Virtio,
@@ -285,7 +289,10 @@ pub fn machine(
         control: Some(options.rig.control()),
         window: options.window,
         check: false,
-        vms: options.vms().map(|vm| vm.options(options.record)).collect(),
+        vms: options
+            .vms()
+            .map(|vm| vm.options(options.record, options.count))
+            .collect(),
     };
     // Each guest has 16 MiB of video memory besides.
     let others = options.others.len() as u64;

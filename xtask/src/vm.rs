@@ -180,13 +180,14 @@ impl Vm {
         })
     }
 
-    /// The options for Umbra that are this machine's, of whose exits so many are recorded.
-    pub fn options(&self, record: u32) -> protocol::options::Vm<'static> {
+    /// The options for Umbra that are this machine's, of whose exits so many are recorded, and all counted if `count`.
+    pub fn options(&self, record: u32, count: bool) -> protocol::options::Vm<'static> {
         protocol::options::Vm {
             memory: Some(self.memory),
             paging: self.paging,
             shadow: self.shadow,
             record,
+            count,
             boot: self.boot,
             ..Default::default()
         }

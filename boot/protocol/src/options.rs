@@ -229,6 +229,8 @@ pub struct Vm<'a> {
     pub shadow: Option<Shadow>,
     /// How many exits are recorded into the report: up to [`MAX_RECORD`].
     pub record: u32,
+    /// Whether exits are counted by port and by MSR for the report.
+    pub count: bool,
     /// The ATA drives of the host that are the guest's CD-ROMs: the first is in its drive. At most [`MAX_MEDIA`], as of the next two.
     pub cdroms: Vec<Place>,
     /// The ATA drives that are the guest's hard disks.
@@ -343,6 +345,7 @@ impl Vm<'_> {
                 let count = number(value).filter(|&count| count <= MAX_RECORD);
                 self.record = count.ok_or("it is a number of exits up to 10000")?;
             }
+            "count" => self.count = true,
             "boot" => self.boot = Some(value.parse()?),
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
@@ -411,6 +414,7 @@ impl fmt::Display for Vm<'_> {
             paging,
             shadow,
             record,
+            count,
             cdroms,
             disks,
             floppies,
@@ -427,6 +431,7 @@ impl fmt::Display for Vm<'_> {
         if *record != 0 {
             write!(f, " record={record}")?;
         }
+        f.write_str(if *count { " count" } else { "" })?;
         if let Some(boot) = boot {
             write!(f, " boot={}", boot.name())?;
         }
@@ -491,6 +496,7 @@ mod tests {
             },
             shadow: (r.below(2) == 0).then(|| Shadow::ALL[r.below(3) as usize]),
             record: r.below(10_001) as u32,
+            count: r.below(2) == 0,
             cdroms: places(r),
             disks: places(r),
             floppies: places(r),

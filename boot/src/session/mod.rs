@@ -416,10 +416,10 @@ impl<B: VcpuBackend> Session<B> {
                 ticks_halted: vm.halted_ticks(),
                 shadow: cpu.mmu.shadow_report(),
             };
-            let recording = cpu.recorder.as_ref().map_or(&[][..], |r| r.lines());
+            let recorder = cpu.recorder.as_deref();
             let send = &mut |message: Message<'_>| control::send(vm.number, &message);
             let mut report = Report::begin(&mut self.buffer, send);
-            let _ = cpu.stats.json(&facts, recording, &mut report);
+            let _ = cpu.stats.json(&facts, recorder, &mut report);
             report.end();
         }
     }

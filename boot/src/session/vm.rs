@@ -78,7 +78,8 @@ impl<B: VcpuBackend> Vm<B> {
     ) -> Result<Self, String> {
         let (mut guest, removable) = Guest::new(boot, number, options, media, virtualization)?;
         let record = options.record as usize;
-        guest.cpu.recorder = (record != 0).then(|| Box::new(Recorder::new(record)));
+        guest.cpu.recorder =
+            (record != 0 || options.count).then(|| Box::new(Recorder::new(record)));
         let components = guest.cpu.cpuid.xcr0_allowed() | virtualization.unguarded_components();
         let extended =
             ExtendedState::new(components).ok_or("no memory for the CPU's extended state")?;

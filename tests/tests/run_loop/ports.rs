@@ -3,8 +3,10 @@
 use hv_core::device::AccessSize::{self, Byte, Dword, Word};
 use hv_core::exit::{ExitReason, PortIo};
 use hv_core::mem::GuestMemory;
+use hv_core::record::Recorder;
 use hv_core::regs::gpr::{RAX, RCX, RDI, RDX, RSI};
 use hv_core::regs::{SegReg, SysReg};
+use hv_core::stats::Facts;
 use hv_core::vcpu::Stop;
 use hv_core::{Gpa, VmTime};
 use tests::rig::{Access, CODE, PORT, Rig};
@@ -39,6 +41,28 @@ fn out_reaches_the_device_and_rip_advances() {
         assert_eq!(r.vm.cpu.rip, CODE + 1);
         assert_eq!(r.reg(RAX), 0x1122_3344_5566_7788);
     }
+}
+
+#[test]
+fn exits_are_counted_by_port_and_by_msr() {
+    let mut r = Rig::new();
+    r.vm.recorder = Some(Box::new(Recorder::new(0)));
+    r.exit(io(Byte, true), 1);
+    r.exit(io(Word, false), 1);
+    r.exit(ExitReason::PortIo(PortIo::plain(0x80, Byte, true)), 1);
+    r.set(&[(RCX, 0x10)]);
+    r.exit(ExitReason::Msr { write: false }, 2);
+    assert_eq!(r.run(), Stop::HostInterrupt);
+    let mut json = String::new();
+    r.vm.stats
+        .json(&Facts::default(), r.vm.recorder.as_deref(), &mut json)
+        .unwrap();
+    let ports = format!("\"by_port\": {{ \"{PORT:#x}\": 2, \"0x80\": 1, \"others\": 0 }}");
+    assert!(json.contains(&ports), "{json}");
+    assert!(
+        json.contains("\"by_msr\": { \"0x10\": 1, \"others\": 0 }"),
+        "{json}"
+    );
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn what_is_not_built_says_so() {
 fn paging_is_nested_shadow_or_both_in_turn() {
     let option = |line| {
         let options = check(line).unwrap();
-        options.vm.options(0).to_string()
+        options.vm.options(0, false).to_string()
     };
     assert_eq!(option(""), "memory=1024M paging=nested");
     assert_eq!(option("--paging shadow"), "memory=1024M paging=shadow");
