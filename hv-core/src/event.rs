@@ -89,6 +89,12 @@ impl Event {
         }
     }
 
+    /// Whether it is #DF.
+    #[must_use]
+    pub const fn is_double_fault(&self) -> bool {
+        matches!((self.kind, self.vector), (EventKind::Exception, vector::DF))
+    }
+
     /// Whether it is a fault: RF is set in the flags that its delivery pushes, so that an instruction breakpoint on the instruction does
     /// not come again (SDM vol 3B 18.3.1.1, "Instruction-Breakpoint Exception Condition"). Of debug exceptions, which may be either, the
     /// vector does not tell.

@@ -160,7 +160,13 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
     VmExit {
         reason,
         next_rip,
-        vectoring: vectoring(vmcb.exit_int_info),
+        // #DF stands for the event whose delivery was interrupted.
+        vectoring: match reason {
+            ExitReason::Exception {
+                vector: vector::DF, ..
+            } => None,
+            _ => vectoring(vmcb.exit_int_info),
+        },
         untaken: None,
     }
 }
@@ -316,6 +322,16 @@ mod tests {
         assert!(
             matches!(exit(code::NPF, 1 << 33 | 1, 0).reason, ExitReason::NestedFault(f) if f.table_walk && f.present)
         );
+    }
+
+    #[test]
+    fn a_double_fault_replaces_what_was_being_delivered() {
+        let mut vmcb = Vmcb::default();
+        vmcb.exit_int_info = 0x8000_0b0d;
+        vmcb.exit_code = code::EXCP0 + u64::from(vector::DF);
+        assert_eq!(decode(&vmcb, &Features::default()).vectoring, None);
+        vmcb.exit_code = code::EXCP0 + u64::from(vector::PF);
+        assert!(decode(&vmcb, &Features::default()).vectoring.is_some());
     }
 
     #[test]

@@ -64,6 +64,7 @@ bitflags! {
     /// Virtual interrupt control, at offset 060h.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct VirtualInterrupt: u64 {
+        const V_TPR = 0xf;
         const V_IRQ = 1 << 8;
         const V_INTR_PRIO = 0xf << 16;
         const V_IGN_TPR = 1 << 20;

@@ -1,5 +1,5 @@
 # A guest that tries corners of the architecture, behind `protected.s`: the A20 gate, the local APIC's page on RAM, machine-check banks,
-# INVLPG, and the resume flag of faults. It says CORNERS DONE on COM1, or CORNER and the letter of the one that is wrong.
+# INVLPG, the resume flag of faults, and a triple fault. It says CORNERS DONE on COM1, or CORNER and the letter of the one that is wrong.
 
     .set IDT, 0xa000
     .set VERSION, 0x050014          # of the local APIC
@@ -97,7 +97,13 @@
     mov ax, 16
     mov es, ax
 
-    mov esi, offset done
+    # A triple fault resets the machine. The flag survives it.
+    cmp dword ptr [0x200000], 0x52455345
+    je 2f
+    mov dword ptr [0x200000], 0x52455345
+    lidt [nothing]
+    int3
+2:  mov esi, offset done
     call say
 1:  hlt
     jmp 1b
@@ -158,6 +164,9 @@ flags: .long 0
 done: .asciz "CORNERS DONE\n"
 corner: .ascii "CORNER "
 letter: .asciz "?\n"
+nothing:
+    .word 0
+    .long 0
 idt_pointer:
     .word 32 * 8 - 1
     .long IDT

@@ -20,12 +20,16 @@ const CODE: usize = 512;
 /// How often each instruction is repeated.
 const REPEATED: u64 = 1000;
 /// Letters of `exits.s`, what they stand for, and what others need on the same emulator.
-const MEASURES: [(char, &str, &str); 5] = [
+const MEASURES: [(char, &str, &str); 9] = [
     ('C', "CPUID", "KVM 2979, Xen 6755"),
     ('I', "IN AL, 61h (PIT)", "KVM 1557, Xen 1019"),
     ('O', "OUT 80h, AL", "KVM 1557, Xen 1019"),
     ('R', "RDMSR (MTRRCAP)", "KVM 2950, Xen 6666"),
     ('W', "WRMSR (DEBUGCTL)", ""),
+    ('B', "WBINVD", ""),
+    ('V', "INVD", ""),
+    ('P', "MOV from CR8", ""),
+    ('Q', "MOV to CR8", ""),
 ];
 
 /// Measures and prints the table.
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_empty_loop_is_taken_away() {
-        let text = table("N00000fa0 C0004baf0 I000785cb O00064963 R000612f9 W00061ac9 .").unwrap();
+        let text = table("N00000fa0 C0004baf0 I000785cb O00064963 R000612f9 W00061ac9 B00061ac9 V00061ac9 P00001388 Q00001388 .").unwrap();
         assert!(
             text.contains("CPUID                             306   KVM 2979"),
             "{text}"

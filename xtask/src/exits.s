@@ -29,6 +29,18 @@ _start:
     mov bp, offset do_wrmsr
     mov al, 'W'
     call measure
+    mov bp, offset do_wbinvd
+    mov al, 'B'
+    call measure
+    mov bp, offset do_invd
+    mov al, 'V'
+    call measure
+    mov bp, offset do_read_cr8
+    mov al, 'P'
+    call measure
+    mov bp, offset do_write_cr8
+    mov al, 'Q'
+    call measure
     mov al, '.'
     call put
 1:  hlt
@@ -81,6 +93,19 @@ do_wrmsr:
     xor eax, eax
     xor edx, edx
     wrmsr
+    ret
+do_wbinvd:
+    wbinvd
+    ret
+do_invd:
+    invd
+    ret
+do_read_cr8:                        # LOCK MOV EAX, CR0: how AMD CPUs move CR8 outside 64-bit mode
+    .byte 0xf0, 0x0f, 0x20, 0xc0
+    ret
+do_write_cr8:
+    xor eax, eax
+    .byte 0xf0, 0x0f, 0x22, 0xc0
     ret
     .org 510
     .word 0xaa55

@@ -91,6 +91,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// RIP behind the INVD or WBINVD at RIP, if it has no prefix. QEMU's AMD-V tells the one as the other.
+    pub(super) fn cache_flush(&mut self) -> Option<u64> {
+        const INVD: u16 = 0x080f;
+        const WBINVD: u16 = 0x090f;
+        let mode = Mode::of(self);
+        let linear = self.linear_rip(mode);
+        if linear & 0xfff == 0xfff {
+            return None;
+        }
+        let gpa = self.code_address(linear)?;
+        let opcode = self.memory.read_u16(gpa).ok()?;
+        matches!(opcode, INVD | WBINVD).then(|| mode.next_rip(self.cpu.rip(), 2))
+    }
+
     /// The general register of the MOV to or from a control register at RIP, and RIP behind it, if it has its usual form: at most a REX
     /// prefix, `0F 20` or `0F 22`, ModRM.
     pub(super) fn mov_to_from_cr(&mut self, access: RegAccess) -> Option<(u8, u64)> {

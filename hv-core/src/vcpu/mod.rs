@@ -417,9 +417,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Rdpmc => Err(general_protection()),
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit),
+            ExitReason::Invd | ExitReason::Wbinvd => self.flush_caches(exit),
             ExitReason::Rdtsc
-            | ExitReason::Invd
-            | ExitReason::Wbinvd
             | ExitReason::Pause
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
@@ -556,6 +555,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let dr6 = self.cpu.sysreg(SysReg::Dr6);
         self.cpu.set_sysreg(SysReg::Dr6, dr6 | why);
         self.raise(Event::exception(vector::DB, None));
+    }
+
+    /// INVD and WBINVD: there is nothing to be done. The guest's devices see its memory through the caches.
+    fn flush_caches(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        match exit.next_rip.or_else(|| self.cache_flush()) {
+            Some(next) => {
+                self.advance(next);
+                Ok(())
+            }
+            None => self.emulate(),
+        }
     }
 
     fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {

@@ -217,6 +217,8 @@ impl VcpuBackend for SvmVcpu {
     fn can_inject(&self, i: &Injection) -> bool {
         let event = match i.event {
             Some(e) if e.kind.is_software() => false,
+            // Bochs 2.7 does not look at the intercept of a shutdown: a triple fault of the guest would end Bochs.
+            Some(e) if e.is_double_fault() => false,
             // A window needs the virtual interrupt for itself.
             Some(e) if e.kind == EventKind::ExternalInterrupt => {
                 !(self.features.inject_virtual && i.irq_window)
@@ -225,6 +227,27 @@ impl VcpuBackend for SvmVcpu {
         };
         // The only window for NMIs is the intercept of the IRET that ends a handler.
         event && (i.nmi_blocked || !i.nmi_window)
+    }
+
+    #[inline(always)]
+    fn has_tpr_shadow(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn set_task_priority(&mut self, cr8: u8, threshold: u8) {
+        self.task_priority = cr8;
+        self.vmcb.intercept_cr_write = if threshold == 0 {
+            self.vmcb.intercept_cr_write & !INTERCEPT_CR8
+        } else {
+            self.vmcb.intercept_cr_write | INTERCEPT_CR8
+        };
+    }
+
+    #[inline(always)]
+    fn changed_task_priority(&mut self) -> Option<u8> {
+        let cr8 = (self.vmcb.virtual_interrupt & VirtualInterrupt::V_TPR.bits()) as u8;
+        (cr8 != self.task_priority).then_some(cr8)
     }
 
     fn run(&mut self, entry: &Entry) -> VmExit {

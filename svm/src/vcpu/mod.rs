@@ -49,10 +49,11 @@ const INTERCEPT4: Intercept4 = Intercept4::all();
 const INTERCEPT5: Intercept5 = Intercept5::all();
 
 /// #DB and #AC can be raised endlessly inside the CPU while they are delivered (CVE-2015-8104, CVE-2015-5307), unless they leave
-/// the guest; #MC is the host's.
-const INTERCEPT_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+/// the guest; #DF is delivered in software; #MC is the host's.
+const INTERCEPT_EXCEPTIONS: u32 =
+    1 << vector::DB | 1 << vector::DF | 1 << vector::AC | 1 << vector::MC;
 
-/// Reads and writes of CR8 leave the guest, so that the local APIC's task priority is always exact.
+/// The guest reads and writes V_TPR as its CR8. Writes leave it only while the task priority holds an interrupt back.
 const INTERCEPT_CR8: u16 = 1 << 8;
 
 /// Writes of CR4 leave the guest, because it must not set the bits of what CPUID hides, and AMD-V has no mask of bits. Some of them reach
@@ -80,6 +81,8 @@ pub struct SvmVcpu {
     xcr0: u64,
     /// What the hardware holds of a guest that is put aside.
     aside: Option<Aside>,
+    /// CR8 as it was set last.
+    task_priority: u8,
     /// The next entry flushes this guest's translations.
     pub(crate) flush_linear: bool,
     // The maps are referred to by address from the control block.
@@ -110,8 +113,8 @@ impl SvmVcpu {
         vmcb.msrpm_base = hw::address(&*msrpm).0;
         vmcb.asid = asid;
         vmcb.np_enable = NP_ENABLE;
-        vmcb.intercept_cr_read = INTERCEPT_CR8 | u16::from(features.cr_reads_as_cr0);
-        vmcb.intercept_cr_write = INTERCEPT_CR8 | INTERCEPT_CR4;
+        vmcb.intercept_cr_read = u16::from(features.cr_reads_as_cr0);
+        vmcb.intercept_cr_write = INTERCEPT_CR4;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
         let mut always = INTERCEPT3;
         always.set(Intercept3::CR0_SEL_WRITE, features.unchecked_cr0);
@@ -130,6 +133,7 @@ impl SvmVcpu {
             context,
             xcr0: 1,
             aside: None,
+            task_priority: 0,
             flush_linear: false,
             _iopm: iopm,
             _msrpm: msrpm,
@@ -242,7 +246,7 @@ impl SvmVcpu {
             .union(VirtualInterrupt::V_IGN_TPR)
             .union(VirtualInterrupt::V_INTR_PRIO);
         v.event_injection = 0;
-        let mut vi = VirtualInterrupt::V_INTR_MASKING.bits();
+        let mut vi = VirtualInterrupt::V_INTR_MASKING.bits() | u64::from(self.task_priority);
         let mut i3 = self.always;
         match entry.inject {
             Some(e) if e.kind == EventKind::ExternalInterrupt && self.features.inject_virtual => {

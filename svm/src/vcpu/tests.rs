@@ -47,6 +47,22 @@ fn reset_state_is_the_manuals() {
 }
 
 #[test]
+fn cr8_leaves_the_guest_only_while_it_holds_an_interrupt_back() {
+    let mut c = cpu();
+    for (cr8, threshold) in [(0, 0), (5, 0), (5, 4), (9, 0)] {
+        c.set_task_priority(cr8, threshold);
+        c.encode(&ENTRY);
+        assert_eq!(c.vmcb.virtual_interrupt & 0xff, u64::from(cr8), "V_TPR");
+        assert_eq!(c.vmcb.intercept_cr_read & 1 << 8, 0);
+        let left = c.vmcb.intercept_cr_write & 1 << 8 != 0;
+        assert_eq!(left, threshold != 0, "{cr8} {threshold}");
+        assert_eq!(c.changed_task_priority(), None);
+        c.vmcb.virtual_interrupt ^= 2;
+        assert_eq!(c.changed_task_priority(), Some(cr8 ^ 2));
+    }
+}
+
+#[test]
 fn writes_of_cr4_leave_the_guest_under_both_ways_of_paging() {
     let mut c = cpu();
     for shadow in [false, true, false] {

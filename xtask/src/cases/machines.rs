@@ -9,7 +9,7 @@ use super::network::md5;
 use super::{Case, keys, on, own, until};
 use crate::guests::Guest;
 use crate::largest::Largest;
-use crate::rig::{BOCHS_VMX, Net, Network, Paging};
+use crate::rig::{BOCHS_SVM, BOCHS_VMX, Net, Network, Paging};
 use crate::run::Options;
 use crate::script::Step;
 use crate::vm::Vm;
@@ -17,6 +17,7 @@ use crate::{media, registers};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
+    let corner = |name| own(name, &[], corners, 64, 120);
     let keep = |name| own(name, &[], keep_registers, 64, 200);
     vec![
         own(
@@ -36,7 +37,9 @@ pub(super) fn cases() -> Vec<Case> {
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
-        own("corners-of-the-architecture", &[], corners, 64, 120),
+        corner("corners-of-the-architecture"),
+        on(BOCHS_VMX, None, corner("bochs-vmx-corners")),
+        on(BOCHS_SVM, None, corner("bochs-svm-corners")),
         on(
             BOCHS_VMX,
             None,
