@@ -53,12 +53,16 @@ bitflags! {
         const INTERRUPT = 1 << 0;
         /// An NMI has been signalled.
         const NMI = 1 << 1;
+        /// The task priority is not 0.
+        const PRIORITY = 1 << 2;
     }
 }
 
 impl Attention {
     /// Nothing waits.
     pub const NONE: Self = Self::empty();
+    /// What wants to be injected.
+    pub const EVENTS: Self = Self::INTERRUPT.union(Self::NMI);
 }
 
 /// What the interrupt chips tell a virtual CPU, and what it tells them.

@@ -104,6 +104,11 @@ impl InterruptController for CpuInterrupts {
             Attention::NMI,
             self.signals.events.load(Ordering::Relaxed) & event::NMI != 0,
         );
+        // It holds no interrupt back without being there.
+        attention.set(
+            Attention::PRIORITY,
+            self.signals.tpr.load(Ordering::Acquire) != 0,
+        );
         attention
     }
 

@@ -131,6 +131,7 @@ impl InterruptController for FakeInterrupts {
         let mut a = Attention::NONE;
         a.set(Attention::INTERRUPT, !self.waiting.is_empty());
         a.set(Attention::NMI, self.nmi);
+        a.set(Attention::PRIORITY, self.cr8 != 0);
         a
     }
     fn acknowledge(&mut self) -> Option<u8> {

@@ -125,6 +125,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
     now_is_old: bool,
     halted: bool,
+    /// The hardware has a task priority other than 0.
+    has_priority: bool,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
     /// Accesses to the control structure that are accounted for.
@@ -168,6 +170,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             now: VmTime(0),
             now_is_old: false,
             halted: false,
+            has_priority: true,
             last: None,
             accesses: (0, 0),
             stop: None,
@@ -192,6 +195,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.pveoi = PvEoi::default();
         self.events = EventQueue::default();
         self.halted = false;
+        self.has_priority = true;
         self.stop = None;
         self.place_local_apic();
         self.reload_paging();
@@ -222,23 +226,29 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 return Stop::Service;
             }
             let attention = self.irqs.attention();
-            let injection =
-                if self.halted || attention != Attention::NONE || !self.events.is_quiet() {
-                    match self.injection(attention) {
-                        Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => continue,
-                        Some(i) => i,
-                        None => {
-                            self.account(self.clock.ticks());
-                            return Stop::Idle(self.bus.deadline().min(self.service_at));
-                        }
+            let injection = if self.halted
+                || attention.intersects(Attention::EVENTS)
+                || !self.events.is_quiet()
+            {
+                match self.injection(attention) {
+                    Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => continue,
+                    Some(i) => i,
+                    None => {
+                        self.account(self.clock.ticks());
+                        return Stop::Idle(self.bus.deadline().min(self.service_at));
                     }
-                } else {
-                    Injection::default()
-                };
+                }
+            } else {
+                Injection::default()
+            };
             if !self.cpu.can_run() && self.run_in_software(&injection) {
                 continue;
             }
-            if self.cpu.has_tpr_shadow() {
+            // Mostly it is 0, as it was.
+            if self.cpu.has_tpr_shadow()
+                && (self.has_priority || attention.contains(Attention::PRIORITY))
+            {
+                self.has_priority = attention.contains(Attention::PRIORITY);
                 self.cpu
                     .set_task_priority(self.irqs.cr8(), self.irqs.tpr_threshold());
             }
@@ -320,6 +330,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.take_back_eoi();
         if let Some(cr8) = self.cpu.changed_task_priority() {
             self.irqs.set_cr8(cr8);
+            self.has_priority = true;
         }
         if let Some(e) = exit.vectoring {
             self.put_back(e);
