@@ -5,7 +5,7 @@
 
 use crate::lapic;
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use spin::Mutex;
 use x86::io::{inb, outb};
 
@@ -118,15 +118,67 @@ unsafe extern "C" {
     static umbra_stubs: u8;
 }
 
-/// Stack of exceptions that must not trust the current one (double fault, NMI, machine check).
-const IST_STACK: usize = 16 * 1024;
+// The stacks of exceptions that must not trust the current one, each with a page below it that is not mapped (`paging::protect`). A page
+// fault has one because an overflow of the usual stack is one.
+global_asm!(
+    r#"
+    .section .bss
+    .align 4096
+umbra_exception_stacks:
+    .skip 4 * (4096 + 16384)
+    .text
+"#
+);
+
+unsafe extern "C" {
+    static umbra_stack_guard: u8;
+    static umbra_exception_stacks: u8;
+}
+
+/// Bytes of a stack of exceptions, and of the page below it.
+const IST_STACK: u64 = 16 * 1024;
+const GUARD: u64 = 4096;
+/// Whose they are, by vector, from the first entry of the interrupt stack table on (SDM vol 3A 7.14.5, "Interrupt Stack Table").
+const IST: [(u8, &str); 4] = [
+    (8, "double-fault"),
+    (2, "NMI"),
+    (18, "machine-check"),
+    (PAGE_FAULT, "page-fault"),
+];
+const DOUBLE_FAULT: u8 = 8;
+const PAGE_FAULT: u8 = 14;
+
+/// A stack with a guard page.
+pub struct Stack {
+    /// Its name.
+    pub name: &'static str,
+    /// Where its guard page is. The stack lies right above.
+    pub guard: u64,
+}
+
+/// Where the guard page of stack `n` of the interrupt stack table is.
+fn ist_guard(n: usize) -> u64 {
+    &raw const umbra_exception_stacks as u64 + n as u64 * (GUARD + IST_STACK)
+}
+
+/// All stacks.
+pub fn stacks() -> impl Iterator<Item = Stack> {
+    let main = Stack {
+        name: "main",
+        guard: &raw const umbra_stack_guard as u64,
+    };
+    let exceptions = IST.iter().enumerate().map(|(n, &(_, name))| Stack {
+        name,
+        guard: ist_guard(n),
+    });
+    [main].into_iter().chain(exceptions)
+}
 
 #[repr(C, align(16))]
 struct Tables {
     gdt: [u64; 5],
     idt: [[u64; 2]; 256],
     tss: [u32; 26],
-    stacks: [[u8; IST_STACK]; 3],
 }
 
 /// Loads the descriptor tables of this CPU, and sets the 8259As up with all lines masked.
@@ -135,10 +187,9 @@ pub fn init() {
         gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
         idt: [[0; 2]; 256],
         tss: [0; 26],
-        stacks: [[0; IST_STACK]; 3],
     }));
-    for (i, stack) in tables.stacks.iter().enumerate() {
-        let top = stack.as_ptr() as u64 + IST_STACK as u64;
+    for i in 0..IST.len() {
+        let top = ist_guard(i) + GUARD + IST_STACK;
         tables.tss[9 + 2 * i] = top as u32;
         tables.tss[10 + 2 * i] = (top >> 32) as u32;
     }
@@ -148,12 +199,8 @@ pub fn init() {
     tables.gdt[4] = tss >> 32;
     for (vector, entry) in tables.idt.iter_mut().enumerate() {
         let handler = &raw const umbra_stubs as u64 + 16 * vector as u64;
-        let ist = match vector {
-            8 => 1,
-            2 => 2,
-            18 => 3,
-            _ => 0u64,
-        };
+        let ist = IST.iter().position(|&(v, _)| usize::from(v) == vector);
+        let ist = ist.map_or(0, |n| n as u64 + 1);
         entry[0] =
             handler & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
         entry[1] = handler >> 32;
@@ -278,15 +325,68 @@ fn end_of_interrupt(line: u8) {
 }
 
 fn exception(f: &Frame) {
+    let once =
+        OVERFLOWING.compare_exchange(f.vector as u8, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+    if once.is_ok() {
+        exhaust();
+    }
     // A guest that sets breakpoints on our addresses gets nothing for it.
     if f.vector == 1 {
         return;
     }
     let cr2 = x86_64::registers::control::Cr2::read_raw();
+    // A page fault for which there is no room on its own stack is a double fault, and keeps its address.
+    if matches!(f.vector as u8, PAGE_FAULT | DOUBLE_FAULT)
+        && let Some(stack) = stacks().find(|s| (s.guard..s.guard + GUARD).contains(&cr2))
+    {
+        panic!(
+            "stack overflow of the {} stack: rip {:#x}, rsp {:#x}",
+            stack.name, f.rip, f.rsp
+        );
+    }
     panic!(
         "exception {} in Umbra itself: error {:#x}, rip {:#x}, rsp {:#x}, rflags {:#x}, cr2 {cr2:#x}, ss:{:x} cs:{:x}, registers {:x?}",
         f.vector, f.error, f.rip, f.rsp, f.rflags, f.ss, f.cs, f.gprs
     );
+}
+
+/// The vector whose handler is to exhaust its stack, once: a test of Umbra itself.
+static OVERFLOWING: AtomicU8 = AtomicU8::new(NOBODY);
+/// No exception.
+const NOBODY: u8 = 0xff;
+
+/// Uses up the stack.
+fn exhaust() -> u64 {
+    #[inline(never)]
+    fn deeper(n: u64) -> u64 {
+        if n == u64::MAX {
+            return n;
+        }
+        let room = core::hint::black_box([n; 32]);
+        deeper(n + 1) + room[n as usize % room.len()]
+    }
+    core::hint::black_box(deeper(0))
+}
+
+/// Lets the stack of this name overflow, so that a test sees how that is told. A name that is none does nothing.
+pub fn overflow(name: &str) {
+    log::info!("the {name} stack is to overflow");
+    if name == "main" {
+        exhaust();
+    }
+    if let Some(&(vector, _)) = IST.iter().find(|(_, of)| *of == name) {
+        OVERFLOWING.store(vector, Ordering::Relaxed);
+        // SAFETY: exceptions are what is asked for. Those with an error code get none, and do not return.
+        unsafe {
+            match vector {
+                DOUBLE_FAULT => asm!("int 8"),
+                PAGE_FAULT => asm!("int 14"),
+                18 => asm!("int 18"),
+                // An NMI is counted, on a stack that nothing else uses.
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Lets pending interrupts in.

@@ -51,7 +51,8 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     // SAFETY: the start code passes what the boot loader passed.
     let boot = unsafe { BootInfo::read(magic, info) };
     memory::init(&boot, options::count(boot.cmdline));
-    paging::map(0, memory::top(&boot), false);
+    let mapped = paging::protect() && paging::map(0, memory::top(&boot), false);
+    assert!(mapped, "there is no memory for Umbra's own page tables");
     interrupts::init();
     log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
     log::info!("command line: {:?}", boot.cmdline);
@@ -64,6 +65,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
             refuse(&why.to_string())
         }
     };
+    paging::audit();
     match options.control {
         Some(transport) => {
             if !control::open(transport) {
@@ -71,6 +73,9 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
             }
         }
         None => logger::listen(),
+    }
+    if let Some(stack) = options.overflow {
+        interrupts::overflow(stack);
     }
     lapic::init();
     clock::init();

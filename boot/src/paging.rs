@@ -1,50 +1,114 @@
-//! The host's page tables: everything at its own address. The start code maps the first 4 GiB; RAM and device registers above
-//! are added here, in 2 MiB pages.
+//! The host's page tables: everything at its own address. The start code maps the first 4 GiB, to be written and executed; [`protect`] takes
+//! away what is not needed, and RAM and device registers above are added here. Guests' RAM is data to Umbra, as all memory is but the image.
 
-use crate::memory;
+use crate::{interrupts, memory};
+use core::sync::atomic::{AtomicBool, Ordering};
+use host_memory::tables::{self, Rights, Tables};
+use host_memory::{PAGE, Range};
+use x86_64::registers::model_specific::{Efer, EferFlags};
 
 unsafe extern "C" {
     static umbra_pml4: u64;
+    static umbra_image_start: u8;
+    static umbra_text: u8;
+    static umbra_rodata: u8;
+    static umbra_data: u8;
 }
 
-const LARGE: u64 = 2 << 20;
-const PRESENT_WRITABLE: u64 = 3;
-const PAGE_SIZE_2M: u64 = 1 << 7;
-const CACHE_DISABLE: u64 = 1 << 4;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Where what the start code maps ends.
+const END: u64 = 4 << 30;
 
-/// The table below entry `index` of `table`, made if there is none.
-fn descend(table: u64, index: u64) -> Option<u64> {
-    let entry = (table + 8 * index) as *mut u64;
-    // SAFETY: page tables of our own, identity-mapped; only this file changes them.
-    let value = unsafe { entry.read_volatile() };
-    if value & 1 != 0 {
-        return Some(value & ADDRESS);
+/// The tables that CR3 points to.
+struct Own;
+
+impl Tables for Own {
+    fn table(&mut self) -> Option<u64> {
+        memory::frame()
     }
-    let new = memory::frame()?;
-    // SAFETY: as above.
-    unsafe { entry.write_volatile(new | PRESENT_WRITABLE) };
-    Some(new)
+    fn read(&self, at: u64) -> u64 {
+        // SAFETY: page tables of our own, mapped at their own addresses; only this file changes them.
+        unsafe { (at as *const u64).read_volatile() }
+    }
+    fn write(&mut self, at: u64, entry: u64) {
+        // SAFETY: as in `read`. What is mapped stays at its own address.
+        unsafe { (at as *mut u64).write_volatile(entry) };
+    }
+    fn has_nx(&self) -> bool {
+        NX.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether the start code has set EFER.NXE.
+static NX: AtomicBool = AtomicBool::new(false);
+
+fn root() -> u64 {
+    &raw const umbra_pml4 as u64
 }
 
 /// Maps `[start, end)` at its own address. `device`: registers, not to be cached. False: no memory for tables.
 pub fn map(start: u64, end: u64, device: bool) -> bool {
-    let mut at = start & !(LARGE - 1);
-    while at < end {
-        let page = descend(&raw const umbra_pml4 as u64, at >> 39 & 511)
-            .and_then(|pdpt| descend(pdpt, at >> 30 & 511))
-            .map(|pd| (pd + 8 * (at >> 21 & 511)) as *mut u64);
-        let Some(entry) = page else { return false };
-        // SAFETY: as in `descend`. An entry that exists already maps the same address.
-        unsafe {
-            if entry.read_volatile() & 1 == 0 {
-                entry.write_volatile(
-                    at | PRESENT_WRITABLE | PAGE_SIZE_2M | if device { CACHE_DISABLE } else { 0 },
-                );
-            }
-        }
-        at += LARGE;
+    let rights = if device { Rights::Device } else { Rights::Data };
+    let done = tables::fill(&mut Own, root(), Range { start, end }, rights);
+    x86_64::instructions::tlb::flush_all();
+    done
+}
+
+/// Leaves execution to the code, and writing to data; takes the pages below the stacks away. False: no memory for tables.
+pub fn protect() -> bool {
+    NX.store(
+        Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE),
+        Ordering::Relaxed,
+    );
+    let [image, text, rodata, data] = [
+        &raw const umbra_image_start as u64,
+        &raw const umbra_text as u64,
+        &raw const umbra_rodata as u64,
+        &raw const umbra_data as u64,
+    ];
+    // The code, which is this, stays executable throughout.
+    let parts = [
+        (0, image, Rights::Data),
+        (image, text, Rights::ReadOnly),
+        (text, rodata, Rights::Code),
+        (rodata, data, Rights::ReadOnly),
+        (data, END, Rights::Data),
+    ];
+    let mut done = true;
+    for (start, end, rights) in parts {
+        done &= tables::protect(&mut Own, root(), Range { start, end }, rights);
+    }
+    for stack in interrupts::stacks() {
+        let page = Range {
+            start: stack.guard,
+            end: stack.guard + PAGE,
+        };
+        done &= tables::protect(&mut Own, root(), page, Rights::Guard);
     }
     x86_64::instructions::tlb::flush_all();
-    true
+    done
+}
+
+/// Walks the tables that the CPU has, and tells what is executable. A page that is writable too, or a guard page that is mapped, is a defect of
+/// ours, and ends Umbra.
+pub fn audit() {
+    if !NX.load(Ordering::Relaxed) {
+        return log::warn!("this CPU cannot forbid the execution of data (no NX bit)");
+    }
+    let (mut executable, mut read_only) = (0, 0);
+    tables::walk(&Own, root(), &mut |m| {
+        assert!(
+            !(m.write && m.execute) && m.to == m.range.start,
+            "Umbra's own tables: {m:x?}"
+        );
+        let guard = interrupts::stacks().find(|stack| m.range.start == stack.guard);
+        assert!(guard.is_none(), "a guard page is mapped: {m:x?}");
+        let kib = (m.range.end - m.range.start) >> 10;
+        executable += if m.execute { kib } else { 0 };
+        read_only += if m.write { 0 } else { kib };
+    });
+    log::info!(
+        "own page tables: {executable} KiB executable, {} KiB of data read-only, no page writable and executable, {} guard pages",
+        read_only - executable,
+        interrupts::stacks().count()
+    );
 }

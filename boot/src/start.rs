@@ -74,6 +74,7 @@ umbra_start:
     test edx, 0x20000000
     jz 9f
     pop ebx
+    mov ebp, edx
 
     // 4 GiB in 2 MiB pages: one PML4, one PDPT, four page directories.
     mov eax, offset umbra_pdpt + 3
@@ -101,7 +102,11 @@ umbra_start:
     mov ecx, 0xc0000080
     rdmsr
     or eax, 0x100
-    wrmsr
+    // No execution of data, where the CPU can forbid it (CPUID 8000_0001h EDX.NX).
+    bt ebp, 20
+    jnc 6f
+    or eax, 0x800
+6:  wrmsr
     mov eax, cr0
     and eax, 0x9ffffff3
     or eax, 0x80010023
@@ -161,8 +166,10 @@ umbra_pdpt:
     .skip 4096
 umbra_pd:
     .skip 4096 * 4
-    .global umbra_stack_bottom
-umbra_stack_bottom:
+    // Below the stack lies a page that is not mapped once `paging::protect` has been called.
+    .global umbra_stack_guard
+umbra_stack_guard:
+    .skip 4096
     .skip 128 * 1024
 umbra_stack_top:
     .text

@@ -60,6 +60,7 @@ impl Entry {
             control,
             window: true,
             check: false,
+            overflow: None,
             vms: vec![vm; guests.len()],
         };
         let title = |guest: &Medium| {

@@ -73,6 +73,8 @@ pub struct Options {
     pub count: bool,
     /// Whether the clock counts instructions.
     pub icount: bool,
+    /// The stack of Umbra's that is to overflow: a test of Umbra itself.
+    pub overflow: Option<&'static str>,
     /// The outer machine's memory in bytes, if it is not to be what the guests need.
     pub outer_memory: Option<u64>,
     /// What the guests' media are attached to in the outer machine.
@@ -164,6 +166,7 @@ impl Options {
             record: args.record,
             count: args.report.is_some(),
             icount: args.icount,
+            overflow: None,
             outer_memory: args
                 .outer_memory
                 .as_deref()
@@ -190,6 +193,7 @@ impl Options {
             count: false,
             icount: false,
             outer_memory: None,
+            overflow: None,
             bus: Bus::Virtio,
             interactive: false,
         }
@@ -289,6 +293,7 @@ pub fn machine(
         control: Some(options.rig.control()),
         window: options.window,
         check: false,
+        overflow: options.overflow,
         vms: options
             .vms()
             .map(|vm| vm.options(options.record, options.count))

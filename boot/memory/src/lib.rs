@@ -1,4 +1,5 @@
-//! The host's physical memory, as numbers: which ranges are free ([`Ranges`]), and what a VM needs before it may start ([`Demand`]).
+//! The host's physical memory, as numbers: which ranges are free ([`Ranges`]), what a VM needs before it may start ([`Demand`]), and how Umbra
+//! itself maps it ([`tables`]).
 //!
 //! Nothing here touches memory; `boot` does. So all of it is tested on any machine.
 #![cfg_attr(not(test), no_std)]
@@ -6,6 +7,7 @@
 
 mod demand;
 mod ranges;
+pub mod tables;
 
 pub use demand::{Demand, Lack};
 pub use ranges::{Range, Ranges};

@@ -252,6 +252,8 @@ pub struct Options<'a> {
     pub window: bool,
     /// Whether every VM entry is checked by the manual's rules before it is tried (VT-x).
     pub check: bool,
+    /// The stack of Umbra's that is to overflow, to see that this is noticed: a test of Umbra itself.
+    pub overflow: Option<&'a str>,
     /// The virtual machines: 1 to [`MAX_VMS`].
     pub vms: Vec<Vm<'a>>,
 }
@@ -378,6 +380,10 @@ impl<'a> Options<'a> {
             match key {
                 "window" => options.window = true,
                 "check" => options.check = true,
+                "selftest" => {
+                    let stack = value.strip_prefix("overflow:");
+                    options.overflow = Some(stack.ok_or(wrong("use overflow:STACK"))?);
+                }
                 "control" => {
                     let transport = transport(value).ok_or(wrong("use com2 or e9"))?;
                     options.control = Some(transport);
@@ -450,6 +456,7 @@ impl fmt::Display for Options<'_> {
             control,
             window,
             check,
+            overflow,
             vms,
         } = self;
         if let Some(transport) = control {
@@ -457,6 +464,9 @@ impl fmt::Display for Options<'_> {
         }
         for (given, word) in [(window, "window "), (check, "check ")] {
             f.write_str(if *given { word } else { "" })?;
+        }
+        if let Some(stack) = overflow {
+            write!(f, "selftest=overflow:{stack} ")?;
         }
         for (number, vm) in (1..).zip(vms) {
             if number > 1 {
@@ -514,6 +524,7 @@ mod tests {
                 control: r.pick(&[None, Some(Transport::Com2), Some(Transport::E9)]),
                 window: r.below(2) == 0,
                 check: r.below(2) == 0,
+                overflow: r.pick(&[None, Some("main")]),
                 vms,
             };
             options.vms[0].cmdline = r.pick(&[None, Some("quiet vm=3 -- memory=1"), Some("")]);

@@ -4,6 +4,7 @@
 
 mod checks;
 mod console;
+mod defence;
 mod docs;
 mod events;
 mod fresh;
@@ -100,6 +101,7 @@ pub fn all() -> Vec<Case> {
     all.extend(network::cases());
     all.extend(storage::cases());
     all.extend(console::cases());
+    all.extend(defence::cases());
     all.extend(docs::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
