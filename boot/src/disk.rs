@@ -10,9 +10,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::slice;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp, BlockRequest};
 use hv_core::mem::Piece;
+use protocol::{MAX_VMS, options};
 use spin::Mutex;
 use virtio_drivers::device::common::Feature;
 use virtio_drivers::queue::VirtQueue;
@@ -87,6 +88,8 @@ struct Device {
     /// How it says that a request is over. None: it does not.
     interrupt: Option<Interrupt>,
     asked: Option<Asked>,
+    /// The VMs, a bit each, that are told when a request is over.
+    vms: u8,
     /// The frame of the next request.
     frame: Option<Box<Frame>>,
 }
@@ -96,8 +99,8 @@ unsafe impl Send for Device {}
 
 /// The disks that interrupt.
 static DISKS: Mutex<Vec<Arc<Mutex<Device>>>> = Mutex::new(Vec::new());
-/// A disk has interrupted because a request is over.
-static ANSWERED: AtomicBool = AtomicBool::new(false);
+/// The VMs, a bit each from bit 0 on, whose disks have interrupted because a request is over.
+static ANSWERED: AtomicU8 = AtomicU8::new(0);
 
 /// The buffers of a request, as the queue wants them: those that the disk reads, and those that it writes.
 type Buffers<'a> = (Vec<&'a [u8]>, Vec<&'a mut [u8]>);
@@ -169,6 +172,7 @@ impl Device {
             data_buffers,
             interrupt,
             asked: None,
+            vms: u8::MAX,
             frame: Some(Box::new(Frame {
                 header: header(IN, 0),
                 status: [NO_STATUS],
@@ -333,14 +337,27 @@ fn interrupt() {
         let mut disk = disk.lock();
         if disk.interrupt == Some(Interrupt::Message) || !disk.transport.ack_interrupt().is_empty()
         {
-            ANSWERED.store(true, Ordering::Relaxed);
+            ANSWERED.fetch_or(disk.vms, Ordering::Relaxed);
         }
     }
 }
 
-/// Whether requests have come to an end since this was last asked.
-pub fn answered() -> bool {
-    ANSWERED.swap(false, Ordering::Relaxed)
+/// The VMs, a bit each from bit 0 on, whose requests have come to an end since this was last asked.
+pub fn answered() -> u8 {
+    ANSWERED.swap(0, Ordering::Relaxed)
+}
+
+/// The VMs, a bit each, that a disk with this serial number can be of: the one that it names (`choose` takes it for no other), or any.
+fn owners(serial: &str) -> u8 {
+    const ANY: u8 = u8::MAX;
+    const _: () = assert!(MAX_VMS as u32 <= u8::BITS);
+    let named = (1..=usize::from(MAX_VMS)).rev().find(|&vm| {
+        let prefix = options::prefix(vm);
+        serial
+            .strip_prefix("umbra-")
+            .is_some_and(|rest| rest.starts_with(prefix.as_str()))
+    });
+    named.map_or(ANY, |vm| 1 << (vm - 1))
 }
 
 /// A medium in memory: a boot-loader module.
@@ -381,6 +398,7 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
         // What is asked here is waited for.
         device.queue.set_dev_notify(false);
         let serial = device.serial();
+        device.vms = owners(&serial);
         log::info!(
             "disk {serial:?}: {} MiB{}",
             device.sectors / 2048,

@@ -1,9 +1,10 @@
 //! The guest's memory, as host memory.
 
 use super::MEMORY;
+use crate::clock;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use host_memory::MIB;
+use host_memory::{MIB, PAGE};
 use hv_core::mem::{GuestMemory, NotRam, Piece};
 use hv_core::{Gpa, Hpa};
 
@@ -20,14 +21,29 @@ pub struct Extent {
     pub writable: bool,
 }
 
+/// Clears a piece of RAM, and answers how many bytes of it were in pages that were not clear. A page that is clear is read only: an outer
+/// hypervisor that gives memory when it is written keeps it.
+fn clear(extent: &Extent) -> u64 {
+    let mut used = 0;
+    for at in (extent.hpa.0..extent.hpa.0 + extent.len).step_by(PAGE as usize) {
+        // SAFETY: the piece has just been taken from the free memory, is mapped, and is nobody else's.
+        let page = unsafe { &mut *(at as *mut [u64; PAGE as usize / 8]) };
+        if page.iter().fold(0, |all, word| all | word) != 0 {
+            page.fill(0);
+            used += PAGE;
+        }
+    }
+    used
+}
+
 /// The guest's memory. Accesses are plain copies: with one CPU, the guest does not run while the hypervisor does.
 pub struct GuestRam {
     extents: Vec<Extent>,
 }
 
 impl GuestRam {
-    /// Takes host memory for RAM at `[gpa, gpa + len)` for each of `ranges`, in large pages. It is not cleared, as a PC's is not:
-    /// nothing but firmware and boot loader has used it since power-on.
+    /// Takes host memory for RAM at `[gpa, gpa + len)` for each of `ranges`, in large pages, and clears it: what was in it is
+    /// another's. None: there is not as much.
     pub fn allocate(ranges: &[(u64, u64)]) -> Option<Self> {
         let mut extents = Vec::new();
         for &(gpa, len) in ranges {
@@ -60,6 +76,13 @@ impl GuestRam {
                 done += piece;
             }
         }
+        let before = clock::since_start_ms();
+        let used: u64 = extents.iter().map(clear).sum();
+        log::info!(
+            "guest RAM: cleared in {} ms, {} KiB of it had been used",
+            clock::since_start_ms() - before,
+            used >> 10
+        );
         Some(Self { extents })
     }
 

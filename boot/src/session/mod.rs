@@ -307,6 +307,7 @@ impl<B: VcpuBackend> Session<B> {
             }
             let vm = &mut self.vms[index];
             next = next.min(vm.turn_due());
+            let answered = answered >> (vm.number - 1) & 1 != 0;
             if answered || vm.guest.port.is_some_and(|port| frames.contains(port)) {
                 vm.rouse();
             }
