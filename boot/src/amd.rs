@@ -1,7 +1,7 @@
 //! AMD-V on this CPU: whether it can do what Umbra needs, and turning it on.
 
 use crate::guest::SecondStage;
-use crate::host::{self, Virtualization, cpuid};
+use crate::host::{self, Confinement, Virtualization, cpuid};
 use crate::memory;
 use alloc::string::String;
 use npt_shadow::Format;
@@ -26,6 +26,7 @@ fn is_qemu_tcg() -> bool {
 pub struct Amd {
     features: Features,
     second_stage: SecondStage,
+    confinement: Confinement,
 }
 
 /// Asks the CPU, which has AMD-V, for what Umbra needs, and turns it on.
@@ -76,9 +77,20 @@ pub fn enable() -> Result<Amd, String> {
         largest: if gigabyte_pages { 3 } else { 2 },
         identity_map: None,
     };
+    let confinement = if svm::probe::task_switches_exit() {
+        Confinement::Hardware
+    } else if svm::probe::nested_paging_works() {
+        log::info!(
+            "AMD-V: the intercept of task switches does nothing: 32-bit guests under shadow paging are fenced in by nested tables"
+        );
+        Confinement::Fence(second_stage)
+    } else {
+        Confinement::None
+    };
     Ok(Amd {
         features,
         second_stage,
+        confinement,
     })
 }
 
@@ -106,6 +118,11 @@ impl Virtualization for Amd {
         number: u16,
         paging: Paging,
     ) -> Result<(SvmVcpu, Option<SecondStage>), String> {
+        if matches!(self.confinement, Confinement::None) && paging.needs_shadow() {
+            return Err("this CPU's AMD-V does not leave a guest for task switches and has no nested paging: shadow paging would not \
+                        confine a guest"
+                .into());
+        }
         if !self.features.nested_paging && paging.needs_nested() {
             return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
         }
@@ -119,6 +136,10 @@ impl Virtualization for Amd {
         }
         let nested = self.features.nested_paging.then_some(self.second_stage);
         Ok((SvmVcpu::new(self.features, asid), nested))
+    }
+
+    fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     fn unguarded_components(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Puts a guest's machine together: memory, devices, firmware, media.
 
 use crate::clock::HostClock;
-use crate::host::Virtualization;
+use crate::host::{Confinement, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
@@ -65,6 +65,7 @@ pub struct SecondStage {
 struct Ways {
     /// None: the CPU was not set up for nested paging.
     second_stage: Option<SecondStage>,
+    confinement: Confinement,
     memory: Arc<WatchedMemory>,
     shadow: Config,
 }
@@ -80,7 +81,17 @@ impl Ways {
 
     /// Shadow paging, likewise.
     fn shadow(&self) -> Option<Kind<HostFrames>> {
-        let shadow = ShadowMmu::new(HostFrames, self.memory.clone(), self.shadow)?;
+        let mut shadow = ShadowMmu::new(HostFrames, self.memory.clone(), self.shadow)?;
+        match self.confinement {
+            Confinement::Hardware => {}
+            Confinement::Fence(stage) => {
+                let tables = NestedMmu::new(HostFrames, stage.format, stage.largest)?;
+                if !shadow.enclose(tables) {
+                    return None;
+                }
+            }
+            Confinement::None => return None,
+        }
         Some(Kind::Shadow(Box::new(shadow)))
     }
 
@@ -323,6 +334,7 @@ impl<B: VcpuBackend> Guest<B> {
         let memory = WatchedMemory::new(ram.clone(), frames).ok_or_else(enough)?;
         let ways = Ways {
             second_stage,
+            confinement: virtualization.confinement(),
             memory: memory.clone(),
             shadow,
         };

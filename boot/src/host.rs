@@ -63,6 +63,17 @@ pub fn has_osxsave() -> bool {
     unsafe { cr4() }.contains(Cr4::CR4_ENABLE_OS_XSAVE)
 }
 
+/// What keeps a guest under shadow paging from loading a CR3 of its own by a hardware task switch.
+#[derive(Clone, Copy)]
+pub enum Confinement {
+    /// The CPU leaves the guest for it.
+    Hardware,
+    /// A [fence](npt_shadow::fence) of such tables.
+    Fence(SecondStage),
+    /// Nothing does.
+    None,
+}
+
 /// This CPU's virtualization, turned on.
 pub trait Virtualization {
     /// A virtual CPU on it.
@@ -78,6 +89,11 @@ pub trait Virtualization {
         number: u16,
         paging: Paging,
     ) -> Result<(Self::Cpu, Option<SecondStage>), String>;
+
+    /// What confines guests under shadow paging.
+    fn confinement(&self) -> Confinement {
+        Confinement::Hardware
+    }
 
     /// XCR0 bits that guests can set although CPUID hides them, because XSETBV does not leave the guest.
     fn unguarded_components(&self) -> u64 {

@@ -63,6 +63,15 @@ pub trait VcpuBackend: Send + 'static {
     fn set_shadow_paging(&mut self, on: bool) {
         debug_assert!(!on, "this backend has no shadow paging");
     }
+    /// Shadow paging: the root of nested tables to be walked below the shadow tables ([`Mmu::fence`](crate::mmu::Mmu::fence)).
+    fn set_fence(&mut self, root: Option<Hpa>) {
+        debug_assert!(root.is_none(), "this backend needs no fence");
+    }
+    /// What the CPU has loaded into CR3, if it has switched the guest's tasks although it was to leave the guest for that. It has come to a
+    /// fence and done the first half: the segment registers are still to be loaded.
+    fn switched_tasks(&self) -> Option<u64> {
+        None
+    }
     /// A segment register with its hidden part.
     fn segment(&self, reg: SegReg) -> Segment;
     /// Sets a segment register with its hidden part. Setting CS or SS sets the privilege level to SS.DPL.

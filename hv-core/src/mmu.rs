@@ -206,6 +206,12 @@ pub trait Mmu: Send {
         on == self.is_shadow()
     }
 
+    /// Shadow paging, after [`load`](Self::load): the root of the nested tables that the hardware is to walk below the shadow tables, on
+    /// CPUs that switch a guest's tasks without leaving it.
+    fn fence(&mut self) -> Option<Hpa> {
+        None
+    }
+
     /// Shadow paging: the guest has faulted.
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
         let _ = fault;

@@ -14,6 +14,7 @@
 
 extern crate alloc;
 
+pub mod fence;
 mod map;
 pub mod nested;
 pub mod paging;

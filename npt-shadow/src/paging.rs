@@ -121,6 +121,10 @@ impl<F: Frames> Mmu for Paging<F> {
         true
     }
 
+    fn fence(&mut self) -> Option<Hpa> {
+        either!(&mut self.used, mmu => mmu.fence())
+    }
+
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
         either!(&mut self.used, mmu => mmu.page_fault(fault))
     }

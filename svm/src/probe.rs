@@ -1,14 +1,17 @@
-//! What this CPU's AMD-V does otherwise than the manual says and does not tell: found out by running a guest of two instructions.
+//! What this CPU's AMD-V does otherwise than the manual says and does not tell: found out by running guests of two instructions.
 //!
-//! The guest is the hypervisor itself, in its own page tables, at `umbra_svm_probe` in [`hw`](crate::hw): it reads CR3 and halts. Its own
-//! interrupt flag, which is clear, holds host interrupts back: one may be waiting, and nobody takes it meanwhile.
+//! One guest is the hypervisor itself, in its own page tables, at `umbra_svm_probe` in [`hw`](crate::hw): it reads CR3 and halts. The
+//! other is in protected mode without paging, in [`TASKS`]: it jumps to another task, which halts. Their own interrupt flag, which is
+//! clear, holds host interrupts back: one may be waiting, and nobody takes it meanwhile.
 
 use crate::exit::code;
 use crate::hw::{self, Context};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
-use crate::vmcb::{Intercept3, Intercept4, Vmcb, VmcbSegment};
+use crate::vmcb::{Intercept3, Intercept4, NP_ENABLE, Vmcb, VmcbSegment};
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::fx::FxState;
+use hv_core::regs::Efer;
 
 /// How often the guest is entered again after an NMI or an SMI has ended it before its first instruction.
 const ATTEMPTS: u32 = 10;
@@ -17,6 +20,32 @@ const ATTEMPTS: u32 = 10;
 /// enabled, and interrupts are off.
 #[must_use]
 pub fn cr_reads_as_cr0() -> bool {
+    let exit = first_exit(|v| {
+        prepare(v, hw::own_control());
+        v.rip = hw::probe_code();
+    });
+    exit.is_some_and(is_quirk)
+}
+
+/// Whether a guest is left for hardware task switches, as [`Intercept3::TASK_SWITCH`] says. Not in doubt. As above.
+#[must_use]
+pub fn task_switches_exit() -> bool {
+    first_exit(|v| prepare_task(v, hw::address(&TASKS).0)) == Some(code::TASK_SWITCH)
+}
+
+/// Whether nested paging works, whether CPUID tells of it or not. As above.
+#[must_use]
+pub fn nested_paging_works() -> bool {
+    let exit = first_exit(|v| {
+        prepare_task(v, hw::address(&TASKS).0);
+        v.np_enable = NP_ENABLE;
+        v.n_cr3 = hw::address(&NO_TABLES).0;
+    });
+    exit == Some(code::NPF)
+}
+
+/// Runs a guest and says why it was left first. None: that cannot be had.
+fn first_exit(prepare: impl Fn(&mut Vmcb)) -> Option<u64> {
     let iopm = IoPermissionMap::all();
     let msrpm = MsrPermissionMap::all_but(&[]);
     let mut host = Box::new(Vmcb::default());
@@ -24,17 +53,101 @@ pub fn cr_reads_as_cr0() -> bool {
     let mut guest = Box::new(Vmcb::default());
     for _ in 0..ATTEMPTS {
         guest.clone_from(&host);
-        prepare(&mut guest, hw::own_control());
+        intercept_everything(&mut guest);
         guest.iopm_base = hw::address(&*iopm).0;
         guest.msrpm_base = hw::address(&*msrpm).0;
-        guest.rip = hw::probe_code();
+        prepare(&mut guest);
         Context::new().run(&mut guest, &host, &mut FxState::reset());
         match guest.exit_code {
             code::NMI | code::SMI => {}
-            exit => return is_quirk(exit),
+            exit => return Some(exit),
         }
     }
-    false
+    None
+}
+
+/// What the guest with two tasks consists of, in 8-byte words. It is in Umbra's image and so below 4 GiB.
+#[repr(C, align(4096))]
+struct Area([AtomicU64; 64]);
+
+static TASKS: Area = Area([const { AtomicU64::new(0) }; 64]);
+
+/// The root of nested tables that have nothing.
+#[repr(C, align(4096))]
+struct NoTables([AtomicU64; 512]);
+
+static NO_TABLES: NoTables = NoTables([const { AtomicU64::new(0) }; 512]);
+
+/// Where in [`TASKS`] the first task's state is saved, where the second's is, and the code of both.
+const FIRST: u64 = 0x40;
+const SECOND: u64 = 0xc0;
+const CODE: u64 = 0x140;
+/// Where the second task begins.
+const HALT: u64 = CODE + 7;
+
+/// The memory of the guest with two tasks, which is at `at`.
+fn tasks(at: u64) -> [u64; 64] {
+    let mut words = [0; 64];
+    let mut put = |offset: u64, bytes: &[u8]| {
+        for (at, byte) in (offset..).zip(bytes) {
+            if let Some(word) = words.get_mut(at as usize / 8) {
+                *word |= u64::from(*byte) << (at % 8 * 8);
+            }
+        }
+    };
+    let task =
+        |base: u64, kind: u64| 0x67 | (base & 0xff_ffff) << 16 | kind << 40 | base >> 24 << 56;
+    let descriptors = [
+        0,
+        0x00cf_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        task(at + FIRST, 0x8b),
+        task(at + SECOND, 0x89),
+    ];
+    for (i, descriptor) in (0..).zip(descriptors) {
+        put(8 * i, &descriptor.to_le_bytes());
+    }
+    // EIP, EFLAGS; ES, CS, SS, DS, FS, GS.
+    put(SECOND + 0x20, &((at + HALT) as u32).to_le_bytes());
+    put(SECOND + 0x24, &2u32.to_le_bytes());
+    for (i, selector) in (0..).zip([16u8, 8, 16, 16, 16, 16]) {
+        put(SECOND + 0x48 + 4 * i, &[selector]);
+    }
+    // jmp 20h:0; hlt
+    put(CODE, &[0xea, 0, 0, 0, 0, 0x20, 0, 0xf4]);
+    words
+}
+
+/// The guest with two tasks, whose memory is at `at`.
+fn prepare_task(v: &mut Vmcb, at: u64) {
+    for (word, value) in TASKS.0.iter().zip(tasks(at)) {
+        word.store(value, Ordering::Relaxed);
+    }
+    let segment = |selector, attrib| VmcbSegment {
+        selector,
+        attrib,
+        limit: u32::MAX,
+        base: 0,
+    };
+    v.cs = segment(8, 0xc9b);
+    (v.ss, v.ds, v.es) = (segment(16, 0xc93), segment(16, 0xc93), segment(16, 0xc93));
+    (v.fs, v.gs) = (v.ds, v.ds);
+    let table = |base, limit| VmcbSegment {
+        base,
+        limit,
+        ..VmcbSegment::default()
+    };
+    v.gdtr = table(at, 0x27);
+    v.ldtr = table(0, 0);
+    v.tr = VmcbSegment {
+        selector: 0x18,
+        attrib: 0x8b,
+        ..table(at + FIRST, 0x67)
+    };
+    // Protected mode: PE and ET.
+    (v.cr0, v.cr3, v.cr4) = (0x11, 0, 0);
+    v.efer = Efer::SVME.bits();
+    v.rip = at + CODE;
 }
 
 /// What the guest's first exit says. The read of CR3 that is not noticed leads to HLT.
@@ -42,9 +155,8 @@ fn is_quirk(exit: u64) -> bool {
     exit == code::HLT
 }
 
-/// A 64-bit guest in the hypervisor's tables.
-fn prepare(v: &mut Vmcb, control: hw::Control) {
-    v.intercept_cr_read = 1 << 3;
+/// What all these guests have in common.
+fn intercept_everything(v: &mut Vmcb) {
     v.intercept_exceptions = u32::MAX;
     v.intercept3 = (Intercept3::NMI
         | Intercept3::SMI
@@ -52,11 +164,21 @@ fn prepare(v: &mut Vmcb, control: hw::Control) {
         | Intercept3::HLT
         | Intercept3::IOIO
         | Intercept3::MSR
+        | Intercept3::TASK_SWITCH
         | Intercept3::SHUTDOWN)
         .bits();
     v.intercept4 = Intercept4::all().bits();
     v.asid = 1;
     v.tlb_control = crate::vmcb::tlb_control::EVERYTHING;
+    v.g_pat = hv_core::msr::PAT_RESET;
+    v.dr6 = 0xffff_0ff0;
+    v.dr7 = 0x400;
+    v.rflags = 2;
+}
+
+/// A 64-bit guest in the hypervisor's tables.
+fn prepare(v: &mut Vmcb, control: hw::Control) {
+    v.intercept_cr_read = 1 << 3;
     let segment = |attrib| VmcbSegment {
         selector: 8,
         attrib,
@@ -67,10 +189,6 @@ fn prepare(v: &mut Vmcb, control: hw::Control) {
     v.cs = segment(0xa9b);
     (v.ss, v.ds, v.es) = (segment(0xc93), segment(0xc93), segment(0xc93));
     (v.cr0, v.cr3, v.cr4, v.efer) = (control.cr0, control.cr3, control.cr4, control.efer);
-    v.g_pat = hv_core::msr::PAT_RESET;
-    v.dr6 = 0xffff_0ff0;
-    v.dr7 = 0x400;
-    v.rflags = 2;
 }
 
 #[cfg(test)]
@@ -94,6 +212,7 @@ mod tests {
             cr4: 0x20,
             efer: 0x1d00,
         };
+        intercept_everything(&mut v);
         prepare(&mut v, control);
         assert_ne!(v.intercept4 & Intercept4::VMRUN.bits(), 0);
         assert_ne!(v.asid, 0);
@@ -110,10 +229,37 @@ mod tests {
             cr4: 0,
             efer: 0,
         };
+        intercept_everything(&mut v);
         prepare(&mut v, control);
         let masking = VirtualInterrupt::V_INTR_MASKING.bits();
         assert_eq!(v.virtual_interrupt & masking, 0, "RFLAGS.IF is the guest's");
         assert_eq!(v.rflags, 2);
         assert_eq!(v.intercept3 & Intercept3::INTR.bits(), 0);
+    }
+
+    /// The guest with two tasks does what it is to do, in the emulator.
+    #[test]
+    fn the_second_task_halts() {
+        use hv_core::emulate::testing::{FakeCpu, RegionKind};
+        use hv_core::emulate::{StepKind, step};
+        use hv_core::regs::{SegAttr, SegReg, Segment};
+        const AT: u64 = 0x12_3000;
+        let mut v = Vmcb::default();
+        prepare_task(&mut v, AT);
+        let mut cpu = FakeCpu::protected32().region(AT, 0x200, RegionKind::Ram);
+        let bytes: Vec<u8> = tasks(AT).iter().flat_map(|w| w.to_le_bytes()).collect();
+        cpu.poke(AT, &bytes);
+        cpu.rip = v.rip;
+        for (seg, s) in [(SegReg::Gdtr, v.gdtr), (SegReg::Tr, v.tr)] {
+            cpu.segments[seg as usize] = Segment {
+                selector: s.selector,
+                attr: SegAttr::from_bits_retain(s.attrib),
+                limit: s.limit,
+                base: s.base,
+            };
+        }
+        assert_eq!(step(&mut cpu).map(|s| s.kind), Ok(StepKind::Done));
+        assert_eq!(cpu.rip, AT + HALT);
+        assert_eq!(step(&mut cpu).map(|s| s.kind), Ok(StepKind::Halt));
     }
 }

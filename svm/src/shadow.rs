@@ -48,7 +48,9 @@ impl SvmVcpu {
                 self.encode_guest_control();
             }
             Some(guest) => {
-                (v.cr0, v.cr3, v.cr4) = (guest.cr0, guest.cr3, guest.cr4);
+                self.fence = None;
+                v.cr0 = guest.cr0 | v.cr0 & Cr0::TS.bits();
+                (v.cr3, v.cr4) = (guest.cr3, guest.cr4);
                 (v.efer, v.g_pat) = (guest.efer, guest.pat);
                 v.np_enable = NP_ENABLE;
                 v.intercept_exceptions &= !page_faults;

@@ -22,6 +22,13 @@ pub const TASKS: Program = Program {
     length: 4096,
 };
 
+/// A hardware task switch to page tables of its own.
+pub const ESCAPE: Program = Program {
+    start: PROTECTED,
+    source: include_str!("escape.s"),
+    length: 6144,
+};
+
 /// Operands and code in video memory.
 pub const OPERANDS: Program = Program {
     start: "",

@@ -66,6 +66,12 @@ impl Paging {
         self != Paging::Shadow
     }
 
+    /// Whether there will be shadow paging.
+    #[must_use]
+    pub fn needs_shadow(self) -> bool {
+        self != Self::Nested
+    }
+
     /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -58,6 +58,7 @@ pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
 pub use native::{Executed, NativeInsn};
 pub use string_io::{StringIo, string_io};
+pub use task::complete_task_switch;
 
 use exec::Exec;
 use iced_x86::{Decoder, DecoderOptions};

@@ -10,7 +10,7 @@
 
 use super::descriptor::{BUSY, Descriptor, LDT};
 use super::exec::{Exec, Res, Use, check_segment};
-use super::{AccessKind, EmuCx, Kind, Mode};
+use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Step};
 use crate::event::vector;
 use crate::regs::gpr::RSP;
 use crate::regs::{Cr0, Rflags, SegAttr, SegReg, Segment, SysReg};
@@ -118,6 +118,35 @@ fn task(d: Descriptor) -> Option<bool> {
         Some(3 | 11) => Some(true),
         _ => None,
     }
+}
+
+/// Completes a task switch of which the CPU has done the first half, and has loaded CR3, but for CR3 itself: `cx` has the old
+/// task's. `event`: an event has led to it, with this error code.
+///
+/// # Errors
+/// The fault of the new task.
+pub fn complete_task_switch<C: EmuCx + ?Sized>(
+    cx: &mut C,
+    cr3: u64,
+    event: bool,
+    error: Option<u32>,
+) -> Result<Step, EmuFault> {
+    let mode = Mode {
+        kind: Kind::Protected { lma: false },
+        bits: 32,
+    };
+    let mut exec = Exec::new(cx, mode);
+    let mut tr = exec.cx.segment(SegReg::Tr);
+    let layout = Layout::of(tr.attr);
+    let state = exec.task_state_of(tr, layout)?;
+    tr.attr |= SegAttr::RW;
+    exec.cx.set_segment(SegReg::Tr, tr);
+    let checked = exec.cx.check_cr3(cr3);
+    exec.cx.enter_task(Some(cr3));
+    checked?;
+    let link = exec.flags & Rflags::NT.bits();
+    exec.load_task(&state, layout, link, event.into(), error)?;
+    Ok(exec.commit())
 }
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {

@@ -393,6 +393,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match exit.reason {
             ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
             ExitReason::PortIo(io) => self.port_io(io, exit),
+            ExitReason::NestedFault(_) if self.mmu.is_shadow() => self.at_fence(exit),
             ExitReason::NestedFault(fault) => {
                 let resolve = self.mmu.fault(&fault);
                 self.resolve(resolve, exit)

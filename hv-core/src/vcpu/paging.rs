@@ -36,6 +36,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// The hardware has faulted on the nested tables below shadow tables: there are none where it has loaded CR3 from.
+    pub(super) fn at_fence(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        match self.cpu.switched_tasks() {
+            Some(cr3) => self.complete_task_switch(cr3, exit),
+            None => Err(self.fatal("shadow tables lead out of the guest's fence", exit)),
+        }
+    }
+
     /// The hardware has faulted on shadow tables.
     pub(super) fn shadow_fault(
         &mut self,
@@ -43,6 +51,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         error: u32,
         exit: &VmExit,
     ) -> Result<(), Trouble> {
+        if let Some(cr3) = self.cpu.switched_tasks() {
+            return self.complete_task_switch(cr3, exit);
+        }
         let fault = ShadowFault {
             gva,
             error: PfError::from_bits_retain(error),
@@ -98,6 +109,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.mmu.is_shadow() {
             let state = self.paging_state();
             self.mmu.load(&state);
+            self.cpu.set_fence(self.mmu.fence());
         } else {
             self.cpu.flush_linear();
         }

@@ -10,6 +10,8 @@ use super::{Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuFault, Step};
 use crate::event::{Event, EventKind, Injection};
+use crate::exit::VmExit;
+use crate::irq::Attention;
 use crate::mmu::Mmu;
 use crate::regs::SysReg;
 use crate::time::Clock;
@@ -82,11 +84,37 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Delivers an event to the guest. Of a fault meanwhile and an exception the double-fault rules make one; an interrupt that
     /// was acknowledged is lost, and an instruction is executed again.
     pub(super) fn deliver(&mut self, event: &Event) -> Result<(), Trouble> {
+        let result = emulate::deliver(self, event);
+        self.delivered(Some(event), result)
+    }
+
+    /// The CPU has done half of a task switch.
+    pub(super) fn complete_task_switch(&mut self, cr3: u64, exit: &VmExit) -> Result<(), Trouble> {
+        // The event that has led there has been put back, and is delivered. RFLAGS is the new task's already.
+        let event = match exit.vectoring {
+            Some(e) if e.kind == EventKind::ExternalInterrupt => {
+                self.irqs.acknowledge().map(Event::interrupt)
+            }
+            Some(_) => self.injection(Attention::NONE).and_then(|i| i.event),
+            None => None,
+        };
+        let error = event.and_then(|e| e.error);
+        let result = emulate::complete_task_switch(self, cr3, event.is_some(), error);
+        self.delivered(event.as_ref(), result)
+    }
+
+    /// What the delivery of an event, or a task switch without one, comes to.
+    fn delivered(
+        &mut self,
+        event: Option<&Event>,
+        result: Result<Step, EmuFault>,
+    ) -> Result<(), Trouble> {
         let rip = self.cpu.rip();
-        match emulate::deliver(self, event) {
+        let is = |kind| event.is_some_and(|e| e.kind == kind);
+        match result {
             Ok(step) => {
                 self.cpu.clear_interrupt_shadow();
-                if event.kind == EventKind::Nmi {
+                if is(EventKind::Nmi) {
                     self.cpu.set_nmi_blocked(true);
                 }
                 self.trap(&step);
@@ -94,7 +122,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             }
             Err(fault) => match self.or_undefined(rip, fault) {
                 EmuFault::Exception { vector, error, cr2 } => {
-                    if event.kind == EventKind::Exception {
+                    if let Some(event) = event.filter(|_| is(EventKind::Exception)) {
                         self.put_back(*event);
                     }
                     if let Some(cr2) = cr2 {
@@ -103,7 +131,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     Err(Trouble::Exception(Event::exception(vector, error)))
                 }
                 _ => {
-                    self.put_back(*event);
+                    if let Some(event) = event {
+                        self.put_back(*event);
+                    }
                     Ok(())
                 }
             },

@@ -41,6 +41,8 @@ pub mod testing;
 
 pub use audit::Violation;
 
+use crate::NestedMmu;
+use crate::fence::{self, Fenced};
 use crate::map::Map;
 use crate::room;
 use crate::walk;
@@ -129,7 +131,7 @@ const UNSYNC: usize = 64;
 
 /// The shadow tables of one VM with one virtual CPU.
 pub struct ShadowMmu<F: Frames> {
-    frames: F,
+    frames: Fenced<F>,
     memory: Arc<WatchedMemory>,
     map: Map,
     pool: Pool,
@@ -159,7 +161,8 @@ pub struct ShadowMmu<F: Frames> {
 impl<F: Frames> ShadowMmu<F> {
     /// A shadow MMU of a guest whose paging is off and whose map is empty. None: there is no memory for its books, there are not enough
     /// frames, or there is none below 4 GiB. What was taken for it has then been given back.
-    pub fn new(mut frames: F, memory: Arc<WatchedMemory>, config: Config) -> Option<Self> {
+    pub fn new(frames: F, memory: Arc<WatchedMemory>, config: Config) -> Option<Self> {
+        let mut frames = Fenced::new(frames);
         let pages = config.most_pages();
         let guest_frames = config.frames as usize;
         let lists = Lists::new(pages + 1, guest_frames)?;
@@ -198,7 +201,24 @@ impl<F: Frames> ShadowMmu<F> {
     /// Whether there was no memory for what the map should have.
     #[must_use]
     pub fn exhausted(&self) -> bool {
-        self.map.exhausted()
+        self.map.exhausted() || self.frames.exhausted()
+    }
+
+    /// Puts a [fence](crate::fence) of these empty nested tables, which are in the long-mode format, around the guest. Before anything is
+    /// mapped. Returns whether there was memory for it.
+    #[must_use]
+    pub fn enclose(&mut self, nested: NestedMmu<F>) -> bool {
+        let root = self.pool.page(PAE_ROOT).frame;
+        let frames = self.pool.ids().map(|id| self.pool.page(id).frame);
+        let built = self.frames.build(nested, root, frames);
+        self.frames.put_up(!self.reading.long);
+        built
+    }
+
+    /// The frames of all shadow tables, the PAE root's first.
+    #[cfg(test)]
+    pub(crate) fn table_frames(&self) -> Vec<Hpa> {
+        self.pool.ids().map(|id| self.pool.page(id).frame).collect()
     }
 
     fn slot(id: PageId, index: usize) -> Slot {
@@ -480,7 +500,13 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         } else {
             TlbFlush::None
         };
-        (self.pool.page(root).frame, flush)
+        let fenced = root == PAE_ROOT && self.frames.is_up();
+        let frame = if fenced {
+            fence::ROOT
+        } else {
+            self.pool.page(root).frame
+        };
+        (frame, flush)
     }
 
     fn fault(&mut self, _fault: &NestedFault) -> Resolve {
@@ -489,6 +515,10 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
 
     fn is_shadow(&self) -> bool {
         true
+    }
+
+    fn fence(&mut self) -> Option<Hpa> {
+        self.frames.root()
     }
 
     fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
@@ -506,6 +536,10 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         } else {
             Reading::NONE
         };
+        if self.frames.exists() && self.frames.is_up() == self.reading.long {
+            self.zap_all();
+            self.frames.put_up(!self.reading.long);
+        }
         match self.algorithm {
             _ if mutant(Mutant::LoadIgnored) => {}
             Algorithm::Vtlb => self.zap_all(),
@@ -543,6 +577,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
 
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         self.map.set(start, len, backing);
+        self.frames.admit(len, backing);
         if mutant(Mutant::RemapKeepsEntries) {
             return;
         }
@@ -552,7 +587,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     }
 
     fn frames_used(&self) -> u64 {
-        self.pool.frames() as u64
+        self.pool.frames() as u64 + self.frames.used()
     }
 
     fn shadow_report(&self) -> Option<ShadowReport> {

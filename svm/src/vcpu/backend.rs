@@ -31,7 +31,8 @@ impl VcpuBackend for SvmVcpu {
         let v = &*self.vmcb;
         if let Some(guest) = &self.guest {
             match reg {
-                SysReg::Cr0 => return guest.cr0,
+                // A CPU that switches tasks without an exit sets TS.
+                SysReg::Cr0 => return guest.cr0 | v.cr0 & Cr0::TS.bits(),
                 SysReg::Cr3 => return guest.cr3,
                 SysReg::Cr4 => return guest.cr4,
                 SysReg::Efer => return guest.efer & !Efer::SVME.bits(),
@@ -66,6 +67,7 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
         if let Some(guest) = &mut self.guest {
+            guest.cr0 |= self.vmcb.cr0 & Cr0::TS.bits();
             let register = match reg {
                 SysReg::Cr0 => Some(&mut guest.cr0),
                 SysReg::Cr3 => Some(&mut guest.cr3),
@@ -118,6 +120,19 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_shadow_paging(&mut self, on: bool) {
         self.use_shadow(on);
+    }
+
+    fn set_fence(&mut self, root: Option<Hpa>) {
+        self.fence = root;
+        let v = &mut *self.vmcb;
+        v.np_enable = if root.is_some() { NP_ENABLE } else { 0 };
+        v.n_cr3 = root.map_or(0, |root| root.0);
+        self.flush_linear = true;
+    }
+
+    fn switched_tasks(&self) -> Option<u64> {
+        let cr3 = self.vmcb.cr3;
+        (self.fence.is_some() && cr3 != self.root.0).then_some(cr3)
     }
 
     fn segment(&self, reg: SegReg) -> Segment {

@@ -14,6 +14,7 @@ use crate::vmcb::{
     VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,
 };
 use alloc::boxed::Box;
+use hv_core::Hpa;
 use hv_core::cpu::{Entry, VcpuBackend};
 use hv_core::emulate::Shadow;
 use hv_core::event::{Event, EventKind, Injection, vector};
@@ -73,6 +74,10 @@ pub struct SvmVcpu {
     pub(crate) vmcb: Box<Vmcb>,
     /// The guest's control registers, under shadow paging.
     pub(crate) guest: Option<GuestControl>,
+    /// Nested tables below the shadow tables.
+    pub(crate) fence: Option<Hpa>,
+    /// The root of the shadow tables.
+    root: Hpa,
     /// What is always left for.
     pub(crate) always: Intercept3,
     host: Box<Vmcb>,
@@ -127,6 +132,8 @@ impl SvmVcpu {
             features,
             vmcb,
             guest: None,
+            fence: None,
+            root: Hpa(0),
             always,
             host,
             fx,
@@ -233,7 +240,10 @@ impl SvmVcpu {
     fn encode(&mut self, entry: &Entry) {
         let v = &mut *self.vmcb;
         match self.guest {
-            Some(_) => v.cr3 = entry.root.0,
+            Some(_) => {
+                v.cr3 = entry.root.0;
+                self.root = entry.root;
+            }
             None => v.n_cr3 = entry.root.0,
         }
         let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;

@@ -207,3 +207,34 @@ fn flush_uses_what_the_cpu_has() {
     });
     assert_eq!(c.vmcb.tlb_control, tlb_control::THIS_GUEST);
 }
+
+#[test]
+fn task_switches_leave_the_guest() {
+    let c = cpu();
+    assert_ne!(c.vmcb.intercept3 & Intercept3::TASK_SWITCH.bits(), 0);
+}
+
+#[test]
+fn behind_a_fence_the_hardware_walks_two_sets_of_tables_and_a_task_switch_shows() {
+    let mut c = cpu();
+    c.set_shadow_paging(true);
+    assert_eq!(c.vmcb.np_enable, 0);
+    c.set_fence(Some(Hpa(0x7000)));
+    c.encode(&ENTRY);
+    assert_eq!(
+        (c.vmcb.np_enable, c.vmcb.n_cr3, c.vmcb.cr3),
+        (NP_ENABLE, 0x7000, ENTRY.root.0)
+    );
+    assert_eq!(c.switched_tasks(), None);
+    c.vmcb.cr3 = 0x0600_0fe0;
+    assert_eq!(c.switched_tasks(), Some(0x0600_0fe0));
+    c.set_sysreg(SysReg::Cr0, 0x11);
+    c.vmcb.cr0 |= Cr0::TS.bits();
+    assert_eq!(c.sysreg(SysReg::Cr0), 0x19, "it has set TS");
+    c.set_sysreg(SysReg::Cr3, 0x1000);
+    assert_eq!(c.sysreg(SysReg::Cr0), 0x19);
+    c.set_fence(None);
+    assert_eq!(c.vmcb.np_enable, 0);
+    c.set_shadow_paging(false);
+    assert_eq!(c.vmcb.np_enable, NP_ENABLE);
+}

@@ -2,7 +2,7 @@
 
 use super::checks::Check;
 use super::{Case, OVMF, What, by_hand, case, keys, on, on_ide, shadowed, until};
-use crate::attack::{ATTACK, OPERANDS, TASKS};
+use crate::attack::{ATTACK, ESCAPE, OPERANDS, TASKS};
 use crate::guests::Guest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, KVM_IN_BOCHS, KVM_IN_QEMU, Paging, QEMU_SVM, Shadow};
 
@@ -447,6 +447,23 @@ pub(super) fn cases() -> Vec<Case> {
         )),
         shadow(on(BOCHS_SVM, None, tasks("bochs-svm-shadow-tasks"))),
         tasks("tasks"),
+        shadow(tasks("shadow-tasks")),
+        shadow(on(
+            QEMU_SVM,
+            Some("Opteron_G3"),
+            tasks("shadow-tasks-without-nested-paging"),
+        )),
+    ]);
+    // A guest that does not get out shuts down.
+    let escape = |name| {
+        let twice = [until("ESCAPE TRIED"), until("ESCAPE TRIED")];
+        case(name, What::Program(ESCAPE), 64, 240, &twice, &[Resets(1)])
+    };
+    cases.extend([
+        escape("escape"),
+        shadow(escape("shadow-escape")),
+        shadow(on(BOCHS_SVM, None, escape("bochs-svm-shadow-escape"))),
+        shadow(on(BOCHS_VMX, None, escape("bochs-vmx-shadow-escape"))),
     ]);
     cases
 }

@@ -1,8 +1,8 @@
 //! Task switches: what they save and load, and their faults in order.
 
 use super::*;
-use crate::emulate::deliver;
 use crate::emulate::testing::{Event as Seen, RegionKind};
+use crate::emulate::{complete_task_switch, deliver};
 use crate::event::{Event, EventKind};
 use crate::regs::gpr::{RAX, RDI, RSP};
 use crate::regs::{Cr0, Rflags, SegAttr, SegReg, Segment};
@@ -559,4 +559,48 @@ fn there_are_no_task_switches_in_long_mode() {
     c.segments[SegReg::Cs as usize].attr = SegAttr::from_bits_retain(0x29b);
     c.poke(0x2000, &[0, 0, 0, 0, NEW_TSS as u8, 0]);
     assert_eq!(faults(&mut c), (vector::GP, Some(NEW_TSS.into())));
+}
+
+#[test]
+fn what_a_cpu_has_begun_is_completed_from_the_tss() {
+    // As QEMU leaves it: TR, the flags and registers are the new task's, segments have selectors only.
+    let event = |c: &mut FakeCpu| {
+        c.cr0 |= Cr0::PG.bits();
+        c.segments[SegReg::Tr as usize] = Segment {
+            selector: NEW_TSS,
+            attr: SegAttr::from_bits_retain(0x89),
+            limit: 0x67,
+            base: NEW,
+        };
+        c.segments[SegReg::Cs as usize] = Segment {
+            selector: CODE0,
+            ..Segment::default()
+        };
+    };
+    let mut c = cpu(&far(CALL, NEW_TSS));
+    event(&mut c);
+    c.rflags = Rflags::ONE | Rflags::NT;
+    complete_task_switch(&mut c, 0x9000, false, None).unwrap();
+    check_new_task(&mut c, Rflags::from_bits_retain(0x46) | Rflags::NT);
+    assert_eq!(c.take(), [Seen::EnterTask { cr3: Some(0x9000) }]);
+
+    let mut c = cpu(&[]);
+    event(&mut c);
+    complete_task_switch(&mut c, 0x9000, true, Some(7)).unwrap();
+    assert_eq!(c.gprs.regs[RSP], 0xa000);
+    assert_eq!(dword(&mut c, 0xa000), 7, "the error code");
+
+    let mut c = cpu(&[]);
+    event(&mut c);
+    c.poke(NEW + 0x50, &[0, 0]);
+    let fault = EmuFault::Exception {
+        vector: vector::TS,
+        error: Some(1),
+        cr2: None,
+    };
+    assert_eq!(
+        complete_task_switch(&mut c, 0x9000, true, None),
+        Err(fault),
+        "a null stack"
+    );
 }

@@ -1,0 +1,283 @@
+//! A fence around a guest under shadow paging, for CPUs that load CR3 for it without asking: QEMU's emulation of AMD-V does not leave the
+//! guest for hardware task switches, which load CR3 from a task-state segment (SDM vol 3A 8.3, "Task Switching").
+//!
+//! The hardware walks nested tables below the shadow tables. They hold nothing but the guest's own memory and its shadow tables, at
+//! the host's addresses plus 4 GiB ([`LIFT`]); and the root of the shadow tables at [`ROOT`]. So the entries of shadow tables have lifted
+//! addresses, which is done here, on their way to and from their frames: nobody else knows. CR3 in a task-state segment has 32 bits. All
+//! that it can name is the shadow root, on which the guest is anyway; anywhere else the hardware finds nothing and leaves the guest, which
+//! has not executed an instruction or reached any memory through a table of its own. And whatever a guest might do to its shadow
+//! tables, it would stay within its own memory.
+//!
+//! In long mode there are no task switches: then the fence is down, and costs nothing. Memory that has once been the guest's stays within
+//! the fence: it is its VM's as long as that lives.
+
+use crate::NestedMmu;
+use hv_core::mmu::{Backing, Frames, Mmu};
+use hv_core::{Gpa, Hpa};
+
+/// What is added to addresses in shadow entries.
+const LIFT: u64 = 1 << 32;
+
+/// Where the root of the shadow tables is found: the local APIC's address, where no guest has memory.
+pub const ROOT: Hpa = Hpa(0xfee0_0000);
+
+const PAGE: u64 = 0x1000;
+const PRESENT: u64 = 1;
+
+/// Table frames, perhaps with a fence around them and the guest's memory.
+pub(crate) struct Fenced<F: Frames> {
+    frames: F,
+    fence: Option<NestedMmu<F>>,
+    /// [`LIFT`] while the fence is up.
+    lift: u64,
+}
+
+impl<F: Frames> Fenced<F> {
+    pub fn new(frames: F) -> Self {
+        Self {
+            frames,
+            fence: None,
+            lift: 0,
+        }
+    }
+
+    /// Builds the fence, in `nested`, around the shadow root in frame `root` and other frames that there are already. Returns whether
+    /// there was memory for it.
+    pub fn build(
+        &mut self,
+        mut nested: NestedMmu<F>,
+        root: Hpa,
+        frames: impl Iterator<Item = Hpa>,
+    ) -> bool {
+        nested.remap(Gpa(ROOT.0), PAGE, ram(root, true));
+        for frame in frames {
+            nested.remap(Gpa(frame.0 + LIFT), PAGE, ram(frame, true));
+        }
+        let built = !nested.exhausted();
+        self.fence = Some(nested);
+        built
+    }
+
+    /// Whether there is a fence.
+    pub fn exists(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.lift != 0
+    }
+
+    /// Puts it up or takes it down, which changes what entries mean: there must not be any.
+    pub fn put_up(&mut self, up: bool) {
+        self.lift = if up && self.exists() { LIFT } else { 0 };
+    }
+
+    /// The root of the nested tables, if it is up.
+    pub fn root(&mut self) -> Option<Hpa> {
+        let up = self.is_up();
+        self.fence.as_mut().filter(|_| up).map(|f| f.root().0)
+    }
+
+    /// Lets the guest's memory in.
+    pub fn admit(&mut self, len: u64, backing: Backing) {
+        if let (Some(fence), Backing::Ram { hpa, .. }) = (&mut self.fence, backing) {
+            fence.remap(Gpa(hpa.0 + LIFT), len, backing);
+        }
+    }
+
+    /// Whether the host ran out of frames for the fence.
+    pub fn exhausted(&self) -> bool {
+        self.fence.as_ref().is_some_and(NestedMmu::exhausted)
+    }
+
+    /// Table frames of the fence itself.
+    pub fn used(&self) -> u64 {
+        self.fence.as_ref().map_or(0, |f| f.frames_used())
+    }
+}
+
+fn ram(hpa: Hpa, writable: bool) -> Backing {
+    Backing::Ram { hpa, writable }
+}
+
+impl<F: Frames> Frames for Fenced<F> {
+    fn allocate(&mut self) -> Option<Hpa> {
+        let frame = self.frames.allocate()?;
+        if let Some(fence) = &mut self.fence {
+            fence.remap(Gpa(frame.0 + LIFT), PAGE, ram(frame, true));
+            if fence.lookup(Gpa(frame.0 + LIFT)).is_none() {
+                self.frames.free(frame);
+                return None;
+            }
+        }
+        Some(frame)
+    }
+
+    fn free(&mut self, frame: Hpa) {
+        if let Some(fence) = &mut self.fence {
+            fence.remap(Gpa(frame.0 + LIFT), PAGE, Backing::Mmio);
+        }
+        self.frames.free(frame);
+    }
+
+    #[inline]
+    fn read(&self, frame: Hpa, index: usize) -> u64 {
+        let entry = self.frames.read(frame, index);
+        match entry & PRESENT {
+            0 => entry,
+            _ => entry.wrapping_sub(self.lift),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+        let entry = match value & PRESENT {
+            0 => value,
+            _ => value.wrapping_add(self.lift),
+        };
+        self.frames.write(frame, index, entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::Config;
+    use crate::{Algorithm, Format, ShadowMmu, WatchedMemory};
+    use alloc::sync::Arc;
+    use hv_core::Gva;
+    use hv_core::mmu::{PagingState, PfError, Resolve, ShadowFault};
+    use hv_core::regs::{Cr0, Cr4, Efer};
+    use hv_core::testing::VecMemory;
+    use std::sync::Mutex;
+
+    const SIZE: u64 = 1 << 20;
+    const RAM: u64 = 0x4000_0000;
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+    /// Frames that several users share.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<[u64; 512]>>>);
+
+    impl Frames for Shared {
+        fn allocate(&mut self) -> Option<Hpa> {
+            let mut frames = self.0.lock().unwrap();
+            frames.push([0; 512]);
+            Some(Hpa((frames.len() as u64) << 12))
+        }
+        fn free(&mut self, _frame: Hpa) {}
+        fn read(&self, frame: Hpa, index: usize) -> u64 {
+            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index]
+        }
+        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index] = value;
+        }
+    }
+
+    fn fenced(frames: &Shared) -> ShadowMmu<Shared> {
+        let inner = Arc::new(VecMemory::new(SIZE as usize));
+        let memory = WatchedMemory::new(inner, SIZE >> 12).unwrap();
+        let config = Config {
+            algorithm: Algorithm::Unsync,
+            pages: 200,
+            frames: SIZE >> 12,
+            physical_bits: 36,
+        };
+        let mut mmu = ShadowMmu::new(frames.clone(), memory, config).unwrap();
+        let tables = NestedMmu::new(frames.clone(), Format::LongMode, 1).unwrap();
+        assert!(mmu.enclose(tables));
+        mmu.remap(Gpa(0), SIZE, ram(Hpa(RAM), true));
+        mmu.load(&PagingState::unpaged(36));
+        mmu
+    }
+
+    fn touch(mmu: &mut ShadowMmu<Shared>, gva: u64) -> Resolve {
+        mmu.page_fault(&ShadowFault {
+            gva: Gva(gva),
+            error: PfError::empty(),
+            state: PagingState::unpaged(36),
+            cpl: 0,
+            delivering: false,
+            rip: gva,
+        })
+    }
+
+    /// All that nested tables map: addresses, and where they lead.
+    fn mapped(frames: &Shared, table: Hpa, shift: u32, at: u64) -> Vec<(u64, u64)> {
+        let entries = (0..512).map(|i| (at | i << shift, frames.read(table, i as usize)));
+        let present: Vec<_> = entries.filter(|(_, e)| e & PRESENT != 0).collect();
+        if shift == 12 {
+            return present.iter().map(|&(a, e)| (a, e & ADDRESS)).collect();
+        }
+        let below = |(a, e)| mapped(frames, Hpa(e & ADDRESS), shift - 9, a);
+        present.into_iter().flat_map(below).collect()
+    }
+
+    #[test]
+    fn there_is_nothing_within_the_fence_but_the_guests_memory_and_its_shadows() {
+        let frames = Shared::default();
+        let mut mmu = fenced(&frames);
+        for page in 0..SIZE >> 12 {
+            assert_eq!(touch(&mut mmu, page << 12), Resolve::Retry);
+        }
+        let fence = mmu.fence().unwrap();
+        let shadows = mmu.table_frames();
+        let (root, _) = mmu.root();
+        assert_eq!(root, ROOT);
+        let all = mapped(&frames, fence, 39, 0);
+        let low: Vec<_> = all.iter().filter(|&&(a, _)| a < 1 << 32).collect();
+        assert_eq!(low, [&(ROOT.0, shadows[0].0)], "all that CR3 can name");
+        for (at, to) in all {
+            let own = (RAM..RAM + SIZE).contains(&to) || shadows.contains(&Hpa(to));
+            assert!(own, "{at:#x} leads to {to:#x}");
+            assert!(at == ROOT.0 || at == to + LIFT);
+        }
+    }
+
+    #[test]
+    fn the_hardware_finds_the_guests_memory_through_the_fence() {
+        let frames = Shared::default();
+        let mut mmu = fenced(&frames);
+        for gva in [0, 0x3008, SIZE - 1] {
+            assert_eq!(touch(&mut mmu, gva), Resolve::Retry);
+            let fence = mmu.fence().unwrap();
+            let all = mapped(&frames, fence, 39, 0);
+            let host = |at: u64| {
+                let found = all.iter().find(|(a, _)| *a == at & !0xfff);
+                Hpa(found.expect("within the fence").1)
+            };
+            let mut table = host(mmu.root().0.0);
+            for shift in [30, 21, 12] {
+                let entry = frames.read(table, (gva >> shift & 0x1ff) as usize);
+                assert_eq!(entry & PRESENT, PRESENT);
+                table = host(entry & ADDRESS);
+            }
+            assert_eq!(table.0, RAM + (gva & !0xfff));
+        }
+        assert_eq!(touch(&mut mmu, SIZE), Resolve::Mmio);
+    }
+
+    #[test]
+    fn in_long_mode_the_fence_is_down() {
+        let frames = Shared::default();
+        let mut mmu = fenced(&frames);
+        assert_eq!(touch(&mut mmu, 0), Resolve::Retry);
+        let long = PagingState {
+            cr0: Cr0::PE | Cr0::PG,
+            cr4: Cr4::PAE,
+            efer: Efer::LME | Efer::LMA,
+            ..PagingState::unpaged(36)
+        };
+        mmu.load(&long);
+        assert_eq!(mmu.fence(), None);
+        assert_ne!(mmu.root().0, ROOT);
+        mmu.load(&PagingState::unpaged(36));
+        assert!(mmu.fence().is_some());
+        assert_eq!(mmu.root().0, ROOT);
+        let root = mmu.table_frames()[0];
+        assert!(
+            (0..512).all(|i| frames.read(root, i) == 0),
+            "nothing is left of what had other addresses"
+        );
+    }
+}
