@@ -86,7 +86,7 @@ page_code:
     .word 103, (PLACE + NEW_TSS) & 0xffff
     .byte ((PLACE + NEW_TSS) >> 16) & 0xff, 0x89, 0, (PLACE + NEW_TSS) >> 24
     .skip NEW_TSS - (. - page)
-    .long 0, 0, 0, 0, 0, 0, 0, PLACE + TABLE, PLACE + CODE, 2, 0, 0, 0, 0, 0, 0, 0, 0, 16, 8, 16, 16, 16, 16, 0, 104 << 16
+    .long 0, 0, 0, 0, 0, 0, 0, PLACE + TABLE, PLACE + CODE, 2, 0, 0, 0, 0, PLACE + GDT, 0, 0, 0, 16, 8, 16, 16, 16, 16, 0, 104 << 16
     .skip TABLE - (. - page)
     .rept 4
     .long PLACE + 1, 0
