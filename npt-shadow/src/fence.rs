@@ -2,7 +2,7 @@
 //! guest for hardware task switches, which load CR3 from a task-state segment (SDM vol 3A 8.3, "Task Switching").
 //!
 //! The hardware walks nested tables below the shadow tables. They hold nothing but the guest's own memory and its shadow tables, at
-//! the host's addresses plus 4 GiB ([`LIFT`]); and the root of the shadow tables at [`ROOT`]. So the entries of shadow tables have lifted
+//! the host's addresses plus 4 GiB (`LIFT`); and the root of the shadow tables at [`ROOT`]. So the entries of shadow tables have lifted
 //! addresses, which is done here, on their way to and from their frames: nobody else knows. CR3 in a task-state segment has 32 bits. All
 //! that it can name is the shadow root, on which the guest is anyway; anywhere else the hardware finds nothing and leaves the guest, which
 //! has not executed an instruction or reached any memory through a table of its own. And whatever a guest might do to its shadow

@@ -1,7 +1,7 @@
 //! What this CPU's AMD-V does otherwise than the manual says and does not tell: found out by running guests of two instructions.
 //!
-//! One guest is the hypervisor itself, in its own page tables, at `umbra_svm_probe` in [`hw`](crate::hw): it reads CR3 and halts. The
-//! other is in protected mode without paging, in [`TASKS`]: it jumps to another task, which halts. Their own interrupt flag, which is
+//! One guest is the hypervisor itself, in its own page tables, at `umbra_svm_probe` in [`hw`]: it reads CR3 and halts. The
+//! other is in protected mode without paging, in `TASKS`: it jumps to another task, which halts. Their own interrupt flag, which is
 //! clear, holds host interrupts back: one may be waiting, and nobody takes it meanwhile.
 
 use crate::exit::code;

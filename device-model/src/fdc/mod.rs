@@ -9,7 +9,7 @@
 //! writes plain data), sectors of other sizes, tracks formatted otherwise than the image is, tape drives, power down. FIFO depth, gap
 //! lengths, step rates and the like are kept and have no effect. FM and MFM are not told apart.
 //!
-//! Invariant: the only bytes that a guest's command and its results are kept in are the [`Fifo`](fifo::Fifo)'s, which bounds every
+//! Invariant: the only bytes that a guest's command and its results are kept in are the `Fifo`'s, which bounds every
 //! access; data go through a buffer of one sector. (QEMU's common buffer for both overflowed, CVE-2015-3456; its drive that was not
 //! there, CVE-2021-20196, is `drives` with one element here.)
 

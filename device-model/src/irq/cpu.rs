@@ -2,15 +2,16 @@
 
 use super::SharedChips;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use hv_core::VmTime;
 use hv_core::device::Requests;
 use hv_core::irq::{Attention, InterruptController};
 
 /// Events of a CPU that stay until taken.
 mod event {
-    pub(super) const NMI: u32 = 1 << 0;
-    pub(super) const INIT: u32 = 1 << 1;
+    pub(super) const INIT: u32 = 1 << 0;
+    /// Where [`Attention`](hv_core::irq::Attention) has it.
+    pub(super) const NMI: u32 = hv_core::irq::Attention::NMI.bits() as u32;
     pub(super) const STARTUP: u32 = 1 << 2;
     pub(super) const STARTUP_VECTOR: u32 = 0xff << 8;
     pub(super) const STARTUP_SHIFT: u32 = 8;
@@ -19,7 +20,8 @@ mod event {
 /// What one CPU's run loop asks in every turn, readable without the lock.
 #[derive(Default)]
 pub(super) struct Signals {
-    interrupt: AtomicBool,
+    /// An [`Attention`], but for NMIs.
+    attention: AtomicU8,
     tpr: AtomicU8,
     held_back: AtomicU8,
     events: AtomicU32,
@@ -30,7 +32,11 @@ impl Signals {
     pub(super) fn publish(&self, interrupt: bool, tpr: u8, held_back: u8) {
         self.tpr.store(tpr, Ordering::Release);
         self.held_back.store(held_back, Ordering::Release);
-        self.interrupt.store(interrupt, Ordering::Release);
+        let mut attention = Attention::NONE;
+        attention.set(Attention::INTERRUPT, interrupt);
+        // It holds no interrupt back without being there.
+        attention.set(Attention::PRIORITY, tpr != 0);
+        self.attention.store(attention.bits(), Ordering::Release);
     }
 
     pub(super) fn nmi(&self) {
@@ -95,21 +101,8 @@ impl CpuInterrupts {
 
 impl InterruptController for CpuInterrupts {
     fn attention(&self) -> Attention {
-        let mut attention = Attention::NONE;
-        attention.set(
-            Attention::INTERRUPT,
-            self.signals.interrupt.load(Ordering::Acquire),
-        );
-        attention.set(
-            Attention::NMI,
-            self.signals.events.load(Ordering::Relaxed) & event::NMI != 0,
-        );
-        // It holds no interrupt back without being there.
-        attention.set(
-            Attention::PRIORITY,
-            self.signals.tpr.load(Ordering::Acquire) != 0,
-        );
-        attention
+        let nmi = self.signals.events.load(Ordering::Relaxed) & event::NMI;
+        Attention::from_bits_retain(self.signals.attention.load(Ordering::Acquire) | nmi as u8)
     }
 
     fn acknowledge(&mut self) -> Option<u8> {

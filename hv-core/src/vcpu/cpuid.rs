@@ -37,6 +37,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// XSETBV (SDM vol 2D, "XSETBV—Set Extended Control Register"): the combination of features must be one that exists.
+    #[cold]
+    #[inline(never)]
     pub(super) fn xsetbv(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;

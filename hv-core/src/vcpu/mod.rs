@@ -357,6 +357,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The event has not been delivered: it waits where it came from.
+    #[cold]
+    #[inline(never)]
     fn put_back(&mut self, event: Event) {
         match event.kind {
             EventKind::ExternalInterrupt => self.irqs.unacknowledge(event.vector),
@@ -447,6 +449,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Whether the next instruction is a MOV that sets reserved bits of CR3, where a CPU raises #GP. QEMU's AMD-V ends the guest instead, as
     /// if the entry had failed.
+    #[cold]
+    #[inline(never)]
     fn at_invalid_mov_to_cr3(&mut self) -> bool {
         let Ok(Some(mov)) = emulate::mov_system(self) else {
             return false;
@@ -496,6 +500,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn triple_fault(&mut self) -> Result<(), Trouble> {
         self.stop = Some(Stop::TripleFault);
         Ok(())
@@ -508,6 +514,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// An exception that was intercepted only to keep the CPU from looping goes to the guest as it is. Where the instruction's length
     /// is not known, one that an instruction raised is executed in software.
+    #[cold]
+    #[inline(never)]
     fn reflect(&mut self, kind: EventKind, v: u8, error: u32, insn_len: u8) -> Result<(), Trouble> {
         if kind.is_software() {
             return match insn_len {
@@ -529,6 +537,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Err(Trouble::Exception(Event::exception(v, error)))
     }
 
+    #[cold]
+    #[inline(never)]
     fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
         Trouble::Fatal(sentence(format_args!("{why} ({:?})", exit.reason)))
     }
@@ -547,6 +557,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn trap_single_step(&mut self) {
         const BS: u64 = 1 << 14;
         self.debug_trap(BS);
@@ -570,6 +582,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// INVD and WBINVD: there is nothing to be done. The guest's devices see its memory through the caches.
+    #[cold]
+    #[inline(never)]
     fn flush_caches(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         match exit.next_rip.or_else(|| self.cache_flush()) {
             Some(next) => {
@@ -589,12 +603,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// The NMI handler is about to end. Its IRET is executed here, so that the next NMI comes right behind it. A fault of the IRET
     /// ends the blocking too (SDM vol 3A 6.7.1, "Handling Multiple NMIs").
+    #[cold]
+    #[inline(never)]
     fn iret(&mut self) -> Result<(), Trouble> {
         self.events.nmi_done();
         self.emulate()
     }
 
     /// The NMI handler has ended: the next NMI may come.
+    #[cold]
+    #[inline(never)]
     fn nmi_window(&mut self) -> Result<(), Trouble> {
         self.events.nmi_done();
         Ok(())

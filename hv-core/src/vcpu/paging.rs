@@ -25,6 +25,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Does in software what the CPU was at: the delivery of an event, which has been put back, or the instruction at RIP.
+    #[cold]
+    #[inline(never)]
     pub(super) fn in_software(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         if exit.vectoring.is_none() {
             return self.emulate();
@@ -37,6 +39,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The hardware has faulted on the nested tables below shadow tables: there are none where it has loaded CR3 from.
+    #[cold]
+    #[inline(never)]
     pub(super) fn at_fence(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         match self.cpu.switched_tasks() {
             Some(cr3) => self.complete_task_switch(cr3, exit),

@@ -243,6 +243,10 @@ impl Machine {
             // The host's own troubles may end a VM, and no guest makes them.
             ExitReason::EntryFailed | ExitReason::Unknown(_) => VmExit::bare(ExitReason::Cpuid),
             ExitReason::Exception { vector: 18, .. } => VmExit::bare(ExitReason::Cpuid),
+            // Shadow tables lead to the guest's memory only.
+            ExitReason::NestedFault(_) if self.vm.mmu.is_shadow() => {
+                VmExit::bare(ExitReason::Cpuid)
+            }
             _ => exit,
         }
     }
