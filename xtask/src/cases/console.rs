@@ -72,7 +72,7 @@ fn without_memory(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     ];
     let options = Options {
         script,
-        outer_memory: Some((1024 + 60) * MIB),
+        outer_memory: Some((1024 + 44) * MIB),
         ..Options::headless(Vm::of(&Guest::GrubRescue.provide()?)?)
     };
     case.look(&options, umbra, scratch).map(drop)
