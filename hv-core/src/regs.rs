@@ -39,6 +39,33 @@ pub enum SegReg {
     Idtr = 9,
 }
 
+impl SegReg {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Es,
+        Self::Cs,
+        Self::Ss,
+        Self::Ds,
+        Self::Fs,
+        Self::Gs,
+        Self::Ldtr,
+        Self::Tr,
+        Self::Gdtr,
+        Self::Idtr,
+    ];
+    /// Those that have a selector: the segment registers, LDTR and TR.
+    pub const WITH_SELECTOR: [Self; 8] = [
+        Self::Es,
+        Self::Cs,
+        Self::Ss,
+        Self::Ds,
+        Self::Fs,
+        Self::Gs,
+        Self::Ldtr,
+        Self::Tr,
+    ];
+}
+
 /// A segment register with its hidden part. For GDTR and IDTR only `base` and `limit` mean anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Segment {

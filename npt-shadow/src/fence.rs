@@ -143,38 +143,19 @@ impl<F: Frames> Frames for Fenced<F> {
 mod tests {
     use super::*;
     use crate::shadow::Config;
+    use crate::shared_frames::SharedFrames;
     use crate::{Algorithm, Format, ShadowMmu, WatchedMemory};
     use alloc::sync::Arc;
     use hv_core::Gva;
     use hv_core::mmu::{PagingState, PfError, Resolve, ShadowFault};
     use hv_core::regs::{Cr0, Cr4, Efer};
     use hv_core::testing::VecMemory;
-    use std::sync::Mutex;
 
     const SIZE: u64 = 1 << 20;
     const RAM: u64 = 0x4000_0000;
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-    /// Frames that several users share.
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<[u64; 512]>>>);
-
-    impl Frames for Shared {
-        fn allocate(&mut self) -> Option<Hpa> {
-            let mut frames = self.0.lock().unwrap();
-            frames.push([0; 512]);
-            Some(Hpa((frames.len() as u64) << 12))
-        }
-        fn free(&mut self, _frame: Hpa) {}
-        fn read(&self, frame: Hpa, index: usize) -> u64 {
-            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index]
-        }
-        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
-            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index] = value;
-        }
-    }
-
-    fn fenced(frames: &Shared) -> ShadowMmu<Shared> {
+    fn fenced(frames: &SharedFrames) -> ShadowMmu<SharedFrames> {
         let inner = Arc::new(VecMemory::new(SIZE as usize));
         let memory = WatchedMemory::new(inner, SIZE >> 12).unwrap();
         let config = Config {
@@ -191,7 +172,7 @@ mod tests {
         mmu
     }
 
-    fn touch(mmu: &mut ShadowMmu<Shared>, gva: u64) -> Resolve {
+    fn touch(mmu: &mut ShadowMmu<SharedFrames>, gva: u64) -> Resolve {
         mmu.page_fault(&ShadowFault {
             gva: Gva(gva),
             error: PfError::empty(),
@@ -203,7 +184,7 @@ mod tests {
     }
 
     /// All that nested tables map: addresses, and where they lead.
-    fn mapped(frames: &Shared, table: Hpa, shift: u32, at: u64) -> Vec<(u64, u64)> {
+    fn mapped(frames: &SharedFrames, table: Hpa, shift: u32, at: u64) -> Vec<(u64, u64)> {
         let entries = (0..512).map(|i| (at | i << shift, frames.read(table, i as usize)));
         let present: Vec<_> = entries.filter(|(_, e)| e & PRESENT != 0).collect();
         if shift == 12 {
@@ -215,7 +196,7 @@ mod tests {
 
     #[test]
     fn there_is_nothing_within_the_fence_but_the_guests_memory_and_its_shadows() {
-        let frames = Shared::default();
+        let frames = SharedFrames::default();
         let mut mmu = fenced(&frames);
         for page in 0..SIZE >> 12 {
             assert_eq!(touch(&mut mmu, page << 12), Resolve::Retry);
@@ -236,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_hardware_finds_the_guests_memory_through_the_fence() {
-        let frames = Shared::default();
+        let frames = SharedFrames::default();
         let mut mmu = fenced(&frames);
         for gva in [0, 0x3008, SIZE - 1] {
             assert_eq!(touch(&mut mmu, gva), Resolve::Retry);
@@ -259,7 +240,7 @@ mod tests {
 
     #[test]
     fn in_long_mode_the_fence_is_down() {
-        let frames = Shared::default();
+        let frames = SharedFrames::default();
         let mut mmu = fenced(&frames);
         assert_eq!(touch(&mut mmu, 0), Resolve::Retry);
         let long = PagingState {

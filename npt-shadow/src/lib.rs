@@ -22,6 +22,8 @@ pub mod paging;
 mod reference;
 mod room;
 pub mod shadow;
+#[cfg(test)]
+mod shared_frames;
 pub mod walk;
 pub mod watch;
 

@@ -174,38 +174,19 @@ impl<F: Frames> Mmu for Paging<F> {
 mod tests {
     use super::*;
     use crate::shadow::Config;
+    use crate::shared_frames::SharedFrames;
     use crate::{Algorithm, Format, WatchedMemory};
     use alloc::sync::Arc;
     use hv_core::mmu::PagingState;
     use hv_core::testing::VecMemory;
-    use std::sync::Mutex;
 
     const SIZE: u64 = 1 << 20;
 
-    /// Frames that several users share.
-    #[derive(Clone, Default)]
-    struct TestFrames(Arc<Mutex<Vec<[u64; 512]>>>);
-
-    impl Frames for TestFrames {
-        fn allocate(&mut self) -> Option<Hpa> {
-            let mut frames = self.0.lock().unwrap();
-            frames.push([0; 512]);
-            Some(Hpa((frames.len() as u64) << 12))
-        }
-        fn free(&mut self, _frame: Hpa) {}
-        fn read(&self, frame: Hpa, index: usize) -> u64 {
-            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index]
-        }
-        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
-            self.0.lock().unwrap()[(frame.0 >> 12) as usize - 1][index] = value;
-        }
-    }
-
-    fn nested(frames: &TestFrames) -> Kind<TestFrames> {
+    fn nested(frames: &SharedFrames) -> Kind<SharedFrames> {
         Kind::Nested(NestedMmu::new(frames.clone(), Format::LongMode, 1).unwrap())
     }
 
-    fn shadow(frames: &TestFrames, memory: &Arc<WatchedMemory>) -> Kind<TestFrames> {
+    fn shadow(frames: &SharedFrames, memory: &Arc<WatchedMemory>) -> Kind<SharedFrames> {
         let config = Config {
             algorithm: Algorithm::Unsync,
             pages: 128,
@@ -218,7 +199,7 @@ mod tests {
     }
 
     /// Where the hardware finds `gpa` by the root's tables. Shadow tables of an unpaged guest are PAE's: three levels.
-    fn walk(paging: &mut Paging<TestFrames>, frames: &TestFrames, gpa: u64) -> Option<u64> {
+    fn walk(paging: &mut Paging<SharedFrames>, frames: &SharedFrames, gpa: u64) -> Option<u64> {
         let levels: &[u32] = if paging.is_shadow() {
             &[30, 21, 12]
         } else {
@@ -239,7 +220,7 @@ mod tests {
     #[test]
     fn a_way_that_is_added_has_what_was_mapped_before_and_what_is_mapped_after() {
         for start_with_shadow in [false, true] {
-            let frames = TestFrames::default();
+            let frames = SharedFrames::default();
             let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
             let memory = memory.unwrap();
             let ways = |shadowing| match shadowing {

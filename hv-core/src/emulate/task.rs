@@ -24,16 +24,6 @@ const FLAGS: u64 = 0x003f_7fd7;
 /// Where the previous task link is.
 const LINK: u64 = 0;
 
-/// In the order of their images in a TSS.
-const SEGMENTS: [SegReg; 6] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-];
-
 /// What leads from one task to another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
@@ -337,7 +327,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         for n in 0..8 {
             self.set_task_value(tr.base, layout.register(n), size, self.reg(n))?;
         }
-        for (n, seg) in SEGMENTS.into_iter().take(layout.segments).enumerate() {
+        for (n, seg) in SegReg::ALL.into_iter().take(layout.segments).enumerate() {
             let selector = self.cx.segment(seg).selector;
             self.set_task_value(tr.base, layout.selector(n), 2, selector.into())?;
         }
@@ -376,7 +366,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             },
             bits: 16,
         };
-        for (seg, selector) in SEGMENTS.into_iter().zip(state.selectors) {
+        for (seg, selector) in SegReg::ALL.into_iter().zip(state.selectors) {
             let value = match vm86 {
                 true => self.segment_by_paragraph(seg, selector),
                 false => not_loaded(seg, selector, self.cpl),

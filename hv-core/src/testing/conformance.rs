@@ -5,18 +5,6 @@ use crate::emulate::Shadow;
 use crate::regs::{Gprs, SegAttr, SegReg, Segment, SysReg};
 use crate::testing::Random;
 
-/// The segment registers with a hidden part that matters.
-const SEGMENTS: [SegReg; 8] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-    SegReg::Ldtr,
-    SegReg::Tr,
-];
-
 /// Runs every rule on CPUs that `make` makes.
 ///
 /// # Panics
@@ -216,7 +204,7 @@ fn control_registers_are_independent<B: VcpuBackend>(c: &mut B) {
 fn segments_keep_what_is_set<B: VcpuBackend>(c: &mut B) {
     let mut r = Random::new(0x5e9_5e95);
     for _ in 0..200 {
-        for reg in SEGMENTS {
+        for reg in SegReg::WITH_SELECTOR {
             let present = Segment {
                 selector: r.next() as u16,
                 attr: SegAttr::from_bits_truncate(r.next() as u16) | SegAttr::P,
@@ -275,7 +263,7 @@ fn reset_undoes_everything<B: VcpuBackend>(c: &mut B, fresh: &B) {
     c.reset();
     reset_is_the_manuals(c);
     assert_eq!(c.gprs(), fresh.gprs());
-    for reg in SEGMENTS {
+    for reg in SegReg::WITH_SELECTOR {
         assert_eq!(c.segment(reg), fresh.segment(reg), "{reg:?}");
     }
     for index in 0..16 {

@@ -28,19 +28,6 @@ const TABLES: u64 = 0x1_0000;
 /// What one string of bytes may do at most.
 const STEPS: usize = 400;
 
-const SEGMENTS: [SegReg; 10] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-    SegReg::Ldtr,
-    SegReg::Tr,
-    SegReg::Gdtr,
-    SegReg::Idtr,
-];
-
 type Vm = Vcpu<ScriptedCpu, Paging<VecFrames>, ManualClock>;
 
 /// The machine and what the bytes do to it.
@@ -192,7 +179,7 @@ impl Machine {
         cpu.rip = Self::address(f);
         cpu.rflags = u64::from(f.u32()) & 0x3f_7fd5 | 2;
         cpu.xcr0 = f.pick(&[1, 3, 7]);
-        for register in SEGMENTS {
+        for register in SegReg::ALL {
             if f.below(8) == 0 {
                 let attr = SegAttr::from_bits_retain(f.u16() & 0xfff);
                 let (selector, limit, base) = (f.u16(), f.u32(), Self::address(f));

@@ -14,19 +14,6 @@ use spin::Mutex;
 use std::sync::Arc;
 use tests::rig::{MMIO, PORT, RAM, Rig};
 
-const SEGMENTS: [SegReg; 10] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-    SegReg::Ldtr,
-    SegReg::Tr,
-    SegReg::Gdtr,
-    SegReg::Idtr,
-];
-
 /// Code that exits are about, and some that they are not.
 const CODE: [&[u8]; 24] = [
     &[0x0f, 0xa2],
@@ -149,7 +136,7 @@ fn reason(r: &mut Random) -> ExitReason {
         26 => ExitReason::CrAccess(register(r)),
         27 => ExitReason::Cr0Misc,
         28 => ExitReason::DrAccess(register(r)),
-        29 => ExitReason::DescriptorTable(r.pick(&SEGMENTS)),
+        29 => ExitReason::DescriptorTable(r.pick(&SegReg::ALL)),
         30 => ExitReason::TaskSwitch,
         31 if r.one_in(8) => r.pick(&[ExitReason::EntryFailed, ExitReason::Unknown(0x3ff)]),
         _ => ExitReason::NestedFault(NestedFault {
@@ -192,7 +179,7 @@ fn registers(r: &mut Random, cpu: &mut ScriptedCpu) {
         cpu.set_sysreg(SysReg::Efer, r.next() & 0xd01);
         cpu.set_sysreg(SysReg::TscOffset, r.next());
     }
-    for s in SEGMENTS {
+    for s in SegReg::ALL {
         if r.one_in(8) {
             let value = Segment {
                 selector: r.next() as u16,

@@ -141,17 +141,7 @@ fn check_new_task(c: &mut FakeCpu, flags: Rflags) {
     assert_eq!((c.rip, c.rflags), (0x2000, flags));
     let registers: Vec<u64> = (0..8).map(|n| 0xa000 + n).collect();
     assert_eq!(c.gprs.regs[..8], registers[..]);
-    let selectors = [
-        SegReg::Es,
-        SegReg::Cs,
-        SegReg::Ss,
-        SegReg::Ds,
-        SegReg::Fs,
-        SegReg::Gs,
-        SegReg::Ldtr,
-        SegReg::Tr,
-    ]
-    .map(|seg| c.segments[seg as usize].selector);
+    let selectors = SegReg::WITH_SELECTOR.map(|seg| c.segments[seg as usize].selector);
     assert_eq!(
         selectors,
         [
