@@ -12,28 +12,22 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::options::Transport;
 
 use super::machine::{Boot, MIB, Machine};
-use super::{Part, Rig, models};
+use super::{Part, models};
 use crate::emulator::{
     self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
 use crate::image;
 use crate::monitor::Monitor;
-use crate::outcome::refuse;
 use crate::setup::{Package, package};
 
 /// The emulator.
-const BOCHS: &str = "bochs";
+pub const BOCHS: &str = "bochs";
 /// Names a program to take instead of the installed one.
 const OVERRIDE: &str = "UMBRA_BOCHS";
 /// The most memory that its machine can have here.
 pub const MOST_MEMORY: u64 = 2048 * MIB;
-/// How Umbra speaks to the tool on it.
-pub const CONTROL: Transport = Transport::E9;
-/// How many times longer than QEMU it may take.
-pub const SLOWNESS: u32 = 4;
 /// Its packages, and those with which the CD is made from which it starts.
 const PACKAGES: &[Package] = &[
     package("bochs", "/usr/bin/bochs"),
@@ -199,48 +193,16 @@ pub fn display() -> Result<&'static str> {
     Ok("x")
 }
 
-/// Checks that `model` is none of the `others`, which are for the rig `other`; `rig` can have those of `fitting`.
+/// Whether the Bochs that is installed has `model`.
 ///
 /// # Errors
 ///
-/// A [`Refused`](crate::outcome::Refused) with the models that fit.
-pub fn check_vendor(
-    rig: &dyn Rig,
-    model: &str,
-    fitting: &[&str],
-    other: &dyn Rig,
-    others: &[&str],
-) -> Result<()> {
-    if others.contains(&model) {
-        refuse!(
-            "--cpu-model {model} is for --rig {}; --rig {} can have {}",
-            other.name(),
-            rig.name(),
-            fitting.join(", ")
-        );
-    }
-    Ok(())
-}
-
-/// Checks that the Bochs that is installed has `model`; `rig` can have those of `fitting`.
-///
-/// # Errors
-///
-/// A [`Refused`](crate::outcome::Refused) when it has not.
-pub fn check_model(rig: &dyn Rig, model: &str, fitting: &[&str]) -> Result<()> {
-    if model == rig.usual_model()
-        || models::has(
-            &emulator::program(OVERRIDE, BOCHS),
-            &["--help", "cpu"],
-            model,
-        )?
-    {
-        return Ok(());
-    }
-    refuse!(
-        "{BOCHS} has no CPU model {model}; --rig {} can have {}",
-        rig.name(),
-        fitting.join(", ")
+/// It cannot be asked.
+pub fn has_model(model: &str) -> Result<bool> {
+    models::has(
+        &emulator::program(OVERRIDE, BOCHS),
+        &["--help", "cpu"],
+        model,
     )
 }
 

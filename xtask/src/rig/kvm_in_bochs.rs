@@ -3,98 +3,53 @@
 use std::path::Path;
 
 use anyhow::Result;
-use protocol::options::Transport;
 
+use super::Rig;
 use super::bochs::{self, Bochs, Reach};
 use super::machine::{Bus, Machine, Network};
 use super::within::{self, Outer};
-use super::{Counting, Part, Rig};
+use super::within_rig::WithinRig;
 use crate::emulator::{Emulator, temporary_directory};
-use crate::outcome::refuse;
-use crate::setup::Package;
 
 /// The rig.
-pub const KVM_IN_BOCHS: &dyn Rig = &KvmInBochs;
+pub const KVM_IN_BOCHS: &dyn Rig = &RIG;
 
-struct KvmInBochs;
+static RIG: WithinRig = WithinRig {
+    name: "kvm-in-bochs",
+    about: "QEMU with Linux KVM, all in Bochs with Intel VT-x: takes minutes",
+    packages: || bochs::packages(false),
+    most_memory: Some(bochs::MOST_MEMORY - within::OWN_MEMORY),
+    slowness: 20,
+    start,
+};
 
 /// The emulated processor, which has EPT and unrestricted guests.
 const OUTER_MODEL: &str = "corei7_skylake_x";
 /// The emulated machine's drivers.
 const DRIVERS: [&str; 4] = ["ata_piix", "sd_mod", "sr_mod", "kvm_intel"];
 
-impl Rig for KvmInBochs {
-    fn name(&self) -> &'static str {
-        "kvm-in-bochs"
+/// Starts the emulated machine with `machine` within it.
+fn start(machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+    let scratch = temporary_directory()?;
+    let outer = Outer {
+        drivers: &DRIVERS,
+        drives: names(machine),
+        compressed: true,
+    };
+    let boot = within::boot(machine, &outer, scratch.path())?;
+    let mut drives = machine.drives.clone();
+    for drive in &mut drives {
+        drive.bus = Bus::Ide;
     }
-
-    fn about(&self) -> &'static str {
-        "QEMU with Linux KVM, all in Bochs with Intel VT-x: takes minutes"
-    }
-
-    fn usual_model(&self) -> &'static str {
-        "host"
-    }
-
-    fn check_installed_model(&self, _model: &str) -> Result<()> {
-        // The QEMU within must have it, which is not installed here.
-        Ok(())
-    }
-
-    fn packages(&self, _window: bool) -> Vec<&'static [Package]> {
-        bochs::packages(false)
-    }
-
-    fn prepare(&self) -> Result<()> {
-        within::prepare()
-    }
-
-    fn control(&self) -> Transport {
-        Transport::Com2
-    }
-
-    fn most_memory(&self) -> Option<u64> {
-        Some(bochs::MOST_MEMORY - within::OWN_MEMORY)
-    }
-
-    fn lacks(&self, part: Part) -> Option<&'static str> {
-        (part == Part::Network).then_some("the Linux between has none")
-    }
-
-    fn counting(&self) -> Counting {
-        Counting::Never
-    }
-
-    fn slowness(&self) -> u32 {
-        20
-    }
-
-    fn display(&self) -> Result<&'static str> {
-        refuse!("--rig {} has no window; use --headless", self.name())
-    }
-
-    fn start(&self, machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
-        let scratch = temporary_directory()?;
-        let outer = Outer {
-            drivers: &DRIVERS,
-            drives: names(machine),
-            compressed: true,
-        };
-        let boot = within::boot(machine, &outer, scratch.path())?;
-        let mut drives = machine.drives.clone();
-        for drive in &mut drives {
-            drive.bus = Bus::Ide;
-        }
-        let machine = Machine {
-            cpu_model: OUTER_MODEL.to_owned(),
-            memory: within::memory(machine),
-            boot,
-            drives,
-            network: Network::default(),
-            ..machine.clone()
-        };
-        Ok(Box::new(Bochs::start_with(&machine, Reach::Within, log)?))
-    }
+    let machine = Machine {
+        cpu_model: OUTER_MODEL.to_owned(),
+        memory: within::memory(machine),
+        boot,
+        drives,
+        network: Network::default(),
+        ..machine.clone()
+    };
+    Ok(Box::new(Bochs::start_with(&machine, Reach::Within, log)?))
 }
 
 /// What Linux calls the drives. The first CD is the one that it was started from.

@@ -3,84 +3,43 @@
 use std::path::Path;
 
 use anyhow::Result;
-use protocol::options::Transport;
 
+use super::Rig;
 use super::machine::{Boot, Bus, Drive, MIB, Machine};
 use super::qemu::{self, Qemu};
 use super::within::{self, Outer};
-use super::{Counting, Part, Rig};
+use super::within_rig::WithinRig;
 use crate::emulator::{Emulator, temporary_directory};
-use crate::outcome::refuse;
-use crate::setup::Package;
 
 /// The rig.
-pub const KVM_IN_QEMU: &dyn Rig = &KvmInQemu;
+pub const KVM_IN_QEMU: &dyn Rig = &RIG;
 
-struct KvmInQemu;
+static RIG: WithinRig = WithinRig {
+    name: "kvm-in-qemu",
+    about: "QEMU with Linux KVM, all in QEMU's own emulation of AMD-V: what kvm does, without the hardware",
+    packages: || qemu::packages(false),
+    most_memory: None,
+    slowness: 4,
+    start,
+};
 
 /// The emulated machine's drivers.
 const DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "kvm_amd"];
 
-impl Rig for KvmInQemu {
-    fn name(&self) -> &'static str {
-        "kvm-in-qemu"
-    }
-
-    fn about(&self) -> &'static str {
-        "QEMU with Linux KVM, all in QEMU's own emulation of AMD-V: what kvm does, without the hardware"
-    }
-
-    fn usual_model(&self) -> &'static str {
-        "host"
-    }
-
-    fn check_installed_model(&self, _model: &str) -> Result<()> {
-        // The QEMU within must have it, which is not installed here.
-        Ok(())
-    }
-
-    fn packages(&self, _window: bool) -> Vec<&'static [Package]> {
-        qemu::packages(false)
-    }
-
-    fn prepare(&self) -> Result<()> {
-        within::prepare()
-    }
-
-    fn control(&self) -> Transport {
-        Transport::Com2
-    }
-
-    fn lacks(&self, part: Part) -> Option<&'static str> {
-        (part == Part::Network).then_some("the Linux between has none")
-    }
-
-    fn counting(&self) -> Counting {
-        Counting::Never
-    }
-
-    fn slowness(&self) -> u32 {
-        4
-    }
-
-    fn display(&self) -> Result<&'static str> {
-        refuse!("--rig {} has no window; use --headless", self.name())
-    }
-
-    fn start(&self, machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
-        let directory = temporary_directory()?;
-        let outer = Outer {
-            drivers: &DRIVERS,
-            drives: ('a'..='z')
-                .map(|letter| format!("vd{letter}"))
-                .take(machine.drives.len())
-                .collect(),
-            compressed: false,
-        };
-        let boot = within::boot(machine, &outer, directory.path())?;
-        let arguments = arguments(machine, &boot, log, directory.path())?;
-        Ok(Box::new(Qemu::launch(arguments, directory)?))
-    }
+/// Starts the emulated machine with `machine` within it.
+fn start(machine: &Machine, log: &Path) -> Result<Box<dyn Emulator>> {
+    let directory = temporary_directory()?;
+    let outer = Outer {
+        drivers: &DRIVERS,
+        drives: ('a'..='z')
+            .map(|letter| format!("vd{letter}"))
+            .take(machine.drives.len())
+            .collect(),
+        compressed: false,
+    };
+    let boot = within::boot(machine, &outer, directory.path())?;
+    let arguments = arguments(machine, &boot, log, directory.path())?;
+    Ok(Box::new(Qemu::launch(arguments, directory)?))
 }
 
 /// The arguments of the outer QEMU.

@@ -4,6 +4,7 @@
 //! then is an [`Emulator`].
 
 mod bochs;
+mod bochs_rig;
 mod bochs_svm;
 mod bochs_vmx;
 mod kvm;
@@ -14,6 +15,7 @@ mod models;
 mod qemu;
 mod qemu_svm;
 mod within;
+mod within_rig;
 
 use std::fmt;
 use std::path::Path;
