@@ -86,6 +86,7 @@ mod ioio {
 
 /// Decodes why the guest was left. Pure: everything is in the control block.
 #[must_use]
+#[inline(always)]
 pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
     let (code, info1, info2) = (vmcb.exit_code, vmcb.exit_info1, vmcb.exit_info2);
     let mut next_rip = (features.next_rip && vmcb.next_rip != 0).then_some(vmcb.next_rip);

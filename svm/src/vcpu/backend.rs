@@ -265,6 +265,8 @@ impl VcpuBackend for SvmVcpu {
         (cr8 != self.task_priority).then_some(cr8)
     }
 
+    // The second caller, the scratch guest, must not make a call of it for the run loop.
+    #[inline(always)]
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.encode(entry);
         self.enter();
