@@ -1,6 +1,7 @@
 //! The control channel: what each end makes of any bytes, and what becomes of a guest's screen on its way to the tool.
 
-use super::{VGA_PORTS, VGA_WINDOWS, adapter, device, program};
+use super::device::device;
+use super::display::{VGA_PORTS, VGA_WINDOWS, adapter, program};
 use device_model::vga::{MAX_HEIGHT, MAX_WIDTH, Painter, Picture as Shown};
 use protocol::{
     Assembler, Bands, Decoder, Item, MAX_PAYLOAD, MAX_REPORT, Message, Picture, Request, Rows,
