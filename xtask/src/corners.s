@@ -5,18 +5,7 @@
     .set VERSION, 0x050014          # of the local APIC
     .set PAGE, 0x300000             # where it is moved to
 
-    mov edi, IDT                    # every exception goes on at [resume]
-    mov ecx, 32
-    mov edx, offset trap
-1:  mov eax, edx
-    and eax, 0xffff
-    or eax, 0x00080000
-    mov [edi], eax
-    mov dword ptr [edi + 4], 0x8e00
-    add edi, 8
-    dec ecx
-    jnz 1b
-    lidt [idt_pointer]
+    EXCEPTIONS_TO trap              # every one goes on at [resume]
 
     # A20, by port 92h: off, it reads back as off, and the second mebibyte is the first, the screen too.
     mov byte ptr [letter], 'A'

@@ -4,6 +4,22 @@
     .intel_syntax noprefix
     .set STACK, 0x7c00
 
+    # Makes interrupt gates for all 32 exceptions, which lead to one place, at IDT, which [idt_pointer] names. Uses EAX, ECX, EDX and EDI.
+    .macro EXCEPTIONS_TO place
+    mov edi, IDT
+    mov ecx, 32
+    mov edx, offset \place
+1:  mov eax, edx
+    and eax, 0xffff
+    or eax, 0x00080000
+    mov [edi], eax
+    mov dword ptr [edi + 4], 0x8e00
+    add edi, 8
+    dec ecx
+    jnz 1b
+    lidt [idt_pointer]
+    .endm
+
     .code16
     .globl _start
 _start:

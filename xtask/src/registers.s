@@ -47,18 +47,7 @@
     mov eax, 7
     xsetbv
 no_avx:
-    mov edi, IDT                    # every exception goes on at [resume]
-    mov ecx, 32
-    mov edx, offset trap
-1:  mov eax, edx
-    and eax, 0xffff
-    or eax, 0x00080000
-    mov [edi], eax
-    mov dword ptr [edi + 4], 0x8e00
-    add edi, 8
-    dec ecx
-    jnz 1b
-    lidt [idt_pointer]
+    EXCEPTIONS_TO trap              # every one goes on at [resume]
 
     # CR4: LA57, VMXE, SMXE, 15, PCIDE, 19, PKE, CET, PKS and above.
     mov ebx, 12
