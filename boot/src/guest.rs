@@ -253,6 +253,7 @@ impl<B: VcpuBackend> Guest<B> {
         let desc = MachineDesc {
             memory: memory_size,
             cpus: 1,
+            max_cpus: 1,
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
             drives: described,
@@ -290,7 +291,7 @@ impl<B: VcpuBackend> Guest<B> {
             }
         };
 
-        let cpuid = Cpuid::new(host::cpuid);
+        let cpuid = Cpuid::new(host::cpuid, desc.topology());
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),

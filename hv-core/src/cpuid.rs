@@ -1,8 +1,12 @@
 //! What CPUID tells the guest: the host's answers, cut down to what the virtual CPU really has.
 //!
 //! The answers are collected once, when the VM is made; an exit only looks them up and patches the few bits that follow the
-//! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E).
+//! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E). One table serves all virtual CPUs of
+//! a VM: what differs between them is their APIC ID.
 
+mod topology;
+
+use crate::machine::Topology;
 use crate::{pvclock, pveoi};
 use alloc::vec::Vec;
 
@@ -16,9 +20,11 @@ pub struct CpuidResult {
     pub edx: u32,
 }
 
-/// The state of the guest that shows in CPUID.
+/// The state of the virtual CPU that shows in CPUID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuidState {
+    /// The APIC ID that it was born with, [`Topology::apic_id`].
+    pub apic_id: u32,
     /// CR4.OSXSAVE.
     pub osxsave: bool,
     /// IA32_APIC_BASE.EN.
@@ -31,6 +37,8 @@ pub struct CpuidState {
 const MAX_BASIC: u32 = 0x0d;
 /// Highest extended leaf that is offered.
 const MAX_EXTENDED: u32 = 0x8000_0008;
+/// Highest extended leaf that is offered where AMD's topology extensions are.
+const MAX_TOPOEXT: u32 = 0x8000_001e;
 /// Leaves of the hypervisor range that are answered.
 const HYPERVISOR: u32 = 0x4000_0000;
 
@@ -86,33 +94,6 @@ const EXT1_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 const EXT1_EDX: u32 =
     0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
 
-/// Leaf 0Bh, "Extended Topology Enumeration Leaf": the one thread of the one core of the package whose x2APIC identifier is 0.
-/// Linux takes the leaf for absent unless sub-leaf 0 is an SMT level with a processor in it.
-const TOPOLOGY: u32 = 0x0b;
-
-const fn topology(subleaf: u32) -> CpuidResult {
-    const SMT: u32 = 1 << 8;
-    const CORE: u32 = 2 << 8;
-    let level = match subleaf {
-        0 => SMT,
-        1 => CORE,
-        _ => {
-            return CpuidResult {
-                eax: 0,
-                ebx: 0,
-                ecx: subleaf & 0xff,
-                edx: 0,
-            };
-        }
-    };
-    CpuidResult {
-        eax: 0,
-        ebx: 1,
-        ecx: level | subleaf,
-        edx: 0,
-    }
-}
-
 /// The table of one VM.
 #[derive(Clone, Debug)]
 pub struct Cpuid {
@@ -122,13 +103,20 @@ pub struct Cpuid {
     /// Leaf 0Dh, sub-leaves 0 to 2.
     xsave: [CpuidResult; 3],
     leaf7: CpuidResult,
+    topology: Topology,
+    /// Leaf 4, by sub-leaf.
+    intel_caches: Vec<CpuidResult>,
+    /// Leaf 8000_001D, by sub-leaf.
+    amd_caches: Vec<CpuidResult>,
 }
 
 impl Cpuid {
-    /// Builds the table from the host's answers, `host(leaf, sub-leaf)`.
+    /// Builds the table from the host's answers, `host(leaf, sub-leaf)`, for virtual CPUs that are arranged so.
     #[must_use]
-    pub fn new(mut host: impl FnMut(u32, u32) -> CpuidResult) -> Self {
+    pub fn new(mut host: impl FnMut(u32, u32) -> CpuidResult, topology: Topology) -> Self {
         let host_max = host(0, 0).eax;
+        let amd = topology::is_amd(host(0, 0));
+        let (package, htt) = topology::leaf1(topology);
         let has_xsave = host_max >= 0x0d && host(1, 0).ecx & 1 << 26 != 0;
         let mut basic = Vec::new();
         for leaf in 0..=MAX_BASIC.min(host_max) {
@@ -140,10 +128,10 @@ impl Cpuid {
                 },
                 1 => CpuidResult {
                     eax: h.eax,
-                    // CLFLUSH line size; one logical processor, APIC identifier 0.
-                    ebx: h.ebx & 0xff00 | 1 << 16,
+                    // The CLFLUSH line size is the host's.
+                    ebx: h.ebx & 0xff00 | package,
                     ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_X2APIC | LEAF1_ECX_HYPERVISOR,
-                    edx: h.edx & LEAF1_EDX,
+                    edx: h.edx & LEAF1_EDX | htt,
                 },
                 2 => h,
                 6 => CpuidResult {
@@ -188,17 +176,25 @@ impl Cpuid {
             xsave[2] = if avx { h2 } else { CpuidResult::default() };
         }
         let host_ext = host(0x8000_0000, 0).eax;
+        let topoext =
+            amd && host_ext >= MAX_TOPOEXT && host(0x8000_0001, 0).ecx & topology::TOPOEXT != 0;
+        let max_extended = if topoext { MAX_TOPOEXT } else { MAX_EXTENDED };
         let mut extended = Vec::new();
         if host_ext >= 0x8000_0001 {
-            for leaf in 0x8000_0000..=MAX_EXTENDED.min(host_ext) {
+            for leaf in 0x8000_0000..=max_extended.min(host_ext) {
                 let h = host(leaf, 0);
                 extended.push(match leaf {
                     0x8000_0000 => CpuidResult {
-                        eax: MAX_EXTENDED.min(host_ext),
+                        eax: max_extended.min(host_ext),
                         ..h
                     },
                     0x8000_0001 => CpuidResult {
-                        ecx: h.ecx & EXT1_ECX,
+                        ecx: h.ecx & EXT1_ECX
+                            | if amd {
+                                topology::extended1(topology, topoext)
+                            } else {
+                                0
+                            },
                         edx: h.edx & EXT1_EDX,
                         ..h
                     },
@@ -212,12 +208,16 @@ impl Cpuid {
                         let phys = (h.eax & 0xff).clamp(32, 40);
                         CpuidResult {
                             eax: phys | 48 << 8,
-                            ebx: 0,
-                            ecx: 0,
-                            edx: 0,
+                            ecx: if amd {
+                                topology::extended8(topology)
+                            } else {
+                                0
+                            },
+                            ..CpuidResult::default()
                         }
                     }
-                    _ => h,
+                    0x8000_0002..0x8000_0007 => h,
+                    _ => CpuidResult::default(),
                 });
             }
         }
@@ -237,12 +237,25 @@ impl Cpuid {
                 ..CpuidResult::default()
             },
         ];
+        let intel_caches = if !amd && host_max >= 4 {
+            topology::intel_caches(|subleaf| host(4, subleaf), topology)
+        } else {
+            Vec::new()
+        };
+        let amd_caches = if topoext {
+            topology::amd_caches(|subleaf| host(0x8000_001d, subleaf), topology)
+        } else {
+            Vec::new()
+        };
         Self {
             basic,
             extended,
             hypervisor,
             xsave,
             leaf7,
+            topology,
+            intel_caches,
+            amd_caches,
         }
     }
 
@@ -281,10 +294,12 @@ impl Cpuid {
     pub fn get(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> CpuidState) -> CpuidResult {
         let at =
             |table: &[CpuidResult], base: u32| table.get(leaf.wrapping_sub(base) as usize).copied();
+        let cache = |table: &[CpuidResult]| table.get(subleaf as usize).copied();
         match leaf {
             1 => {
                 let state = state();
                 let mut r = self.leaf1();
+                r.ebx |= topology::initial_apic_id(state.apic_id);
                 if state.osxsave {
                     r.ecx |= LEAF1_ECX_OSXSAVE;
                 }
@@ -300,7 +315,10 @@ impl Cpuid {
                     CpuidResult::default()
                 }
             }
-            TOPOLOGY if self.basic.len() > TOPOLOGY as usize => topology(subleaf),
+            4 => cache(&self.intel_caches).unwrap_or_default(),
+            0x0b if self.basic.len() > 0x0b => {
+                topology::levels(subleaf, self.topology, state().apic_id)
+            }
             0x0d => {
                 let mut r = self
                     .xsave
@@ -312,6 +330,8 @@ impl Cpuid {
                 }
                 r
             }
+            0x8000_001d => cache(&self.amd_caches).unwrap_or_default(),
+            0x8000_001e if self.extended.len() > 0x1e => topology::processor(state().apic_id),
             0..=0x3fff_ffff => at(&self.basic, 0).unwrap_or_default(),
             0x4000_0000..=0x7fff_ffff => at(&self.hypervisor, HYPERVISOR).unwrap_or_default(),
             _ => at(&self.extended, 0x8000_0000).unwrap_or_default(),
@@ -352,7 +372,10 @@ mod tests {
         }
     }
 
+    const ONE: Topology = Topology::new(1);
+
     const STATE: CpuidState = CpuidState {
+        apic_id: 0,
         osxsave: false,
         apic_enabled: true,
         xcr0: 1,
@@ -360,7 +383,7 @@ mod tests {
 
     #[test]
     fn features_that_are_not_virtualized_are_hidden() {
-        let c = Cpuid::new(all_ones);
+        let c = Cpuid::new(all_ones, ONE);
         let l1 = c.get(1, 0, || STATE);
         for (bit, name) in [
             (3, "MONITOR"),
@@ -387,38 +410,18 @@ mod tests {
             ..CpuidResult::default()
         };
         assert_ne!(
-            Cpuid::new(bare).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC,
+            Cpuid::new(bare, ONE).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC,
             0
         );
         assert_eq!(
-            Cpuid::new(bare).get(TOPOLOGY, 0, || STATE),
+            Cpuid::new(bare, ONE).get(0x0b, 0, || STATE),
             CpuidResult::default()
         );
     }
 
     #[test]
-    fn topology_is_one_thread_of_one_core() {
-        let c = Cpuid::new(all_ones);
-        let level = |ebx, ecx| CpuidResult {
-            eax: 0,
-            ebx,
-            ecx,
-            edx: 0,
-        };
-        assert_eq!(c.get(TOPOLOGY, 0, || STATE), level(1, 0x100));
-        assert_eq!(c.get(TOPOLOGY, 1, || STATE), level(1, 0x201));
-        assert_eq!(c.get(TOPOLOGY, 2, || STATE), level(0, 2));
-        assert_eq!(c.get(TOPOLOGY, u32::MAX, || STATE), level(0, 0xff));
-        assert_eq!(
-            c.get(1, 0, || STATE).ebx >> 24,
-            0,
-            "the APIC identifier is the same one"
-        );
-    }
-
-    #[test]
     fn bits_follow_the_guests_state() {
-        let c = Cpuid::new(all_ones);
+        let c = Cpuid::new(all_ones, ONE);
         assert_ne!(
             c.get(1, 0, || CpuidState {
                 osxsave: true,
@@ -439,7 +442,7 @@ mod tests {
 
     #[test]
     fn any_leaf_has_an_answer() {
-        let c = Cpuid::new(all_ones);
+        let c = Cpuid::new(all_ones, ONE);
         for leaf in [
             2,
             0x0c,

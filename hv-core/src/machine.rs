@@ -3,6 +3,10 @@
 //! `device-model` builds the hardware from it and `hvmloader-fw` the tables, so they cannot disagree. The machine is an
 //! Intel 440FX with PIIX3 and PIIX4 parts as QEMU's `pc` machine has them, which stock SeaBIOS drives.
 
+mod topology;
+
+pub use topology::{MAX_CPUS, Topology};
+
 /// A PCI function's place on bus 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot {
@@ -179,8 +183,10 @@ pub enum BootFrom {
 pub struct MachineDesc {
     /// RAM in bytes, a multiple of 1 MiB.
     pub memory: u64,
-    /// Virtual CPUs.
+    /// Virtual CPUs that are there from the start, at least 1.
     pub cpus: u32,
+    /// Virtual CPUs that can be there in all: `cpus` to [`MAX_CPUS`].
+    pub max_cpus: u32,
     /// The network card's address.
     pub mac: [u8; 6],
     /// The SMBIOS system UUID.
@@ -194,6 +200,12 @@ pub struct MachineDesc {
 }
 
 impl MachineDesc {
+    /// How the virtual CPUs are arranged.
+    #[must_use]
+    pub const fn topology(&self) -> Topology {
+        Topology::new(self.max_cpus)
+    }
+
     /// RAM below 4 GiB, in bytes.
     #[must_use]
     pub const fn low_ram(&self) -> u64 {

@@ -236,6 +236,7 @@ impl FirmwarePc {
         let desc = MachineDesc {
             memory: RAM as u64,
             cpus: 1,
+            max_cpus: 1,
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             uuid: [7; 16],
             drives: described,
@@ -293,7 +294,7 @@ impl FirmwarePc {
                 .expect("frames do not run out"),
             bus,
             clock: clock.clone(),
-            cpuid: Cpuid::new(host),
+            cpuid: Cpuid::new(host, desc.topology()),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs),
             memory,

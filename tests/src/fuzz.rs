@@ -226,6 +226,7 @@ fn desc(memory: u64) -> MachineDesc {
     MachineDesc {
         memory,
         cpus: 1,
+        max_cpus: 1,
         mac,
         uuid: [7; 16],
         drives: [

@@ -159,6 +159,7 @@ fn desc() -> MachineDesc {
     MachineDesc {
         memory: RAM as u64,
         cpus: 1,
+        max_cpus: 1,
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
         uuid: [7; 16],
         drives: [

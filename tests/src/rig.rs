@@ -6,6 +6,7 @@ use hv_core::cpuid::{Cpuid, CpuidResult};
 use hv_core::device::{AccessSize, DevCx, Device, PowerAction, WindowId};
 use hv_core::event::Event;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::pvclock::PvClock;
 use hv_core::testing::{FakeInterrupts, FlatMmu, ManualClock, ScriptedCpu, VecMemory};
@@ -231,7 +232,7 @@ impl Rig {
             mmu: FlatMmu::default(),
             bus,
             clock: clock.clone(),
-            cpuid: Cpuid::new(host),
+            cpuid: Cpuid::new(host, Topology::new(1)),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs.clone()),
             memory: memory.clone(),

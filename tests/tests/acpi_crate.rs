@@ -37,6 +37,7 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
     let desc = MachineDesc {
         memory: MEMORY as u64,
         cpus,
+        max_cpus: cpus,
         mac: [2, 0, 0, 0, 0, 1],
         uuid: [7; 16],
         drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],

@@ -5,6 +5,7 @@ use crate::cpu::VcpuBackend;
 use crate::cpuid::CpuidState;
 use crate::emulate::EmuFault;
 use crate::exit::VmExit;
+use crate::machine::Topology;
 use crate::mmu::Mmu;
 use crate::regs::{Cr4, SysReg, gpr};
 use crate::time::Clock;
@@ -30,6 +31,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     pub(super) fn cpuid_state(&self) -> CpuidState {
         CpuidState {
+            apic_id: Topology::apic_id(self.id),
             osxsave: self.cpu.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() != 0,
             apic_enabled: self.irqs.apic_base() & 1 << 11 != 0,
             xcr0: self.cpu.xcr0(),

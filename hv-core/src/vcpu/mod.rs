@@ -111,6 +111,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub cpuid: Cpuid,
     /// The number of the virtual machine, for the log.
     pub number: u8,
+    /// Which of the virtual machine's CPUs it is, from 0.
+    pub id: u32,
     /// What executes instructions for the emulator, if there is such a thing.
     pub scratch: Option<Arc<Mutex<dyn Scratch>>>,
     /// When the caller wants to be called back, as long as the guest runs.
@@ -161,6 +163,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             recorder: None,
             cpuid,
             number: 0,
+            id: 0,
             scratch: None,
             service_at: VmTime::NEVER,
             irqs,

@@ -9,6 +9,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::PowerAction;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
@@ -95,7 +96,7 @@ impl Machine {
             mmu,
             bus,
             clock: clock.clone(),
-            cpuid: Cpuid::new(host),
+            cpuid: Cpuid::new(host, Topology::new(1)),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs),
             memory: watched,

@@ -6,6 +6,7 @@ use crate::cpu::VcpuBackend;
 use crate::cpuid::{Cpuid, CpuidResult};
 use crate::emulate::Shadow;
 use crate::exit::NestedFault;
+use crate::machine::Topology;
 use crate::mem::GuestMemory;
 use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, Resolve, TlbFlush};
 use crate::pvclock::PvClock;
@@ -207,7 +208,7 @@ impl<B: VcpuBackend> Pair<B> {
             mmu: NoMmu,
             bus,
             clock: Ticking::default(),
-            cpuid: Cpuid::new(|_, _| CpuidResult::default()),
+            cpuid: Cpuid::new(|_, _| CpuidResult::default(), Topology::new(1)),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(chip.clone()),
             memory: shared,
