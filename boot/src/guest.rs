@@ -295,6 +295,7 @@ impl<B: VcpuBackend> Guest<B> {
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),
+            cpus: 1,
             pages: shadow_pages(memory_size),
             frames,
             physical_bits: cpuid.physical_bits(),

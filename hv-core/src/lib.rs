@@ -2,7 +2,7 @@
 //!
 //! Everything that Intel VT-x and AMD-V have in common lives here, as safe code that builds and tests on any host:
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
-//! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), the event queue ([`event`]), the run loop ([`vcpu`]),
+//! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), what the CPUs have to flush ([`flush`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]), statistics
 //! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
@@ -26,6 +26,7 @@ pub mod device;
 pub mod emulate;
 pub mod event;
 pub mod exit;
+pub mod flush;
 pub mod fx;
 pub mod irq;
 pub mod machine;

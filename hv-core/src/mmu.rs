@@ -186,10 +186,18 @@ pub struct ShadowFaults {
     pub mmio: u64,
 }
 
-/// Memory virtualization: nested paging or shadow paging, under the same run loop.
+/// Memory virtualization of a VM: nested paging or shadow paging, under the same run loop. The VM's virtual CPUs share it; what concerns
+/// one of them has its index as `cpu`.
 pub trait Mmu: Send {
-    /// The root of the second-stage (or shadow) tables and what has to be flushed before it is used.
-    fn root(&mut self) -> (Hpa, TlbFlush);
+    /// The root of the second-stage (or shadow) tables for this CPU, and what it has to flush before it uses them. The CPU is outside
+    /// the guest and enters it next.
+    ///
+    /// Under shadow paging, where this also brings shadows up to date with what devices have written, it is asked before every entry;
+    /// under nested paging, when the [`generation`](Self::generation) is not the one that it was when this CPU last asked.
+    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush);
+
+    /// Changes whenever a CPU's root is another one, or a CPU has to flush. Never 0.
+    fn generation(&self) -> u64;
 
     /// A nested page fault happened.
     fn fault(&mut self, fault: &NestedFault) -> Resolve;
@@ -201,39 +209,40 @@ pub trait Mmu: Send {
         false
     }
 
-    /// Turns shadow paging on or off. Returns whether it is now as wished.
+    /// Turns shadow paging on or off for all CPUs, which are outside the guest. Returns whether it is now as wished.
     fn set_shadow(&mut self, on: bool) -> bool {
         on == self.is_shadow()
     }
 
-    /// Shadow paging, after [`load`](Self::load): the root of the nested tables that the hardware is to walk below the shadow tables, on
-    /// CPUs that switch a guest's tasks without leaving it.
-    fn fence(&mut self) -> Option<Hpa> {
+    /// Shadow paging: the root of the nested tables that the hardware is to walk below the shadow tables, on CPUs that switch a guest's tasks
+    /// without leaving it. Another one after [`load`](Self::load), or, for the other CPUs too, when [`root`](Self::root) has asked for a flush.
+    fn fence(&mut self, cpu: usize) -> Option<Hpa> {
+        let _ = cpu;
         None
     }
 
-    /// Shadow paging: the guest has faulted.
-    fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
-        let _ = fault;
+    /// Shadow paging: the guest has faulted on this CPU.
+    fn page_fault(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
+        let _ = (cpu, fault);
         Resolve::Mmio
     }
 
     /// Shadow paging: the instruction that [`Resolve::Emulate`] was the answer for is one that the emulator does not have. Returns
     /// whether the hardware can execute it now.
-    fn cannot_emulate(&mut self, fault: &ShadowFault) -> bool {
-        let _ = fault;
+    fn cannot_emulate(&mut self, cpu: usize, fault: &ShadowFault) -> bool {
+        let _ = (cpu, fault);
         false
     }
 
-    /// Shadow paging: the guest has loaded CR3 or changed its paging mode, so that all it has done to its tables counts from now
-    /// on (SDM vol 3A 4.10.4.1, "Operations that Invalidate TLBs and Paging-Structure Caches").
-    fn load(&mut self, state: &PagingState) {
-        let _ = state;
+    /// Shadow paging: the guest has loaded CR3 or changed its paging mode on this CPU, so that all it has done to its tables counts there from
+    /// now on (SDM vol 3A 4.10.4.1, "Operations that Invalidate TLBs and Paging-Structure Caches").
+    fn load(&mut self, cpu: usize, state: &PagingState) {
+        let _ = (cpu, state);
     }
 
-    /// Shadow paging: the guest has executed INVLPG for `gva`.
-    fn invalidate_page(&mut self, state: &PagingState, gva: Gva) {
-        let _ = (state, gva);
+    /// Shadow paging: the guest has executed INVLPG for `gva` on this CPU.
+    fn invalidate_page(&mut self, cpu: usize, state: &PagingState, gva: Gva) {
+        let _ = (cpu, state, gva);
     }
 
     /// Walks the guest's own page tables for one access, setting accessed and dirty bits as the CPU would.
@@ -248,7 +257,7 @@ pub trait Mmu: Send {
         access: Access,
     ) -> Result<Gpa, PageFault>;
 
-    /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous).
+    /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous). No CPU reaches what was there any more.
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing);
 
     /// How many table frames are in use.

@@ -75,7 +75,7 @@ impl<F: Frames> Fenced<F> {
     /// The root of the nested tables, if it is up.
     pub fn root(&mut self) -> Option<Hpa> {
         let up = self.is_up();
-        self.fence.as_mut().filter(|_| up).map(|f| f.root().0)
+        self.fence.as_mut().filter(|_| up).map(|f| f.root(0).0)
     }
 
     /// Lets the guest's memory in.
@@ -160,6 +160,7 @@ mod tests {
         let memory = WatchedMemory::new(inner, SIZE >> 12).unwrap();
         let config = Config {
             algorithm: Algorithm::Unsync,
+            cpus: 1,
             pages: 200,
             frames: SIZE >> 12,
             physical_bits: 36,
@@ -168,19 +169,22 @@ mod tests {
         let tables = NestedMmu::new(frames.clone(), Format::LongMode, 1).unwrap();
         assert!(mmu.enclose(tables));
         mmu.remap(Gpa(0), SIZE, ram(Hpa(RAM), true));
-        mmu.load(&PagingState::unpaged(36));
+        mmu.load(0, &PagingState::unpaged(36));
         mmu
     }
 
     fn touch(mmu: &mut ShadowMmu<SharedFrames>, gva: u64) -> Resolve {
-        mmu.page_fault(&ShadowFault {
-            gva: Gva(gva),
-            error: PfError::empty(),
-            state: PagingState::unpaged(36),
-            cpl: 0,
-            delivering: false,
-            rip: gva,
-        })
+        mmu.page_fault(
+            0,
+            &ShadowFault {
+                gva: Gva(gva),
+                error: PfError::empty(),
+                state: PagingState::unpaged(36),
+                cpl: 0,
+                delivering: false,
+                rip: gva,
+            },
+        )
     }
 
     /// All that nested tables map: addresses, and where they lead.
@@ -201,9 +205,9 @@ mod tests {
         for page in 0..SIZE >> 12 {
             assert_eq!(touch(&mut mmu, page << 12), Resolve::Retry);
         }
-        let fence = mmu.fence().unwrap();
+        let fence = mmu.fence(0).unwrap();
         let shadows = mmu.table_frames();
-        let (root, _) = mmu.root();
+        let (root, _) = mmu.root(0);
         assert_eq!(root, ROOT);
         let all = mapped(&frames, fence, 39, 0);
         let low: Vec<_> = all.iter().filter(|&&(a, _)| a < 1 << 32).collect();
@@ -221,13 +225,13 @@ mod tests {
         let mut mmu = fenced(&frames);
         for gva in [0, 0x3008, SIZE - 1] {
             assert_eq!(touch(&mut mmu, gva), Resolve::Retry);
-            let fence = mmu.fence().unwrap();
+            let fence = mmu.fence(0).unwrap();
             let all = mapped(&frames, fence, 39, 0);
             let host = |at: u64| {
                 let found = all.iter().find(|(a, _)| *a == at & !0xfff);
                 Hpa(found.expect("within the fence").1)
             };
-            let mut table = host(mmu.root().0.0);
+            let mut table = host(mmu.root(0).0.0);
             for shift in [30, 21, 12] {
                 let entry = frames.read(table, (gva >> shift & 0x1ff) as usize);
                 assert_eq!(entry & PRESENT, PRESENT);
@@ -249,12 +253,12 @@ mod tests {
             efer: Efer::LME | Efer::LMA,
             ..PagingState::unpaged(36)
         };
-        mmu.load(&long);
-        assert_eq!(mmu.fence(), None);
-        assert_ne!(mmu.root().0, ROOT);
-        mmu.load(&PagingState::unpaged(36));
-        assert!(mmu.fence().is_some());
-        assert_eq!(mmu.root().0, ROOT);
+        mmu.load(0, &long);
+        assert_eq!(mmu.fence(0), None);
+        assert_ne!(mmu.root(0).0, ROOT);
+        mmu.load(0, &PagingState::unpaged(36));
+        assert!(mmu.fence(0).is_some());
+        assert_eq!(mmu.root(0).0, ROOT);
         let root = mmu.table_frames()[0];
         assert!(
             (0..512).all(|i| frames.read(root, i) == 0),

@@ -9,6 +9,7 @@
 //! ROM or device RAM.
 
 use hv_core::exit::NestedFault;
+use hv_core::flush::Flushes;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, TlbFlush};
 use hv_core::{Gpa, Gva, Hpa};
@@ -60,7 +61,7 @@ pub struct NestedMmu<F: Frames> {
     frames: F,
     root: Hpa,
     used: u64,
-    flush: TlbFlush,
+    flushes: Flushes,
     format: Format,
     /// Largest leaf level: 3 with 1 GiB pages, 2 with 2 MiB pages, else 1.
     largest: u32,
@@ -76,7 +77,7 @@ impl<F: Frames> NestedMmu<F> {
             frames,
             root,
             used: 1,
-            flush: TlbFlush::Guest,
+            flushes: Flushes::new(),
             format,
             largest,
             exhausted: false,
@@ -101,6 +102,11 @@ impl<F: Frames> NestedMmu<F> {
     #[must_use]
     pub fn exhausted(&self) -> bool {
         self.exhausted
+    }
+
+    /// Whatever CPUs remember is from other tables: they flush.
+    pub(crate) fn forget(&mut self) {
+        self.flushes.require();
     }
 
     /// Changes `[start, end)` below the table `table` of `level` to map to `to` (whose address belongs to `start`), or to nothing.
@@ -201,8 +207,14 @@ impl<F: Frames> Drop for NestedMmu<F> {
 }
 
 impl<F: Frames> Mmu for NestedMmu<F> {
-    fn root(&mut self) -> (Hpa, TlbFlush) {
-        (self.root, core::mem::take(&mut self.flush))
+    #[inline]
+    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
+        (self.root, self.flushes.acknowledge(cpu))
+    }
+
+    #[inline]
+    fn generation(&self) -> u64 {
+        self.flushes.generation()
     }
 
     fn fault(&mut self, _fault: &NestedFault) -> Resolve {
@@ -231,7 +243,7 @@ impl<F: Frames> Mmu for NestedMmu<F> {
             Backing::Mmio => None,
         };
         self.set(self.root, ROOT_LEVEL, start, end, to);
-        self.flush = TlbFlush::Guest;
+        self.flushes.require();
     }
 
     fn frames_used(&self) -> u64 {
@@ -410,6 +422,23 @@ mod tests {
             assert_eq!(leaf & (P | US), P | US);
         }
         assert_eq!(m.lookup(Gpa(0x2010)), Some((Hpa(0x7010), false)));
+    }
+
+    #[test]
+    fn every_cpu_flushes_once_for_every_change() {
+        let mut m = mmu();
+        let mut seen = 0;
+        for change in 0..3 {
+            assert_ne!(m.generation(), seen);
+            for cpu in [1, 0, 31] {
+                assert_eq!(m.root(cpu), (m.root, TlbFlush::Guest), "change {change}");
+                assert_eq!(m.root(cpu).1, TlbFlush::None);
+            }
+            seen = m.generation();
+            let _ = m.root(0);
+            assert_eq!(m.generation(), seen, "nobody has to ask again");
+            m.remap(Gpa(change << 12), 0x1000, ram(0x8000));
+        }
     }
 
     #[test]

@@ -91,8 +91,15 @@ impl<F: Frames> Paging<F> {
 
 impl<F: Frames> Mmu for Paging<F> {
     #[inline(always)]
-    fn root(&mut self) -> (Hpa, TlbFlush) {
-        either!(&mut self.used, mmu => mmu.root())
+    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
+        either!(&mut self.used, mmu => mmu.root(cpu))
+    }
+
+    #[inline]
+    fn generation(&self) -> u64 {
+        // A switch changes that of the way that is used from then on.
+        let generation = |kind: &Kind<F>| either!(kind, mmu => mmu.generation());
+        generation(&self.used) + self.other.as_ref().map_or(0, generation)
     }
 
     fn fault(&mut self, fault: &NestedFault) -> Resolve {
@@ -112,33 +119,34 @@ impl<F: Frames> Mmu for Paging<F> {
             return false;
         };
         core::mem::swap(&mut self.used, other);
-        // What it has would be out of date when it is used again.
+        // What shadow tables have would be out of date when they are used again; and whatever a CPU remembers is from the other tables.
         for kind in [&mut self.used, other] {
-            if let Kind::Shadow(shadow) = kind {
-                shadow.empty();
+            match kind {
+                Kind::Nested(nested) => nested.forget(),
+                Kind::Shadow(shadow) => shadow.empty(),
             }
         }
         true
     }
 
-    fn fence(&mut self) -> Option<Hpa> {
-        either!(&mut self.used, mmu => mmu.fence())
+    fn fence(&mut self, cpu: usize) -> Option<Hpa> {
+        either!(&mut self.used, mmu => mmu.fence(cpu))
     }
 
-    fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
-        either!(&mut self.used, mmu => mmu.page_fault(fault))
+    fn page_fault(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
+        either!(&mut self.used, mmu => mmu.page_fault(cpu, fault))
     }
 
-    fn cannot_emulate(&mut self, fault: &ShadowFault) -> bool {
-        either!(&mut self.used, mmu => mmu.cannot_emulate(fault))
+    fn cannot_emulate(&mut self, cpu: usize, fault: &ShadowFault) -> bool {
+        either!(&mut self.used, mmu => mmu.cannot_emulate(cpu, fault))
     }
 
-    fn load(&mut self, state: &PagingState) {
-        either!(&mut self.used, mmu => mmu.load(state));
+    fn load(&mut self, cpu: usize, state: &PagingState) {
+        either!(&mut self.used, mmu => mmu.load(cpu, state));
     }
 
-    fn invalidate_page(&mut self, state: &PagingState, gva: Gva) {
-        either!(&mut self.used, mmu => mmu.invalidate_page(state, gva));
+    fn invalidate_page(&mut self, cpu: usize, state: &PagingState, gva: Gva) {
+        either!(&mut self.used, mmu => mmu.invalidate_page(cpu, state, gva));
     }
 
     fn translate(
@@ -189,6 +197,7 @@ mod tests {
     fn shadow(frames: &SharedFrames, memory: &Arc<WatchedMemory>) -> Kind<SharedFrames> {
         let config = Config {
             algorithm: Algorithm::Unsync,
+            cpus: 1,
             pages: 128,
             frames: SIZE >> 12,
             physical_bits: 36,
@@ -205,7 +214,7 @@ mod tests {
         } else {
             &[39, 30, 21, 12]
         };
-        let mut table = paging.root().0;
+        let mut table = paging.root(0).0;
         for &shift in levels {
             let index = (gpa >> shift & 0x1ff) as usize;
             let entry = frames.read(table, if shift == levels[0] { index & 3 } else { index });
@@ -243,7 +252,7 @@ mod tests {
             for _ in 0..2 {
                 let on = !paging.is_shadow();
                 assert!(paging.set_shadow(on));
-                paging.load(&PagingState::unpaged(36));
+                paging.load(0, &PagingState::unpaged(36));
                 for (gpa, want) in [
                     (0x2008, Some(0x4000_2008)),
                     (0x3000, None),
@@ -252,14 +261,17 @@ mod tests {
                 ] {
                     if on {
                         // Shadow entries are made when they are missed.
-                        let _ = paging.page_fault(&ShadowFault {
-                            gva: Gva(gpa),
-                            error: hv_core::mmu::PfError::empty(),
-                            state: PagingState::unpaged(36),
-                            cpl: 0,
-                            delivering: false,
-                            rip: gpa,
-                        });
+                        let _ = paging.page_fault(
+                            0,
+                            &ShadowFault {
+                                gva: Gva(gpa),
+                                error: hv_core::mmu::PfError::empty(),
+                                state: PagingState::unpaged(36),
+                                cpl: 0,
+                                delivering: false,
+                                rip: gpa,
+                            },
+                        );
                     }
                     assert_eq!(
                         walk(&mut paging, &frames, gpa),

@@ -193,6 +193,7 @@ const GUEST: u64 = 16 << 30;
 fn config() -> Config {
     Config {
         algorithm: Algorithm::Unsync,
+        cpus: 1,
         pages: 4096,
         frames: GUEST >> 12,
         physical_bits: 40,
@@ -260,18 +261,21 @@ fn shadow_paging_that_cannot_be_had_leaves_nested_paging_as_it_was() {
     }
     assert!(add(&mut paging) && paging.set_shadow(true));
     // From here on nothing is allocated, whatever the guest does and wherever it moves its devices.
-    paging.load(&PagingState::unpaged(40));
+    paging.load(0, &PagingState::unpaged(40));
     let (asked, ()) = counted(|| {
         for n in 0..2000u64 {
-            let _ = paging.page_fault(&ShadowFault {
-                gva: Gva(n << 21 | n << 12),
-                error: PfError::empty(),
-                state: PagingState::unpaged(40),
-                cpl: 0,
-                delivering: false,
-                rip: n,
-            });
-            let _ = paging.root();
+            let _ = paging.page_fault(
+                0,
+                &ShadowFault {
+                    gva: Gva(n << 21 | n << 12),
+                    error: PfError::empty(),
+                    state: PagingState::unpaged(40),
+                    cpl: 0,
+                    delivering: false,
+                    rip: n,
+                },
+            );
+            let _ = paging.root(0);
             if n % 10 == 0 {
                 let window = Gpa(0xe000_0000 + (n << 16));
                 paging.remap(window, 0x100_0000, ram(0x7000_0000));

@@ -1,6 +1,7 @@
 //! What surrounds a virtual CPU: memory virtualization, a clock and interrupt chips, each doing as little as it can.
 
 use crate::exit::NestedFault;
+use crate::flush::Flushes;
 use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
 use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, TlbFlush};
@@ -21,12 +22,15 @@ pub struct FlatMmu {
     /// The faults that were reported.
     pub faults: Vec<NestedFault>,
     /// Whether the next entry flushes.
-    pub flush: TlbFlush,
+    pub flushes: Flushes,
 }
 
 impl Mmu for FlatMmu {
-    fn root(&mut self) -> (Hpa, TlbFlush) {
-        (Hpa(0x1000), core::mem::take(&mut self.flush))
+    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
+        (Hpa(0x1000), self.flushes.acknowledge(cpu))
+    }
+    fn generation(&self) -> u64 {
+        self.flushes.generation()
     }
     fn fault(&mut self, fault: &NestedFault) -> Resolve {
         self.faults.push(*fault);

@@ -374,7 +374,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
         if self.mmu.is_shadow() {
             let state = self.paging_state();
-            self.mmu.invalidate_page(&state, linear);
+            self.mmu.invalidate_page(0, &state, linear);
         } else {
             self.cpu.flush_linear();
         }

@@ -262,7 +262,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.clock.arm(deadline, self.now);
                 u64::MAX
             };
-            let (root, flush) = self.mmu.root();
+            let (root, flush) = self.mmu.root(0);
             if flush != TlbFlush::None {
                 self.stats.flushes += 1;
             }

@@ -66,13 +66,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             delivering: exit.vectoring.is_some(),
             rip: self.cpu.rip(),
         };
-        let resolve = self.mmu.page_fault(&fault);
+        let resolve = self.mmu.page_fault(0, &fault);
         if resolve != Resolve::Emulate || fault.delivering {
             return self.resolve(resolve, exit);
         }
         self.stats.emulated += 1;
         match emulate::step(self) {
-            Err(EmuFault::Unsupported(_)) if self.mmu.cannot_emulate(&fault) => Ok(()),
+            Err(EmuFault::Unsupported(_)) if self.mmu.cannot_emulate(0, &fault) => Ok(()),
             result => self.emulated(fault.rip, result),
         }
     }
@@ -112,8 +112,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn reload_paging(&mut self) {
         if self.mmu.is_shadow() {
             let state = self.paging_state();
-            self.mmu.load(&state);
-            self.cpu.set_fence(self.mmu.fence());
+            self.mmu.load(0, &state);
+            self.cpu.set_fence(self.mmu.fence(0));
         } else {
             self.cpu.flush_linear();
         }

@@ -50,6 +50,7 @@ use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::exit::NestedFault;
+use hv_core::flush::Flushes;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowFaults,
@@ -90,6 +91,8 @@ impl Algorithm {
 pub struct Config {
     /// How shadows are kept up to date.
     pub algorithm: Algorithm,
+    /// How many virtual CPUs there are, 1 to [`MAX_CPUS`](hv_core::flush::MAX_CPUS).
+    pub cpus: usize,
     /// The most shadow pages that there may be, 4 KiB and about as much again for bookkeeping each; at least [`MIN_PAGES`].
     pub pages: usize,
     /// The guest's RAM ends below this page number: tables can be there.
@@ -147,8 +150,8 @@ pub struct ShadowMmu<F: Frames> {
     reading: Reading,
     /// What the hardware's CR3 points to; None: it has to be made.
     root: Option<PageId>,
-    /// The next entry flushes the TLB.
-    flush: bool,
+    /// What the CPUs have to flush.
+    flushes: Flushes,
     /// The pages that are out of step, oldest first.
     unsync: Vec<PageId>,
     /// The last fault and how often it has come again since.
@@ -188,7 +191,7 @@ impl<F: Frames> ShadowMmu<F> {
             state: PagingState::unpaged(config.physical_bits),
             reading: Reading::NONE,
             root: Some(PAE_ROOT),
-            flush: true,
+            flushes: Flushes::new(),
             unsync,
             last: None,
             faults: ShadowFaults::default(),
@@ -241,7 +244,9 @@ impl<F: Frames> ShadowMmu<F> {
             self.lists.remove(Self::slot(id, index));
             page.present -= 1;
             // A permission more needs no flush: the CPU forgets an entry that it faults at (SDM vol 3A 4.10.4.1).
-            self.flush |= old | RW != new && !mutant(Mutant::NoFlush);
+            if old | RW != new && !mutant(Mutant::NoFlush) {
+                self.flushes.require();
+            }
         }
         if new & P != 0 {
             page.present += 1;
@@ -376,7 +381,7 @@ impl<F: Frames> ShadowMmu<F> {
             self.root = None;
         }
         self.pool.retire(id);
-        self.flush = true;
+        self.flushes.require();
     }
 
     fn zap_all(&mut self) {
@@ -388,7 +393,7 @@ impl<F: Frames> ShadowMmu<F> {
     /// Gives up all shadow pages.
     pub fn empty(&mut self) {
         self.zap_all();
-        self.flush = true;
+        self.flushes.require();
     }
 
     /// Gives up all shadows of the table at `gfn`: it is one no longer, or too much trouble.
@@ -456,7 +461,7 @@ impl<F: Frames> ShadowMmu<F> {
     /// Makes the root. What has been given up is used again: the TLB is flushed before the guest runs.
     fn make_root(&mut self) -> PageId {
         let key = self.long_root();
-        self.flush = true;
+        self.flushes.require();
         self.pool.flushed();
         loop {
             if let Some(id) = self.create(key) {
@@ -481,7 +486,7 @@ impl<F: Frames> Drop for ShadowMmu<F> {
 impl<F: Frames> Mmu for ShadowMmu<F> {
     // Not among what every exit under nested paging goes through too.
     #[inline(never)]
-    fn root(&mut self) -> (Hpa, TlbFlush) {
+    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
         if let Some(writes) = self.memory.take()
             && !mutant(Mutant::WritesUnnoticed)
         {
@@ -494,12 +499,10 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         if root == PAE_ROOT {
             self.clean_pae_root();
         }
-        let flush = if core::mem::take(&mut self.flush) {
+        let flush = self.flushes.acknowledge(cpu);
+        if flush != TlbFlush::None {
             self.pool.flushed();
-            TlbFlush::Guest
-        } else {
-            TlbFlush::None
-        };
+        }
         let fenced = root == PAE_ROOT && self.frames.is_up();
         let frame = if fenced {
             fence::ROOT
@@ -507,6 +510,10 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
             self.pool.page(root).frame
         };
         (frame, flush)
+    }
+
+    fn generation(&self) -> u64 {
+        self.flushes.generation()
     }
 
     fn fault(&mut self, _fault: &NestedFault) -> Resolve {
@@ -517,19 +524,19 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         true
     }
 
-    fn fence(&mut self) -> Option<Hpa> {
+    fn fence(&mut self, _cpu: usize) -> Option<Hpa> {
         self.frames.root()
     }
 
-    fn page_fault(&mut self, fault: &ShadowFault) -> Resolve {
+    fn page_fault(&mut self, _cpu: usize, fault: &ShadowFault) -> Resolve {
         self.resolve(fault)
     }
 
-    fn cannot_emulate(&mut self, fault: &ShadowFault) -> bool {
+    fn cannot_emulate(&mut self, _cpu: usize, fault: &ShadowFault) -> bool {
         self.let_through(fault)
     }
 
-    fn load(&mut self, state: &PagingState) {
+    fn load(&mut self, cpu: usize, state: &PagingState) {
         self.state = *state;
         self.reading = if state.cr0.contains(Cr0::PG) {
             Reading::of(state)
@@ -545,7 +552,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
             Algorithm::Vtlb => self.zap_all(),
             Algorithm::Cached | Algorithm::Unsync => self.sync_all(),
         }
-        self.flush = true;
+        self.flushes.require_of(cpu);
         if self.reading.long {
             self.root = self.pool.find(&self.long_root());
             if let Some(root) = self.root {
@@ -556,7 +563,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         }
     }
 
-    fn invalidate_page(&mut self, _state: &PagingState, gva: Gva) {
+    fn invalidate_page(&mut self, _cpu: usize, _state: &PagingState, gva: Gva) {
         match self.algorithm {
             _ if mutant(Mutant::InvlpgIgnored) => {}
             Algorithm::Vtlb => self.drop_page(gva.0),
@@ -583,7 +590,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         }
         self.zapped += self.pool.in_use() as u64;
         self.zap_all();
-        self.flush = true;
+        self.flushes.require();
     }
 
     fn frames_used(&self) -> u64 {

@@ -124,7 +124,7 @@ impl<F: Frames> ShadowMmu<F> {
                 // The CPU sets the flag again only when it has forgotten that it was set.
                 let frame = self.pool.page(id).frame;
                 self.frames.write(frame, index, entry & !D);
-                self.flush = true;
+                self.flushes.require();
             }
         }
         dirty

@@ -67,6 +67,7 @@ impl Machine {
         let watched = watched.expect("the bus has been given its memory");
         let config = shadow::Config {
             algorithm,
+            cpus: 1,
             pages: shadow::MIN_PAGES,
             frames,
             physical_bits: 40,

@@ -151,8 +151,11 @@ impl Clock for Ticking {
 struct NoMmu;
 
 impl Mmu for NoMmu {
-    fn root(&mut self) -> (Hpa, TlbFlush) {
+    fn root(&mut self, _cpu: usize) -> (Hpa, TlbFlush) {
         (Hpa(0x1000), TlbFlush::None)
+    }
+    fn generation(&self) -> u64 {
+        1
     }
     fn fault(&mut self, _fault: &NestedFault) -> Resolve {
         Resolve::Retry

@@ -92,6 +92,7 @@ impl Machine {
         let watched = WatchedMemory::new(memory.clone(), FRAMES).unwrap();
         let config = Config {
             algorithm,
+            cpus: 1,
             pages: POOL,
             frames: FRAMES,
             physical_bits: 40,
@@ -271,7 +272,7 @@ impl Machine {
         ));
         // The table of a stuck fault resolves late.
         for round in 0..200 {
-            let (root, flush) = self.mmu.root();
+            let (root, flush) = self.mmu.root(0);
             self.check_entry(root);
             if flush != TlbFlush::None {
                 self.forget();
@@ -325,7 +326,7 @@ impl Machine {
                 rip: 0,
             };
             let before = self.reference(va, access);
-            let resolve = self.mmu.page_fault(&fault);
+            let resolve = self.mmu.page_fault(0, &fault);
             for step in &before.steps {
                 self.judge.observe(&self.memory, step.place);
                 self.judge.observe(&self.memory, step.place + 4);

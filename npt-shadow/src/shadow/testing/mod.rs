@@ -34,7 +34,7 @@ const POOL: usize = MIN_PAGES;
 
 /// Flushes what the MMU says, and checks its invariants.
 fn settle(machine: &mut Machine) {
-    if machine.mmu.root().1 != TlbFlush::None {
+    if machine.mmu.root(0).1 != TlbFlush::None {
         machine.forget();
     }
     machine.mmu.audit().unwrap();

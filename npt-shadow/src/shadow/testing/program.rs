@@ -137,7 +137,7 @@ impl Machine {
     pub(super) fn load_cr3(&mut self) {
         self.state.cr3 = self.choices.pick(&self.roots.clone());
         self.note(format!("load {:x?}", self.state));
-        self.mmu.load(&self.state);
+        self.mmu.load(0, &self.state);
         self.judge.flush_all();
     }
 
@@ -284,7 +284,7 @@ impl Machine {
 
     pub(super) fn invlpg(&mut self, va: u64) {
         self.note(format!("invlpg {va:x}"));
-        self.mmu.invalidate_page(&self.state, Gva(va));
+        self.mmu.invalidate_page(0, &self.state, Gva(va));
         self.judge.flush_page(va);
     }
 }

@@ -77,7 +77,7 @@ fn live(m: &mut Machine, world: [u64; 4], first: usize, change: (u64, u64), invl
             .write(Gpa(*place), &(entry as u32).to_le_bytes())
             .unwrap();
     }
-    m.mmu.load(&m.state);
+    m.mmu.load(0, &m.state);
     m.judge.flush_all();
     let (va, user) = (ADDRESSES[first % 4], first & 4 != 0);
     m.cpl = if user { 3 } else { 0 };

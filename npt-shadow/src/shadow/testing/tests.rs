@@ -109,10 +109,10 @@ fn large_page_goes_as_a_whole() -> bool {
     let large = |gfn: u64| (gfn << 12 | P | RW | A | D | PS).to_le_bytes();
     m.memory.write(Gpa(0x2000), &large(0)).unwrap();
     m.map(ROM, Backing::Mmio);
-    m.mmu.load(&m.state);
+    m.mmu.load(0, &m.state);
     let reached = |m: &mut Machine, va: u64| {
         for _ in 0..4 {
-            let (root, _) = m.mmu.root();
+            let (root, _) = m.mmu.root(0);
             m.tables.clear();
             if let Ok((cached, ..)) = m.hardware_walk(root, va, Access::default()) {
                 return (cached.hpa - RAM) >> 12;
@@ -125,13 +125,13 @@ fn large_page_goes_as_a_whole() -> bool {
                 delivering: false,
                 rip: 0,
             };
-            assert_eq!(m.mmu.page_fault(&fault), Resolve::Retry);
+            assert_eq!(m.mmu.page_fault(0, &fault), Resolve::Retry);
         }
         unreachable!("the fault is never resolved")
     };
     assert_eq!((reached(&mut m, 0x5000), reached(&mut m, 0x6000)), (5, 6));
     m.memory.write(Gpa(0x2000), &large(512)).unwrap();
-    m.mmu.invalidate_page(&m.state, Gva(0x5000));
+    m.mmu.invalidate_page(0, &m.state, Gva(0x5000));
     reached(&mut m, 0x6000) == 518
 }
 
