@@ -207,6 +207,8 @@ fn algorithm(shadow: Option<Shadow>) -> Algorithm {
     }
 }
 
+const _: () = assert!(options::MAX_CPUS == machine::MAX_CPUS);
+
 /// What the firmware boots first, as the user said.
 fn boot_from(boot: options::BootFrom) -> BootFrom {
     match boot {
@@ -236,6 +238,12 @@ impl<B: VcpuBackend> Guest<B> {
         media: Media,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
+        if options.max_cpus() > 1 {
+            return Err(alloc::format!(
+                "VM {number} is to have {} virtual CPUs, and more than one is not built yet; use cpus=1",
+                options.max_cpus()
+            ));
+        }
         let (cpu, second_stage) = virtualization.vcpu(number.into(), options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
@@ -252,8 +260,8 @@ impl<B: VcpuBackend> Guest<B> {
         let (described, drives) = ide_drives(number, media.disks, cdrom);
         let desc = MachineDesc {
             memory: memory_size,
-            cpus: 1,
-            max_cpus: 1,
+            cpus: options.cpus(),
+            max_cpus: options.max_cpus(),
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
             drives: described,

@@ -108,6 +108,7 @@ impl Bare {
         let machine = Machine {
             rig: QEMU_SVM,
             cpu_model: QEMU_SVM.usual_model().to_owned(),
+            cpus: 1,
             memory,
             boot: Boot::Cd {
                 path: cd.to_owned(),

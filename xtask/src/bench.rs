@@ -194,6 +194,7 @@ pub fn native_machine(
     Machine {
         rig,
         cpu_model: cpu_model.to_owned(),
+        cpus: 1,
         memory: MEMORY,
         boot: Boot::Native {
             kernel: kernel.to_owned(),

@@ -84,6 +84,19 @@ pub struct VmArgs {
         allow_hyphen_values = true
     )]
     pub memory: String,
+    /// The guest's virtual CPUs, 1 to 32. They are cores of one processor, which is what every system takes without a licence for more.
+    /// More of them than this computer has share what there is
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        allow_hyphen_values = true
+    )]
+    pub cpus: String,
+    /// The virtual CPUs that the guest can have in all, when more are plugged in at Umbra's console (`cpus N`) while it runs: up to 32
+    /// [default: those of --cpus]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub max_cpus: Option<String>,
     /// How the guest's memory is virtualized: nested (the processor walks a second set of tables), shadow (Umbra keeps shadows of
     /// the guest's tables), or one and the other in turn, as in alternate:100ms
     #[arg(long, value_name = "PAGING", default_value = "nested")]
@@ -130,14 +143,6 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     pub vms: Vec<String>,
-    /// The guest's processors
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1",
-        allow_hyphen_values = true
-    )]
-    pub cpus: String,
     /// The machine that Umbra runs on
     #[arg(long, value_parser = rig::any(), default_value = "auto")]
     pub rig: Choice,
@@ -204,6 +209,9 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
+    /// The CPUs of the outer machine, 1 to 32, in Bochs to 8 [default: what the guests and Umbra can use and this computer has]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub host_cpus: Option<String>,
     /// The memory of the outer machine [default: what the guests and Umbra need]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub outer_memory: Option<String>,

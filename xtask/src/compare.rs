@@ -71,6 +71,7 @@ impl Words {
         let machine = Machine {
             rig: options.rig,
             cpu_model: options.cpu_model,
+            cpus: options.host_cpus,
             memory: vm.memory,
             boot: Boot::Native {
                 kernel: vm.medium()?.path,

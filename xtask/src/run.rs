@@ -23,7 +23,8 @@ use crate::keys;
 use crate::mouse;
 use crate::outcome::{exit_code, refuse};
 use crate::rig::{
-    Boot, Bus, Counting, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, outer_memory,
+    Boot, Bus, Counting, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, host_cpus,
+    outer_memory, parse_cpus,
 };
 use crate::screen::write_png;
 use crate::script::{self, Step, wait};
@@ -51,6 +52,8 @@ pub struct Options {
     pub rig: &'static dyn Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
+    /// How many of these it has.
+    pub host_cpus: u32,
     /// The virtual machine; the first, if there are more.
     pub vm: Vm,
     /// The others.
@@ -95,13 +98,6 @@ impl Options {
         if args.icount && rig.counting() == Counting::Never {
             refuse!("--icount cannot go with --rig {}", rig.name());
         }
-        match args.cpus.parse::<u32>() {
-            Ok(1) => {}
-            Ok(cpus) if cpus > 1 => {
-                refuse!("--cpus {cpus} is not built yet: a guest has one processor")
-            }
-            _ => refuse!("--cpus {} is not a number of processors", args.cpus),
-        }
         if args.vms.len() >= MAX_VMS.into() {
             refuse!("there can be {MAX_VMS} virtual machines");
         }
@@ -144,6 +140,12 @@ impl Options {
         let mut vm = Vm::check(&args.vm, rig)?;
         let others = further.iter().map(|args| Vm::check(args, rig));
         let mut others = others.collect::<Result<Vec<_>>>()?;
+        let guests_cpus: u32 = others.iter().map(|vm| vm.max_cpus).sum();
+        let guests_cpus = guests_cpus + vm.max_cpus;
+        let host_cpus = match &args.host_cpus {
+            Some(text) => parse_cpus("--host-cpus", text, rig.most_cpus())?,
+            None => host_cpus(rig, guests_cpus),
+        };
         let all = [(&args.vm, &vm)].into_iter();
         let all: Vec<_> = all.chain(further.iter().zip(&others)).collect();
         images::check(args, &all)?;
@@ -154,6 +156,7 @@ impl Options {
         Ok(Options {
             rig,
             cpu_model,
+            host_cpus,
             vm,
             others,
             network,
@@ -181,6 +184,7 @@ impl Options {
         Options {
             rig: QEMU_SVM,
             cpu_model: QEMU_SVM.usual_model().to_owned(),
+            host_cpus: host_cpus(QEMU_SVM, vm.max_cpus),
             vm,
             others: Vec::new(),
             network: Network::default(),
@@ -317,6 +321,7 @@ pub fn machine(
     Ok(Machine {
         rig: options.rig,
         cpu_model: options.cpu_model.clone(),
+        cpus: options.host_cpus,
         memory,
         boot: Boot::Multiboot {
             umbra: umbra.to_owned(),

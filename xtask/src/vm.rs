@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::prefix;
+use protocol::options::{MAX_CPUS, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
 use crate::guests::Guest;
 use crate::media::{self, Floppy, Kind, Medium};
 use crate::outcome::{Refused, refuse};
-use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_memory};
+use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_cpus, parse_memory};
 
 /// A Linux kernel's command line if nothing else is said.
 const CMDLINE: &str = "console=tty0 console=ttyS0";
@@ -27,6 +27,10 @@ pub struct Vm {
     pub cmdline: String,
     /// The guest's memory in bytes.
     pub memory: u64,
+    /// The virtual CPUs that the guest starts with.
+    pub cpus: u32,
+    /// The virtual CPUs that it can have in all.
+    pub max_cpus: u32,
     /// How the guest's memory is virtualized.
     pub paging: Paging,
     /// How shadow tables are kept, if that is not left to Umbra.
@@ -81,6 +85,7 @@ impl Vm {
             refuse!("--shadow goes with --paging shadow or alternate");
         }
         let memory = parse_memory(&args.memory)?;
+        let (cpus, max_cpus) = count_cpus(args)?;
         let initrd = match (&args.initrd, &args.guest) {
             (Some(path), _) => Some(media::open_initrd(path)?),
             (None, Some(kernel)) => {
@@ -138,6 +143,8 @@ impl Vm {
             initrd,
             cmdline: args.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             memory,
+            cpus,
+            max_cpus,
             paging: args.paging,
             shadow: args.shadow,
             disks: Vec::new(),
@@ -171,6 +178,8 @@ impl Vm {
             initrd: None,
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
+            cpus: 1,
+            max_cpus: 1,
             paging: Paging::Nested,
             shadow: None,
             disks: Vec::new(),
@@ -184,6 +193,8 @@ impl Vm {
     pub fn options(&self, record: u32, count: bool) -> protocol::options::Vm<'static> {
         protocol::options::Vm {
             memory: Some(self.memory),
+            cpus: (self.cpus > 1).then_some(self.cpus),
+            max_cpus: (self.max_cpus > self.cpus).then_some(self.max_cpus),
             paging: self.paging,
             shadow: self.shadow,
             record,
@@ -330,6 +341,19 @@ fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<
     Ok(())
 }
 
+/// The virtual CPUs that the guest starts with, and can have in all.
+fn count_cpus(args: &VmArgs) -> Result<(u32, u32)> {
+    let cpus = parse_cpus("--cpus", &args.cpus, MAX_CPUS)?;
+    let max_cpus = match &args.max_cpus {
+        Some(text) => parse_cpus("--max-cpus", text, MAX_CPUS)?,
+        None => cpus,
+    };
+    if max_cpus < cpus {
+        refuse!("--max-cpus {max_cpus} is less than --cpus {cpus}, with which the guest starts");
+    }
+    Ok((cpus, max_cpus))
+}
+
 fn disk_size(args: &VmArgs) -> Result<Option<u64>> {
     args.disk_size.as_deref().map(media::parse_size).transpose()
 }
@@ -385,6 +409,8 @@ mod tests {
             initrd: Some(("/i".into(), 10)),
             cmdline: "quiet".into(),
             memory: 64 * MIB,
+            cpus: 1,
+            max_cpus: 1,
             paging: Paging::Nested,
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],

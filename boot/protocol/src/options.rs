@@ -21,6 +21,9 @@ pub const MIN_MEMORY: u64 = 32 * MIB;
 /// and a host take.
 pub const MAX_MEMORY: u64 = 512 << 30;
 
+/// The most virtual CPUs of a guest.
+pub const MAX_CPUS: u32 = 32;
+
 /// Media of one kind that a guest can have at most: more than there are drives for, since further ones wait to be inserted.
 pub const MAX_MEDIA: usize = 16;
 
@@ -229,6 +232,10 @@ fn number<T: FromStr>(text: &str) -> Option<T> {
 pub struct Vm<'a> {
     /// The guest's RAM in bytes, if that is said: whole MiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
     pub memory: Option<u64>,
+    /// The virtual CPUs that it starts with, if that is said: 1 to [`MAX_CPUS`].
+    pub cpus: Option<u32>,
+    /// The virtual CPUs that it can have in all, if that is said: [`Vm::cpus`] to [`MAX_CPUS`].
+    pub max_cpus: Option<u32>,
     /// How its memory is virtualized.
     pub paging: Paging,
     /// How shadow tables are kept, if that is said.
@@ -337,7 +344,26 @@ fn add(places: &mut Vec<Place>, text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A number of virtual CPUs.
+fn cpus(text: &str) -> Result<u32, &'static str> {
+    number(text)
+        .filter(|cpus| (1..=MAX_CPUS).contains(cpus))
+        .ok_or("write a number of virtual CPUs from 1 to 32, as in 4")
+}
+
 impl Vm<'_> {
+    /// The virtual CPUs that it starts with: one if nothing is said.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.cpus.unwrap_or(1)
+    }
+
+    /// The virtual CPUs that it can have in all: those that it starts with if nothing is said.
+    #[must_use]
+    pub fn max_cpus(&self) -> u32 {
+        self.max_cpus.unwrap_or(self.cpus())
+    }
+
     /// Takes one word. False: it means nothing here.
     fn take(&mut self, key: &str, value: &str) -> Result<bool, &'static str> {
         match key {
@@ -346,6 +372,16 @@ impl Vm<'_> {
                 let bytes =
                     bytes.ok_or("write a size in whole MiB from 32M to 512G, as in 512M")?;
                 self.memory = Some(bytes);
+            }
+            "cpus" | "max-cpus" => {
+                let cpus = cpus(value)?;
+                match key {
+                    "cpus" => self.cpus = Some(cpus),
+                    _ => self.max_cpus = Some(cpus),
+                }
+                if self.cpus() > self.max_cpus() {
+                    return Err("it would start with more virtual CPUs than it can have");
+                }
             }
             "paging" => self.paging = value.parse()?,
             "shadow" => self.shadow = Some(value.parse()?),
@@ -366,6 +402,7 @@ impl Vm<'_> {
 
 // The sentences above say them.
 const _: () = assert!(MIN_MEMORY == 32 * MIB && MAX_MEMORY == 512 << 30 && MAX_RECORD == 10_000);
+const _: () = assert!(MAX_CPUS == 32);
 
 impl<'a> Options<'a> {
     /// Reads a command line. Words that mean nothing here go to `unknown`: what boot loaders and newer host tools add is not ours to
@@ -423,6 +460,8 @@ impl fmt::Display for Vm<'_> {
         // What is not the first virtual machine's is not written here.
         let Vm {
             memory,
+            cpus,
+            max_cpus,
             paging,
             shadow,
             record,
@@ -435,6 +474,11 @@ impl fmt::Display for Vm<'_> {
         } = self;
         if let Some(bytes) = memory {
             write!(f, "memory={}M ", bytes / MIB)?;
+        }
+        for (key, cpus) in [("cpus", cpus), ("max-cpus", max_cpus)] {
+            if let Some(cpus) = cpus {
+                write!(f, "{key}={cpus} ")?;
+            }
         }
         write!(f, "paging={paging}")?;
         if let Some(shadow) = shadow {
@@ -503,8 +547,12 @@ mod tests {
                 .map(|_| place(r))
                 .collect()
         };
+        let cpus = (r.below(2) == 0).then(|| 1 + r.below(32) as u32);
+        let least = cpus.unwrap_or(1);
         Vm {
             memory: (r.below(4) != 0).then(|| (32 + r.below(512 * 1024 - 31)) * MIB),
+            cpus,
+            max_cpus: (r.below(2) == 0).then(|| least + r.below(u64::from(33 - least)) as u32),
             paging: match r.below(3) {
                 0 => Paging::Nested,
                 1 => Paging::Shadow,
@@ -547,6 +595,8 @@ mod tests {
         let mut r = Random::from_env("UMBRA_SEED", 12);
         let pieces = [
             "memory=",
+            "cpus=",
+            "max-cpus=",
             "paging=",
             "shadow=",
             "record=",
@@ -591,6 +641,8 @@ mod tests {
                         let memory = vm.memory.unwrap_or(MIN_MEMORY);
                         assert!((MIN_MEMORY..=MAX_MEMORY).contains(&memory));
                         assert!(vm.record <= MAX_RECORD);
+                        assert!((1..=vm.max_cpus()).contains(&vm.cpus()));
+                        assert!(vm.max_cpus() <= MAX_CPUS);
                     }
                     let again = options.to_string();
                     assert_eq!(Options::parse(&again, &mut |_| {}), Ok(options));
@@ -606,6 +658,13 @@ mod tests {
             ("memory=16M", "memory=16M"),
             ("memory=33000K", "memory=33000K"),
             ("memory=1T", "memory=1T"),
+            ("cpus=0", "cpus=0"),
+            ("cpus=33", "cpus=33"),
+            ("cpus=two", "cpus=two"),
+            ("cpus=04", "cpus=04"),
+            ("max-cpus=33", "max-cpus=33"),
+            ("cpus=4 max-cpus=2", "max-cpus=2"),
+            ("max-cpus=2 cpus=4", "cpus=4"),
             ("window paging=both", "paging=both"),
             ("paging=alternate:0ms", "paging=alternate:0ms"),
             ("shadow=none", "shadow=none"),
@@ -622,6 +681,23 @@ mod tests {
             assert_eq!(wrong.word, word);
             assert!(wrong.to_string().contains(word));
         }
+    }
+
+    #[test]
+    fn a_guest_can_have_as_many_cpus_as_it_starts_with_unless_more_are_asked_for() {
+        for (line, counts) in [
+            ("", (1, 1)),
+            ("cpus=4", (4, 4)),
+            ("max-cpus=8", (1, 8)),
+            ("max-cpus=32 cpus=2", (2, 32)),
+            ("cpus=3 max-cpus=3", (3, 3)),
+        ] {
+            let options = Options::parse(line, &mut |_| {}).unwrap();
+            let vm = &options.vms[0];
+            assert_eq!((vm.cpus(), vm.max_cpus()), counts, "{line}");
+        }
+        let options = Options::parse("cpus=4 vm=2 max-cpus=2", &mut |_| {}).unwrap();
+        assert_eq!(options.vms[1].cpus(), 1, "each has its own");
     }
 
     #[test]

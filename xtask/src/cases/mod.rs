@@ -348,6 +348,7 @@ impl Case {
         let machine = Machine {
             rig: QEMU_SVM,
             cpu_model: QEMU_SVM.usual_model().to_owned(),
+            cpus: 1,
             memory: outer_memory(self.memory, length).max(512 * MIB),
             boot: Boot::Cd { path, firmware },
             drives: Vec::new(),

@@ -28,6 +28,8 @@ pub const BOCHS: &str = "bochs";
 const OVERRIDE: &str = "UMBRA_BOCHS";
 /// The most memory that its machine can have here.
 pub const MOST_MEMORY: u64 = 2048 * MIB;
+/// The most CPUs that it can have: Bochs counts further, but its own BIOS starts no more.
+pub const MOST_CPUS: u32 = 8;
 /// Its packages, and those with which the CD is made from which it starts.
 const PACKAGES: &[Package] = &[
     package("bochs", "/usr/bin/bochs"),
@@ -247,7 +249,7 @@ fn configuration(machine: &Machine, reach: Reach, port: u16, log: &Path) -> Stri
         "none"
     };
     let memory = machine.memory / MIB;
-    let model = &machine.cpu_model;
+    let (model, cpus) = (&machine.cpu_model, machine.cpus);
     let tool = format!("mode=socket-client, dev=127.0.0.1:{port}");
     let (com1, com2) = match reach {
         Reach::Native => (tool, "mode=null".to_owned()),
@@ -259,7 +261,7 @@ fn configuration(machine: &Machine, reach: Reach, port: u16, log: &Path) -> Stri
 config_interface: textconfig
 display_library: {display}
 plugin_ctrl: unmapped=true, biosdev=true, extfpuirq=true, serial=true, speaker=false, parallel=false, e1000=false
-cpu: model={model}, count=1, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={model}, count={cpus}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory}, host={memory}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
 vgaromimage: file=/usr/share/seabios/vgabios-stdvga.bin
@@ -302,6 +304,7 @@ mod tests {
         Machine {
             rig: BOCHS_SVM,
             cpu_model: "ryzen".to_owned(),
+            cpus: 2,
             memory: 384 * MIB,
             boot,
             drives: vec![
@@ -347,7 +350,7 @@ mod tests {
         assert!(text.contains("com1: enabled=1, mode=file, dev=\"/logs/a.log\"\n"));
         assert!(text.contains("com2: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n"));
         assert!(text.contains("memory: guest=384, host=384\n"));
-        assert!(text.contains("cpu: model=ryzen, "));
+        assert!(text.contains("cpu: model=ryzen, count=2, "));
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Rig for BochsRig {
         Some(bochs::MOST_MEMORY)
     }
 
+    fn most_cpus(&self) -> u32 {
+        bochs::MOST_CPUS
+    }
+
     fn lacks(&self, part: Part) -> Option<&'static str> {
         Some(bochs::lacks(part))
     }

@@ -49,6 +49,9 @@ fn arguments(machine: &Machine, boot: &Boot, log: &Path, directory: &Path) -> Re
     add(&["-name", "Umbra", "-no-user-config", "-nodefaults"]);
     add(&["-M", "q35", "-accel", "tcg", "-cpu", "max,+svm"]);
     add(&["-m", &format!("{}M", within::memory(machine) / MIB)]);
+    if machine.cpus > 1 {
+        add(&["-smp", &machine.cpus.to_string()]);
+    }
     add(&["-display", "none", "-no-reboot"]);
     if let Boot::Native {
         kernel,

@@ -110,6 +110,34 @@ pub fn parse_memory(text: &str) -> Result<u64> {
     }
 }
 
+/// The most CPUs of the outer machine, if its rig has no lower limit.
+pub const MAX_HOST_CPUS: u32 = 32;
+
+/// The CPUs of the outer machine that Umbra makes use of, at most.
+const USED_HOST_CPUS: u32 = 1;
+
+/// Reads what `option` says of CPUs: a number up to `most`.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused) for any other text.
+pub fn parse_cpus(option: &str, text: &str, most: u32) -> Result<u32> {
+    match text.parse() {
+        Ok(cpus) if (1..=most).contains(&cpus) => Ok(cpus),
+        _ => refuse!("{option} {text} is not a number of CPUs from 1 to {most}"),
+    }
+}
+
+/// The CPUs of an outer machine of `rig` for guests with so many CPUs in all, where nothing is said: what Umbra and they can use and
+/// this computer has.
+pub fn host_cpus(rig: &dyn Rig, guests: u32) -> u32 {
+    let here = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    [guests, here, rig.most_cpus(), USED_HOST_CPUS]
+        .into_iter()
+        .fold(MAX_HOST_CPUS, u32::min)
+        .max(1)
+}
+
 /// A file that the boot loader hands to Umbra.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
@@ -179,6 +207,8 @@ pub struct Machine {
     pub rig: &'static dyn Rig,
     /// Its CPU, as the emulator calls it.
     pub cpu_model: String,
+    /// How many of these it has.
+    pub cpus: u32,
     /// Its memory in bytes.
     pub memory: u64,
     /// What it starts.
@@ -201,6 +231,30 @@ pub fn outer_memory(guest: u64, modules: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_cpus_are_at_most_what_guests_rig_computer_and_umbra_have() {
+        for rig in crate::rig::ALL {
+            assert_eq!(host_cpus(rig, 0), 1);
+            assert_eq!(host_cpus(rig, 1), 1);
+            let most = host_cpus(rig, u32::MAX);
+            assert!((1..=rig.most_cpus().min(USED_HOST_CPUS)).contains(&most));
+        }
+    }
+
+    #[test]
+    fn cpus_are_a_number_within_the_limit() {
+        for (text, cpus) in [("1", 1), ("32", 32)] {
+            assert_eq!(parse_cpus("--cpus", text, 32).unwrap(), cpus);
+        }
+        for text in ["0", "33", "-1", "", "x", "1.5", "99999999999"] {
+            let error = parse_cpus("--cpus", text, 32).unwrap_err().to_string();
+            assert!(
+                error.contains("--cpus") && error.contains("from 1 to 32"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn memory_is_mib_or_has_a_unit() {

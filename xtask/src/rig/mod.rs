@@ -30,8 +30,8 @@ pub use self::kvm::KVM;
 pub use self::kvm_in_bochs::KVM_IN_BOCHS;
 pub use self::kvm_in_qemu::KVM_IN_QEMU;
 pub use self::machine::{
-    Boot, Bus, Drive, Forward, MIB, Machine, Module, Net, Network, Paging, Shadow, bytes,
-    outer_memory, parse_memory,
+    Boot, Bus, Drive, Forward, MAX_HOST_CPUS, MIB, Machine, Module, Net, Network, Paging, Shadow,
+    bytes, host_cpus, outer_memory, parse_cpus, parse_memory,
 };
 pub use self::qemu_svm::QEMU_SVM;
 use crate::emulator::Emulator;
@@ -98,6 +98,11 @@ pub trait Rig: Sync {
     /// The most memory that the outer machine can have, in bytes, if there is a limit.
     fn most_memory(&self) -> Option<u64> {
         None
+    }
+
+    /// The most CPUs that the outer machine can have.
+    fn most_cpus(&self) -> u32 {
+        MAX_HOST_CPUS
     }
 
     /// Why the outer machine has no such part; nothing if it has it.

@@ -247,6 +247,9 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
         "-display",
         machine.display.unwrap_or("none"),
     ]);
+    if machine.cpus > 1 {
+        add(&["-smp", &machine.cpus.to_string()]);
+    }
     if machine.icount {
         // Nothing may come from outside: the time of day and what RDRAND gives are always the same.
         add(&["-icount", "shift=0,sleep=off", "-seed", "1"]);
@@ -458,6 +461,7 @@ mod tests {
         Machine {
             rig: QEMU_SVM,
             cpu_model: "max".to_owned(),
+            cpus: 1,
             memory: 128 * MIB,
             boot: Boot::Multiboot {
                 umbra: "/u".into(),

@@ -232,6 +232,7 @@ mod tests {
         let machine = Machine {
             rig: KVM,
             cpu_model: "host".to_owned(),
+            cpus: 1,
             memory: 128 * MIB,
             boot: Boot::Multiboot {
                 umbra: file.clone(),

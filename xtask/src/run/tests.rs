@@ -29,8 +29,24 @@ fn refusal(line: &str) -> String {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    assert!(refusal("--cpus 2").contains("not built yet"));
+fn each_guest_has_its_own_number_of_cpus_and_the_outer_machine_has_one() {
+    let option = |line| check(line).unwrap().vm.options(0, false).to_string();
+    assert_eq!(option("--cpus 1"), "memory=1024M paging=nested");
+    assert_eq!(option("--cpus 4"), "memory=1024M cpus=4 paging=nested");
+    assert_eq!(
+        option("--cpus 2 --max-cpus 8"),
+        "memory=1024M cpus=2 max-cpus=8 paging=nested"
+    );
+    assert_eq!(
+        option("--max-cpus 8"),
+        "memory=1024M max-cpus=8 paging=nested"
+    );
+    let options = check("--cpus 4 --vm=--cpus=3").unwrap();
+    assert_eq!((options.vm.cpus, options.others[0].cpus), (4, 3));
+    assert_eq!(check("--host-cpus 4").unwrap().host_cpus, 4);
+    assert!(refusal("--cpus 4 --max-cpus 2").contains("less than --cpus 4"));
+    assert!(refusal("--cpus 33").contains("from 1 to 32"));
+    assert!(refusal("--rig bochs-vmx --host-cpus 9").contains("from 1 to 8"));
 }
 
 #[test]
@@ -139,6 +155,11 @@ fn numbers_that_are_none_are_refused() {
     for line in [
         "--cpus 0",
         "--cpus x",
+        "--cpus -1",
+        "--max-cpus 0",
+        "--host-cpus 0",
+        "--host-cpus 33",
+        "--vm=--cpus=0",
         "--memory 16M",
         "--memory lots",
         "--timeout 0",
