@@ -29,7 +29,7 @@ use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
-use hv_core::sched::Scheduler;
+use hv_core::sched::{Entity, Scheduler, Share, Turn};
 use hv_core::scratch::{Scratch, ScratchGuest};
 use hv_core::stats::Facts;
 use hv_core::time::Clock;
@@ -40,8 +40,12 @@ use spin::Mutex;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
-/// How far one VM may get ahead of the others, in milliseconds of the CPU.
-const ALLOWANCE_MS: u64 = 5;
+/// What a VM is to get.
+const SHARE: Share = Share {
+    weight: 100,
+    cap: 0,
+    warp: 0,
+};
 
 /// All VMs with what shows them and serves them.
 pub struct Session<B: VcpuBackend> {
@@ -101,7 +105,7 @@ impl<B: VcpuBackend> Session<B> {
         options: &Options<'static>,
         mut virtualization: impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
-        let mut scheduler = Scheduler::new(ALLOWANCE_MS * clock::tsc_hz() / 1000);
+        let mut scheduler = Scheduler::new(clock::tsc_hz());
         let mut vms = Vec::new();
         let media = media::find(boot, options)?;
         let scratch = scratch(&mut virtualization);
@@ -109,8 +113,9 @@ impl<B: VcpuBackend> Session<B> {
             let mut vm = Vm::new(boot, number, vm, media, &mut virtualization)?;
             vm.guest.cpu.scratch.clone_from(&scratch);
             vms.push(vm);
-            let index = scheduler.add(1);
-            scheduler.set_runnable(index, true);
+            let index = scheduler.add_vm(SHARE);
+            let entity = scheduler.add_vcpu(index);
+            scheduler.wake(entity);
         }
         log::info!(
             "Umbra itself uses {} KiB; of the heap, {} KiB are used",
@@ -135,8 +140,8 @@ impl<B: VcpuBackend> Session<B> {
     /// Runs the guests, and serves the host tool and the console, until the host tool says goodbye.
     pub fn run(&mut self) {
         loop {
-            let flow = match self.scheduler.pick() {
-                Some(index) => self.run_vm(index),
+            let flow = match self.scheduler.pick(clock::ticks()) {
+                Some(turn) => self.run_vm(turn),
                 None => self.wait(),
             };
             if flow.is_break() {
@@ -155,11 +160,13 @@ impl<B: VcpuBackend> Session<B> {
         self.clock.time(clock::ticks())
     }
 
-    /// When something is to be done though no interrupt comes: service, or a halted guest wakes.
+    /// When something is to be done though no interrupt comes: service, a halted guest wakes, or one that has used up its cap may run again.
     fn next(&self) -> VmTime {
         let halted = self.vms.iter().filter(|vm| vm.state == State::Running);
         let wakes = halted.filter_map(|vm| Some(vm.halted?.until));
-        wakes.fold(self.due, VmTime::min)
+        let release = self.scheduler.release();
+        let release = release.map(|ticks| self.clock.time(ticks));
+        wakes.chain(release).fold(self.due, VmTime::min)
     }
 
     /// Gives the CPU to VM `index`.
@@ -174,11 +181,12 @@ impl<B: VcpuBackend> Session<B> {
         &mut self.vms[index]
     }
 
-    fn run_vm(&mut self, index: usize) -> Flow {
+    fn run_vm(&mut self, turn: Turn) -> Flow {
+        let Turn { entity, until } = turn;
+        let index = entity.vm;
         self.load(index);
         let before = clock::ticks();
-        let slice = self.scheduler.slice();
-        let end = slice.map_or(VmTime::NEVER, |ticks| self.clock.time(before + ticks));
+        let end = until.map_or(VmTime::NEVER, |ticks| self.clock.time(ticks));
         let (next, now) = (self.next().min(end), self.clock.time(before));
         let cpu = &mut self.vms[index].guest.cpu;
         cpu.resume();
@@ -188,7 +196,7 @@ impl<B: VcpuBackend> Session<B> {
         };
         let stop = cpu.run();
         let now = cpu.now();
-        self.scheduler.charge(index, clock::ticks() - before);
+        self.scheduler.charge(entity, clock::ticks() - before);
         match stop {
             // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
             // in when service is due.
@@ -199,7 +207,7 @@ impl<B: VcpuBackend> Session<B> {
                     until => self.time() + (until - now),
                 };
                 self.vms[index].halt(until);
-                self.scheduler.set_runnable(index, false);
+                self.scheduler.sleep(entity);
                 return Flow::Continue(());
             }
             Stop::Power(PowerAction::Reset) => self.reset(index, "the guest reset the machine"),
@@ -325,7 +333,12 @@ impl<B: VcpuBackend> Session<B> {
         next = next.min(self.show_statistics(now)).min(self.show(now));
         self.due = next;
         for (index, vm) in self.vms.iter().enumerate() {
-            self.scheduler.set_runnable(index, vm.can_run());
+            let entity = Entity { vm: index, vcpu: 0 };
+            if vm.can_run() {
+                self.scheduler.wake(entity);
+            } else {
+                self.scheduler.sleep(entity);
+            }
         }
         Flow::Continue(())
     }
