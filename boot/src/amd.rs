@@ -6,6 +6,7 @@ use crate::memory;
 use alloc::string::String;
 use npt_shadow::Format;
 use protocol::options::Paging;
+use svm::asid::Asids;
 use svm::{Features, SvmVcpu};
 
 /// VM_CR, and its bit that locks AMD-V off.
@@ -27,6 +28,7 @@ pub struct Amd {
     features: Features,
     second_stage: SecondStage,
     confinement: Confinement,
+    asids: Asids,
 }
 
 /// Asks the CPU, which has AMD-V, for what Umbra needs, and turns it on.
@@ -91,6 +93,7 @@ pub fn enable() -> Result<Amd, String> {
         features,
         second_stage,
         confinement,
+        asids: Asids::new(features.asids),
     })
 }
 
@@ -113,11 +116,7 @@ fn clear_host_registers() {
 impl Virtualization for Amd {
     type Cpu = SvmVcpu;
 
-    fn vcpu(
-        &mut self,
-        number: u16,
-        paging: Paging,
-    ) -> Result<(SvmVcpu, Option<SecondStage>), String> {
+    fn vcpu(&mut self, paging: Paging) -> Result<SvmVcpu, String> {
         if matches!(self.confinement, Confinement::None) && paging.needs_shadow() {
             return Err("this CPU's AMD-V does not leave a guest for task switches and has no nested paging: shadow paging would not \
                         confine a guest"
@@ -126,16 +125,11 @@ impl Virtualization for Amd {
         if !self.features.nested_paging && paging.needs_nested() {
             return Err("this CPU's AMD-V has no nested paging (NPT); use paging=shadow".into());
         }
-        // 0 is the host's.
-        let asid = u32::from(number);
-        if asid >= self.features.asids {
-            return Err(
-                "this CPU's AMD-V offers too few address-space identifiers for so many guests"
-                    .into(),
-            );
-        }
-        let nested = self.features.nested_paging.then_some(self.second_stage);
-        Ok((SvmVcpu::new(self.features, asid), nested))
+        Ok(SvmVcpu::new(self.features, self.asids.give()))
+    }
+
+    fn second_stage(&mut self, _: Paging) -> Result<Option<SecondStage>, String> {
+        Ok(self.features.nested_paging.then_some(self.second_stage))
     }
 
     fn confinement(&self) -> Confinement {
@@ -152,7 +146,6 @@ impl Virtualization for Amd {
     }
 
     fn spare_vcpu(&mut self) -> Option<SvmVcpu> {
-        let asid = self.features.asids.checked_sub(1)?;
-        (asid > u32::from(protocol::MAX_VMS)).then(|| SvmVcpu::new(self.features, asid))
+        Some(SvmVcpu::new(self.features, self.asids.give()))
     }
 }

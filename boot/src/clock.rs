@@ -114,6 +114,15 @@ impl HostClock {
             armed: VmTime::NEVER,
         }
     }
+
+    /// The same clock for a further CPU.
+    pub fn another(&self) -> Self {
+        Self {
+            number: CLOCKS.fetch_add(1, Ordering::Relaxed) + 1,
+            armed: VmTime::NEVER,
+            ..*self
+        }
+    }
 }
 
 impl Clock for HostClock {

@@ -1,7 +1,7 @@
 //! Puts a guest's machine together: memory, devices, firmware, media.
 
 use crate::clock::HostClock;
-use crate::host::{Confinement, Virtualization};
+use crate::host::{Confinement, ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
@@ -33,9 +33,12 @@ use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
+use hv_core::scratch::Scratch;
 use hv_core::sentence::sentence;
+use hv_core::time::Clock;
 use hv_core::vcpu::{self, Vcpu};
-use hv_core::{Gpa, Hpa};
+use hv_core::vm;
+use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
@@ -46,7 +49,9 @@ use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory}
 use protocol::options::{self, Shadow};
 use spin::Mutex;
 
-/// The virtual CPU on this machine.
+/// What the virtual CPUs of a guest share.
+pub type Vm = vm::Vm<Paging<HostFrames>>;
+/// A virtual CPU on this machine.
 pub type Cpu<B> = Vcpu<B, Paging<HostFrames>, HostClock>;
 
 /// What the CPU asks of second-stage page tables.
@@ -112,6 +117,8 @@ impl Ways {
 const DEFAULT_MEMORY: u64 = 1 << 30;
 /// What the devices of a VM take besides the heap's region of small things, at most. A test measures it (`tests/tests/heap.rs`).
 const DEVICES: u64 = 4 * MIB;
+/// What a further virtual CPU takes.
+const CPU: u64 = 256 << 10;
 /// The first VM's network card: locally administered, like QEMU's default.
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 const UUID: [u8; 16] = *b"Umbra virtual PC";
@@ -134,8 +141,10 @@ enum Firmware {
 
 /// A guest's machine.
 pub struct Guest<B: VcpuBackend> {
-    /// Its CPU, with the buses.
-    pub cpu: Cpu<B>,
+    /// What its CPUs share: buses, memory.
+    pub vm: Arc<Vm>,
+    /// Its CPUs.
+    pub cpus: Vec<CpuSlot<B>>,
     /// The screen.
     pub vga: Shared<Vga>,
     /// The keyboard controller.
@@ -159,6 +168,56 @@ pub struct Guest<B: VcpuBackend> {
     memory: Arc<dyn GuestMemory>,
     firmware: Firmware,
     vgabios: &'static [u8],
+}
+
+/// A virtual CPU, with what the host's CPU holds of it while it is loaded.
+pub struct CpuSlot<B: VcpuBackend> {
+    /// The virtual CPU.
+    pub cpu: Cpu<B>,
+    extended: ExtendedState,
+    /// Since when it has halted, in ticks of the time-stamp counter, if it has.
+    pub halted: Option<u64>,
+    /// How long it had halted, likewise, when it woke last.
+    pub halted_ticks: u64,
+}
+
+impl<B: VcpuBackend> CpuSlot<B> {
+    /// It gets the host's CPU.
+    pub fn load(&mut self) {
+        self.extended.restore(self.cpu.cpu.xcr0());
+        self.cpu.cpu.load();
+    }
+
+    /// Another one gets the host's CPU.
+    pub fn unload(&mut self) {
+        self.cpu.cpu.unload();
+        self.extended.save();
+    }
+
+    /// The machine is reset when the time-stamp counter is `ticks`. The CPU is not loaded.
+    fn reset(&mut self, ticks: u64) {
+        self.load();
+        self.extended.reset();
+        self.cpu.reset(ticks);
+        self.unload();
+    }
+
+    /// It has halted, or waits for a start-up message.
+    pub fn halt(&mut self) {
+        self.halted.get_or_insert_with(clock::ticks);
+    }
+
+    /// It has halted no longer: there may be something to be done.
+    pub fn wake(&mut self) {
+        if let Some(since) = self.halted.take() {
+            self.halted_ticks += clock::ticks() - since;
+        }
+    }
+
+    /// How long it has halted so far, in ticks of the time-stamp counter.
+    pub fn halted_ticks(&self) -> u64 {
+        self.halted_ticks + self.halted.map_or(0, |since| clock::ticks() - since)
+    }
 }
 
 /// The media that can be taken out of a guest's drives, and put into them.
@@ -236,15 +295,23 @@ impl<B: VcpuBackend> Guest<B> {
         number: u8,
         options: &options::Vm<'static>,
         media: Media,
+        scratch: Option<Arc<Mutex<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
-        if options.max_cpus() > 1 {
+        if options.max_cpus() > options.cpus() {
             return Err(alloc::format!(
-                "VM {number} is to have {} virtual CPUs, and more than one is not built yet; use cpus=1",
+                "VM {number} is to have {} virtual CPUs and up to {} later: plugging them in is not built yet; leave max-cpus out",
+                options.cpus(),
                 options.max_cpus()
             ));
         }
-        let (cpu, second_stage) = virtualization.vcpu(number.into(), options.paging)?;
+        if options.cpus() > 1 && !matches!(options.paging, options::Paging::Nested) {
+            return Err(alloc::format!(
+                "VM {number} is to have {} virtual CPUs: under shadow paging more than one is not built yet; use paging=nested",
+                options.cpus()
+            ));
+        }
+        let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
         // The firmware is the same for all.
@@ -317,7 +384,7 @@ impl<B: VcpuBackend> Guest<B> {
         let demand = Demand {
             ram: memory_size,
             video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64,
-            devices: DEVICES,
+            devices: DEVICES + u64::from(desc.cpus - 1) * CPU,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
         };
@@ -415,22 +482,43 @@ impl<B: VcpuBackend> Guest<B> {
             fdc,
             pm,
         } = Machine::build(&mut bus, &desc, outside);
-        let irqs = CpuInterrupts::new(&chips, 0).ok_or("no local APIC")?;
-        let mut vcpu = Vcpu::new(vcpu::Parts {
-            cpu,
+        let wakeups = chips.lock().wakeups();
+        let vm = Arc::new(Vm::new(vm::Parts {
+            number,
             mmu,
             bus,
-            clock: HostClock::new(),
-            cpuid,
-            pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
-            irqs: Box::new(irqs),
             memory: memory.clone(),
-        });
-        vcpu.number = number;
+            cpuid,
+            wakeups,
+            scratch,
+        }));
+        let components = vm.cpuid.xcr0_allowed() | virtualization.unguarded_components();
+        let clock = HostClock::new();
+        let mut cpus = Vec::new();
+        for index in 0..desc.cpus as u8 {
+            let cpu = virtualization.vcpu(options.paging)?;
+            let irqs = CpuInterrupts::new(&chips, index.into()).ok_or("no local APIC")?;
+            let parts = vcpu::Parts {
+                cpu,
+                clock: clock.another(),
+                pvclock: PvClock::new(clock::tsc_hz(), host::unix_time()),
+                irqs: Box::new(irqs),
+            };
+            let mut cpu = Vcpu::new(vm.clone(), index, parts);
+            cpu.cpu.unload();
+            let extended = ExtendedState::new(components);
+            cpus.push(CpuSlot {
+                cpu,
+                extended: extended.ok_or("no memory for the CPU's extended state")?,
+                halted: None,
+                halted_ticks: 0,
+            });
+        }
         let mut guest = Self {
             paging: options.paging,
             ways,
-            cpu: vcpu,
+            vm,
+            cpus,
             vga,
             keyboard,
             uart,
@@ -448,14 +536,17 @@ impl<B: VcpuBackend> Guest<B> {
         Ok((guest, Removable { cdroms, floppies }))
     }
 
-    /// Everything to the power-on state, and the firmware or kernel in its place again.
+    /// Everything to the power-on state, and the firmware or kernel in its place again. None of its CPUs is loaded.
     ///
     /// # Errors
     /// A sentence that says what does not fit.
     pub fn reset(&mut self) -> Result<(), String> {
-        let now = self.cpu.now();
-        self.cpu.bus.reset(now);
-        self.cpu.reset();
+        self.vm.bus().reset(self.now());
+        let ticks = clock::ticks();
+        for slot in &mut self.cpus {
+            slot.wake();
+            slot.reset(ticks);
+        }
         match &self.firmware {
             Firmware::Bios { image, placement } => {
                 let (at, part) = placement.low_copy();
@@ -463,7 +554,27 @@ impl<B: VcpuBackend> Guest<B> {
                     .write(at, &image[part])
                     .map_err(|e| e.to_string())
             }
-            Firmware::Linux { .. } => self.start_linux(),
+            Firmware::Linux { .. } => {
+                self.cpus[0].load();
+                let started = self.start_linux();
+                self.cpus[0].unload();
+                started
+            }
+        }
+    }
+
+    /// The guest's time.
+    pub fn now(&self) -> VmTime {
+        let clock = &self.cpus[0].cpu.clock;
+        clock.time(clock.ticks())
+    }
+
+    /// Keeps what has just passed, `ticks` ticks of the time-stamp counter, out of the guest's time. None of its CPUs is loaded.
+    pub fn skip(&mut self, ticks: u64) {
+        for slot in &mut self.cpus {
+            slot.load();
+            slot.cpu.skip(ticks);
+            slot.unload();
         }
     }
 
@@ -477,12 +588,12 @@ impl<B: VcpuBackend> Guest<B> {
     /// # Errors
     /// A sentence that says why not.
     pub fn use_paging(&mut self, shadow: bool) -> Result<(), String> {
-        if shadow == self.cpu.mmu.is_shadow() {
+        if shadow == self.vm.is_shadow() {
             return Ok(());
         }
-        if !self.cpu.switch_paging() {
+        if !self.switch_paging() {
             self.add_paging(shadow)?;
-            self.cpu.switch_paging();
+            self.switch_paging();
         }
         // What the user says now overrides turns that were asked for at the start.
         self.paging = if shadow {
@@ -493,9 +604,17 @@ impl<B: VcpuBackend> Guest<B> {
         Ok(())
     }
 
+    /// Goes from nested to shadow paging or back. Returns whether this guest has both.
+    pub fn switch_paging(&self) -> bool {
+        self.vm.mmu().set_shadow(!self.vm.is_shadow())
+    }
+
     /// Adds nested or shadow paging to the one that is used, if there is memory for it. Otherwise all stays as it was.
     fn add_paging(&mut self, shadow: bool) -> Result<(), String> {
         let ways = &self.ways;
+        if shadow && self.cpus.len() > 1 {
+            return Err("shadow paging with several virtual CPUs is not built yet".into());
+        }
         if !shadow && ways.second_stage.is_none() {
             return Err(sentence(format_args!(
                 "this machine was not set up for nested paging: start with paging=nested"
@@ -517,7 +636,7 @@ impl<B: VcpuBackend> Guest<B> {
             return Err(lacks());
         }
         let way = if shadow { ways.shadow() } else { ways.nested() };
-        let added = way.is_some_and(|way| self.cpu.mmu.add(way));
+        let added = way.is_some_and(|way| self.vm.mmu().add(way));
         added.then_some(()).ok_or_else(lacks)
     }
 
@@ -552,32 +671,23 @@ impl<B: VcpuBackend> Guest<B> {
         for (at, bytes) in &setup.tables {
             self.memory.write(*at, bytes).map_err(|e| e.to_string())?;
         }
+        let now = self.cpus[0].cpu.now();
+        let out = |port, size, value| self.vm.bus().port_write(now, port, size, value);
         for w in &setup.config {
             let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
-            self.cpu
-                .bus
-                .port_write(self.cpu.now(), 0xcf8, AccessSize::Dword, address);
-            self.cpu.bus.port_write(
-                self.cpu.now(),
-                0xcfc + u16::from(w.offset & 3),
-                w.size,
-                w.value,
-            );
+            out(0xcf8, AccessSize::Dword, address);
+            out(0xcfc + u16::from(w.offset & 3), w.size, w.value);
         }
         for (port, value) in pci_setup::port_writes() {
-            self.cpu
-                .bus
-                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
-        }
-        for (msr, value) in mtrr::writes(self.cpu.cpuid.physical_bits()) {
-            let set = self.cpu.write_msr(msr, value);
-            debug_assert!(set.is_ok(), "firmware sets registers that are there");
+            out(port, AccessSize::Byte, value.into());
         }
         self.chips.lock().preset_virtual_wire();
         for &(port, value) in &setup.text_mode {
-            self.cpu
-                .bus
-                .port_write(self.cpu.now(), port, AccessSize::Byte, value.into());
+            out(port, AccessSize::Byte, value.into());
+        }
+        for (msr, value) in mtrr::writes(self.vm.cpuid.physical_bits()) {
+            let set = self.cpus[0].cpu.write_msr(msr, value);
+            debug_assert!(set.is_ok(), "firmware sets registers that are there");
         }
         self.clear_text_screen();
         for c in &boot.copies {
@@ -596,7 +706,7 @@ impl<B: VcpuBackend> Guest<B> {
                 .map_err(|e| e.to_string())?;
         }
         let e = &boot.entry;
-        let cpu = &mut self.cpu.cpu;
+        let cpu = &mut self.cpus[0].cpu.cpu;
         cpu.set_segment(SegReg::Cs, e.code);
         for s in [SegReg::Ds, SegReg::Es, SegReg::Ss, SegReg::Fs, SegReg::Gs] {
             cpu.set_segment(s, e.data);

@@ -79,16 +79,17 @@ pub trait Virtualization {
     /// A virtual CPU on it.
     type Cpu: VcpuBackend;
 
-    /// Makes the virtual CPU of VM `number` (from 1), whose memory is to be virtualized as `paging` says, and says what this CPU asks of
-    /// second-stage page tables, if it is set up for them.
+    /// Makes a virtual CPU of a VM whose memory is to be virtualized as `paging` says. It is loaded.
     ///
     /// # Errors
     /// A sentence that says what is missing.
-    fn vcpu(
-        &mut self,
-        number: u16,
-        paging: Paging,
-    ) -> Result<(Self::Cpu, Option<SecondStage>), String>;
+    fn vcpu(&mut self, paging: Paging) -> Result<Self::Cpu, String>;
+
+    /// What this CPU asks of the second-stage page tables of such a VM, if it is set up for them.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing.
+    fn second_stage(&mut self, paging: Paging) -> Result<Option<SecondStage>, String>;
 
     /// What confines guests under shadow paging.
     fn confinement(&self) -> Confinement {
@@ -100,8 +101,8 @@ pub trait Virtualization {
         0
     }
 
-    /// A virtual CPU besides those of the VMs, on shadow paging, for [`ScratchGuest`](hv_core::scratch::ScratchGuest). None: this CPU has too
-    /// few address-space identifiers.
+    /// A virtual CPU besides those of the VMs, on shadow paging, for [`ScratchGuest`](hv_core::scratch::ScratchGuest). None: this CPU does
+    /// not give any.
     fn spare_vcpu(&mut self) -> Option<Self::Cpu>;
 }
 

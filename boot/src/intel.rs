@@ -9,7 +9,7 @@ use hv_core::{Gpa, Hpa};
 use npt_shadow::Format;
 use protocol::options::Paging;
 use vmx::VmxVcpu;
-use vmx::capabilities::{Capabilities, SecondStage as Stage, availability, ept};
+use vmx::capabilities::{Capabilities, Plan, SecondStage as Stage, availability, ept};
 use vmx::controls::{Pin, Secondary};
 use vmx::hw::{self, Region};
 
@@ -17,6 +17,8 @@ use vmx::hw::{self, Region};
 pub struct Intel {
     capabilities: Capabilities,
     check_entries: bool,
+    /// Virtual-processor identifiers that have been given away: 1 to this.
+    vpids: u16,
 }
 
 /// Asks the CPU, which has VT-x, for what Umbra needs, and turns it on.
@@ -36,27 +38,22 @@ pub fn enable(check_entries: bool) -> Result<Intel, String> {
     Ok(Intel {
         capabilities,
         check_entries,
+        vpids: 0,
     })
 }
 
 impl Virtualization for Intel {
     type Cpu = VmxVcpu;
 
-    fn vcpu(
-        &mut self,
-        number: u16,
-        paging: Paging,
-    ) -> Result<(VmxVcpu, Option<SecondStage>), String> {
+    fn vcpu(&mut self, paging: Paging) -> Result<VmxVcpu, String> {
+        let plan = self.plan(paging)?;
+        let cpu = self.create(plan);
+        cpu.ok_or_else(|| "the CPU does not take a VMCS (VMPTRLD failed)".into())
+    }
+
+    fn second_stage(&mut self, paging: Paging) -> Result<Option<SecondStage>, String> {
         let capabilities = self.capabilities;
-        let nested = paging.needs_nested();
-        let stage = if nested { Stage::Nested } else { Stage::Shadow };
-        let plan = capabilities.plan(stage).map_err(|why| {
-            if nested && capabilities.plan(Stage::Shadow).is_ok() {
-                alloc::format!("{why}; use paging=shadow")
-            } else {
-                why
-            }
-        })?;
+        let plan = self.plan(paging)?;
         let yes = |have: bool| if have { "yes" } else { "no" };
         log::info!(
             "VT-x: unrestricted guest {}, VPID {}, preemption timer {}, 2 MiB pages {}, 1 GiB pages {}",
@@ -66,16 +63,14 @@ impl Virtualization for Intel {
             yes(capabilities.ept_vpid & ept::PAGES_2M != 0),
             yes(capabilities.ept_vpid & ept::PAGES_1G != 0)
         );
-        // The VM's number is its virtual-processor identifier; 0 is the host's.
-        let mut cpu = VmxVcpu::new(capabilities, plan, number, Gpa(IDENTITY_MAP))
-            .ok_or("the CPU does not take a VMCS (VMPTRLD failed)")?;
-        cpu.check_entries |= self.check_entries;
-        let identity_map = if plan.unrestricted_guest() || !nested {
-            None
-        } else {
-            Some(identity_table().ok_or("no memory for the identity page table")?)
+        if !paging.needs_nested() {
+            return Ok(None);
+        }
+        let identity_map = match plan.unrestricted_guest() {
+            true => None,
+            false => Some(identity_table().ok_or("no memory for the identity page table")?),
         };
-        let second_stage = SecondStage {
+        Ok(Some(SecondStage {
             format: Format::Ept,
             largest: match capabilities.ept_vpid {
                 v if v & ept::PAGES_1G != 0 => 3,
@@ -83,15 +78,33 @@ impl Virtualization for Intel {
                 _ => 1,
             },
             identity_map,
-        };
-        Ok((cpu, nested.then_some(second_stage)))
+        }))
     }
 
     fn spare_vcpu(&mut self) -> Option<VmxVcpu> {
-        /// The virtual-processor identifier, which no VM's number is.
-        const VPID: u16 = 0xffff;
         let plan = self.capabilities.plan(Stage::Shadow).ok()?;
-        let mut cpu = VmxVcpu::new(self.capabilities, plan, VPID, Gpa(IDENTITY_MAP))?;
+        self.create(plan)
+    }
+}
+
+impl Intel {
+    /// The controls of a VM's virtual CPUs.
+    fn plan(&self, paging: Paging) -> Result<Plan, String> {
+        let nested = paging.needs_nested();
+        let stage = if nested { Stage::Nested } else { Stage::Shadow };
+        self.capabilities.plan(stage).map_err(|why| {
+            if nested && self.capabilities.plan(Stage::Shadow).is_ok() {
+                alloc::format!("{why}; use paging=shadow")
+            } else {
+                why
+            }
+        })
+    }
+
+    /// A virtual CPU with a virtual-processor identifier of its own; 0 is the host's.
+    fn create(&mut self, plan: Plan) -> Option<VmxVcpu> {
+        self.vpids = self.vpids.checked_add(1)?;
+        let mut cpu = VmxVcpu::new(self.capabilities, plan, self.vpids, Gpa(IDENTITY_MAP))?;
         cpu.check_entries |= self.check_entries;
         Some(cpu)
     }

@@ -119,10 +119,10 @@ impl Machine {
             cmos,
             fw_cfg,
         } = outside;
-        let chips = InterruptChips::shared(1);
+        let chips = InterruptChips::shared(desc.cpus as u8);
         let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
 
-        interrupt_chips(bus, &chips);
+        interrupt_chips(bus, &chips, desc.cpus);
         let dma = Arc::new(Mutex::new(Dma::new()));
         put(
             bus,
@@ -208,7 +208,7 @@ impl Machine {
     }
 }
 
-fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
+fn interrupt_chips(bus: &mut Bus, chips: &SharedChips, cpus: u32) {
     put(
         bus,
         Arc::new(Mutex::new(PicPorts::new(chips.clone()))),
@@ -217,8 +217,10 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips) {
     );
     let id = bus.add(Arc::new(Mutex::new(IoApicMmio::new(chips.clone()))));
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
-    let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), 0))));
-    bus.add_cpu_page(id, Gpa(machine::LAPIC));
+    for cpu in 0..cpus as usize {
+        let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), cpu))));
+        bus.add_cpu_page(id, Gpa(machine::LAPIC));
+    }
 }
 
 fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {

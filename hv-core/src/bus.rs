@@ -41,8 +41,10 @@ enum WindowKind {
     Ram {
         hpa: Hpa,
     },
-    /// Registers of the CPU itself, which come before whatever is on the bus at their address.
-    Cpu,
+    /// Registers of a CPU itself, which come before whatever is on the bus at their address.
+    Cpu {
+        cpu: u8,
+    },
     /// The first mebibyte, shown once more.
     Wrap,
 }
@@ -78,8 +80,30 @@ const RAM_STEP: usize = 512 << 10;
 const PAGE: u64 = 0x1000;
 /// What A20 divides: with it off, the second mebibyte is the first.
 const MIB: u64 = 1 << 20;
-/// Set in [decoded](Bus::decode) addresses of the CPU's own registers; no guest-physical address has so many bits.
+/// Set in addresses of a CPU's own registers, with its number in the bits from [`CPU_NUMBER`] on; no guest-physical
+/// address has so many bits.
 const CPU_REGISTERS: u64 = 1 << 63;
+const CPU_NUMBER: u32 = 55;
+
+/// What CPU `cpu`, whose own registers are at `page`, makes of a physical address on its way to memory and bus. `wraps`: A20 is off.
+#[inline]
+#[must_use]
+pub fn decode(gpa: Gpa, cpu: u8, page: Option<Gpa>, wraps: bool) -> Gpa {
+    if page == Some(gpa.page()) {
+        Gpa(CPU_REGISTERS | u64::from(cpu) << CPU_NUMBER | gpa.page_offset())
+    } else if wraps && gpa.0 / MIB == 1 {
+        Gpa(gpa.0 - MIB)
+    } else {
+        gpa
+    }
+}
+
+/// The page with a CPU's own registers: its local APIC's.
+struct CpuPage {
+    device: u8,
+    window: WindowId,
+    page: Option<Gpa>,
+}
 
 /// No device at this port.
 const NOBODY: u8 = 0xff;
@@ -96,11 +120,8 @@ pub struct Bus {
     /// When each device wants to be polled, and the earliest of these.
     deadlines: Vec<VmTime>,
     deadline: VmTime,
-    /// The device that requests made outside the bus belong to.
-    outside: u8,
-    /// The window with the CPU's own registers, and the page that it is at.
-    cpu_window: Option<WindowId>,
-    cpu_page: Option<Gpa>,
+    /// The pages with the CPUs' own registers, by CPU.
+    cpus: Vec<CpuPage>,
     /// A20 is off.
     wraps: bool,
 }
@@ -119,9 +140,7 @@ impl Bus {
             requests: Requests::default(),
             deadlines: Vec::new(),
             deadline: VmTime(0),
-            outside: NOBODY,
-            cpu_window: None,
-            cpu_page: None,
+            cpus: Vec::new(),
             wraps: false,
         }
     }
@@ -150,13 +169,13 @@ impl Bus {
         self.devices[usize::from(place.0)] = device;
     }
 
-    /// Takes over what a device asked for when it was called outside the bus.
-    pub fn request(&mut self, requests: Requests) {
+    /// Takes over what the local APIC of CPU `cpu` asked for when it was called outside the bus.
+    pub fn request(&mut self, cpu: u8, requests: Requests) {
         for (window, base) in requests.moved {
             self.requests.move_window(window, base);
         }
-        if let Some(w) = requests.wake {
-            self.wake(self.outside, w);
+        if let (Some(c), Some(w)) = (self.cpus.get(usize::from(cpu)), requests.wake) {
+            self.wake(c.device, w);
         }
         self.requests.power = requests.power.or(self.requests.power);
     }
@@ -202,21 +221,25 @@ impl Bus {
         id
     }
 
-    /// Adds the page with the registers of the CPU itself, the local APIC's, at `base`, where there is no RAM. Requests that are made
-    /// outside the bus belong to `device`.
+    /// Adds the page with the registers of the next CPU itself, its local APIC's, at `base`, where there is no RAM.
     pub fn add_cpu_page(&mut self, device: DeviceId, base: Gpa) {
-        self.outside = device.0;
-        let id = self.window(WindowKind::Cpu, device, PAGE, None);
-        self.place(id, Some(base.0), &mut |_| ());
-        self.cpu_window = Some(id);
+        let cpu = self.cpus.len() as u8;
+        let window = self.window(WindowKind::Cpu { cpu }, device, PAGE, None);
+        self.cpus.push(CpuPage {
+            device: device.0,
+            window,
+            page: None,
+        });
+        self.place(window, Some(base.0), &mut |_| ());
     }
 
-    /// Moves the page with the CPU's own registers, or (None) takes it away.
-    pub fn move_cpu_page(&mut self, base: Option<Gpa>) {
-        if let Some(id) = self.cpu_window
-            && self.cpu_page != base
+    /// Moves the page with the own registers of CPU `cpu`, or (None) takes it away.
+    pub fn move_cpu_page(&mut self, cpu: u8, base: Option<Gpa>) {
+        if let Some(c) = self.cpus.get(usize::from(cpu))
+            && c.page != base
         {
-            self.requests.move_window(id, base.map(|b| b.0));
+            let window = c.window;
+            self.requests.move_window(window, base.map(|b| b.0));
         }
     }
 
@@ -225,17 +248,11 @@ impl Bus {
         self.window(WindowKind::Wrap, DeviceId(NOBODY), MIB, None)
     }
 
-    /// What the CPU makes of a physical address on its way to memory and bus.
+    /// Whether A20 is off: the second mebibyte is the first.
     #[inline]
     #[must_use]
-    pub fn decode(&self, gpa: Gpa) -> Gpa {
-        if self.cpu_page == Some(gpa.page()) {
-            Gpa(gpa.0 | CPU_REGISTERS)
-        } else if self.wraps && gpa.0 / MIB == 1 {
-            Gpa(gpa.0 - MIB)
-        } else {
-            gpa
-        }
+    pub fn wraps(&self) -> bool {
+        self.wraps
     }
 
     /// Adds a movable window of host memory at `hpa` (video RAM), not yet placed.
@@ -262,8 +279,11 @@ impl Bus {
         WindowId((self.windows.len() - 1) as u16)
     }
 
-    /// What is at the page `gpa` when nothing lies above it.
+    /// What is at the page `gpa`. No CPU sees memory where one of them has its own registers.
     fn backing(&self, gpa: Gpa) -> Backing {
+        if self.cpus.iter().any(|c| c.page == Some(gpa)) {
+            return Backing::Mmio;
+        }
         if let Some(piece) = self.memory.piece(gpa, PAGE as usize, false) {
             let writable = self.memory.contains(gpa, PAGE as usize, true);
             return Backing::Ram {
@@ -289,9 +309,11 @@ impl Bus {
         let mut run: Option<MapChange> = None;
         for start in (MIB..2 * MIB).step_by(PAGE as usize).map(Gpa) {
             // What is no RAM is the bus's, which knows of the wrap.
-            let backing = match self.decode(start) {
-                below if below != start && !self.memory.contains(below, 1, false) => Backing::Mmio,
-                decoded => self.backing(decoded),
+            let below = Gpa(start.0 - MIB);
+            let backing = match self.wraps {
+                false => self.backing(start),
+                true if self.memory.contains(below, 1, false) => self.backing(below),
+                true => Backing::Mmio,
             };
             let follows = |c: &MapChange| match (c.backing, backing) {
                 (Backing::Mmio, Backing::Mmio) => true,
@@ -341,7 +363,7 @@ impl Bus {
         }
         let old = core::mem::replace(&mut w.base, base);
         let (kind, len, device) = (w.kind, w.len, w.device);
-        if !matches!(kind, WindowKind::Ports { .. } | WindowKind::Wrap) {
+        if matches!(kind, WindowKind::Mmio | WindowKind::Ram { .. }) {
             // Memory of a device too is reached through it by instructions that are emulated.
             self.mmio.retain(|r| r.window != id);
             if let Some(base) = base {
@@ -351,10 +373,7 @@ impl Bus {
                     window: id,
                     device,
                 };
-                match kind {
-                    WindowKind::Cpu => self.mmio.insert(0, range),
-                    _ => self.mmio.push(range),
-                }
+                self.mmio.push(range);
             }
         }
         match kind {
@@ -393,20 +412,33 @@ impl Bus {
                     }
                 }
             }
-            WindowKind::Cpu => {
-                self.cpu_page = base.map(Gpa);
-                for (base, covered) in [(old, false), (base, true)] {
-                    let Some(start) = base.map(Gpa) else {
-                        continue;
-                    };
-                    let below = self.backing(start);
-                    if below != Backing::Mmio {
-                        changed(MapChange {
-                            start,
-                            len,
-                            backing: if covered { Backing::Mmio } else { below },
-                        });
-                    }
+            WindowKind::Cpu { cpu } => {
+                let page = base.map(Gpa);
+                let Some(c) = self.cpus.get_mut(usize::from(cpu)) else {
+                    return;
+                };
+                c.page = None;
+                let below = |bus: &Self, at: Option<Gpa>| {
+                    at.map(|start| (start, bus.backing(start)))
+                        .filter(|(_, backing)| *backing != Backing::Mmio)
+                };
+                // Another CPU's page may cover it still.
+                if let Some((start, backing)) = below(self, old.map(Gpa)) {
+                    changed(MapChange {
+                        start,
+                        len,
+                        backing,
+                    });
+                }
+                if let Some((start, _)) = below(self, page) {
+                    changed(MapChange {
+                        start,
+                        len,
+                        backing: Backing::Mmio,
+                    });
+                }
+                if let Some(c) = self.cpus.get_mut(usize::from(cpu)) {
+                    c.page = page;
                 }
             }
             WindowKind::Wrap => {
@@ -604,7 +636,11 @@ impl Bus {
     }
 
     fn mmio_at(&self, gpa: Gpa, size: usize) -> Option<(u8, WindowId, u64)> {
-        let at = gpa.0 & !CPU_REGISTERS;
+        if gpa.0 & CPU_REGISTERS != 0 {
+            let c = self.cpus.get((gpa.0 >> CPU_NUMBER & 0xff) as usize)?;
+            return Some((c.device, c.window, gpa.0 & (PAGE - 1)));
+        }
+        let at = gpa.0;
         self.mmio.iter().find_map(|r| {
             let offset = at.wrapping_sub(r.base);
             (offset < r.len && size as u64 <= r.len - offset)

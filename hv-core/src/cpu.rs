@@ -103,11 +103,11 @@ pub trait VcpuBackend: Send + 'static {
     fn set_xcr0(&mut self, value: u64);
     /// Everything to the power-on state (SDM vol 3A 9.1.1, "Processor State After Reset").
     fn reset(&mut self);
-    /// Another virtual CPU is to have the hardware: what it holds of this one is kept elsewhere. Until [`take_up`](Self::take_up) this
+    /// Another virtual CPU is to have the hardware: what it holds of this one is kept elsewhere. Until [`load`](Self::load) this
     /// one is asked for nothing else. XCR0, and the extended state beyond x87 and SSE, are the caller's to switch.
-    fn put_aside(&mut self);
+    fn unload(&mut self);
     /// The hardware is this virtual CPU's again.
-    fn take_up(&mut self);
+    fn load(&mut self);
     /// Whether the hardware can run the guest in its present state. If not, the run loop executes it in software until it can.
     fn can_run(&self) -> bool {
         true
@@ -131,6 +131,10 @@ pub trait VcpuBackend: Send + 'static {
     /// The task priority, CR8, if the guest has changed it.
     fn changed_task_priority(&mut self) -> Option<u8> {
         None
+    }
+    /// Whether PAUSE leaves the guest. It tells of a loop that waits for another CPU.
+    fn set_pause_exiting(&mut self, on: bool) {
+        let _ = on;
     }
     /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
     fn has_timer(&self) -> bool {

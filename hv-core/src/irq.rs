@@ -5,9 +5,10 @@ use crate::time::VmTime;
 use alloc::sync::Arc;
 use bitflags::bitflags;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What interrupt lines end at: the interrupt chips, or a router in front of them. Called with a device locked (lock order:
-/// bus map, device, interrupt chip, vCPU kick).
+/// [`crate::vm`]).
 pub trait IrqSink: Send + Sync {
     /// Sets input `pin` to `level`. Setting the level that it has already is allowed and does nothing.
     fn set(&self, pin: u8, level: bool);
@@ -55,14 +56,53 @@ bitflags! {
         const NMI = 1 << 1;
         /// The task priority is not 0.
         const PRIORITY = 1 << 2;
+        /// An INIT has come.
+        const INIT = 1 << 3;
+        /// A start-up message has come.
+        const START_UP = 1 << 4;
     }
 }
 
 impl Attention {
     /// Nothing waits.
     pub const NONE: Self = Self::empty();
-    /// What wants to be injected.
-    pub const EVENTS: Self = Self::INTERRUPT.union(Self::NMI);
+    /// What the CPU has to act on.
+    pub const EVENTS: Self = Self::INTERRUPT
+        .union(Self::NMI)
+        .union(Self::INIT)
+        .union(Self::START_UP);
+}
+
+/// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. The interrupt chips set it, whoever shares out the host's
+/// CPUs takes it.
+#[derive(Default, Debug)]
+pub struct Wakeups(AtomicU32);
+
+impl Wakeups {
+    /// CPU `cpu` (0 to 31) has something to act on.
+    pub fn wake(&self, cpu: usize) {
+        self.0.fetch_or(1 << (cpu & 31), Ordering::AcqRel);
+    }
+
+    /// CPU `cpu` has halted no longer.
+    pub fn clear(&self, cpu: usize) {
+        if self.0.load(Ordering::Relaxed) & 1 << (cpu & 31) != 0 {
+            self.0.fetch_and(!(1 << (cpu & 31)), Ordering::AcqRel);
+        }
+    }
+
+    /// Whether there is any of these CPUs: bit n of `cpus` is CPU n.
+    #[inline]
+    #[must_use]
+    pub fn any(&self, cpus: u32) -> bool {
+        self.0.load(Ordering::Relaxed) & cpus != 0
+    }
+
+    /// Takes all of them: bit n is CPU n.
+    #[must_use]
+    pub fn take(&self) -> u32 {
+        self.0.swap(0, Ordering::AcqRel)
+    }
 }
 
 /// What the interrupt chips tell a virtual CPU, and what it tells them.
@@ -89,6 +129,21 @@ pub trait InterruptController: Send {
 
     /// Whether an NMI has been signalled since the last call (and clears it).
     fn take_nmi(&mut self) -> bool;
+
+    /// Whether an INIT has come since the last call (and forgets it).
+    fn take_init(&mut self) -> bool {
+        false
+    }
+
+    /// The vector of a start-up message that has come since the last call, if any (and forgets it).
+    fn take_start_up(&mut self) -> Option<u8> {
+        None
+    }
+
+    /// The CPU has halted, or no longer: whether [`Wakeups`] are to be told when it has something to act on.
+    fn set_halted(&mut self, halted: bool) {
+        let _ = halted;
+    }
 
     /// CR8: the local APIC's task priority, bits 7:4 (0 to 15).
     fn cr8(&self) -> u8;

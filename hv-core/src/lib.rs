@@ -45,6 +45,7 @@ pub mod stats;
 pub mod testing;
 pub mod time;
 pub mod vcpu;
+pub mod vm;
 
 pub use addr::{Gpa, Gva, Hpa};
 pub use time::VmTime;

@@ -101,7 +101,7 @@ impl<B: VcpuBackend, F: Frames> ScratchGuest<B, F> {
             used: 0,
         };
         guest.set_up(xsave);
-        guest.cpu.put_aside();
+        guest.cpu.unload();
         Some(guest)
     }
 
@@ -193,7 +193,7 @@ impl<B: VcpuBackend, F: Frames> ScratchGuest<B, F> {
 
 impl<B: VcpuBackend, F: Frames> Scratch for ScratchGuest<B, F> {
     fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
-        self.cpu.take_up();
+        self.cpu.load();
         self.prepare(insn);
         let entry = Entry {
             root: self.root,
@@ -223,7 +223,7 @@ impl<B: VcpuBackend, F: Frames> Scratch for ScratchGuest<B, F> {
         } else {
             Executed::Impossible
         };
-        self.cpu.put_aside();
+        self.cpu.unload();
         result
     }
 }

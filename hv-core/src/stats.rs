@@ -9,7 +9,7 @@ mod counts;
 
 pub use counts::Counts;
 
-/// Counters of one VM.
+/// Counters of one virtual CPU.
 #[derive(Clone, Debug)]
 pub struct Stats {
     /// Exits by [`ExitReason::index`].
@@ -125,6 +125,29 @@ impl Stats {
     pub fn accesses(&mut self, reason: usize, (reads, writes): (u64, u64)) {
         self.reads[reason] += reads;
         self.writes[reason] += writes;
+    }
+
+    /// Adds what another CPU of the VM did.
+    pub fn add(&mut self, other: &Self) {
+        fn sum<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        for (to, from) in self.least.iter_mut().zip(other.least) {
+            *to = (*to).min(from);
+        }
+        sum(&mut self.exits, &other.exits);
+        sum(&mut self.ticks, &other.ticks);
+        sum(&mut self.reads, &other.reads);
+        sum(&mut self.writes, &other.writes);
+        sum(&mut self.injected, &other.injected);
+        self.emulated += other.emulated;
+        self.lacking += other.lacking;
+        self.native += other.native;
+        self.software_instructions += other.software_instructions;
+        self.software_ticks += other.software_ticks;
+        self.flushes += other.flushes;
+        self.paging_switches += other.paging_switches;
+        self.resets += other.resets;
     }
 
     /// Notes one exit that took `ticks` to handle.

@@ -34,6 +34,7 @@
 
 extern crate alloc;
 
+pub mod asid;
 pub mod exit;
 #[allow(unsafe_code)]
 pub mod hw;

@@ -21,7 +21,8 @@ use hv_core::mmu::Frames;
 use hv_core::pvclock::PvClock;
 use hv_core::testing::{RamDisk, ScriptedCpu, VecConsole, VecDeviceRam, VecMemory};
 use hv_core::time::Clock;
-use hv_core::vcpu::{Parts, Stop, Vcpu};
+use hv_core::vcpu::{self, Stop, Vcpu};
+use hv_core::vm::{self, Vm};
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::{cmos, fwcfg};
@@ -155,7 +156,7 @@ impl BlockBackend for Cdrom {
 /// The machine.
 pub struct FirmwarePc {
     /// The run loop with everything in it.
-    pub vm: Vcpu<ScriptedCpu, NestedMmu<VecFrames>, LookClock>,
+    pub vcpu: Vcpu<ScriptedCpu, NestedMmu<VecFrames>, LookClock>,
     /// The keyboard controller.
     pub keyboard: Arc<Mutex<I8042>>,
     vga: Shared<Vga>,
@@ -288,20 +289,26 @@ impl FirmwarePc {
         let clock = LookClock::default();
         let mut cpu = ScriptedCpu::default();
         cpu.can_run = |_| false;
-        let mut vm = Vcpu::new(Parts {
-            cpu,
-            mmu: NestedMmu::new(VecFrames::default(), Format::LongMode, 2)
-                .expect("frames do not run out"),
+        let mmu = NestedMmu::new(VecFrames::default(), Format::LongMode, 2);
+        let vm = Vm::new(vm::Parts {
+            number: 1,
+            mmu: mmu.expect("frames do not run out"),
             bus,
-            clock: clock.clone(),
+            memory,
             cpuid: Cpuid::new(host, desc.topology()),
+            wakeups: Arc::default(),
+            scratch: None,
+        });
+        let parts = vcpu::Parts {
+            cpu,
+            clock: clock.clone(),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs),
-            memory,
-        });
-        vm.bus.reset(VmTime(0));
+        };
+        let vcpu = Vcpu::new(Arc::new(vm), 0, parts);
+        vcpu.vm.bus().reset(VmTime(0));
         Self {
-            vm,
+            vcpu,
             keyboard,
             vga,
             clock,
@@ -321,21 +328,21 @@ impl FirmwarePc {
     /// # Errors
     /// What happened instead, with the screen and the firmware's log: the guest stopped, or executed `limit` instructions.
     pub fn run_until(&mut self, wanted: &str, limit: u64) -> Result<(), String> {
-        let end = self.vm.stats.software_instructions + limit;
+        let end = self.vcpu.stats.software_instructions + limit;
         for turn in 0u64.. {
-            match self.vm.run() {
-                Stop::HostInterrupt | Stop::Service => {}
+            match self.vcpu.run() {
+                Stop::HostInterrupt | Stop::Service | Stop::Wakeup | Stop::Yield => {}
                 // Nothing happens before then, so time passes at once.
                 Stop::Idle(until) if until != VmTime::NEVER => {
                     self.clock.0.fetch_max(until.0, Ordering::Relaxed);
-                    self.vm.resume();
+                    self.vcpu.resume();
                 }
                 stop => return Err(self.report(&format!("{stop:?}"))),
             }
             if turn % 16 == 0 && self.screen().contains(wanted) {
                 return Ok(());
             }
-            if self.vm.stats.software_instructions >= end {
+            if self.vcpu.stats.software_instructions >= end {
                 break;
             }
         }
@@ -345,7 +352,7 @@ impl FirmwarePc {
     /// Presses and releases a key by its scan code (set 1).
     pub fn key(&mut self, code: u8) {
         self.keyboard.lock().key_scancodes(&[code, code | 0x80]);
-        self.vm.bus.wake_at(self.vm.now());
+        self.vcpu.vm.bus().wake_at(self.vcpu.now());
     }
 
     /// The characters on the screen, in lines; empty if it shows no text.
@@ -366,7 +373,7 @@ impl FirmwarePc {
     fn report(&mut self, why: &str) -> String {
         use hv_core::cpu::VcpuBackend;
         let mut dump = String::new();
-        self.vm.cpu.dump(&mut dump);
+        self.vcpu.cpu.dump(&mut dump);
         let debug = self
             .debug
             .0
@@ -374,7 +381,7 @@ impl FirmwarePc {
             .map(|log| log.clone())
             .unwrap_or_default();
         let screen = self.screen();
-        let n = self.vm.stats.software_instructions;
+        let n = self.vcpu.stats.software_instructions;
         format!(
             "{why} after {n} instructions\n{dump}screen:\n{screen}\nfirmware:\n{}",
             String::from_utf8_lossy(&debug)

@@ -7,7 +7,7 @@ use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::vga::{self, Painter};
 use hv_core::backend::{NetBackend, NullConsole};
-use hv_core::bus::Bus;
+use hv_core::bus::{Bus, decode};
 use hv_core::device::{AccessSize, Requests};
 use hv_core::irq::InterruptController;
 use hv_core::machine::{self, FloppyDrive, IdeDrive, MachineDesc};
@@ -296,10 +296,12 @@ impl Pc {
             16..=18 => {
                 let (gpa, size) = (self.address(feed), 1 << feed.below(4));
                 let value = feed.scaled();
+                let gpa = self.decode(gpa);
                 self.bus.mmio_write(now, gpa, size, value);
             }
             19 | 20 => {
                 let (gpa, size) = (self.address(feed), 1 << feed.below(4));
+                let gpa = self.decode(gpa);
                 let value = self.bus.mmio_read(now, gpa, size);
                 assert!(
                     size == 8 || value >> (8 * size) == 0,
@@ -354,6 +356,11 @@ impl Pc {
         })
     }
 
+    /// What the CPU makes of an address.
+    fn decode(&self, gpa: Gpa) -> Gpa {
+        decode(gpa, 0, Some(Gpa(machine::LAPIC)), self.bus.wraps())
+    }
+
     /// A write to configuration space.
     fn configure(&mut self, feed: &mut Feed<'_>) {
         let devfn = feed.pick(&[0u32, 0x08, 0x09, 0x0b, 0x10, 0x18]);
@@ -391,12 +398,12 @@ impl Pc {
             .contains(hv_core::irq::Attention::INTERRUPT)
         {
             self.irqs.acknowledge();
-            self.bus
-                .mmio_write(self.now, Gpa(machine::LAPIC + 0xb0), 4, 0);
+            let eoi = self.decode(Gpa(machine::LAPIC + 0xb0));
+            self.bus.mmio_write(self.now, eoi, 4, 0);
         }
         self.irqs.take_nmi();
         self.irqs.take_init();
-        self.irqs.take_startup();
+        self.irqs.take_start_up();
         let mut requests = Requests::default();
         match feed.below(4) {
             0 => self.irqs.set_cr8(feed.u8() & 15),
@@ -413,7 +420,7 @@ impl Pc {
                 self.irqs.x2apic_write(msr, value, self.now, &mut requests);
             }
         }
-        self.bus.request(requests);
+        self.bus.request(0, requests);
     }
 
     /// The host's keyboard, mouse and serial line.

@@ -10,7 +10,9 @@ use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::pvclock::PvClock;
 use hv_core::testing::{FakeInterrupts, FlatMmu, ManualClock, ScriptedCpu, VecMemory};
-use hv_core::vcpu::{Parts, Stop, Vcpu};
+use hv_core::time::Clock;
+use hv_core::vcpu::{self, Stop, Vcpu};
+use hv_core::vm::{self, Vm};
 use hv_core::{Gpa, Hpa, VmTime};
 use spin::Mutex;
 use std::sync::Arc;
@@ -162,12 +164,12 @@ impl Device for Probe {
 }
 
 /// The virtual CPU under test.
-pub type Vm = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
+pub type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 
 /// The machine, and a hand on each of its parts.
 pub struct Rig {
     /// The run loop with everything in it.
-    pub vm: Vm,
+    pub vcpu: Cpu,
     /// Its clock.
     pub clock: ManualClock,
     /// Its interrupt chips.
@@ -227,21 +229,27 @@ impl Rig {
         bus.add_mmio(id, MMIO_LEN, Some(MMIO));
         probe.lock().window = Some(bus.add_ram_window(id, WINDOW_LEN, WINDOW_HPA));
         let irqs = Arc::new(Mutex::new(FakeInterrupts::default()));
-        let mut vm = Vcpu::new(Parts {
-            cpu: ScriptedCpu::default(),
+        let vm = Vm::new(vm::Parts {
+            number: 1,
             mmu: FlatMmu::default(),
             bus,
-            clock: clock.clone(),
+            memory: memory.clone(),
             cpuid: Cpuid::new(host, Topology::new(1)),
+            wakeups: Arc::default(),
+            scratch: None,
+        });
+        let parts = vcpu::Parts {
+            cpu: ScriptedCpu::default(),
+            clock: clock.clone(),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs.clone()),
-            memory: memory.clone(),
-        });
-        vm.cpu.long_mode();
-        vm.cpu.rip = CODE;
-        vm.cpu.rflags = 0x202;
+        };
+        let mut vcpu = Vcpu::new(Arc::new(vm), 0, parts);
+        vcpu.cpu.long_mode();
+        vcpu.cpu.rip = CODE;
+        vcpu.cpu.rflags = 0x202;
         Self {
-            vm,
+            vcpu,
             clock,
             irqs,
             memory,
@@ -259,14 +267,14 @@ impl Rig {
     #[must_use]
     pub fn code_at(mut self, rip: u64, code: &[u8]) -> Self {
         self.memory.write(Gpa(rip), code).expect("code lies in RAM");
-        self.vm.cpu.rip = rip;
+        self.vcpu.cpu.rip = rip;
         self
     }
 
     /// Adds an exit to the script, with the next RIP `len` bytes on.
     pub fn exit(&mut self, reason: ExitReason, len: u64) {
-        let next_rip = Some(self.vm.cpu.rip + len);
-        self.vm.cpu.exit(VmExit {
+        let next_rip = Some(self.vcpu.cpu.rip + len);
+        self.vcpu.cpu.exit(VmExit {
             next_rip,
             ..VmExit::bare(reason)
         });
@@ -274,20 +282,25 @@ impl Rig {
 
     /// Adds an exit to the script of which the hardware tells nothing but the reason.
     pub fn bare(&mut self, reason: ExitReason) {
-        self.vm.cpu.exit(VmExit::bare(reason));
+        self.vcpu.cpu.exit(VmExit::bare(reason));
     }
 
     /// Adds an exit to the script that interrupts the delivery of `event`.
     pub fn interrupted(&mut self, reason: ExitReason, event: Event) {
-        self.vm.cpu.exit(VmExit {
+        self.vcpu.cpu.exit(VmExit {
             vectoring: Some(event),
             ..VmExit::bare(reason)
         });
     }
 
+    /// Resets the CPU.
+    pub fn reset(&mut self) {
+        self.vcpu.reset(Clock::ticks(&self.clock));
+    }
+
     /// Plays the script to its end, or to what stops it before.
     pub fn run(&mut self) -> Stop {
-        self.vm.run()
+        self.vcpu.run()
     }
 
     /// Plays the script to its end and answers the events that were injected at each entry.
@@ -295,32 +308,32 @@ impl Rig {
     /// # Panics
     /// If something stops it before.
     pub fn injected(&mut self) -> Vec<Option<Event>> {
-        self.vm.cpu.entries.clear();
+        self.vcpu.cpu.entries.clear();
         assert_eq!(
             self.run(),
             Stop::HostInterrupt,
             "the script is played to its end"
         );
-        assert_eq!(self.vm.cpu.scenes_left(), 0);
+        assert_eq!(self.vcpu.cpu.scenes_left(), 0);
         self.entries().iter().map(|e| e.inject).collect()
     }
 
     /// The entries there have been.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
-        &self.vm.cpu.entries
+        &self.vcpu.cpu.entries
     }
 
     /// The value of a general-purpose register.
     #[must_use]
     pub fn reg(&self, gpr: usize) -> u64 {
-        self.vm.cpu.gprs.regs[gpr]
+        self.vcpu.cpu.gprs.regs[gpr]
     }
 
     /// Sets general-purpose registers.
     pub fn set(&mut self, values: &[(usize, u64)]) {
         for &(gpr, value) in values {
-            self.vm.cpu.gprs.regs[gpr] = value;
+            self.vcpu.cpu.gprs.regs[gpr] = value;
         }
     }
 

@@ -40,7 +40,7 @@ fn expect(pc: &mut FirmwarePc, wanted: &str, limit: u64) {
     }
     println!(
         "{wanted:?} after {} instructions, {:.1} s",
-        pc.vm.stats.software_instructions,
+        pc.vcpu.stats.software_instructions,
         start.elapsed().as_secs_f32()
     );
 }

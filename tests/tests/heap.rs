@@ -324,7 +324,7 @@ fn a_vm_that_cannot_go_on_says_so_without_memory_too() {
         let mut rig = Rig::new();
         rig.bare(reason);
         // The script's own lists.
-        rig.vm.cpu.entries.reserve(8);
+        rig.vcpu.cpu.entries.reserve(8);
         rig.probe.lock().polls.reserve(8);
         let stop = with_heap_of(0, || rig.run());
         assert_eq!(stop, Stop::Fatal(String::new()));

@@ -95,7 +95,7 @@ fn replay(recording: &str) -> Option<usize> {
     assert!(lines.len() > 1000, "most exits can be repeated");
     let mut pc = machine()?;
     let clock = pc.clock();
-    pc.vm.cpu.can_run = |_| true;
+    pc.vcpu.cpu.can_run = |_| true;
     let compared = Arc::new(Mutex::new(0));
     // At each exit the one before has been dealt with.
     for (i, line) in lines.iter().enumerate() {
@@ -104,7 +104,7 @@ fn replay(recording: &str) -> Option<usize> {
             i.checked_sub(1).map(|i| lines[i].clone()),
             Arc::clone(&compared),
         );
-        pc.vm.cpu.play(move |cpu| {
+        pc.vcpu.cpu.play(move |cpu| {
             if let Some(b) = &before {
                 assert_eq!(cpu.rip, b.rip_after, "RIP after line {}: {b:x?}", b.number);
                 if b.value_counts() {
@@ -128,7 +128,7 @@ fn replay(recording: &str) -> Option<usize> {
         });
     }
     assert_eq!(
-        pc.vm.run(),
+        pc.vcpu.run(),
         Stop::HostInterrupt,
         "the script is played to its end"
     );

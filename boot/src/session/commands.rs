@@ -40,7 +40,8 @@ impl<B: VcpuBackend> Session<B> {
     /// Does what has been asked for at the console, with the VM that has the focus.
     pub(super) fn execute(&mut self, command: Command) {
         let index = self.focus;
-        let vm = self.load(index);
+        self.unload();
+        let vm = &mut self.vms[index];
         match command {
             Command::Nothing => {}
             Command::Help => {
@@ -80,7 +81,6 @@ impl<B: VcpuBackend> Session<B> {
             Command::Reset => {
                 vm.resume();
                 if vm.state == State::Off {
-                    vm.guest.cpu.resume();
                     vm.state = State::Running;
                 }
                 say!(self, "reset");
@@ -116,7 +116,7 @@ impl<B: VcpuBackend> Session<B> {
                 Err(why) => say!(self, "{why}"),
             },
             Command::Stats => {
-                let stats = &self.vms[index].guest.cpu.stats;
+                let stats = &self.vms[index].stats();
                 let halted = self.vms[index].halted_ticks();
                 let watch = Watch::new(self.time(), clock::ticks(), halted, stats);
                 self.console.watch = Some(watch);
@@ -135,7 +135,7 @@ impl<B: VcpuBackend> Session<B> {
         );
         for (index, vm) in self.vms.iter().enumerate() {
             let seconds = vm.time().0 / 1_000_000_000;
-            let stats = &vm.guest.cpu.stats;
+            let stats = vm.stats();
             let exits: u64 = stats.exits.iter().sum();
             say!(
                 self,
@@ -294,7 +294,7 @@ impl<B: VcpuBackend> Session<B> {
         let vm = &self.vms[self.focus];
         let ticks = clock::ticks();
         let next = now + INTERVAL;
-        let new = Watch::new(next, ticks, vm.halted_ticks(), &vm.guest.cpu.stats);
+        let new = Watch::new(next, ticks, vm.halted_ticks(), &vm.stats());
         let passed = ticks - watch.since;
         let second = clock::tsc_hz();
         // The first time there is nothing to compare with.
@@ -329,9 +329,9 @@ impl<B: VcpuBackend> Session<B> {
             for (count, ticks, name) in reasons.into_iter().take(REASONS) {
                 say!(self, "{:9} {:11}  {name}", rate(count), ticks / count);
             }
-            let mmu = &vm.guest.cpu.mmu;
-            if mmu.is_shadow()
-                && let Some(report) = mmu.shadow_report()
+            let report = vm.guest.vm.mmu().shadow_report();
+            if vm.guest.vm.is_shadow()
+                && let Some(report) = report
             {
                 say!(
                     self,

@@ -52,8 +52,8 @@ pub struct Session<B: VcpuBackend> {
     vms: Vec<Vm<B>>,
     /// The VM that has the focus, by index.
     focus: usize,
-    /// The VM that has the CPU.
-    loaded: Option<usize>,
+    /// The virtual CPU that has the host's.
+    loaded: Option<Entity>,
     scheduler: Scheduler,
     /// The host's time, from the session's start.
     clock: HostClock,
@@ -110,12 +110,20 @@ impl<B: VcpuBackend> Session<B> {
         let media = media::find(boot, options)?;
         let scratch = scratch(&mut virtualization);
         for ((number, media), vm) in (1..).zip(media).zip(&options.vms) {
-            let mut vm = Vm::new(boot, number, vm, media, &mut virtualization)?;
-            vm.guest.cpu.scratch.clone_from(&scratch);
-            vms.push(vm);
+            let vm = Vm::new(
+                boot,
+                number,
+                vm,
+                media,
+                scratch.clone(),
+                &mut virtualization,
+            )?;
             let index = scheduler.add_vm(SHARE);
-            let entity = scheduler.add_vcpu(index);
-            scheduler.wake(entity);
+            for _ in &vm.guest.cpus {
+                let entity = scheduler.add_vcpu(index);
+                scheduler.wake(entity);
+            }
+            vms.push(vm);
         }
         log::info!(
             "Umbra itself uses {} KiB; of the heap, {} KiB are used",
@@ -141,7 +149,7 @@ impl<B: VcpuBackend> Session<B> {
     pub fn run(&mut self) {
         loop {
             let flow = match self.scheduler.pick(clock::ticks()) {
-                Some(turn) => self.run_vm(turn),
+                Some(turn) => self.run_cpu(turn),
                 None => self.wait(),
             };
             if flow.is_break() {
@@ -160,61 +168,73 @@ impl<B: VcpuBackend> Session<B> {
         self.clock.time(clock::ticks())
     }
 
-    /// When something is to be done though no interrupt comes: service, a halted guest wakes, or one that has used up its cap may run again.
-    fn next(&self) -> VmTime {
-        let halted = self.vms.iter().filter(|vm| vm.state == State::Running);
-        let wakes = halted.filter_map(|vm| Some(vm.halted?.until));
+    /// When something is to be done though no interrupt comes: service, something is due in a VM that is not `running`, or one that has used
+    /// up its cap may run again.
+    fn next(&self, now: VmTime, running: Option<usize>) -> VmTime {
+        let others = self.vms.iter().enumerate();
+        let others = others.filter(|&(index, _)| Some(index) != running);
+        let polls = others.map(|(_, vm)| vm.poll_due(now));
         let release = self.scheduler.release();
         let release = release.map(|ticks| self.clock.time(ticks));
-        wakes.chain(release).fold(self.due, VmTime::min)
+        polls.chain(release).fold(self.due, VmTime::min)
     }
 
-    /// Gives the CPU to VM `index`.
-    fn load(&mut self, index: usize) -> &mut Vm<B> {
-        if self.loaded != Some(index) {
-            if let Some(old) = self.loaded {
-                self.vms[old].put_aside();
-            }
-            self.vms[index].take_up();
-            self.loaded = Some(index);
+    /// Takes the host's CPU away from whoever has it.
+    fn unload(&mut self) {
+        if let Some(Entity { vm, vcpu }) = self.loaded.take() {
+            self.vms[vm].guest.cpus[vcpu].unload();
         }
-        &mut self.vms[index]
     }
 
-    fn run_vm(&mut self, turn: Turn) -> Flow {
+    /// Gives the host's CPU to a virtual CPU.
+    fn load(&mut self, entity: Entity) {
+        if self.loaded != Some(entity) {
+            self.unload();
+            self.vms[entity.vm].guest.cpus[entity.vcpu].load();
+            self.loaded = Some(entity);
+        }
+    }
+
+    fn run_cpu(&mut self, turn: Turn) -> Flow {
         let Turn { entity, until } = turn;
-        let index = entity.vm;
-        self.load(index);
+        let Entity { vm: index, vcpu: n } = entity;
+        self.load(entity);
         let before = clock::ticks();
         let end = until.map_or(VmTime::NEVER, |ticks| self.clock.time(ticks));
-        let (next, now) = (self.next().min(end), self.clock.time(before));
-        let cpu = &mut self.vms[index].guest.cpu;
+        let now = self.clock.time(before);
+        let next = self.next(now, Some(index)).min(end);
+        let vm = &mut self.vms[index];
+        let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
+        let cpu = &mut vm.guest.cpus[n].cpu;
+        cpu.cpu.set_pause_exiting(sibling_waits);
         cpu.resume();
         cpu.service_at = match next {
             VmTime::NEVER => next,
             next => cpu.now() + (next - now),
         };
         let stop = cpu.run();
-        let now = cpu.now();
         self.scheduler.charge(entity, clock::ticks() - before);
         match stop {
             // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
             // in when service is due.
             Stop::HostInterrupt | Stop::Service => interrupts::window(),
-            Stop::Idle(until) => {
-                let until = match until {
-                    VmTime::NEVER => until,
-                    until => self.time() + (until - now),
-                };
-                self.vms[index].halt(until);
-                self.scheduler.sleep(entity);
+            Stop::Idle(_) | Stop::Wakeup | Stop::Yield => {
+                let vm = &mut self.vms[index];
+                if matches!(stop, Stop::Idle(_)) {
+                    vm.guest.cpus[n].halt();
+                }
+                vm.wake_cpus();
+                self.schedule(index);
+                if stop == Stop::Yield {
+                    self.scheduler.yield_now(entity);
+                }
                 return Flow::Continue(());
             }
             Stop::Power(PowerAction::Reset) => self.reset(index, "the guest reset the machine"),
             Stop::TripleFault => {
                 let number = self.vms[index].number;
-                let dump = Dump(&self.vms[index].guest.cpu.cpu);
-                log::warn!("VM {number}: the guest's CPU shut down (triple fault):\n{dump}");
+                let dump = Dump(&self.vms[index].guest.cpus[n].cpu.cpu);
+                log::warn!("VM {number}: the guest's CPU {n} shut down (triple fault):\n{dump}");
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
             Stop::Power(PowerAction::PowerOff) => {
@@ -224,7 +244,7 @@ impl<B: VcpuBackend> Session<B> {
             }
             Stop::Fatal(why) => {
                 let number = self.vms[index].number;
-                let dump = Dump(&self.vms[index].guest.cpu.cpu);
+                let dump = Dump(&self.vms[index].guest.cpus[n].cpu.cpu);
                 log::error!("VM {number}: the guest cannot go on: {why}\n{dump}");
                 self.switched_off(index, Event::Fatal(&why));
             }
@@ -232,12 +252,24 @@ impl<B: VcpuBackend> Session<B> {
         self.service()
     }
 
+    /// Tells the scheduler which CPUs of VM `index` can run.
+    fn schedule(&mut self, index: usize) {
+        let vm = &self.vms[index];
+        for vcpu in 0..vm.guest.cpus.len() {
+            let entity = Entity { vm: index, vcpu };
+            if vm.can_run(vcpu) {
+                self.scheduler.wake(entity);
+            } else {
+                self.scheduler.sleep(entity);
+            }
+        }
+    }
+
     /// VM `index` is off; the host tool is told of it as `event`.
     fn switched_off(&mut self, index: usize, event: Event<&str>) {
         self.finish_output(index);
         let vm = &mut self.vms[index];
-        vm.wake();
-        vm.state = State::Off;
+        vm.stop(State::Off);
         control::event(vm.number, event);
         if !control::is_open() {
             log::info!("`reset` at Umbra's console (three Ctrl-A on COM1) starts it again");
@@ -250,16 +282,18 @@ impl<B: VcpuBackend> Session<B> {
             control::flush_console();
         }
         if !TIMER_FIRED.load(Ordering::Relaxed) {
-            let (next, now) = (self.next(), self.time());
+            let now = self.time();
+            let next = self.next(now, None);
             self.clock.arm(next, now);
             interrupts::idle();
         }
         self.service()
     }
 
-    /// VM `index`, which has the CPU, starts again.
+    /// VM `index` starts again.
     fn reset(&mut self, index: usize, why: &str) {
         self.finish_output(index);
+        self.unload();
         let vm = &mut self.vms[index];
         log::info!("VM {}: {why}: starting again", vm.number);
         match vm.reset() {
@@ -310,21 +344,19 @@ impl<B: VcpuBackend> Session<B> {
         let mut next = VmTime::NEVER;
         let (frames, answered) = (net::arrived(), disk::answered());
         for index in 0..self.vms.len() {
-            if now >= self.vms[index].turn_due() {
-                self.load(index).take_turns(now);
-            }
             let vm = &mut self.vms[index];
+            if now >= vm.turn_due() {
+                vm.take_turns(now);
+            }
             next = next.min(vm.turn_due());
             let answered = answered >> (vm.number - 1) & 1 != 0;
             if answered || vm.guest.port.is_some_and(|port| frames.contains(port)) {
                 vm.rouse();
             }
-            if vm.halted.is_some_and(|halted| now >= halted.until) {
-                vm.wake();
-            }
             if vm.give_keys() {
                 next = next.min(now + KEY_INTERVAL);
             }
+            vm.poll();
         }
         if self.view.on_host() {
             keyboard::set_leds(self.vm().guest.keyboard.lock().leds());
@@ -332,14 +364,7 @@ impl<B: VcpuBackend> Session<B> {
         control::flush_console();
         next = next.min(self.show_statistics(now)).min(self.show(now));
         self.due = next;
-        for (index, vm) in self.vms.iter().enumerate() {
-            let entity = Entity { vm: index, vcpu: 0 };
-            if vm.can_run() {
-                self.scheduler.wake(entity);
-            } else {
-                self.scheduler.sleep(entity);
-            }
-        }
+        (0..self.vms.len()).for_each(|index| self.schedule(index));
         Flow::Continue(())
     }
 
@@ -417,23 +442,24 @@ impl<B: VcpuBackend> Session<B> {
     fn send_reports(&mut self) {
         let ticks_total = clock::ticks() - self.started;
         for vm in &self.vms {
-            let cpu = &vm.guest.cpu;
+            let mmu = vm.guest.vm.mmu();
             let facts = Facts {
                 backend: B::NAME,
                 paging: vm.paging_name(),
                 guest_ram: vm.guest.memory_size,
                 own_memory: memory::own(),
                 video_ram: vm.guest.vga.lock().vram().len() as u64,
-                table_frames: cpu.mmu.frames_used(),
+                table_frames: mmu.frames_used(),
                 ticks_total,
                 tsc_hz: clock::tsc_hz(),
                 ticks_halted: vm.halted_ticks(),
-                shadow: cpu.mmu.shadow_report(),
+                shadow: mmu.shadow_report(),
             };
-            let recorder = cpu.recorder.as_deref();
+            drop(mmu);
+            let recorder = vm.guest.cpus[0].cpu.recorder.as_deref();
             let send = &mut |message: Message<'_>| control::send(vm.number, &message);
             let mut report = Report::begin(&mut self.buffer, send);
-            let _ = cpu.stats.json(&facts, recorder, &mut report);
+            let _ = vm.stats().json(&facts, recorder, &mut report);
             report.end();
         }
     }

@@ -1,19 +1,21 @@
 //! One virtual machine as the session has it.
 
 use crate::clock;
-use crate::guest::{Guest, Removable};
-use crate::host::{ExtendedState, Virtualization};
+use crate::guest::{CpuSlot, Guest, Removable};
+use crate::host::Virtualization;
 use crate::loader::BootInfo;
 use crate::media::Media;
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
-use hv_core::mmu::Mmu;
 use hv_core::record::Recorder;
-use hv_core::time::Clock;
+use hv_core::scratch::Scratch;
+use hv_core::stats::Stats;
 use protocol::options::{self, Paging};
+use spin::Mutex;
 
 /// Keys that wait at most.
 const KEYS: usize = 64 << 10;
@@ -33,15 +35,6 @@ pub(super) enum State {
     Off,
 }
 
-/// A guest that has halted.
-#[derive(Clone, Copy)]
-pub(super) struct Halted {
-    /// Since when, in ticks of the time-stamp counter.
-    since: u64,
-    /// When it wakes by itself, in the host's time.
-    pub until: VmTime,
-}
-
 /// A virtual machine.
 pub(super) struct Vm<B: VcpuBackend> {
     /// Its number, from 1.
@@ -49,12 +42,6 @@ pub(super) struct Vm<B: VcpuBackend> {
     pub guest: Guest<B>,
     pub state: State,
     pub media: Removable,
-    /// Whether it has halted.
-    pub halted: Option<Halted>,
-    /// How long it had halted, in ticks, when it woke last.
-    halted_ticks: u64,
-    /// The CPU's state that is not in `guest` while another VM runs.
-    extended: ExtendedState,
     /// Keys that the guest's keyboard had no room for.
     keys: Vec<u8>,
     /// Resets in quick succession, and the last one.
@@ -65,7 +52,7 @@ pub(super) struct Vm<B: VcpuBackend> {
 }
 
 impl<B: VcpuBackend> Vm<B> {
-    /// A guest, not yet started, whose CPU is put aside.
+    /// A guest, not yet started, none of whose CPUs is loaded.
     ///
     /// # Errors
     /// A sentence that says what is missing.
@@ -74,25 +61,22 @@ impl<B: VcpuBackend> Vm<B> {
         number: u8,
         options: &options::Vm<'static>,
         media: Media,
+        scratch: Option<Arc<Mutex<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
-        let (mut guest, removable) = Guest::new(boot, number, options, media, virtualization)?;
+        let (mut guest, removable) =
+            Guest::new(boot, number, options, media, scratch, virtualization)?;
         let record = options.record as usize;
-        guest.cpu.recorder =
-            (record != 0 || options.count).then(|| Box::new(Recorder::new(record)));
-        let components = guest.cpu.cpuid.xcr0_allowed() | virtualization.unguarded_components();
-        let extended =
-            ExtendedState::new(components).ok_or("no memory for the CPU's extended state")?;
-        guest.cpu.cpu.put_aside();
+        for slot in &mut guest.cpus {
+            slot.cpu.recorder =
+                (record != 0 || options.count).then(|| Box::new(Recorder::new(record)));
+        }
         log::info!("VM {number}: {} MiB of RAM", guest.memory_size >> 20);
         Ok(Self {
             number,
             guest,
             state: State::Running,
             media: removable,
-            halted: None,
-            halted_ticks: 0,
-            extended,
             keys: Vec::new(),
             resets: 0,
             last_reset: VmTime(0),
@@ -100,83 +84,105 @@ impl<B: VcpuBackend> Vm<B> {
         })
     }
 
-    /// Another VM gets the CPU.
-    pub fn put_aside(&mut self) {
-        self.guest.cpu.cpu.put_aside();
-        self.extended.save();
-    }
-
-    /// This VM gets the CPU.
-    pub fn take_up(&mut self) {
-        self.extended.restore(self.guest.cpu.cpu.xcr0());
-        self.guest.cpu.cpu.take_up();
-    }
-
     /// The guest's time.
     pub fn time(&self) -> VmTime {
-        let cpu = &self.guest.cpu;
         match self.state {
-            State::Running => cpu.clock.time(cpu.clock.ticks()),
-            State::Paused(_) | State::Off => cpu.now(),
+            State::Running => self.guest.now(),
+            State::Paused(_) | State::Off => self.guest.cpus[0].cpu.now(),
         }
     }
 
-    /// Whether it wants the CPU.
-    pub fn can_run(&self) -> bool {
-        self.state == State::Running && self.halted.is_none()
+    /// Whether CPU `n` wants a CPU of the host.
+    pub fn can_run(&self, n: usize) -> bool {
+        self.state == State::Running && self.guest.cpus[n].halted.is_none()
     }
 
-    /// It has halted, and wakes by itself at `until` of the host's time.
-    pub fn halt(&mut self, until: VmTime) {
-        let since = clock::ticks();
-        self.halted = Some(Halted { since, until });
+    /// Lets its devices do what is due, and wakes the CPUs that have something to do.
+    pub fn poll(&mut self) {
+        if self.state != State::Running {
+            return;
+        }
+        let vm = &self.guest.vm;
+        let now = self.guest.now();
+        if now >= vm.deadline() {
+            vm.bus().poll(now);
+        }
+        // A request of a device's is carried out by a CPU.
+        if vm.unsettled() {
+            self.guest.cpus[0].wake();
+        }
+        self.wake_cpus();
     }
 
-    /// It has halted no longer: there may be something to be done.
-    pub fn wake(&mut self) {
-        if let Some(halted) = self.halted.take() {
-            self.halted_ticks += clock::ticks() - halted.since;
+    /// Wakes the CPUs that have something to do.
+    pub fn wake_cpus(&mut self) {
+        let wakeups = self.guest.vm.wakeups.take();
+        for (n, slot) in self.guest.cpus.iter_mut().enumerate() {
+            if wakeups >> n & 1 != 0 {
+                slot.wake();
+            }
         }
     }
 
-    /// How long it has halted so far, in ticks of the time-stamp counter.
+    /// When it has to be [polled](Self::poll) next, in the host's time, which is `now`.
+    pub fn poll_due(&self, now: VmTime) -> VmTime {
+        match self.guest.vm.deadline() {
+            due if due != VmTime::NEVER && self.state == State::Running => {
+                now + (due - self.guest.now())
+            }
+            _ => VmTime::NEVER,
+        }
+    }
+
+    /// How long its CPUs have halted so far, in ticks of the time-stamp counter.
     pub fn halted_ticks(&self) -> u64 {
-        let since = self.halted.map(|halted| clock::ticks() - halted.since);
-        self.halted_ticks + since.unwrap_or(0)
+        self.guest.cpus.iter().map(CpuSlot::halted_ticks).sum()
+    }
+
+    /// What all its CPUs did.
+    pub fn stats(&self) -> Stats {
+        let mut all = Stats::default();
+        self.guest
+            .cpus
+            .iter()
+            .for_each(|slot| all.add(&slot.cpu.stats));
+        all
     }
 
     /// A device of its has got something from outside.
     pub fn rouse(&mut self) {
-        let cpu = &mut self.guest.cpu;
-        cpu.bus.wake_at(cpu.now());
-        self.wake();
+        let now = self.guest.now();
+        self.guest.vm.bus().wake_at(now);
+    }
+
+    /// The guest does not run any more. Its CPUs find out anew whether they have halted when it does.
+    pub fn stop(&mut self, state: State) {
+        self.guest.cpus.iter_mut().for_each(CpuSlot::wake);
+        self.state = state;
     }
 
     /// Keeps the guest from running; its time stands still.
     pub fn pause(&mut self) {
         if self.state == State::Running {
-            self.wake();
-            self.state = State::Paused(clock::ticks());
+            self.stop(State::Paused(clock::ticks()));
         }
     }
 
-    /// Lets a paused guest, which has the CPU, run again.
+    /// Lets a paused guest run again. None of its CPUs is loaded.
     pub fn resume(&mut self) {
         if let State::Paused(since) = self.state {
             self.state = State::Running;
-            self.guest.cpu.skip(clock::ticks() - since);
-            self.guest.cpu.resume();
+            self.guest.skip(clock::ticks() - since);
         }
     }
 
-    /// The machine starts again. The guest has the CPU.
+    /// The machine starts again. None of its CPUs is loaded.
     ///
     /// # Errors
     /// A sentence that says why it cannot.
     pub fn reset(&mut self) -> Result<(), String> {
-        self.wake();
-        self.guest.cpu.stats.resets += 1;
-        let now = self.guest.cpu.now();
+        self.guest.cpus[0].cpu.stats.resets += 1;
+        let now = self.guest.now();
         self.resets = if now < self.last_reset + RESET_PAUSE {
             self.resets + 1
         } else {
@@ -186,7 +192,6 @@ impl<B: VcpuBackend> Vm<B> {
         if self.resets > RESET_STORM {
             return Err("the guest resets again and again".into());
         }
-        self.extended.reset();
         self.guest.reset()
     }
 
@@ -219,17 +224,17 @@ impl<B: VcpuBackend> Vm<B> {
         }
     }
 
-    /// Nested and shadow paging take turns. The guest has the CPU.
+    /// Nested and shadow paging take turns.
     pub fn take_turns(&mut self, now: VmTime) {
         self.switched = now;
-        self.guest.cpu.switch_paging();
+        self.guest.switch_paging();
     }
 
     /// How the guest's memory is virtualized, as reports have it.
     pub fn paging_name(&self) -> &'static str {
         match self.guest.paging {
             Paging::Alternate(_) => self.guest.paging.name(),
-            _ if self.guest.cpu.mmu.is_shadow() => Paging::Shadow.name(),
+            _ if self.guest.vm.is_shadow() => Paging::Shadow.name(),
             _ => Paging::Nested.name(),
         }
     }

@@ -15,6 +15,7 @@ use super::{DeliveryMode, Message};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::VmTime;
+use hv_core::irq::Wakeups;
 use hv_core::machine::{IOAPIC_PINS, pirq};
 use spin::Mutex;
 
@@ -49,6 +50,7 @@ pub struct InterruptChips {
     pic: PicPair,
     ioapic: IoApic,
     cpus: Vec<Cpu>,
+    wakeups: Arc<Wakeups>,
     /// The PIC's output as the APICs have seen it.
     pic_output: bool,
     /// Levels that ISA devices drive, by GSI.
@@ -68,15 +70,17 @@ impl InterruptChips {
     /// The chips of a machine of `cpus` virtual CPUs (at least 1, at most 255), in power-on state.
     #[must_use]
     pub fn new(cpus: u8) -> Self {
+        let wakeups = Arc::<Wakeups>::default();
         let cpu = |n| Cpu {
             lapic: Lapic::new(n),
-            signals: Arc::default(),
+            signals: Arc::new(Signals::new(n.into(), wakeups.clone())),
             from_pic: false,
         };
         let mut chips = Self {
             pic: PicPair::default(),
             ioapic: IoApic::new(),
             cpus: (0..cpus.max(1)).map(cpu).collect(),
+            wakeups: wakeups.clone(),
             pic_output: false,
             isa: 0,
             pci: 0,
@@ -93,6 +97,12 @@ impl InterruptChips {
     #[must_use]
     pub fn shared(cpus: u8) -> SharedChips {
         Arc::new(Mutex::new(Self::new(cpus)))
+    }
+
+    /// Which halted CPUs the chips have something for.
+    #[must_use]
+    pub fn wakeups(&self) -> Arc<Wakeups> {
+        self.wakeups.clone()
     }
 
     /// Presets LINT0 of the boot CPU to ExtINT as firmware leaves it, for booting an operating system without firmware.

@@ -2,32 +2,64 @@
 
 use super::SharedChips;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use hv_core::VmTime;
 use hv_core::device::Requests;
-use hv_core::irq::{Attention, InterruptController};
+use hv_core::irq::{Attention, InterruptController, Wakeups};
 
 /// Events of a CPU that stay until taken.
 mod event {
-    pub(super) const INIT: u32 = 1 << 0;
-    /// Where [`Attention`](hv_core::irq::Attention) has it.
-    pub(super) const NMI: u32 = hv_core::irq::Attention::NMI.bits() as u32;
-    pub(super) const STARTUP: u32 = 1 << 2;
-    pub(super) const STARTUP_VECTOR: u32 = 0xff << 8;
-    pub(super) const STARTUP_SHIFT: u32 = 8;
+    use hv_core::irq::Attention;
+
+    // Where an attention has them.
+    pub(super) const NMI: u32 = Attention::NMI.bits() as u32;
+    pub(super) const INIT: u32 = Attention::INIT.bits() as u32;
+    pub(super) const START_UP: u32 = Attention::START_UP.bits() as u32;
+    pub(super) const ALL: u32 = NMI | INIT | START_UP;
+    pub(super) const START_UP_VECTOR: u32 = 0xff << START_UP_SHIFT;
+    pub(super) const START_UP_SHIFT: u32 = 8;
 }
 
 /// What one CPU's run loop asks in every turn, readable without the lock.
-#[derive(Default)]
 pub(super) struct Signals {
-    /// An [`Attention`], but for NMIs.
+    /// An [`Attention`], but for what is in `events`.
     attention: AtomicU8,
     tpr: AtomicU8,
     held_back: AtomicU8,
     events: AtomicU32,
+    /// The CPU has halted: it is to be woken when there is something for it.
+    halted: AtomicBool,
+    cpu: usize,
+    wakeups: Arc<Wakeups>,
 }
 
 impl Signals {
+    /// Those of CPU `cpu`.
+    pub(super) fn new(cpu: usize, wakeups: Arc<Wakeups>) -> Self {
+        Self {
+            attention: AtomicU8::default(),
+            tpr: AtomicU8::default(),
+            held_back: AtomicU8::default(),
+            events: AtomicU32::default(),
+            halted: AtomicBool::default(),
+            cpu,
+            wakeups,
+        }
+    }
+
+    /// There is something for the CPU.
+    fn wake(&self) {
+        if self.halted.load(Ordering::SeqCst) {
+            self.wakeups.wake(self.cpu);
+        }
+    }
+
+    /// What waits.
+    fn attention(&self) -> Attention {
+        let events = self.events.load(Ordering::SeqCst) & event::ALL;
+        Attention::from_bits_retain(self.attention.load(Ordering::SeqCst) | events as u8)
+    }
+
     /// Tells whether an interrupt can be taken, the task priority, and the class of an interrupt that only that holds back.
     pub(super) fn publish(&self, interrupt: bool, tpr: u8, held_back: u8) {
         self.tpr.store(tpr, Ordering::Release);
@@ -36,23 +68,29 @@ impl Signals {
         attention.set(Attention::INTERRUPT, interrupt);
         // It holds no interrupt back without being there.
         attention.set(Attention::PRIORITY, tpr != 0);
-        self.attention.store(attention.bits(), Ordering::Release);
+        self.attention.store(attention.bits(), Ordering::SeqCst);
+        if interrupt {
+            self.wake();
+        }
     }
 
     pub(super) fn nmi(&self) {
-        self.events.fetch_or(event::NMI, Ordering::AcqRel);
+        self.events.fetch_or(event::NMI, Ordering::SeqCst);
+        self.wake();
     }
 
     /// An INIT, which undoes an earlier start-up.
     pub(super) fn init(&self) {
-        let startup = event::STARTUP | event::STARTUP_VECTOR;
-        self.events.fetch_and(!startup, Ordering::AcqRel);
-        self.events.fetch_or(event::INIT, Ordering::AcqRel);
+        let start_up = event::START_UP | event::START_UP_VECTOR;
+        self.events.fetch_and(!start_up, Ordering::SeqCst);
+        self.events.fetch_or(event::INIT, Ordering::SeqCst);
+        self.wake();
     }
 
     pub(super) fn start_up(&self, vector: u8) {
-        let events = event::STARTUP | u32::from(vector) << event::STARTUP_SHIFT;
-        self.events.fetch_or(events, Ordering::AcqRel);
+        let events = event::START_UP | u32::from(vector) << event::START_UP_SHIFT;
+        self.events.fetch_or(events, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Drops all events: the CPU is reset.
@@ -86,23 +124,11 @@ impl CpuInterrupts {
             cpu,
         })
     }
-
-    /// Whether this CPU has received an INIT since the last call (and forgets it).
-    pub fn take_init(&mut self) -> bool {
-        self.signals.take(event::INIT) & event::INIT != 0
-    }
-
-    /// The vector of a start-up message received since the last call, if any (and forgets it).
-    pub fn take_startup(&mut self) -> Option<u8> {
-        let events = self.signals.take(event::STARTUP | event::STARTUP_VECTOR);
-        (events & event::STARTUP != 0).then_some((events >> event::STARTUP_SHIFT) as u8)
-    }
 }
 
 impl InterruptController for CpuInterrupts {
     fn attention(&self) -> Attention {
-        let nmi = self.signals.events.load(Ordering::Relaxed) & event::NMI;
-        Attention::from_bits_retain(self.signals.attention.load(Ordering::Acquire) | nmi as u8)
+        self.signals.attention()
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
@@ -123,6 +149,26 @@ impl InterruptController for CpuInterrupts {
 
     fn take_nmi(&mut self) -> bool {
         self.signals.take(event::NMI) & event::NMI != 0
+    }
+
+    fn take_init(&mut self) -> bool {
+        self.signals.take(event::INIT) & event::INIT != 0
+    }
+
+    fn take_start_up(&mut self) -> Option<u8> {
+        let events = self.signals.take(event::START_UP | event::START_UP_VECTOR);
+        (events & event::START_UP != 0).then_some((events >> event::START_UP_SHIFT) as u8)
+    }
+
+    fn set_halted(&mut self, halted: bool) {
+        let signals = &*self.signals;
+        signals.halted.store(halted, Ordering::SeqCst);
+        if !halted {
+            signals.wakeups.clear(signals.cpu);
+        } else if signals.attention().intersects(Attention::EVENTS) {
+            // What has come meanwhile was not told.
+            signals.wake();
+        }
     }
 
     fn cr8(&self) -> u8 {

@@ -435,9 +435,9 @@ fn nmi_init_and_startup_reach_their_cpu_once() {
     assert!(other.take_init());
     assert!(!other.take_init());
     ipi(0xc_4610);
-    assert_eq!(other.take_startup(), Some(0x10));
+    assert_eq!(other.take_start_up(), Some(0x10));
     ipi(0xc_4611);
-    assert_eq!(other.take_startup(), None);
+    assert_eq!(other.take_start_up(), None);
     ipi(0xc_4400);
     assert!(other.take_nmi());
     assert!(!other.take_nmi());

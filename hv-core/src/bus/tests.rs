@@ -133,15 +133,24 @@ fn moved_ram_window_reports_the_old_and_the_new_place() {
 }
 
 #[test]
-fn the_cpus_page_lies_above_ram_and_uncovers_it_when_it_moves() {
+fn a_cpus_page_lies_above_ram_and_uncovers_it_when_the_last_leaves_it() {
     let mut bus = Bus::new(Arc::new(VecMemory::new(0x40_0000)));
-    let id = bus.add(Arc::new(Mutex::new(Probe::default())));
-    bus.add_cpu_page(id, Gpa(0xfee0_0000));
+    for _ in 0..2 {
+        let id = bus.add(Arc::new(Mutex::new(Probe::default())));
+        bus.add_cpu_page(id, Gpa(0xfee0_0000));
+    }
     let mut changes = Vec::new();
-    for base in [0x30_0000, 0x30_0000, 0x20_0000, 0xfee0_0000] {
-        bus.move_cpu_page(Some(Gpa(base)));
+    for (cpu, base) in [
+        (0, 0x30_0000),
+        (0, 0x30_0000),
+        (1, 0x30_0000),
+        (0, 0x20_0000),
+        (0, 0xfee0_0000),
+        (1, 0xfee0_0000),
+    ] {
+        bus.move_cpu_page(cpu, Some(Gpa(base)));
         bus.settle(|c| changes.push((c.start.0, c.len, c.backing != Backing::Mmio)));
-        let decoded = bus.decode(Gpa(base + 0x10));
+        let decoded = decode(Gpa(base + 0x10), cpu, Some(Gpa(base)), false);
         assert_eq!(bus.mmio_read(NOW, decoded, 4), 0x10);
         assert!(!bus.memory.contains(decoded, 1, false));
     }
@@ -149,13 +158,14 @@ fn the_cpus_page_lies_above_ram_and_uncovers_it_when_it_moves() {
         changes,
         [
             (0x30_0000, 0x1000, false),
-            (0x30_0000, 0x1000, true),
             (0x20_0000, 0x1000, false),
             (0x20_0000, 0x1000, true),
+            (0x30_0000, 0x1000, true),
         ]
     );
-    assert_eq!(bus.decode(Gpa(0x30_0010)), Gpa(0x30_0010));
-    bus.move_cpu_page(None);
+    for cpu in 0..2 {
+        bus.move_cpu_page(cpu, None);
+    }
     bus.settle(|_| panic!("there is no RAM"));
     assert_eq!(bus.mmio_read(NOW, Gpa(0xfee0_0010), 4), 0xffff_ffff);
 }
@@ -176,9 +186,10 @@ fn with_a20_off_the_second_mebibyte_is_the_first() {
         let mut changes = Vec::new();
         let mut requests = Requests::default();
         requests.moved.push((wrap, base));
-        bus.request(requests);
+        bus.request(0, requests);
         bus.settle(|c| changes.push(c));
-        let decoded = [0xf_ffff, 0x10_0000, 0x1f_ffff, 0x20_0000].map(|at| bus.decode(Gpa(at)).0);
+        let decoded = [0xf_ffff, 0x10_0000, 0x1f_ffff, 0x20_0000]
+            .map(|at| decode(Gpa(at), 0, None, bus.wraps()).0);
         (changes, decoded)
     };
     let (changes, decoded) = move_to(Some(0x10_0000));

@@ -41,8 +41,8 @@ fn putting_it_aside_does_not_show<B: VcpuBackend>(c: &mut B) {
         c.set_sysreg(reg, value);
     }
     c.set_rip(0x1234);
-    c.put_aside();
-    c.take_up();
+    c.unload();
+    c.load();
     for (value, reg) in (0x1000..).zip(REGISTERS) {
         assert_eq!(c.sysreg(reg), value, "{reg:?}");
     }

@@ -247,8 +247,8 @@ impl VcpuBackend for ScriptedCpu {
         (self.can_run)(self)
     }
 
-    fn put_aside(&mut self) {}
-    fn take_up(&mut self) {}
+    fn unload(&mut self) {}
+    fn load(&mut self) {}
     fn run(&mut self, entry: &Entry) -> VmExit {
         self.entries.push(*entry);
         match self.script.pop_front() {

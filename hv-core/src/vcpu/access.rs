@@ -24,7 +24,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             cr4: Cr4::from_bits_retain(self.cpu.sysreg(SysReg::Cr4)),
             efer: Efer::from_bits_retain(self.cpu.sysreg(SysReg::Efer)),
             ac: self.cpu.rflags() & Rflags::AC.bits() != 0,
-            physical_bits: self.cpuid.physical_bits(),
+            physical_bits: self.vm.cpuid.physical_bits(),
         }
     }
 
@@ -36,13 +36,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         } else {
             self.walk(gva, access)?
         };
-        Ok(self.bus.decode(gpa))
+        Ok(self.decode(gpa))
     }
 
     fn walk(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         let state = self.paging_state();
-        self.mmu
-            .translate(&*self.memory, &state, gva, access)
+        self.vm
+            .mmu()
+            .translate(&*self.vm.memory, &state, gva, access)
             .map_err(|f| EmuFault::Exception {
                 vector: vector::PF,
                 error: Some(f.error.bits()),
@@ -90,7 +91,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let value = self.bus.mmio_read(now, at, n).to_le_bytes();
+            let value = self.vm.bus().mmio_read(now, at, n).to_le_bytes();
             let (piece, later) = rest.split_at_mut(n);
             piece.copy_from_slice(&value[..n]);
             rest = later;
@@ -107,7 +108,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let (piece, later) = rest.split_at(n);
             let mut value = [0; WIDEST];
             value[..n].copy_from_slice(piece);
-            self.bus.mmio_write(now, at, n, u64::from_le_bytes(value));
+            self.vm
+                .bus()
+                .mmio_write(now, at, n, u64::from_le_bytes(value));
             rest = later;
             at = at.add(n as u64);
         }
@@ -169,7 +172,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         let mut rest = buf;
         for (gpa, n) in self.places(linear, rest.len(), access)? {
             let (now, later) = rest.split_at_mut(n);
-            if !now.is_empty() && self.memory.read(gpa, now).is_err() {
+            if !now.is_empty() && self.vm.memory.read(gpa, now).is_err() {
                 self.device_read(gpa, now);
             }
             rest = later;
@@ -182,7 +185,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         let mut rest = buf;
         for (gpa, n) in self.places(linear, rest.len(), access)? {
             let (now, later) = rest.split_at(n);
-            if !now.is_empty() && self.memory.write(gpa, now).is_err() {
+            if !now.is_empty() && self.vm.memory.write(gpa, now).is_err() {
                 self.device_write(gpa, now);
             }
             rest = later;
@@ -195,7 +198,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         if within_page(linear, size) {
             let access = self.access(kind, false);
             let gpa = self.translate(linear, access)?;
-            if let Ok(value) = self.memory.read_value(gpa, size) {
+            if let Ok(value) = self.vm.memory.read_value(gpa, size) {
                 return Ok(value);
             }
         }
@@ -215,7 +218,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         if within_page(linear, size) {
             let access = self.access(kind, true);
             let gpa = self.translate(linear, access)?;
-            if self.memory.write_value(gpa, size, value).is_ok() {
+            if self.vm.memory.write_value(gpa, size, value).is_ok() {
                 return Ok(());
             }
         }
@@ -236,7 +239,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         let first = buf.len().min(0x1000 - linear.page_offset() as usize);
         let gpa = self.translate(linear, access)?;
         let (now, later) = buf.split_at_mut(first);
-        if self.memory.read(gpa, now).is_err() {
+        if self.vm.memory.read(gpa, now).is_err() {
             // A device: it is read in aligned words, and no more of them than the instruction needs.
             let skip = gpa.0 as usize % WIDEST;
             let mut word = [0; WIDEST];
@@ -249,7 +252,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
             return Ok(first);
         }
         match self.translate(linear.add(first as u64), access) {
-            Ok(gpa) if self.memory.read(gpa, later).is_ok() => Ok(buf.len()),
+            Ok(gpa) if self.vm.memory.read(gpa, later).is_ok() => Ok(buf.len()),
             _ => Ok(first),
         }
     }
@@ -262,7 +265,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
             ..Access::default()
         };
         let gpa = self.translate(linear, access).ok()?;
-        self.memory.read_u128(gpa).ok()
+        self.vm.memory.read_u128(gpa).ok()
     }
 
     #[inline]
@@ -274,7 +277,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         let n = len.min(0x1000 - linear.page_offset() as usize);
         let access = self.access(AccessKind::Data, write);
         match self.translate(linear, access) {
-            Ok(gpa) if self.memory.contains(gpa, n, write) => n,
+            Ok(gpa) if self.vm.memory.contains(gpa, n, write) => n,
             _ => 0,
         }
     }
@@ -295,19 +298,19 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
 
     fn port_in(&mut self, port: u16, size: AccessSize) -> u32 {
         let now = self.device_time();
-        self.bus.port_read(now, port, size)
+        self.vm.bus().port_read(now, port, size)
     }
     fn port_out(&mut self, port: u16, size: AccessSize, value: u32) {
         let now = self.device_time();
-        self.bus.port_write(now, port, size, value);
+        self.vm.bus().port_write(now, port, size, value);
     }
     fn port_in_block(&mut self, port: u16, size: AccessSize, buf: &mut [u8]) {
         let now = self.device_time();
-        self.bus.port_read_block(now, port, size, buf);
+        self.vm.bus().port_read_block(now, port, size, buf);
     }
     fn port_out_block(&mut self, port: u16, size: AccessSize, buf: &[u8]) {
         let now = self.device_time();
-        self.bus.port_write_block(now, port, size, buf);
+        self.vm.bus().port_write_block(now, port, size, buf);
     }
 
     fn execute(&mut self, insn: &mut NativeInsn) -> Executed {
@@ -321,7 +324,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], EmuFault> {
-        let r = self.cpuid.get(leaf, subleaf, || self.cpuid_state());
+        let r = self.vm.cpuid.get(leaf, subleaf, || self.cpuid_state());
         Ok([r.eax, r.ebx, r.ecx, r.edx])
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
@@ -372,9 +375,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         self.task_switched(cr3);
     }
     fn invlpg(&mut self, linear: Gva) -> Result<(), EmuFault> {
-        if self.mmu.is_shadow() {
+        if self.shadow {
             let state = self.paging_state();
-            self.mmu.invalidate_page(0, &state, linear);
+            self.vm.mmu().invalidate_page(self.index(), &state, linear);
         } else {
             self.cpu.flush_linear();
         }

@@ -124,7 +124,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Writes CR3.
     pub(super) fn write_cr3(&mut self, value: u64) -> Result<(), EmuFault> {
         let efer = self.efer();
-        if efer.contains(Efer::LMA) && value >> self.cpuid.physical_bits() != 0 {
+        if efer.contains(Efer::LMA) && value >> self.vm.cpuid.physical_bits() != 0 {
             return Err(EmuFault::GP0);
         }
         let cr0 = Cr0::from_bits_retain(self.cpu.sysreg(SysReg::Cr0));
@@ -158,8 +158,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// The bits of CR4 that go with what CPUID offers.
     fn cr4_allowed(&self) -> Cr4 {
-        let leaf1 = self.cpuid.leaf1();
-        let leaf7 = self.cpuid.leaf7();
+        let leaf1 = self.vm.cpuid.leaf1();
+        let leaf7 = self.vm.cpuid.leaf7();
         let mut bits = CR4_BITS;
         bits.set(Cr4::OSXSAVE, leaf1.ecx & 1 << 26 != 0);
         bits.set(Cr4::FSGSBASE, leaf7.ebx & 1 << 0 != 0);
@@ -219,13 +219,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return Ok(None);
         }
         // Bit 5 is reserved too, but QEMU's emulation of nested paging sets it in the guest's tables.
-        let reserved = 0x1c6 | u64::MAX << self.cpuid.physical_bits();
+        let reserved = 0x1c6 | u64::MAX << self.vm.cpuid.physical_bits();
         let table = Gpa(cr3 & 0xffff_ffe0);
         let mut entries = [0; 4];
         for (i, entry) in entries.iter_mut().enumerate() {
             let mut bytes = [0; 8];
             // Outside RAM the bus reads all ones.
-            *entry = match self.memory.read(table.add(8 * i as u64), &mut bytes) {
+            *entry = match self.vm.memory.read(table.add(8 * i as u64), &mut bytes) {
                 Ok(()) => u64::from_le_bytes(bytes),
                 Err(_) => u64::MAX,
             };

@@ -16,6 +16,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let next = self.next_rip(exit)?;
         let regs = &self.cpu.gprs().regs;
         let r = self
+            .vm
             .cpuid
             .get(regs[gpr::RAX] as u32, regs[gpr::RCX] as u32, || {
                 self.cpuid_state()
@@ -31,7 +32,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     pub(super) fn cpuid_state(&self) -> CpuidState {
         CpuidState {
-            apic_id: Topology::apic_id(self.id),
+            apic_id: Topology::apic_id(self.index.into()),
             osxsave: self.cpu.sysreg(SysReg::Cr4) & Cr4::OSXSAVE.bits() != 0,
             apic_enabled: self.irqs.apic_base() & 1 << 11 != 0,
             xcr0: self.cpu.xcr0(),
@@ -58,7 +59,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Sets XCR0, if the value is one that it can have.
     pub(super) fn write_xcr0(&mut self, value: u64) -> Result<(), EmuFault> {
         let valid = value & 1 != 0
-            && value & !self.cpuid.xcr0_allowed() == 0
+            && value & !self.vm.cpuid.xcr0_allowed() == 0
             && (value & 0b100 == 0 || value & 0b10 != 0);
         if !valid {
             return Err(EmuFault::GP0);

@@ -35,6 +35,7 @@ const fn intercepted(reason: &ExitReason) -> Option<(Intercepted, u16, u64)> {
         ExitReason::Hlt => (Intercepted::Hlt, 0xf4, 1),
         ExitReason::Msr { write: false } => (Intercepted::Rdmsr, 0x320f, 2),
         ExitReason::Msr { write: true } => (Intercepted::Wrmsr, 0x300f, 2),
+        ExitReason::Pause => (Intercepted::Pause, 0x90f3, 2),
         // Three bytes, which are left to the decoder.
         ExitReason::Xsetbv => (Intercepted::Xsetbv, 0, 0),
         _ => return None,
@@ -56,7 +57,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if len == 2
             && c.last_rip == self.cpu.rip()
             && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && self.memory.read_u16(c.last_gpa) == Ok(bytes)
+            && self.vm.memory.read_u16(c.last_gpa) == Ok(bytes)
         {
             return Ok(c.last_next);
         }
@@ -70,7 +71,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if len != 0 && linear & 0xfff < 0xfff {
             let mask = if len == 2 { 0xffff } else { 0xff };
             if let Some(gpa) = self.code_address(linear)
-                && self.memory.read_u16(gpa).is_ok_and(|b| b & mask == bytes)
+                && self
+                    .vm
+                    .memory
+                    .read_u16(gpa)
+                    .is_ok_and(|b| b & mask == bytes)
             {
                 let next = mode.next_rip(rip, len);
                 // One of another length would be taken for this one if it came to the same place.
@@ -101,7 +106,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return None;
         }
         let gpa = self.code_address(linear)?;
-        let opcode = self.memory.read_u16(gpa).ok()?;
+        let opcode = self.vm.memory.read_u16(gpa).ok()?;
         matches!(opcode, INVD | WBINVD).then(|| mode.next_rip(self.cpu.rip(), 2))
     }
 
@@ -115,7 +120,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return None;
         }
         let gpa = self.code_address(linear)?;
-        let bytes = self.memory.read_u32(gpa).ok()?.to_le_bytes();
+        let bytes = self.vm.memory.read_u32(gpa).ok()?.to_le_bytes();
         let (rex, bytes) = match bytes {
             [rex @ 0x40..=0x4f, a, b, c] if mode.is_64() => (rex, [a, b, c]),
             [a, b, c, _] => (0, [a, b, c]),
@@ -151,13 +156,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             };
             let state = self.paging_state();
             let gpa = self
-                .mmu
-                .translate(&*self.memory, &state, Gva(linear), access)
+                .vm
+                .mmu()
+                .translate(&*self.vm.memory, &state, Gva(linear), access)
                 .ok()?;
             self.lengths = LengthCache {
                 cr3,
                 page,
-                gpa: self.bus.decode(gpa).page(),
+                gpa: self.decode(gpa).page(),
                 ..self.lengths
             };
         }

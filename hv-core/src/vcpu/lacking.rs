@@ -47,7 +47,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.lacking.is_new(cs.base.wrapping_add(rip)) {
             log::warn!(
                 "VM {}: the emulator cannot execute {what} at {:#x}:{rip:#x}, CPL {}: #UD for the guest",
-                self.number,
+                self.vm.number,
                 cs.selector,
                 self.cpu.cpl()
             );

@@ -14,13 +14,11 @@ mod msr_access;
 mod native;
 mod paging;
 mod pio;
-
 mod software;
+mod start_up;
 
-use crate::Gva;
-use crate::bus::Bus;
+use crate::bus::{self, MapChange};
 use crate::cpu::{Entry, VcpuBackend};
-use crate::cpuid::Cpuid;
 use crate::device::PowerAction;
 use crate::emulate::{
     self, DecodeCache, EmuFault, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
@@ -30,21 +28,20 @@ use crate::event::{
 };
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::{Attention, InterruptController};
-use crate::mem::GuestMemory;
 use crate::mmu::{Mmu, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
 use crate::record::{Before, Recorder};
 use crate::regs::{Efer, Rflags, SysReg, gpr};
-use crate::scratch::Scratch;
 use crate::sentence::sentence;
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
+use crate::vm::Vm;
+use crate::{Gpa, Gva, Hpa};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
-use spin::Mutex;
 
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +58,10 @@ pub enum Stop {
     Fatal(String),
     /// The service interval that the caller set is over.
     Service,
+    /// Another CPU of this VM has halted, and now has something to do ([`Vm::wakeups`]).
+    Wakeup,
+    /// The guest has executed PAUSE, which was [to leave it](VcpuBackend::set_pause_exiting).
+    Yield,
 }
 
 /// The faults that end an instruction or the VM.
@@ -73,52 +74,48 @@ pub(crate) enum Trouble {
     Again,
 }
 
-/// What a virtual CPU is made of.
-pub struct Parts<B: VcpuBackend, M: Mmu, C: Clock> {
-    /// The hardware's part.
-    pub cpu: B,
-    /// Memory virtualization.
-    pub mmu: M,
-    /// The buses with everything on them.
-    pub bus: Bus,
-    /// The host's clock.
-    pub clock: C,
-    /// The CPUID table.
-    pub cpuid: Cpuid,
-    /// The paravirtual clock.
-    pub pvclock: PvClock,
-    /// The interrupt chips.
-    pub irqs: Box<dyn InterruptController>,
-    /// Guest memory.
-    pub memory: Arc<dyn GuestMemory>,
+/// What a virtual CPU does (SDM vol 3C 25.4.2, "Guest Non-Register State": the activity state).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// It executes instructions.
+    Active,
+    /// It has executed HLT.
+    Halted,
+    /// It waits for a start-up message (SDM vol 3A 10.4.3, "MP Initialization Protocol Algorithm for MP Systems").
+    WaitForSipi,
 }
 
-/// One virtual CPU with what is around it.
-pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
+/// What a virtual CPU is made of.
+pub struct Parts<B: VcpuBackend, C: Clock> {
     /// The hardware's part.
     pub cpu: B,
-    /// Memory virtualization.
-    pub mmu: M,
-    /// The buses.
-    pub bus: Bus,
+    /// The host's clock.
+    pub clock: C,
+    /// The paravirtual clock.
+    pub pvclock: PvClock,
+    /// What it sees of the interrupt chips.
+    pub irqs: Box<dyn InterruptController>,
+}
+
+/// One virtual CPU.
+pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
+    /// The virtual machine that it is one of.
+    pub vm: Arc<Vm<M>>,
+    /// The hardware's part.
+    pub cpu: B,
     /// The host's clock.
     pub clock: C,
     /// Counters.
     pub stats: Stats,
     /// The first exits, if they are recorded.
     pub recorder: Option<Box<Recorder>>,
-    /// The CPUID table.
-    pub cpuid: Cpuid,
-    /// The number of the virtual machine, for the log.
-    pub number: u8,
-    /// Which of the virtual machine's CPUs it is, from 0.
-    pub id: u32,
-    /// What executes instructions for the emulator, if there is such a thing.
-    pub scratch: Option<Arc<Mutex<dyn Scratch>>>,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
+    /// Its number in the VM, from 0. 0 is the bootstrap processor.
+    index: u8,
+    /// The other CPUs of the VM: bit n is CPU n.
+    others: u32,
     irqs: Box<dyn InterruptController>,
-    memory: Arc<dyn GuestMemory>,
     msrs: MsrStore,
     pvclock: PvClock,
     pveoi: PvEoi,
@@ -126,9 +123,16 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     now: VmTime,
     /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
     now_is_old: bool,
-    halted: bool,
+    activity: Activity,
     /// The hardware has a task priority other than 0.
     has_priority: bool,
+    /// The hardware is set up for shadow paging.
+    shadow: bool,
+    /// Where the tables are, as of this generation of the MMU's.
+    root: Hpa,
+    generation: u64,
+    /// The page with the local APIC's registers, if they are in memory.
+    apic_page: Option<Gpa>,
     /// The reason of the exit that is being handled and when it happened.
     last: Option<(usize, u64)>,
     /// Accesses to the control structure that are accounted for.
@@ -140,40 +144,37 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    /// A CPU in the power-on state.
-    pub fn new(parts: Parts<B, M, C>) -> Self {
+    /// CPU `index` (below [`MAX_CPUS`](crate::machine::MAX_CPUS)) of a virtual machine, in the power-on state.
+    pub fn new(vm: Arc<Vm<M>>, index: u8, parts: Parts<B, C>) -> Self {
         let Parts {
             cpu,
-            mmu,
-            bus,
             clock,
-            cpuid,
             pvclock,
             irqs,
-            memory,
         } = parts;
+        let ticks = clock.ticks();
         let mut v = Self {
+            vm,
+            index,
+            others: !(1 << (index & 31)),
             pvclock,
             pveoi: PvEoi::default(),
             cpu,
-            mmu,
-            bus,
             clock,
             stats: Stats::default(),
             recorder: None,
-            cpuid,
-            number: 0,
-            id: 0,
-            scratch: None,
             service_at: VmTime::NEVER,
             irqs,
-            memory,
             msrs: MsrStore::default(),
             events: EventQueue::default(),
             now: VmTime(0),
             now_is_old: false,
-            halted: false,
+            activity: Activity::Active,
             has_priority: true,
+            shadow: false,
+            root: Hpa(0),
+            generation: 0,
+            apic_page: None,
             last: None,
             accesses: (0, 0),
             stop: None,
@@ -181,26 +182,35 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             decoded: DecodeCache::default(),
             lacking: lacking::Lacking::default(),
         };
-        v.reset();
+        v.reset(ticks);
         v
     }
 
-    /// Back to the power-on state. The time-stamp counter starts at 0.
-    pub fn reset(&mut self) {
-        self.cpu.set_shadow_paging(self.mmu.is_shadow());
-        self.cpu.reset();
-        let leaf1 = self.cpuid.leaf1();
-        self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
+    /// Back to the power-on state. The time-stamp counter starts at 0 when the host's has the value `ticks`: the same for all CPUs of a VM.
+    pub fn reset(&mut self, ticks: u64) {
+        self.set_power_on_state();
         self.cpu
-            .set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(self.clock.ticks()));
+            .set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(ticks));
         self.msrs = MsrStore::default();
         self.pvclock.reset();
         self.pveoi = PvEoi::default();
-        self.events = EventQueue::default();
-        self.halted = false;
-        self.has_priority = true;
         self.stop = None;
+        self.set_activity(match self.index {
+            0 => Activity::Active,
+            _ => Activity::WaitForSipi,
+        });
         self.place_local_apic();
+    }
+
+    /// What a reset and an INIT have in common.
+    fn set_power_on_state(&mut self) {
+        self.shadow = self.vm.is_shadow();
+        self.cpu.set_shadow_paging(self.shadow);
+        self.cpu.reset();
+        let leaf1 = self.vm.cpuid.leaf1();
+        self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
+        self.events = EventQueue::default();
+        self.has_priority = true;
         self.reload_paging();
     }
 
@@ -210,26 +220,47 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.now
     }
 
+    /// Its number in the VM, from 0.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index.into()
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    fn set_activity(&mut self, activity: Activity) {
+        self.activity = activity;
+        self.irqs.set_halted(activity != Activity::Active);
+    }
+
     /// Runs the guest until something outside it wants attention.
     pub fn run(&mut self) -> Stop {
         loop {
-            if self.bus.unsettled() {
+            if self.vm.unsettled() {
                 self.settle();
             }
             if let Some(stop) = self.stop.take() {
                 self.account(self.clock.ticks());
                 return stop;
             }
-            if self.now >= self.bus.deadline() {
-                self.bus.poll(self.now);
+            if self.now >= self.vm.deadline() {
+                self.vm.bus().poll(self.now);
                 continue;
             }
             if self.now >= self.service_at {
                 self.account(self.clock.ticks());
                 return Stop::Service;
             }
+            if self.vm.wakeups.any(self.others) {
+                self.account(self.clock.ticks());
+                return Stop::Wakeup;
+            }
             let attention = self.irqs.attention();
-            let injection = if self.halted
+            let injection = if self.activity != Activity::Active
                 || attention.intersects(Attention::EVENTS)
                 || !self.events.is_quiet()
             {
@@ -238,7 +269,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     Some(i) => i,
                     None => {
                         self.account(self.clock.ticks());
-                        return Stop::Idle(self.bus.deadline().min(self.service_at));
+                        return Stop::Idle(self.vm.deadline().min(self.service_at));
                     }
                 }
             } else {
@@ -255,19 +286,19 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu
                     .set_task_priority(self.irqs.cr8(), self.irqs.tpr_threshold());
             }
-            let deadline = self.bus.deadline().min(self.service_at);
+            let deadline = self.vm.deadline().min(self.service_at);
             let timer = if self.cpu.has_timer() {
                 self.clock.ticks_until(deadline, self.now)
             } else {
                 self.clock.arm(deadline, self.now);
                 u64::MAX
             };
-            let (root, flush) = self.mmu.root(0);
-            if flush != TlbFlush::None {
-                self.stats.flushes += 1;
+            let mut flush = TlbFlush::None;
+            if self.shadow || self.generation != self.vm.generation() {
+                flush = self.look_up_root();
             }
             let entry = Entry {
-                root,
+                root: self.root,
                 flush,
                 inject: injection.event,
                 irq_window: injection.irq_window,
@@ -282,6 +313,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
     fn injection(&mut self, attention: Attention) -> Option<Injection> {
+        if attention.intersects(Attention::INIT.union(Attention::START_UP)) {
+            self.start_or_stop();
+        }
+        if self.activity == Activity::WaitForSipi {
+            return None;
+        }
         if attention.contains(Attention::NMI) && self.irqs.take_nmi() {
             self.events.signal_nmi();
         }
@@ -290,14 +327,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         let pending = attention.contains(Attention::INTERRUPT);
         let state = self.interruptibility();
-        if self.halted {
+        if self.activity == Activity::Halted {
             if !(self.events.busy()
                 || self.events.nmi_waiting()
                 || (pending && state.interrupts_enabled))
             {
                 return None;
             }
-            self.halted = false;
+            self.set_activity(Activity::Active);
         }
         let mut acknowledged = false;
         let injection = self.events.next(state, pending, || {
@@ -307,7 +344,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             (vector, self.irqs.attention().contains(Attention::INTERRUPT))
         });
         if acknowledged && self.pveoi.enabled() && self.irqs.eoi_may_be_skipped() {
-            self.pveoi.offer(&*self.memory);
+            self.pveoi.offer(&*self.vm.memory);
         }
         if let Some(e) = &injection.event {
             self.stats.injected[match e.kind {
@@ -372,7 +409,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Notices that the guest has skipped an EOI that it did not need to write.
     #[inline(always)]
     fn take_back_eoi(&mut self) {
-        if self.pveoi.offered() && self.pveoi.take_back(&*self.memory) {
+        if self.pveoi.offered() && self.pveoi.take_back(&*self.vm.memory) {
             self.irqs.end_of_interrupt();
         }
     }
@@ -398,9 +435,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match exit.reason {
             ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
             ExitReason::PortIo(io) => self.port_io(io, exit),
-            ExitReason::NestedFault(_) if self.mmu.is_shadow() => self.at_fence(exit),
+            ExitReason::NestedFault(_) if self.shadow => self.at_fence(exit),
             ExitReason::NestedFault(fault) => {
-                let resolve = self.mmu.fault(&fault);
+                let resolve = self.vm.mmu().fault(&fault);
                 self.resolve(resolve, exit)
             }
             ExitReason::Exception {
@@ -408,13 +445,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 error,
                 payload,
                 ..
-            } if self.mmu.is_shadow() => self.shadow_fault(Gva(payload), error, exit),
+            } if self.shadow => self.shadow_fault(Gva(payload), error, exit),
             ExitReason::CrAccess(access) => self.cr_access(access, exit),
             ExitReason::Cpuid => self.cpuid_exit(exit),
             ExitReason::Msr { write: false } => self.rdmsr(exit),
             ExitReason::Msr { write: true } => self.wrmsr(exit),
             ExitReason::ExternalInterrupt => self.host_interrupt(),
             ExitReason::Hlt => self.hlt(exit),
+            ExitReason::Pause => self.pause(exit),
             // Devices, injection and task priority are looked at before every entry.
             ExitReason::InterruptWindow | ExitReason::Timer | ExitReason::TprBelowThreshold => {
                 Ok(())
@@ -436,7 +474,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit),
             ExitReason::Invd | ExitReason::Wbinvd => self.flush_caches(exit),
             ExitReason::Rdtsc
-            | ExitReason::Pause
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_) => self.emulate(),
@@ -462,7 +499,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         mov.write
             && mov.register == SystemRegister::Control(3)
             && Mode::of(self).is_64()
-            && value >> self.cpuid.physical_bits() != 0
+            && value >> self.vm.cpuid.physical_bits() != 0
     }
 
     /// Adds the time since the last exit to its reason.
@@ -488,10 +525,31 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// The root of the tables has changed, or may have, or this CPU has to forget what it remembers of them.
+    #[inline(never)]
+    fn look_up_root(&mut self) -> TlbFlush {
+        if self.shadow != self.vm.is_shadow() {
+            self.follow_paging();
+        }
+        let mut mmu = self.vm.mmu();
+        let (root, flush) = mmu.root(self.index());
+        (self.root, self.generation) = (root, mmu.generation());
+        if flush != TlbFlush::None {
+            self.stats.flushes += 1;
+        }
+        flush
+    }
+
+    /// What this CPU makes of a physical address on its way to memory and bus.
+    #[inline]
+    fn decode(&self, gpa: Gpa) -> Gpa {
+        bus::decode(gpa, self.index, self.apic_page, self.vm.wraps())
+    }
+
     /// Carries out what devices asked for.
     fn settle(&mut self) {
-        let mmu = &mut self.mmu;
-        if let Some(action) = self.bus.settle(|c| mmu.remap(c.start, c.len, c.backing)) {
+        let remap = |c: MapChange| self.vm.mmu().remap(c.start, c.len, c.backing);
+        if let Some(action) = self.vm.bus().settle(remap) {
             self.stop = Some(Stop::Power(action));
         }
     }
@@ -600,7 +658,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         self.advance(next);
-        self.halted = true;
+        self.set_activity(Activity::Halted);
+        Ok(())
+    }
+
+    /// PAUSE, while another CPU of the VM waits for the host's: it may be the one that this one waits for.
+    #[cold]
+    #[inline(never)]
+    fn pause(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+        let next = self.next_rip(exit)?;
+        self.advance(next);
+        self.stop.get_or_insert(Stop::Yield);
         Ok(())
     }
 
@@ -635,7 +703,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Ok(step) => {
                 match step.kind {
                     StepKind::Done | StepKind::Again => {}
-                    StepKind::Halt => self.halted = true,
+                    StepKind::Halt => self.set_activity(Activity::Halted),
                     StepKind::SoftwareInterrupt { vector, kind, len } => {
                         let kind = match kind {
                             SoftInt::Int => EventKind::SoftwareInterrupt,

@@ -65,7 +65,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         const ENABLE: u64 = 1 << 11;
         let base = self.irqs.apic_base();
         let has_page = base & (ENABLE | EXTD) == ENABLE;
-        self.bus.move_cpu_page(has_page.then_some(Gpa(base).page()));
+        self.apic_page = has_page.then_some(Gpa(base).page());
+        self.vm.bus().move_cpu_page(self.index, self.apic_page);
     }
 
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
@@ -75,7 +76,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let offset = value.wrapping_sub(self.clock.ticks());
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
                 self.pvclock
-                    .publish(&*self.memory, value, self.clock.time(self.clock.ticks()));
+                    .publish(&*self.vm.memory, value, self.clock.time(self.clock.ticks()));
             }
             Some(Special::PvEoi) => {
                 return if self.pveoi.write(value) {
@@ -88,7 +89,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let ticks = self.clock.ticks();
                 let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
                 self.pvclock
-                    .write(&*self.memory, msr, value, tsc, self.clock.time(ticks));
+                    .write(&*self.vm.memory, msr, value, tsc, self.clock.time(ticks));
             }
             Some(Special::X2Apic) => {
                 let mut requests = Requests::default();
@@ -97,11 +98,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
                 // An EOI, by far the most frequent write, asks for nothing.
                 if !requests.is_empty() {
-                    self.bus.request(requests);
+                    self.vm.bus().request(self.index, requests);
                 }
             }
             Some(Special::ApicBase) => {
-                if value >> self.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {
+                if value >> self.vm.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {
                     return Err(MsrFault);
                 }
                 self.place_local_apic();
@@ -115,7 +116,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let lma = old & Efer::LMA;
                 self.cpu
                     .set_sysreg(SysReg::Efer, ((new - Efer::LMA) | lma).bits());
-                if self.mmu.is_shadow() && (old ^ new).contains(Efer::NXE) {
+                if self.shadow && (old ^ new).contains(Efer::NXE) {
                     self.reload_paging();
                 }
             }

@@ -10,13 +10,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn execute_natively(&mut self, insn: &mut NativeInsn) -> Executed {
-        let Some(scratch) = &self.scratch else {
+        let Some(scratch) = &self.vm.scratch else {
             return Executed::Impossible;
         };
         self.stats.native += 1;
-        self.cpu.put_aside();
+        self.cpu.unload();
         let executed = scratch.lock().execute(insn);
-        self.cpu.take_up();
+        self.cpu.load();
         if executed == Executed::Interrupted {
             // The host's interrupt first; then the guest meets its instruction again.
             self.stop.get_or_insert(Stop::HostInterrupt);

@@ -66,31 +66,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             delivering: exit.vectoring.is_some(),
             rip: self.cpu.rip(),
         };
-        let resolve = self.mmu.page_fault(0, &fault);
+        let resolve = self.vm.mmu().page_fault(self.index(), &fault);
         if resolve != Resolve::Emulate || fault.delivering {
             return self.resolve(resolve, exit);
         }
         self.stats.emulated += 1;
         match emulate::step(self) {
-            Err(EmuFault::Unsupported(_)) if self.mmu.cannot_emulate(0, &fault) => Ok(()),
+            Err(EmuFault::Unsupported(_)) if self.vm.mmu().cannot_emulate(self.index(), &fault) => {
+                Ok(())
+            }
             result => self.emulated(fault.rip, result),
         }
     }
 
-    /// Goes from nested to shadow paging or back, between two exits. The guest does not notice: its own tables are the truth, and
-    /// events that wait go on waiting. Returns whether this VM has both.
-    pub fn switch_paging(&mut self) -> bool {
-        let on = !self.mmu.is_shadow();
-        if !self.mmu.set_shadow(on) {
-            return false;
-        }
-        self.cpu.set_shadow_paging(on);
+    /// The VM has gone from nested to shadow paging or back, between two exits. The guest does not notice: its own tables are the truth, and
+    /// events that wait go on waiting.
+    #[cold]
+    pub(super) fn follow_paging(&mut self) {
+        self.shadow = self.vm.is_shadow();
+        self.cpu.set_shadow_paging(self.shadow);
         self.reload_paging();
-        if !on {
+        if !self.shadow {
             self.reload_pdptes();
         }
         self.stats.paging_switches += 1;
-        true
     }
 
     /// INVLPG. Without the address or the next RIP it is decoded.
@@ -110,10 +109,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// The guest has loaded CR3, or changed how its tables are read: under shadow paging the shadows follow; where the hardware
     /// walks the guest's tables itself, it forgets what it remembers of them.
     pub(super) fn reload_paging(&mut self) {
-        if self.mmu.is_shadow() {
+        if self.shadow {
             let state = self.paging_state();
-            self.mmu.load(0, &state);
-            self.cpu.set_fence(self.mmu.fence(0));
+            let mut mmu = self.vm.mmu();
+            mmu.load(self.index(), &state);
+            self.cpu.set_fence(mmu.fence(self.index()));
         } else {
             self.cpu.flush_linear();
         }

@@ -15,9 +15,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let next = self.next_rip(exit)?;
         if io.write {
             let value = self.cpu.gprs().regs[gpr::RAX] as u32;
-            self.bus.port_write(self.now, io.port, io.size, value);
+            self.vm.bus().port_write(self.now, io.port, io.size, value);
         } else {
-            let value = u64::from(self.bus.port_read(self.now, io.port, io.size));
+            let value = u64::from(self.vm.bus().port_read(self.now, io.port, io.size));
             let rax = &mut self.cpu.gprs_mut().regs[gpr::RAX];
             *rax = match io.size {
                 AccessSize::Byte => *rax & !0xff | value,

@@ -6,7 +6,7 @@
 //! their turn. A batch ends early when something may have changed that the run loop has to see: an instruction has touched a
 //! device, an exception is due, the guest has halted, or an event that waited can be taken.
 
-use super::{Stop, Trouble, Vcpu};
+use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuFault, Step};
 use crate::event::{Event, EventKind, Injection};
@@ -63,7 +63,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 result => {
                     self.stats.software_instructions += 1;
                     self.emulated(before, result)?;
-                    if self.halted || self.events.busy() || self.stop.is_some() {
+                    if self.activity != Activity::Active
+                        || self.events.busy()
+                        || self.stop.is_some()
+                    {
                         break;
                     }
                 }

@@ -210,7 +210,7 @@ impl VcpuBackend for SvmVcpu {
         }
     }
 
-    fn put_aside(&mut self) {
+    fn unload(&mut self) {
         // Everything else is in the control block, the context and the FPU state.
         self.xcr0 = self.xcr0();
         self.aside = Some(Aside {
@@ -219,14 +219,19 @@ impl VcpuBackend for SvmVcpu {
         });
     }
 
-    fn take_up(&mut self) {
+    fn load(&mut self) {
         hw::write_cr2(self.vmcb.cr2);
+        self.flush_linear |= self.asid.claim();
         if let Some(aside) = self.aside.take() {
             for (n, value) in (0..).zip(aside.debug) {
                 hw::set_debug_address(n, value);
             }
             hw::load_x87_environment(&aside.x87);
         }
+    }
+
+    fn set_pause_exiting(&mut self, on: bool) {
+        self.always.set(Intercept3::PAUSE, on);
     }
 
     fn can_inject(&self, i: &Injection) -> bool {

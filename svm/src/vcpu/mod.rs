@@ -5,6 +5,7 @@ mod backend;
 mod tests;
 
 use crate::Features;
+use crate::asid::Asid;
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context, X87Environment};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
@@ -86,6 +87,7 @@ pub struct SvmVcpu {
     xcr0: u64,
     /// What the hardware holds of a guest that is put aside.
     aside: Option<Aside>,
+    asid: Asid,
     /// CR8 as it was set last.
     task_priority: u8,
     /// The next entry flushes this guest's translations.
@@ -102,21 +104,21 @@ pub struct SvmVcpu {
 type Fake = Box<dyn FnMut(&mut Vmcb) + Send>;
 
 impl SvmVcpu {
-    /// A virtual CPU with address-space identifier `asid` (1 to `features.asids - 1`). AMD-V is enabled on this CPU.
+    /// A virtual CPU. AMD-V is enabled on this CPU.
     #[must_use]
-    pub fn new(features: Features, asid: u32) -> Self {
+    pub fn new(features: Features, asid: Asid) -> Self {
         let mut host = Box::new(Vmcb::default());
         hw::save_host(&mut host);
         Self::with_host(features, asid, host)
     }
 
-    fn with_host(features: Features, asid: u32, host: Box<Vmcb>) -> Self {
+    fn with_host(features: Features, asid: Asid, host: Box<Vmcb>) -> Self {
         let iopm = IoPermissionMap::all();
         let msrpm = MsrPermissionMap::all_but(&PASS_THROUGH);
         let mut vmcb = Box::new(Vmcb::default());
         vmcb.iopm_base = hw::address(&*iopm).0;
         vmcb.msrpm_base = hw::address(&*msrpm).0;
-        vmcb.asid = asid;
+        vmcb.asid = asid.number();
         vmcb.np_enable = NP_ENABLE;
         vmcb.intercept_cr_read = u16::from(features.cr_reads_as_cr0);
         vmcb.intercept_cr_write = INTERCEPT_CR4;
@@ -140,6 +142,7 @@ impl SvmVcpu {
             context,
             xcr0: 1,
             aside: None,
+            asid,
             task_priority: 0,
             flush_linear: false,
             _iopm: iopm,

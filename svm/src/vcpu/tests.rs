@@ -3,6 +3,7 @@
 mod events;
 
 use super::*;
+use crate::asid::Asids;
 use hv_core::Hpa;
 
 const ENTRY: Entry = Entry {
@@ -20,7 +21,7 @@ fn cpu() -> SvmVcpu {
             asids: 16,
             ..Features::default()
         },
-        1,
+        Asids::new(2).give(),
         Box::default(),
     )
 }
@@ -78,7 +79,7 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
             unchecked_cr0,
             ..cpu().features
         };
-        let mut c = SvmVcpu::with_host(features, 1, Box::default());
+        let mut c = SvmVcpu::with_host(features, Asids::new(2).give(), Box::default());
         c.encode(&ENTRY);
         let left = c.vmcb.intercept3 & Intercept3::CR0_SEL_WRITE.bits() != 0;
         assert_eq!(left, unchecked_cr0);
@@ -170,7 +171,7 @@ fn reads_of_cr0_leave_the_guest_where_others_come_as_these() {
             cr_reads_as_cr0,
             ..Features::default()
         };
-        SvmVcpu::with_host(features, 1, Box::default())
+        SvmVcpu::with_host(features, Asids::new(2).give(), Box::default())
     };
     let intercepted = |c: &SvmVcpu| c.vmcb.intercept_cr_read & 1 != 0;
     let (mut plain, mut quirk) = (with(false), with(true));

@@ -15,7 +15,9 @@ use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegAttr, SegReg, Segment, SysReg};
 use hv_core::testing::{ManualClock, ScriptedCpu, VecMemory};
-use hv_core::vcpu::{Parts, Stop, Vcpu};
+use hv_core::time::Clock;
+use hv_core::vcpu::{self, Stop, Vcpu};
+use hv_core::vm::{self, Vm};
 use hv_core::{Gpa, Hpa, VmTime};
 use npt_shadow::paging::Kind;
 use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory, shadow};
@@ -29,11 +31,11 @@ const TABLES: u64 = 0x1_0000;
 /// What one string of bytes may do at most.
 const STEPS: usize = 400;
 
-type Vm = Vcpu<ScriptedCpu, Paging<VecFrames>, ManualClock>;
+type Cpu = Vcpu<ScriptedCpu, Paging<VecFrames>, ManualClock>;
 
 /// The machine and what the bytes do to it.
 struct Machine {
-    vm: Vm,
+    vcpu: Cpu,
     ram: Arc<VecMemory>,
     clock: ManualClock,
 }
@@ -92,18 +94,23 @@ impl Machine {
             },
         );
         let clock = ManualClock::default();
-        let vm = Vcpu::new(Parts {
-            cpu: ScriptedCpu::default(),
+        let vm = Vm::new(vm::Parts {
+            number: 1,
             mmu,
             bus,
-            clock: clock.clone(),
+            memory: watched,
             cpuid: Cpuid::new(host, Topology::new(1)),
+            wakeups: Arc::default(),
+            scratch: None,
+        });
+        let parts = vcpu::Parts {
+            cpu: ScriptedCpu::default(),
+            clock: clock.clone(),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(irqs),
-            memory: watched,
-        });
+        };
         Self {
-            vm,
+            vcpu: Vcpu::new(Arc::new(vm), 0, parts),
             ram: memory,
             clock,
         }
@@ -115,32 +122,32 @@ impl Machine {
             0..=3 => self.registers(f),
             4 | 5 => self.tables(f),
             6..=9 => self.code(f),
-            10 => self.vm.cpu.shadow = f.bool(),
+            10 => self.vcpu.cpu.shadow = f.bool(),
             11 if f.below(8) == 0 => {
                 let on = f.bool();
-                assert!(self.vm.mmu.set_shadow(on), "both ways are there");
-                self.vm.cpu.set_shadow_paging(on);
+                assert!(self.vcpu.vm.mmu().set_shadow(on), "both ways are there");
             }
             _ => self.clock.pass(f.scaled() >> 24),
         }
         for _ in 0..1 + f.below(3) {
             let exit = self.exit(f);
-            self.vm.cpu.exit(exit);
+            self.vcpu.cpu.exit(exit);
         }
-        match self.vm.run() {
-            Stop::Idle(_) => self.vm.resume(),
-            Stop::Service => self.vm.service_at = VmTime::NEVER,
-            Stop::HostInterrupt => {}
+        match self.vcpu.run() {
+            Stop::Idle(_) => self.vcpu.resume(),
+            Stop::Service => self.vcpu.service_at = VmTime::NEVER,
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield => {}
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
         }
-        self.vm.cpu.entries.clear();
-        self.vm.cpu.cut();
+        self.vcpu.cpu.entries.clear();
+        self.vcpu.cpu.cut();
     }
 
     fn reset(&mut self) {
-        self.vm.bus.reset(self.vm.now());
-        self.vm.reset();
+        self.vcpu.vm.bus().reset(self.vcpu.now());
+        let ticks = Clock::ticks(&self.clock);
+        self.vcpu.reset(ticks);
     }
 
     /// An address that leads somewhere more often than not.
@@ -157,7 +164,7 @@ impl Machine {
     }
 
     fn registers(&mut self, f: &mut Feed<'_>) {
-        let cpu = &mut self.vm.cpu;
+        let cpu = &mut self.vcpu.cpu;
         match f.below(4) {
             0 => {
                 cpu.flat_real_mode();
@@ -197,8 +204,8 @@ impl Machine {
             }
         }
         // The guest has loaded CR3 by its own means.
-        let on = self.vm.mmu.is_shadow();
-        let _ = self.vm.mmu.set_shadow(!on) && self.vm.mmu.set_shadow(on);
+        let on = self.vcpu.vm.mmu().is_shadow();
+        let _ = self.vcpu.vm.mmu().set_shadow(!on) && self.vcpu.vm.mmu().set_shadow(on);
     }
 
     /// Page tables, most of which lead on.
@@ -216,8 +223,8 @@ impl Machine {
 
     /// An instruction where the guest is.
     fn code(&mut self, f: &mut Feed<'_>) {
-        let cs = self.vm.cpu.segment(SegReg::Cs).base;
-        let at = cs.wrapping_add(self.vm.cpu.rip);
+        let cs = self.vcpu.cpu.segment(SegReg::Cs).base;
+        let at = cs.wrapping_add(self.vcpu.cpu.rip);
         let _ = self.ram.write(Gpa(at), f.bytes(15));
     }
 
@@ -233,7 +240,7 @@ impl Machine {
             ExitReason::EntryFailed | ExitReason::Unknown(_) => VmExit::bare(ExitReason::Cpuid),
             ExitReason::Exception { vector: 18, .. } => VmExit::bare(ExitReason::Cpuid),
             // Shadow tables lead to the guest's memory only.
-            ExitReason::NestedFault(_) if self.vm.mmu.is_shadow() => {
+            ExitReason::NestedFault(_) if self.vcpu.vm.mmu().is_shadow() => {
                 VmExit::bare(ExitReason::Cpuid)
             }
             _ => exit,
@@ -286,6 +293,6 @@ impl Machine {
                 _ => fields[5],
             }
         };
-        vmx::exit::decode(read, self.vm.cpu.rip).exit
+        vmx::exit::decode(read, self.vcpu.cpu.rip).exit
     }
 }

@@ -28,16 +28,16 @@ const MOV: RegAccess = RegAccess {
 
 /// MOV to a control register with the hardware's help; false for #GP(0).
 fn write(r: &mut Rig, number: u8, value: u64) -> bool {
-    r.vm.cpu.rip = CODE;
+    r.vcpu.cpu.rip = CODE;
     r.set(&[(RCX, value)]);
     r.exit(ExitReason::CrAccess(RegAccess { number, ..MOV }), 3);
     match r.injected().pop().flatten() {
         None => {
-            assert_eq!(r.vm.cpu.rip, CODE + 3);
+            assert_eq!(r.vcpu.cpu.rip, CODE + 3);
             true
         }
         Some(GP) => {
-            assert_eq!(r.vm.cpu.rip, CODE);
+            assert_eq!(r.vcpu.cpu.rip, CODE);
             false
         }
         Some(e) => panic!("{e:?}"),
@@ -47,11 +47,11 @@ fn write(r: &mut Rig, number: u8, value: u64) -> bool {
 /// 32-bit protected mode without paging.
 fn protected() -> Rig {
     let mut r = Rig::new();
-    r.vm.cpu.set_sysreg(SysReg::Cr0, PE | 0x10);
-    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
-    let mut cs = r.vm.cpu.segment(SegReg::Cs);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr0, PE | 0x10);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0);
+    let mut cs = r.vcpu.cpu.segment(SegReg::Cs);
     cs.attr = (cs.attr - SegAttr::L) | SegAttr::DB;
-    r.vm.cpu.set_segment(SegReg::Cs, cs);
+    r.vcpu.cpu.set_segment(SegReg::Cs, cs);
     r
 }
 
@@ -76,20 +76,20 @@ fn cr0_combinations_that_do_not_exist_are_general_protection() {
 fn extension_type_is_always_set_and_other_reserved_bits_are_ignored() {
     let mut r = protected();
     assert!(write(&mut r, 0, PE | RESERVED));
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr0), PE | 0x10);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr0), PE | 0x10);
 }
 
 #[test]
 fn paging_with_lme_makes_long_mode_active_and_without_ends_it() {
     let mut r = protected();
-    r.vm.cpu.set_sysreg(SysReg::Efer, LME);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, LME);
     assert!(!write(&mut r, 0, PE | PG), "without PAE");
-    r.vm.cpu.set_sysreg(SysReg::Cr4, PAE);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr4, PAE);
     assert!(write(&mut r, 0, PE | PG));
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Efer), LME | LMA);
-    assert!(r.vm.cpu.flushes > 0);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Efer), LME | LMA);
+    assert!(r.vcpu.cpu.flushes > 0);
     assert!(write(&mut r, 0, PE));
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Efer), LME);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Efer), LME);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn paging_cannot_be_switched_off_in_64_bit_code() {
 fn cr4_bits_that_the_virtual_cpu_does_not_have_are_general_protection() {
     for bit in 0..64 {
         let mut r = Rig::new();
-        r.vm.cpu.set_sysreg(SysReg::Cr4, PAE);
+        r.vcpu.cpu.set_sysreg(SysReg::Cr4, PAE);
         let known = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 18, 20, 21].contains(&bit);
         assert_eq!(write(&mut r, 4, PAE | 1 << bit), known, "bit {bit}");
     }
@@ -110,7 +110,7 @@ fn cr4_bits_that_the_virtual_cpu_does_not_have_are_general_protection() {
 #[test]
 fn physical_address_extension_cannot_be_cleared_in_long_mode() {
     let mut r = Rig::new();
-    r.vm.cpu.set_sysreg(SysReg::Cr4, PAE);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr4, PAE);
     assert!(!write(&mut r, 4, 0));
 }
 
@@ -139,29 +139,32 @@ fn cr3_above_the_physical_addresses_is_general_protection_where_the_entry_fails_
 #[test]
 fn pae_paging_loads_its_pointer_table() {
     let mut r = protected();
-    r.vm.cpu.set_sysreg(SysReg::Cr4, PAE);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr4, PAE);
     let table: Vec<u8> = [0x4001u64, 0, 0x5001, 0xffff_ffff_ffff_fffe]
         .iter()
         .flat_map(|e| e.to_le_bytes())
         .collect();
     r.memory.write(Gpa(0x2020), &table).unwrap();
     assert!(write(&mut r, 3, 0x2020));
-    assert_eq!(r.vm.cpu.pdptes, [0; 4], "not before paging is on");
+    assert_eq!(r.vcpu.cpu.pdptes, [0; 4], "not before paging is on");
     assert!(write(&mut r, 0, PE | PG));
-    assert_eq!(r.vm.cpu.pdptes, [0x4001, 0, 0x5001, 0xffff_ffff_ffff_fffe]);
+    assert_eq!(
+        r.vcpu.cpu.pdptes,
+        [0x4001, 0, 0x5001, 0xffff_ffff_ffff_fffe]
+    );
     r.memory.write(Gpa(0x3000), &0x41u64.to_le_bytes()).unwrap();
     assert!(
         !write(&mut r, 3, 0x3000),
         "a present entry with a reserved bit"
     );
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr3), 0x2020);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr3), 0x2020);
 }
 
 #[test]
 fn reading_clears_the_upper_half_outside_64_bit_mode() {
     for (mut r, kept) in [(protected(), 0), (Rig::new(), 0x1_0000_0000)] {
         r.set(&[(RAX, !0)]);
-        r.vm.cpu.set_sysreg(SysReg::Cr3, 0x1_0000_7000);
+        r.vcpu.cpu.set_sysreg(SysReg::Cr3, 0x1_0000_7000);
         let access = RegAccess {
             number: 3,
             write: false,
@@ -184,6 +187,6 @@ fn without_help_of_the_hardware_the_instruction_is_decoded() {
         ..MOV
     }));
     r.run();
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr4), PAE | 1 << 7);
-    assert_eq!(r.vm.cpu.rip, CODE + 3);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr4), PAE | 1 << 7);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 3);
 }

@@ -52,7 +52,7 @@ fn interrupt_that_was_not_delivered_goes_back_to_its_chip() {
     for exit in [in_delivery, not_taken] {
         let mut r = Rig::new();
         r.irqs.lock().waiting.push_back(0x31);
-        r.vm.cpu.exit(exit);
+        r.vcpu.cpu.exit(exit);
         r.run();
         assert_eq!(r.irqs.lock().given_back, [0x31]);
         assert_eq!(r.injected(), [Some(event)]);
@@ -70,7 +70,7 @@ fn interrupt_that_was_not_delivered_has_no_end_to_be_skipped() {
     r.irqs.lock().skipped_eoi.0 = true;
     r.irqs.lock().waiting.push_back(0x31);
     let memory = r.memory.clone();
-    r.vm.cpu.play(move |_| {
+    r.vcpu.cpu.play(move |_| {
         assert_eq!(memory.read_u32(WORD), Ok(1), "offered with the interrupt");
         VmExit {
             untaken: Some(0x31),
@@ -82,7 +82,7 @@ fn interrupt_that_was_not_delivered_has_no_end_to_be_skipped() {
     assert_eq!(r.irqs.lock().given_back, [0x31]);
     // It comes again, and now the guest skips its end.
     let memory = r.memory.clone();
-    r.vm.cpu.play(move |_| {
+    r.vcpu.cpu.play(move |_| {
         memory.write(WORD, &[0]).unwrap();
         VmExit::bare(ExternalInterrupt)
     });
@@ -95,17 +95,17 @@ fn chip_that_the_guest_reprograms_before_it_takes_an_interrupt_gives_the_new_vec
     let mut r = Rig::new();
     r.irqs.lock().waiting.push_back(8);
     let irqs = r.irqs.clone();
-    r.vm.cpu.play(move |_| VmExit {
+    r.vcpu.cpu.play(move |_| VmExit {
         untaken: Some(8),
         ..VmExit::bare(ExternalInterrupt)
     });
     r.run();
     // CLI; the PIC's vectors move from 8 to 20h; STI.
-    r.vm.cpu.rflags = 2;
+    r.vcpu.cpu.rflags = 2;
     irqs.lock().waiting[0] = 0x20;
     assert_eq!(r.injected(), [None]);
     assert!(r.entries()[0].irq_window);
-    r.vm.cpu.rflags = 0x202;
+    r.vcpu.cpu.rflags = 0x202;
     assert_eq!(r.injected(), [Some(Event::interrupt(0x20))]);
 }
 
@@ -133,7 +133,7 @@ fn exception_of_an_instruction_keeps_its_type_and_length() {
             insn_len,
         };
         assert_eq!(r.injected(), [None, Some(event)]);
-        assert_eq!(r.vm.cpu.rip, CODE, "the hardware returns behind it");
+        assert_eq!(r.vcpu.cpu.rip, CODE, "the hardware returns behind it");
     }
 }
 
@@ -188,7 +188,7 @@ fn exceptions_get_an_error_code_if_they_have_one() {
         r.bare(raised(v, 0x18));
         let error = [8, 10, 11, 12, 13, 14, 17, 21].contains(&v).then_some(0x18);
         assert_eq!(r.injected(), [None, Some(Event::exception(v, error))]);
-        assert_eq!(r.vm.cpu.rip, CODE);
+        assert_eq!(r.vcpu.cpu.rip, CODE);
     }
 }
 
@@ -202,12 +202,12 @@ fn host_machine_check_stops_the_vm() {
 #[test]
 fn interrupt_waits_for_the_flag_and_is_acknowledged_only_when_injected() {
     let mut r = Rig::new();
-    r.vm.cpu.rflags = 2;
+    r.vcpu.cpu.rflags = 2;
     r.irqs.lock().waiting.push_back(0x50);
     assert_eq!(r.injected(), [None]);
     assert!(r.entries()[0].irq_window);
     assert_eq!(r.irqs.lock().acknowledged, []);
-    r.vm.cpu.play(|cpu| {
+    r.vcpu.cpu.play(|cpu| {
         cpu.rflags = 0x202;
         hv_core::exit::VmExit::bare(InterruptWindow)
     });
@@ -219,9 +219,9 @@ fn interrupt_waits_for_the_flag_and_is_acknowledged_only_when_injected() {
 #[test]
 fn interrupt_waits_for_the_end_of_a_shadow() {
     let mut r = Rig::new();
-    r.vm.cpu.shadow = true;
+    r.vcpu.cpu.shadow = true;
     r.irqs.lock().waiting.push_back(0x50);
-    r.vm.cpu.play(|cpu| {
+    r.vcpu.cpu.play(|cpu| {
         cpu.shadow = false;
         hv_core::exit::VmExit::bare(InterruptWindow)
     });
@@ -232,7 +232,7 @@ fn interrupt_waits_for_the_end_of_a_shadow() {
 #[test]
 fn completed_instruction_ends_the_shadow() {
     let mut r = Rig::new();
-    r.vm.cpu.shadow = true;
+    r.vcpu.cpu.shadow = true;
     r.irqs.lock().waiting.push_back(0x50);
     r.exit(ExitReason::Wbinvd, 2);
     assert_eq!(r.injected(), [None, Some(Event::interrupt(0x50))]);
@@ -241,10 +241,10 @@ fn completed_instruction_ends_the_shadow() {
 #[test]
 fn instruction_that_faults_keeps_the_shadow() {
     let mut r = Rig::new();
-    r.vm.cpu.shadow = true;
+    r.vcpu.cpu.shadow = true;
     r.bare(ExitReason::Rdpmc);
     assert_eq!(r.injected(), [None, Some(GP)]);
-    assert!(r.vm.cpu.shadow);
+    assert!(r.vcpu.cpu.shadow);
 }
 
 #[test]
@@ -276,8 +276,8 @@ fn nmi_goes_before_an_interrupt() {
 fn next_nmi_comes_right_behind_the_iret() {
     // IRET in real mode, and its frame.
     let mut r = Rig::new();
-    r.vm.cpu.reset();
-    r.vm.cpu.flat_real_mode();
+    r.vcpu.cpu.reset();
+    r.vcpu.cpu.flat_real_mode();
     let mut r = r.code(&[0xcf]);
     r.memory
         .write(Gpa(0x2000), &[0x77, 0x77, 0, 0, 2, 2])
@@ -291,17 +291,17 @@ fn next_nmi_comes_right_behind_the_iret() {
     // The handler comes to its end. The IRET itself still belongs to it, and is executed at its intercept.
     r.bare(Iret);
     assert_eq!(r.injected(), [None, Some(Event::nmi())]);
-    assert_eq!(r.vm.cpu.rip, 0x7777);
+    assert_eq!(r.vcpu.cpu.rip, 0x7777);
 }
 
 #[test]
 fn single_step_traps_after_a_completed_instruction() {
     let mut r = Rig::new();
-    r.vm.cpu.rflags |= 0x100;
+    r.vcpu.cpu.rflags |= 0x100;
     r.exit(ExitReason::Cpuid, 2);
     assert_eq!(r.injected(), [None, Some(Event::exception(1, None))]);
     assert_eq!(
-        (r.vm.cpu.rip, r.vm.cpu.sysreg(SysReg::Dr6) & 0x4000),
+        (r.vcpu.cpu.rip, r.vcpu.cpu.sysreg(SysReg::Dr6) & 0x4000),
         (CODE + 2, 0x4000)
     );
 }
@@ -311,11 +311,11 @@ fn single_step_traps_after_an_emulated_instruction() {
     // MOV EAX, [RBX]
     let mut r = Rig::new().code(&[0x8b, 0x03]);
     r.set(&[(hv_core::regs::gpr::RBX, tests::rig::MMIO)]);
-    r.vm.cpu.rflags |= 0x100;
+    r.vcpu.cpu.rflags |= 0x100;
     r.bare(ExitReason::TaskSwitch);
     assert_eq!(r.injected(), [None, Some(Event::exception(1, None))]);
     assert_eq!(
-        (r.vm.cpu.rip, r.vm.cpu.sysreg(SysReg::Dr6) & 0x4000),
+        (r.vcpu.cpu.rip, r.vcpu.cpu.sysreg(SysReg::Dr6) & 0x4000),
         (CODE + 2, 0x4000)
     );
 }
@@ -330,7 +330,7 @@ fn instructions_that_the_virtual_cpu_lacks_are_undefined() {
         let mut r = Rig::new();
         r.bare(reason);
         assert_eq!(r.injected(), [None, Some(Event::exception(6, None))]);
-        assert_eq!(r.vm.cpu.rip, CODE);
+        assert_eq!(r.vcpu.cpu.rip, CODE);
     }
 }
 
@@ -340,7 +340,7 @@ fn injected_events_are_counted_by_kind() {
     r.irqs.lock().waiting.push_back(0x50);
     r.bare(ExitReason::Undefined);
     r.run();
-    assert_eq!(r.vm.stats.injected, [1, 1, 0, 0]);
+    assert_eq!(r.vcpu.stats.injected, [1, 1, 0, 0]);
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn interrupt_that_the_guest_did_not_take_waits_while_the_instruction_is_emulated
         present: false,
         table_walk: false,
     };
-    r.vm.cpu.exit(VmExit {
+    r.vcpu.cpu.exit(VmExit {
         untaken: Some(0x31),
         ..VmExit::bare(ExitReason::NestedFault(fault))
     });
@@ -371,12 +371,12 @@ fn faults_are_delivered_with_the_resume_flag_and_interrupts_without() {
     r.set(&[(RCX, 0x1234_5678)]);
     r.exit(ExitReason::Msr { write: false }, 2);
     assert_eq!(r.injected(), [None, Some(Event::exception(13, Some(0)))]);
-    assert_ne!(r.vm.cpu.rflags & RF, 0);
+    assert_ne!(r.vcpu.cpu.rflags & RF, 0);
     // An instruction that is completed ends it.
     r.exit(ExitReason::Cpuid, 2);
     assert_eq!(r.injected(), [None, None]);
-    assert_eq!(r.vm.cpu.rflags & RF, 0);
+    assert_eq!(r.vcpu.cpu.rflags & RF, 0);
     r.irqs.lock().waiting.push_back(0x40);
     assert_eq!(r.injected(), [Some(Event::interrupt(0x40))]);
-    assert_eq!(r.vm.cpu.rflags & RF, 0);
+    assert_eq!(r.vcpu.cpu.rflags & RF, 0);
 }

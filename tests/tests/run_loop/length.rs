@@ -21,7 +21,7 @@ fn rip_after(reason: ExitReason, code: &[u8]) -> u64 {
     }
     r.bare(reason);
     r.run();
-    r.vm.cpu.rip - CODE
+    r.vcpu.cpu.rip - CODE
 }
 
 #[test]
@@ -48,11 +48,11 @@ fn instruction_that_takes_the_place_of_a_shorter_one_has_its_own_length() {
     r.bare(Hlt);
     r.run();
     let mut r = r.code(&CPUID);
-    r.vm.cpu.cut();
+    r.vcpu.cpu.cut();
     r.irqs.lock().waiting.push_back(0x31);
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, CODE + 2);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 2);
 }
 
 #[test]
@@ -65,13 +65,13 @@ fn prefixes_count() {
 #[test]
 fn rex_is_a_prefix_in_64_bit_mode_only() {
     let mut r = Rig::new();
-    r.vm.cpu.flat_real_mode();
-    r.vm.cpu.set_sysreg(SysReg::Cr0, 0x11);
-    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
+    r.vcpu.cpu.flat_real_mode();
+    r.vcpu.cpu.set_sysreg(SysReg::Cr0, 0x11);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0);
     let mut r = r.code(&[0x48, 0x0f, 0xa2]);
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, CODE, "DEC EAX is there now: it runs again");
+    assert_eq!(r.vcpu.cpu.rip, CODE, "DEC EAX is there now: it runs again");
 }
 
 #[test]
@@ -79,26 +79,26 @@ fn instruction_across_pages_is_found() {
     let mut r = Rig::new().code_at(0x1fff, &CPUID);
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, 0x2001);
+    assert_eq!(r.vcpu.cpu.rip, 0x2001);
 }
 
 #[test]
 fn instruction_whose_second_page_has_vanished_runs_again() {
     let mut r = Rig::new().code_at(0x1fff, &CPUID);
-    r.vm.mmu.missing.push(2);
+    r.vcpu.vm.mmu().missing.push(2);
     r.bare(Cpuid);
     assert_eq!(r.run(), Stop::HostInterrupt);
-    assert_eq!(r.vm.cpu.rip, 0x1fff);
+    assert_eq!(r.vcpu.cpu.rip, 0x1fff);
 }
 
 #[test]
 fn code_page_that_has_vanished_faults() {
     let mut r = Rig::new().code(&CPUID);
-    r.vm.mmu.missing.push(1);
+    r.vcpu.vm.mmu().missing.push(1);
     r.bare(Cpuid);
     let fetch_fault = Event::exception(14, Some(0x10));
     assert_eq!(r.injected(), [None, Some(fetch_fault)]);
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr2), CODE);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr2), CODE);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn changed_bytes_run_again_without_effect() {
     r.set(&[(RAX, 1)]);
     r.bare(Cpuid);
     assert_eq!(r.injected(), [None, None]);
-    assert_eq!((r.vm.cpu.rip, r.reg(RAX)), (CODE, 1));
+    assert_eq!((r.vcpu.cpu.rip, r.reg(RAX)), (CODE, 1));
 }
 
 #[test]
@@ -117,10 +117,10 @@ fn remembered_code_page_is_checked() {
     r.run();
     // The same page now holds something else.
     r.memory.write(Gpa(CODE), &[0x66, 0x0f, 0xa2]).unwrap();
-    r.vm.cpu.rip = CODE;
+    r.vcpu.cpu.rip = CODE;
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, CODE + 3);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 3);
 }
 
 #[test]
@@ -128,9 +128,9 @@ fn code_page_is_looked_up_again_after_another_cr3() {
     let mut r = Rig::new().code(&CPUID);
     r.bare(Cpuid);
     r.run();
-    r.vm.cpu.set_sysreg(SysReg::Cr3, 0x7000);
-    r.vm.mmu.missing.push(1);
-    r.vm.cpu.rip = CODE;
+    r.vcpu.cpu.set_sysreg(SysReg::Cr3, 0x7000);
+    r.vcpu.vm.mmu().missing.push(1);
+    r.vcpu.cpu.rip = CODE;
     r.bare(Cpuid);
     assert!(r.injected()[1].is_some());
 }
@@ -138,16 +138,16 @@ fn code_page_is_looked_up_again_after_another_cr3() {
 #[test]
 fn rip_wraps_at_4_gib_outside_64_bit_mode() {
     let mut r = Rig::new();
-    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0);
     let attr = SegAttr::P | SegAttr::S | SegAttr::CODE | SegAttr::RW | SegAttr::DB;
-    let mut cs = r.vm.cpu.segment(SegReg::Cs);
+    let mut cs = r.vcpu.cpu.segment(SegReg::Cs);
     (cs.attr, cs.base) = (attr, 0x2000);
-    r.vm.cpu.set_segment(SegReg::Cs, cs);
+    r.vcpu.cpu.set_segment(SegReg::Cs, cs);
     r.memory.write(Gpa(0x1ffe), &CPUID).unwrap();
-    r.vm.cpu.rip = 0xffff_fffe;
+    r.vcpu.cpu.rip = 0xffff_fffe;
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, 0);
+    assert_eq!(r.vcpu.cpu.rip, 0);
 }
 
 #[test]
@@ -155,20 +155,20 @@ fn next_rip_of_the_hardware_is_believed() {
     let mut r = Rig::new();
     r.exit(Cpuid, 7);
     r.run();
-    assert_eq!(r.vm.cpu.rip, CODE + 7);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 7);
 }
 
 #[test]
 fn code_is_found_through_the_base_of_cs() {
     let mut r = Rig::new();
-    r.vm.cpu.set_sysreg(SysReg::Efer, 0);
-    r.vm.cpu.set_sysreg(SysReg::Cr0, 0x10);
-    let mut cs = r.vm.cpu.segment(SegReg::Cs);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr0, 0x10);
+    let mut cs = r.vcpu.cpu.segment(SegReg::Cs);
     (cs.attr, cs.base) = (cs.attr - SegAttr::L, 0x3_0000);
-    r.vm.cpu.set_segment(SegReg::Cs, cs);
+    r.vcpu.cpu.set_segment(SegReg::Cs, cs);
     r.memory.write(Gpa(0x3_0100), &CPUID).unwrap();
-    r.vm.cpu.rip = 0x100;
+    r.vcpu.cpu.rip = 0x100;
     r.bare(Cpuid);
     r.run();
-    assert_eq!(r.vm.cpu.rip, 0x102);
+    assert_eq!(r.vcpu.cpu.rip, 0x102);
 }

@@ -40,8 +40,8 @@ fn mmio_read_reaches_device_and_register() {
             size: 4
         }]
     );
-    assert_eq!((r.reg(RCX), r.vm.cpu.rip), (0x1234_5678, CODE + 2));
-    assert_eq!(r.vm.mmu.faults[0].gpa, Gpa(MMIO + 0x10));
+    assert_eq!((r.reg(RCX), r.vcpu.cpu.rip), (0x1234_5678, CODE + 2));
+    assert_eq!(r.vcpu.vm.mmu().faults[0].gpa, Gpa(MMIO + 0x10));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn mmio_write_reaches_the_device_with_its_width() {
                 value
             }]
         );
-        assert_eq!(r.vm.cpu.rip, CODE + code.len() as u64);
+        assert_eq!(r.vcpu.cpu.rip, CODE + code.len() as u64);
     }
 }
 
@@ -106,7 +106,7 @@ fn copy_from_memory_to_device() {
         })
         .collect();
     assert_eq!(written, b"abc");
-    assert_eq!((r.reg(RCX), r.vm.cpu.rip), (0, CODE + 2));
+    assert_eq!((r.reg(RCX), r.vcpu.cpu.rip), (0, CODE + 2));
 }
 
 #[test]
@@ -153,17 +153,20 @@ fn nobodys_memory_reads_ones_and_forgets_writes() {
     r.bare(fault(0xe000_0000, false));
     r.bare(fault(0xe000_0000, true));
     r.run();
-    assert_eq!((r.reg(RAX), r.vm.cpu.rip), (0xffff_ffff, CODE + 4));
+    assert_eq!((r.reg(RAX), r.vcpu.cpu.rip), (0xffff_ffff, CODE + 4));
 }
 
 #[test]
 fn page_fault_of_an_emulated_instruction_sets_cr2() {
     let mut r = Rig::new().code(&[0x8b, 0x03]);
     r.set(&[(RBX, MMIO)]);
-    r.vm.mmu.missing.push(MMIO >> 12);
+    r.vcpu.vm.mmu().missing.push(MMIO >> 12);
     r.bare(fault(MMIO, false));
     assert_eq!(r.injected(), [None, Some(Event::exception(14, Some(0)))]);
-    assert_eq!((r.vm.cpu.sysreg(SysReg::Cr2), r.vm.cpu.rip), (MMIO, CODE));
+    assert_eq!(
+        (r.vcpu.cpu.sysreg(SysReg::Cr2), r.vcpu.cpu.rip),
+        (MMIO, CODE)
+    );
     assert_eq!(r.log(), []);
 }
 
@@ -177,7 +180,7 @@ fn instruction_that_cannot_be_emulated_is_undefined() {
     }
     let undefined = Some(Event::exception(6, None));
     assert_eq!(r.injected(), [None, undefined, undefined, undefined]);
-    assert_eq!((r.vm.cpu.rip, r.vm.stats.lacking), (CODE, 3));
+    assert_eq!((r.vcpu.cpu.rip, r.vcpu.stats.lacking), (CODE, 3));
 }
 
 /// Executes as it was told, and remembers with what operand.
@@ -198,8 +201,9 @@ fn sse_on_device_memory_is_executed_by_the_cpu_unless_the_host_is_interrupted() 
         let mut r = Rig::new().code(&[0x66, 0x0f, 0xfc, 0x03]);
         let operand = Arc::default();
         let scratch = FakeScratch(executed, Arc::clone(&operand));
-        r.vm.scratch = Some(Arc::new(Mutex::new(scratch)));
-        r.vm.cpu.set_sysreg(SysReg::Cr4, Cr4::OSFXSR.bits());
+        let vm = Arc::get_mut(&mut r.vcpu.vm).expect("nobody else has it");
+        vm.scratch = Some(Arc::new(Mutex::new(scratch)));
+        r.vcpu.cpu.set_sysreg(SysReg::Cr4, Cr4::OSFXSR.bits());
         r.set(&[(RBX, MMIO)]);
         r.probe.lock().value = 0x0807_0605_0403_0201;
         r.bare(fault(MMIO, false));
@@ -209,9 +213,9 @@ fn sse_on_device_memory_is_executed_by_the_cpu_unless_the_host_is_interrupted() 
             *operand.lock(),
             [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]
         );
-        assert_eq!(r.vm.cpu.fx().xmm(0) == [9; 16], done);
-        assert_eq!(r.vm.cpu.rip, if done { CODE + 4 } else { CODE });
-        assert_eq!(r.vm.stats.native, 1);
+        assert_eq!(r.vcpu.cpu.fx().xmm(0) == [9; 16], done);
+        assert_eq!(r.vcpu.cpu.rip, if done { CODE + 4 } else { CODE });
+        assert_eq!(r.vcpu.stats.native, 1);
     }
 }
 
@@ -219,7 +223,7 @@ fn sse_on_device_memory_is_executed_by_the_cpu_unless_the_host_is_interrupted() 
 fn code_in_device_memory_is_executed() {
     // INC RAX; ADD RCX, 12345678h, which the next eight bytes end; from the middle of it on they are the same bytes again.
     let mut r = Rig::new();
-    r.vm.cpu.rip = MMIO;
+    r.vcpu.cpu.rip = MMIO;
     r.probe.lock().value = u64::from_le_bytes([0x48, 0xff, 0xc0, 0x48, 0x81, 0xc1, 0x78, 0x56]);
     let fetch = NestedFault {
         gpa: Gpa(MMIO),
@@ -233,7 +237,7 @@ fn code_in_device_memory_is_executed() {
     r.bare(ExitReason::NestedFault(fetch));
     assert_eq!(r.injected(), [None, None, None]);
     assert_eq!((r.reg(RAX), r.reg(RCX)), (2, 0xffff_ffff_ff48_5678));
-    assert_eq!(r.vm.cpu.rip, MMIO + 10);
+    assert_eq!(r.vcpu.cpu.rip, MMIO + 10);
     let words = [0, 0, 8].map(|offset| Access::Read { offset, size: 8 });
     assert_eq!(r.log(), words);
 }
@@ -253,7 +257,7 @@ fn task_priority_is_moved_by_mov_cr8() {
     }
     r.run();
     assert_eq!(
-        (r.irqs.lock().cr8, r.reg(RCX), r.vm.cpu.rip),
+        (r.irqs.lock().cr8, r.reg(RCX), r.vcpu.cpu.rip),
         (9, 9, CODE + 8)
     );
 }

@@ -20,8 +20,11 @@ fn moved_window_reaches_memory_virtualization_before_the_next_entry() {
         hpa: WINDOW_HPA,
         writable: true,
     };
-    assert_eq!(r.vm.mmu.remapped, [(Gpa(0xe000_0000), WINDOW_LEN, ram)]);
-    r.vm.mmu.remapped.clear();
+    assert_eq!(
+        r.vcpu.vm.mmu().remapped,
+        [(Gpa(0xe000_0000), WINDOW_LEN, ram)]
+    );
+    r.vcpu.vm.mmu().remapped.clear();
     r.probe.lock().move_to = Some(Some(0xf000_0000));
     r.exit(OUT, 1);
     r.run();
@@ -29,7 +32,11 @@ fn moved_window_reaches_memory_virtualization_before_the_next_entry() {
         (Gpa(0xe000_0000), WINDOW_LEN, Backing::Mmio),
         (Gpa(0xf000_0000), WINDOW_LEN, ram),
     ];
-    assert_eq!(r.vm.mmu.remapped, want, "the old place is given up first");
+    assert_eq!(
+        r.vcpu.vm.mmu().remapped,
+        want,
+        "the old place is given up first"
+    );
 }
 
 #[test]
@@ -37,7 +44,7 @@ fn flush_is_asked_for_once_and_counted() {
     let mut r = Rig::new();
     r.exit(ExitReason::Wbinvd, 2);
     r.run();
-    r.vm.mmu.flushes.require();
+    r.vcpu.vm.mmu().flushes.require();
     r.exit(ExitReason::Wbinvd, 2);
     r.run();
     let flushes: Vec<_> = r.entries().iter().map(|e| e.flush).collect();
@@ -51,7 +58,7 @@ fn flush_is_asked_for_once_and_counted() {
             TlbFlush::None
         ]
     );
-    assert_eq!(r.vm.stats.flushes, 2);
+    assert_eq!(r.vcpu.stats.flushes, 2);
 }
 
 #[test]
@@ -62,7 +69,7 @@ fn power_action_stops_before_the_next_entry() {
         r.exit(OUT, 1);
         r.exit(OUT, 1);
         assert_eq!(r.run(), Stop::Power(action));
-        assert_eq!((r.entries().len(), r.vm.cpu.rip), (1, CODE + 1));
+        assert_eq!((r.entries().len(), r.vcpu.cpu.rip), (1, CODE + 1));
     }
 }
 
@@ -90,17 +97,17 @@ fn host_interrupt_lets_the_host_in_each_time() {
 #[test]
 fn caller_is_called_back_when_service_is_due() {
     let mut r = Rig::new();
-    r.vm.service_at = VmTime(1_000);
+    r.vcpu.service_at = VmTime(1_000);
     r.run();
     assert_eq!(r.clock.armed(), VmTime(1_000));
     let clock = r.clock.clone();
-    r.vm.cpu.play(move |_| {
+    r.vcpu.cpu.play(move |_| {
         clock.pass(1_000);
         VmExit::bare(ExitReason::Nmi)
     });
     assert_eq!(r.run(), Stop::Service);
     assert_eq!(r.entries().len(), 2, "not entered again before");
-    r.vm.service_at = VmTime(2_000);
+    r.vcpu.service_at = VmTime(2_000);
     assert_eq!(r.run(), Stop::HostInterrupt);
 }
 
@@ -135,7 +142,7 @@ fn time_outside_the_guest_is_accounted_to_the_reason_of_the_exit() {
     let mut r = Rig::new();
     r.probe.lock().cost = 40;
     let clock = r.clock.clone();
-    r.vm.cpu.play(move |cpu| {
+    r.vcpu.cpu.play(move |cpu| {
         clock.pass(1_000);
         let next_rip = Some(cpu.rip + 1);
         VmExit {
@@ -148,14 +155,14 @@ fn time_outside_the_guest_is_accounted_to_the_reason_of_the_exit() {
     let (out, host) = (OUT.index(), ExitReason::ExternalInterrupt.index());
     assert_eq!(
         (
-            r.vm.stats.exits[out],
-            r.vm.stats.ticks[out],
-            r.vm.stats.least[out]
+            r.vcpu.stats.exits[out],
+            r.vcpu.stats.ticks[out],
+            r.vcpu.stats.least[out]
         ),
         (2, 80, 40)
     );
-    assert_eq!((r.vm.stats.exits[host], r.vm.stats.ticks[host]), (1, 0));
-    assert_eq!(r.vm.stats.exits.iter().sum::<u64>(), 3);
+    assert_eq!((r.vcpu.stats.exits[host], r.vcpu.stats.ticks[host]), (1, 0));
+    assert_eq!(r.vcpu.stats.exits.iter().sum::<u64>(), 3);
 }
 
 #[test]
@@ -164,20 +171,25 @@ fn time_while_the_caller_is_busy_is_nobodys() {
     r.run();
     r.clock.pass(1_000_000);
     r.run();
-    assert_eq!(r.vm.stats.ticks.iter().sum::<u64>(), 0);
+    assert_eq!(r.vcpu.stats.ticks.iter().sum::<u64>(), 0);
 }
 
 #[test]
 fn instructions_without_effect_are_skipped() {
-    for (reason, len) in [
-        (ExitReason::Invd, 2),
-        (ExitReason::Wbinvd, 2),
-        (ExitReason::Pause, 2),
-    ] {
+    for (reason, len) in [(ExitReason::Invd, 2), (ExitReason::Wbinvd, 2)] {
         let mut r = Rig::new();
-        let before = r.vm.cpu.gprs;
+        let before = r.vcpu.cpu.gprs;
         r.exit(reason, len);
         assert_eq!(r.injected(), [None, None]);
-        assert_eq!((r.vm.cpu.rip, r.vm.cpu.gprs), (CODE + len, before));
+        assert_eq!((r.vcpu.cpu.rip, r.vcpu.cpu.gprs), (CODE + len, before));
     }
+}
+
+#[test]
+fn pause_gives_way_and_the_guest_goes_on_behind_it() {
+    let mut r = Rig::new().code(&[0xf3, 0x90]);
+    r.bare(ExitReason::Pause);
+    assert_eq!(r.run(), Stop::Yield);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 2);
+    assert_eq!(r.run(), Stop::HostInterrupt);
 }

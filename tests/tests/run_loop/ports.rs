@@ -38,7 +38,7 @@ fn out_reaches_the_device_and_rip_advances() {
                 value
             }]
         );
-        assert_eq!(r.vm.cpu.rip, CODE + 1);
+        assert_eq!(r.vcpu.cpu.rip, CODE + 1);
         assert_eq!(r.reg(RAX), 0x1122_3344_5566_7788);
     }
 }
@@ -46,7 +46,7 @@ fn out_reaches_the_device_and_rip_advances() {
 #[test]
 fn exits_are_counted_by_port_and_by_msr() {
     let mut r = Rig::new();
-    r.vm.recorder = Some(Box::new(Recorder::new(0)));
+    r.vcpu.recorder = Some(Box::new(Recorder::new(0)));
     r.exit(io(Byte, true), 1);
     r.exit(io(Word, false), 1);
     r.exit(ExitReason::PortIo(PortIo::plain(0x80, Byte, true)), 1);
@@ -54,8 +54,9 @@ fn exits_are_counted_by_port_and_by_msr() {
     r.exit(ExitReason::Msr { write: false }, 2);
     assert_eq!(r.run(), Stop::HostInterrupt);
     let mut json = String::new();
-    r.vm.stats
-        .json(&Facts::default(), r.vm.recorder.as_deref(), &mut json)
+    r.vcpu
+        .stats
+        .json(&Facts::default(), r.vcpu.recorder.as_deref(), &mut json)
         .unwrap();
     let ports = format!("\"by_port\": {{ \"{PORT:#x}\": 2, \"0x80\": 1, \"others\": 0 }}");
     assert!(json.contains(&ports), "{json}");
@@ -79,7 +80,7 @@ fn in_merges_by_width() {
         r.probe.lock().value = 0x89ab_cdef;
         r.exit(io(size, false), 2);
         r.run();
-        assert_eq!((r.reg(RAX), r.vm.cpu.rip), (want, CODE + 2));
+        assert_eq!((r.reg(RAX), r.vcpu.cpu.rip), (want, CODE + 2));
     }
 }
 
@@ -95,7 +96,7 @@ fn port_without_a_device_reads_ones() {
 fn device_is_told_the_time_of_the_exit() {
     let mut r = Rig::new();
     let clock = r.clock.clone();
-    r.vm.cpu.play(move |cpu| {
+    r.vcpu.cpu.play(move |cpu| {
         clock.pass(500);
         let next_rip = Some(cpu.rip + 1);
         hv_core::exit::VmExit {
@@ -104,7 +105,7 @@ fn device_is_told_the_time_of_the_exit() {
         }
     });
     r.run();
-    assert_eq!(r.vm.now(), VmTime(500));
+    assert_eq!(r.vcpu.now(), VmTime(500));
 }
 
 /// What Linux' libata and SeaBIOS do to read a sector.
@@ -123,7 +124,7 @@ fn rep_insw_travels_in_bulk() {
         }]
     );
     assert_eq!(
-        (r.reg(RDI), r.reg(RCX), r.vm.cpu.rip),
+        (r.reg(RDI), r.reg(RCX), r.vcpu.cpu.rip),
         (0x5200, 0, CODE + 3)
     );
     let mut sector = [0; 512];
@@ -143,7 +144,7 @@ fn string_io_that_the_hardware_describes_is_not_decoded() {
     r.exit(ExitReason::PortIo(io), 3);
     r.run();
     assert_eq!(
-        (r.reg(RDI), r.reg(RCX), r.vm.cpu.rip),
+        (r.reg(RDI), r.reg(RCX), r.vcpu.cpu.rip),
         (0x5008, 0, CODE + 3)
     );
 }
@@ -152,9 +153,9 @@ fn string_io_that_the_hardware_describes_is_not_decoded() {
 fn outs_reads_memory_by_segment_and_rsi() {
     let mut r = Rig::new().code(&[0x65, 0x6e]);
     r.memory.write(Gpa(0x6010), b"U").unwrap();
-    let mut gs = hv_core::cpu::VcpuBackend::segment(&r.vm.cpu, SegReg::Gs);
+    let mut gs = hv_core::cpu::VcpuBackend::segment(&r.vcpu.cpu, SegReg::Gs);
     gs.base = 0x6000;
-    hv_core::cpu::VcpuBackend::set_segment(&mut r.vm.cpu, SegReg::Gs, gs);
+    hv_core::cpu::VcpuBackend::set_segment(&mut r.vcpu.cpu, SegReg::Gs, gs);
     r.set(&[(RSI, 0x10), (RDX, PORT.into())]);
     r.exit(ExitReason::PortIo(string(Byte, true, false)), 2);
     r.run();
@@ -166,14 +167,14 @@ fn outs_reads_memory_by_segment_and_rsi() {
             value: 0x55
         }]
     );
-    assert_eq!((r.reg(RSI), r.vm.cpu.rip), (0x11, CODE + 2));
+    assert_eq!((r.reg(RSI), r.vcpu.cpu.rip), (0x11, CODE + 2));
 }
 
 #[test]
 fn ins_into_a_missing_page_faults_before_the_port_is_read() {
     let mut r = Rig::new().code(&[0xf3, 0x66, 0x6d]);
     r.set(&[(RDI, 0x5000), (RCX, 4)]);
-    r.vm.mmu.missing.push(5);
+    r.vcpu.vm.mmu().missing.push(5);
     r.exit(ExitReason::PortIo(string(Word, false, true)), 3);
     let injected = r.injected();
     assert_eq!(
@@ -181,10 +182,10 @@ fn ins_into_a_missing_page_faults_before_the_port_is_read() {
         Some(hv_core::event::Event::exception(14, Some(2)))
     );
     assert_eq!(
-        hv_core::cpu::VcpuBackend::sysreg(&r.vm.cpu, SysReg::Cr2),
+        hv_core::cpu::VcpuBackend::sysreg(&r.vcpu.cpu, SysReg::Cr2),
         0x5000
     );
-    assert_eq!((r.log(), r.reg(RCX), r.vm.cpu.rip), (vec![], 4, CODE));
+    assert_eq!((r.log(), r.reg(RCX), r.vcpu.cpu.rip), (vec![], 4, CODE));
 }
 
 #[test]
@@ -194,5 +195,8 @@ fn long_string_io_lets_the_guest_be_interrupted() {
     r.exit(ExitReason::PortIo(string(Byte, false, true)), 2);
     r.run();
     assert!(r.reg(RCX) >= 20_000 - 4096, "one exit does a bounded part");
-    assert_eq!(r.vm.cpu.rip, CODE, "and the instruction goes on afterwards");
+    assert_eq!(
+        r.vcpu.cpu.rip, CODE,
+        "and the instruction goes on afterwards"
+    );
 }

@@ -292,29 +292,29 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
         nmi: false,
         delivered: 0,
     }));
-    let mut stops = [0u64; 6];
+    let mut stops = [0u64; 7];
     for _ in 0..steps {
         if r.one_in(3) {
-            registers(&mut r, &mut rig.vm.cpu);
+            registers(&mut r, &mut rig.vcpu.cpu);
         }
         let linear = rig
-            .vm
+            .vcpu
             .cpu
             .segment(SegReg::Cs)
             .base
-            .wrapping_add(rig.vm.cpu.rip);
+            .wrapping_add(rig.vcpu.cpu.rip);
         let _ = rig.memory.write(Gpa(linear), r.pick(&CODE));
         if r.one_in(16) {
-            rig.vm.mmu.missing = (0..4).map(|_| address(&mut r) >> 12).collect();
+            rig.vcpu.vm.mmu().missing = (0..4).map(|_| address(&mut r) >> 12).collect();
         }
         surprise(&mut r, &mut rig);
         for _ in 0..r.below(4) {
             let model = model.clone();
-            rig.vm.cpu.play(move |cpu| model.lock().entered(cpu));
+            rig.vcpu.cpu.play(move |cpu| model.lock().entered(cpu));
         }
         // The end of the script is an exit like the others.
         let last = model.clone();
-        rig.vm.cpu.play(move |cpu| {
+        rig.vcpu.cpu.play(move |cpu| {
             let reason = ExitReason::ExternalInterrupt;
             VmExit {
                 reason,
@@ -329,21 +329,23 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
             Stop::TripleFault => 3,
             Stop::Fatal(_) => 4,
             Stop::Service => 5,
+            Stop::Yield => 6,
+            Stop::Wakeup => unreachable!("it is alone in its VM"),
         }] += 1;
         match stop {
-            Stop::Service => rig.vm.service_at = VmTime::NEVER,
-            Stop::Idle(_) => rig.vm.resume(),
+            Stop::Service => rig.vcpu.service_at = VmTime::NEVER,
+            Stop::Idle(_) => rig.vcpu.resume(),
             Stop::Power(_) | Stop::TripleFault | Stop::Fatal(_) => {
-                rig.vm.reset();
+                rig.reset();
                 model.lock().nmi = false;
             }
-            Stop::HostInterrupt => {}
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield => {}
         }
         forget(&mut rig);
     }
     println!(
         "stops: {stops:?}; exits by reason: {:?}",
-        rig.vm.stats.exits
+        rig.vcpu.stats.exits
     );
     let m = model.lock();
     assert!(
@@ -371,9 +373,9 @@ fn surprise(r: &mut Random, rig: &mut Rig) {
     } else {
         0xfee0_0100
     };
-    let now = rig.vm.now();
+    let now = rig.vcpu.now();
     if r.one_in(50) {
-        rig.vm.service_at = now + VmTime(r.below(2_000));
+        rig.vcpu.service_at = now + VmTime(r.below(2_000));
     }
     let mut probe = rig.probe.lock();
     probe.value = r.next();
@@ -393,10 +395,10 @@ fn surprise(r: &mut Random, rig: &mut Rig) {
 
 /// Empties what remembers.
 fn forget(rig: &mut Rig) {
-    rig.vm.cpu.entries.clear();
-    rig.vm.cpu.cut();
-    rig.vm.mmu.remapped.clear();
-    rig.vm.mmu.faults.clear();
+    rig.vcpu.cpu.entries.clear();
+    rig.vcpu.cpu.cut();
+    rig.vcpu.vm.mmu().remapped.clear();
+    rig.vcpu.vm.mmu().faults.clear();
     let mut probe = rig.probe.lock();
     probe.log.clear();
     assert!(

@@ -18,7 +18,7 @@ const TSC: u64 = 0x10;
 /// Executes RDMSR: the value, or none for #GP(0).
 fn read(r: &mut Rig, msr: u64) -> Option<u64> {
     r.set(&[(RCX, msr), (RAX, !0), (RDX, !0)]);
-    let before = r.vm.cpu.rip;
+    let before = r.vcpu.cpu.rip;
     r.exit(ExitReason::Msr { write: false }, 2);
     finished(r, before).then(|| r.reg(RDX) << 32 | r.reg(RAX))
 }
@@ -32,7 +32,7 @@ fn write(r: &mut Rig, msr: u64, value: u64) -> bool {
         (RAX, dirt | value & 0xffff_ffff),
         (RDX, dirt | value >> 32),
     ]);
-    let before = r.vm.cpu.rip;
+    let before = r.vcpu.cpu.rip;
     r.exit(ExitReason::Msr { write: true }, 2);
     finished(r, before)
 }
@@ -40,11 +40,11 @@ fn write(r: &mut Rig, msr: u64, value: u64) -> bool {
 fn finished(r: &mut Rig, before: u64) -> bool {
     match r.injected().pop().flatten() {
         None => {
-            assert_eq!(r.vm.cpu.rip, before + 2);
+            assert_eq!(r.vcpu.cpu.rip, before + 2);
             true
         }
         Some(GP) => {
-            assert_eq!(r.vm.cpu.rip, before);
+            assert_eq!(r.vcpu.cpu.rip, before);
             false
         }
         Some(e) => panic!("{e:?}"),
@@ -73,14 +73,14 @@ fn cpuid_clears_the_upper_halves() {
             .iter()
             .all(|v| v >> 32 == 0)
     );
-    assert_eq!(r.vm.cpu.rip, CODE + 2);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 2);
 }
 
 #[test]
 fn cpuid_shows_osxsave_as_cr4_has_it() {
     let mut r = Rig::new();
     assert_eq!(cpuid(&mut r, 1)[2] >> 27 & 1, 0);
-    r.vm.cpu.set_sysreg(SysReg::Cr4, 1 << 18);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr4, 1 << 18);
     assert_eq!(cpuid(&mut r, 1)[2] >> 27 & 1, 1);
 }
 
@@ -97,7 +97,7 @@ fn cpuid_shows_the_apic_as_apic_base_has_it() {
 fn cpuid_tells_the_size_of_the_enabled_state() {
     let mut r = Rig::new();
     assert_eq!(cpuid(&mut r, 0x0d)[1], 576);
-    r.vm.cpu.xcr0 = 7;
+    r.vcpu.cpu.xcr0 = 7;
     let [_, enabled, all, _] = cpuid(&mut r, 0x0d);
     assert_eq!(enabled, all);
 }
@@ -107,8 +107,8 @@ fn lme_cannot_change_while_paging_is_on() {
     let mut r = Rig::new();
     assert!(!write(&mut r, EFER, 0));
     assert!(write(&mut r, EFER, 0x101), "SCE can");
-    r.vm.cpu.set_sysreg(SysReg::Cr0, 0x11);
-    r.vm.cpu.set_sysreg(SysReg::Efer, 0x100);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr0, 0x11);
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0x100);
     assert!(write(&mut r, EFER, 0));
 }
 
@@ -171,7 +171,7 @@ fn write_of_the_tsc_shifts_it() {
 fn reset_starts_the_tsc_at_0() {
     let mut r = Rig::new();
     r.clock.pass(1_000);
-    r.vm.reset();
+    r.reset();
     assert_eq!(read(&mut r, TSC), Some(0));
 }
 
@@ -180,17 +180,17 @@ fn stored_registers_keep_their_values_until_reset() {
     let mut r = Rig::new();
     assert!(write(&mut r, 0x2ff, 0xc06));
     assert_eq!(read(&mut r, 0x2ff), Some(0xc06));
-    r.vm.reset();
+    r.reset();
     assert_eq!(read(&mut r, 0x2ff), Some(0));
 }
 
 /// Executes XSETBV; false for #GP(0).
 fn xsetbv(r: &mut Rig, index: u64, value: u64) -> bool {
     r.set(&[(RCX, index), (RAX, value & 0xffff_ffff), (RDX, value >> 32)]);
-    let before = r.vm.cpu.rip;
+    let before = r.vcpu.cpu.rip;
     r.exit(ExitReason::Xsetbv, 3);
     match r.injected().pop().flatten() {
-        None => r.vm.cpu.rip == before + 3,
+        None => r.vcpu.cpu.rip == before + 3,
         Some(e) => e != GP,
     }
 }
@@ -200,13 +200,13 @@ fn xsetbv_takes_combinations_that_exist() {
     for value in [1, 3, 7] {
         let mut r = Rig::new();
         assert!(xsetbv(&mut r, 0, value));
-        assert_eq!(r.vm.cpu.xcr0, value);
+        assert_eq!(r.vcpu.cpu.xcr0, value);
     }
     // Without x87; AVX without SSE; what is not offered; another register.
     for (index, value) in [(0, 0), (0, 2), (0, 5), (0, 9), (0, 1 << 63 | 1), (1, 1)] {
         let mut r = Rig::new();
         assert!(!xsetbv(&mut r, index, value), "XCR{index} = {value:#x}");
-        assert_eq!((r.vm.cpu.xcr0, r.vm.cpu.rip), (1, CODE));
+        assert_eq!((r.vcpu.cpu.xcr0, r.vcpu.cpu.rip), (1, CODE));
     }
 }
 
@@ -214,9 +214,9 @@ fn xsetbv_takes_combinations_that_exist() {
 fn xsetbv_is_for_ring_0() {
     use hv_core::regs::{SegAttr, SegReg};
     let mut r = Rig::new();
-    let mut ss = r.vm.cpu.segment(SegReg::Ss);
+    let mut ss = r.vcpu.cpu.segment(SegReg::Ss);
     ss.attr |= SegAttr::DPL0 | SegAttr::DPL1;
-    r.vm.cpu.set_segment(SegReg::Ss, ss);
+    r.vcpu.cpu.set_segment(SegReg::Ss, ss);
     assert!(!xsetbv(&mut r, 0, 1));
 }
 
@@ -233,7 +233,7 @@ fn rdtsc_is_emulated_with_the_offset() {
     r.clock.pass(0x1_0000_0002);
     r.bare(ExitReason::Rdtsc);
     assert_eq!(r.run(), Stop::HostInterrupt);
-    assert_eq!((r.reg(RDX), r.reg(RAX), r.vm.cpu.rip), (1, 2, CODE + 2));
+    assert_eq!((r.reg(RDX), r.reg(RAX), r.vcpu.cpu.rip), (1, 2, CODE + 2));
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn mov_dr(r: &mut Rig, opcode: u8, dr: u8, value: u64) -> Option<Event> {
     r.memory
         .write(Gpa(CODE), &[0x0f, opcode, 0xc0 | dr << 3])
         .unwrap();
-    r.vm.cpu.rip = CODE;
+    r.vcpu.cpu.rip = CODE;
     r.set(&[(RAX, value)]);
     r.bare(ExitReason::DescriptorTable(SegReg::Gdtr));
     r.injected().pop().flatten()
@@ -281,6 +281,6 @@ fn general_detect_faults_once() {
     mov_dr(&mut r, 0x23, 7, 1 << 13);
     let db = Event::exception(vector::DB, None);
     assert_eq!(mov_dr(&mut r, 0x21, 0, 0), Some(db));
-    assert_ne!(r.vm.cpu.sysreg(SysReg::Dr6) & 1 << 13, 0);
+    assert_ne!(r.vcpu.cpu.sysreg(SysReg::Dr6) & 1 << 13, 0);
     assert_eq!(mov_dr(&mut r, 0x21, 0, 0), None);
 }

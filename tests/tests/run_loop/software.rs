@@ -29,9 +29,9 @@ const HANDLER: u64 = 0x2000;
 /// A machine in real mode with `code`, in which vectors have handlers.
 fn real(code: &[u8], handlers: &[(u8, &[u8])]) -> Rig {
     let mut r = Rig::new();
-    r.vm.cpu.reset();
-    r.vm.cpu.flat_real_mode();
-    r.vm.cpu.can_run = |cpu| cpu.sysreg(SysReg::Cr0) & 1 != 0;
+    r.vcpu.cpu.reset();
+    r.vcpu.cpu.flat_real_mode();
+    r.vcpu.cpu.can_run = |cpu| cpu.sysreg(SysReg::Cr0) & 1 != 0;
     let mut r = r.code_at(CODE, code);
     r.set(&[(RSP, STACK)]);
     for (vector, code) in handlers {
@@ -52,8 +52,8 @@ fn run_to_halt(r: &mut Rig) {
 #[test]
 fn event_that_the_hardware_cannot_deliver_is_delivered_in_software() {
     let mut r = real(&[NOP], &[(0x31, &[HLT])]);
-    r.vm.cpu.can_run = |_| true;
-    r.vm.cpu.set_rflags(IF | 2);
+    r.vcpu.cpu.can_run = |_| true;
+    r.vcpu.cpu.set_rflags(IF | 2);
     let fault = NestedFault {
         gpa: Gpa(0xfee0_0000),
         write: true,
@@ -61,14 +61,14 @@ fn event_that_the_hardware_cannot_deliver_is_delivered_in_software() {
         present: false,
         table_walk: false,
     };
-    r.vm.cpu.exit(VmExit {
+    r.vcpu.cpu.exit(VmExit {
         vectoring: Some(Event::interrupt(0x31)),
         ..VmExit::bare(ExitReason::NestedFault(fault))
     });
     assert_eq!(r.run(), Stop::HostInterrupt);
-    assert_eq!(r.vm.cpu.rip(), HANDLER + 0x3100);
-    assert_eq!(r.vm.cpu.rflags() & IF, 0);
-    assert_eq!(r.vm.cpu.gprs().regs[RSP], STACK - 6);
+    assert_eq!(r.vcpu.cpu.rip(), HANDLER + 0x3100);
+    assert_eq!(r.vcpu.cpu.rflags() & IF, 0);
+    assert_eq!(r.vcpu.cpu.gprs().regs[RSP], STACK - 6);
     assert_eq!(r.memory.read_u16(Gpa(STACK - 6)), Ok(CODE as u16));
     let injected: Vec<_> = r.entries().iter().filter_map(|e| e.inject).collect();
     assert_eq!(injected, [], "nothing is left to be injected");
@@ -86,9 +86,9 @@ fn the_guest_runs_in_software_until_it_halts() {
         value: 0x1234,
     };
     assert_eq!(r.log(), [out]);
-    assert_eq!(r.vm.cpu.rip, CODE + 8);
-    assert_eq!(r.vm.stats.software_instructions, 4);
-    assert_eq!(r.vm.stats.emulated, 0);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 8);
+    assert_eq!(r.vcpu.stats.software_instructions, 4);
+    assert_eq!(r.vcpu.stats.emulated, 0);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn the_hardware_takes_over_as_soon_as_it_can() {
     r.set(&[(RAX, 0x11)]);
     assert_eq!(r.run(), Stop::HostInterrupt);
     assert_eq!(r.entries().len(), 1);
-    assert_eq!(r.vm.cpu.sysreg(SysReg::Cr0), 0x11);
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr0), 0x11);
 }
 
 #[test]
@@ -107,32 +107,32 @@ fn what_the_emulator_cannot_do_is_left_to_hardware_that_can() {
     let mut r = real(&[0x0f, 0x22, 0xc0, 0xd9, 0xfa], &[]);
     r.set(&[(RAX, 0x11)]);
     assert_eq!(r.run(), Stop::HostInterrupt);
-    assert_eq!(r.vm.cpu.rip, CODE + 3);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 3);
     let mut r = real(&[0xd9, 0xfa], &[(vector::UD, &[HLT])]);
     run_to_halt(&mut r);
-    assert_eq!(r.vm.cpu.rip, HANDLER + 0x601);
+    assert_eq!(r.vcpu.cpu.rip, HANDLER + 0x601);
 }
 
 #[test]
 fn host_interrupts_are_let_in_while_the_guest_loops() {
     let mut r = real(&[0xeb, 0xfe], &[]);
     assert_eq!(r.run(), Stop::HostInterrupt);
-    let first = r.vm.stats.software_instructions;
+    let first = r.vcpu.stats.software_instructions;
     assert_eq!(r.run(), Stop::HostInterrupt);
-    assert_eq!(r.vm.stats.software_instructions, 2 * first);
+    assert_eq!(r.vcpu.stats.software_instructions, 2 * first);
     assert!(r.entries().is_empty());
 }
 
 #[test]
 fn interrupt_is_delivered_through_the_vector_table() {
     let mut r = real(&[NOP, INC_BX, HLT], &[(0x20, &[INC_AX, IRET])]);
-    r.vm.cpu.rflags |= IF;
+    r.vcpu.cpu.rflags |= IF;
     r.irqs.lock().waiting.push_back(0x20);
     run_to_halt(&mut r);
     assert_eq!((r.reg(RAX), r.reg(RBX)), (1, 1));
     assert_eq!(r.reg(RSP), STACK);
     assert_eq!(r.irqs.lock().acknowledged, [0x20]);
-    assert_eq!(r.vm.stats.injected, [0, 1, 0, 0]);
+    assert_eq!(r.vcpu.stats.injected, [0, 1, 0, 0]);
 }
 
 #[test]
@@ -152,8 +152,8 @@ fn interrupt_waits_for_the_instruction_behind_sti() {
 fn interrupt_waits_for_the_instruction_behind_a_load_of_ss() {
     // mov ss, ax; mov sp, bx: the frame lies on the new stack.
     let mut r = real(&[0x8e, 0xd0, 0x89, 0xdc, HLT], &[(0x20, &[IRET])]);
-    r.vm.cpu.rflags |= IF;
-    r.vm.cpu.set_interrupt_shadow(Shadow::MovSs);
+    r.vcpu.cpu.rflags |= IF;
+    r.vcpu.cpu.set_interrupt_shadow(Shadow::MovSs);
     r.set(&[(RBX, 0x7000)]);
     r.irqs.lock().waiting.push_back(0x20);
     run_to_halt(&mut r);
@@ -178,7 +178,7 @@ fn interrupt_that_a_device_access_raises_comes_at_the_next_instruction() {
         &[0xee, INC_BX, NOP, HLT], // out dx, al
         &[(0x20, &[0x93, IRET])],  // xchg ax, bx
     );
-    r.vm.cpu.rflags |= IF;
+    r.vcpu.cpu.rflags |= IF;
     r.set(&[(2, PORT.into())]);
     r.probe.lock().wake = Some(VmTime(0));
     let irqs = r.irqs.clone();
@@ -194,7 +194,7 @@ fn device_is_told_the_time_of_the_access() {
     r.set(&[(2, PORT.into())]);
     r.probe.lock().cost = 300;
     r.clock.pass(50);
-    r.vm.resume();
+    r.vcpu.resume();
     r.clock.pass(50);
     r.probe.lock().times.clear();
     run_to_halt(&mut r);
@@ -208,7 +208,7 @@ fn exception_goes_through_the_vector_table_with_rip_on_the_instruction() {
     let mut r = real(&[0x0f, 0x0b, INC_BX, HLT], &[(vector::UD, &skip)]);
     run_to_halt(&mut r);
     assert_eq!((r.reg(RBX), r.reg(RSP)), (1, STACK));
-    assert_eq!(r.vm.stats.injected, [1, 0, 0, 0]);
+    assert_eq!(r.vcpu.stats.injected, [1, 0, 0, 0]);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn vector_beyond_the_table_is_gp_and_gp_beyond_it_a_double_fault() {
             limit,
             ..Segment::default()
         };
-        r.vm.cpu.set_segment(SegReg::Idtr, idtr);
+        r.vcpu.cpu.set_segment(SegReg::Idtr, idtr);
     };
     // INT 80h with a table of 14 vectors, then of 9, then of none.
     let handlers: [(u8, &[u8]); 2] = [(vector::GP, &[INC_AX, HLT]), (vector::DF, &[INC_BX, HLT])];
@@ -242,8 +242,8 @@ fn interrupt_beyond_the_table_is_lost_and_gp_comes_instead() {
         limit: 4 * 14 - 1,
         ..Segment::default()
     };
-    r.vm.cpu.set_segment(SegReg::Idtr, idtr);
-    r.vm.cpu.rflags |= IF;
+    r.vcpu.cpu.set_segment(SegReg::Idtr, idtr);
+    r.vcpu.cpu.rflags |= IF;
     r.irqs.lock().waiting.push_back(0x20);
     run_to_halt(&mut r);
     assert_eq!((r.reg(RAX), r.reg(RSP)), (1, STACK));
@@ -255,7 +255,7 @@ fn nmi_is_blocked_until_iret() {
     let mut r = real(&[NOP, INC_BX, HLT], &[(2, &[0xee, INC_AX, IRET])]);
     r.set(&[(2, PORT.into())]);
     r.irqs.lock().nmi = true;
-    r.vm.bus.poll(VmTime(0));
+    r.vcpu.vm.bus().poll(VmTime(0));
     r.probe.lock().wake = Some(VmTime(0));
     let irqs = r.irqs.clone();
     r.probe.lock().on_poll = Some(Box::new(move || irqs.lock().nmi = true));
@@ -274,22 +274,22 @@ fn single_step_traps_after_each_instruction() {
     // The handler counts and returns; POPF with TF starts it: nop; nop; popf without TF ends it.
     let code = [NOP, NOP, 0x9d, NOP, HLT];
     let mut r = real(&code, &[(vector::DB, &[INC_AX, IRET])]);
-    r.vm.cpu.rflags |= TF;
+    r.vcpu.cpu.rflags |= TF;
     r.memory.write(Gpa(STACK), &[2, 0]).unwrap();
     run_to_halt(&mut r);
     assert_eq!(r.reg(RAX), 3, "after NOP, NOP and POPF");
-    assert_ne!(r.vm.cpu.sysreg(SysReg::Dr6) & 1 << 14, 0);
+    assert_ne!(r.vcpu.cpu.sysreg(SysReg::Dr6) & 1 << 14, 0);
 }
 
 #[test]
 fn emulated_sti_shadows_the_next_instruction_on_hardware_too() {
     let mut r = Rig::new().code(&[STI, NOP]);
-    r.vm.cpu.rflags = 2;
+    r.vcpu.cpu.rflags = 2;
     r.bare(ExitReason::DescriptorTable(SegReg::Gdtr));
     r.irqs.lock().waiting.push_back(0x20);
     let entries = r.injected();
     assert_eq!(entries, [None, None], "no interrupt in the shadow");
-    assert!(r.vm.cpu.shadow && r.entries()[1].irq_window);
+    assert!(r.vcpu.cpu.shadow && r.entries()[1].irq_window);
 }
 
 #[test]

@@ -195,11 +195,11 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.reset_registers();
     }
 
-    fn put_aside(&mut self) {
+    fn unload(&mut self) {
         self.aside = CpuRegister::ALL.map(|register| self.hw.register(register));
     }
 
-    fn take_up(&mut self) {
+    fn load(&mut self) {
         self.hw.make_current();
         for (register, value) in CpuRegister::ALL.into_iter().zip(self.aside) {
             self.hw.set_register(register, value);
@@ -231,6 +231,11 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         let changed = cr8 != self.task_priority.0;
         self.task_priority.0 = cr8;
         changed.then_some(cr8)
+    }
+
+    fn set_pause_exiting(&mut self, on: bool) {
+        let allowed = self.capabilities.primary.may & Primary::PAUSE_EXITING.bits() != 0;
+        self.primary.set(Primary::PAUSE_EXITING, on && allowed);
     }
 
     fn has_timer(&self) -> bool {

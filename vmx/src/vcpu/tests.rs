@@ -475,11 +475,11 @@ fn another_guest_may_use_the_registers_while_this_one_is_put_aside() {
     c.set_sysreg(SysReg::Cr2, 0x1111);
     c.set_sysreg(SysReg::Lstar, 0x2222);
     c.set_sysreg(SysReg::Dr3, 0x3333);
-    c.put_aside();
+    c.unload();
     c.hw.registers
         .values_mut()
         .for_each(|value| *value = 0xdead);
-    c.take_up();
+    c.load();
     assert_eq!(c.hw.made_current, 1);
     assert_eq!(c.sysreg(SysReg::Cr2), 0x1111);
     assert_eq!(c.sysreg(SysReg::Lstar), 0x2222);

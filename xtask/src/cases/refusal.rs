@@ -135,7 +135,7 @@ pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Res
         }
         Bad::NotBuilt => {
             fs::write(&guest, good)?;
-            arguments.extend(["--cpus", "2"]);
+            arguments.extend(["--cpus", "2", "--max-cpus", "4"]);
         }
         Bad::NoVirtualization => {
             fs::write(&guest, good)?;

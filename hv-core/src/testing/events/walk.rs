@@ -13,7 +13,8 @@ use crate::pvclock::PvClock;
 use crate::regs::{SegReg, gpr};
 use crate::testing::VecMemory;
 use crate::time::{Clock, VmTime};
-use crate::vcpu::{Parts, Stop, Vcpu};
+use crate::vcpu::{self, Stop, Vcpu};
+use crate::vm::{self, Vm};
 use crate::{Gpa, Gva, Hpa};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -177,7 +178,7 @@ impl Mmu for NoMmu {
 
 struct Pair<B: VcpuBackend> {
     bare: Bare,
-    vm: Vcpu<B, NoMmu, Ticking>,
+    vcpu: Vcpu<B, NoMmu, Ticking>,
     guest: Shared,
     chip: Arc<Mutex<Chip>>,
 }
@@ -206,20 +207,26 @@ impl<B: VcpuBackend> Pair<B> {
         let mut bus = Bus::new(shared.clone());
         let id = bus.add(chip.clone());
         bus.add_ports(id, Chip::MASK, 2, Width::Native);
-        let mut vm = Vcpu::new(Parts {
-            cpu: make(guest.clone()),
+        let vm = Vm::new(vm::Parts {
+            number: 1,
             mmu: NoMmu,
             bus,
-            clock: Ticking::default(),
+            memory: shared,
             cpuid: Cpuid::new(|_, _| CpuidResult::default(), Topology::new(1)),
+            wakeups: Arc::default(),
+            scratch: None,
+        });
+        let parts = vcpu::Parts {
+            cpu: make(guest.clone()),
+            clock: Ticking::default(),
             pvclock: PvClock::new(1_000_000_000, 0),
             irqs: Box::new(chip.clone()),
-            memory: shared,
-        });
-        let mut cs = vm.cpu.segment(SegReg::Cs);
+        };
+        let mut vcpu = Vcpu::new(Arc::new(vm), 0, parts);
+        let mut cs = vcpu.cpu.segment(SegReg::Cs);
         (cs.selector, cs.base) = (0, 0);
-        vm.cpu.set_segment(SegReg::Cs, cs);
-        vm.cpu.gprs_mut().regs[gpr::RSP] = STACK.into();
+        vcpu.cpu.set_segment(SegReg::Cs, cs);
+        vcpu.cpu.gprs_mut().regs[gpr::RSP] = STACK.into();
         let bare = Bare {
             cpu: Tiny {
                 ip: 0,
@@ -235,7 +242,7 @@ impl<B: VcpuBackend> Pair<B> {
         };
         Self {
             bare,
-            vm,
+            vcpu,
             guest,
             chip,
         }
@@ -245,7 +252,7 @@ impl<B: VcpuBackend> Pair<B> {
     fn step(&mut self, s: Stimulus) {
         let at = CODE + 0x100 * self.bare.frames.len() as u16;
         self.bare.cpu.ip = at;
-        self.vm.cpu.set_rip(at.into());
+        self.vcpu.cpu.set_rip(at.into());
         for memory in [&self.bare.memory, &self.guest.lock().memory] {
             memory
                 .write(Gpa(at.into()), s.insn.bytes())
@@ -265,13 +272,13 @@ impl<B: VcpuBackend> Pair<B> {
         }
         for _ in 0..12 {
             // After each exit, and what is done in software, the run loop comes back.
-            self.vm.service_at = self.vm.now() + VmTime(1);
-            match self.vm.run() {
+            self.vcpu.service_at = self.vcpu.now() + VmTime(1);
+            match self.vcpu.run() {
                 Stop::Service | Stop::HostInterrupt => {}
                 Stop::Idle(_) => return,
                 stop => panic!("{s:?}: {stop:?}"),
             }
-            if self.guest.lock().done || self.vm.cpu.rip() != at.into() {
+            if self.guest.lock().done || self.vcpu.cpu.rip() != at.into() {
                 return;
             }
         }
@@ -285,7 +292,7 @@ impl<B: VcpuBackend> Pair<B> {
                 flags & 0x202
             )
         };
-        let (bare, cpu) = (&self.bare.cpu, &self.vm.cpu);
+        let (bare, cpu) = (&self.bare.cpu, &self.vcpu.cpu);
         let want = registers(
             bare.ip.into(),
             bare.sp.into(),

@@ -1,6 +1,7 @@
 //! All states of events on AMD-V, on a processor that keeps the APM's rules of how a guest is entered and left.
 
 use crate::Features;
+use crate::asid::Asids;
 use crate::exit::code;
 use crate::vcpu::SvmVcpu;
 use crate::vmcb::{
@@ -112,7 +113,7 @@ fn events_keep_the_manuals_rules_in_all_states() {
                 ..Features::default()
             };
             let (states, steps) = walk(2, |guest: Shared| {
-                let mut cpu = SvmVcpu::with_host(features, 1, Box::default());
+                let mut cpu = SvmVcpu::with_host(features, Asids::new(2).give(), Box::default());
                 cpu.fake = Some(Box::new(move |vmcb| enter(vmcb, &mut guest.lock())));
                 cpu
             });
