@@ -453,7 +453,7 @@ impl<B: VcpuBackend> Guest<B> {
             vga: vgabios,
             nic: nic.unwrap_or(&[]),
         };
-        let (net, port) = match net::plug(desc.mac) {
+        let (net, port) = match net::plug(number, desc.mac) {
             Some((cable, port)) => (cable, Some(port)),
             None => (Box::new(NullNet) as Box<_>, None),
         };

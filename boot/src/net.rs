@@ -1,7 +1,7 @@
-//! The network: the guests' cards and the host's, a virtio one, are plugged into a [switch](switch::Switch).
+//! The network: the guests' cards and the host's, a virtio one, are plugged into a [switch](switch::Network).
 //!
-//! Frames that arrive wait in the host card's own ring of buffers until a guest's card asks for its next; its interrupt says that there
-//! are some. What is another guest's then goes into that one's queue. Nothing is allocated for a frame.
+//! The host card's interrupt says that frames have arrived; they are sorted into the guests' queues then, or when a guest's card
+//! asks for its next, whichever is first. Nothing is allocated for a frame.
 
 use crate::lapic;
 use crate::virtio::{self, HostHal, HostTransport};
@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use hv_core::backend::NetBackend;
 use spin::Mutex;
-use switch::{Address, Ports, Queue, Switch};
+use switch::{Address, Network, Ports, Uplink};
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::DeviceType;
 
@@ -34,21 +34,7 @@ struct Card {
 // SAFETY: the transport holds pointers to device registers and queues that belong to this object alone.
 unsafe impl Send for Card {}
 
-/// Frames that wait for a guest's card at most, besides those in the host card's ring.
-const WAITING: usize = 64;
-
-/// The switch with what is plugged in.
-struct Network {
-    switch: Switch,
-    /// The host's card, and its port.
-    card: Option<(Card, usize)>,
-    /// The guests' frames, with their ports.
-    queues: Vec<(Queue, usize)>,
-    /// Ports for which there is something that their guests have not been told of.
-    arrived: Ports,
-}
-
-static NETWORK: Mutex<Option<Network>> = Mutex::new(None);
+static NETWORK: Mutex<Option<Network<Card>>> = Mutex::new(None);
 
 impl Card {
     /// Gives the card a buffer to fill.
@@ -74,6 +60,28 @@ impl Card {
             self.free.push(buffer);
         }
     }
+}
+
+impl Uplink for Card {
+    fn receive(&mut self, take: impl FnOnce(&[u8])) -> bool {
+        let Some(token) = self.net.poll_receive() else {
+            return false;
+        };
+        let slot = self.receiving.get_mut(usize::from(token));
+        let Some(mut buffer) = slot.and_then(Option::take) else {
+            return false;
+        };
+        // SAFETY: the buffer is that of the request.
+        let done = unsafe { self.net.receive_complete(token, &mut buffer[..]) };
+        let frame = done
+            .ok()
+            .and_then(|(header, len)| buffer.get(header..header + len));
+        if let Some(frame) = frame {
+            take(frame);
+        }
+        self.offer(buffer);
+        true
+    }
 
     /// Sends a frame. With all buffers on their way it is lost, as on a busy wire.
     fn send(&mut self, frame: &[u8]) {
@@ -96,126 +104,63 @@ impl Card {
             None => self.free.push(buffer),
         }
     }
-
-    /// Takes the next frame that has arrived into `to`, and returns its length.
-    fn receive(&mut self, to: &mut [u8]) -> Option<usize> {
-        loop {
-            let token = self.net.poll_receive()?;
-            let slot = self.receiving.get_mut(usize::from(token));
-            let mut buffer = slot.and_then(Option::take)?;
-            // SAFETY: the buffer is that of the request.
-            let done = unsafe { self.net.receive_complete(token, &mut buffer[..]) };
-            let frame = done
-                .ok()
-                .and_then(|(header, len)| buffer.get(header..header + len));
-            let taken = frame.and_then(|frame| {
-                to.get_mut(..frame.len())?.copy_from_slice(frame);
-                Some(frame.len())
-            });
-            self.offer(buffer);
-            // One that is too long is not taken.
-            if taken.is_some() {
-                return taken;
-            }
-        }
-    }
-}
-
-impl Network {
-    fn new() -> Self {
-        let mut switch = Switch::default();
-        let card = open_card().and_then(|card| Some((card, switch.plug(None)?)));
-        Self {
-            switch,
-            card,
-            queues: Vec::new(),
-            arrived: Ports::NONE,
-        }
-    }
-
-    /// Puts a frame into the queues of those of `ports` that are guests'. What they have no room for is lost.
-    fn deliver(&mut self, ports: Ports, frame: &[u8]) {
-        for (queue, port) in &mut self.queues {
-            if ports.contains(*port) && queue.put(frame) {
-                if !self.arrived.contains(*port) {
-                    // That guest does not run now: the session is to tell it.
-                    lapic::kick();
-                }
-                self.arrived = self.arrived.and(Ports::one(*port));
-            }
-        }
-    }
-
-    /// A guest's card sends a frame.
-    fn send(&mut self, from: usize, frame: &[u8]) {
-        let refused = self.switch.refused(from);
-        let ports = self.switch.forward(from, frame);
-        if self.switch.refused(from) != refused {
-            self.tell_refused(from);
-        }
-        self.deliver(ports, frame);
-        if let Some((card, port)) = &mut self.card
-            && ports.contains(*port)
-        {
-            card.send(frame);
-        }
-    }
-
-    /// Says that a guest's frame was refused: the first, the tenth, the hundredth, ...
-    fn tell_refused(&self, from: usize) {
-        let refused = self.switch.refused(from);
-        if refused == 10u64.pow(refused.ilog10()) {
-            let own = self.queues.iter().position(|(_, port)| *port == from);
-            log::warn!(
-                "VM {}: {refused} of its frames dropped, whose source address is not its card's",
-                own.map_or(0, |index| index + 1)
-            );
-        }
-    }
-
-    /// Takes the next frame for the guest at `port` into `to`, and returns its length.
-    fn receive(&mut self, port: usize, to: &mut [u8]) -> Option<usize> {
-        let (queue, _) = self.queues.iter_mut().find(|(_, at)| *at == port)?;
-        if let Some(len) = queue.take(to) {
-            return Some(len);
-        }
-        loop {
-            let (card, uplink) = self.card.as_mut()?;
-            let (len, uplink) = (card.receive(to)?, *uplink);
-            let frame = &to[..len];
-            let ports = self.switch.forward(uplink, frame);
-            self.deliver(ports.without(port), frame);
-            if ports.contains(port) {
-                return Some(len);
-            }
-        }
-    }
 }
 
 /// A guest's end of the cable.
 struct Cable {
+    /// The number of its VM.
+    vm: u8,
     port: usize,
+    /// How many of its frames were refused.
+    refused: u64,
+}
+
+impl Cable {
+    /// Says that frames were refused: of the first, the tenth, the hundredth, ...
+    fn tell_refused(&mut self, refused: u64) {
+        if refused != self.refused && refused == 10u64.pow(refused.ilog10()) {
+            log::warn!(
+                "VM {}: {refused} of its frames dropped, whose source address is not its card's",
+                self.vm
+            );
+        }
+        self.refused = refused;
+    }
+}
+
+/// A guest that does not run now has got a frame: the session is to tell it.
+fn tell(more: bool) {
+    if more {
+        lapic::kick();
+    }
 }
 
 impl NetBackend for Cable {
     fn send(&mut self, frame: &[u8]) {
         if let Some(network) = &mut *NETWORK.lock() {
-            network.send(self.port, frame);
+            tell(network.send(self.port, frame));
+            self.tell_refused(network.refused(self.port));
         }
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> Option<usize> {
-        NETWORK.lock().as_mut()?.receive(self.port, buf)
+        let (len, more) = NETWORK.lock().as_mut()?.receive(self.port, buf);
+        tell(more);
+        len
     }
 }
 
-/// Plugs a guest's card in, which has this address. Returns its end of the cable, and its port; None: the switch has no more ports.
-pub fn plug(address: Address) -> Option<(Box<dyn NetBackend>, usize)> {
+/// Plugs the card of VM `vm` in, which has this address. Returns its end of the cable, and its port; None: the switch has no more ports.
+pub fn plug(vm: u8, address: Address) -> Option<(Box<dyn NetBackend>, usize)> {
     let mut network = NETWORK.lock();
-    let network = network.get_or_insert_with(Network::new);
-    let port = network.switch.plug(Some(address))?;
-    network.queues.push((Queue::new(WAITING), port));
-    Some((Box::new(Cable { port }), port))
+    let network = network.get_or_insert_with(|| Network::new(open_card()));
+    let port = network.plug(address)?;
+    let cable = Cable {
+        vm,
+        port,
+        refused: 0,
+    };
+    Some((Box::new(cable), port))
 }
 
 /// The host's card, if there is one.
@@ -257,23 +202,18 @@ fn open_card() -> Option<Card> {
 /// The card interrupts: frames have arrived, or have been sent.
 fn interrupt() {
     if let Some(network) = &mut *NETWORK.lock()
-        && let Some((card, _)) = &mut network.card
+        && let Some(card) = network.uplink()
     {
         card.net.ack_interrupt();
         card.sent();
-        if card.net.poll_receive().is_some() {
-            // Whose they are is seen when the first guest looks.
-            for (_, port) in &network.queues {
-                network.arrived = network.arrived.and(Ports::one(*port));
-            }
-        }
+        network.sort();
     }
 }
 
-/// The ports at which frames may have arrived since this was last asked.
+/// The ports of guests for which frames have come since this was last asked.
 pub fn arrived() -> Ports {
-    match &mut *NETWORK.lock() {
-        Some(network) => core::mem::take(&mut network.arrived),
-        None => Ports::NONE,
-    }
+    NETWORK
+        .lock()
+        .as_mut()
+        .map_or(Ports::NONE, Network::arrived)
 }

@@ -169,6 +169,11 @@ impl Process {
         self.child.stdout.take()
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its files are.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -323,6 +328,7 @@ pub fn window_system() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_file_is_read_up_to_the_end_of_the_process_that_writes_it() {
@@ -340,6 +346,14 @@ mod tests {
         let file = fs::File::open(&path).unwrap();
         process.tail(file).read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\ntwo\n");
+    }
+
+    /// QEMU's sockets are there: whoever could open them would be the tool to Umbra, or have QEMU's monitor.
+    #[test]
+    fn the_files_of_an_emulator_are_nobody_elses() {
+        let directory = temporary_directory().unwrap();
+        let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]

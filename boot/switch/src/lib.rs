@@ -2,7 +2,8 @@
 //! everybody is: at each guest's port is one card, whose address the machine was made with (7.9.1, "Static Filtering Entries"), and
 //! whatever has no guest's address is outside. There is no spanning tree: cards of guests and of the host make no loops.
 //!
-//! [`Switch`] says where a frame goes; [`Queue`] keeps frames for a card that has not taken them yet. Guests are not trusted. A guest's
+//! [`Switch`] says where a frame goes; [`Queue`] keeps frames for a card that has not taken them yet; [`Network`] puts them together and knows
+//! which guests are to be told. Guests are not trusted. A guest's
 //! frames carry its own address as their source; others are refused and counted. So no guest can pass for another or for a machine
 //! outside, draw their frames to itself, or fill a table; and the outside cannot pass for a guest. A frame for an address that is
 //! nobody's here goes outside, and to no guest.
@@ -11,8 +12,10 @@
 
 extern crate alloc;
 
+mod network;
 mod queue;
 
+pub use network::{Network, Uplink};
 pub use queue::{FRAME, Queue};
 
 use alloc::vec::Vec;

@@ -2,19 +2,25 @@
 //!
 //! Bochs starts everything from a CD, with GRUB. It paces serial ports by their baud rate in virtual time, so that screens and
 //! pictures would take minutes: Umbra's frames come over port E9h instead, which is Bochs's standard output, and only the
-//! tool's go over COM2, a TCP connection on the loopback interface, from which Bochs takes a byte when there is room for it.
+//! tool's go over COM2, a TCP connection on the loopback interface, from which Bochs takes a byte when there is room for it. The tool
+//! admits Bochs's own process there, and no other.
+//!
+//! Without a window Bochs is a VNC server, for the whole network and without a password, which serves one viewer at a time. The tool is that
+//! one, and is silent, before Umbra starts: nobody else sees the screen or has the keyboard.
 //!
 //! Written for Bochs 2.7 as Debian 12 has it: with its debugger, which has to be told to go on.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::machine::{Boot, MIB, Machine};
-use super::{Part, models};
+use super::{Part, models, sockets};
 use crate::emulator::{
     self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
@@ -52,6 +58,13 @@ const DRIVES: [&str; 3] = ["ata0-slave", "ata1-master", "ata1-slave"];
 /// it likes best to be, at 16 MiB, and enters it at its start.
 const STOP_AT_ENTRY: &str = "pbreak 0x1000000\nc\ndelete 1\nc\n";
 
+/// With what a VNC server begins: this, and its version (RFC 6143, 7.1.1, "ProtocolVersion Handshake").
+const GREETING: &[u8] = b"RFB ";
+/// The length of both.
+const GREETING_LENGTH: usize = 12;
+/// How long the server has for that.
+const GREETED: Duration = Duration::from_secs(10);
+
 /// How the tool is reached from the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -69,6 +82,10 @@ pub struct Bochs {
     process: Process,
     com: TcpListener,
     reach: Reach,
+    /// Whether it is a VNC server.
+    serves_screen: bool,
+    /// The connection to that.
+    viewer: Option<TcpStream>,
 }
 
 impl Bochs {
@@ -120,18 +137,40 @@ impl Bochs {
             )?,
             com,
             reach,
+            serves_screen: machine.display.is_none(),
+            viewer: None,
         })
     }
 }
 
+/// Becomes the only viewer of the VNC server at `port`, and says nothing.
+///
+/// # Errors
+///
+/// Somebody else was first.
+fn occupy(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(GREETED))?;
+    let mut greeting = [0; GREETING_LENGTH];
+    let read = stream.read_exact(&mut greeting);
+    ensure!(
+        read.is_ok() && greeting.starts_with(GREETING),
+        "another viewer has connected to Bochs's screen (port {port}) before this tool"
+    );
+    Ok(stream)
+}
+
 impl Emulator for Bochs {
     fn connect(&mut self) -> Result<Channel> {
-        let com = &self.com;
+        let (com, id) = (&self.com, self.process.id());
         let stream = self
             .process
-            .await_start(|_| com.accept().ok())
-            .map_err(|error| with_words(error, &self.complaints()))?
-            .0;
+            .await_start(|_| sockets::accept_from(com, id))
+            .map_err(|error| with_words(error, &self.complaints()))?;
+        if self.serves_screen {
+            let port = self.process.await_start(|_| sockets::listening_port(id));
+            self.viewer = Some(occupy(port?)?);
+        }
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         let clone = stream.try_clone()?;
@@ -299,6 +338,7 @@ sound: driver=dummy
 mod tests {
     use super::*;
     use crate::rig::{BOCHS_SVM, BOCHS_VMX, Bus, Drive, Network};
+    use std::io::Write;
 
     fn machine(boot: Boot) -> Machine {
         Machine {
@@ -380,6 +420,31 @@ mod tests {
             "ata0-slave: type=cdrom, status=inserted, path=umbra-cdrom, model=\"umbra-cdrom\"\n"
         ));
         assert!(text.contains("ata1-master: type=disk, mode=flat, cylinders=0, heads=16, spt=63, path=umbra-disk, model=\"umbra-disk\"\n"));
+    }
+
+    /// A server as Bochs's is: it serves one viewer, up to its end, and the others wait.
+    #[test]
+    fn the_tool_is_the_only_viewer_or_says_that_it_is_not() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let serve = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut stream, _) = server.accept().unwrap();
+                stream.write_all(b"RFB 003.003\n").unwrap();
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the tool is silent");
+            }
+        });
+        let viewer = occupy(port).unwrap();
+        let mut late = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        late.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        assert!(late.read(&mut [0]).is_err());
+        drop(viewer);
+        late.set_read_timeout(None).unwrap();
+        late.read_exact(&mut [0; GREETING_LENGTH]).unwrap();
+        drop(late);
+        serve.join().unwrap();
+        assert!(occupy(port).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod machine;
 mod models;
 mod qemu;
 mod qemu_svm;
+mod sockets;
 mod within;
 mod within_rig;
 

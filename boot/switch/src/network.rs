@@ -1,0 +1,272 @@
+//! The switch with the host's card, and what waits for the guests.
+
+use crate::{Address, Ports, Queue, Switch};
+use alloc::vec::Vec;
+
+/// Frames that wait for a guest's card at most, besides those in the host card's ring.
+const WAITING: usize = 64;
+
+/// The host's card, which is outside for the guests.
+pub trait Uplink {
+    /// Gives the next frame that has arrived to `take`. False: there is none.
+    fn receive(&mut self, take: impl FnOnce(&[u8])) -> bool;
+
+    /// Sends a frame.
+    fn send(&mut self, frame: &[u8]);
+}
+
+/// The switch with all that is plugged in.
+///
+/// A guest is told when a frame has come into its queue, and no other is. Frames that arrive are sorted at once: with a single guest, as far as
+/// its queue has room, so that those behind them wait in the host card's ring, and that card, when it is full, makes the sender wait. With
+/// several guests one that takes nothing loses frames and does not keep the others from theirs.
+pub struct Network<U> {
+    switch: Switch,
+    /// The host's card, and its port.
+    uplink: Option<(U, usize)>,
+    /// The guests' frames, with their ports.
+    queues: Vec<(Queue, usize)>,
+    /// Ports whose guests have not been told of what has come for them.
+    arrived: Ports,
+}
+
+impl<U: Uplink> Network<U> {
+    /// No guest, and the host's card, if it has one.
+    #[must_use]
+    pub fn new(uplink: Option<U>) -> Self {
+        let mut switch = Switch::default();
+        Self {
+            uplink: uplink.and_then(|uplink| Some((uplink, switch.plug(None)?))),
+            switch,
+            queues: Vec::new(),
+            arrived: Ports::NONE,
+        }
+    }
+
+    /// Plugs a guest's card in, which has this address. Returns its port; None: the switch takes it not.
+    pub fn plug(&mut self, address: Address) -> Option<usize> {
+        let port = self.switch.plug(Some(address))?;
+        self.queues.push((Queue::new(WAITING), port));
+        Some(port)
+    }
+
+    /// The host's card.
+    pub fn uplink(&mut self) -> Option<&mut U> {
+        self.uplink.as_mut().map(|(uplink, _)| uplink)
+    }
+
+    /// How many frames from `port` were refused, since their source address does not belong there.
+    #[must_use]
+    pub fn refused(&self, port: usize) -> u64 {
+        self.switch.refused(port)
+    }
+
+    /// A guest's card sends a frame. True: there is a guest more to be told.
+    pub fn send(&mut self, from: usize, frame: &[u8]) -> bool {
+        let ports = self.switch.forward(from, frame);
+        if let Some((uplink, port)) = &mut self.uplink
+            && ports.contains(*port)
+        {
+            uplink.send(frame);
+        }
+        let filled = deliver(&mut self.queues, ports, frame);
+        self.tell(filled)
+    }
+
+    /// Takes the next frame for the guest at `port` into `to`. Returns its length, and whether there is a guest more to be told.
+    pub fn receive(&mut self, port: usize, to: &mut [u8]) -> (Option<usize>, bool) {
+        let Some(own) = self.queues.iter().position(|(_, at)| *at == port) else {
+            return (None, false);
+        };
+        let mut more = false;
+        if self.queues[own].0.is_empty() {
+            let filled = self.fill();
+            more = self.tell(filled.without(port));
+        }
+        (self.queues[own].0.take(to), more)
+    }
+
+    /// Frames have arrived at the host's card.
+    pub fn sort(&mut self) {
+        let filled = self.fill();
+        self.tell(filled);
+    }
+
+    /// The ports whose guests are to be told that frames have come, since this was last asked.
+    pub fn arrived(&mut self) -> Ports {
+        core::mem::take(&mut self.arrived)
+    }
+
+    /// Puts what has arrived at the host's card into the queues. Returns the ports of those that got something.
+    fn fill(&mut self) -> Ports {
+        let Self {
+            switch,
+            uplink,
+            queues,
+            ..
+        } = self;
+        let mut filled = Ports::NONE;
+        if let Some((uplink, port)) = uplink {
+            while !matches!(&queues[..], [(only, _)] if only.is_full())
+                && uplink.receive(|frame| {
+                    let ports = switch.forward(*port, frame);
+                    filled = filled.and(deliver(queues, ports, frame));
+                })
+            {}
+        }
+        filled
+    }
+
+    /// The guests at `ports` are to be told. True: one of them was not to be before.
+    fn tell(&mut self, ports: Ports) -> bool {
+        let before = self.arrived;
+        self.arrived = before.and(ports);
+        self.arrived != before
+    }
+}
+
+/// Puts a frame into the queues of those of `ports` that are guests'. What they have no room for is lost. Returns those that got it.
+fn deliver(queues: &mut [(Queue, usize)], ports: Ports, frame: &[u8]) -> Ports {
+    let mut filled = Ports::NONE;
+    for (queue, port) in queues {
+        if ports.contains(*port) && queue.put(frame) {
+            filled = filled.and(Ports::one(*port));
+        }
+    }
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use alloc::collections::VecDeque;
+    use alloc::vec;
+    use std::rc::Rc;
+
+    const A: Address = [2, 0, 0, 0, 0, 1];
+    const B: Address = [2, 0, 0, 0, 0, 2];
+    const OUTSIDE: Address = [2, 9, 9, 9, 9, 9];
+    const ALL: Address = [0xff; 6];
+
+    /// A card with frames in its ring.
+    #[derive(Default, Clone)]
+    struct Card(Rc<std::cell::RefCell<VecDeque<Vec<u8>>>>);
+
+    impl Card {
+        fn arrives(&self, to: Address, number: u8) {
+            self.0.borrow_mut().push_back(frame(to, OUTSIDE, number));
+        }
+
+        fn waiting(&self) -> usize {
+            self.0.borrow().len()
+        }
+    }
+
+    impl Uplink for Card {
+        fn receive(&mut self, take: impl FnOnce(&[u8])) -> bool {
+            let frame = self.0.borrow_mut().pop_front();
+            frame.map(|frame| take(&frame)).is_some()
+        }
+
+        fn send(&mut self, _: &[u8]) {}
+    }
+
+    fn frame(to: Address, from: Address, number: u8) -> Vec<u8> {
+        [&to[..], &from, &[8, 0, number]].concat()
+    }
+
+    /// Two guests at the ports 1 and 2, and the host's card.
+    fn network() -> (Network<Card>, Card) {
+        let card = Card::default();
+        let mut network = Network::new(Some(card.clone()));
+        assert_eq!((network.plug(A), network.plug(B)), (Some(1), Some(2)));
+        (network, card)
+    }
+
+    fn told(network: &mut Network<Card>) -> Vec<usize> {
+        let arrived = network.arrived();
+        (0..3).filter(|&port| arrived.contains(port)).collect()
+    }
+
+    /// The number of the next frame.
+    fn next(network: &mut Network<Card>, port: usize) -> Option<u8> {
+        let mut to = [0; 60];
+        let (len, _) = network.receive(port, &mut to);
+        len.map(|len| to[len - 1])
+    }
+
+    #[test]
+    fn a_frame_from_outside_rouses_the_guest_whose_it_is_and_no_other() {
+        for (to, expected) in [
+            (A, vec![1]),
+            (B, vec![2]),
+            (ALL, vec![1, 2]),
+            (OUTSIDE, vec![]),
+        ] {
+            let (mut network, card) = network();
+            card.arrives(to, 1);
+            network.sort();
+            assert_eq!(told(&mut network), expected);
+            // Each is told once.
+            network.sort();
+            assert_eq!(told(&mut network), []);
+            for port in [1, 2] {
+                let own = expected.contains(&port).then_some(1);
+                assert_eq!(next(&mut network, port), own);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_guest_rouses_who_gets_it() {
+        let (mut network, _) = network();
+        assert!(network.send(1, &frame(B, A, 1)));
+        // The session knows already.
+        assert!(!network.send(1, &frame(B, A, 2)));
+        assert_eq!(told(&mut network), [2]);
+        assert!(!network.send(1, &frame(OUTSIDE, A, 3)));
+        assert_eq!(told(&mut network), []);
+    }
+
+    /// The card's interrupt may come later.
+    #[test]
+    fn a_guest_that_looks_finds_its_own_and_the_other_is_told_of_its() {
+        let (mut network, card) = network();
+        for (to, number) in [(B, 1), (A, 2), (B, 3), (A, 4)] {
+            card.arrives(to, number);
+        }
+        let mut to = [0; 60];
+        assert_eq!(network.receive(1, &mut to), (Some(15), true));
+        assert_eq!(to[14], 2);
+        assert_eq!(told(&mut network), [2]);
+        assert_eq!(next(&mut network, 1), Some(4));
+        assert_eq!(next(&mut network, 1), None);
+        assert_eq!([1, 3].map(Some), [2, 2].map(|p| next(&mut network, p)));
+    }
+
+    #[test]
+    fn a_single_guest_that_is_slow_loses_nothing() {
+        let card = Card::default();
+        let mut network = Network::new(Some(card.clone()));
+        assert_eq!(network.plug(A), Some(1));
+        (0..100).for_each(|number| card.arrives(A, number));
+        network.sort();
+        assert_eq!(card.waiting(), 100 - WAITING);
+        let frames = std::iter::from_fn(|| next(&mut network, 1));
+        assert!(frames.eq(0..100));
+    }
+
+    #[test]
+    fn one_that_takes_nothing_keeps_no_other_from_its_frames() {
+        let (mut network, card) = network();
+        (0..100).for_each(|number| card.arrives(A, number));
+        card.arrives(B, 100);
+        network.sort();
+        assert_eq!(told(&mut network), [1, 2]);
+        assert_eq!(next(&mut network, 2), Some(100));
+        let frames = std::iter::from_fn(|| next(&mut network, 1));
+        assert!(frames.eq(0..WAITING as u8));
+    }
+}
