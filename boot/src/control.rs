@@ -111,6 +111,8 @@ static FOCUS: AtomicU8 = AtomicU8::new(1);
 static OPEN: AtomicBool = AtomicBool::new(false);
 /// The tool speaks another version: nothing but a goodbye is understood.
 static FOREIGN: AtomicBool = AtomicBool::new(false);
+/// Whether the tool has greeted, or it was said that it does not.
+static GREETED: AtomicBool = AtomicBool::new(false);
 /// Whether the open channel's frames go to port E9h: for [`emergency`], which may not take the lock.
 static ON_E9: AtomicBool = AtomicBool::new(false);
 
@@ -240,7 +242,14 @@ pub fn request<T>(f: impl FnOnce(Request<&[u8]>) -> T) -> Option<T> {
             item
         };
         let understood = match item {
-            None => continue,
+            None => {
+                if decoder.is_passing_over() && !GREETED.swap(true, Ordering::Relaxed) {
+                    log::error!(
+                        "what the host tool says is no frame of version {VERSION} of the control protocol: build it from the same source"
+                    );
+                }
+                continue;
+            }
             Some(Item::Frame(frame)) => Request::decode(frame),
             Some(Item::Skipped(skipped)) => Err(skipped),
         };
@@ -256,10 +265,13 @@ pub fn request<T>(f: impl FnOnce(Request<&[u8]>) -> T) -> Option<T> {
 
 /// The tool has said which version it speaks.
 fn greeted(version: u16) {
+    GREETED.store(true, Ordering::Relaxed);
     if version != VERSION {
-        log::error!(
-            "the host tool speaks version {version} of the control protocol, Umbra {VERSION}"
+        let why = alloc::format!(
+            "the host tool speaks version {version} of the control protocol, and this Umbra version {VERSION}: build both from the same source"
         );
+        log::error!("{why}");
+        event(1, Event::Refused(&why));
         FOREIGN.store(true, Ordering::Relaxed);
     }
 }

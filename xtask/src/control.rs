@@ -8,7 +8,7 @@ mod tests;
 
 pub use protocol::{Mouse, Picture, TextScreen};
 
-use protocol::{Assembler, Item};
+use protocol::{Assembler, FirstVersion, Item};
 
 /// What Umbra says.
 pub type Message = protocol::Whole;
@@ -31,6 +31,7 @@ pub enum Said {
 pub struct Decoder {
     frames: Box<protocol::Decoder>,
     assembler: Assembler,
+    first: FirstVersion,
     /// A frame was found: what is none from now on is not the firmware's.
     started: bool,
 }
@@ -39,7 +40,16 @@ impl Decoder {
     /// Takes bytes from the front of `bytes` up to the end of the next message. `None`: all are taken, and more have to come.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Said> {
         loop {
-            let said = match self.frames.next(bytes)? {
+            let before = *bytes;
+            let item = self.frames.next(bytes);
+            if !self.started {
+                let (taken, _) = before.split_at(before.len() - bytes.len());
+                if self.first.hears(taken) {
+                    let hello = Message::Hello(FirstVersion::NUMBER);
+                    return Some(Said::About(0, hello));
+                }
+            }
+            let said = match item? {
                 Item::Skipped(_) if !self.started => continue,
                 Item::Skipped(skipped) => Err(skipped),
                 Item::Frame(frame) => {

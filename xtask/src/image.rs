@@ -102,7 +102,7 @@ pub fn firmware() -> Vec<Module> {
 ///
 /// A guest cannot boot, or the image cannot be made.
 pub fn image(args: &ImageArgs) -> Result<()> {
-    let memory = parse_memory(&args.memory)?;
+    let memory = parse_memory("--memory", &args.memory)?;
     let mut guests = Vec::new();
     for path in &args.guests {
         let medium = match path.to_str().and_then(Guest::named) {

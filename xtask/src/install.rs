@@ -53,7 +53,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         .as_deref()
         .map(media::parse_size)
         .transpose()?;
-    let memory = parse_memory(&args.memory)?;
+    let memory = parse_memory("--memory", &args.memory)?;
     if media::check_disk(&args.disk, size)? {
         refuse!(
             "{} exists already; an installation writes over a whole disk, so name a new file",

@@ -24,7 +24,7 @@ use crate::mouse;
 use crate::outcome::{exit_code, refuse};
 use crate::rig::{
     Boot, Bus, Counting, MIB, Machine, Module, Net, Network, Part, QEMU_SVM, Rig, host_cpus,
-    outer_memory, parse_cpus,
+    outer_memory, parse_cpus, parse_memory,
 };
 use crate::screen::write_png;
 use crate::script::{self, Step, wait};
@@ -173,7 +173,7 @@ impl Options {
             outer_memory: args
                 .outer_memory
                 .as_deref()
-                .map(crate::rig::parse_memory)
+                .map(|text| parse_memory("--outer-memory", text))
                 .transpose()?,
             bus: Bus::Virtio,
         })

@@ -483,7 +483,11 @@ impl Session {
             Message::Screenshot(picture) => self.picture = Some(picture),
             Message::Report(json) => self.reports.push(json),
             Message::Hello(VERSION) => self.send(&Request::Hello(VERSION))?,
-            Message::Hello(other) => return Err(foreign(other).into()),
+            Message::Hello(other) => {
+                // So that Umbra says it, too.
+                self.send(&Request::Hello(VERSION))?;
+                return Err(foreign(other).into());
+            }
             Message::Event(Event::Ready) if self.started => {
                 return Err(anyhow!("Umbra itself was reset and started again"));
             }

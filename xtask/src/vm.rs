@@ -84,7 +84,7 @@ impl Vm {
         if args.shadow.is_some() && args.paging == Paging::Nested {
             refuse!("--shadow goes with --paging shadow or alternate");
         }
-        let memory = parse_memory(&args.memory)?;
+        let memory = parse_memory("--memory", &args.memory)?;
         let (cpus, max_cpus) = count_cpus(args)?;
         let initrd = match (&args.initrd, &args.guest) {
             (Some(path), _) => Some(media::open_initrd(path)?),

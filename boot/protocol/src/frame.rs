@@ -108,6 +108,12 @@ impl Decoder {
         }
     }
 
+    /// Whether the bytes that came last, since the last frame, are none: what they are is told when the next frame begins.
+    #[must_use]
+    pub const fn is_passing_over(&self) -> bool {
+        self.noise != 0
+    }
+
     /// Takes bytes from the front of `bytes` up to the next item. `None`: all are taken, and more have to come.
     pub fn next<'a>(&'a mut self, bytes: &mut &[u8]) -> Option<Item<'a>> {
         loop {

@@ -5,7 +5,8 @@
 //! puts them together with an [`Assembler`].
 //!
 //! * The first message is [`Message::Hello`] with Umbra's [`VERSION`], and the tool answers with its own in [`Request::Hello`]. These two
-//!   frames look the same in every version. Whoever hears of another version says so; nothing else is understood then.
+//!   frames look the same in every version but the first, which had no greeting and other frames: [`FirstVersion`] knows it. Whoever hears of
+//!   another version says so at once; nothing else is understood then.
 //! * A well-framed message never ends a run. What one end does not know, or finds outside the limits below, is a [`Skipped`]: it is
 //!   reported, and the next frame is read.
 //! * Bytes that are no frame are passed over up to the next header. The outer machine's firmware may have written there before Umbra.
@@ -19,6 +20,7 @@
 extern crate alloc;
 
 mod assemble;
+mod first;
 pub mod frame;
 mod message;
 pub mod options;
@@ -31,6 +33,7 @@ mod tests;
 mod text;
 
 pub use assemble::{Assembler, Picture, TextScreen, Whole};
+pub use first::FirstVersion;
 pub use frame::{Decoder, Frame, Item};
 pub use message::{Event, Message};
 pub use picture::{Band, Bands, Size};

@@ -91,21 +91,18 @@ pub fn bytes(text: &str, smaller: &[(char, u64)], usual: char) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(*unit)
 }
 
-/// Reads a memory size: a number of MiB, or one with the unit K, M, G or T, in whole MiB. The result is in bytes.
+/// Reads the memory size that the option `option` has: a number of MiB, or one with the unit K, M, G or T, in whole MiB. The result is in
+/// bytes.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) for what is no size, or a size no guest can have.
-pub fn parse_memory(text: &str) -> Result<u64> {
+pub fn parse_memory(option: &str, text: &str) -> Result<u64> {
     match bytes(text, &[('k', 1 << 10), ('m', MIB)], 'm') {
-        None => refuse!("--memory {text} is not a size; write it like 512M or 1G"),
-        Some(bytes) if bytes < MIN_MEMORY => {
-            refuse!("--memory {text} is too little: a guest needs at least 32M")
-        }
-        Some(bytes) if bytes > MAX_MEMORY => {
-            refuse!("--memory {text} is too much: a guest can have at most 512G")
-        }
-        Some(bytes) if bytes % MIB != 0 => refuse!("--memory {text} is not a whole number of MiB"),
+        None => refuse!("{option} {text} is not a size; write it like 512M or 1G"),
+        Some(bytes) if bytes < MIN_MEMORY => refuse!("{option} {text} is too little: 32M at least"),
+        Some(bytes) if bytes > MAX_MEMORY => refuse!("{option} {text} is too much: 512G at most"),
+        Some(bytes) if bytes % MIB != 0 => refuse!("{option} {text} is not a whole number of MiB"),
         Some(bytes) => Ok(bytes),
     }
 }
@@ -265,7 +262,7 @@ mod tests {
             ("65536k", 64),
             ("2GiB", 2048),
         ] {
-            assert_eq!(parse_memory(text).unwrap(), mib * MIB, "{text}");
+            assert_eq!(parse_memory("--memory", text).unwrap(), mib * MIB, "{text}");
         }
     }
 
@@ -284,12 +281,10 @@ mod tests {
             "1T",
             "32769K",
         ] {
-            assert!(
-                parse_memory(text)
-                    .unwrap_err()
-                    .is::<crate::outcome::Refused>(),
-                "{text}"
-            );
+            let error = parse_memory("--outer-memory", text).unwrap_err();
+            assert!(error.is::<crate::outcome::Refused>(), "{text}");
+            let named = format!("--outer-memory {text} is ");
+            assert!(error.to_string().starts_with(&named), "{error}");
         }
     }
 

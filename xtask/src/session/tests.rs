@@ -311,20 +311,32 @@ fn what_is_not_understood_is_noted_and_the_run_goes_on() {
 }
 
 #[test]
-fn an_umbra_of_another_version_is_refused() {
-    let (near, far) = UnixStream::pair().unwrap();
-    let player = thread::spawn(move || {
-        let mut far = far;
-        protocol::Message::Hello(VERSION + 1).encode(1, &mut |part| far.write_all(part).unwrap());
-        let _ = far.read(&mut [0; 64]);
-    });
-    let clone = near.try_clone().unwrap();
-    let plan = plan(&[]);
-    let summary = Session::new(Channel::over(near, clone), &[]).run(&plan, &mut |_| {});
-    let error = summary.result.unwrap_err();
-    assert!(error.is::<Refused>());
-    assert!(error.to_string().contains("the same source"), "{error}");
-    player.join().unwrap();
+fn an_umbra_of_another_version_is_refused_at_once_and_told() {
+    let mut later = Vec::new();
+    protocol::Message::Hello(VERSION + 1).encode(1, &mut |part| later.extend_from_slice(part));
+    for (version, begins) in [
+        (VERSION + 1, later),
+        (1, b"C\x01\0\0\0xE\x05\0\0\0ready".to_vec()),
+    ] {
+        let (near, far) = UnixStream::pair().unwrap();
+        let player = thread::spawn(move || {
+            let mut far = far;
+            far.write_all(&begins).unwrap();
+            let mut heard = vec![0; 64];
+            let count = far.read(&mut heard).unwrap();
+            let hello = far::request(&mut protocol::Decoder::new(), &mut &heard[..count]);
+            assert_eq!(hello, Some(Request::Hello(VERSION)));
+        });
+        let clone = near.try_clone().unwrap();
+        let plan = plan(&[until("it waits for ever")]);
+        let session = Session::new(Channel::over(near, clone), &plan.script);
+        let error = session.run(&plan, &mut |_| {}).result.unwrap_err();
+        assert!(error.is::<Refused>());
+        let versions =
+            format!("speaks version {version} of the control protocol, and this tool version 2");
+        assert!(error.to_string().contains(&versions), "{error}");
+        player.join().unwrap();
+    }
 }
 
 /// A picture of one pixel.
