@@ -48,6 +48,8 @@ pub struct Program {
 
 /// The beginning of programs in protected mode.
 const PROTECTED: &str = include_str!("protected.s");
+/// What is before every program.
+const START: &str = include_str!("start.s");
 /// The image: enough for a BIOS to take it for a disk.
 const IMAGE: usize = 1 << 20;
 
@@ -75,14 +77,14 @@ pub fn assemble_protected(program: &str, len: usize, path: &Path) -> Result<()> 
     assemble(&whole, len, path)
 }
 
-/// Makes a disk image in `path` whose first `len` bytes are the assembled `program`, a boot sector and what it loads.
+/// Makes a disk image in `path` whose first `len` bytes are the assembled `program` behind `start.s`: a boot sector and what it loads.
 ///
 /// # Errors
 ///
 /// It cannot be assembled or written.
 pub fn assemble(program: &str, len: usize, path: &Path) -> Result<()> {
     let (source, object) = (path.with_extension("s"), path.with_extension("o"));
-    fs::write(&source, program)?;
+    fs::write(&source, format!("{START}{program}"))?;
     deb::run(
         Command::new("as")
             .args(["--32", "-o"])

@@ -116,6 +116,7 @@ impl Bare {
             },
             drives: Vec::new(),
             network: Network::default(),
+            remains: None,
             icount: false,
             display: None,
         };

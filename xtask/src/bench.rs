@@ -203,6 +203,7 @@ pub fn native_machine(
         },
         drives: Vec::new(),
         network: Network::default(),
+        remains: None,
         icount,
         display: None,
     }

@@ -80,6 +80,7 @@ impl Words {
             },
             drives,
             network,
+            remains: None,
             icount: false,
             display: None,
         };

@@ -1,16 +1,7 @@
 # Measures exits from the guest's side: a boot sector that repeats one instruction a thousand times between two readings of the
 # time stamp counter, and says on COM1 what the counter counted: a letter, eight hexadecimal digits, a blank. The first is an
 # empty loop. Assembled by exits.rs.
-    .code16
-    .intel_syntax noprefix
-    .globl _start
-_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov ss, ax
-    mov sp, 0x7c00
-    cld
+    BEGIN
     mov bp, offset nothing
     mov al, 'N'
     call measure
@@ -70,8 +61,7 @@ measure:
     jnz 3b
     mov al, ' '
 put:
-    mov dx, 0x3f8
-    out dx, al
+    PUT
 nothing:
     ret
 do_cpuid:
@@ -107,5 +97,4 @@ do_write_cr8:
     xor eax, eax
     .byte 0xf0, 0x0f, 0x22, 0xc0
     ret
-    .org 510
-    .word 0xaa55
+    SIGNATURE

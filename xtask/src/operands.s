@@ -2,33 +2,18 @@
 # 256-colour and in a planar mode, from real mode and from privilege level 3, and code that runs from there. It says on COM1 what came of
 # each: "ok", or what was there instead.
 
-    .intel_syntax noprefix
-    .set STACK, 0x7c00
     .set IDT, 0x6000
 
-    .code16
-    .globl _start
-_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov sp, STACK
+    BEGIN
     mov [drive], dl
-    mov ax, 0x0200 + LOADED         # read the sectors behind this one
-    mov bx, 0x7e00
-    mov cx, 2
-    mov dh, 0
-    int 0x13
+    LOAD
     jmp begin
 drive:
     .byte 0
     .org 446
     .byte 0x80, 0, 1, 0, 0x0c, 0xfe, 0xff, 0xff
     .long 1, 2047
-    .org 510
-    .byte 0x55, 0xaa
+    SIGNATURE
 
 say:                                # the string behind the call
     pop si
@@ -39,17 +24,7 @@ say:                                # the string behind the call
     jmp 1b
 2:  jmp si
 put:
-    push dx
-    push ax
-    mov dx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    pop ax
-    mov dx, 0x3f8
-    out dx, al
-    pop dx
-    ret
+    PUT
 hex:                                # EAX
     mov cx, 8
 1:  rol eax, 4
@@ -372,15 +347,7 @@ say32:
     jmp 1b
 2:  jmp esi
 put32:
-    push eax
-    mov edx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    pop eax
-    mov edx, 0x3f8
-    out dx, al
-    ret
+    PUT
 verdict:
     jne 1f
     call say32

@@ -1,9 +1,6 @@
 # The beginning of a program in protected mode: a boot sector that loads the sectors behind it and enters flat 32-bit segments, with
 # paging and interrupts off. What is assembled behind it follows `protected`, and has `say`. LOADED is the number of those sectors.
 
-    .intel_syntax noprefix
-    .set STACK, 0x7c00
-
     # Makes interrupt gates for all 32 exceptions, which lead to one place, at IDT, which [idt_pointer] names. Uses EAX, ECX, EDX and EDI.
     .macro EXCEPTIONS_TO place
     mov edi, IDT
@@ -20,20 +17,8 @@
     lidt [idt_pointer]
     .endm
 
-    .code16
-    .globl _start
-_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov sp, STACK
-    mov ax, 0x0200 + LOADED         # read the sectors behind this one
-    mov bx, 0x7e00
-    mov cx, 2
-    mov dh, 0
-    int 0x13
+    BEGIN
+    LOAD
     cli
     lgdt [gdt_pointer]
     mov eax, cr0
@@ -51,20 +36,16 @@ gdt_pointer:
 
     .code32
 say:                                # the string at ESI to COM1
-    mov edx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
     lodsb
     test al, al
-    jz 2f
-    mov edx, 0x3f8
-    out dx, al
+    jz 1f
+    call put
     jmp say
-2:  ret
+1:  ret
+put:
+    PUT
 
-    .org 510
-    .byte 0x55, 0xaa
+    SIGNATURE
 
     .code32
 protected:

@@ -330,6 +330,7 @@ pub fn machine(
         },
         drives,
         network: options.network.clone(),
+        remains: None,
         icount: options.icount,
         display,
     })

@@ -2,21 +2,10 @@
 # the end by the VGA BIOS, and draws in it what uses that mode's ways to the planes; then COM1 says the key and an exclamation
 # mark. In the planar mode the mouse draws too: a block follows it, and a click leaves one behind.
 
-    .intel_syntax noprefix
-    .set STACK, 0x7c00
     .set ROW, 80                    # bytes of a row of the planar mode
 
-    .code16
-    .globl _start
-_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov sp, STACK
+    BEGIN
     sti
-    cld
     mov al, '?'
     call say
 wait_key:
@@ -45,20 +34,9 @@ wait_key:
     jmp wait_key
 
 say:                                # AL to COM1
-    push dx
-    push ax
-    mov dx, 0x3fd
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    pop ax
-    mov dx, 0x3f8
-    out dx, al
-    pop dx
-    ret
+    PUT
 
-    .org 510
-    .byte 0x55, 0xaa
+    SIGNATURE
 
 gr:                                 # graphics controller: index AL, value AH
     push dx

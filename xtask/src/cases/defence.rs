@@ -1,24 +1,81 @@
-//! How Umbra defends itself: its own page tables, and the pages below its stacks.
+//! How Umbra defends itself: its own page tables, and the pages below its stacks; and that a guest finds nothing of another's in its memory.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use super::{Case, own, until};
+use crate::attack;
 use crate::guests::Guest;
+use crate::rig::REMAINS;
 use crate::run::{self, Options};
+use crate::session::Plan;
 use crate::vm::Vm;
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    vec![own(
-        "own-memory-is-protected",
-        &[Guest::GrubRescue],
-        protected,
-        64,
-        120,
-    )]
+    vec![
+        own(
+            "own-memory-is-protected",
+            &[Guest::GrubRescue],
+            protected,
+            64,
+            120,
+        ),
+        own("guest-memory-is-cleared", &[], cleared, 64, 60),
+    ]
+}
+
+/// What the machine's memory is full of, and what the guest looks for.
+const PATTERN: u32 = 0x6d75_7a61;
+/// The length of its program.
+const LOOKS: usize = 1024;
+
+/// The machine's memory is full when it starts, and the guest, which has nearly half of it, finds its own clear.
+fn cleared(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let disk = scratch.join("remains.img");
+    let memory = case.memory;
+    let program = include_str!("../remains.s");
+    let program = format!(".set PATTERN, {PATTERN}\n.set MEMORY, {memory}\n{program}");
+    attack::assemble_protected(&program, LOOKS, &disk)?;
+    let options = Options {
+        vm: Vm {
+            memory,
+            ..Vm::of(&disk)?
+        },
+        script: vec![until("clear")],
+        timeout: Some(Duration::from_secs(case.timeout)),
+        ..Options::headless(Vm::of(&disk)?)
+    };
+    let mut machine = run::machine(&options, umbra, None, scratch)?;
+    let remains = scratch.join("remains");
+    let words = (machine.memory - REMAINS) as usize / 4;
+    fs::write(&remains, PATTERN.to_le_bytes().repeat(words))?;
+    machine.remains = Some(remains);
+    let plan = Plan {
+        vms: 1,
+        script: options.script.clone(),
+        timeout: options.timeout,
+        ..Plan::default()
+    };
+    let run = run::converse(&machine, &plan, case.name, &mut |_| ())?;
+    run.summary.result?;
+    // What was cleared had been full.
+    let log = fs::read_to_string(run.log)?;
+    let told = log.lines().find_map(|line| {
+        let (_, used) = line
+            .split_once("guest RAM: cleared in ")?
+            .1
+            .split_once(", ")?;
+        used.split_once(" KiB")?.0.parse::<u64>().ok()
+    });
+    ensure!(
+        told.is_some_and(|kib| kib << 10 > memory / 2),
+        "too little of the guest's memory had been used: {told:?} KiB"
+    );
+    Ok(())
 }
 
 /// Umbra walks its own tables, and finds no page writable and executable; an overflow of each stack is told as such.

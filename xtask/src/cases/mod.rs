@@ -353,6 +353,7 @@ impl Case {
             boot: Boot::Cd { path, firmware },
             drives: Vec::new(),
             network: Network::default(),
+            remains: None,
             icount: false,
             display: None,
         };

@@ -362,6 +362,7 @@ mod tests {
                 },
             ],
             network: Network::default(),
+            remains: None,
             icount: false,
             display: None,
         }

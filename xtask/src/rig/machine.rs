@@ -197,6 +197,9 @@ pub enum Boot {
     },
 }
 
+/// Where what was left in an outer machine's memory begins.
+pub const REMAINS: u64 = 16 * MIB;
+
 /// A whole outer machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -214,6 +217,8 @@ pub struct Machine {
     pub drives: Vec<Drive>,
     /// Its network.
     pub network: Network,
+    /// What is in its memory when it starts, from [`REMAINS`] on. QEMU only.
+    pub remains: Option<PathBuf>,
     /// Whether it counts instructions instead of measuring time.
     pub icount: bool,
     /// The window system that shows its screen, if any.

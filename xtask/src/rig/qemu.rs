@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
-use super::machine::{Boot, Bus, Drive, Forward, Machine, Module, Net, Network};
+use super::machine::{Boot, Bus, Drive, Forward, Machine, Module, Net, Network, REMAINS};
 use super::{Rig, models};
 use crate::deb;
 use crate::emulator::{
@@ -294,6 +294,11 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
         let [backend, device] = drive(number, one)?;
         add(&["-drive", &backend, "-device", &device]);
     }
+    if let Some(path) = &machine.remains {
+        let path = escaped(path)?;
+        let remains = format!("loader,file={path},addr={REMAINS:#x},force-raw=on");
+        add(&["-device", &remains]);
+    }
     if let Some(network) = network(&machine.network)? {
         let card = match machine.boot {
             Boot::Native { .. } => NATIVE_NETWORK_CARD,
@@ -475,6 +480,7 @@ mod tests {
                 bus: Bus::Virtio,
             }],
             network: Network::default(),
+            remains: None,
             icount: true,
             display: None,
         }

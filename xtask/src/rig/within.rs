@@ -249,6 +249,7 @@ mod tests {
                 bus: Bus::Virtio,
             }],
             network: Network::default(),
+            remains: None,
             icount: false,
             display: None,
         };
