@@ -6,6 +6,8 @@
 //! flags, memory and exceptions have to be the same.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod native;
+
 use hv_core::emulate::testing::{FakeCpu, RegionKind};
 use hv_core::emulate::{EmuFault, Executed, NativeInsn, step};
 use hv_core::fx::FxState;
@@ -13,11 +15,12 @@ use hv_core::regs::{Cr0, Cr4, Rflags, gpr};
 use hv_core::testing::Random;
 use iced_x86::code_asm::*;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use native::{FLAGS, HOST_RSP};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-/// Registers, flags and the host's stack pointer, below 2 GiB to be addressable absolutely.
+/// The [`native`] context, and behind it the XSAVE area.
 const CONTEXT: u64 = 0x2400_0000;
 /// Where it all begins and ends.
 const GATE: u64 = 0x2401_0000;
@@ -25,8 +28,6 @@ const GATE: u64 = 0x2401_0000;
 const DATA: u64 = 0x2410_0000;
 const DATA_LEN: usize = 0x1000;
 
-const FLAGS: u64 = 128;
-const HOST_RSP: u64 = 144;
 const AREA: u64 = 1024;
 const AREA_LEN: usize = 1024;
 const YMM: usize = 576;
@@ -47,10 +48,6 @@ static UPPER: Mutex<[u8; 256]> = Mutex::new([0; 256]);
 /// The pages are for one test at a time.
 static PAGES: Mutex<bool> = Mutex::new(false);
 
-const GPRS: [AsmRegister64; 16] = [
-    rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
-];
-
 extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a context of this type.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
@@ -60,14 +57,6 @@ extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_v
         Ordering::Relaxed,
     );
     registers[libc::REG_RIP as usize] = EPILOGUE.load(Ordering::Relaxed) as i64;
-}
-
-fn map(at: u64, len: usize) {
-    let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: the kernel refuses to map over anything that is there already.
-    let got = unsafe { libc::mmap(at as *mut _, len, protection, flags, -1, 0) };
-    assert_eq!(got as u64, at);
 }
 
 /// Makes the pages at the first call, and takes them.
@@ -80,30 +69,18 @@ fn pages() -> MutexGuard<'static, bool> {
             (DATA, DATA_LEN),
             (NativeInsn::OPERAND, 0x2000),
         ] {
-            map(at, len);
+            native::map(at, len);
         }
         let mut a = CodeAssembler::new(64).unwrap();
-        for r in [rbx, rbp, r12, r13, r14, r15] {
-            a.push(r).unwrap();
-        }
-        a.mov(qword_ptr(CONTEXT + HOST_RSP), rsp).unwrap();
+        native::leave_host(&mut a, CONTEXT);
         a.mov(eax, 7).unwrap();
         a.xor(edx, edx).unwrap();
         a.xrstor64(ptr(CONTEXT + AREA)).unwrap();
-        a.mov(esp, (CONTEXT + FLAGS) as u32).unwrap();
-        a.popfq().unwrap();
-        for (i, r) in GPRS.into_iter().enumerate() {
-            a.mov(r, qword_ptr(CONTEXT + 8 * i as u64)).unwrap();
-        }
+        native::load(&mut a, CONTEXT);
         a.jmp(NativeInsn::CODE).unwrap();
         let prologue = a.assemble(GATE).unwrap();
         let mut a = CodeAssembler::new(64).unwrap();
-        for (i, r) in GPRS.into_iter().enumerate() {
-            a.mov(qword_ptr(CONTEXT + 8 * i as u64), r).unwrap();
-        }
-        a.mov(esp, (CONTEXT + FLAGS + 8) as u32).unwrap();
-        a.pushfq().unwrap();
-        a.cld().unwrap();
+        native::store(&mut a, CONTEXT);
         a.mov(eax, 7).unwrap();
         a.xor(edx, edx).unwrap();
         a.xsave64(ptr(CONTEXT + AREA)).unwrap();
@@ -111,11 +88,7 @@ fn pages() -> MutexGuard<'static, bool> {
         a.mov(dword_ptr(CONTEXT + HOST_RSP + 8), 0x1f80).unwrap();
         a.ldmxcsr(dword_ptr(CONTEXT + HOST_RSP + 8)).unwrap();
         a.vzeroupper().unwrap();
-        a.mov(rsp, qword_ptr(CONTEXT + HOST_RSP)).unwrap();
-        for r in [r15, r14, r13, r12, rbp, rbx] {
-            a.pop(r).unwrap();
-        }
-        a.ret().unwrap();
+        native::return_to_host(&mut a, CONTEXT);
         let at = GATE + 0x800;
         EPILOGUE.store(at, Ordering::Relaxed);
         let epilogue = a.assemble(at).unwrap();

@@ -5,6 +5,8 @@
 //! `EMULATOR_CASES` and `EMULATOR_SEED` in the environment make it run longer and elsewhere.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod native;
+
 use hv_core::emulate::testing::{FakeCpu, RegionKind};
 use hv_core::emulate::{EmuFault, StepKind, step};
 use hv_core::event::vector;
@@ -13,8 +15,9 @@ use hv_core::regs::gpr::{RBP, RCX, RDI, RSI, RSP};
 use hv_core::testing::Random;
 use iced_x86::code_asm::*;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use native::FLAGS;
 
-/// Registers, flags and the host's stack pointer, below 2 GiB to be addressable absolutely.
+/// The [`native`] context, and behind it the XMM registers.
 const CONTEXT: u64 = 0x2000_0000;
 /// The generated code.
 const CODE: u64 = 0x2001_0000;
@@ -24,8 +27,6 @@ const DATA_LEN: usize = 0x4000;
 /// Memory operands begin within this distance around the middle of the data.
 const SPREAD: u64 = 0x800;
 
-const FLAGS: u64 = 128;
-const HOST_RSP: u64 = 144;
 const XMM: u64 = 256;
 
 const CF: u64 = 1;
@@ -37,9 +38,6 @@ const OF: u64 = 0x800;
 const DF: u64 = 0x400;
 const ARITH: u64 = CF | PF | AF | ZF | SF | OF;
 
-const GPRS: [AsmRegister64; 16] = [
-    rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
-];
 const XMMS: [AsmRegisterXmm; 16] = [
     xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7, xmm8, xmm9, xmm10, xmm11, xmm12, xmm13, xmm14,
     xmm15,
@@ -62,26 +60,15 @@ struct Native {
 impl Native {
     fn new() -> Self {
         for (at, len) in [(CONTEXT, 0x1000), (CODE, 0x1000), (DATA, DATA_LEN)] {
-            let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-            // SAFETY: the kernel refuses to map over anything that is there already.
-            let got = unsafe { libc::mmap(at as *mut _, len, protection, flags, -1, 0) };
-            assert_eq!(got as u64, at);
+            native::map(at, len);
         }
         let mut a = CodeAssembler::new(64).unwrap();
-        for r in [rbx, rbp, r12, r13, r14, r15] {
-            a.push(r).unwrap();
-        }
-        a.mov(qword_ptr(CONTEXT + HOST_RSP), rsp).unwrap();
+        native::leave_host(&mut a, CONTEXT);
         for (i, r) in XMMS.into_iter().enumerate() {
             a.movups(r, xmmword_ptr(CONTEXT + XMM + 16 * i as u64))
                 .unwrap();
         }
-        a.mov(esp, (CONTEXT + FLAGS) as u32).unwrap();
-        a.popfq().unwrap();
-        for (i, r) in GPRS.into_iter().enumerate() {
-            a.mov(r, qword_ptr(CONTEXT + 8 * i as u64)).unwrap();
-        }
+        native::load(&mut a, CONTEXT);
         Self {
             prologue: a.assemble(CODE).unwrap(),
         }
@@ -94,21 +81,12 @@ impl Native {
 
     fn epilogue(rip: u64) -> Vec<u8> {
         let mut a = CodeAssembler::new(64).unwrap();
-        for (i, r) in GPRS.into_iter().enumerate() {
-            a.mov(qword_ptr(CONTEXT + 8 * i as u64), r).unwrap();
-        }
-        a.mov(esp, (CONTEXT + FLAGS + 8) as u32).unwrap();
-        a.pushfq().unwrap();
-        a.cld().unwrap();
+        native::store(&mut a, CONTEXT);
         for (i, r) in XMMS.into_iter().enumerate() {
             a.movups(xmmword_ptr(CONTEXT + XMM + 16 * i as u64), r)
                 .unwrap();
         }
-        a.mov(rsp, qword_ptr(CONTEXT + HOST_RSP)).unwrap();
-        for r in [r15, r14, r13, r12, rbp, rbx] {
-            a.pop(r).unwrap();
-        }
-        a.ret().unwrap();
+        native::return_to_host(&mut a, CONTEXT);
         a.assemble(rip).unwrap()
     }
 

@@ -83,6 +83,12 @@ impl Host for Drives {
 /// # Panics
 /// The driver does not come to an end.
 pub fn ata(data: &[u8]) {
+    answered(data);
+}
+
+/// The same. Returns how many drives were found, and how many of them could be opened.
+fn answered(data: &[u8]) -> (usize, usize) {
+    let (mut found, mut opened) = (0, 0);
     let drives = Drives {
         bytes: Arc::new(Mutex::new((data.to_vec(), 0))),
         now: 0,
@@ -94,11 +100,13 @@ pub fn ata(data: &[u8]) {
         bus_master: Some(0xc000),
     };
     for drive in probe(drives, at) {
+        found += 1;
         let ram = Arc::new(VecDeviceRam::new(DmaBuffer::SIZE));
         let buffer = || DmaBuffer::new(ram.clone(), 0x10_0000);
         let Ok(mut drive) = drive.open(false, buffer) else {
             continue;
         };
+        opened += 1;
         let sectors = drive.sectors();
         let mut buf = [0; 16 * 512];
         for turn in 0..3 {
@@ -108,5 +116,25 @@ pub fn ata(data: &[u8]) {
             let _ = drive.write(sector, &buf[..n * 512]);
             let _ = drive.flush();
         }
+    }
+    (found, opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_core::testing::Random;
+
+    #[test]
+    fn whatever_drives_answer_the_driver_comes_to_an_end() {
+        let mut random = Random::from_env("UMBRA_SEED", 0x2019);
+        let (mut found, mut opened) = (0, 0);
+        for _ in 0..200 {
+            let mut data = [0; 1024];
+            random.fill(&mut data);
+            let (more, open) = answered(&data);
+            (found, opened) = (found + more, opened + open);
+        }
+        assert!(found > 5 && opened > 1, "{found} found, {opened} opened");
     }
 }

@@ -370,14 +370,16 @@ mod tests {
 
     #[test]
     fn a_model_of_the_other_vendor_is_refused_with_those_that_fit() {
-        let error = BOCHS_SVM.check_model("corei7_haswell_4770").unwrap_err();
+        let error = BOCHS_SVM
+            .choose_model(Some("corei7_haswell_4770"))
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("is for --rig bochs-vmx"), "{text}");
         assert!(
             text.contains("turion64_tyler") && !text.contains('\n'),
             "{text}"
         );
-        assert!(BOCHS_VMX.check_model("ryzen").is_err());
+        assert!(BOCHS_VMX.choose_model(Some("ryzen")).is_err());
     }
 
     #[test]

@@ -18,8 +18,6 @@ pub(super) struct BochsRig {
     pub usual_model: &'static str,
     /// The models that fit.
     pub models: &'static [&'static str],
-    /// The rig of the other vendor, whose models do not.
-    pub other: fn() -> &'static BochsRig,
     pub native_words: &'static str,
 }
 
@@ -36,17 +34,8 @@ impl Rig for BochsRig {
         self.usual_model
     }
 
-    fn check_model(&self, model: &str) -> Result<()> {
-        let other = (self.other)();
-        if other.models.contains(&model) {
-            refuse!(
-                "--cpu-model {model} is for --rig {}; --rig {} can have {}",
-                other.name,
-                self.name,
-                self.models.join(", ")
-            );
-        }
-        Ok(())
+    fn models(&self) -> &'static [&'static str] {
+        self.models
     }
 
     fn check_installed_model(&self, model: &str) -> Result<()> {

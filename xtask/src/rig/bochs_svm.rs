@@ -2,12 +2,11 @@
 
 use super::Rig;
 use super::bochs_rig::BochsRig;
-use super::bochs_vmx;
 
 /// The rig.
 pub const BOCHS_SVM: &dyn Rig = &RIG;
 
-pub(super) static RIG: BochsRig = BochsRig {
+static RIG: BochsRig = BochsRig {
     name: "bochs-svm",
     about: "Bochs with AMD-V",
     usual_model: "ryzen",
@@ -19,7 +18,6 @@ pub(super) static RIG: BochsRig = BochsRig {
         "trinity_apu",
         "ryzen",
     ],
-    other: || &bochs_vmx::RIG,
     // Linux waits by MWAITX on AMD, and Bochs 2.7 arms the wrong timer for it (`set_mwaitx_timer` in its `cpu/apic.cc`), so that it
     // waits for ever. In Umbra there is no MWAITX.
     native_words: " clearcpuid=221",

@@ -2,12 +2,11 @@
 
 use super::Rig;
 use super::bochs_rig::BochsRig;
-use super::bochs_svm;
 
 /// The rig.
 pub const BOCHS_VMX: &dyn Rig = &RIG;
 
-pub(super) static RIG: BochsRig = BochsRig {
+static RIG: BochsRig = BochsRig {
     name: "bochs-vmx",
     about: "Bochs with Intel VT-x: exact, and about ten times slower",
     usual_model: "corei7_skylake_x",
@@ -25,6 +24,5 @@ pub(super) static RIG: BochsRig = BochsRig {
         "corei7_icelake_u",
         "tigerlake",
     ],
-    other: || &bochs_svm::RIG,
     native_words: "",
 };

@@ -60,13 +60,10 @@ pub trait Rig: Sync {
     /// The CPU model if nothing else is said.
     fn usual_model(&self) -> &'static str;
 
-    /// Checks that `model` has what this rig is for, as far as that is known here: newer versions of the emulators have more models.
-    ///
-    /// # Errors
-    ///
-    /// A [`Refused`](crate::outcome::Refused) with the models that fit.
-    fn check_model(&self, _model: &str) -> Result<()> {
-        Ok(())
+    /// The CPU models that have what this rig is for, where another rig of the same emulator needs others; as far as they are known here:
+    /// newer versions of the emulators have more.
+    fn models(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Checks that the emulator, which is installed, has `model`.
@@ -162,10 +159,22 @@ impl dyn Rig {
     ///
     /// # Errors
     ///
-    /// As [`Rig::check_model`].
+    /// A [`Refused`](crate::outcome::Refused) for a model of another rig, with those that fit.
     pub fn choose_model(&self, asked: Option<&str>) -> Result<String> {
         let model = asked.unwrap_or(self.usual_model());
-        self.check_model(model)?;
+        let own = self.models();
+        let its = ALL.iter().find(|rig| rig.models().contains(&model));
+        if let Some(its) = its
+            && !own.is_empty()
+            && !own.contains(&model)
+        {
+            refuse!(
+                "--cpu-model {model} is for --rig {}; --rig {} can have {}",
+                its.name(),
+                self.name(),
+                own.join(", ")
+            );
+        }
         Ok(model.to_owned())
     }
 }
@@ -265,7 +274,8 @@ mod tests {
     fn each_rig_has_a_name_of_its_own_and_a_model_that_fits() {
         for rig in ALL {
             assert_eq!(named(rig.name()).unwrap(), rig);
-            assert!(rig.check_model(rig.usual_model()).is_ok());
+            assert!(rig.choose_model(None).is_ok());
+            assert!(rig.models().is_empty() || rig.models().contains(&rig.usual_model()));
         }
         assert!(named(AUTO).is_none());
     }

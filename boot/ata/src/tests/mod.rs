@@ -1,6 +1,5 @@
 //! The driver at work on the IDE controller of the virtual PC.
 
 mod faults;
-mod random;
 mod rig;
 mod transfers;

@@ -1,0 +1,305 @@
+//! Umbra's options: the words on its command line, which the host tool and boot menus write and Umbra reads.
+//!
+//! `control=com2 window memory=512M paging=nested vm=2 memory=1024M paging=shadow shadow=cached -- quiet`: words of the whole run, then
+//! those of the first virtual machine; behind `vm=2` those of the second, and so on. What stands behind `--` is the command line of the
+//! first one's guest.
+
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use self::value::{
+    BootFrom, MAX_ALTERNATION, MAX_CPUS, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging, Place, Shadow,
+    Transport,
+};
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use self::value::{MIB, memory, number};
+use crate::{MAX_RECORD, MAX_VMS};
+
+/// What is asked for of one virtual machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Vm<'a> {
+    /// The guest's RAM in bytes, if that is said: whole MiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
+    pub memory: Option<u64>,
+    /// The virtual CPUs that it starts with, if that is said: 1 to [`MAX_CPUS`].
+    pub cpus: Option<u32>,
+    /// The virtual CPUs that it can have in all, if that is said: [`Vm::cpus`] to [`MAX_CPUS`].
+    pub max_cpus: Option<u32>,
+    /// How its memory is virtualized.
+    pub paging: Paging,
+    /// How shadow tables are kept, if that is said.
+    pub shadow: Option<Shadow>,
+    /// How many exits are recorded into the report: up to [`MAX_RECORD`].
+    pub record: u32,
+    /// Whether exits are counted by port and by MSR for the report.
+    pub count: bool,
+    /// The ATA drives of the host that are the guest's CD-ROMs: the first is in its drive. At most [`MAX_MEDIA`], as of the next two.
+    pub cdroms: Vec<Place>,
+    /// The ATA drives that are the guest's hard disks.
+    pub disks: Vec<Place>,
+    /// The ATA drives that are the guest's floppies: the first is in its drive.
+    pub floppies: Vec<Place>,
+    /// What the firmware boots first, if that is said.
+    pub boot: Option<BootFrom>,
+    /// The command line of the first virtual machine's guest, if it comes from a boot menu.
+    pub cmdline: Option<&'a str>,
+}
+
+/// All that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options<'a> {
+    /// How to speak to the host tool, if there is one.
+    pub control: Option<Transport>,
+    /// Whether the guest's screen is drawn on the host's, and the host's keyboard is taken.
+    pub window: bool,
+    /// Whether every VM entry is checked by the manual's rules before it is tried (VT-x).
+    pub check: bool,
+    /// The stack of Umbra's that is to overflow, to see that this is noticed: a test of Umbra itself.
+    pub overflow: Option<&'a str>,
+    /// The virtual machines: 1 to [`MAX_VMS`].
+    pub vms: Vec<Vm<'a>>,
+}
+
+/// A word that is wrong, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wrong<'a> {
+    word: &'a str,
+    why: &'static str,
+}
+
+impl fmt::Display for Wrong<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the option {} is wrong: {}", self.word, self.why)
+    }
+}
+
+/// What stands before the names of a virtual machine's modules and media: nothing for the first (1).
+#[must_use]
+pub fn prefix(vm: usize) -> String {
+    match vm {
+        1 => String::new(),
+        _ => alloc::format!("vm{vm}-"),
+    }
+}
+
+/// Umbra's own words in `line`, and the guest's.
+fn split(line: &str) -> (&str, Option<&str>) {
+    match line.split_once(" -- ") {
+        Some((ours, guests)) => (ours, Some(guests)),
+        None => (line, None),
+    }
+}
+
+/// How many virtual machines `line` asks for, whatever else may be wrong with it: at most [`MAX_VMS`].
+#[must_use]
+pub fn count(line: &str) -> usize {
+    let words = split(line).0.split_whitespace();
+    let more = words.filter(|word| word.starts_with("vm=")).count();
+    (1 + more).min(MAX_VMS.into())
+}
+
+/// The way to the host tool that `line` names, whatever else may be wrong with it.
+#[must_use]
+pub fn control(line: &str) -> Option<Transport> {
+    let mut words = split(line).0.split_whitespace();
+    words.find_map(|word| word.strip_prefix("control=")?.parse().ok())
+}
+
+/// Adds the drive that `text` names.
+fn add(places: &mut Vec<Place>, text: &str) -> Result<(), &'static str> {
+    if places.len() == MAX_MEDIA {
+        return Err("there are too many of its kind");
+    }
+    places.push(text.parse()?);
+    Ok(())
+}
+
+/// A number of virtual CPUs.
+fn cpus(text: &str) -> Result<u32, &'static str> {
+    number(text)
+        .filter(|cpus| (1..=MAX_CPUS).contains(cpus))
+        .ok_or("write a number of virtual CPUs from 1 to 32, as in 4")
+}
+
+impl Vm<'_> {
+    /// The virtual CPUs that it starts with: one if nothing is said.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.cpus.unwrap_or(1)
+    }
+
+    /// The virtual CPUs that it can have in all: those that it starts with if nothing is said.
+    #[must_use]
+    pub fn max_cpus(&self) -> u32 {
+        self.max_cpus.unwrap_or(self.cpus())
+    }
+
+    /// Takes one word. False: it means nothing here.
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, &'static str> {
+        match key {
+            "memory" => {
+                let bytes = memory(value);
+                let bytes =
+                    bytes.ok_or("write a size in whole MiB from 32M to 512G, as in 512M")?;
+                self.memory = Some(bytes);
+            }
+            "cpus" | "max-cpus" => {
+                let cpus = cpus(value)?;
+                match key {
+                    "cpus" => self.cpus = Some(cpus),
+                    _ => self.max_cpus = Some(cpus),
+                }
+                if self.cpus() > self.max_cpus() {
+                    return Err("it would start with more virtual CPUs than it can have");
+                }
+            }
+            "paging" => self.paging = value.parse()?,
+            "shadow" => self.shadow = Some(value.parse()?),
+            "record" => {
+                let count = number(value).filter(|&count| count <= MAX_RECORD);
+                self.record = count.ok_or("it is a number of exits up to 10000")?;
+            }
+            "count" => self.count = true,
+            "boot" => self.boot = Some(value.parse()?),
+            "cdrom" => add(&mut self.cdroms, value)?,
+            "disk" => add(&mut self.disks, value)?,
+            "floppy" => add(&mut self.floppies, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+// The sentences above say them.
+const _: () = assert!(MIN_MEMORY == 32 * MIB && MAX_MEMORY == 512 << 30 && MAX_RECORD == 10_000);
+const _: () = assert!(MAX_CPUS == 32);
+
+impl<'a> Options<'a> {
+    /// Reads a command line. Words that mean nothing here go to `unknown`: what boot loaders and newer host tools add is not ours to
+    /// refuse.
+    ///
+    /// # Errors
+    /// A word that is wrong.
+    pub fn parse(line: &'a str, unknown: &mut dyn FnMut(&'a str)) -> Result<Self, Wrong<'a>> {
+        let (line, cmdline) = split(line);
+        let mut options = Options::default();
+        let mut vm = Vm {
+            cmdline,
+            ..Vm::default()
+        };
+        for word in line.split_whitespace() {
+            let wrong = |why| Wrong { word, why };
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match key {
+                "window" => options.window = true,
+                "check" => options.check = true,
+                "selftest" => {
+                    let stack = value.strip_prefix("overflow:");
+                    options.overflow = Some(stack.ok_or(wrong("use overflow:STACK"))?);
+                }
+                "control" => {
+                    options.control = Some(value.parse().map_err(wrong)?);
+                }
+                "vm" => {
+                    options.vms.push(core::mem::take(&mut vm));
+                    let next = options.vms.len() + 1;
+                    if number(value) != Some(next) || next > MAX_VMS.into() {
+                        return Err(wrong(
+                            "it is not the next virtual machine's number, of 8 at most",
+                        ));
+                    }
+                }
+                _ => {
+                    if !vm.take(key, value).map_err(wrong)? {
+                        unknown(word);
+                    }
+                }
+            }
+        }
+        options.vms.push(vm);
+        Ok(options)
+    }
+}
+
+// A sentence above says it.
+const _: () = assert!(MAX_VMS == 8);
+
+impl fmt::Display for Vm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is not the first virtual machine's is not written here.
+        let Vm {
+            memory,
+            cpus,
+            max_cpus,
+            paging,
+            shadow,
+            record,
+            count,
+            cdroms,
+            disks,
+            floppies,
+            boot,
+            cmdline: _,
+        } = self;
+        if let Some(bytes) = memory {
+            write!(f, "memory={}M ", bytes / MIB)?;
+        }
+        for (key, cpus) in [("cpus", cpus), ("max-cpus", max_cpus)] {
+            if let Some(cpus) = cpus {
+                write!(f, "{key}={cpus} ")?;
+            }
+        }
+        write!(f, "paging={paging}")?;
+        if let Some(shadow) = shadow {
+            write!(f, " shadow={}", shadow.name())?;
+        }
+        if *record != 0 {
+            write!(f, " record={record}")?;
+        }
+        f.write_str(if *count { " count" } else { "" })?;
+        if let Some(boot) = boot {
+            write!(f, " boot={}", boot.name())?;
+        }
+        for (key, places) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
+            for place in places {
+                write!(f, " {key}={place}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options {
+            control,
+            window,
+            check,
+            overflow,
+            vms,
+        } = self;
+        if let Some(transport) = control {
+            write!(f, "control={} ", transport.name())?;
+        }
+        for (given, word) in [(window, "window "), (check, "check ")] {
+            f.write_str(if *given { word } else { "" })?;
+        }
+        if let Some(stack) = overflow {
+            write!(f, "selftest=overflow:{stack} ")?;
+        }
+        for (number, vm) in (1..).zip(vms) {
+            if number > 1 {
+                write!(f, " vm={number} ")?;
+            }
+            vm.fmt(f)?;
+        }
+        match vms.first().and_then(|vm| vm.cmdline) {
+            Some(cmdline) => write!(f, " -- {cmdline}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What is written is what is read, and any line is read or refused.
+
+use super::value::MIB;
+use super::*;
+use hv_core::testing::Random;
+use std::string::ToString;
+
+fn random_vm(r: &mut Random) -> Vm<'static> {
+    let places = |r: &mut Random| {
+        let place = |r: &mut Random| Place {
+            channel: r.next() as u8,
+            position: r.below(2) as u8,
+        };
+        (0..r.below(MAX_MEDIA as u64 + 1))
+            .map(|_| place(r))
+            .collect()
+    };
+    let cpus = (r.below(2) == 0).then(|| 1 + r.below(32) as u32);
+    let least = cpus.unwrap_or(1);
+    Vm {
+        memory: (r.below(4) != 0).then(|| (32 + r.below(512 * 1024 - 31)) * MIB),
+        cpus,
+        max_cpus: (r.below(2) == 0).then(|| least + r.below(u64::from(33 - least)) as u32),
+        paging: match r.below(3) {
+            0 => Paging::Nested,
+            1 => Paging::Shadow,
+            _ => Paging::Alternate(1 + r.below(1_000_000) as u32),
+        },
+        shadow: (r.below(2) == 0).then(|| Shadow::ALL[r.below(3) as usize]),
+        record: r.below(10_001) as u32,
+        count: r.below(2) == 0,
+        cdroms: places(r),
+        disks: places(r),
+        floppies: places(r),
+        boot: r.pick(&[None, Some(BootFrom::Cd), Some(BootFrom::Net)]),
+        cmdline: None,
+    }
+}
+
+#[test]
+fn what_the_tool_writes_is_what_umbra_reads() {
+    let mut r = Random::from_env("UMBRA_SEED", 11);
+    for _ in 0..5_000 {
+        let vms: Vec<_> = (0..=r.below(8)).map(|_| random_vm(&mut r)).collect();
+        let mut options = Options {
+            control: r.pick(&[None, Some(Transport::Com2), Some(Transport::E9)]),
+            window: r.below(2) == 0,
+            check: r.below(2) == 0,
+            overflow: r.pick(&[None, Some("main")]),
+            vms,
+        };
+        options.vms[0].cmdline = r.pick(&[None, Some("quiet vm=3 -- memory=1"), Some("")]);
+        let line = options.to_string();
+        let read = Options::parse(&line, &mut |word| panic!("{word} is not known"));
+        assert_eq!(read, Ok(options.clone()), "{line}");
+        assert_eq!(count(&line), options.vms.len());
+        assert_eq!(control(&line), options.control);
+    }
+}
+
+#[test]
+fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
+    let mut r = Random::from_env("UMBRA_SEED", 12);
+    let pieces = [
+        "memory=",
+        "cpus=",
+        "max-cpus=",
+        "paging=",
+        "shadow=",
+        "record=",
+        "cdrom=",
+        "disk=",
+        "vm=",
+        "control=",
+        "window",
+        "check",
+        "alternate:",
+        "ms",
+        "nested",
+        "unsync",
+        "ata",
+        ".",
+        "com2",
+        "e9",
+        "M",
+        "G",
+        "0",
+        "1",
+        "2",
+        "32",
+        "512",
+        "99999999999999999999",
+        " ",
+        " ",
+        " ",
+        " -- ",
+        "é",
+        "=",
+        "-",
+        "+",
+    ];
+    for _ in 0..50_000 {
+        let line: String = (0..r.below(20)).map(|_| r.pick(&pieces)).collect();
+        assert!((1..=8).contains(&count(&line)));
+        match Options::parse(&line, &mut |_| {}) {
+            Ok(options) => {
+                assert!((1..=8).contains(&options.vms.len()));
+                for vm in &options.vms {
+                    let memory = vm.memory.unwrap_or(MIN_MEMORY);
+                    assert!((MIN_MEMORY..=MAX_MEMORY).contains(&memory));
+                    assert!(vm.record <= MAX_RECORD);
+                    assert!((1..=vm.max_cpus()).contains(&vm.cpus()));
+                    assert!(vm.max_cpus() <= MAX_CPUS);
+                }
+                let again = options.to_string();
+                assert_eq!(Options::parse(&again, &mut |_| {}), Ok(options));
+            }
+            Err(wrong) => assert!(line.contains(wrong.word)),
+        }
+    }
+}
+
+#[test]
+fn a_wrong_word_is_named() {
+    for (line, word) in [
+        ("memory=16M", "memory=16M"),
+        ("memory=33000K", "memory=33000K"),
+        ("memory=1T", "memory=1T"),
+        ("cpus=0", "cpus=0"),
+        ("cpus=33", "cpus=33"),
+        ("cpus=two", "cpus=two"),
+        ("cpus=04", "cpus=04"),
+        ("max-cpus=33", "max-cpus=33"),
+        ("cpus=4 max-cpus=2", "max-cpus=2"),
+        ("max-cpus=2 cpus=4", "cpus=4"),
+        ("window paging=both", "paging=both"),
+        ("paging=alternate:0ms", "paging=alternate:0ms"),
+        ("shadow=none", "shadow=none"),
+        ("record=10001", "record=10001"),
+        ("cdrom=ata0", "cdrom=ata0"),
+        ("disk=ata0.2", "disk=ata0.2"),
+        ("boot=hd", "boot=hd"),
+        ("vm=3", "vm=3"),
+        ("vm=2 vm=2", "vm=2"),
+        ("control=com1", "control=com1"),
+        ("vm=2 vm=3 vm=4 vm=5 vm=6 vm=7 vm=8 vm=9", "vm=9"),
+    ] {
+        let wrong = Options::parse(line, &mut |_| {}).unwrap_err();
+        assert_eq!(wrong.word, word);
+        assert!(wrong.to_string().contains(word));
+    }
+}
+
+#[test]
+fn a_guest_can_have_as_many_cpus_as_it_starts_with_unless_more_are_asked_for() {
+    for (line, counts) in [
+        ("", (1, 1)),
+        ("cpus=4", (4, 4)),
+        ("max-cpus=8", (1, 8)),
+        ("max-cpus=32 cpus=2", (2, 32)),
+        ("cpus=3 max-cpus=3", (3, 3)),
+    ] {
+        let options = Options::parse(line, &mut |_| {}).unwrap();
+        let vm = &options.vms[0];
+        assert_eq!((vm.cpus(), vm.max_cpus()), counts, "{line}");
+    }
+    let options = Options::parse("cpus=4 vm=2 max-cpus=2", &mut |_| {}).unwrap();
+    assert_eq!(options.vms[1].cpus(), 1, "each has its own");
+}
+
+#[test]
+fn places_are_channel_and_position() {
+    let at = |channel, position| Place { channel, position };
+    assert_eq!("ata0.1".parse(), Ok(at(0, 1)));
+    assert_eq!("ata12.0".parse(), Ok(at(12, 0)));
+    for bad in [
+        "", "ata", "ata0", "ata.1", "ata0.2", "ata0.1.", "sda", "ata00.1", "ata+0.1", "ata256.0",
+        "ATA0.1",
+    ] {
+        assert!(bad.parse::<Place>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_boot_loaders_add_is_passed_over() {
+    let mut unknown = Vec::new();
+    let line = "BOOT_IMAGE=/umbra window=1 memory=64M root=x -- memory=1M";
+    let options = Options::parse(line, &mut |word| unknown.push(word)).unwrap();
+    assert_eq!(unknown, ["BOOT_IMAGE=/umbra", "root=x"]);
+    assert!(options.window);
+    assert_eq!(options.vms[0].memory, Some(64 * MIB));
+    assert_eq!(options.vms[0].cmdline, Some("memory=1M"));
+}
