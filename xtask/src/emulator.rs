@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -297,6 +298,8 @@ pub fn temporary_directory() -> Result<TempDir> {
     };
     tempfile::Builder::new()
         .prefix("umbra-")
+        // Sockets and pipes to the machine are in it.
+        .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(parent)
         .context("cannot make a temporary directory")
 }
@@ -328,7 +331,6 @@ pub fn window_system() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_file_is_read_up_to_the_end_of_the_process_that_writes_it() {
