@@ -86,6 +86,12 @@ pub const PM_BASE_ALT: u16 = 0xb000;
 pub const PM_LEN: u16 = 0x40;
 /// The general-purpose event block (two status and two enable bytes).
 pub const GPE0_BASE: u16 = 0xafe0;
+/// The general-purpose event that tells of virtual CPUs which come or are to go.
+pub const GPE_CPU_HOTPLUG: u8 = 2;
+/// The registers of CPU hotplug, in machines that can have more than one CPU.
+pub const CPU_HOTPLUG_BASE: u16 = 0xaf00;
+/// Length of the registers of CPU hotplug.
+pub const CPU_HOTPLUG_LEN: u16 = 12;
 /// The interrupt of ACPI events.
 pub const SCI_IRQ: u8 = 9;
 /// The PM timer's frequency in hertz.

@@ -58,7 +58,7 @@ pub struct Roms<'a> {
 /// The items of a machine with these option ROMs.
 #[must_use]
 pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
-    let cpus = desc.cpus.min(u32::from(u16::MAX)) as u16;
+    let (cpus, max_cpus) = (desc.cpus as u16, desc.max_cpus as u16);
     let keys = vec![
         (key::SIGNATURE, b"QEMU".to_vec()),
         (key::FEATURES, FEATURES.to_le_bytes().to_vec()),
@@ -68,7 +68,7 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
         (key::CPUS, cpus.to_le_bytes().to_vec()),
         (key::NUMA, 0u64.to_le_bytes().to_vec()),
         (key::BOOT_MENU, 0u16.to_le_bytes().to_vec()),
-        (key::MAX_CPUS, cpus.to_le_bytes().to_vec()),
+        (key::MAX_CPUS, max_cpus.to_le_bytes().to_vec()),
         (key::ACPI_TABLES, 0u16.to_le_bytes().to_vec()),
         (key::SMBIOS_ENTRIES, 0u16.to_le_bytes().to_vec()),
         (key::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec()),
@@ -102,10 +102,16 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::machine;
+    use crate::testing::{machine, pluggable};
 
     fn key(n: u16) -> Vec<u8> {
-        let items = fw_cfg_items(&machine(5 << 30, 3), Roms::default());
+        let items = fw_cfg_items(
+            &MachineDesc {
+                memory: 5 << 30,
+                ..pluggable(3, 8)
+            },
+            Roms::default(),
+        );
         items.keys.into_iter().find(|k| k.0 == n).unwrap().1
     }
 
@@ -117,7 +123,7 @@ mod tests {
         assert_eq!(key(3), (5u64 << 30).to_le_bytes());
         assert_eq!(key(4), [0, 0]);
         assert_eq!(key(5), [3, 0]);
-        assert_eq!(key(0x0f), [3, 0]);
+        assert_eq!(key(0x0f), [8, 0]);
         assert_eq!(key(0x8002), [1, 0, 0, 0]);
     }
 

@@ -7,7 +7,7 @@ use crate::blob::Blob;
 use crate::pci_setup::interrupts;
 use alloc::vec::Vec;
 use hv_core::Gpa;
-use hv_core::machine::{IOAPIC, IOAPIC_ID, LAPIC, MachineDesc, irq};
+use hv_core::machine::{IOAPIC, IOAPIC_ID, LAPIC, MachineDesc, Topology, irq};
 
 /// Length of the floating pointer structure, in bytes.
 pub const POINTER_LEN: usize = 16;
@@ -36,16 +36,10 @@ const EXT_INT: u8 = 3;
 const ALL_LAPICS: u8 = 0xff;
 /// The I/O APIC's input for the PIT.
 const PIT_PIN: u8 = 2;
-/// APIC IDs end below the broadcast ID.
-const MAX_CPUS: u32 = 255;
 
-/// The floating pointer and the configuration table behind it, for placement at `at` (16-byte aligned, below 1 MiB). None for
-/// machines with more CPUs than an MP table can name.
+/// The floating pointer and the configuration table behind it, for placement at `at` (16-byte aligned, below 1 MiB).
 #[must_use]
-pub fn build(desc: &MachineDesc, at: Gpa) -> Option<Vec<u8>> {
-    if desc.cpus > MAX_CPUS {
-        return None;
-    }
+pub fn build(desc: &MachineDesc, at: Gpa) -> Vec<u8> {
     let mut pointer = Blob::zeroed(POINTER_LEN);
     pointer
         .set(0, b"_MP_")
@@ -54,7 +48,7 @@ pub fn build(desc: &MachineDesc, at: Gpa) -> Option<Vec<u8>> {
         .set8(9, SPEC_1_4);
     pointer.fix_sum(10, 0..POINTER_LEN);
     pointer.push(&table(desc));
-    Some(pointer.0)
+    pointer.0
 }
 
 fn table(desc: &MachineDesc) -> Vec<u8> {
@@ -64,8 +58,10 @@ fn table(desc: &MachineDesc) -> Vec<u8> {
         b.push(entry);
         entries += 1;
     };
-    for id in 0..desc.cpus as u8 {
-        let flags = if id == 0 {
+    // Those that are there from the start: whoever reads this table knows nothing of the others.
+    for cpu in 0..desc.cpus {
+        let id = Topology::apic_id(cpu) as u8;
+        let flags = if cpu == 0 {
             CPU_ENABLED | CPU_BOOTSTRAP
         } else {
             CPU_ENABLED
@@ -123,7 +119,7 @@ fn table(desc: &MachineDesc) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::blob::sum;
-    use crate::testing::machine;
+    use crate::testing::{machine, pluggable};
 
     fn entries(cpus: u32) -> Vec<Vec<u8>> {
         let t = table(&machine(1 << 30, cpus));
@@ -139,7 +135,7 @@ mod tests {
 
     #[test]
     fn pointer_and_table_add_up_and_meet() {
-        let b = build(&machine(1 << 30, 4), Gpa(0xf_0100)).unwrap();
+        let b = build(&machine(1 << 30, 4), Gpa(0xf_0100));
         assert_eq!(sum(&b[..16]), 0);
         assert_eq!(b[4..8], 0xf_0110u32.to_le_bytes());
         let len = usize::from(u16::from_le_bytes([b[20], b[21]]));
@@ -185,7 +181,12 @@ mod tests {
             .map(|e| (e[1], e[3]))
             .collect();
         assert_eq!(flags, [(0, 3), (1, 1), (2, 1)]);
-        assert!(build(&machine(1 << 30, 256), Gpa(0xf_0000)).is_none());
-        assert!(build(&machine(1 << 30, 255), Gpa(0xf_0000)).is_some());
+        let processors = |desc: &MachineDesc| {
+            let t = table(desc);
+            let entries = t[HEADER_LEN..].chunks(20);
+            entries.take_while(|e| e[0] == PROCESSOR).count()
+        };
+        assert_eq!(processors(&machine(1 << 30, 32)), 32);
+        assert_eq!(processors(&pluggable(2, 32)), 2);
     }
 }

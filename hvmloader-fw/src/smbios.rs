@@ -174,12 +174,13 @@ fn chassis(t: &mut Structures) {
     t.add(3, 0, &b.0, &[MAKER, SOFTWARE_VERSION]);
 }
 
-/// 7.5, "Processor Information (Type 4)": one socket with all CPUs as its cores. Speed and caches are unknown to us.
+/// 7.5, "Processor Information (Type 4)": one socket with all CPUs as its cores, those enabled that are there from the start. Speed
+/// and caches are unknown to us.
 fn processor(t: &mut Structures, desc: &MachineDesc) {
     const CENTRAL: u8 = 3;
     const OTHER: u8 = 1;
     const POPULATED_ENABLED: u8 = 0x41;
-    let cores = desc.cpus.min(0xff) as u8;
+    let cores = desc.topology().cores() as u8;
     let mut b = Blob::zeroed(0x2a - 4);
     b.set(0, &[1, CENTRAL, OTHER, 2])
         .set8(0xc, 3)
@@ -188,7 +189,7 @@ fn processor(t: &mut Structures, desc: &MachineDesc) {
     for cache in [0x16, 0x18, 0x1a] {
         b.set16(cache, NO_HANDLE);
     }
-    b.set(0x1f, &[cores, cores, cores])
+    b.set(0x1f, &[cores, desc.cpus as u8, cores])
         .set16(0x24, u16::from(OTHER));
     t.add(4, 0, &b.0, &["CPU 0", MAKER, SOFTWARE_VERSION]);
 }
@@ -276,7 +277,7 @@ fn mapped_range(t: &mut Structures, number: usize, start: u64, last: u64) {
 mod tests {
     use super::*;
     use crate::blob::sum;
-    use crate::testing::{machine, machines, scratch, tool};
+    use crate::testing::{machine, machines, pluggable, scratch, tool};
     use std::process::Command;
 
     /// Structures as (type, formatted area, strings).
@@ -309,6 +310,18 @@ mod tests {
         handles.sort_unstable();
         handles.dedup();
         assert_eq!(handles.len(), found.len());
+    }
+
+    #[test]
+    fn cpus_are_cores_of_one_socket_and_those_to_come_are_not_enabled() {
+        for (cpus, max_cpus) in [(1, 1), (4, 4), (2, 32)] {
+            let found = parse(&build(&pluggable(cpus, max_cpus)).tables);
+            let sockets: Vec<_> = found.iter().filter(|s| s.0 == 4).collect();
+            assert_eq!(sockets.len(), 1);
+            // Core count, cores enabled, thread count.
+            let (cpus, max_cpus) = (cpus as u8, max_cpus as u8);
+            assert_eq!(sockets[0].1[0x23..0x26], [max_cpus, cpus, max_cpus]);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: sample machines, and the tools of the system that check our tables.
 
-use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
+use hv_core::machine::{FloppyDrive, IdeDrive, MAX_CPUS, MachineDesc};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -26,6 +26,14 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
     }
 }
 
+/// A machine with `cpus` CPUs that can have `max_cpus`.
+pub(crate) fn pluggable(cpus: u32, max_cpus: u32) -> MachineDesc {
+    MachineDesc {
+        max_cpus,
+        ..machine(1 << 30, cpus)
+    }
+}
+
 /// Sizes of machines that differ in their memory map or in the shape of their tables.
 pub(crate) fn machines() -> Vec<MachineDesc> {
     [
@@ -33,11 +41,12 @@ pub(crate) fn machines() -> Vec<MachineDesc> {
         (1 << 30, 2),
         (3 << 30, 4),
         (4 << 30, 8),
-        (40 << 30, 255),
-        (1 << 30, 288),
+        (40 << 30, MAX_CPUS),
     ]
     .map(|(memory, cpus)| machine(memory, cpus))
-    .to_vec()
+    .into_iter()
+    .chain([pluggable(1, 2), pluggable(3, MAX_CPUS)])
+    .collect()
 }
 
 /// A fresh directory of this test's own.

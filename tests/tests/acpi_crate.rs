@@ -87,20 +87,18 @@ fn the_fixed_hardware_is_found() {
 
 #[test]
 fn every_cpu_and_the_io_apic_are_found() {
-    for cpus in [1, 4, 255, 300] {
+    for cpus in [1, 4, 32] {
         let tables = tables(cpus);
         let madt = tables.find_table::<Madt>().unwrap();
         let (mut ids, mut io_apics, mut overrides) = (vec![], vec![], vec![]);
         for entry in madt.get().entries() {
             match entry {
                 MadtEntry::LocalApic(e) => ids.push(u32::from(e.apic_id)),
-                MadtEntry::LocalX2Apic(e) => ids.push(e.x2apic_id),
                 MadtEntry::IoApic(e) => io_apics.push(e.io_apic_address),
                 MadtEntry::InterruptSourceOverride(e) => {
                     overrides.push((e.irq, e.global_system_interrupt))
                 }
                 MadtEntry::LocalApicNmi(e) => assert_eq!(e.nmi_line, 1),
-                MadtEntry::X2ApicNmi(_) => assert!(cpus > 255),
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -2,7 +2,7 @@
 //! looks for the keyboard.
 
 use crate::place::place;
-use crate::testing::{machine, machines, scratch, tool};
+use crate::testing::{machines, pluggable, scratch, tool};
 use hv_core::Gpa;
 use hv_core::machine::MachineDesc;
 use hv_core::mem::GuestMemory;
@@ -111,9 +111,9 @@ fn iasl_disassembles_every_table_without_complaint() {
 
 #[test]
 fn iasl_compiles_the_disassembled_dsdt() {
-    for cpus in [1, 8, 288] {
-        let dir = scratch(&format!("iasl-c{cpus}"));
-        let tables = placed_tables(&machine(1 << 30, cpus));
+    for (cpus, max_cpus) in [(1, 1), (8, 8), (1, 32)] {
+        let dir = scratch(&format!("iasl-c{cpus}-{max_cpus}"));
+        let tables = placed_tables(&pluggable(cpus, max_cpus));
         let (_, dsdt) = tables.iter().find(|t| t.0 == "dsdt").unwrap();
         std::fs::write(dir.join("dsdt.dat"), dsdt).unwrap();
         // -e with the other tables: an unresolved name would become an External.
@@ -125,8 +125,10 @@ fn iasl_compiles_the_disassembled_dsdt() {
         };
         assert_clean(&text);
         assert!(!dsl.contains("External"), "{dsl}");
-        let processors = dsl.matches("Processor (").count() + dsl.matches("ACPI0007").count();
-        assert_eq!(processors, cpus as usize);
+        let count = |text: &str| dsl.matches(text).count();
+        assert_eq!(count("Processor ("), max_cpus as usize);
+        assert_eq!(count("Method (_EJ0, 1"), max_cpus as usize - 1);
+        assert_eq!(count("Method (\\_GPE._E02"), usize::from(max_cpus > 1));
         for hid in [
             "PNP0A03", "PNP0C0F", "PNP0303", "PNP0F13", "PNP0B00", "PNP0501", "PNP0700", "PNP0C02",
         ] {
@@ -207,6 +209,7 @@ impl SeaBiosWalk {
                     }
                     at
                 }
+                0x01 => 2 + name_len(&t[2..]) + 1,
                 0x81 | 0x83 => 2 + package_len(&t[2..]).1,
                 0x82 => {
                     self.devices.push(None);

@@ -6,15 +6,16 @@
 //!              ISA_  PIIX3: KBD_ MOU_ RTC_ COM1 FDC0 MBRD (the ports that belong to no device) and PIRQ routing registers
 //!              IDE_ PM__ VGA_ NIC_
 //!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
-//!        C000..      processors
+//!        C000, or CPUS   processors (see `processors.rs`)
 //! \_S5   power off; there is no other sleep state
 //! ```
 //!
 //! Revision 1: integers have 32 bits, as for Windows XP. SeaBIOS walks this table too, without an interpreter: only `Name`,
-//! `Scope`, `Device`, `Method`, `OperationRegion`, `Field` and `Processor` stand outside of methods, no package is empty, and
+//! `Scope`, `Device`, `Method`, `OperationRegion`, `Field`, `Mutex` and `Processor` stand outside of methods, no package is empty, and
 //! without PNP0303 it would leave the keyboard off.
 
-use super::madt::{FIRST_X2APIC, SPARE_PIRQ};
+use super::madt::SPARE_PIRQ;
+use super::processors;
 use crate::e820::pci_window;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Device, EISAName,
@@ -27,8 +28,8 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::machine::{
-    FloppyDrive, GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, PM_BASE_ALT, PM_LEN,
-    Slot, VGA, VGA_WINDOW, irq, pirq,
+    CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN, FloppyDrive, GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC,
+    PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, VGA, VGA_WINDOW, irq, pirq,
 };
 
 pub(super) const REVISION: u8 = 1;
@@ -59,7 +60,10 @@ const BOARD_PORTS: [(u16, u8); 8] = [
 pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
     let mut aml = Vec::new();
     Scope::new(path("\\_SB_"), vec![&host_bridge(desc)]).to_aml_bytes(&mut aml);
-    Scope::new(path("\\_SB_"), vec![&links(), &processors(desc.cpus)]).to_aml_bytes(&mut aml);
+    Scope::new(path("\\_SB_"), vec![&links(), &processors::objects(desc)]).to_aml_bytes(&mut aml);
+    if let Some(handler) = processors::event_handler(desc) {
+        handler.to_aml_bytes(&mut aml);
+    }
     Name::new(path("\\_S5_"), &package(&[&0u8, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
     // The links are used with PIC and I/O APIC alike, so there is nothing to remember.
     Method::new(path("\\_PIC"), 1, false, vec![]).to_aml_bytes(&mut aml);
@@ -67,7 +71,7 @@ pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
 }
 
 /// AML that has been encoded already.
-struct Raw(Vec<u8>);
+pub(super) struct Raw(pub(super) Vec<u8>);
 
 impl Aml for Raw {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
@@ -117,7 +121,7 @@ impl Aml for LevelIrqs<'_> {
     }
 }
 
-fn path(name: &str) -> Path {
+pub(super) fn path(name: &str) -> Path {
     Path::new(name)
 }
 
@@ -265,7 +269,10 @@ fn isa_bridge(desc: &MachineDesc) -> Raw {
         FieldUpdateRule::Preserve,
         routes.to_vec(),
     );
-    let ports = BOARD_PORTS.map(|(first, len)| port(first, len));
+    let hotplug = (CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN as u8);
+    let ports = BOARD_PORTS.into_iter();
+    let ports = ports.chain((desc.max_cpus > 1).then_some(hotplug));
+    let ports: Vec<IO> = ports.map(|(first, len)| port(first, len)).collect();
     device(
         "ISA_",
         vec![
@@ -389,28 +396,8 @@ fn current_method() -> Raw {
     Raw(aml)
 }
 
-/// A processor object for each CPU that an ACPI 1.0 `Processor` can name, a device for the others.
-fn processors(cpus: u32) -> Raw {
-    /// Three hexadecimal digits of a name.
-    const MAX_NAMED: u32 = 0x1000;
-    let mut aml = Vec::new();
-    for id in 0..cpus.min(MAX_NAMED) {
-        let name = format!("C{id:03X}");
-        if id < FIRST_X2APIC {
-            // ProcessorOp, package length, name, number, P_BLK address and length: there is no P_BLK.
-            aml.extend([0x5b, 0x83, 11]);
-            aml.extend(name.as_bytes());
-            aml.extend([id as u8, 0, 0, 0, 0, 0]);
-        } else {
-            let hid = Name::new(path("_HID"), &"ACPI0007");
-            aml.extend(device(&name, vec![&hid, &uid(id)]).0);
-        }
-    }
-    Raw(aml)
-}
-
 /// Encodes anything, so that it may outlive what it was made from.
-trait Bytes: Aml {
+pub(super) trait Bytes: Aml {
     fn bytes(&self) -> Raw {
         let mut aml = Vec::new();
         self.to_aml_bytes(&mut aml);

@@ -1,21 +1,19 @@
 //! MADT: the local APICs, the I/O APIC and how ISA interrupts reach it (ACPI 5.2.12, "Multiple APIC Description Table (MADT)").
 //!
-//! A CPU's APIC ID is its number. From 255 on it takes an x2APIC entry.
+//! There is an entry for every CPU that the machine can have; those that are not there from the start say that they can come.
 
 use alloc::vec::Vec;
-use hv_core::machine::{IOAPIC, IOAPIC_ID, LAPIC, MachineDesc, SCI_IRQ, irq};
-
-/// The first APIC ID that an xAPIC entry cannot name.
-pub(super) const FIRST_X2APIC: u32 = 255;
+use hv_core::machine::{IOAPIC, IOAPIC_ID, LAPIC, MachineDesc, SCI_IRQ, Topology, irq};
 
 const PCAT_COMPAT: u32 = 1;
-const ENABLED: u32 = 1;
+/// Flags of a local APIC: the CPU is ready for use.
+const ENABLED: u32 = 1 << 0;
+/// Flags of a local APIC: the CPU can be plugged in (ACPI 6.3, "Local APIC Flags").
+const ONLINE_CAPABLE: u32 = 1 << 1;
 const LOCAL_APIC: u8 = 0;
 const IO_APIC: u8 = 1;
 const SOURCE_OVERRIDE: u8 = 2;
 const LOCAL_APIC_NMI: u8 = 4;
-const LOCAL_X2APIC: u8 = 9;
-const LOCAL_X2APIC_NMI: u8 = 10;
 const ALL_PROCESSORS: u8 = 0xff;
 const NMI_LINT: u8 = 1;
 
@@ -28,9 +26,16 @@ const PIT_PIN: u32 = 2;
 /// The third choice of the interrupt links besides those that firmware gives them.
 pub(super) const SPARE_PIRQ: u8 = 5;
 
-/// The first revision with x2APIC entries is ACPI 4.0's; all else is as in ACPI 1.0.
+/// All is as in ACPI 1.0, but what ACPI 6.3 added is said only where it is needed.
 pub(super) fn revision(desc: &MachineDesc) -> u8 {
-    if desc.cpus > FIRST_X2APIC { 3 } else { 1 }
+    if desc.max_cpus > desc.cpus { 5 } else { 1 }
+}
+
+/// The entry of a CPU: processor identifier, APIC ID, flags.
+pub(super) fn local_apic(cpu: u32, present: bool) -> [u8; 8] {
+    let id = Topology::apic_id(cpu) as u8;
+    let [a, b, c, d] = if present { ENABLED } else { ONLINE_CAPABLE }.to_le_bytes();
+    [LOCAL_APIC, 8, cpu as u8, id, a, b, c, d]
 }
 
 /// ISA interrupts that are level triggered: the SCI and what the interrupt links can take.
@@ -47,15 +52,8 @@ pub(super) fn body(desc: &MachineDesc) -> Vec<u8> {
     let mut b = Vec::new();
     b.extend((LAPIC as u32).to_le_bytes());
     b.extend(PCAT_COMPAT.to_le_bytes());
-    for id in 0..desc.cpus.min(FIRST_X2APIC) {
-        b.extend([LOCAL_APIC, 8, id as u8, id as u8]);
-        b.extend(ENABLED.to_le_bytes());
-    }
-    for id in FIRST_X2APIC..desc.cpus {
-        b.extend([LOCAL_X2APIC, 16, 0, 0]);
-        for value in [id, ENABLED, id] {
-            b.extend(value.to_le_bytes());
-        }
+    for cpu in 0..desc.max_cpus {
+        b.extend(local_apic(cpu, cpu < desc.cpus));
     }
     b.extend([IO_APIC, 12, IOAPIC_ID, 0]);
     b.extend((IOAPIC as u32).to_le_bytes());
@@ -70,22 +68,6 @@ pub(super) fn body(desc: &MachineDesc) -> Vec<u8> {
         source_override(irq, u32::from(irq), HIGH_LEVEL);
     }
     b.extend([LOCAL_APIC_NMI, 6, ALL_PROCESSORS, 0, 0, NMI_LINT]);
-    if desc.cpus > FIRST_X2APIC {
-        b.extend([
-            LOCAL_X2APIC_NMI,
-            12,
-            0,
-            0,
-            0xff,
-            0xff,
-            0xff,
-            0xff,
-            NMI_LINT,
-            0,
-            0,
-            0,
-        ]);
-    }
     b
 }
 
@@ -95,8 +77,8 @@ mod tests {
     use crate::testing::machine;
 
     /// Entries as (type, bytes).
-    fn entries(cpus: u32) -> Vec<(u8, Vec<u8>)> {
-        let b = body(&machine(1 << 30, cpus));
+    fn entries(desc: &MachineDesc) -> Vec<(u8, Vec<u8>)> {
+        let b = body(desc);
         let (mut rest, mut found) = (&b[8..], vec![]);
         while let [kind, len, ..] = rest {
             let (entry, tail) = rest.split_at(usize::from(*len));
@@ -107,16 +89,33 @@ mod tests {
     }
 
     #[test]
-    fn every_cpu_has_one_entry_and_large_ids_an_x2apic_entry() {
-        for (cpus, x, x2) in [(1, 1, 0), (255, 255, 0), (256, 255, 1), (300, 255, 45)] {
-            let count = |kind| entries(cpus).iter().filter(|e| e.0 == kind).count();
-            assert_eq!((count(LOCAL_APIC), count(LOCAL_X2APIC)), (x, x2));
+    fn every_possible_cpu_has_one_entry_that_says_whether_it_is_there() {
+        for (cpus, max_cpus) in [(1, 1), (4, 4), (1, 4), (3, 32), (32, 32)] {
+            let desc = MachineDesc {
+                max_cpus,
+                ..machine(1 << 30, cpus)
+            };
+            let mut found = entries(&desc);
+            found.retain(|e| e.0 == LOCAL_APIC);
+            for (cpu, (_, entry)) in (0u8..).zip(&found) {
+                let flags = if u32::from(cpu) < cpus { 1 } else { 2 };
+                assert_eq!(*entry, [0, 8, cpu, cpu, flags, 0, 0, 0]);
+            }
+            assert_eq!(found.len(), max_cpus as usize);
+            assert_eq!(revision(&desc), if cpus < max_cpus { 5 } else { 1 });
         }
     }
 
     #[test]
+    fn nmis_come_to_lint1_of_all() {
+        let nmi = vec![LOCAL_APIC_NMI, 6, 0xff, 0, 0, 1];
+        let found = entries(&machine(1 << 30, 4));
+        assert_eq!(found.last(), Some(&(LOCAL_APIC_NMI, nmi)));
+    }
+
+    #[test]
     fn irq_0_is_pin_2_and_level_interrupts_are_active_high() {
-        let overrides: Vec<_> = entries(1)
+        let overrides: Vec<_> = entries(&machine(1 << 30, 1))
             .into_iter()
             .filter(|e| e.0 == SOURCE_OVERRIDE)
             .map(|e| e.1)

@@ -10,6 +10,7 @@ mod facs;
 mod fadt;
 pub mod loader;
 mod madt;
+mod processors;
 mod rsdp;
 mod waet;
 
