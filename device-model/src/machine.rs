@@ -15,13 +15,14 @@ use crate::irq::{GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPor
 use crate::ne2k::{self, Ne2k};
 use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
 use crate::pit::Pit;
-use crate::pm::Piix4Pm;
+use crate::pm::{CpuHotplug, Piix4Pm};
 use crate::rtc::Rtc;
 use crate::syscontrol::SystemControl;
 use crate::uart::Uart;
 use crate::vga::{self, Vga};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
@@ -182,12 +183,17 @@ impl Machine {
         let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
         let ide = Arc::new(Mutex::new(ide));
         storage(bus, &mut pci, ide.clone());
-        let pm = Shared::new(Piix4Pm::new(line(machine::SCI_IRQ)));
-        let blocks = [
+        let mut pm = Piix4Pm::new(line(machine::SCI_IRQ));
+        let mut blocks = vec![
             (machine::PM_BASE, machine::PM_LEN),
             (machine::PM_BASE_ALT, machine::PM_LEN),
             (machine::GPE0_BASE, 4),
         ];
+        if desc.max_cpus > 1 {
+            pm = pm.with_cpus(CpuHotplug::new(desc.cpus, desc.max_cpus));
+            blocks.push((machine::CPU_HOTPLUG_BASE, machine::CPU_HOTPLUG_LEN));
+        }
+        let pm = Shared::new(pm);
         put(bus, pm.on_bus(), &blocks, Width::Native);
         pci.add(machine::PM, Box::new(pm.clone()));
         let vga = display(bus, &mut pci, video, text);

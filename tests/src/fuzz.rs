@@ -10,7 +10,7 @@ mod vm;
 
 pub use self::protocol::{messages, requests, screens};
 pub use ata::ata;
-pub use device::{fw_cfg, i8042, ne2k};
+pub use device::{fw_cfg, i8042, ne2k, pm};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
 pub use vm::vm;
@@ -68,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     target("linux", linux, 2_048),
     target("messages", messages, 4_096),
     target("ne2k", ne2k, 4_096),
+    target("pm", pm, 1_024),
     target("requests", requests, 1_024),
     target("screens", screens, 4_096),
     target("shadow", shadow, 2_048),

@@ -98,6 +98,12 @@ impl AcpiBlock {
         self.drive_sci();
     }
 
+    /// Sets the status of general-purpose event `event` (0 to 15).
+    pub(super) fn raise_gpe(&mut self, event: u8) {
+        self.gpe_status |= 1 << event;
+        self.drive_sci();
+    }
+
     /// Notices the timer's overflow and tells when it must be noticed next, if anybody waits for it.
     pub(super) fn poll(&mut self, now: VmTime) -> Option<VmTime> {
         self.notice_overflow(now);

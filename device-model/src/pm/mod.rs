@@ -2,13 +2,17 @@
 //!
 //! [`Piix4Pm`] is both the PCI function and the device behind three port ranges: the power-management block at
 //! [`PM_BASE`] and again at [`PM_BASE_ALT`], whatever the base register says, because static ACPI tables name one place
-//! and each firmware programs another; and the general-purpose event block at [`GPE0_BASE`].
+//! and each firmware programs another; and the general-purpose event block at [`GPE0_BASE`]. In machines that can have more than
+//! one CPU there are the registers of CPU hotplug too, at [`CPU_HOTPLUG_BASE`].
 //!
 //! Implemented: the ACPI fixed registers, the 24-bit timer with its overflow event, power button, soft-off, SCI. SCI_EN is
 //! permanently set: there is no legacy mode. Not implemented: sleep states other than soft-off, SMIs, device monitors and
 //! clock control (their registers read 0), and the SMBus host, which says that it is not enabled.
 
 mod acpi;
+mod cpus;
+
+pub use cpus::{CpuHotplug, Cpus};
 
 use acpi::AcpiBlock;
 
@@ -16,7 +20,9 @@ use crate::pci::{ConfigSpace, Identity, PciFunction, register};
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, DevCx, Device};
 use hv_core::irq::IrqLine;
-use hv_core::machine::{GPE0_BASE, PM_BASE, PM_BASE_ALT, PM_LEN};
+use hv_core::machine::{
+    CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN, GPE_CPU_HOTPLUG, GPE0_BASE, PM_BASE, PM_BASE_ALT, PM_LEN,
+};
 
 /// SMBus host configuration: bit 0 enables the host. Not writable.
 const SMBHSTCFG: u8 = 0xd2;
@@ -38,6 +44,7 @@ const GPE0_LEN: u16 = 4;
 pub struct Piix4Pm {
     config: ConfigSpace,
     acpi: AcpiBlock,
+    cpus: Option<CpuHotplug>,
 }
 
 impl Piix4Pm {
@@ -61,7 +68,26 @@ impl Piix4Pm {
         Self {
             config,
             acpi: AcpiBlock::new(sci),
+            cpus: None,
         }
+    }
+
+    /// The same with the registers of CPU hotplug.
+    #[must_use]
+    pub fn with_cpus(mut self, cpus: CpuHotplug) -> Self {
+        self.cpus = Some(cpus);
+        self
+    }
+
+    /// The CPUs that come and go, for `change` to change; the guest is told of what is new to it. None: the machine can have only one.
+    pub fn cpus<T>(&mut self, change: impl FnOnce(&mut CpuHotplug) -> T) -> Option<T> {
+        let cpus = self.cpus.as_mut()?;
+        let before = cpus.events();
+        let answer = change(cpus);
+        if cpus.events().has_more_than(before) {
+            self.acpi.raise_gpe(GPE_CPU_HOTPLUG);
+        }
+        Some(answer)
     }
 
     /// Someone presses the power button: an ACPI guest shuts down.
@@ -93,6 +119,10 @@ fn in_pm_block(port: u16) -> Option<u16> {
     within(port, PM_BASE, PM_LEN).or_else(|| within(port, PM_BASE_ALT, PM_LEN))
 }
 
+fn in_cpu_block(port: u16) -> Option<u16> {
+    within(port, CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN)
+}
+
 impl Device for Piix4Pm {
     fn name(&self) -> &'static str {
         "pm"
@@ -101,6 +131,9 @@ impl Device for Piix4Pm {
     /// Power-on of the register blocks; configuration space is reset with the PCI bus.
     fn reset(&mut self, cx: &mut DevCx<'_>) {
         self.acpi.reset(cx);
+        if let Some(cpus) = &mut self.cpus {
+            cpus.reset();
+        }
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
@@ -112,6 +145,8 @@ impl Device for Piix4Pm {
             self.acpi.read(cx.now, offset, size)
         } else if let Some(offset) = within(port, GPE0_BASE, GPE0_LEN) {
             self.acpi.read_gpe(offset, size)
+        } else if let (Some(cpus), Some(offset)) = (&self.cpus, in_cpu_block(port)) {
+            cpus.read(offset, size)
         } else {
             size.ones()
         }
@@ -122,13 +157,15 @@ impl Device for Piix4Pm {
             self.acpi.write(cx, offset, size, value);
         } else if let Some(offset) = within(port, GPE0_BASE, GPE0_LEN) {
             self.acpi.write_gpe(offset, size, value);
+        } else if let (Some(cpus), Some(offset)) = (&mut self.cpus, in_cpu_block(port)) {
+            cpus.write(offset, size, value);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Piix4Pm;
+    use super::{CpuHotplug, Piix4Pm};
     use crate::pci::PciFunction;
     use hv_core::VmTime;
     use hv_core::device::AccessSize::{self, Byte, Dword, Word};
@@ -148,6 +185,7 @@ mod tests {
         fn new() -> Self {
             let irqs = RecordingIrqs::new();
             let pm = Piix4Pm::new(IrqLine::new(irqs.clone(), SCI_IRQ));
+            let pm = pm.with_cpus(CpuHotplug::new(2, 4));
             Self {
                 pm,
                 bench: Bench::new(),
@@ -290,6 +328,38 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_comes_raises_event_2_until_its_status_is_cleared() {
+        let mut m = Machine::new();
+        m.write(0xafe2, Byte, 1 << 2);
+        assert_eq!(m.pm.cpus(|cpus| cpus.plug(2)), Some(true));
+        assert!(m.sci());
+        assert_eq!(m.read(0xafe0, Byte), 1 << 2);
+        // ACPI: an edge's status is cleared before its method runs.
+        m.write(0xafe0, Byte, 1 << 2);
+        assert!(!m.sci());
+        assert_eq!(m.pm.cpus(|cpus| cpus.take_ejected()), Some(None));
+        assert!(!m.sci(), "nothing is new");
+        m.write(0xaf05, Byte, 0);
+        assert_eq!((m.read(0xaf04, Byte), m.read(0xaf08, Dword)), (3, 2));
+        m.write(0xaf04, Byte, 2);
+        assert_eq!(m.pm.cpus(|cpus| cpus.request_unplug(1)), Some(true));
+        assert!(m.sci());
+        m.pm.reset(&mut m.bench.cx());
+        assert!(!m.sci());
+        assert_eq!(m.pm.cpus(|cpus| cpus.take_ejected()), Some(Some(1)));
+        assert!(!m.sci());
+    }
+
+    #[test]
+    fn a_machine_with_one_cpu_has_no_registers_of_cpu_hotplug() {
+        let mut m = Machine::new();
+        m.pm.cpus = None;
+        m.write(0xaf00, Dword, 0);
+        assert_eq!(m.read(0xaf00, Dword), u32::MAX);
+        assert_eq!(m.pm.cpus(|cpus| cpus.plug(1)), None);
+    }
+
+    #[test]
     fn reset_lowers_sci_and_clears_events() {
         let mut m = Machine::new();
         m.write(0x602, Word, 0x100);
@@ -305,7 +375,7 @@ mod tests {
         let mut random = Random::new(0x1234_5678_9abc_def1);
         for _ in 0..200_000 {
             let x = random.next();
-            let base = [0x600, 0xb000, 0xafe0, 0][(x >> 4 & 3) as usize];
+            let base = [0x600, 0xb000, 0xafe0, 0xaf00][(x >> 4 & 3) as usize];
             let port = base + (x >> 8 & 0x7f) as u16;
             let size = [Byte, Word, Dword, Byte][(x >> 16 & 3) as usize];
             match x & 7 {

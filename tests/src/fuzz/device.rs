@@ -5,9 +5,11 @@ use device_model::a20::A20;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ne2k::Ne2k;
+use device_model::pm::{CpuHotplug, Piix4Pm};
 use hv_core::backend::NetBackend;
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::irq::IrqLine;
+use hv_core::machine;
 use hv_core::mem::GuestMemory;
 use hv_core::testing::{Bench, RamDisk, RecordingIrqs};
 use hv_core::{Gpa, VmTime};
@@ -180,6 +182,38 @@ pub fn fw_cfg(data: &[u8]) {
             u32::from(f.below(2)).swap_bytes(),
         );
         card.port_write(&mut bench.cx(), 0x518, AccessSize::Dword, at.swap_bytes());
+    });
+}
+
+/// Power management, with CPUs that come and go.
+pub fn pm(data: &[u8]) {
+    let card = Piix4Pm::new(line()).with_cpus(CpuHotplug::new(2, 5));
+    let ports = [
+        (machine::PM_BASE, machine::PM_LEN),
+        (machine::PM_BASE_ALT, machine::PM_LEN),
+        (machine::GPE0_BASE, 4),
+        (machine::CPU_HOTPLUG_BASE, machine::CPU_HOTPLUG_LEN),
+    ];
+    device(data, card, &ports, &[], |card, _, f| {
+        let (what, cpu) = (f.below(6), u32::from(f.u8() & 7));
+        let done = card.cpus(|cpus| {
+            match what {
+                0 => drop(cpus.plug(cpu)),
+                1 => drop(cpus.request_unplug(cpu)),
+                2 => drop(cpus.want(cpu)),
+                3 => drop(cpus.take_refused()),
+                4 => {
+                    let gone = cpus.take_ejected();
+                    assert!(gone.is_none_or(|cpu| cpu != 0 && !cpus.present().contains(cpu)));
+                }
+                _ => {}
+            }
+            cpus.present()
+        });
+        assert!(done.is_some_and(|present| present.contains(0) && present.count() <= 5));
+        if what == 5 {
+            card.press_power_button();
+        }
     });
 }
 
