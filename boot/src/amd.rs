@@ -4,6 +4,9 @@ use crate::guest::SecondStage;
 use crate::host::{self, Confinement, Virtualization, cpuid};
 use crate::memory;
 use alloc::string::String;
+use hv_core::Gpa;
+use hv_core::machine::IDENTITY_MAP;
+use hv_core::mmu::Backing;
 use npt_shadow::Format;
 use protocol::options::Paging;
 use svm::asid::Asids;
@@ -51,6 +54,7 @@ pub fn enable() -> Result<Amd, String> {
         inject_virtual: is_qemu_tcg(),
         cr_reads_as_cr0: false,
         unchecked_cr0: is_qemu_tcg(),
+        identity_map: None,
     };
     clear_host_registers();
     let Some(save) = memory::take_own(4096, 4096) else {
@@ -61,6 +65,12 @@ pub fn enable() -> Result<Amd, String> {
     features.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
     if features.cr_reads_as_cr0 {
         log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
+    }
+    if features.nested_paging && !svm::probe::nested_tables_hold_without_paging() {
+        features.identity_map = Some(Gpa(IDENTITY_MAP));
+        log::info!(
+            "AMD-V: nested tables do not confine a guest without paging: it runs on an identity map"
+        );
     }
     log::info!(
         "AMD-V: {} ASIDs, next-RIP {}, flush by ASID {}",
@@ -81,7 +91,7 @@ pub fn enable() -> Result<Amd, String> {
     };
     let confinement = if svm::probe::task_switches_exit() {
         Confinement::Hardware
-    } else if svm::probe::nested_paging_works() {
+    } else if svm::probe::nested_tables_hold() {
         log::info!(
             "AMD-V: the intercept of task switches does nothing: 32-bit guests under shadow paging are fenced in by nested tables"
         );
@@ -129,7 +139,18 @@ impl Virtualization for Amd {
     }
 
     fn second_stage(&mut self, _: Paging) -> Result<Option<SecondStage>, String> {
-        Ok(self.features.nested_paging.then_some(self.second_stage))
+        if !self.features.nested_paging {
+            return Ok(None);
+        }
+        let mut stage = self.second_stage;
+        if self.features.identity_map.is_some() {
+            stage.identity_map = Some(Backing::Ram {
+                hpa: memory::identity_table().ok_or("no memory for the identity page table")?,
+                // The CPU walks a guest's tables as if it wrote to them: APM vol 2 15.25.5, "Nested Table Walk".
+                writable: true,
+            });
+        }
+        Ok(Some(stage))
     }
 
     fn confinement(&self) -> Confinement {

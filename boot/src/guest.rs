@@ -63,7 +63,7 @@ pub struct SecondStage {
     pub largest: u32,
     /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
     /// [`IDENTITY_MAP`](machine::IDENTITY_MAP).
-    pub identity_map: Option<Hpa>,
+    pub identity_map: Option<Backing>,
 }
 
 /// What nested and shadow paging are made of.
@@ -424,11 +424,7 @@ impl<B: VcpuBackend> Guest<B> {
             let added = mmu.add(ways.shadow().ok_or_else(enough)?);
             added.then_some(()).ok_or_else(enough)?;
         }
-        if let Some(hpa) = second_stage.and_then(|stage| stage.identity_map) {
-            let backing = Backing::Ram {
-                hpa,
-                writable: false,
-            };
+        if let Some(backing) = second_stage.and_then(|stage| stage.identity_map) {
             mmu.remap(Gpa(machine::IDENTITY_MAP), 0x1000, backing);
         }
         for e in ram.extents() {

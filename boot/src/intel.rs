@@ -4,8 +4,9 @@ use crate::guest::SecondStage;
 use crate::host::{self, Virtualization};
 use crate::memory;
 use alloc::string::String;
+use hv_core::Gpa;
 use hv_core::machine::IDENTITY_MAP;
-use hv_core::{Gpa, Hpa};
+use hv_core::mmu::Backing;
 use npt_shadow::Format;
 use protocol::options::Paging;
 use vmx::VmxVcpu;
@@ -68,7 +69,10 @@ impl Virtualization for Intel {
         }
         let identity_map = match plan.unrestricted_guest() {
             true => None,
-            false => Some(identity_table().ok_or("no memory for the identity page table")?),
+            false => Some(Backing::Ram {
+                hpa: memory::identity_table().ok_or("no memory for the identity page table")?,
+                writable: false,
+            }),
         };
         Ok(Some(SecondStage {
             format: Format::Ept,
@@ -108,19 +112,4 @@ impl Intel {
         cpu.check_entries |= self.check_entries;
         Some(cpu)
     }
-}
-
-/// A page directory of 32-bit paging that maps 4 GiB at their own addresses in 4 MiB pages, accessed and dirty, for all to write.
-fn identity_table() -> Option<Hpa> {
-    const ENTRY: u32 = 0xe7;
-    let at = memory::take_own(4096, 4096)?;
-    for n in 0..1024u32 {
-        // SAFETY: the frame has just been taken for ever, and is mapped.
-        unsafe {
-            (at as *mut u32)
-                .add(n as usize)
-                .write_volatile(n << 22 | ENTRY)
-        };
-    }
-    Some(Hpa(at))
 }

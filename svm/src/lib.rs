@@ -12,6 +12,8 @@
 //! * The guest's INTERRUPT_SHADOW is not loaded by VMRUN, but the host's shadow of an STI right before VMRUN becomes the guest's.
 //!   [`hw`] has such an STI if, and only if, the guest is in a shadow; elsewhere it does nothing.
 //! * See [`Features::inject_virtual`].
+//! * Before 7.2.16 and 9.1.2: see [`Features::identity_map`]. A hardware task switch of a guest that has paging off loads CR3 from the
+//!   task-state segment all the same.
 //! * There is no INT1: it raises #UD. Later versions have it, and stop the whole machine for it unless it is intercepted.
 //!
 //! # Bochs 2.7
@@ -46,6 +48,8 @@ pub mod vmcb;
 
 pub use vcpu::SvmVcpu;
 
+use hv_core::Gpa;
+
 /// What this CPU's AMD-V can do (CPUID 8000_000Ah; APM vol 3 E.4.9, "Function 8000_000Ah—SVM Features").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Features {
@@ -70,4 +74,8 @@ pub struct Features {
     /// Quirk of QEMU's software emulation (7.2): MOV to CR0 takes NW without CD, and bits that do not exist, for which a CPU raises
     /// #GP. The next VMRUN then refuses the guest. Writes of CR0 that change more than TS and MP leave the guest there.
     pub unchecked_cr0: bool,
+    /// Quirk of QEMU's software emulation (before 7.2.16 and 9.1.2), which [`probe`] finds: nested tables are not walked while the guest's
+    /// paging is off, so that it would have the host's memory for its own. It never is off there: a guest that turns it off runs on
+    /// the identity map at this address.
+    pub identity_map: Option<Gpa>,
 }

@@ -33,11 +33,25 @@ pub fn task_switches_exit() -> bool {
     first_exit(|v| prepare_task(v, hw::address(&TASKS).0)) == Some(code::TASK_SWITCH)
 }
 
-/// Whether nested paging works, whether CPUID tells of it or not. As above.
+/// Whether nested tables confine a guest that has paging on, whether CPUID tells of them or not. As above.
 #[must_use]
-pub fn nested_paging_works() -> bool {
+pub fn nested_tables_hold() -> bool {
+    nested_fault(|v| {
+        prepare(v, hw::own_control());
+        v.rip = hw::probe_code();
+    })
+}
+
+/// Whether nested tables confine a guest that has paging off. As above.
+#[must_use]
+pub fn nested_tables_hold_without_paging() -> bool {
+    nested_fault(|v| prepare_task(v, hw::address(&TASKS).0))
+}
+
+/// Whether a guest is left at once for nested tables that have nothing.
+fn nested_fault(prepare: impl Fn(&mut Vmcb)) -> bool {
     let exit = first_exit(|v| {
-        prepare_task(v, hw::address(&TASKS).0);
+        prepare(v);
         v.np_enable = NP_ENABLE;
         v.n_cr3 = hw::address(&NO_TABLES).0;
     });

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use self::source::{KEYRING, mirror};
+pub use self::source::{KEYRING, MIRROR, mirror};
 use self::source::{Place, Source};
 use crate::outcome::{Interrupted, interrupted};
 use crate::paths;

@@ -138,6 +138,21 @@ pub fn take_own(len: u64, align: u64) -> Option<u64> {
     Some(at)
 }
 
+/// A page directory of 32-bit paging that maps 4 GiB at their own addresses in 4 MiB pages, accessed and dirty, for all to write.
+pub fn identity_table() -> Option<Hpa> {
+    const ENTRY: u32 = 0xe7;
+    let at = take_own(4096, 4096)?;
+    for n in 0..1024u32 {
+        // SAFETY: the frame has just been taken for ever, and is mapped.
+        unsafe {
+            (at as *mut u32)
+                .add(n as usize)
+                .write_volatile(n << 22 | ENTRY)
+        };
+    }
+    Some(Hpa(at))
+}
+
 /// Takes one zeroed frame, below 4 GiB if there is one.
 pub fn frame() -> Option<u64> {
     let recycled = |list: usize| {

@@ -81,12 +81,16 @@ impl VcpuBackend for SvmVcpu {
                 if reg == SysReg::Efer {
                     *register |= Efer::SVME.bits();
                 }
-                return self.encode_guest_control();
+                self.encode_guest_control();
+                return self.leave_or_take_identity_map();
             }
         }
         let v = &mut *self.vmcb;
         match reg {
-            SysReg::Cr0 => v.cr0 = value,
+            SysReg::Cr0 => {
+                v.cr0 = value;
+                self.leave_or_take_identity_map();
+            }
             SysReg::Cr2 => {
                 v.cr2 = value;
                 hw::write_cr2(value);

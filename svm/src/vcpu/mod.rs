@@ -9,7 +9,7 @@ use crate::asid::Asid;
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context, X87Environment};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
-use crate::shadow::GuestControl;
+use crate::shadow::{GuestControl, Tables};
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, Intercept5, NP_ENABLE, V_INTR_VECTOR,
     VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,
@@ -73,7 +73,7 @@ struct Aside {
 pub struct SvmVcpu {
     pub(crate) features: Features,
     pub(crate) vmcb: Box<Vmcb>,
-    /// The guest's control registers, under shadow paging.
+    /// The guest's control registers, where the hardware has others.
     pub(crate) guest: Option<GuestControl>,
     /// Nested tables below the shadow tables.
     pub(crate) fence: Option<Hpa>,
@@ -124,7 +124,8 @@ impl SvmVcpu {
         vmcb.intercept_cr_write = INTERCEPT_CR4;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
         let mut always = INTERCEPT3;
-        always.set(Intercept3::CR0_SEL_WRITE, features.unchecked_cr0);
+        let watched = features.unchecked_cr0 || features.identity_map.is_some();
+        always.set(Intercept3::CR0_SEL_WRITE, watched);
         vmcb.intercept3 = always.bits();
         vmcb.intercept4 = INTERCEPT4.bits();
         vmcb.intercept5 = INTERCEPT5.bits();
@@ -155,13 +156,14 @@ impl SvmVcpu {
     }
 
     fn reset_registers(&mut self) {
-        let shadow = self.guest.is_some();
-        self.use_shadow(false);
-        self.reset_without_shadow();
-        self.use_shadow(shadow);
+        let shadow = self.on_shadow();
+        self.use_tables(None);
+        self.reset_own_tables();
+        self.use_tables(shadow.then_some(Tables::Shadow));
+        self.leave_or_take_identity_map();
     }
 
-    fn reset_without_shadow(&mut self) {
+    fn reset_own_tables(&mut self) {
         let data = VmcbSegment {
             selector: 0,
             attrib: 0x93,
@@ -241,13 +243,13 @@ impl SvmVcpu {
 
     /// Encodes what the run loop has decided.
     fn encode(&mut self, entry: &Entry) {
+        let shadow = self.on_shadow();
         let v = &mut *self.vmcb;
-        match self.guest {
-            Some(_) => {
-                v.cr3 = entry.root.0;
-                self.root = entry.root;
-            }
-            None => v.n_cr3 = entry.root.0,
+        if shadow {
+            v.cr3 = entry.root.0;
+            self.root = entry.root;
+        } else {
+            v.n_cr3 = entry.root.0;
         }
         let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
         v.tlb_control = match flush {

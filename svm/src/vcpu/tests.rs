@@ -4,7 +4,7 @@ mod events;
 
 use super::*;
 use crate::asid::Asids;
-use hv_core::Hpa;
+use hv_core::{Gpa, Hpa};
 
 const ENTRY: Entry = Entry {
     root: Hpa(0x5000),
@@ -85,6 +85,68 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
         assert_eq!(left, unchecked_cr0);
         assert_eq!(c.vmcb.intercept_cr_write & 1, 0);
     }
+}
+
+/// On a CPU that does not walk nested tables for a guest without paging.
+fn cpu_with_identity_map() -> SvmVcpu {
+    let features = Features {
+        identity_map: Some(Gpa(0xfeff_c000)),
+        ..cpu().features
+    };
+    SvmVcpu::with_host(features, Asids::new(2).give(), Box::default())
+}
+
+#[test]
+fn the_identity_map_breaks_none_of_the_rules_of_all_backends() {
+    hv_core::testing::conformance::check(cpu_with_identity_map);
+}
+
+#[test]
+fn paging_is_never_off_where_nested_tables_are_not_walked_then() {
+    const PG: u64 = 0x8000_0000;
+    let mut c = cpu_with_identity_map();
+    let unpaged = |c: &mut SvmVcpu, cr3: u64| {
+        c.encode(&ENTRY);
+        assert_eq!((c.vmcb.cr0 & PG, c.vmcb.cr3), (PG, 0xfeff_c000));
+        assert_eq!(c.vmcb.cr4 & 0x30, 0x10, "PSE without PAE");
+        assert_eq!((c.vmcb.np_enable, c.vmcb.n_cr3), (NP_ENABLE, 0x5000));
+        assert_eq!(c.vmcb.intercept_cr_read & 0x19, 0x19);
+        assert_eq!(c.vmcb.intercept_cr_write & 0x19, 0x19);
+        assert_eq!(c.vmcb.intercept_exceptions & 1 << vector::PF, 0);
+        assert_eq!(c.sysreg(SysReg::Cr0) & PG, 0, "the guest sees its own");
+        assert_eq!(c.sysreg(SysReg::Cr3), cr3);
+    };
+    unpaged(&mut c, 0);
+    c.reset();
+    unpaged(&mut c, 0);
+    // Linux enters long mode.
+    c.set_sysreg(SysReg::Cr0, 0x11);
+    c.set_sysreg(SysReg::Cr4, 0x20);
+    c.set_sysreg(SysReg::Cr3, 0x7000);
+    c.set_sysreg(SysReg::Efer, 1 << 8);
+    unpaged(&mut c, 0x7000);
+    assert_eq!(c.vmcb.efer, 1 << 12, "paging with LME is long mode");
+    c.set_sysreg(SysReg::Cr0, PG | 0x11);
+    c.set_sysreg(SysReg::Efer, 1 << 8 | 1 << 10);
+    c.encode(&ENTRY);
+    assert_eq!(
+        (c.vmcb.cr0, c.vmcb.cr3, c.vmcb.cr4, c.vmcb.efer),
+        (PG | 0x11, 0x7000, 0x20, 0x1500)
+    );
+    assert_eq!(c.vmcb.intercept_cr_read & 0x19, 0);
+    assert_eq!(c.vmcb.intercept_cr_write & 0x19, 0x10);
+    let watched = Intercept3::CR0_SEL_WRITE.bits();
+    assert_ne!(c.vmcb.intercept3 & watched, 0, "it may turn paging off");
+    c.set_sysreg(SysReg::Efer, 0);
+    c.set_sysreg(SysReg::Cr0, 0x11);
+    unpaged(&mut c, 0x7000);
+    // Shadow paging has tables of its own.
+    c.set_shadow_paging(true);
+    c.encode(&ENTRY);
+    assert_eq!((c.vmcb.np_enable, c.vmcb.cr3), (0, 0x5000));
+    assert_eq!(c.sysreg(SysReg::Cr3), 0x7000);
+    c.set_shadow_paging(false);
+    unpaged(&mut c, 0x7000);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, Procedure, by_hand, own};
+use crate::progress::Step;
 use crate::{deb, paths};
 
 /// Runs a command in the system.
@@ -28,38 +29,84 @@ const NAMED: &str = "UMBRA_FRESH_TESTS";
 struct System {
     name: &'static str,
     suite: &'static str,
-    components: &'static str,
-    /// The package and the file with the keys of its archive.
-    keys: (&'static str, &'static str),
-    /// Whether its archive is Debian's; otherwise debootstrap knows it.
-    debian: bool,
+    archive: Archive,
 }
 
+/// Whose packages a system is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Archive {
+    Debian,
+    Ubuntu,
+}
+
+impl Archive {
+    fn components(self) -> &'static str {
+        match self {
+            Archive::Debian => "main",
+            Archive::Ubuntu => "main,universe",
+        }
+    }
+
+    /// The package and the file with the keys.
+    fn keys(self) -> (&'static str, &'static str) {
+        match self {
+            Archive::Debian => (
+                "debian-archive-keyring/trixie",
+                "usr/share/keyrings/debian-archive-keyring.gpg",
+            ),
+            Archive::Ubuntu => (
+                "ubuntu-keyring/trixie",
+                "usr/share/keyrings/ubuntu-archive-keyring.gpg",
+            ),
+        }
+    }
+
+    /// The environment variable with a mirror.
+    fn variable(self) -> &'static str {
+        match self {
+            Archive::Debian => deb::MIRROR,
+            Archive::Ubuntu => "UMBRA_UBUNTU_MIRROR",
+        }
+    }
+
+    /// A mirror: the one that the environment names or this system uses, or else the one that debootstrap's `script` names.
+    fn mirror(self, script: &Path) -> Result<String> {
+        if self == Archive::Debian {
+            return deb::mirror();
+        }
+        if let Ok(mirror) = env::var(self.variable()) {
+            return Ok(mirror);
+        }
+        let text = fs::read_to_string(script)
+            .with_context(|| format!("cannot read {}", script.display()))?;
+        first_mirror(&text).with_context(|| {
+            let variable = self.variable();
+            format!("debootstrap knows no mirror; set {variable} to the address of one")
+        })
+    }
+}
+
+const DEBIAN_12: System = System {
+    name: "debian12",
+    suite: "bookworm",
+    archive: Archive::Debian,
+};
 const DEBIAN_13: System = System {
     name: "debian13",
     suite: "trixie",
-    components: "main",
-    keys: (
-        "debian-archive-keyring/trixie",
-        "usr/share/keyrings/debian-archive-keyring.gpg",
-    ),
-    debian: true,
+    archive: Archive::Debian,
 };
 const UBUNTU: System = System {
     name: "ubuntu",
     suite: "noble",
-    components: "main,universe",
-    keys: (
-        "ubuntu-keyring/trixie",
-        "usr/share/keyrings/ubuntu-archive-keyring.gpg",
-    ),
-    debian: false,
+    archive: Archive::Ubuntu,
 };
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
     let fresh = |name, procedure: Procedure| by_hand(own(name, &[], procedure, 0, 0));
     vec![
+        fresh("fresh-debian12", |_, _, _| DEBIAN_12.check()),
         fresh("fresh-debian13", |_, _, _| DEBIAN_13.check()),
         fresh("fresh-ubuntu", |_, _, _| UBUNTU.check()),
     ]
@@ -91,28 +138,31 @@ impl System {
         paths::make(tree)?;
         // An older one does not know the newer systems.
         let own = deb::unpacked("debootstrap/trixie")?;
-        let (package, file) = self.keys;
+        let (package, file) = self.archive.keys();
         let keys = deb::unpacked(package)?.join(file);
-        let mirror = if self.debian {
-            deb::mirror()?
-        } else {
-            let script = own.join("usr/share/debootstrap/scripts").join(self.suite);
-            let text = fs::read_to_string(&script)
-                .with_context(|| format!("cannot read {}", script.display()))?;
-            first_mirror(&text).context("debootstrap knows no mirror")?
-        };
+        let scripts = own.join("usr/share/debootstrap/scripts");
+        let mirror = self.archive.mirror(&scripts.join(self.suite))?;
         let mut command = Command::new("sh");
         command
             .arg(own.join("usr/sbin/debootstrap"))
             .env("DEBOOTSTRAP_DIR", own.join("usr/share/debootstrap"))
             .envs([("DEBIAN_FRONTEND", "noninteractive"), ("LC_ALL", "C")])
             .args(["--arch=amd64", "--variant=minbase", PACKAGES])
-            .arg(format!("--components={}", self.components))
+            .arg(format!("--components={}", self.archive.components()))
             .arg(format!("--keyring={}", keys.display()))
             .arg(self.suite)
             .arg(tree)
-            .arg(mirror);
-        deb::run(&mut command).context("debootstrap, which needs the rights of root")?;
+            .arg(&mirror);
+        let step = Step::start(format!("Making a fresh {} with debootstrap", self.name));
+        deb::run(&mut command).with_context(|| {
+            let variable = self.archive.variable();
+            format!(
+                "debootstrap cannot make a system of {} from {mirror}: it takes the rights of root, and a mirror that can be reached \
+                 ({variable} names another)",
+                self.suite
+            )
+        })?;
+        step.done();
         let project = tree.join("root/umbra");
         paths::make(&project)?;
         let copy = r#"tar -C "$1" --exclude-vcs --exclude=./target -cf - . | tar -C "$2" -xf -"#;
@@ -132,6 +182,8 @@ impl System {
             let home = env::var_os("HOME").unwrap_or_default();
             env::var_os(variable).map_or(Path::new(&home).join(usual), PathBuf::from)
         };
+        let line = format!("cargo xtask {}", words.join(" "));
+        let step = Step::start(format!("{line} in it, with its words in {}", log.display()));
         let status = Command::new("unshare")
             .args([
                 "--mount",
@@ -157,11 +209,11 @@ impl System {
         let tail = lines.get(lines.len().saturating_sub(30)..);
         ensure!(
             status.success(),
-            "cargo xtask {} failed in a fresh {}:\n{}",
-            words.join(" "),
+            "{line} failed in a fresh {}:\n{}",
             self.name,
             tail.unwrap_or_default().join("\n")
         );
+        step.done();
         Ok(())
     }
 }

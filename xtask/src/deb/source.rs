@@ -20,7 +20,7 @@ use crate::setup::{self, Purpose};
 /// The keys that Debian's archive is signed with.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The environment variable with a Debian mirror.
-const MIRROR: &str = "UMBRA_DEBIAN_MIRROR";
+pub const MIRROR: &str = "UMBRA_DEBIAN_MIRROR";
 /// The architecture of the guests' packages if nothing else is said.
 const USUAL: &str = "amd64";
 
