@@ -35,6 +35,7 @@ use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::scratch::Scratch;
 use hv_core::sentence::sentence;
+use hv_core::stats::CpuFacts;
 use hv_core::time::Clock;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::vm;
@@ -178,7 +179,12 @@ pub struct CpuSlot<B: VcpuBackend> {
     /// Since when it has halted, in ticks of the time-stamp counter, if it has.
     pub halted: Option<u64>,
     /// How long it had halted, likewise, when it woke last.
-    pub halted_ticks: u64,
+    halted_ticks: u64,
+    /// Since when it could run and does not, likewise.
+    ready: Option<u64>,
+    /// How long it could have run while another had the host's CPU, and how often it had to wait so.
+    steal: u64,
+    waits: u64,
 }
 
 impl<B: VcpuBackend> CpuSlot<B> {
@@ -205,12 +211,49 @@ impl<B: VcpuBackend> CpuSlot<B> {
     /// It has halted, or waits for a start-up message.
     pub fn halt(&mut self) {
         self.halted.get_or_insert_with(clock::ticks);
+        self.ready = None;
     }
 
     /// It has halted no longer: there may be something to be done.
     pub fn wake(&mut self) {
         if let Some(since) = self.halted.take() {
-            self.halted_ticks += clock::ticks() - since;
+            let now = clock::ticks();
+            self.halted_ticks += now - since;
+            self.ready = Some(now);
+        }
+    }
+
+    /// Its turn begins at `now`.
+    pub fn begin(&mut self, now: u64) {
+        if let Some(since) = self.ready.take() {
+            self.steal += now.saturating_sub(since);
+            self.waits += 1;
+        }
+    }
+
+    /// Its turn ended at `now`, though it can go on.
+    pub fn preempt(&mut self, now: u64) {
+        self.ready = Some(now);
+    }
+
+    /// It does not run while its VM does not.
+    pub fn stop(&mut self) {
+        self.wake();
+        self.ready = None;
+    }
+
+    /// What it did, and how. `used` is how long it had the host's CPU.
+    pub fn facts(&self, used: u64) -> CpuFacts {
+        let stats = &self.cpu.stats;
+        CpuFacts {
+            state: self.cpu.activity().name(),
+            exits: stats.exits.iter().sum(),
+            used,
+            hypervisor: stats.ticks.iter().sum(),
+            halted: self.halted_ticks(),
+            steal: self.steal,
+            waits: self.waits,
+            ipis: self.cpu.ipis(),
         }
     }
 
@@ -508,6 +551,9 @@ impl<B: VcpuBackend> Guest<B> {
                 extended: extended.ok_or("no memory for the CPU's extended state")?,
                 halted: None,
                 halted_ticks: 0,
+                ready: None,
+                steal: 0,
+                waits: 0,
             });
         }
         let mut guest = Self {

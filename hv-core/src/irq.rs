@@ -145,6 +145,11 @@ pub trait InterruptController: Send {
         let _ = halted;
     }
 
+    /// How many interprocessor interrupts the CPU has sent.
+    fn ipis(&self) -> u64 {
+        0
+    }
+
     /// CR8: the local APIC's task priority, bits 7:4 (0 to 15).
     fn cr8(&self) -> u8;
 

@@ -66,6 +66,46 @@ impl Default for Stats {
     }
 }
 
+/// What the report says of one virtual CPU. Times are in ticks of the time-stamp counter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuFacts {
+    /// What it does: `active`, `halted`, `not started`.
+    pub state: &'static str,
+    /// How often it has left the guest.
+    pub exits: u64,
+    /// How long it has had a CPU of the host.
+    pub used: u64,
+    /// Of this, how long the hypervisor worked for it.
+    pub hypervisor: u64,
+    /// How long it had halted, or was not started.
+    pub halted: u64,
+    /// How long it could have run while another had the host's CPU.
+    pub steal: u64,
+    /// How often it had to wait so.
+    pub waits: u64,
+    /// Interprocessor interrupts that it has sent.
+    pub ipis: u64,
+}
+
+impl CpuFacts {
+    fn json(&self, out: &mut impl Write) -> fmt::Result {
+        let Self {
+            state,
+            exits,
+            used,
+            hypervisor,
+            halted,
+            steal,
+            waits,
+            ipis,
+        } = self;
+        write!(
+            out,
+            "{{ \"state\": \"{state}\", \"exits\": {exits}, \"ticks\": {{ \"used\": {used}, \"hypervisor\": {hypervisor}, \"halted\": {halted}, \"steal\": {steal} }}, \"waits\": {waits}, \"ipis\": {ipis} }}"
+        )
+    }
+}
+
 /// What the report adds to the counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
@@ -89,6 +129,8 @@ pub struct Facts<'a> {
     pub ticks_halted: u64,
     /// What shadow paging has done, where the guest runs on it.
     pub shadow: Option<ShadowReport>,
+    /// The virtual CPUs.
+    pub cpus: &'a [CpuFacts],
 }
 
 fn write_shadow(report: &ShadowReport, out: &mut impl Write) -> fmt::Result {
@@ -178,6 +220,7 @@ impl Stats {
             tsc_hz,
             ticks_halted,
             shadow,
+            cpus,
         } = facts;
         let total: u64 = self.exits.iter().sum();
         let spent: u64 = self.ticks.iter().sum();
@@ -240,6 +283,15 @@ impl Stats {
         if let Some(shadow) = shadow {
             write_shadow(shadow, out)?;
         }
+        for (i, cpu) in cpus.iter().enumerate() {
+            out.write_str(if i == 0 {
+                ",\n  \"cpus\": [\n    "
+            } else {
+                ",\n    "
+            })?;
+            cpu.json(out)?;
+        }
+        out.write_str(if cpus.is_empty() { "" } else { "\n  ]" })?;
         let recording = recorder.map_or(&[][..], Recorder::lines);
         for (i, line) in recording.iter().enumerate() {
             let before = if i == 0 { ",\n  \"recording\": [" } else { "," };

@@ -133,7 +133,8 @@ impl<B: VcpuBackend> Session<B> {
             self,
             "VM   state    time      memory    paging     resets  exits"
         );
-        for (index, vm) in self.vms.iter().enumerate() {
+        for index in 0..self.vms.len() {
+            let vm = &self.vms[index];
             let seconds = vm.time().0 / 1_000_000_000;
             let stats = vm.stats();
             let exits: u64 = stats.exits.iter().sum();
@@ -153,6 +154,32 @@ impl<B: VcpuBackend> Session<B> {
                 size(vm.guest.memory_size),
                 vm.paging_name(),
                 stats.resets
+            );
+            if self.vms[index].guest.cpus.len() > 1 {
+                self.list_cpus(index);
+            }
+        }
+    }
+
+    /// The virtual CPUs of VM `index`, a line each.
+    fn list_cpus(&mut self, index: usize) {
+        let cpus = self.cpu_facts(index);
+        let second = clock::tsc_hz().max(1);
+        say!(
+            self,
+            "       CPU  state        used s  halted s  steal s    waits    IPIs  exits"
+        );
+        for (n, cpu) in cpus.iter().enumerate() {
+            say!(
+                self,
+                "       {n:3}  {:11} {:7}  {:8}  {:7} {:8} {:7}  {}",
+                cpu.state,
+                cpu.used / second,
+                cpu.halted / second,
+                cpu.steal / second,
+                cpu.waits,
+                cpu.ipis,
+                cpu.exits
             );
         }
     }

@@ -31,7 +31,7 @@ use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
 use hv_core::sched::{Entity, Scheduler, Share, Turn};
 use hv_core::scratch::{Scratch, ScratchGuest};
-use hv_core::stats::Facts;
+use hv_core::stats::{CpuFacts, Facts};
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
 use protocol::options::Options;
@@ -205,7 +205,9 @@ impl<B: VcpuBackend> Session<B> {
         let next = self.next(now, Some(index)).min(end);
         let vm = &mut self.vms[index];
         let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
-        let cpu = &mut vm.guest.cpus[n].cpu;
+        let slot = &mut vm.guest.cpus[n];
+        slot.begin(before);
+        let cpu = &mut slot.cpu;
         cpu.cpu.set_pause_exiting(sibling_waits);
         cpu.resume();
         cpu.service_at = match next {
@@ -213,7 +215,9 @@ impl<B: VcpuBackend> Session<B> {
             next => cpu.now() + (next - now),
         };
         let stop = cpu.run();
-        self.scheduler.charge(entity, clock::ticks() - before);
+        let after = clock::ticks();
+        self.scheduler.charge(entity, after - before);
+        self.vms[index].guest.cpus[n].preempt(after);
         match stop {
             // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
             // in when service is due.
@@ -439,9 +443,18 @@ impl<B: VcpuBackend> Session<B> {
         }
     }
 
+    /// What the CPUs of VM `index` did.
+    fn cpu_facts(&self, index: usize) -> Vec<CpuFacts> {
+        let slots = self.vms[index].guest.cpus.iter().enumerate();
+        slots
+            .map(|(vcpu, slot)| slot.facts(self.scheduler.used(Entity { vm: index, vcpu })))
+            .collect()
+    }
+
     fn send_reports(&mut self) {
         let ticks_total = clock::ticks() - self.started;
-        for vm in &self.vms {
+        for (index, vm) in self.vms.iter().enumerate() {
+            let cpus = self.cpu_facts(index);
             let mmu = vm.guest.vm.mmu();
             let facts = Facts {
                 backend: B::NAME,
@@ -454,6 +467,7 @@ impl<B: VcpuBackend> Session<B> {
                 tsc_hz: clock::tsc_hz(),
                 ticks_halted: vm.halted_ticks(),
                 shadow: mmu.shadow_report(),
+                cpus: &cpus,
             };
             drop(mmu);
             let recorder = vm.guest.cpus[0].cpu.recorder.as_deref();

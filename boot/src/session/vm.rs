@@ -157,7 +157,7 @@ impl<B: VcpuBackend> Vm<B> {
 
     /// The guest does not run any more. Its CPUs find out anew whether they have halted when it does.
     pub fn stop(&mut self, state: State) {
-        self.guest.cpus.iter_mut().for_each(CpuSlot::wake);
+        self.guest.cpus.iter_mut().for_each(CpuSlot::stop);
         self.state = state;
     }
 

@@ -43,6 +43,8 @@ struct Cpu {
     signals: Arc<Signals>,
     /// Whether the PIC, and not the local APIC, gave the vector that was acknowledged last.
     from_pic: bool,
+    /// Interprocessor interrupts that it has sent.
+    ipis: u64,
 }
 
 /// The PIC pair, the I/O APIC and the local APICs.
@@ -75,6 +77,7 @@ impl InterruptChips {
             lapic: Lapic::new(n),
             signals: Arc::new(Signals::new(n.into(), wakeups.clone())),
             from_pic: false,
+            ipis: 0,
         };
         let mut chips = Self {
             pic: PicPair::default(),
@@ -548,8 +551,16 @@ impl InterruptChips {
         None
     }
 
+    /// How many interprocessor interrupts `cpu` has sent.
+    pub(super) fn ipis(&self, cpu: usize) -> u64 {
+        self.cpus.get(cpu).map_or(0, |c| c.ipis)
+    }
+
     /// Sends an interprocessor interrupt of `cpu`.
     fn send(&mut self, cpu: usize, message: Message, shorthand: Shorthand) {
+        if let Some(c) = self.cpus.get_mut(cpu) {
+            c.ipis += 1;
+        }
         match shorthand {
             Shorthand::Destination => {
                 self.deliver(message);

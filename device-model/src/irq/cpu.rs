@@ -171,6 +171,10 @@ impl InterruptController for CpuInterrupts {
         }
     }
 
+    fn ipis(&self) -> u64 {
+        self.chips.lock().ipis(self.cpu)
+    }
+
     fn cr8(&self) -> u8 {
         self.signals.tpr.load(Ordering::Acquire) >> 4
     }

@@ -85,6 +85,18 @@ pub enum Activity {
     WaitForSipi,
 }
 
+impl Activity {
+    /// In a word or two, as reports show it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Activity::Active => "active",
+            Activity::Halted => "halted",
+            Activity::WaitForSipi => "not started",
+        }
+    }
+}
+
 /// What a virtual CPU is made of.
 pub struct Parts<B: VcpuBackend, C: Clock> {
     /// The hardware's part.
@@ -230,6 +242,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[must_use]
     pub fn activity(&self) -> Activity {
         self.activity
+    }
+
+    /// How many interprocessor interrupts it has sent.
+    #[must_use]
+    pub fn ipis(&self) -> u64 {
+        self.irqs.ipis()
     }
 
     fn set_activity(&mut self, activity: Activity) {

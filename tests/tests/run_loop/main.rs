@@ -9,4 +9,5 @@ mod outside;
 mod ports;
 mod random;
 mod registers;
+mod smp;
 mod software;

@@ -1,0 +1,192 @@
+//! Several virtual CPUs of one machine: how they start and stop each other, and who is woken.
+
+use device_model::irq::{CpuInterrupts, InterruptChips, SharedChips};
+use hv_core::bus::Bus;
+use hv_core::cpu::VcpuBackend;
+use hv_core::cpuid::Cpuid;
+use hv_core::exit::{ExitReason, VmExit};
+use hv_core::machine::Topology;
+use hv_core::pvclock::PvClock;
+use hv_core::regs::{SegReg, SysReg, gpr};
+use hv_core::testing::{FlatMmu, ManualClock, ScriptedCpu, VecMemory};
+use hv_core::time::Clock;
+use hv_core::vcpu::{self, Activity, Stop, Vcpu};
+use hv_core::vm::{self, Vm};
+use std::sync::Arc;
+use tests::rig::{RAM, host};
+
+type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
+
+const WRMSR: ExitReason = ExitReason::Msr { write: true };
+const APIC_BASE: u32 = 0x1b;
+const ICR: u32 = 0x830;
+const INIT: u64 = 0x4500;
+const START_UP: u64 = 0x4600;
+
+struct Machine {
+    cpus: Vec<Cpu>,
+    _chips: SharedChips,
+}
+
+impl Machine {
+    fn new(count: u8) -> Self {
+        let memory = Arc::new(VecMemory::new(RAM));
+        let mut bus = Bus::new(memory.clone());
+        let chips = InterruptChips::shared(count);
+        for cpu in 0..count {
+            let lapic = device_model::irq::LapicMmio::new(chips.clone(), cpu.into());
+            let id = bus.add(Arc::new(spin::Mutex::new(lapic)));
+            bus.add_cpu_page(id, hv_core::Gpa(hv_core::machine::LAPIC));
+        }
+        let wakeups = chips.lock().wakeups();
+        let vm = Arc::new(Vm::new(vm::Parts {
+            number: 1,
+            mmu: FlatMmu::default(),
+            bus,
+            memory,
+            cpuid: Cpuid::new(host, Topology::new(count.into())),
+            wakeups,
+            scratch: None,
+        }));
+        let clock = ManualClock::default();
+        clock.pass(12_345);
+        let cpu = |index: u8| {
+            let irqs = CpuInterrupts::new(&chips, index.into()).expect("it is there");
+            let parts = vcpu::Parts {
+                cpu: ScriptedCpu::default(),
+                clock: clock.clone(),
+                pvclock: PvClock::new(1_000_000_000, 0),
+                irqs: Box::new(irqs),
+            };
+            Vcpu::new(vm.clone(), index, parts)
+        };
+        let mut machine = Self {
+            cpus: (0..count).map(cpu).collect(),
+            _chips: chips,
+        };
+        let ticks = Clock::ticks(&clock);
+        machine.cpus.iter_mut().for_each(|cpu| cpu.reset(ticks));
+        machine
+    }
+
+    /// CPU `n` writes a register.
+    fn wrmsr(&mut self, n: usize, msr: u32, value: u64) -> Stop {
+        let _ = self.cpus[n].vm.wakeups.take();
+        let cpu = &mut self.cpus[n];
+        let regs = &mut cpu.cpu.gprs.regs;
+        regs[gpr::RCX] = msr.into();
+        (regs[gpr::RAX], regs[gpr::RDX]) = (value & 0xffff_ffff, value >> 32);
+        cpu.cpu.exit(VmExit {
+            next_rip: Some(cpu.cpu.rip + 2),
+            ..VmExit::bare(WRMSR)
+        });
+        cpu.run()
+    }
+
+    /// CPU `n` turns x2APIC mode on.
+    fn x2apic(&mut self, n: usize) {
+        let bootstrap = if n == 0 { 0x100 } else { 0 };
+        let stop = self.wrmsr(n, APIC_BASE, 0xfee0_0c00 | bootstrap);
+        assert_eq!(stop, Stop::HostInterrupt);
+    }
+}
+
+#[test]
+fn the_others_wait_for_a_start_up_message() {
+    let mut m = Machine::new(3);
+    let waits: Vec<_> = m.cpus.iter().map(Vcpu::activity).collect();
+    use Activity::{Active, WaitForSipi};
+    assert_eq!(waits, [Active, WaitForSipi, WaitForSipi]);
+    assert!(matches!(m.cpus[1].run(), Stop::Idle(_)));
+    m.x2apic(0);
+    assert_eq!(m.wrmsr(0, ICR, 1 << 32 | INIT), Stop::Wakeup);
+    assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 1);
+    assert!(
+        matches!(m.cpus[1].run(), Stop::Idle(_)),
+        "INIT starts nobody"
+    );
+    assert_eq!(m.wrmsr(0, ICR, 1 << 32 | START_UP | 0x9a), Stop::Wakeup);
+    assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 1);
+    assert_eq!(m.cpus[1].run(), Stop::HostInterrupt, "it runs");
+    let cpu = &m.cpus[1].cpu;
+    let cs = cpu.segment(SegReg::Cs);
+    assert_eq!((cs.selector, cs.base, cpu.rip), (0x9a00, 0x9a000, 0));
+    assert_eq!(m.cpus[2].activity(), WaitForSipi);
+    // A second start-up message does nothing.
+    m.cpus[1].cpu.rip = 0x123;
+    m.wrmsr(0, ICR, 1 << 32 | START_UP | 0x77);
+    m.cpus[1].run();
+    assert_eq!(m.cpus[1].cpu.rip, 0x123);
+}
+
+#[test]
+fn init_keeps_what_the_manual_keeps() {
+    let mut m = Machine::new(2);
+    m.x2apic(0);
+    m.wrmsr(0, ICR, 1 << 32 | INIT);
+    m.wrmsr(0, ICR, 1 << 32 | START_UP | 1);
+    m.cpus[1].run();
+    let cpu = &mut m.cpus[1].cpu;
+    let tsc = cpu.sysreg(SysReg::TscOffset);
+    assert_eq!(
+        tsc,
+        0u64.wrapping_sub(12_345),
+        "all count from the same moment"
+    );
+    cpu.set_sysreg(SysReg::Lstar, 0x1234_5678);
+    cpu.set_sysreg(SysReg::Cr0, 0xe000_0011);
+    cpu.set_sysreg(SysReg::Cr3, 0x5000);
+    cpu.gprs.regs[gpr::RBX] = 7;
+    cpu.xcr0 = 3;
+    m.wrmsr(0, ICR, 1 << 32 | INIT);
+    assert!(matches!(m.cpus[1].run(), Stop::Idle(_)));
+    assert_eq!(m.cpus[1].activity(), Activity::WaitForSipi);
+    let cpu = &m.cpus[1].cpu;
+    assert_eq!(cpu.sysreg(SysReg::TscOffset), tsc);
+    assert_eq!(cpu.sysreg(SysReg::Lstar), 0x1234_5678);
+    assert_eq!(cpu.sysreg(SysReg::Cr0), 0x6000_0010, "CD and NW stay");
+    assert_eq!(cpu.sysreg(SysReg::Cr3), 0);
+    assert_eq!((cpu.gprs.regs[gpr::RBX], cpu.xcr0), (0, 3));
+}
+
+#[test]
+fn an_init_of_the_bootstrap_processor_starts_it_at_the_reset_vector() {
+    let mut m = Machine::new(2);
+    m.x2apic(0);
+    m.cpus[0].cpu.rip = 0x1000;
+    assert_eq!(m.wrmsr(0, ICR, INIT), Stop::HostInterrupt);
+    let cpu = &m.cpus[0];
+    assert_eq!(cpu.activity(), Activity::Active);
+    assert_eq!(
+        (cpu.cpu.rip, cpu.cpu.segment(SegReg::Cs).base),
+        (0xfff0, 0xffff_0000)
+    );
+}
+
+#[test]
+fn a_halted_cpu_is_woken_by_an_interrupt_and_only_it() {
+    let mut m = Machine::new(3);
+    for n in 1..3 {
+        m.x2apic(0);
+        m.wrmsr(0, ICR, (n as u64) << 32 | INIT);
+        m.wrmsr(0, ICR, (n as u64) << 32 | START_UP | 1);
+        m.cpus[n].run();
+        m.x2apic(n);
+        // Software enable.
+        m.wrmsr(n, 0x80f, 0x1ff);
+        m.cpus[n].cpu.rflags = 0x202;
+        m.cpus[n].cpu.exit(VmExit {
+            next_rip: Some(1),
+            ..VmExit::bare(ExitReason::Hlt)
+        });
+        assert!(matches!(m.cpus[n].run(), Stop::Idle(_)));
+    }
+    assert_eq!(m.wrmsr(0, ICR, 2 << 32 | 0x41), Stop::Wakeup);
+    assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 2);
+    m.cpus[2].cpu.entries.clear();
+    assert_eq!(m.cpus[2].run(), Stop::HostInterrupt);
+    let injected = m.cpus[2].cpu.entries[0].inject.map(|e| e.vector);
+    assert_eq!(injected, Some(0x41));
+    // It runs: nobody has to be told of the next one.
+    assert_eq!(m.wrmsr(0, ICR, 2 << 32 | 0x42), Stop::HostInterrupt);
+}
