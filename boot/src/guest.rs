@@ -180,6 +180,8 @@ pub struct CpuSlot<B: VcpuBackend> {
     pub halted: Option<u64>,
     /// How long it had halted, likewise, when it woke last.
     halted_ticks: u64,
+    /// It has halted, and no interrupt wakes it.
+    deaf: bool,
     /// Since when it could run and does not, likewise.
     ready: Option<u64>,
     /// How long it could have run while another had the host's CPU, and how often it had to wait so.
@@ -208,9 +210,10 @@ impl<B: VcpuBackend> CpuSlot<B> {
         self.unload();
     }
 
-    /// It has halted, or waits for a start-up message.
+    /// It has halted, or waits for a start-up message. It is loaded.
     pub fn halt(&mut self) {
         self.halted.get_or_insert_with(clock::ticks);
+        self.deaf = self.cpu.is_deaf();
         self.ready = None;
     }
 
@@ -551,6 +554,7 @@ impl<B: VcpuBackend> Guest<B> {
                 extended: extended.ok_or("no memory for the CPU's extended state")?,
                 halted: None,
                 halted_ticks: 0,
+                deaf: false,
                 ready: None,
                 steal: 0,
                 waits: 0,
@@ -597,6 +601,15 @@ impl<B: VcpuBackend> Guest<B> {
                     .map_err(|e| e.to_string())
             }
             Firmware::Linux { .. } => {
+                let bits = self.vm.cpuid.physical_bits();
+                for slot in &mut self.cpus {
+                    slot.load();
+                    for (msr, value) in mtrr::writes(bits) {
+                        let set = slot.cpu.write_msr(msr, value);
+                        debug_assert!(set.is_ok(), "firmware sets registers that are there");
+                    }
+                    slot.unload();
+                }
                 self.cpus[0].load();
                 let started = self.start_linux();
                 self.cpus[0].unload();
@@ -609,6 +622,14 @@ impl<B: VcpuBackend> Guest<B> {
     pub fn now(&self) -> VmTime {
         let clock = &self.cpus[0].cpu.clock;
         clock.time(clock.ticks())
+    }
+
+    /// Whether all its CPUs have halted for ever.
+    pub fn is_dead(&self) -> bool {
+        self.cpus
+            .iter()
+            .all(|slot| slot.halted.is_some() && slot.deaf)
+            && !self.chips.lock().rouse_the_deaf()
     }
 
     /// Keeps what has just passed, `ticks` ticks of the time-stamp counter, out of the guest's time. None of its CPUs is loaded.
@@ -726,10 +747,6 @@ impl<B: VcpuBackend> Guest<B> {
         self.chips.lock().preset_virtual_wire();
         for &(port, value) in &setup.text_mode {
             out(port, AccessSize::Byte, value.into());
-        }
-        for (msr, value) in mtrr::writes(self.vm.cpuid.physical_bits()) {
-            let set = self.cpus[0].cpu.write_msr(msr, value);
-            debug_assert!(set.is_ok(), "firmware sets registers that are there");
         }
         self.clear_text_screen();
         for c in &boot.copies {

@@ -228,6 +228,13 @@ impl<B: VcpuBackend> Session<B> {
                     vm.guest.cpus[n].halt();
                 }
                 vm.wake_cpus();
+                if vm.guest.is_dead() {
+                    log::info!(
+                        "VM {}: all CPUs have halted with interrupts off: the machine is off",
+                        vm.number
+                    );
+                    self.switched_off(index, Event::PowerOff);
+                }
                 self.schedule(index);
                 if stop == Stop::Yield {
                     self.scheduler.yield_now(entity);

@@ -176,6 +176,13 @@ impl InterruptChips {
         self.deliver(message);
     }
 
+    /// Whether anything but a CPU can send an NMI, an INIT or a start-up message. If not, CPUs that have all halted with interrupts off have
+    /// halted for ever.
+    #[must_use]
+    pub fn rouse_the_deaf(&self) -> bool {
+        self.ioapic.rouses_the_deaf() || self.cpus.iter().any(|c| c.lapic.lint0_is_nmi())
+    }
+
     /// Pulls the NMI pin (LINT1 of all local APICs; the pin itself where there is none).
     pub fn pull_nmi(&mut self) {
         for cpu in 0..self.cpus.len() {

@@ -127,6 +127,14 @@ impl IoApic {
         self.due(pin)
     }
 
+    /// Whether an input may send an NMI, an INIT or a start-up message.
+    pub(super) fn rouses_the_deaf(&self) -> bool {
+        use DeliveryMode::{Init, Nmi, StartUp};
+        self.entries.iter().any(|entry| {
+            !entry.low.contains(Redirection::MASKED) && matches!(entry.mode(), Nmi | Init | StartUp)
+        })
+    }
+
     /// The message that input `pin` has to send, if it has.
     pub(super) fn due(&self, pin: u8) -> Option<Message> {
         let entry = self.entries.get(usize::from(pin))?;

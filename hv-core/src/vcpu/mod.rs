@@ -244,6 +244,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.activity
     }
 
+    /// Whether no interrupt wakes it: it has halted with interrupts off, or was not started.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        match self.activity {
+            Activity::Active => false,
+            Activity::Halted => self.cpu.rflags() & Rflags::IF.bits() == 0,
+            Activity::WaitForSipi => true,
+        }
+    }
+
     /// How many interprocessor interrupts it has sent.
     #[must_use]
     pub fn ipis(&self) -> u64 {

@@ -4,6 +4,7 @@
 
 mod checks;
 mod console;
+mod cpus;
 mod defence;
 mod docs;
 mod events;
@@ -47,6 +48,8 @@ pub struct Case {
     /// Its name.
     pub name: &'static str,
     what: What,
+    /// Virtual CPUs.
+    cpus: u32,
     memory: u64,
     script: Vec<Step>,
     timeout: u64,
@@ -103,6 +106,7 @@ pub fn all() -> Vec<Case> {
     all.extend(console::cases());
     all.extend(defence::cases());
     all.extend(docs::cases());
+    all.extend(cpus::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
     all.extend(rigs::cases());
@@ -123,6 +127,7 @@ fn case(
     Case {
         name,
         what,
+        cpus: 1,
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
@@ -177,6 +182,11 @@ fn on(rig: &'static dyn Rig, cpu_model: Option<&'static str>, case: Case) -> Cas
         cpu_model,
         ..case
     }
+}
+
+/// The same with several virtual CPUs.
+fn with_cpus(cpus: u32, case: Case) -> Case {
+    Case { cpus, ..case }
 }
 
 /// The same under shadow paging.
@@ -300,6 +310,8 @@ impl Case {
             cpu_model: self.rig.choose_model(self.cpu_model)?,
             vm: Vm {
                 memory: self.memory,
+                cpus: self.cpus,
+                max_cpus: self.cpus,
                 paging: self.paging,
                 shadow: self.shadow,
                 ..options.vm.clone()

@@ -297,6 +297,11 @@ impl Lapic {
         self.lint0() & (LVT_MASKED | LVT_EXT_INT) == LVT_EXT_INT
     }
 
+    /// Whether the PIC's output is an NMI at LINT0.
+    pub(super) fn lint0_is_nmi(&self) -> bool {
+        self.lint0() & LVT_MASKED == 0 && DeliveryMode::of(self.lint0()) == DeliveryMode::Nmi
+    }
+
     fn lint0(&self) -> u32 {
         self.lvt.get(lvt::LINT0).copied().unwrap_or(LVT_MASKED)
     }

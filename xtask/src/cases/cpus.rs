@@ -1,0 +1,54 @@
+//! Guests with several virtual CPUs.
+
+use super::checks::Check::{Console, PoweredOff, Resets};
+use super::{Case, What, by_hand, case, on, until, with_cpus};
+use crate::guests::Guest;
+use crate::rig::{BOCHS_SVM, BOCHS_VMX};
+
+/// The cloud kernel, which has to find so many and to switch the machine off.
+fn kernel(name: &'static str, cpus: u32, timeout: u64, says: &'static [&'static str]) -> Case {
+    let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
+    let checks = [PoweredOff, Console(says)];
+    with_cpus(cpus, case(name, what, 512, timeout, &[], &checks))
+}
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    // The kernel has sent interrupts between CPUs, and each has a timer of its own.
+    const FOUR: &[&str] = &["GUEST-CPU 4", "GUEST-IRQ LOC:", "GUEST-IRQ CAL:"];
+    let twice = [until("GUEST-UP"), until("GUEST-UP")];
+    let reboot = What::Kernel(Guest::CloudKernel, "umbra.then=reboot");
+    let installer = What::Cd(Guest::DebianAmd64);
+    let language = [until("Select a language")];
+    vec![
+        on(
+            BOCHS_VMX,
+            None,
+            kernel("bochs-vmx-cpus-2-kernel", 2, 900, &["GUEST-CPU 2"]),
+        ),
+        by_hand(on(
+            BOCHS_SVM,
+            None,
+            kernel("bochs-svm-cpus-2-kernel", 2, 900, &["GUEST-CPU 2"]),
+        )),
+        // Through SeaBIOS, which starts all of them too.
+        with_cpus(
+            4,
+            case(
+                "cpus-4-debian-amd64-installer",
+                installer,
+                1024,
+                400,
+                &language,
+                &[],
+            ),
+        ),
+        kernel("cpus-4-kernel", 4, 200, FOUR),
+        with_cpus(
+            4,
+            case("cpus-4-reboot", reboot, 512, 200, &twice, &[Resets(1)]),
+        ),
+        kernel("cpus-8-kernel", 8, 300, &["GUEST-CPU 8"]),
+        by_hand(kernel("cpus-32-kernel", 32, 900, &["GUEST-CPU 32"])),
+    ]
+}
