@@ -1,5 +1,5 @@
 # A guest that looks for what others have left in its memory, behind `protected.s`: PATTERN from 1 MiB to MEMORY. It says on COM1 "clear", or
-# "remains".
+# "remains", and then "looked".
 
     mov esi, 0x100000
     mov ebx, ~PATTERN               # the pattern itself is nowhere in the program
@@ -13,6 +13,8 @@
     jmp 3f
 2:  mov esi, offset remains
 3:  call say
+    mov esi, offset looked
+    call say
 4:  hlt
     jmp 4b
 
@@ -20,5 +22,8 @@ clear:
     .asciz "clear\r\n"
 remains:
     .asciz "remains\r\n"
+
+looked:
+    .asciz "looked\r\n"
 
     .org 1024

@@ -45,7 +45,7 @@ fn cleared(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             memory,
             ..Vm::of(&disk)?
         },
-        script: vec![until("clear")],
+        script: vec![until("looked")],
         timeout: Some(Duration::from_secs(case.timeout)),
         ..Options::headless(Vm::of(&disk)?)
     };
@@ -60,8 +60,16 @@ fn cleared(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         timeout: options.timeout,
         ..Plan::default()
     };
-    let run = run::converse(&machine, &plan, case.name, &mut |_| ())?;
+    let mut said = Vec::new();
+    let run = run::converse(&machine, &plan, case.name, &mut |bytes| {
+        said.extend_from_slice(bytes)
+    })?;
     run.summary.result?;
+    let said = String::from_utf8_lossy(&said);
+    ensure!(
+        said.contains("clear") && !said.contains("remains"),
+        "the guest says of its memory: {said}"
+    );
     // What was cleared had been full.
     let log = fs::read_to_string(run.log)?;
     let told = log.lines().find_map(|line| {

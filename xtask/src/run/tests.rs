@@ -1,11 +1,14 @@
 //! What the command line may ask for.
 
+use super::options::TIMEOUT;
 use super::*;
 use crate::cli::{Cli, Command};
 use crate::media::{Kind, Medium};
 use crate::outcome::Refused;
-use crate::rig::{BOCHS_VMX, Paging};
+use crate::rig::{BOCHS_VMX, Boot, MIB, Net, Paging};
+use crate::vm::Vm;
 use clap::Parser;
+use std::time::Duration;
 
 fn check(line: &str) -> Result<Options> {
     let cli = Cli::try_parse_from(format!("xtask run {line}").split_whitespace())?;

@@ -1,0 +1,94 @@
+//! The outer machine of a run.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::Options;
+use crate::cli::BootFrom;
+use crate::image;
+use crate::outcome::refuse;
+use crate::rig::{Boot, MIB, Machine, Module, outer_memory};
+
+/// Memory of the outer machine for each guest but the first, besides that guest's RAM: its video memory, and the books of its shadow
+/// paging.
+const OTHER: u64 = 80 * MIB;
+
+/// The network card's option ROM, with which the firmware boots from the network.
+fn nic_rom() -> Result<Module> {
+    const PATH: &str = "/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom";
+    if !Path::new(PATH).exists() {
+        refuse!("--boot net needs {PATH}, which Debian's package ipxe-qemu has");
+    }
+    Ok(Module {
+        role: "nicrom".to_owned(),
+        path: PATH.into(),
+    })
+}
+
+/// The outer machine for a run in the Umbra image `umbra`. `scratch` takes the files that it needs.
+///
+/// # Errors
+///
+/// A [`Refused`](crate::outcome::Refused): the outer machine cannot be as large as the guests need it.
+pub fn machine(
+    options: &Options,
+    umbra: &Path,
+    display: Option<&'static str>,
+    scratch: &Path,
+) -> Result<Machine> {
+    let mut modules = image::firmware();
+    if options.vms().any(|vm| vm.boot == Some(BootFrom::Net)) {
+        modules.push(nic_rom()?);
+    }
+    let mut drives = Vec::new();
+    let (mut guests, mut modules_length) = (0, MIB);
+    for (number, vm) in (1..).zip(options.vms()) {
+        let parts = vm.equip(number, &vm.medium()?, options.bus, scratch)?;
+        modules.extend(parts.modules);
+        drives.extend(parts.drives);
+        modules_length += parts.module_bytes;
+        guests += vm.memory;
+    }
+    let umbra_options = protocol::options::Options {
+        control: Some(options.rig.control()),
+        window: options.window,
+        check: false,
+        overflow: options.overflow,
+        vms: options
+            .vms()
+            .map(|vm| vm.options(options.record, options.count))
+            .collect(),
+    };
+    // Each guest has 16 MiB of video memory besides.
+    let others = options.others.len() as u64;
+    let needed = outer_memory(guests, modules_length + others * OTHER);
+    let memory = options.outer_memory.unwrap_or(needed);
+    if let Some(most) = options.rig.most_memory()
+        && memory > most
+    {
+        refuse!(
+            "guests of {}M need an outer machine of {}M, and that of --rig {} can have {}M",
+            guests / MIB,
+            memory / MIB,
+            options.rig.name(),
+            most / MIB
+        );
+    }
+    Ok(Machine {
+        rig: options.rig,
+        cpu_model: options.cpu_model.clone(),
+        cpus: options.host_cpus,
+        memory,
+        boot: Boot::Multiboot {
+            umbra: umbra.to_owned(),
+            options: umbra_options.to_string(),
+            modules,
+        },
+        drives,
+        network: options.network.clone(),
+        remains: None,
+        icount: options.icount,
+        display,
+    })
+}
