@@ -226,12 +226,14 @@ impl<B: VcpuBackend> CpuSlot<B> {
         }
     }
 
-    /// Its turn begins at `now`.
-    pub fn begin(&mut self, now: u64) {
+    /// Its turn begins. It has been loaded.
+    pub fn begin_turn(&mut self) {
         if let Some(since) = self.ready.take() {
-            self.steal += now.saturating_sub(since);
+            self.steal += clock::ticks().saturating_sub(since);
             self.waits += 1;
         }
+        let steal = VmTime::of_ticks(self.steal, clock::tsc_hz().max(1));
+        self.cpu.begin_turn(steal.0);
     }
 
     /// Its turn ended at `now`, though it can go on.

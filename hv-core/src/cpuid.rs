@@ -7,7 +7,7 @@
 mod topology;
 
 use crate::machine::Topology;
-use crate::{pvclock, pveoi};
+use crate::{hypercall, pvclock, pveoi, pvsteal};
 use alloc::vec::Vec;
 
 /// EAX, EBX, ECX, EDX.
@@ -33,6 +33,12 @@ pub struct CpuidState {
     pub xcr0: u64,
 }
 
+/// What KVM's interface has for the CPUs of one guest among each other.
+const SEVERAL_CPUS: u32 = pvsteal::FEATURE
+    | pvsteal::FEATURE_TLB_FLUSH
+    | hypercall::FEATURE_UNHALT
+    | hypercall::FEATURE_SEND_IPI
+    | hypercall::FEATURE_YIELD;
 /// Highest basic leaf that is offered.
 const MAX_BASIC: u32 = 0x0d;
 /// Highest extended leaf that is offered.
@@ -233,7 +239,12 @@ impl Cpuid {
                 eax: pvclock::FEATURE_NOP_IO_DELAY
                     | pvclock::FEATURE_CLOCKSOURCE2
                     | pveoi::FEATURE
-                    | pvclock::FEATURE_STABLE,
+                    | pvclock::FEATURE_STABLE
+                    | if topology.cores() > 1 {
+                        SEVERAL_CPUS
+                    } else {
+                        0
+                    },
                 ..CpuidResult::default()
             },
         ];

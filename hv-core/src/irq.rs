@@ -60,6 +60,8 @@ bitflags! {
         const INIT = 1 << 3;
         /// A start-up message has come.
         const START_UP = 1 << 4;
+        /// Another CPU has kicked this one (KVM_HC_KICK_CPU).
+        const KICK = 1 << 5;
     }
 }
 
@@ -70,7 +72,8 @@ impl Attention {
     pub const EVENTS: Self = Self::INTERRUPT
         .union(Self::NMI)
         .union(Self::INIT)
-        .union(Self::START_UP);
+        .union(Self::START_UP)
+        .union(Self::KICK);
 }
 
 /// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. The interrupt chips set it, whoever shares out the host's
@@ -138,6 +141,23 @@ pub trait InterruptController: Send {
     /// The vector of a start-up message that has come since the last call, if any (and forgets it).
     fn take_start_up(&mut self) -> Option<u8> {
         None
+    }
+
+    /// Whether another CPU has kicked this one since the last call (and forgets it).
+    fn take_kick(&mut self) -> bool {
+        false
+    }
+
+    /// Kicks the CPU with this APIC ID, if there is one.
+    fn kick(&mut self, apic_id: u32) {
+        let _ = apic_id;
+    }
+
+    /// Sends an interprocessor interrupt, as bits 10:0 of the interrupt command register have it, to the CPU with this APIC ID. Whether there
+    /// is one.
+    fn send_ipi(&mut self, apic_id: u32, icr: u32) -> bool {
+        let _ = (apic_id, icr);
+        false
     }
 
     /// The CPU has halted, or no longer: whether [`Wakeups`] are to be told when it has something to act on.

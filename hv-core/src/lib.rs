@@ -4,7 +4,7 @@
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), what the CPUs have to flush ([`flush`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
-//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`]), statistics
+//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), statistics
 //! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
 //! single instructions ([`scratch`]).
 //!
@@ -28,6 +28,7 @@ pub mod event;
 pub mod exit;
 pub mod flush;
 pub mod fx;
+pub mod hypercall;
 pub mod irq;
 pub mod machine;
 pub mod mem;
@@ -35,6 +36,7 @@ pub mod mmu;
 pub mod msr;
 pub mod pvclock;
 pub mod pveoi;
+pub mod pvsteal;
 pub mod record;
 pub mod regs;
 pub mod sched;

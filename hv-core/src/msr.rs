@@ -5,7 +5,7 @@
 //! exist: #GP(0).
 
 use crate::regs::SysReg;
-use crate::{pvclock, pveoi};
+use crate::{pvclock, pveoi, pvsteal};
 
 /// Register numbers, by the SDM's and APM's names.
 #[allow(missing_docs)]
@@ -85,6 +85,8 @@ pub enum Special {
     PvClock,
     /// The paravirtual end of interrupt's.
     PvEoi,
+    /// Steal time's.
+    StealTime,
     /// A register that the backend keeps.
     Sys(SysReg),
 }
@@ -99,6 +101,7 @@ pub const fn special(msr: u32) -> Option<Special> {
         nr::EFER => Special::Efer,
         pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
         pveoi::MSR => Special::PvEoi,
+        pvsteal::MSR => Special::StealTime,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
         nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),

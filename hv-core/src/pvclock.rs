@@ -5,7 +5,8 @@
 //! "KVM CPUID bits"): MSR_KVM_WALL_CLOCK_NEW and MSR_KVM_SYSTEM_TIME_NEW take the physical address of a structure that we fill
 //! in. Our TSC never changes its rate, so the structure is written when the guest asks for it and when it writes its TSC.
 //!
-//! Nothing else of KVM's interface is offered: no hypercalls, no asynchronous page faults, no steal time.
+//! Of KVM's interface there are further [`pveoi`](crate::pveoi), [`pvsteal`](crate::pvsteal) and the calls of [`hypercall`](crate::hypercall); there are
+//! no asynchronous page faults.
 
 use crate::mem::GuestMemory;
 use crate::{Gpa, VmTime};

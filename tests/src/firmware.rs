@@ -331,7 +331,11 @@ impl FirmwarePc {
         let end = self.vcpu.stats.software_instructions + limit;
         for turn in 0u64.. {
             match self.vcpu.run() {
-                Stop::HostInterrupt | Stop::Service | Stop::Wakeup | Stop::Yield => {}
+                Stop::HostInterrupt
+                | Stop::Service
+                | Stop::Wakeup
+                | Stop::Yield
+                | Stop::YieldTo(_) => {}
                 // Nothing happens before then, so time passes at once.
                 Stop::Idle(until) if until != VmTime::NEVER => {
                     self.clock.0.fetch_max(until.0, Ordering::Relaxed);

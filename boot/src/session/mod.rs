@@ -182,7 +182,9 @@ impl<B: VcpuBackend> Session<B> {
     /// Takes the host's CPU away from whoever has it.
     fn unload(&mut self) {
         if let Some(Entity { vm, vcpu }) = self.loaded.take() {
-            self.vms[vm].guest.cpus[vcpu].unload();
+            let slot = &mut self.vms[vm].guest.cpus[vcpu];
+            slot.cpu.end_turn();
+            slot.unload();
         }
     }
 
@@ -190,7 +192,9 @@ impl<B: VcpuBackend> Session<B> {
     fn load(&mut self, entity: Entity) {
         if self.loaded != Some(entity) {
             self.unload();
-            self.vms[entity.vm].guest.cpus[entity.vcpu].load();
+            let slot = &mut self.vms[entity.vm].guest.cpus[entity.vcpu];
+            slot.load();
+            slot.begin_turn();
             self.loaded = Some(entity);
         }
     }
@@ -206,7 +210,6 @@ impl<B: VcpuBackend> Session<B> {
         let vm = &mut self.vms[index];
         let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
         let slot = &mut vm.guest.cpus[n];
-        slot.begin(before);
         let cpu = &mut slot.cpu;
         cpu.cpu.set_pause_exiting(sibling_waits);
         cpu.resume();
@@ -222,7 +225,7 @@ impl<B: VcpuBackend> Session<B> {
             // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
             // in when service is due.
             Stop::HostInterrupt | Stop::Service => interrupts::window(),
-            Stop::Idle(_) | Stop::Wakeup | Stop::Yield => {
+            Stop::Idle(_) | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {
                 let vm = &mut self.vms[index];
                 if matches!(stop, Stop::Idle(_)) {
                     vm.guest.cpus[n].halt();
@@ -236,8 +239,10 @@ impl<B: VcpuBackend> Session<B> {
                     self.switched_off(index, Event::PowerOff);
                 }
                 self.schedule(index);
-                if stop == Stop::Yield {
-                    self.scheduler.yield_now(entity);
+                match stop {
+                    Stop::Yield => self.scheduler.yield_now(entity),
+                    Stop::YieldTo(vcpu) => self.scheduler.yield_to(entity, vcpu),
+                    _ => {}
                 }
                 return Flow::Continue(());
             }

@@ -558,6 +558,33 @@ impl InterruptChips {
         None
     }
 
+    /// Kicks the CPU with this APIC ID.
+    pub(super) fn kick(&self, apic_id: u32) {
+        let is = |c: &&Cpu| c.lapic.is_destination(apic_id, false);
+        if let Some(c) = self.cpus.iter().find(is) {
+            c.signals.kick();
+        }
+    }
+
+    /// Sends what bits 10:0 of `icr` say from `cpu` to the CPU with this APIC ID. Whether there is one.
+    pub(super) fn send_ipi(&mut self, cpu: usize, apic_id: u32, icr: u32) -> bool {
+        let message = Message {
+            destination: apic_id,
+            logical: false,
+            mode: DeliveryMode::of(icr),
+            vector: icr as u8,
+            level: false,
+        };
+        let there = self
+            .cpus
+            .iter()
+            .any(|c| c.lapic.is_destination(apic_id, false));
+        if there {
+            self.send(cpu, message, Shorthand::Destination);
+        }
+        there
+    }
+
     /// How many interprocessor interrupts `cpu` has sent.
     pub(super) fn ipis(&self, cpu: usize) -> u64 {
         self.cpus.get(cpu).map_or(0, |c| c.ipis)

@@ -15,7 +15,8 @@ mod event {
     pub(super) const NMI: u32 = Attention::NMI.bits() as u32;
     pub(super) const INIT: u32 = Attention::INIT.bits() as u32;
     pub(super) const START_UP: u32 = Attention::START_UP.bits() as u32;
-    pub(super) const ALL: u32 = NMI | INIT | START_UP;
+    pub(super) const KICK: u32 = Attention::KICK.bits() as u32;
+    pub(super) const ALL: u32 = NMI | INIT | START_UP | KICK;
     pub(super) const START_UP_VECTOR: u32 = 0xff << START_UP_SHIFT;
     pub(super) const START_UP_SHIFT: u32 = 8;
 }
@@ -76,6 +77,12 @@ impl Signals {
 
     pub(super) fn nmi(&self) {
         self.events.fetch_or(event::NMI, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Another CPU's kick.
+    pub(super) fn kick(&self) {
+        self.events.fetch_or(event::KICK, Ordering::SeqCst);
         self.wake();
     }
 
@@ -158,6 +165,18 @@ impl InterruptController for CpuInterrupts {
     fn take_start_up(&mut self) -> Option<u8> {
         let events = self.signals.take(event::START_UP | event::START_UP_VECTOR);
         (events & event::START_UP != 0).then_some((events >> event::START_UP_SHIFT) as u8)
+    }
+
+    fn take_kick(&mut self) -> bool {
+        self.signals.take(event::KICK) & event::KICK != 0
+    }
+
+    fn kick(&mut self, apic_id: u32) {
+        self.chips.lock().kick(apic_id);
+    }
+
+    fn send_ipi(&mut self, apic_id: u32, icr: u32) -> bool {
+        self.chips.lock().send_ipi(self.cpu, apic_id, icr)
     }
 
     fn set_halted(&mut self, halted: bool) {

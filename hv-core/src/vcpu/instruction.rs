@@ -38,6 +38,7 @@ const fn intercepted(reason: &ExitReason) -> Option<(Intercepted, u16, u64)> {
         ExitReason::Pause => (Intercepted::Pause, 0x90f3, 2),
         // Three bytes, which are left to the decoder.
         ExitReason::Xsetbv => (Intercepted::Xsetbv, 0, 0),
+        ExitReason::Hypercall => (Intercepted::Vmmcall, 0, 0),
         _ => return None,
     })
 }

@@ -8,6 +8,7 @@ mod access;
 mod control;
 mod cpuid;
 mod debug;
+mod hypercall;
 mod instruction;
 mod lacking;
 mod msr_access;
@@ -32,6 +33,7 @@ use crate::mmu::{Mmu, TlbFlush};
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
+use crate::pvsteal::StealTime;
 use crate::record::{Before, Recorder};
 use crate::regs::{Efer, Rflags, SysReg, gpr};
 use crate::sentence::sentence;
@@ -60,6 +62,8 @@ pub enum Stop {
     Service,
     /// Another CPU of this VM has halted, and now has something to do ([`Vm::wakeups`]).
     Wakeup,
+    /// The guest asks that this CPU of its runs next.
+    YieldTo(usize),
     /// The guest has executed PAUSE, which was [to leave it](VcpuBackend::set_pause_exiting).
     Yield,
 }
@@ -131,6 +135,9 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     msrs: MsrStore,
     pvclock: PvClock,
     pveoi: PvEoi,
+    steal: StealTime,
+    /// Another CPU has kicked this one: it does not halt the next time.
+    kicked: bool,
     events: EventQueue,
     now: VmTime,
     /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
@@ -171,6 +178,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             others: !(1 << (index & 31)),
             pvclock,
             pveoi: PvEoi::default(),
+            steal: StealTime::default(),
+            kicked: false,
             cpu,
             clock,
             stats: Stats::default(),
@@ -206,6 +215,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.msrs = MsrStore::default();
         self.pvclock.reset();
         self.pveoi = PvEoi::default();
+        self.steal = StealTime::default();
+        self.kicked = false;
         self.stop = None;
         self.set_activity(match self.index {
             0 => Activity::Active,
@@ -344,6 +355,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if attention.intersects(Attention::INIT.union(Attention::START_UP)) {
             self.start_or_stop();
         }
+        if attention.contains(Attention::KICK) && self.irqs.take_kick() {
+            self.kicked();
+        }
         if self.activity == Activity::WaitForSipi {
             return None;
         }
@@ -448,6 +462,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.now_is_old = false;
     }
 
+    /// The host's CPU is its from now on; in all, others have had it for `steal` nanoseconds while this one could have run.
+    pub fn begin_turn(&mut self, steal: u64) {
+        if self.steal.begin(&*self.vm.memory, steal) {
+            self.reload_paging();
+        }
+    }
+
+    /// The host's CPU is its no longer.
+    pub fn end_turn(&mut self) {
+        self.steal.end(&*self.vm.memory);
+    }
+
     /// Takes `ticks` ticks of the time-stamp counter, during which the guest was paused and which have just passed, out of its time: it
     /// sees neither its clocks nor its time-stamp counter jump.
     pub fn skip(&mut self, ticks: u64) {
@@ -496,7 +522,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             } => self.reflect(kind, vector, error, insn_len),
             ExitReason::Shutdown => self.triple_fault(),
             ExitReason::Xsetbv => self.xsetbv(exit),
-            ExitReason::Hypercall | ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
+            ExitReason::Hypercall => self.hypercall(exit),
+            ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
             ExitReason::Rdpmc => Err(general_protection()),
             ExitReason::Nmi | ExitReason::Init => Ok(()),
             ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit),
@@ -686,7 +713,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
         let next = self.next_rip(exit)?;
         self.advance(next);
-        self.set_activity(Activity::Halted);
+        if !core::mem::take(&mut self.kicked) {
+            self.set_activity(Activity::Halted);
+        }
         Ok(())
     }
 

@@ -54,6 +54,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
             Some(Special::PvEoi) => Ok(self.pveoi.read()),
+            Some(Special::StealTime) => Ok(self.steal.read()),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
         }
@@ -77,6 +78,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
                 self.pvclock
                     .publish(&*self.vm.memory, value, self.clock.time(self.clock.ticks()));
+            }
+            Some(Special::StealTime) => {
+                return if self.steal.write(value) {
+                    Ok(())
+                } else {
+                    Err(MsrFault)
+                };
             }
             Some(Special::PvEoi) => {
                 return if self.pveoi.write(value) {

@@ -136,7 +136,7 @@ impl Machine {
         match self.vcpu.run() {
             Stop::Idle(_) => self.vcpu.resume(),
             Stop::Service => self.vcpu.service_at = VmTime::NEVER,
-            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield => {}
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {}
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
         }

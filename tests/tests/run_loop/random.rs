@@ -330,7 +330,7 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
             Stop::Fatal(_) => 4,
             Stop::Service => 5,
             Stop::Yield => 6,
-            Stop::Wakeup => unreachable!("it is alone in its VM"),
+            Stop::Wakeup | Stop::YieldTo(_) => unreachable!("it is alone in its VM"),
         }] += 1;
         match stop {
             Stop::Service => rig.vcpu.service_at = VmTime::NEVER,
@@ -339,7 +339,7 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
                 rig.reset();
                 model.lock().nmi = false;
             }
-            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield => {}
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {}
         }
         forget(&mut rig);
     }

@@ -5,9 +5,10 @@ use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::hypercall::{KICK_CPU, NO_SUCH_CALL, NOT_PERMITTED, SCHED_YIELD, SEND_IPI};
 use hv_core::machine::Topology;
 use hv_core::pvclock::PvClock;
-use hv_core::regs::{SegReg, SysReg, gpr};
+use hv_core::regs::{SegAttr, SegReg, SysReg, gpr};
 use hv_core::testing::{FlatMmu, ManualClock, ScriptedCpu, VecMemory};
 use hv_core::time::Clock;
 use hv_core::vcpu::{self, Activity, Stop, Vcpu};
@@ -20,6 +21,7 @@ type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 const WRMSR: ExitReason = ExitReason::Msr { write: true };
 const APIC_BASE: u32 = 0x1b;
 const ICR: u32 = 0x830;
+const SPURIOUS: u32 = 0x80f;
 const INIT: u64 = 0x4500;
 const START_UP: u64 = 0x4600;
 
@@ -81,6 +83,41 @@ impl Machine {
             ..VmExit::bare(WRMSR)
         });
         cpu.run()
+    }
+
+    /// CPU `n` makes a hypercall, which returns this.
+    fn call(&mut self, n: usize, number: u64, arguments: [u64; 4]) -> (Stop, u64) {
+        let _ = self.cpus[n].vm.wakeups.take();
+        let cpu = &mut self.cpus[n];
+        let registers = [gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI];
+        for (register, value) in registers.into_iter().zip(arguments) {
+            cpu.cpu.gprs.regs[register] = value;
+        }
+        cpu.cpu.gprs.regs[gpr::RAX] = number;
+        cpu.cpu.exit(VmExit {
+            next_rip: Some(cpu.cpu.rip + 3),
+            ..VmExit::bare(ExitReason::Hypercall)
+        });
+        let stop = cpu.run();
+        (stop, cpu.cpu.gprs.regs[gpr::RAX])
+    }
+
+    /// CPU `n` is started, in x2APIC mode, software-enabled, and halts with these flags.
+    fn halt(&mut self, n: usize, rflags: u64) -> Stop {
+        if self.cpus[n].activity() == Activity::WaitForSipi {
+            self.x2apic(0);
+            self.wrmsr(0, ICR, (n as u64) << 32 | INIT);
+            self.wrmsr(0, ICR, (n as u64) << 32 | START_UP | 1);
+            self.cpus[n].run();
+            self.x2apic(n);
+            self.wrmsr(n, SPURIOUS, 0x1ff);
+        }
+        self.cpus[n].cpu.rflags = rflags;
+        self.cpus[n].cpu.exit(VmExit {
+            next_rip: Some(1),
+            ..VmExit::bare(ExitReason::Hlt)
+        });
+        self.cpus[n].run()
     }
 
     /// CPU `n` turns x2APIC mode on.
@@ -167,19 +204,7 @@ fn an_init_of_the_bootstrap_processor_starts_it_at_the_reset_vector() {
 fn a_halted_cpu_is_woken_by_an_interrupt_and_only_it() {
     let mut m = Machine::new(3);
     for n in 1..3 {
-        m.x2apic(0);
-        m.wrmsr(0, ICR, (n as u64) << 32 | INIT);
-        m.wrmsr(0, ICR, (n as u64) << 32 | START_UP | 1);
-        m.cpus[n].run();
-        m.x2apic(n);
-        // Software enable.
-        m.wrmsr(n, 0x80f, 0x1ff);
-        m.cpus[n].cpu.rflags = 0x202;
-        m.cpus[n].cpu.exit(VmExit {
-            next_rip: Some(1),
-            ..VmExit::bare(ExitReason::Hlt)
-        });
-        assert!(matches!(m.cpus[n].run(), Stop::Idle(_)));
+        assert!(matches!(m.halt(n, 0x202), Stop::Idle(_)));
     }
     assert_eq!(m.wrmsr(0, ICR, 2 << 32 | 0x41), Stop::Wakeup);
     assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 2);
@@ -189,4 +214,70 @@ fn a_halted_cpu_is_woken_by_an_interrupt_and_only_it() {
     assert_eq!(injected, Some(0x41));
     // It runs: nobody has to be told of the next one.
     assert_eq!(m.wrmsr(0, ICR, 2 << 32 | 0x42), Stop::HostInterrupt);
+}
+
+#[test]
+fn a_kick_ends_a_halt_with_interrupts_off_also_one_that_comes_later() {
+    let mut m = Machine::new(2);
+    assert!(matches!(m.halt(1, 2), Stop::Idle(_)));
+    assert!(m.cpus[1].is_deaf());
+    assert_eq!(m.call(0, KICK_CPU, [0, 1, 0, 0]), (Stop::Wakeup, 0));
+    assert_eq!(m.cpus[1].run(), Stop::HostInterrupt);
+    assert_eq!(m.call(0, KICK_CPU, [0, 1, 0, 0]), (Stop::HostInterrupt, 0));
+    assert_eq!(m.cpus[1].run(), Stop::HostInterrupt);
+    assert_eq!(m.halt(1, 2), Stop::HostInterrupt, "it goes on");
+    assert!(matches!(m.halt(1, 2), Stop::Idle(_)), "only once");
+    assert_eq!(
+        m.call(0, KICK_CPU, [0, 77, 0, 0]).1,
+        0,
+        "there is none such"
+    );
+}
+
+#[test]
+fn one_call_sends_an_interrupt_to_many() {
+    let mut m = Machine::new(4);
+    for n in 1..4 {
+        m.halt(n, 0x202);
+    }
+    let (stop, sent) = m.call(0, SEND_IPI, [0b101, 0, 1, 0x41]);
+    assert_eq!((stop, sent), (Stop::Wakeup, 2));
+    assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 1 | 1 << 3);
+    assert_eq!(
+        m.cpus[0].ipis(),
+        2 * 3 + 2,
+        "those that have started them, too"
+    );
+    for (n, vector) in [(1, Some(0x41)), (3, Some(0x41))] {
+        m.cpus[n].cpu.entries.clear();
+        m.cpus[n].run();
+        let injected = m.cpus[n].cpu.entries[0].inject.map(|e| e.vector);
+        assert_eq!(injected, vector);
+    }
+    // Out of range, and an INIT.
+    assert_eq!(m.call(0, SEND_IPI, [u64::MAX, u64::MAX, 4, 0x41]).1, 0);
+    assert_eq!(
+        m.call(0, SEND_IPI, [1, 0, 1, 0x500]).1 as u32,
+        NO_SUCH_CALL as u32
+    );
+}
+
+#[test]
+fn a_call_may_give_the_turn_to_another_cpu() {
+    let mut m = Machine::new(3);
+    assert_eq!(m.call(0, SCHED_YIELD, [2, 0, 0, 0]).0, Stop::YieldTo(2));
+    for nobody in [0, 32, u64::MAX] {
+        let (stop, _) = m.call(0, SCHED_YIELD, [nobody, 0, 0, 0]);
+        assert_eq!(stop, Stop::HostInterrupt);
+    }
+}
+
+#[test]
+fn unknown_calls_and_calls_of_user_code_are_refused() {
+    let mut m = Machine::new(1);
+    assert_eq!(m.call(0, 99, [0; 4]).1 as u32, NO_SUCH_CALL as u32);
+    let mut ss = m.cpus[0].cpu.segment(SegReg::Ss);
+    ss.attr |= SegAttr::DPL0 | SegAttr::DPL1;
+    m.cpus[0].cpu.set_segment(SegReg::Ss, ss);
+    assert_eq!(m.call(0, KICK_CPU, [0; 4]).1 as u32, NOT_PERMITTED as u32);
 }
