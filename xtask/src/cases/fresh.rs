@@ -142,6 +142,19 @@ impl System {
         let keys = deb::unpacked(package)?.join(file);
         let scripts = own.join("usr/share/debootstrap/scripts");
         let mirror = self.archive.mirror(&scripts.join(self.suite))?;
+        // debootstrap would try for minutes.
+        deb::run(
+            Command::new("wget")
+                .args(["--quiet", "--spider", "--timeout=20", "--tries=1"])
+                .arg(format!("{mirror}/dists/{}/Release", self.suite)),
+        )
+        .with_context(|| {
+            format!(
+                "{mirror} cannot be reached, or has no {}; set {} to the address of another mirror",
+                self.suite,
+                self.archive.variable()
+            )
+        })?;
         let mut command = Command::new("sh");
         command
             .arg(own.join("usr/sbin/debootstrap"))
@@ -155,10 +168,8 @@ impl System {
             .arg(&mirror);
         let step = Step::start(format!("Making a fresh {} with debootstrap", self.name));
         deb::run(&mut command).with_context(|| {
-            let variable = self.archive.variable();
             format!(
-                "debootstrap cannot make a system of {} from {mirror}: it takes the rights of root, and a mirror that can be reached \
-                 ({variable} names another)",
+                "debootstrap cannot make a system of {} from {mirror}, for which it takes the rights of root",
                 self.suite
             )
         })?;
