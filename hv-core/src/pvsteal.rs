@@ -105,7 +105,7 @@ mod tests {
         assert!(!s.begin(&m, 5), "the guest does not take part");
         assert_eq!(m.read_u64(Gpa(0)), Ok(0));
         assert!(!s.write(0x103));
-        assert!(s.write(0x101 & !0x3e));
+        assert!(s.write(0x101));
         let preempted = Gpa(0x100 + PREEMPTED);
         s.end(&m);
         assert_eq!(m.read_value(preempted, 1), Ok(IS_PREEMPTED));
