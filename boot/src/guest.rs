@@ -45,7 +45,7 @@ use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, mtrr, pci_setup, vga_text};
 use npt_shadow::paging::Kind;
-use npt_shadow::shadow::{Config, MIN_PAGES};
+use npt_shadow::shadow::Config;
 use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
 use protocol::options::{self, Shadow};
 use spin::Mutex;
@@ -107,7 +107,7 @@ impl Ways {
             NestedMmu::<HostFrames>::tables(ram, stage.largest)
         });
         Demand {
-            tables: PAGE * (nested + shadow.map_or(0, |_| MIN_PAGES as u64 + 1)),
+            tables: PAGE * (nested + shadow.map_or(0, Config::least_frames)),
             books: shadow.map_or(0, Config::books),
             ..Demand::default()
         }
@@ -418,7 +418,7 @@ impl<B: VcpuBackend> Guest<B> {
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),
-            cpus: 1,
+            cpus: desc.max_cpus as usize,
             pages: shadow_pages(memory_size),
             frames,
             physical_bits: cpuid.physical_bits(),

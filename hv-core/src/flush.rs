@@ -16,30 +16,32 @@
 //!
 //! All steps happen under the lock of the VM's MMU.
 
+use crate::machine;
 use crate::mmu::TlbFlush;
 
 /// The most virtual CPUs that a VM can have.
-pub const MAX_CPUS: usize = 32;
+pub const MAX_CPUS: usize = machine::MAX_CPUS as usize;
 
 /// A set of virtual CPUs: one bit each.
 pub type CpuSet = u32;
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Cpu {
-    /// The last generation that it has flushed for; 0 if it has to flush in any case.
-    acknowledged: u64,
-    /// It executes the guest, or is about to.
-    inside: bool,
+/// Makes virtual CPUs leave the guest.
+pub trait Kick: Send + Sync {
+    /// Returns when none of these CPUs is in the guest any more.
+    fn kick(&self, cpus: CpuSet);
 }
 
 /// What the CPUs of a VM have to flush.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Flushes {
     /// Counts every reason to ask for the root.
     generation: u64,
     /// The last generation that all CPUs have to flush for.
     required: u64,
-    cpus: [Cpu; MAX_CPUS],
+    /// The last generation that each CPU has flushed for; 0 if it has to flush in any case.
+    acknowledged: [u64; MAX_CPUS],
+    /// Which CPUs execute the guest, or are about to.
+    inside: CpuSet,
 }
 
 impl Default for Flushes {
@@ -52,14 +54,11 @@ impl Flushes {
     /// Every CPU is outside the guest, and has to flush before it first enters.
     #[must_use]
     pub const fn new() -> Self {
-        const OUTSIDE: Cpu = Cpu {
-            acknowledged: 0,
-            inside: false,
-        };
         Self {
             generation: 1,
             required: 1,
-            cpus: [OUTSIDE; MAX_CPUS],
+            acknowledged: [0; MAX_CPUS],
+            inside: 0,
         }
     }
 
@@ -82,15 +81,15 @@ impl Flushes {
     #[inline]
     pub const fn require_of(&mut self, cpu: usize) {
         self.generation += 1;
-        self.cpus[cpu].acknowledged = 0;
+        self.acknowledged[cpu] = 0;
     }
 
     /// CPU `cpu`, which is outside the guest, is about to enter it, and flushes then if this says so.
     #[inline]
     pub const fn acknowledge(&mut self, cpu: usize) -> TlbFlush {
-        let cpu = &mut self.cpus[cpu];
-        let behind = cpu.acknowledged < self.required;
-        cpu.acknowledged = self.generation;
+        let behind = self.is_behind(cpu);
+        self.leave(cpu);
+        self.acknowledged[cpu] = self.generation;
         if behind {
             TlbFlush::Guest
         } else {
@@ -101,34 +100,242 @@ impl Flushes {
     /// CPU `cpu` enters the guest. False: it has to flush, since it last acknowledged, and must not.
     #[must_use]
     pub const fn enter(&mut self, cpu: usize) -> bool {
-        let required = self.required;
-        let cpu = &mut self.cpus[cpu];
-        cpu.inside = cpu.acknowledged >= required;
-        cpu.inside
+        let may = !self.is_behind(cpu);
+        if may {
+            self.inside |= 1 << cpu;
+        }
+        may
     }
 
     /// CPU `cpu` is outside the guest.
     pub const fn leave(&mut self, cpu: usize) {
-        self.cpus[cpu].inside = false;
+        self.inside &= !(1 << cpu);
     }
 
-    /// The CPUs in the guest that have to flush. To be kicked; they have flushed for all that matters when they have left.
-    #[must_use]
-    pub fn behind(&self) -> CpuSet {
-        let behind = |cpu: &Cpu| cpu.inside && cpu.acknowledged < self.required;
-        self.set_of(behind)
+    const fn is_behind(&self, cpu: usize) -> bool {
+        self.acknowledged[cpu] < self.required
     }
 
-    fn set_of(&self, which: impl Fn(&Cpu) -> bool) -> CpuSet {
-        let bits = self.cpus.iter().enumerate();
-        bits.fold(0, |set, (n, cpu)| set | CpuSet::from(which(cpu)) << n)
+    fn inside(&self) -> impl Iterator<Item = usize> {
+        (0..MAX_CPUS).filter(|cpu| self.inside >> cpu & 1 != 0)
+    }
+
+    /// Returns when no CPU in the guest has anything left to flush: those that have are kicked, and flush before they enter again. From then on
+    /// nobody uses an entry as it was before the last [`require`](Self::require).
+    #[inline]
+    pub fn shoot_down(&mut self, kick: Option<&dyn Kick>) {
+        if self.inside == 0 {
+            return;
+        }
+        let behind = self.inside().filter(|&cpu| self.is_behind(cpu));
+        let behind = behind.fold(0, |set, cpu| set | 1 << cpu);
+        if let Some(kick) = kick
+            && behind != 0
+        {
+            kick.kick(behind);
+        }
+        self.inside &= !behind;
     }
 
     /// The last generation that no CPU in the guest has still to flush for: what was given up in it or before is free.
+    #[inline]
     #[must_use]
     pub fn settled(&self) -> u64 {
-        let inside = self.cpus.iter().filter(|cpu| cpu.inside);
-        let oldest = inside.map(|cpu| cpu.acknowledged).min();
+        if self.inside == 0 {
+            return self.generation;
+        }
+        let oldest = self.inside().map(|cpu| self.acknowledged[cpu]).min();
         oldest.unwrap_or(self.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const CPUS: usize = 2;
+    const PAGES: usize = 2;
+
+    /// What could be done wrong.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Mistake {
+        None,
+        /// What was given up is free as soon as a flush is required.
+        FreedAtOnce,
+        /// A CPU enters though it has to flush again.
+        EntersAnyway,
+        /// The first CPU that flushes does so for all.
+        OneForAll,
+        /// Whoever is kicked stays in the guest.
+        KickIsLost,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    enum Place {
+        Outside,
+        /// It has acknowledged, and flushes when it enters, or not.
+        Ready(bool),
+        Inside,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    enum Page {
+        Free,
+        Mapped,
+        GivenUp(u64),
+    }
+
+    /// One entry that maps a page or nothing, CPUs that remember it, pages that are used again.
+    #[derive(Clone, PartialEq, Eq, Hash)]
+    struct World {
+        flushes: Flushes,
+        cpus: [Place; CPUS],
+        /// The page that each CPU remembers, and which of the page's lives it remembers.
+        tlbs: [Option<(usize, u8)>; CPUS],
+        pages: [Page; PAGES],
+        lives: [u8; PAGES],
+    }
+
+    struct Nobody;
+    impl Kick for Nobody {
+        fn kick(&self, _cpus: CpuSet) {}
+    }
+
+    impl World {
+        fn mapped(&self) -> Option<usize> {
+            self.pages.iter().position(|&page| page == Page::Mapped)
+        }
+
+        /// Everything that can happen next.
+        fn next(&self, mistake: Mistake) -> Vec<World> {
+            let mut all = Vec::new();
+            let mut step = |f: &dyn Fn(&mut World)| {
+                let mut world = self.clone();
+                f(&mut world);
+                all.push(world);
+            };
+            for cpu in 0..CPUS {
+                match self.cpus[cpu] {
+                    Place::Outside => step(&|w| {
+                        let flush = w.flushes.acknowledge(cpu) != TlbFlush::None;
+                        w.cpus[cpu] = Place::Ready(flush);
+                        if flush && mistake == Mistake::OneForAll {
+                            for cpu in 0..CPUS {
+                                let _ = w.flushes.acknowledge(cpu);
+                            }
+                        }
+                    }),
+                    Place::Ready(flush) => step(&|w| {
+                        let may = w.flushes.enter(cpu);
+                        w.cpus[cpu] = Place::Outside;
+                        if may || mistake == Mistake::EntersAnyway {
+                            w.cpus[cpu] = Place::Inside;
+                            w.tlbs[cpu] = w.tlbs[cpu].filter(|_| !flush);
+                        }
+                    }),
+                    Place::Inside => {
+                        step(&|w| {
+                            w.flushes.leave(cpu);
+                            w.cpus[cpu] = Place::Outside;
+                        });
+                        step(&|w| {
+                            let entry = w.mapped().map(|page| (page, w.lives[page]));
+                            w.tlbs[cpu] = w.tlbs[cpu].or(entry);
+                        });
+                    }
+                }
+                step(&|w| w.flushes.require_of(cpu));
+            }
+            match self.mapped() {
+                Some(page) => step(&|w| w.pages[page] = Page::GivenUp(w.flushes.require())),
+                None => {
+                    if let Some(page) = self.pages.iter().position(|&page| page == Page::Free) {
+                        step(&|w| {
+                            w.pages[page] = Page::Mapped;
+                            w.lives[page] += 1;
+                        });
+                    }
+                }
+            }
+            step(&|w| {
+                let settled = match mistake {
+                    Mistake::FreedAtOnce => w.flushes.generation(),
+                    _ => w.flushes.settled(),
+                };
+                for page in &mut w.pages {
+                    if matches!(*page, Page::GivenUp(generation) if generation <= settled) {
+                        *page = Page::Free;
+                    }
+                }
+            });
+            step(&|w| {
+                let before = w.flushes.inside;
+                w.flushes.shoot_down(Some(&Nobody));
+                let kicked = before & !w.flushes.inside;
+                for cpu in 0..CPUS {
+                    if kicked >> cpu & 1 != 0 && mistake != Mistake::KickIsLost {
+                        w.cpus[cpu] = Place::Outside;
+                    }
+                }
+                // After it nobody may hold anything back.
+                assert!(w.flushes.settled() >= w.flushes.required);
+            });
+            all
+        }
+
+        /// Nobody in the guest remembers a page that is free, or an earlier life of one.
+        fn is_sound(&self) -> bool {
+            (0..CPUS).all(|cpu| {
+                self.cpus[cpu] != Place::Inside
+                    || self.tlbs[cpu].is_none_or(|(page, life)| {
+                        self.pages[page] != Page::Free && self.lives[page] == life
+                    })
+            })
+        }
+    }
+
+    /// Walks through all that can happen until so many generations have begun. Returns how many states there are, or None: in one of them a
+    /// CPU uses what is no longer there.
+    fn walk(mistake: Mistake) -> Option<usize> {
+        const GENERATIONS: u64 = 4;
+        let start = World {
+            flushes: Flushes::new(),
+            cpus: [Place::Outside; CPUS],
+            tlbs: [None; CPUS],
+            pages: [Page::Free; PAGES],
+            lives: [0; PAGES],
+        };
+        let mut seen = HashSet::from([start.clone()]);
+        let mut open = vec![start];
+        while let Some(world) = open.pop() {
+            for next in world.next(mistake) {
+                if !next.is_sound() {
+                    return None;
+                }
+                if next.flushes.generation() <= GENERATIONS && seen.insert(next.clone()) {
+                    open.push(next);
+                }
+            }
+        }
+        Some(seen.len())
+    }
+
+    #[test]
+    fn in_no_interleaving_is_anything_used_that_was_given_up() {
+        let states = walk(Mistake::None);
+        assert!(states.is_some_and(|n| n > 1000), "{states:?}");
+    }
+
+    #[test]
+    fn every_mistake_shows_in_some_interleaving() {
+        for mistake in [
+            Mistake::FreedAtOnce,
+            Mistake::EntersAnyway,
+            Mistake::OneForAll,
+            Mistake::KickIsLost,
+        ] {
+            assert_eq!(walk(mistake), None, "{mistake:?}");
+        }
     }
 }

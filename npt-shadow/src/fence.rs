@@ -2,14 +2,15 @@
 //! guest for hardware task switches, which load CR3 from a task-state segment (SDM vol 3A 8.3, "Task Switching").
 //!
 //! The hardware walks nested tables below the shadow tables. They hold nothing but the guest's own memory and its shadow tables, at
-//! the host's addresses plus 4 GiB (`LIFT`); and the root of the shadow tables at [`ROOT`]. So the entries of shadow tables have lifted
-//! addresses, which is done here, on their way to and from their frames: nobody else knows. CR3 in a task-state segment has 32 bits. All
-//! that it can name is the shadow root, on which the guest is anyway; anywhere else the hardware finds nothing and leaves the guest, which
+//! the host's addresses plus 4 GiB (`LIFT`); and the PAE roots of the virtual CPUs, one page each, from [`ROOT`] on. So the entries of shadow
+//! tables have lifted addresses, which is done here, on their way to and from their frames: nobody else knows. CR3 in a task-state segment
+//! has 32 bits. All that it can name is a shadow root: the CPU's own, on which it is anyway, or that of another CPU of the same VM, whose
+//! tables lead to nothing but that VM's memory too. Anywhere else the hardware finds nothing and leaves the guest, which
 //! has not executed an instruction or reached any memory through a table of its own. And whatever a guest might do to its shadow
 //! tables, it would stay within its own memory.
 //!
-//! In long mode there are no task switches: then the fence is down, and costs nothing. Memory that has once been the guest's stays within
-//! the fence: it is its VM's as long as that lives.
+//! In long mode there are no task switches: when all CPUs of the VM are there, the fence is down, and costs nothing. Until then it is up for all
+//! of them, as they share shadow tables. Memory that has once been the guest's stays within the fence: it is its VM's as long as that lives.
 
 use crate::NestedMmu;
 use hv_core::mmu::{Backing, Frames, Mmu};
@@ -18,7 +19,8 @@ use hv_core::{Gpa, Hpa};
 /// What is added to addresses in shadow entries.
 const LIFT: u64 = 1 << 32;
 
-/// Where the root of the shadow tables is found: the local APIC's address, where no guest has memory.
+/// Where the PAE root of the first CPU is found, and from here on those of the others: the local APIC's address and what is reserved behind
+/// it, where no guest has memory.
 pub const ROOT: Hpa = Hpa(0xfee0_0000);
 
 const PAGE: u64 = 0x1000;
@@ -41,16 +43,18 @@ impl<F: Frames> Fenced<F> {
         }
     }
 
-    /// Builds the fence, in `nested`, around the shadow root in frame `root` and other frames that there are already. Returns whether
-    /// there was memory for it.
+    /// Builds the fence, in `nested`, around the frames that there are already, of which the first `roots` have the CPUs' PAE roots. Returns
+    /// whether there was memory for it.
     pub fn build(
         &mut self,
         mut nested: NestedMmu<F>,
-        root: Hpa,
+        roots: usize,
         frames: impl Iterator<Item = Hpa>,
     ) -> bool {
-        nested.remap(Gpa(ROOT.0), PAGE, ram(root, true));
-        for frame in frames {
+        for (n, frame) in frames.enumerate() {
+            if n < roots {
+                nested.remap(Gpa(pae_root(n).0), PAGE, ram(frame, true));
+            }
             nested.remap(Gpa(frame.0 + LIFT), PAGE, ram(frame, true));
         }
         let built = !nested.exhausted();
@@ -70,6 +74,14 @@ impl<F: Frames> Fenced<F> {
     /// Puts it up or takes it down, which changes what entries mean: there must not be any.
     pub fn put_up(&mut self, up: bool) {
         self.lift = if up && self.exists() { LIFT } else { 0 };
+    }
+
+    /// Where the hardware finds the root in `frame`, which is the PAE root of CPU `pae`, or one of long mode.
+    pub fn address(&self, frame: Hpa, pae: Option<usize>) -> Hpa {
+        match pae {
+            Some(cpu) if self.is_up() => pae_root(cpu),
+            _ => Hpa(frame.0 + self.lift),
+        }
     }
 
     /// The root of the nested tables, if it is up.
@@ -94,6 +106,11 @@ impl<F: Frames> Fenced<F> {
     pub fn used(&self) -> u64 {
         self.fence.as_ref().map_or(0, |f| f.frames_used())
     }
+}
+
+/// Where the PAE root of CPU `cpu` is found.
+const fn pae_root(cpu: usize) -> Hpa {
+    Hpa(ROOT.0 + cpu as u64 * PAGE)
 }
 
 fn ram(hpa: Hpa, writable: bool) -> Backing {
@@ -147,7 +164,7 @@ mod tests {
     use crate::{Algorithm, Format, ShadowMmu, WatchedMemory};
     use alloc::sync::Arc;
     use hv_core::Gva;
-    use hv_core::mmu::{PagingState, PfError, Resolve, ShadowFault};
+    use hv_core::mmu::{PagingState, PfError, Resolve, ShadowFault, TlbFlush};
     use hv_core::regs::{Cr0, Cr4, Efer};
     use hv_core::testing::VecMemory;
 
@@ -155,13 +172,15 @@ mod tests {
     const RAM: u64 = 0x4000_0000;
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+    const CPUS: usize = 3;
+
     fn fenced(frames: &SharedFrames) -> ShadowMmu<SharedFrames> {
         let inner = Arc::new(VecMemory::new(SIZE as usize));
         let memory = WatchedMemory::new(inner, SIZE >> 12).unwrap();
         let config = Config {
             algorithm: Algorithm::Unsync,
-            cpus: 1,
-            pages: 200,
+            cpus: CPUS,
+            pages: 500,
             frames: SIZE >> 12,
             physical_bits: 36,
         };
@@ -169,7 +188,9 @@ mod tests {
         let tables = NestedMmu::new(frames.clone(), Format::LongMode, 1).unwrap();
         assert!(mmu.enclose(tables));
         mmu.remap(Gpa(0), SIZE, ram(Hpa(RAM), true));
-        mmu.load(0, &PagingState::unpaged(36));
+        for cpu in 0..CPUS {
+            mmu.load(cpu, &PagingState::unpaged(36));
+        }
         mmu
     }
 
@@ -211,11 +232,12 @@ mod tests {
         assert_eq!(root, ROOT);
         let all = mapped(&frames, fence, 39, 0);
         let low: Vec<_> = all.iter().filter(|&&(a, _)| a < 1 << 32).collect();
-        assert_eq!(low, [&(ROOT.0, shadows[0].0)], "all that CR3 can name");
+        let roots: Vec<_> = (0..CPUS).map(|n| (pae_root(n).0, shadows[n].0)).collect();
+        assert!(low.into_iter().eq(&roots), "all that CR3 can name");
         for (at, to) in all {
             let own = (RAM..RAM + SIZE).contains(&to) || shadows.contains(&Hpa(to));
             assert!(own, "{at:#x} leads to {to:#x}");
-            assert!(at == ROOT.0 || at == to + LIFT);
+            assert!(roots.contains(&(at, to)) || at == to + LIFT);
         }
     }
 
@@ -243,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn in_long_mode_the_fence_is_down() {
+    fn the_fence_is_down_while_all_cpus_are_in_long_mode() {
         let frames = SharedFrames::default();
         let mut mmu = fenced(&frames);
         assert_eq!(touch(&mut mmu, 0), Resolve::Retry);
@@ -253,13 +275,23 @@ mod tests {
             efer: Efer::LME | Efer::LMA,
             ..PagingState::unpaged(36)
         };
-        mmu.load(0, &long);
-        assert_eq!(mmu.fence(0), None);
-        assert_ne!(mmu.root(0).0, ROOT);
-        mmu.load(0, &PagingState::unpaged(36));
-        assert!(mmu.fence(0).is_some());
-        assert_eq!(mmu.root(0).0, ROOT);
-        let root = mmu.table_frames()[0];
+        for cpu in 0..CPUS {
+            assert_eq!(mmu.root(cpu).0, pae_root(cpu));
+            mmu.load(cpu, &long);
+            let up = cpu != CPUS - 1;
+            assert_eq!(mmu.fence(cpu).is_some(), up);
+            let root = mmu.root(cpu).0;
+            assert_eq!(root.0 >= LIFT, up, "out of the reach of a CR3 of 32 bits");
+        }
+        for cpu in 0..CPUS {
+            assert_eq!(mmu.root(cpu).1 != TlbFlush::None, cpu != CPUS - 1);
+            assert_eq!(mmu.fence(cpu), None);
+        }
+        mmu.load(1, &PagingState::unpaged(36));
+        assert!((0..CPUS).all(|cpu| mmu.fence(cpu).is_some()));
+        assert_eq!(mmu.root(1).0, pae_root(1));
+        assert!(mmu.root(0).0.0 >= LIFT);
+        let root = mmu.table_frames()[1];
         assert!(
             (0..512).all(|i| frames.read(root, i) == 0),
             "nothing is left of what had other addresses"

@@ -7,9 +7,13 @@
 //! All of the guest's memory is mapped when it is added to the map, with the largest pages that fit, so that a nested page
 //! fault only ever means MMIO, a write to ROM, or nothing there. Invariant: an entry is present exactly where the map has RAM,
 //! ROM or device RAM.
+//!
+//! Memory that is taken away, and tables that are no longer needed, are so only when no virtual CPU in the guest remembers them: those that
+//! may are kicked first ([`hv_core::flush`]).
 
+use alloc::sync::Arc;
 use hv_core::exit::NestedFault;
-use hv_core::flush::Flushes;
+use hv_core::flush::{Flushes, Kick};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, TlbFlush};
 use hv_core::{Gpa, Gva, Hpa};
@@ -62,6 +66,8 @@ pub struct NestedMmu<F: Frames> {
     root: Hpa,
     used: u64,
     flushes: Flushes,
+    /// Makes CPUs leave the guest. None: while the MMU is at work no CPU is there.
+    kick: Option<Arc<dyn Kick>>,
     format: Format,
     /// Largest leaf level: 3 with 1 GiB pages, 2 with 2 MiB pages, else 1.
     largest: u32,
@@ -78,6 +84,7 @@ impl<F: Frames> NestedMmu<F> {
             root,
             used: 1,
             flushes: Flushes::new(),
+            kick: None,
             format,
             largest,
             exhausted: false,
@@ -104,9 +111,15 @@ impl<F: Frames> NestedMmu<F> {
         self.exhausted
     }
 
-    /// Whatever CPUs remember is from other tables: they flush.
+    /// From now on CPUs may be in the guest while the MMU is at work, and `kick` makes them leave it.
+    pub fn set_kick(&mut self, kick: Arc<dyn Kick>) {
+        self.kick = Some(kick);
+    }
+
+    /// Returns when no CPU uses what it remembers of the tables: all have to flush.
     pub(crate) fn forget(&mut self) {
         self.flushes.require();
+        self.flushes.shoot_down(self.kick.as_deref());
     }
 
     /// Changes `[start, end)` below the table `table` of `level` to map to `to` (whose address belongs to `start`), or to nothing.
@@ -129,6 +142,7 @@ impl<F: Frames> NestedMmu<F> {
                     target.map_or(0, |(hpa, flags)| hpa | flags | large),
                 );
                 if level > 1 && old & (P | PS) == P {
+                    self.forget();
                     self.release(Hpa(old & ADDRESS), level - 1);
                 }
             } else if let Some(child) = self.child(table, i, level, old, target.is_some()) {
@@ -243,7 +257,7 @@ impl<F: Frames> Mmu for NestedMmu<F> {
             Backing::Mmio => None,
         };
         self.set(self.root, ROOT_LEVEL, start, end, to);
-        self.flushes.require();
+        self.forget();
     }
 
     fn frames_used(&self) -> u64 {
@@ -254,6 +268,8 @@ impl<F: Frames> Mmu for NestedMmu<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared_frames::SharedFrames;
+    use hv_core::flush::CpuSet;
     use hv_core::testing::Random;
     use std::collections::BTreeMap;
 
@@ -422,6 +438,49 @@ mod tests {
             assert_eq!(leaf & (P | US), P | US);
         }
         assert_eq!(m.lookup(Gpa(0x2010)), Some((Hpa(0x7010), false)));
+    }
+
+    /// Frames, and a kick, that write down in what order they come.
+    #[derive(Clone, Default)]
+    struct Watched(SharedFrames, Arc<std::sync::Mutex<Vec<Option<Hpa>>>>);
+
+    impl Frames for Watched {
+        fn allocate(&mut self) -> Option<Hpa> {
+            self.0.allocate()
+        }
+        fn free(&mut self, frame: Hpa) {
+            self.1.lock().unwrap().push(Some(frame));
+        }
+        fn read(&self, frame: Hpa, index: usize) -> u64 {
+            self.0.read(frame, index)
+        }
+        fn write(&mut self, frame: Hpa, index: usize, value: u64) {
+            self.0.write(frame, index, value);
+        }
+    }
+
+    impl Kick for Watched {
+        fn kick(&self, cpus: CpuSet) {
+            assert_eq!(cpus, 1 << 2);
+            self.1.lock().unwrap().push(None);
+        }
+    }
+
+    #[test]
+    fn a_table_is_freed_only_when_no_cpu_in_the_guest_can_walk_it() {
+        let frames = Watched::default();
+        let mut m = NestedMmu::new(frames.clone(), Format::LongMode, 2).unwrap();
+        m.set_kick(Arc::new(frames.clone()));
+        m.remap(Gpa(0x1000), 0x1000, ram(0x5000));
+        let _ = m.root(2);
+        assert!(m.flushes.enter(2));
+        m.remap(Gpa(0), 1 << 21, ram(1 << 21));
+        let happened = frames.1.lock().unwrap().clone();
+        assert!(
+            matches!(happened[..], [None, Some(_)]),
+            "kicked, then freed: {happened:?}"
+        );
+        assert!(!m.flushes.enter(2), "it has to flush first");
     }
 
     #[test]

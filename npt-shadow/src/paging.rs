@@ -3,7 +3,9 @@
 use crate::map::Map;
 use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use hv_core::exit::NestedFault;
+use hv_core::flush::Kick;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowReport,
@@ -30,6 +32,10 @@ macro_rules! either {
 }
 
 impl<F: Frames> Kind<F> {
+    fn set_kick(&mut self, kick: Arc<dyn Kick>) {
+        either!(self, mmu => mmu.set_kick(kick));
+    }
+
     fn is_shadow(&self) -> bool {
         matches!(self, Kind::Shadow(_))
     }
@@ -50,6 +56,7 @@ pub struct Paging<F: Frames> {
     other: Option<Kind<F>>,
     /// What has been mapped so far.
     map: Map,
+    kick: Option<Arc<dyn Kick>>,
 }
 
 impl<F: Frames> Paging<F> {
@@ -60,7 +67,17 @@ impl<F: Frames> Paging<F> {
             used,
             other: None,
             map: Map::default(),
+            kick: None,
         }
+    }
+
+    /// From now on CPUs may be in the guest while the MMU is at work, and `kick` makes them leave it.
+    pub fn set_kick(&mut self, kick: Arc<dyn Kick>) {
+        self.used.set_kick(kick.clone());
+        if let Some(other) = &mut self.other {
+            other.set_kick(kick.clone());
+        }
+        self.kick = Some(kick);
     }
 
     /// Adds the other way, new and empty, so that [`Mmu::set_shadow`] can switch to it. False: it is of the kind that is used, or the host has
@@ -69,6 +86,9 @@ impl<F: Frames> Paging<F> {
     pub fn add(&mut self, mut kind: Kind<F>) -> bool {
         if kind.is_shadow() == self.used.is_shadow() {
             return false;
+        }
+        if let Some(kick) = &self.kick {
+            kind.set_kick(kick.clone());
         }
         for (start, len, backing) in self.map.ranges() {
             kind.remap(start, len, backing);
@@ -184,7 +204,6 @@ mod tests {
     use crate::shadow::Config;
     use crate::shared_frames::SharedFrames;
     use crate::{Algorithm, Format, WatchedMemory};
-    use alloc::sync::Arc;
     use hv_core::mmu::PagingState;
     use hv_core::testing::VecMemory;
 

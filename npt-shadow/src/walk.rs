@@ -160,6 +160,7 @@ pub fn walk(
     walk.top = shape.levels;
     let bits = if shape.entry == 8 { 9 } else { 10 };
     let mut level = shape.levels;
+    let mut races = 0;
     loop {
         let shift = 12 + bits * (level - 1);
         let index = va >> shift & ((1 << bits) - 1);
@@ -179,30 +180,39 @@ pub fn walk(
         if reserved(entry, level, large, shape, nxe, s.physical_bits) {
             return Err(fault(PfError::P | PfError::RSVD));
         }
+        let leaf = level == 1 || large;
+        let (mut rw, mut us) = (walk.rw, walk.us);
         if !pdpte {
-            walk.rw &= entry & RW != 0;
-            walk.us &= entry & US != 0;
+            rw &= entry & RW != 0;
+            us &= entry & US != 0;
         }
-        walk.nx |= nxe && entry & NX != 0;
+        let nx = walk.nx || nxe && entry & NX != 0;
+        if leaf && !allowed(s, access, user, rw, us, nx) {
+            return Err(fault(PfError::P));
+        }
+        let flags = match (leaf, pdpte) {
+            (_, true) => 0,
+            (true, _) if access.write => A | D,
+            _ => A,
+        };
+        if !set_flags(mem, at, shape.entry, entry, flags) {
+            races += 1;
+            if races > RACES {
+                return Err(fault(PfError::empty()));
+            }
+            continue;
+        }
+        (walk.rw, walk.us, walk.nx) = (rw, us, nx);
+        walk.set_accessed |= entry & flags & A != flags & A;
         let slot = level as usize - 1;
         walk.tables[slot] = Gpa(table);
-        if level > 1 && !large {
-            let flags = if pdpte { 0 } else { A };
-            set_flags(mem, at, shape.entry, entry, flags);
-            walk.set_accessed |= entry & flags != flags;
-            walk.entries[slot] = entry | flags;
+        walk.entries[slot] = entry | flags;
+        if !leaf {
             table = entry & ADDRESS;
             level -= 1;
             continue;
         }
-        if !allowed(s, access, user, walk.rw, walk.us, walk.nx) {
-            return Err(fault(PfError::P));
-        }
-        let flags = if access.write { A | D } else { A };
-        set_flags(mem, at, shape.entry, entry, flags);
-        walk.set_accessed |= entry & A == 0;
         walk.set_dirty = access.write && entry & D == 0;
-        walk.entries[slot] = entry | flags;
         walk.leaf = level;
         let size = 1u64 << shift;
         walk.gpa = Gpa(frame_of(entry, level, large, shape) | va & (size - 1));
@@ -280,16 +290,21 @@ fn allowed(s: &PagingState, access: Access, user: bool, rw: bool, us: bool, nx: 
     !access.write || rw || !s.cr0.contains(Cr0::WP)
 }
 
-/// Sets flags in an entry unless somebody has changed it meanwhile (then the next walk will) or it lies in ROM.
-fn set_flags(mem: &dyn GuestMemory, at: Gpa, size: u64, entry: u64, flags: u64) {
-    if entry & flags != flags {
-        let _ = mem.compare_exchange(at, size as usize, entry, entry | flags);
-    }
+/// An entry that is changed so often under the walk's eyes is not present: a CPU could have found it so, or the guest can expect no better.
+const RACES: u32 = 100;
+
+/// Sets flags in an entry, in one step with the check that it is still what was read, as the CPU does (SDM vol 3A 4.8, "Accessed and Dirty
+/// Flags"; 9.1.2.1, "Automatic Locking"). False: another CPU or a device has changed it meanwhile, and what was read does not count. In ROM
+/// the flags are as good as set.
+fn set_flags(mem: &dyn GuestMemory, at: Gpa, size: u64, entry: u64, flags: u64) -> bool {
+    entry & flags == flags
+        || mem.compare_exchange(at, size as usize, entry, entry | flags) != Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_core::mem::NotRam;
     use hv_core::testing::{Random, VecMemory};
 
     const READ: Access = Access {
@@ -424,6 +439,63 @@ mod tests {
             0,
             "a faulting access sets neither in the leaf"
         );
+    }
+
+    /// Memory in which another CPU changes an entry whenever the walker is about to set flags in it.
+    struct Racing {
+        inner: VecMemory,
+        at: Gpa,
+        changes: std::sync::Mutex<Vec<u64>>,
+    }
+
+    impl GuestMemory for Racing {
+        fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
+            self.inner.read(gpa, buf)
+        }
+        fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
+            self.inner.write(gpa, buf)
+        }
+        fn compare_exchange(&self, gpa: Gpa, size: usize, a: u64, b: u64) -> Result<bool, NotRam> {
+            if gpa == self.at
+                && let Some(change) = self.changes.lock().unwrap().pop()
+            {
+                self.inner.write(gpa, &change.to_le_bytes())?;
+            }
+            self.inner.compare_exchange(gpa, size, a, b)
+        }
+        fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
+            self.inner.contains(gpa, len, write)
+        }
+    }
+
+    fn racing(changes: &[u64]) -> Racing {
+        Racing {
+            inner: four_levels(P | RW),
+            at: Gpa(0x4000),
+            changes: changes.to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn an_entry_that_changes_before_its_flags_are_set_is_read_again() {
+        let m = racing(&[0x6000 | P | RW, 0x7000 | P | RW]);
+        assert_eq!(translate(&m, &long_mode(), Gva(5), WRITE), Ok(Gpa(0x6005)));
+        assert_eq!(
+            m.read_u64(Gpa(0x4000)).unwrap(),
+            0x6000 | P | RW | A | D,
+            "what another CPU has stored is not lost"
+        );
+        let m = racing(&[0x6000 | P]);
+        let fault = translate(&m, &long_mode(), Gva(5), WRITE).unwrap_err();
+        assert_eq!(fault.error.bits(), 3, "the right has gone meanwhile");
+        assert_eq!(m.read_u64(Gpa(0x4000)).unwrap(), 0x6000 | P);
+    }
+
+    #[test]
+    fn an_entry_that_never_stands_still_is_not_present() {
+        let changes: Vec<_> = (0..1000).map(|n| n << 12 | P | RW).collect();
+        let fault = translate(&racing(&changes), &long_mode(), Gva(5), WRITE).unwrap_err();
+        assert_eq!(fault.error.bits(), 2);
     }
 
     #[test]

@@ -591,6 +591,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         (self.root, self.generation) = (root, mmu.generation());
         if flush != TlbFlush::None {
             self.stats.flushes += 1;
+            if self.shadow {
+                // Another CPU may have put the fence up or taken it down.
+                self.cpu.set_fence(mmu.fence(self.index()));
+            }
         }
         flush
     }

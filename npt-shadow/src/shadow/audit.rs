@@ -23,11 +23,14 @@ impl<F: Frames> ShadowMmu<F> {
     /// # Errors
     /// The first invariant found not to hold.
     pub fn audit(&self) -> Result<(), Violation> {
+        for cpu in 0..self.cpus.len() {
+            self.audit_cpu(cpu)?;
+        }
         let mut in_use = 0;
         for id in self.pool.ids() {
             let page = self.pool.page(id);
             let Some(key) = page.key else {
-                if id != PAE_ROOT {
+                if !self.pool.is_root(id) {
                     require!(page.present == 0, "page {id} is free and has entries");
                     continue;
                 }
@@ -106,6 +109,38 @@ impl<F: Frames> ShadowMmu<F> {
         Ok(())
     }
 
+    /// A CPU is on a root that is in use and is the one that its registers ask for; other CPUs' PAE roots are none of its business, and a
+    /// virtual TLB is its own.
+    fn audit_cpu(&self, n: usize) -> Result<(), Violation> {
+        let cpu = &self.cpus[n];
+        let Some(root) = cpu.root else {
+            return Ok(());
+        };
+        if !cpu.reading.long {
+            require!(root == pae_root(n), "CPU {n} is on root {root}");
+            for index in 0..4 {
+                let below = self.child(root, index);
+                let role = below.and_then(|id| self.pool.page(id).key).map(|k| k.role);
+                require!(
+                    role.is_none_or(|role| role.level == 2 && role.reading == cpu.reading),
+                    "CPU {n} reads its tables otherwise than {role:?}"
+                );
+            }
+            return Ok(());
+        }
+        let key = self.pool.page(root).key;
+        require!(
+            key == Some(self.long_root(n)),
+            "CPU {n} is on root {root}, which shadows {key:x?}"
+        );
+        let on_it = self.cpus.iter().filter(|cpu| cpu.root == Some(root));
+        require!(
+            self.algorithm != Algorithm::Vtlb || on_it.count() == 1,
+            "CPU {n} shares a virtual TLB"
+        );
+        Ok(())
+    }
+
     fn audit_entry(&self, id: PageId, index: usize, key: Option<&Key>) -> Result<(), Violation> {
         let entry = self.entry(id, index);
         if entry & P == 0 {
@@ -119,8 +154,10 @@ impl<F: Frames> ShadowMmu<F> {
         if let Some(child) = self.child(id, index) {
             let below = self.pool.page(child).key;
             require!(below.is_some(), "{}: points to a free page", at());
-            let flags = if id == PAE_ROOT { P } else { P | RW | US | A };
-            require!(entry & !ADDRESS == flags, "{}: odd flags", at());
+            let flags = self.table_flags(id);
+            // What QEMU's walker sets in a PAE root is taken out at the next entry.
+            let set = if self.pool.is_root(id) { A } else { 0 };
+            require!(entry & !(ADDRESS | set) == flags, "{}: odd flags", at());
             let mut slot = self.lists.first(Owner::Page(child));
             while slot.is_some_and(|s| s != Self::slot(id, index)) {
                 slot = slot.and_then(|s| self.lists.next(s));

@@ -18,7 +18,7 @@ const FLOOD: u8 = 3;
 const AROUND: usize = 16;
 
 impl<F: Frames> ShadowMmu<F> {
-    pub(super) fn resolve(&mut self, fault: &ShadowFault) -> Resolve {
+    pub(super) fn resolve(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
         let user = fault.error.contains(PfError::U);
         let access = Access {
             write: fault.error.contains(PfError::W),
@@ -42,8 +42,8 @@ impl<F: Frames> ShadowMmu<F> {
             self.faults.mmio += 1;
             return Resolve::Mmio;
         }
-        if self.repeats(fault) {
-            return self.stuck(fault, access);
+        if self.repeats(cpu, fault) {
+            return self.stuck(cpu, fault, access);
         }
         // Only a supervisor with CR0.WP clear writes where it is not allowed.
         let lifted = access.write && !walk.rw;
@@ -67,7 +67,7 @@ impl<F: Frames> ShadowMmu<F> {
         } else {
             &mut self.faults.fill
         } += 1;
-        self.fill(fault.gva.0, &walk, lifted);
+        self.fill(cpu, fault.gva.0, &walk, lifted);
         Resolve::Retry
     }
 
@@ -76,19 +76,20 @@ impl<F: Frames> ShadowMmu<F> {
     }
 
     /// Whether this fault has come too often without another between.
-    fn repeats(&mut self, fault: &ShadowFault) -> bool {
-        let count = match &self.last {
-            Some((last, count)) if last == fault => count + 1,
+    fn repeats(&mut self, cpu: usize, fault: &ShadowFault) -> bool {
+        let last = &mut self.cpus[cpu].last;
+        let count = match last {
+            Some((last, count)) if last == fault => *count + 1,
             _ => 0,
         };
-        self.last = Some((*fault, count));
+        *last = Some((*fault, count));
         count > REPEATS
     }
 
     /// The guest's tables allow what the hardware does not. With EFLAGS.AC set, SMAP lets explicit accesses pass and implicit ones
     /// not, and the error code does not tell which this was.
-    fn stuck(&mut self, fault: &ShadowFault, access: Access) -> Resolve {
-        self.last = None;
+    fn stuck(&mut self, cpu: usize, fault: &ShadowFault, access: Access) -> Resolve {
+        self.cpus[cpu].last = None;
         let implicit = Access {
             implicit: true,
             ..access
@@ -106,11 +107,12 @@ impl<F: Frames> ShadowMmu<F> {
             .filter(|(entry, _)| **entry & P != 0)
             .any(|(_, table)| table.0 >> 12 == gfn);
         let (mut orphan, mut most) = (true, 0);
-        let (lists, root) = (&self.lists, self.root);
+        let (lists, cpus) = (&self.lists, &self.cpus);
         self.pool.for_each(gfn, |id, page| {
             page.writes = page.writes.saturating_add(1);
             most = most.max(page.writes);
-            orphan &= root != Some(id) && lists.first(Owner::Page(id)).is_none();
+            let is_root = cpus.iter().any(|cpu| cpu.root == Some(id));
+            orphan &= !is_root && lists.first(Owner::Page(id)).is_none();
         });
         if orphan && !in_use {
             self.faults.table_write += 1;
@@ -154,16 +156,20 @@ impl<F: Frames> ShadowMmu<F> {
     }
 
     /// Makes the shadow entries for an access that the guest's tables allow.
-    fn fill(&mut self, va: u64, walk: &Walk, lifted: bool) {
+    fn fill(&mut self, cpu: usize, va: u64, walk: &Walk, lifted: bool) {
         if self.pool.available() < PAGES_A_FAULT {
-            // What is given up can be used again after the flush: the guest will fault once more.
+            // What is given up can be used again when this CPU enters: the guest will fault once more.
             self.reclaim(PAGES_A_FAULT.max(self.pool.capacity() / 16));
             return;
         }
-        let Some(mut id) = self.root else {
+        let Some(mut id) = self.cpus[cpu].root else {
             return;
         };
-        let mut level = if id == PAE_ROOT { 3 } else { walk.top as u8 };
+        let mut level = if self.pool.is_root(id) {
+            3
+        } else {
+            walk.top as u8
+        };
         loop {
             let index = (va >> (12 + 9 * (u32::from(level) - 1)) & 511) as usize;
             let entry = walk
@@ -173,12 +179,17 @@ impl<F: Frames> ShadowMmu<F> {
                 .unwrap_or(0);
             let target = match self.pool.page(id).key {
                 None => self
-                    .pae_child(index & 3, entry)
+                    .pae_child(cpu, index & 3, entry)
                     .map_or(Target::Nothing, Target::Table),
                 Some(key) if key.role.direct => key.direct(index),
+                Some(key) if !self.is_still(&key, index, entry) => return,
                 Some(key) => key.target(index, entry, self.physical_bits),
             };
-            let index = if id == PAE_ROOT { index & 3 } else { index };
+            let index = if self.pool.is_root(id) {
+                index & 3
+            } else {
+                index
+            };
             let below = match target {
                 Target::Nothing => return,
                 Target::Table(key) => key,
@@ -187,7 +198,7 @@ impl<F: Frames> ShadowMmu<F> {
                         return;
                     };
                     if lifted && !key.role.direct {
-                        self.lift(&mut leaf);
+                        lift(&mut leaf, key.role.reading.smep);
                     }
                     if level == 1 {
                         self.set_page(id, index, &leaf, 1);
@@ -207,15 +218,17 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
-    /// A supervisor writes a page that is read-only, with CR0.WP clear. The hardware's is set: the page becomes the supervisor's and
-    /// writable, until the user's next access faults. The supervisor may execute it only if it could before.
-    fn lift(&self, leaf: &mut Leaf) {
-        leaf.rights = Rights {
-            rw: true,
-            us: mutant(Mutant::LiftedForUser),
-            nx: leaf.rights.nx
-                || leaf.rights.us && self.reading.smep && !mutant(Mutant::LiftedExecutable),
+    /// Whether the guest's entry that belongs to entry `index` of a shadow page is what the walk has found. Between the walk and the
+    /// write protection of its table, another CPU may have changed it, and nobody would notice later: the guest faults again. In ROM it
+    /// does not have the flags that the walk could not set.
+    fn is_still(&self, key: &Key, index: usize, entry: u64) -> bool {
+        let size = key.entry_size();
+        let at = Gpa((key.gfn << 12) + key.guest_index(index) as u64 * size);
+        let Ok(now) = self.memory.inner().read_value(at, size as usize) else {
+            return false;
         };
+        let rom = || self.map.get(key.gfn).is_some_and(|place| !place.writable);
+        now == entry || now | A | D == entry | A | D && rom() || mutant(Mutant::WalkBelieved)
     }
 
     /// Makes entry `index` of page `id` point to the page for `key`.
@@ -252,11 +265,20 @@ impl<F: Frames> ShadowMmu<F> {
         };
         let page = self.pool.page_mut(child);
         (page.used, page.writes) = (true, 0);
-        let flags = if id == PAE_ROOT { P } else { P | RW | US | A };
-        let entry = page.frame.0 | flags;
-        self.clear(id, index);
+        let frame = page.frame.0;
+        let entry = frame | self.table_flags(id);
+        self.unlink(id, index);
         self.set(id, index, entry, Some(Owner::Page(child)));
         Some(child)
+    }
+
+    /// What an entry of page `id` has besides the address of a table.
+    pub(super) fn table_flags(&self, id: PageId) -> u64 {
+        if self.pool.is_root(id) {
+            P
+        } else {
+            P | RW | US | A
+        }
     }
 
     /// Whether a shadow entry at `level` can map all of the page: RAM in one piece, without a table.
@@ -330,6 +352,16 @@ impl<F: Frames> ShadowMmu<F> {
             }
         }
     }
+}
+
+/// A supervisor writes a page that is read-only, with CR0.WP clear. The hardware's is set: the page becomes the supervisor's and
+/// writable, until the user's next access faults. The supervisor may execute it only if it could before: with SMEP not, if it is the user's.
+fn lift(leaf: &mut Leaf, smep: bool) {
+    leaf.rights = Rights {
+        rw: true,
+        us: mutant(Mutant::LiftedForUser),
+        nx: leaf.rights.nx || leaf.rights.us && smep && !mutant(Mutant::LiftedExecutable),
+    };
 }
 
 /// A little-endian guest entry of 4 or 8 bytes.

@@ -12,10 +12,18 @@
 //! * **unsync** lets the guest write a table after the first write, and reads it again when the guest has to flush: at CR3 loads and
 //!   INVLPG. A table that was found unchanged is write-protected again.
 //!
+//! The virtual CPUs of a VM share the shadow pages, as they share the guest's tables; root, paging mode and last fault are each one's own, and
+//! so are the shadow pages of **vtlb**, which are a TLB. Which CPU has to flush when is decided by [`Flushes`].
+//!
 //! Rules that hold everywhere:
 //!
-//! * All changes of shadow entries go through `ShadowMmu::set`, which knows when the TLB has to be flushed: when an entry that was
-//!   present has changed in anything but a permission added.
+//! * All changes of shadow entries go through `ShadowMmu::set`, which knows when TLBs have to be flushed: when an entry that was
+//!   present has changed in anything but a permission added. All CPUs then flush before they next enter the guest, whichever of them
+//!   caused it: any of them may remember the entry. So a CPU that loads CR3 or executes INVLPG after another one has brought the shadow
+//!   up to date still forgets what it remembers from before.
+//! * A CPU in the guest may go on with what it remembers, as any CPU may until it is told to flush. It must not where Umbra relies on its having
+//!   forgotten: when a table has been write-protected and is to be read, when a dirty flag has been cleared that tells of later writes, when
+//!   memory is taken away, and when a page that was given up is used again. There it is kicked first (`ShadowMmu::shoot_down`).
 //! * The entries of upper levels allow everything. What the guest's upper levels forbid is in the role of the pages below, and counts at
 //!   the leaf.
 //! * Accessed and dirty flags of shadow entries are always set, so that the hardware never writes to them; only writable entries for
@@ -24,8 +32,8 @@
 //!   and the walker sets the flags.
 //! * The PAE root's entries have nothing but P and an address whenever the guest is entered: bit 5, accessed in other entries, is reserved
 //!   there, and VMRUN may refuse it (APM vol 2 5.2.3, "PAE Paging"; KVM does). QEMU's walker sets it.
-//! * A page that is given up is used again only after a flush. Room is made before tables are touched, and the guest runs (and flushes)
-//!   in between.
+//! * A page that is given up is used again only when no CPU in the guest can remember it. Room is made before tables are touched, and the CPU
+//!   enters (and flushes) in between. The roots of CPUs, and what their PAE roots lead to, are not given up for room.
 //! * The number of shadow pages is bounded by [`Config::pages`], and nothing is allocated for the guest's doings besides them.
 //! * The hardware has CR0.PG, CR0.WP, CR4.PAE and EFER.NXE set. SMEP and SMAP are the guest's.
 
@@ -35,6 +43,7 @@ mod lists;
 mod mutants;
 mod pool;
 mod role;
+mod root;
 mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -42,7 +51,7 @@ pub mod testing;
 pub use audit::Violation;
 
 use crate::NestedMmu;
-use crate::fence::{self, Fenced};
+use crate::fence::Fenced;
 use crate::map::Map;
 use crate::room;
 use crate::walk;
@@ -50,7 +59,7 @@ use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::exit::NestedFault;
-use hv_core::flush::Flushes;
+use hv_core::flush::{Flushes, Kick, MAX_CPUS};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowFaults,
@@ -60,8 +69,9 @@ use hv_core::regs::{Cr0, Cr4};
 use hv_core::{Gpa, Gva, Hpa};
 use lists::{Lists, Owner, Slot};
 use mutants::{Mutant, mutant};
-use pool::{PAE_ROOT, PageId, Pool};
+use pool::{PageId, Pool, pae_root};
 use role::{A, ADDRESS, D, Key, NX, P, PS, RW, Reading, Rights, Role, TRACKED, US};
+use root::Cpu;
 
 /// How shadows are kept up to date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,9 +101,9 @@ impl Algorithm {
 pub struct Config {
     /// How shadows are kept up to date.
     pub algorithm: Algorithm,
-    /// How many virtual CPUs there are, 1 to [`MAX_CPUS`](hv_core::flush::MAX_CPUS).
+    /// How many virtual CPUs there are, 1 to [`MAX_CPUS`].
     pub cpus: usize,
-    /// The most shadow pages that there may be, 4 KiB and about as much again for bookkeeping each; at least [`MIN_PAGES`].
+    /// The most shadow pages that there may be, 4 KiB and about as much again for bookkeeping each; at least [`MIN_PAGES`] for each CPU.
     pub pages: usize,
     /// The guest's RAM ends below this page number: tables can be there.
     pub frames: u64,
@@ -104,27 +114,34 @@ pub struct Config {
 impl Config {
     /// How many shadow pages there may be.
     fn most_pages(&self) -> usize {
-        self.pages.clamp(MIN_PAGES, MAX_PAGES)
+        self.pages.clamp(self.cpus * MIN_PAGES, MAX_PAGES)
+    }
+
+    /// How many frames for tables there have to be: [`MIN_PAGES`] and a PAE root for each CPU.
+    #[must_use]
+    pub const fn least_frames(&self) -> u64 {
+        (self.cpus * (MIN_PAGES + 1)) as u64
     }
 
     /// The bytes that the books of shadow paging take. They grow with the guest's RAM; the shadow pages themselves are frames besides, of which
-    /// there are as many as the host has, [`MIN_PAGES`] at least and [`Config::pages`] at most.
+    /// there are as many as the host has, [`Config::least_frames`] at least and [`Config::pages`] at most.
     #[must_use]
     pub fn books(&self) -> u64 {
         let (pages, frames) = (self.most_pages(), self.frames as usize);
-        Pool::bytes(pages)
-            + Lists::bytes(pages + 1, frames)
+        Pool::bytes(pages, self.cpus)
+            + Lists::bytes(pages + self.cpus, frames)
+            + room::bytes::<Cpu>(self.cpus)
             + room::bytes::<u16>(frames)
             + room::bytes::<u16>(frames.div_ceil(512))
             + room::bytes::<PageId>(UNSYNC)
     }
 }
 
-/// The fewest shadow pages that a guest can run with: an instruction may need two pages for each of a handful of addresses.
+/// The fewest shadow pages that a CPU of a guest can run with: an instruction may need two pages for each of a handful of addresses.
 pub const MIN_PAGES: usize = 128;
 
-/// The most shadow pages: bookkeeping has 30 bits for the number of an entry.
-const MAX_PAGES: usize = (1 << 21) - 2;
+/// The most shadow pages: bookkeeping has 30 bits for the number of an entry, and one number stands for none.
+const MAX_PAGES: usize = (1 << 21) - 1 - MAX_CPUS;
 
 /// PAE roots must be below 4 GiB, as CR3 has 32 bits then.
 const LOW: u64 = 1 << 32;
@@ -132,7 +149,7 @@ const LOW: u64 = 1 << 32;
 /// The most tables that are out of step.
 const UNSYNC: usize = 64;
 
-/// The shadow tables of one VM with one virtual CPU.
+/// The shadow tables of one VM.
 pub struct ShadowMmu<F: Frames> {
     frames: Fenced<F>,
     memory: Arc<WatchedMemory>,
@@ -145,17 +162,13 @@ pub struct ShadowMmu<F: Frames> {
     tables: Vec<u16>,
     /// How many frames of each 2 MiB region are tables: large entries are for regions without any.
     table_regions: Vec<u16>,
-    /// The guest's paging registers as of the last load.
-    state: PagingState,
-    reading: Reading,
-    /// What the hardware's CR3 points to; None: it has to be made.
-    root: Option<PageId>,
+    cpus: Vec<Cpu>,
     /// What the CPUs have to flush.
     flushes: Flushes,
+    /// Makes CPUs leave the guest. None: while the MMU is at work no CPU is there.
+    kick: Option<Arc<dyn Kick>>,
     /// The pages that are out of step, oldest first.
     unsync: Vec<PageId>,
-    /// The last fault and how often it has come again since.
-    last: Option<(ShadowFault, u32)>,
     faults: ShadowFaults,
     zapped: u64,
     reclaimed: u64,
@@ -165,40 +178,54 @@ impl<F: Frames> ShadowMmu<F> {
     /// A shadow MMU of a guest whose paging is off and whose map is empty. None: there is no memory for its books, there are not enough
     /// frames, or there is none below 4 GiB. What was taken for it has then been given back.
     pub fn new(frames: F, memory: Arc<WatchedMemory>, config: Config) -> Option<Self> {
-        let mut frames = Fenced::new(frames);
+        let frames = Fenced::new(frames);
         let pages = config.most_pages();
         let guest_frames = config.frames as usize;
-        let lists = Lists::new(pages + 1, guest_frames)?;
-        let tables = room::filled(0, guest_frames)?;
-        let table_regions = room::filled(0, guest_frames.div_ceil(512))?;
-        let unsync = room::for_up_to(UNSYNC)?;
-        let root = frames.allocate()?;
-        let pool = (root.0 < LOW).then(|| Pool::new(pages, root)).flatten();
-        let Some(pool) = pool else {
-            frames.free(root);
-            return None;
+        let cpu = Cpu {
+            state: PagingState::unpaged(config.physical_bits),
+            reading: Reading::NONE,
+            root: None,
+            last: None,
         };
         let mut mmu = Self {
+            lists: Lists::new(pages + config.cpus, guest_frames)?,
+            tables: room::filled(0, guest_frames)?,
+            table_regions: room::filled(0, guest_frames.div_ceil(512))?,
+            unsync: room::for_up_to(UNSYNC)?,
+            cpus: room::filled(cpu, config.cpus)?,
+            pool: Pool::new(pages, config.cpus)?,
             frames,
             memory,
             map: Map::default(),
-            pool,
-            lists,
             algorithm: config.algorithm,
             physical_bits: config.physical_bits,
-            tables,
-            table_regions,
-            state: PagingState::unpaged(config.physical_bits),
-            reading: Reading::NONE,
-            root: Some(PAE_ROOT),
             flushes: Flushes::new(),
-            unsync,
-            last: None,
+            kick: None,
             faults: ShadowFaults::default(),
             zapped: 0,
             reclaimed: 0,
         };
-        mmu.pool.provide(MIN_PAGES, &mut mmu.frames).then_some(mmu)
+        for cpu in 0..config.cpus {
+            let frame = mmu.frames.allocate()?;
+            // From here on it is given back with the others.
+            mmu.pool.add_root(frame);
+            mmu.cpus[cpu].root = Some(mmu.pae_root(cpu));
+            if frame.0 >= LOW {
+                return None;
+            }
+        }
+        let least = config.cpus * MIN_PAGES;
+        mmu.pool.provide(least, &mut mmu.frames).then_some(mmu)
+    }
+
+    /// From now on CPUs may be in the guest while the MMU is at work, and `kick` makes them leave it.
+    pub fn set_kick(&mut self, kick: Arc<dyn Kick>) {
+        self.kick = Some(kick);
+    }
+
+    /// Returns when no CPU in the guest remembers an entry that has lost a right or is gone.
+    pub(super) fn shoot_down(&mut self) {
+        self.flushes.shoot_down(self.kick.as_deref());
     }
 
     /// Whether there was no memory for what the map should have.
@@ -211,14 +238,13 @@ impl<F: Frames> ShadowMmu<F> {
     /// mapped. Returns whether there was memory for it.
     #[must_use]
     pub fn enclose(&mut self, nested: NestedMmu<F>) -> bool {
-        let root = self.pool.page(PAE_ROOT).frame;
         let frames = self.pool.ids().map(|id| self.pool.page(id).frame);
-        let built = self.frames.build(nested, root, frames);
-        self.frames.put_up(!self.reading.long);
+        let built = self.frames.build(nested, self.cpus.len(), frames);
+        self.raise_fence();
         built
     }
 
-    /// The frames of all shadow tables, the PAE root's first.
+    /// The frames of all shadow tables, the PAE roots' first.
     #[cfg(test)]
     pub(crate) fn table_frames(&self) -> Vec<Hpa> {
         self.pool.ids().map(|id| self.pool.page(id).frame).collect()
@@ -309,7 +335,7 @@ impl<F: Frames> ShadowMmu<F> {
             .filter(|&id| self.pool.page(id).key.is_some_and(|key| !key.role.direct))
     }
 
-    /// An empty page for `key`.
+    /// An empty page for `key`. If it is for a table, nobody can write that unnoticed any more.
     fn create(&mut self, key: Key) -> Option<PageId> {
         if !key.role.direct && self.algorithm != Algorithm::Vtlb {
             // Shadows of one table are in step or out of it together.
@@ -339,6 +365,10 @@ impl<F: Frames> ShadowMmu<F> {
         {
             self.clear_slot(slot);
         }
+        // A CPU in the guest could write the table through the large page until it has flushed.
+        if !mutant(Mutant::LargeTrustedEarly) {
+            self.shoot_down();
+        }
     }
 
     /// A shadow of a table is no more.
@@ -357,6 +387,18 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
+    /// Makes entry `index` of page `id` lead nowhere. In a virtual TLB nothing else leads to what is below: it is given up.
+    fn unlink(&mut self, id: PageId, index: usize) {
+        let child = match self.algorithm {
+            Algorithm::Vtlb => self.child(id, index),
+            Algorithm::Cached | Algorithm::Unsync => None,
+        };
+        self.clear(id, index);
+        if let Some(child) = child {
+            self.zap(child);
+        }
+    }
+
     /// Gives a shadow page up.
     fn zap(&mut self, id: PageId) {
         let Some(key) = self.pool.page(id).key else {
@@ -366,7 +408,7 @@ impl<F: Frames> ShadowMmu<F> {
             if self.pool.page(id).present == 0 {
                 break;
             }
-            self.clear(id, index);
+            self.unlink(id, index);
         }
         while !mutant(Mutant::ParentsForgotten)
             && let Some(slot) = self.lists.first(Owner::Page(id))
@@ -377,11 +419,16 @@ impl<F: Frames> ShadowMmu<F> {
             self.unsync.retain(|&u| u != id);
         }
         self.forget_table(&key);
-        if self.root == Some(id) && !mutant(Mutant::RootKept) {
-            self.root = None;
+        for cpu in &mut self.cpus {
+            if cpu.root == Some(id) && !mutant(Mutant::RootKept) {
+                cpu.root = None;
+                if mutant(Mutant::OthersRootKept) {
+                    break;
+                }
+            }
         }
-        self.pool.retire(id);
-        self.flushes.require();
+        let generation = self.flushes.require();
+        self.pool.retire(id, generation);
     }
 
     fn zap_all(&mut self) {
@@ -390,10 +437,11 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
-    /// Gives up all shadow pages.
+    /// Gives up all shadow pages. No CPU uses them any more.
     pub fn empty(&mut self) {
         self.zap_all();
         self.flushes.require();
+        self.shoot_down();
     }
 
     /// Gives up all shadows of the table at `gfn`: it is one no longer, or too much trouble.
@@ -404,73 +452,37 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
-    /// Gives up `count` pages that have not been used for long. Returns whether there were any.
+    /// Gives up `count` pages that have not been used for long, so that they can be used again when the CPU next enters. Returns whether
+    /// there were any.
     pub fn reclaim(&mut self, count: usize) -> bool {
-        for done in 0..count {
-            let Some(id) = self.pool.oldest(self.root) else {
-                return done != 0;
-            };
+        let mut done = 0;
+        while done < count
+            && let Some(id) = self.oldest()
+        {
             self.zap(id);
-            self.reclaimed += 1;
+            done += 1;
         }
-        true
+        self.reclaimed += done as u64;
+        self.shoot_down();
+        done != 0
     }
 
-    /// What entry `index` of the PAE root leads to; `pdpte` is the guest's entry, where it has any.
-    fn pae_child(&self, index: usize, pdpte: u64) -> Option<Key> {
-        let mut role = Role {
-            level: 2,
-            direct: false,
-            quadrant: 0,
-            rights: Rights::ALL,
-            reading: self.reading,
-        };
-        let gfn = if !self.state.cr0.contains(Cr0::PG) {
-            role.direct = true;
-            (index as u64) << 18
-        } else if self.reading.wide {
-            if pdpte & P == 0 {
-                return None;
-            }
-            (pdpte & ADDRESS) >> 12
+    /// Pages that were given up, and that nobody can remember, are free.
+    fn release(&mut self) {
+        let settled = if mutant(Mutant::QuarantineTooShort) {
+            self.flushes.generation()
         } else {
-            role.quadrant = index as u8;
-            (self.state.cr3 & 0xffff_f000) >> 12
+            self.flushes.settled()
         };
-        Some(Key { gfn, role })
+        self.pool.release(settled);
     }
 
-    /// What the root shadows, with four or five levels.
-    fn long_root(&self) -> Key {
-        Key {
-            gfn: (self.state.cr3 & ADDRESS) >> 12,
-            role: Role {
-                level: if self.state.cr4.contains(Cr4::LA57) {
-                    5
-                } else {
-                    4
-                },
-                direct: false,
-                quadrant: 0,
-                rights: Rights::ALL,
-                reading: self.reading,
-            },
-        }
-    }
-
-    /// Makes the root. What has been given up is used again: the TLB is flushed before the guest runs.
-    fn make_root(&mut self) -> PageId {
-        let key = self.long_root();
-        self.flushes.require();
-        self.pool.flushed();
-        loop {
-            if let Some(id) = self.create(key) {
-                self.root = Some(id);
-                return id;
-            }
-            // There are at least MIN_PAGES pages, and none of them is the root.
-            self.reclaim(1);
-            self.pool.flushed();
+    /// Brings shadows up to date with what Umbra itself has written to the guest's tables.
+    fn catch_up(&mut self) {
+        if let Some(writes) = self.memory.take()
+            && !mutant(Mutant::WritesUnnoticed)
+        {
+            self.written(&writes);
         }
     }
 }
@@ -487,29 +499,25 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     // Not among what every exit under nested paging goes through too.
     #[inline(never)]
     fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
-        if let Some(writes) = self.memory.take()
-            && !mutant(Mutant::WritesUnnoticed)
-        {
-            self.written(&writes);
-        }
-        let root = match self.root {
+        self.catch_up();
+        self.release();
+        let root = match self.cpus[cpu].root {
             Some(root) => root,
-            None => self.make_root(),
+            None => self.make_root(cpu),
         };
-        if root == PAE_ROOT {
-            self.clean_pae_root();
+        let pae = self.pool.is_root(root);
+        if pae {
+            self.clean_pae_root(root);
         }
+        let frame = self.pool.page(root).frame;
+        let address = self.frames.address(frame, pae.then_some(cpu));
         let flush = self.flushes.acknowledge(cpu);
-        if flush != TlbFlush::None {
-            self.pool.flushed();
+        if flush != TlbFlush::None && mutant(Mutant::OneFlushForAll) {
+            for other in 0..self.cpus.len() {
+                let _ = self.flushes.acknowledge(other);
+            }
         }
-        let fenced = root == PAE_ROOT && self.frames.is_up();
-        let frame = if fenced {
-            fence::ROOT
-        } else {
-            self.pool.page(root).frame
-        };
-        (frame, flush)
+        (address, flush)
     }
 
     fn generation(&self) -> u64 {
@@ -528,8 +536,9 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         self.frames.root()
     }
 
-    fn page_fault(&mut self, _cpu: usize, fault: &ShadowFault) -> Resolve {
-        self.resolve(fault)
+    fn page_fault(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
+        self.catch_up();
+        self.resolve(cpu, fault)
     }
 
     fn cannot_emulate(&mut self, _cpu: usize, fault: &ShadowFault) -> bool {
@@ -537,37 +546,36 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     }
 
     fn load(&mut self, cpu: usize, state: &PagingState) {
-        self.state = *state;
-        self.reading = if state.cr0.contains(Cr0::PG) {
+        self.catch_up();
+        if self.algorithm == Algorithm::Vtlb && !mutant(Mutant::LoadIgnored) {
+            self.empty_tlb(cpu);
+        }
+        let paging = state.cr0.contains(Cr0::PG);
+        self.cpus[cpu].state = *state;
+        self.cpus[cpu].reading = if paging {
             Reading::of(state)
         } else {
             Reading::NONE
         };
-        if self.frames.exists() && self.frames.is_up() == self.reading.long {
-            self.zap_all();
-            self.frames.put_up(!self.reading.long);
+        self.raise_fence();
+        if self.algorithm != Algorithm::Vtlb && !mutant(Mutant::LoadIgnored) {
+            self.sync_all();
         }
-        match self.algorithm {
-            _ if mutant(Mutant::LoadIgnored) => {}
-            Algorithm::Vtlb => self.zap_all(),
-            Algorithm::Cached | Algorithm::Unsync => self.sync_all(),
-        }
+        // Other tables count for this CPU, and the same addresses lead elsewhere.
         self.flushes.require_of(cpu);
-        if self.reading.long {
-            self.root = self.pool.find(&self.long_root());
-            if let Some(root) = self.root {
-                self.pool.page_mut(root).used = true;
-            }
+        if self.cpus[cpu].reading.long {
+            self.cpus[cpu].root = self.find_root(cpu);
         } else {
-            self.load_pae_root();
+            self.load_pae_root(cpu);
         }
     }
 
-    fn invalidate_page(&mut self, _cpu: usize, _state: &PagingState, gva: Gva) {
+    fn invalidate_page(&mut self, cpu: usize, _state: &PagingState, gva: Gva) {
+        self.catch_up();
         match self.algorithm {
             _ if mutant(Mutant::InvlpgIgnored) => {}
-            Algorithm::Vtlb => self.drop_page(gva.0),
-            Algorithm::Cached | Algorithm::Unsync => self.sync_page_of(gva.0),
+            Algorithm::Vtlb => self.drop_page(cpu, gva.0),
+            Algorithm::Cached | Algorithm::Unsync => self.sync_page_of(cpu, gva.0),
         }
     }
 
@@ -591,6 +599,10 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         self.zapped += self.pool.in_use() as u64;
         self.zap_all();
         self.flushes.require();
+        // What was there may be somebody else's when this returns.
+        if !mutant(Mutant::RemapReturnsEarly) {
+            self.shoot_down();
+        }
     }
 
     fn frames_used(&self) -> u64 {

@@ -51,6 +51,28 @@ pub enum Mutant {
     SmepNotInRole,
     /// A write through an entry that then changed is forgotten.
     WrittenForgotten,
+    /// The first CPU that flushes for a change does so for all.
+    OneFlushForAll,
+    /// A root that several CPUs are on is given up, and one of them learns of it.
+    OthersRootKept,
+    /// All CPUs have one PAE root.
+    PaeRootShared,
+    /// A CPU finds what another one's virtual TLB remembers.
+    VtlbShared,
+    /// The pages that CPUs are on are given up for room.
+    RootsReclaimed,
+    /// What was given up is used again while a CPU in the guest may remember it.
+    QuarantineTooShort,
+    /// A table is read although a CPU in the guest may still write it: it has been write-protected since.
+    ProtectionTrustedEarly,
+    /// Likewise, through a large page that is no longer mapped.
+    LargeTrustedEarly,
+    /// A dirty flag is cleared that a CPU in the guest may remember (XSA-480 is of this kind).
+    DirtyTrustedEarly,
+    /// Memory is given back while a CPU in the guest may still reach it.
+    RemapReturnsEarly,
+    /// An entry that another CPU has changed since the walk goes into the shadow.
+    WalkBelieved,
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Shadow pages: a fixed number of them, found by what they shadow.
 //!
-//! A page is free, in use, or in quarantine: no longer in use, but the CPU may remember where it was. Quarantine ends with the next
-//! flush. Frames for tables are allocated when they are first needed, and kept.
+//! A page is free, in use, or in quarantine: no longer in use, but a CPU may remember where it was. Quarantine ends when no CPU in the guest
+//! has still to flush for the generation in which the page was given up ([`hv_core::flush`]). Frames for tables are allocated when they are
+//! first needed, and kept.
 
 use super::role::Key;
 use crate::room;
@@ -15,8 +16,10 @@ pub type PageId = u32;
 /// No page.
 const NONE: PageId = PageId::MAX;
 
-/// The root of PAE tables: its first four entries. It is always there, and no other page is like it.
-pub const PAE_ROOT: PageId = 0;
+/// The root of PAE tables of virtual CPU `cpu`: its first four entries. It is always there, and no other pages are like these.
+pub const fn pae_root(cpu: usize) -> PageId {
+    cpu as PageId
+}
 
 /// A shadow page.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,8 @@ pub struct Page {
     pub writes: u8,
     /// It has been used since the clock hand last came by.
     pub used: bool,
+    /// The generation in which it was given up.
+    given_up: u64,
     /// The next page whose key is in the same bucket, or that is free, or in quarantine.
     next: PageId,
 }
@@ -56,6 +61,7 @@ impl Page {
             idle: 0,
             writes: 0,
             used: false,
+            given_up: 0,
             next: NONE,
         }
     }
@@ -64,7 +70,9 @@ impl Page {
 /// All shadow pages of a VM.
 pub struct Pool {
     pages: Vec<Page>,
-    /// How many there may be.
+    /// How many of them are PAE roots: the first.
+    roots: PageId,
+    /// How many there may be besides.
     capacity: usize,
     buckets: Vec<PageId>,
     free: PageId,
@@ -80,31 +88,37 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of up to `capacity` pages besides the PAE root, for whose table `root` is taken. None: there is no memory for its
-    /// books.
-    pub fn new(capacity: usize, root: Hpa) -> Option<Self> {
-        let mut pages = room::for_up_to(capacity + 1)?;
-        pages.push(Page::unused(root));
-        let mut by_frame = room::for_up_to(capacity + 1)?;
-        by_frame.push((root.0, PAE_ROOT));
+    /// A pool of up to `capacity` pages besides `roots` PAE roots, which are still to be added. None: there is no memory for its books.
+    pub fn new(capacity: usize, roots: usize) -> Option<Self> {
         Some(Self {
-            by_frame,
-            pages,
+            by_frame: room::for_up_to(capacity + roots)?,
+            pages: room::for_up_to(capacity + roots)?,
+            roots: roots as PageId,
             capacity,
             buckets: room::filled(NONE, capacity.next_power_of_two())?,
             free: NONE,
             free_count: 0,
             quarantine: NONE,
-            hand: PAE_ROOT,
+            hand: 0,
             in_use: 0,
             most: 0,
         })
     }
 
+    /// Adds the next PAE root, whose table is in `frame`.
+    pub fn add_root(&mut self, frame: Hpa) {
+        self.add(frame);
+    }
+
+    /// Whether it is the PAE root of a CPU.
+    pub const fn is_root(&self, id: PageId) -> bool {
+        id < self.roots
+    }
+
     /// The bytes that its books take.
-    pub const fn bytes(capacity: usize) -> u64 {
-        room::bytes::<Page>(capacity + 1)
-            + room::bytes::<(u64, PageId)>(capacity + 1)
+    pub const fn bytes(capacity: usize, roots: usize) -> u64 {
+        room::bytes::<Page>(capacity + roots)
+            + room::bytes::<(u64, PageId)>(capacity + roots)
             + room::bytes::<PageId>(capacity.next_power_of_two())
     }
 
@@ -133,9 +147,9 @@ impl Pool {
         &mut self.pages[id as usize]
     }
 
-    /// The numbers of all pages that have a frame, the PAE root among them.
+    /// The numbers of all pages that have a frame, the PAE roots first.
     pub fn ids(&self) -> core::ops::Range<PageId> {
-        PAE_ROOT..self.pages.len() as PageId
+        0..self.pages.len() as PageId
     }
 
     fn bucket(&self, gfn: u64) -> usize {
@@ -180,24 +194,29 @@ impl Pool {
 
     /// How many pages can be taken before some have to be given up.
     pub const fn available(&self) -> usize {
-        self.free_count + self.capacity + 1 - self.pages.len()
+        self.free_count + self.capacity + self.roots as usize - self.pages.len()
     }
 
     /// Adds a page that is not in use.
     fn grow(&mut self, frames: &mut impl Frames) -> Option<PageId> {
-        if self.pages.len() > self.capacity {
+        let roots = self.roots as usize;
+        if self.pages.len() >= self.capacity + roots {
             return None;
         }
         let Some(frame) = frames.allocate() else {
             // The host has no more: this is as large as the pool gets.
-            self.capacity = self.pages.len() - 1;
+            self.capacity = self.pages.len() - roots;
             return None;
         };
+        Some(self.add(frame))
+    }
+
+    fn add(&mut self, frame: Hpa) -> PageId {
         let id = self.pages.len() as PageId;
         self.pages.push(Page::unused(frame));
         let at = self.by_frame.partition_point(|&(f, _)| f < frame.0);
         self.by_frame.insert(at, (frame.0, id));
-        Some(id)
+        id
     }
 
     /// Allocates the frames of the first `count` pages, so that they cannot lack later. Returns whether there are so many.
@@ -246,13 +265,15 @@ impl Pool {
         Some(id)
     }
 
-    /// Puts a page, whose entries have been cleared, into quarantine.
-    pub fn retire(&mut self, id: PageId) {
+    /// Puts a page, whose entries have been cleared, into quarantine. It was given up in this generation.
+    pub fn retire(&mut self, id: PageId, generation: u64) {
         let Some(key) = self.page_mut(id).key.take() else {
             return;
         };
         let quarantine = self.quarantine;
-        let after = core::mem::replace(&mut self.page_mut(id).next, quarantine);
+        let page = self.page_mut(id);
+        page.given_up = generation;
+        let after = core::mem::replace(&mut page.next, quarantine);
         self.quarantine = id;
         self.in_use -= 1;
         let bucket = self.bucket(key.gfn);
@@ -271,24 +292,42 @@ impl Pool {
         }
     }
 
-    /// The CPU has forgotten everything: pages in quarantine are free.
-    pub fn flushed(&mut self) {
-        while self.quarantine != NONE {
-            let id = self.quarantine;
-            let free = self.free;
-            self.quarantine = core::mem::replace(&mut self.page_mut(id).next, free);
+    /// No CPU remembers what was given up in generation `settled` or before: it is free.
+    pub fn release(&mut self, settled: u64) {
+        // The last that came in is the first.
+        let mut keep = NONE;
+        let mut next = self.quarantine;
+        while next != NONE && self.page(next).given_up > settled {
+            (keep, next) = (next, self.page(next).next);
+        }
+        match keep {
+            NONE => self.quarantine = NONE,
+            id => self.page_mut(id).next = NONE,
+        }
+        while next != NONE {
+            let (id, free) = (next, self.free);
+            next = core::mem::replace(&mut self.page_mut(id).next, free);
             self.free = id;
             self.free_count += 1;
         }
     }
 
-    /// A page in use that has not been used for the longest time, or nearly, and is not `root`.
-    pub fn oldest(&mut self, root: Option<PageId>) -> Option<PageId> {
+    /// The tables of the pages that are free.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn free_frames(&self) -> alloc::collections::BTreeSet<Hpa> {
+        let next = |&id: &PageId| Some(self.page(id).next).filter(|&id| id != NONE);
+        let first = Some(self.free).filter(|&id| id != NONE);
+        let free = core::iter::successors(first, next);
+        free.map(|id| self.page(id).frame).collect()
+    }
+
+    /// A page in use that has not been used for the longest time, or nearly, and is not to be `kept`.
+    pub fn oldest(&mut self, kept: impl Fn(PageId) -> bool) -> Option<PageId> {
         // In the second round no page is marked as used any more.
         for _ in 0..2 * self.pages.len() {
             self.hand = (self.hand + 1) % self.pages.len() as PageId;
             let (id, page) = (self.hand, &mut self.pages[self.hand as usize]);
-            if page.key.is_none() || Some(id) == root {
+            if page.key.is_none() || kept(id) {
                 continue;
             }
             if !core::mem::take(&mut page.used) {
@@ -331,26 +370,38 @@ mod tests {
         }
     }
 
+    fn pool(capacity: usize) -> Pool {
+        let mut pool = Pool::new(capacity, 1).unwrap();
+        pool.add_root(Hpa(0));
+        pool
+    }
+
     #[test]
-    fn what_was_given_up_is_used_again_only_after_a_flush() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(3, Hpa(0)).unwrap());
+    fn what_was_given_up_is_used_again_only_when_its_generation_is_settled() {
+        let (mut frames, mut pool) = (Numbered(0), pool(3));
         let ids: Vec<_> = (0..3)
             .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
             .collect();
         assert_eq!(pool.available(), 0);
         assert_eq!(pool.take(key(9), &mut frames), None);
-        pool.retire(ids[1]);
+        pool.retire(ids[1], 5);
         assert_eq!(pool.find(&key(1)), None);
         assert_eq!(pool.find(&key(2)), Some(ids[2]));
         assert_eq!(pool.take(key(9), &mut frames), None, "in quarantine");
-        pool.flushed();
+        pool.release(4);
+        assert_eq!(pool.take(key(9), &mut frames), None, "still in quarantine");
+        pool.retire(ids[2], 6);
+        pool.release(5);
         assert_eq!(pool.take(key(9), &mut frames), Some(ids[1]));
-        assert_eq!((pool.in_use(), pool.most), (3, 3));
+        assert_eq!((pool.in_use(), pool.most), (2, 3));
+        assert_eq!(pool.take(key(10), &mut frames), None);
+        pool.release(6);
+        assert_eq!(pool.take(key(10), &mut frames), Some(ids[2]));
     }
 
     #[test]
     fn a_host_without_frames_makes_the_pool_smaller() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(100, Hpa(0)).unwrap());
+        let (mut frames, mut pool) = (Numbered(0), pool(100));
         let mut taken = 0;
         while pool.take(key(taken), &mut frames).is_some() {
             taken += 1;
@@ -360,13 +411,13 @@ mod tests {
 
     #[test]
     fn pages_come_up_for_giving_up_when_they_have_not_been_used() {
-        let (mut frames, mut pool) = (Numbered(0), Pool::new(4, Hpa(0)).unwrap());
+        let (mut frames, mut pool) = (Numbered(0), pool(4));
         let ids: Vec<_> = (0..4)
             .map(|gfn| pool.take(key(gfn), &mut frames).unwrap())
             .collect();
-        let first = pool.oldest(Some(ids[0])).unwrap();
+        let first = pool.oldest(|id| id == ids[0]).unwrap();
         assert_eq!(first, ids[1], "all are used, and the first is the root");
         pool.page_mut(ids[2]).used = true;
-        assert_eq!(pool.oldest(Some(ids[0])), Some(ids[3]));
+        assert_eq!(pool.oldest(|id| id == ids[0]), Some(ids[3]));
     }
 }

@@ -91,6 +91,10 @@ impl<F: Frames> ShadowMmu<F> {
         if self.take_dirty(key.gfn) {
             // All shadows of the table are to know.
             self.pool.for_each(key.gfn, |_, page| page.written = true);
+            // A CPU in the guest that remembers the flag does not set it again: what it writes would never be noticed, until it has flushed.
+            if !mutant(Mutant::DirtyTrustedEarly) {
+                self.shoot_down();
+            }
         }
         if !core::mem::take(&mut self.pool.page_mut(id).written) {
             return false;
@@ -148,14 +152,8 @@ impl<F: Frames> ShadowMmu<F> {
         });
     }
 
-    /// Brings the shadows of the table at `gfn`, if any, back into step, and forbids the guest to write the frame.
+    /// Forbids the guest to write the frame, and brings the shadows of the table at `gfn`, if any, back into step.
     pub(super) fn protect(&mut self, gfn: u64) {
-        let of_gfn = |pool: &Pool, id: PageId| pool.page(id).key.is_some_and(|key| key.gfn == gfn);
-        while let Some(i) = self.unsync.iter().position(|&id| of_gfn(&self.pool, id)) {
-            let id = self.unsync.remove(i);
-            self.pool.page_mut(id).unsync = false;
-            self.sync_page(id);
-        }
         // What a guest entry points to need not exist.
         let exists = gfn < self.tables.len() as u64;
         while exists
@@ -165,6 +163,21 @@ impl<F: Frames> ShadowMmu<F> {
             let (id, index) = (slot / 512, slot as usize % 512);
             let entry = self.entry(id, index);
             self.set(id, index, entry & !RW, None);
+        }
+        // A CPU in the guest may write the table until it has flushed: only what is read after that stays true.
+        if !mutant(Mutant::ProtectionTrustedEarly) {
+            self.shoot_down();
+        }
+        // All are in step before the first is read: it may map the table itself.
+        let unsync = &mut self.unsync;
+        self.pool.for_each(gfn, |id, page| {
+            page.unsync = false;
+            unsync.retain(|&other| other != id);
+        });
+        let mut i = 0;
+        while let Some(id) = self.shadow(gfn, i) {
+            i += 1;
+            self.sync_page(id);
         }
     }
 
@@ -176,7 +189,7 @@ impl<F: Frames> ShadowMmu<F> {
                 i += 1;
                 continue;
             };
-            let orphan = self.root != Some(id) && self.lists.first(Owner::Page(id)).is_none();
+            let orphan = !self.is_root(id) && self.lists.first(Owner::Page(id)).is_none();
             let written = self.sync_page(id);
             let page = self.pool.page_mut(id);
             page.idle = if written { 0 } else { page.idle + 1 };
@@ -211,7 +224,7 @@ impl<F: Frames> ShadowMmu<F> {
     }
 
     /// The guest flushes one page, and with it whatever the CPU remembers of the tables above (SDM vol 3A 4.10.4.1).
-    pub(super) fn sync_page_of(&mut self, va: u64) {
+    pub(super) fn sync_page_of(&mut self, cpu: usize, va: u64) {
         for i in 0..self.unsync.len() {
             if let Some(&id) = self.unsync.get(i)
                 && self.pool.page(id).key.is_some_and(|key| key.role.level > 1)
@@ -219,7 +232,7 @@ impl<F: Frames> ShadowMmu<F> {
                 self.sync_page(id);
             }
         }
-        let Some((id, index)) = self.last_entry(va) else {
+        let Some((id, index)) = self.last_entry(cpu, va) else {
             return;
         };
         let page = self.pool.page(id);
@@ -236,14 +249,14 @@ impl<F: Frames> ShadowMmu<F> {
     /// The level of a shadow page, and which of its entries is on the way to `va`.
     fn place(&self, id: PageId, va: u64) -> (u8, usize) {
         let level = self.pool.page(id).key.map_or(3, |key| key.role.level);
-        let mask = if id == PAE_ROOT { 3 } else { 511 };
+        let mask = if self.pool.is_root(id) { 3 } else { 511 };
         let index = va >> (12 + 9 * (u32::from(level) - 1)) & mask;
         (level, index as usize)
     }
 
-    /// The lowest shadow page on the way to `va`, and the entry there.
-    fn last_entry(&self, va: u64) -> Option<(PageId, usize)> {
-        let mut id = self.root?;
+    /// The lowest shadow page on the way to `va` from the root of CPU `cpu`, and the entry there.
+    fn last_entry(&self, cpu: usize, va: u64) -> Option<(PageId, usize)> {
+        let mut id = self.cpus[cpu].root?;
         loop {
             let (_, index) = self.place(id, va);
             match self.child(id, index) {
@@ -254,8 +267,8 @@ impl<F: Frames> ShadowMmu<F> {
     }
 
     /// The guest flushes one page of a virtual TLB: the entry goes, or all that belong to one large page.
-    pub(super) fn drop_page(&mut self, va: u64) {
-        let Some(mut id) = self.root else {
+    pub(super) fn drop_page(&mut self, cpu: usize, va: u64) {
+        let Some(mut id) = self.cpus[cpu].root else {
             return;
         };
         loop {
@@ -266,38 +279,13 @@ impl<F: Frames> ShadowMmu<F> {
             match child {
                 Some(child) if !direct(child) || mutant(Mutant::InvlpgDropsPart) => id = child,
                 _ => {
-                    self.clear(id, index);
+                    self.unlink(id, index);
                     // Two shadow entries for a page of 4 MiB.
                     if key.is_some_and(|key| !key.role.reading.wide) && level == 2 {
-                        self.clear(id, index ^ 1);
+                        self.unlink(id, index ^ 1);
                     }
                     return;
                 }
-            }
-        }
-    }
-
-    /// Takes out of the PAE root what the hardware's walker has set there.
-    pub(super) fn clean_pae_root(&mut self) {
-        let frame = self.pool.page(PAE_ROOT).frame;
-        for index in 0..4 {
-            let entry = self.frames.read(frame, index);
-            if entry & A != 0 {
-                self.frames.write(frame, index, entry & !A);
-            }
-        }
-    }
-
-    /// The PAE root's entries that lead elsewhere than the guest's are cleared.
-    pub(super) fn load_pae_root(&mut self) {
-        self.root = Some(PAE_ROOT);
-        let table = Gpa(self.state.cr3 & 0xffff_ffe0);
-        for index in 0..4 {
-            let pdpte = self.memory.inner().read_u64(table.add(8 * index as u64));
-            let wanted = self.pae_child(index, pdpte.unwrap_or(0));
-            let child = self.child(PAE_ROOT, index);
-            if child.and_then(|id| self.pool.page(id).key) != wanted {
-                self.clear(PAE_ROOT, index);
             }
         }
     }

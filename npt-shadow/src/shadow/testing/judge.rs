@@ -1,9 +1,9 @@
 //! What a CPU may make of tables that have changed since it was last told to forget them.
 
-use super::machine::{Cached, Machine};
+use super::machine::{Cached, Machine, hardware_allows};
 use super::*;
 use hv_core::testing::VecMemory;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Every value that guest entries have had, with the time since when.
 #[derive(Default)]
@@ -11,22 +11,13 @@ pub(super) struct Judge {
     /// By guest-physical address of an aligned 4-byte word.
     pub(super) history: HashMap<u64, Vec<(u64, u32)>>,
     pub(super) now: u64,
-    /// When everything was flushed last.
-    pub(super) flushed: u64,
-    /// When single pages were.
-    pub(super) pages: BTreeMap<u64, u64>,
 }
 
 impl Judge {
-    pub(super) fn flush_all(&mut self) {
+    /// Another moment.
+    pub(super) fn tick(&mut self) -> u64 {
         self.now += 1;
-        self.flushed = self.now;
-        self.pages.clear();
-    }
-
-    pub(super) fn flush_page(&mut self, va: u64) {
-        self.now += 1;
-        self.pages.insert(va >> 12, self.now);
+        self.now
     }
 
     /// Memory at `gpa` is about to be stored to.
@@ -81,30 +72,35 @@ impl Judge {
 impl Machine {
     /// An access has reached `gpa`: some entries since the last flush must lead there.
     pub(super) fn judge_success(&self, va: u64, access: Access, gpa: u64) {
-        if !self.state.cr0.contains(Cr0::PG) {
+        if !self.cpu.state.cr0.contains(Cr0::PG) {
             return assert_eq!(gpa, va & 0xffff_ffff);
         }
-        let page = self.judge.pages.get(&(va >> 12)).copied().unwrap_or(0);
-        let from = self.judge.flushed.max(page);
+        // What other CPUs have flushed does not matter to this one.
+        let page = self.cpu.pages.get(&(va >> 12)).copied().unwrap_or(0);
+        let from = self.cpu.flushed.max(page);
         let wide = self.wide();
-        let long = self.state.efer.contains(Efer::LMA);
+        let long = self.cpu.state.efer.contains(Efer::LMA);
         let top = match (wide, long) {
             (true, true) => 4,
             (true, false) => 3,
             _ => 2,
         };
-        let cr3 = self.state.cr3 & if top == 3 { !0x1f } else { ADDRESS };
+        let cr3 = self.cpu.state.cr3 & if top == 3 { !0x1f } else { ADDRESS };
         let start = (cr3, true, true, false);
-        let (rights, ok) = self.leads(va, access, gpa, from, top, start);
+        let judge = &self.world().judge;
+        let (rights, ok) = self.leads(judge, va, access, gpa, from, top, start);
         assert!(
             ok,
-            "{va:x} {access:?} reached {gpa:x}, which no entries since the last flush allow ({rights})"
+            "CPU {}: {va:x} {access:?} reached {gpa:x}, which no entries since the last flush allow ({rights})",
+            self.number
         );
     }
 
     /// Whether some values of the entries from `level` on lead to `gpa` with the rights for the access.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn leads(
         &self,
+        judge: &Judge,
         va: u64,
         access: Access,
         gpa: u64,
@@ -114,12 +110,12 @@ impl Machine {
     ) -> (u32, bool) {
         let wide = self.wide();
         let (bits, size) = if wide { (9, 8) } else { (10, 4) };
-        let long = self.state.efer.contains(Efer::LMA);
+        let long = self.cpu.state.efer.contains(Efer::LMA);
         let shift = 12 + bits * (level - 1);
         let at = table + (va >> shift & ((1 << bits) - 1)) * size;
-        let low = self.judge.words(&self.memory, at, from);
+        let low = judge.words(&self.memory, at, from);
         let high = if wide {
-            self.judge.words(&self.memory, at + 4, from)
+            judge.words(&self.memory, at + 4, from)
         } else {
             vec![(0, 0)]
         };
@@ -147,10 +143,10 @@ impl Machine {
                 && level <= 3
                 && !pdpte
                 && entry & PS != 0
-                && (wide || self.state.cr4.contains(Cr4::PSE));
+                && (wide || self.cpu.state.cr4.contains(Cr4::PSE));
             if level > 1 && !large {
                 let next = (entry & ADDRESS & 0xff_ffff_ffff, rw, us, nx);
-                let (n, ok) = self.leads(va, access, gpa, since, level - 1, next);
+                let (n, ok) = self.leads(judge, va, access, gpa, since, level - 1, next);
                 tried += n;
                 if ok {
                     return (tried, true);
@@ -166,13 +162,16 @@ impl Machine {
             let user = access.user && !access.implicit;
             let cached = Cached {
                 hpa: 0,
-                rw: rw || !user && !self.state.cr0.contains(Cr0::WP),
+                rw: rw || !user && !self.cpu.state.cr0.contains(Cr0::WP),
                 us,
                 nx,
                 dirty: true,
             };
             let flagged = !access.write || entry & D != 0;
-            if frame | va & mask == gpa && flagged && self.hardware_allows(&cached, access) {
+            if frame | va & mask == gpa
+                && flagged
+                && hardware_allows(&self.cpu.state, &cached, access)
+            {
                 return (tried, true);
             }
         }

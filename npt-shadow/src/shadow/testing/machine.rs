@@ -1,21 +1,26 @@
-//! The simulated machine: guest memory, the map, a CPU that walks shadow tables and has a TLB.
+//! The simulated machine: guest memory, the map, CPUs that walk shadow tables and have a TLB each.
 
 use super::choices::Choices;
-use super::judge::Judge;
+use super::others::{Kicker, TestCpu, World};
 use super::*;
 use crate::reference::{self, Outcome};
 use hv_core::testing::{Random, VecMemory};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
 
 /// Table frames that are poisoned when they are free.
-#[derive(Default)]
 pub(super) struct TestFrames {
     pub(super) tables: Vec<[u64; 512]>,
+    /// How many there may be.
+    most: usize,
 }
 
 impl Frames for TestFrames {
     fn allocate(&mut self) -> Option<Hpa> {
-        assert!(self.tables.len() <= POOL, "more frames than the pool has");
+        assert!(
+            self.tables.len() < self.most,
+            "more frames than the pool has"
+        );
         self.tables.push([0; 512]);
         Some(Hpa((self.tables.len() as u64) << 12))
     }
@@ -41,24 +46,21 @@ pub(super) struct Cached {
     pub(super) dirty: bool,
 }
 
-/// An access and what it may come to.
+/// The machine, of whose CPUs one is at it.
 pub(super) struct Machine {
     pub(super) memory: Arc<VecMemory>,
     pub(super) watched: Arc<WatchedMemory>,
     pub(super) mmu: ShadowMmu<TestFrames>,
-    pub(super) state: PagingState,
-    pub(super) roots: Vec<u64>,
-    pub(super) tlb: BTreeMap<u64, Cached>,
-    /// What paging-structure caches remember: tables of level 1, by address bits 47:21.
-    pub(super) tables: BTreeMap<u64, (Hpa, bool, bool, bool)>,
-    pub(super) judge: Judge,
+    /// The CPU whose turn it is, and its number. The others are in the world.
+    pub(super) cpu: TestCpu,
+    pub(super) number: usize,
+    world: Arc<Mutex<World>>,
     /// What the hardware does of its own accord.
     pub(super) weather: Random,
     /// What the program does.
     pub(super) choices: Choices,
     /// The TLB may forget at any time.
     pub(super) forgetful: bool,
-    pub(super) cpl: u8,
     /// What the map has besides RAM.
     pub(super) special: HashMap<u64, Backing>,
     pub(super) log: Vec<String>,
@@ -87,35 +89,97 @@ pub(super) enum Mode {
 }
 
 impl Machine {
-    pub(super) fn new(algorithm: Algorithm, seed: u64) -> Self {
+    pub(super) fn new(algorithm: Algorithm, seed: u64, cpus: usize) -> Self {
         let memory = Arc::new(VecMemory::new((FRAMES << 12) as usize));
         let watched = WatchedMemory::new(memory.clone(), FRAMES).unwrap();
         let config = Config {
             algorithm,
-            cpus: 1,
-            pages: POOL,
+            cpus,
+            pages: 0,
             frames: FRAMES,
             physical_bits: 40,
         };
-        let mmu = ShadowMmu::new(TestFrames::default(), watched.clone(), config).unwrap();
+        let frames = TestFrames {
+            tables: Vec::new(),
+            most: config.least_frames() as usize,
+        };
+        let mut mmu = ShadowMmu::new(frames, watched.clone(), config).unwrap();
+        let world = Arc::new(Mutex::new(World::new(memory.clone(), cpus, seed)));
+        mmu.set_kick(Arc::new(Kicker(world.clone())));
         let mut machine = Self {
             memory,
             watched,
             mmu,
-            state: PagingState::unpaged(40),
-            roots: Vec::new(),
-            tlb: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            judge: Judge::default(),
+            cpu: TestCpu::default(),
+            number: 0,
+            world,
             weather: Random::new(!seed),
             choices: Choices::Random(Random::new(seed)),
             forgetful: true,
-            cpl: 0,
             special: HashMap::new(),
             log: Vec::new(),
         };
         machine.map_all();
         machine
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        // A test that has failed has no more to say.
+        self.world
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(super) fn cpus(&self) -> usize {
+        self.world().cpus.len()
+    }
+
+    /// It is the turn of CPU `number`.
+    pub(super) fn turn(&mut self, number: usize) {
+        let mut world = self
+            .world
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        core::mem::swap(&mut world.cpus[self.number], &mut self.cpu);
+        core::mem::swap(&mut world.cpus[number], &mut self.cpu);
+        drop(world);
+        self.number = number;
+    }
+
+    /// The CPU leaves the guest.
+    pub(super) fn leave(&mut self) {
+        self.mmu.flushes.leave(self.number);
+        self.cpu.inside = None;
+    }
+
+    /// The CPU is in the guest. Returns the root that it is on.
+    fn enter(&mut self) -> Hpa {
+        if let Some(root) = self.cpu.inside {
+            return root;
+        }
+        let (root, flush) = self.mmu.root(self.number);
+        self.check_entry(root);
+        if flush != TlbFlush::None {
+            self.cpu.forget();
+        }
+        assert!(
+            self.mmu.flushes.enter(self.number),
+            "nobody has done anything since it asked"
+        );
+        self.cpu.inside = Some(root);
+        root
+    }
+
+    /// The guest flushes, in whatever way, on this CPU.
+    pub(super) fn flush_all(&mut self) {
+        let now = self.world().judge.tick();
+        self.cpu.flushed = now;
+        self.cpu.pages.clear();
+    }
+
+    pub(super) fn flush_page(&mut self, va: u64) {
+        let now = self.world().judge.tick();
+        self.cpu.pages.insert(va >> 12, now);
     }
 
     /// RAM, with a page of ROM and one of MMIO.
@@ -137,23 +201,28 @@ impl Machine {
     }
 
     pub(super) fn map(&mut self, gfn: u64, to: Backing) {
+        self.leave();
         self.special.insert(gfn, to);
         self.mmu.remap(Gpa(gfn << 12), 0x1000, to);
+        let world = self.world();
+        let inside = world.cpus.iter().filter(|cpu| cpu.inside.is_some());
+        for cached in inside.flat_map(|cpu| cpu.tlb.values()) {
+            let write = cached.rw;
+            let access = Access {
+                write,
+                ..Access::default()
+            };
+            self.guest_address(cached.hpa, access);
+        }
     }
 
     pub(super) fn wide(&self) -> bool {
-        self.state.cr4.contains(Cr4::PAE)
-    }
-
-    /// The TLB is flushed.
-    pub(super) fn forget(&mut self) {
-        self.tlb.clear();
-        self.tables.clear();
+        self.cpu.state.cr4.contains(Cr4::PAE)
     }
 
     /// VMRUN refuses reserved bits in page-directory-pointer entries (APM vol 2 5.2.3, "PAE Paging").
     fn check_entry(&self, root: Hpa) {
-        if self.state.efer.contains(Efer::LMA) {
+        if self.cpu.state.efer.contains(Efer::LMA) {
             return;
         }
         for index in 0..4 {
@@ -172,16 +241,16 @@ impl Machine {
         va: u64,
         access: Access,
     ) -> Result<(Cached, u64, usize), bool> {
-        let long = self.state.efer.contains(Efer::LMA);
+        let long = self.cpu.state.efer.contains(Efer::LMA);
         let (mut table, mut level) = (root, if long { 4 } else { 3 });
         let (mut rw, mut us, mut nx) = (true, true, false);
-        if let Some(known) = self.tables.get(&(va >> 21)) {
+        if let Some(known) = self.cpu.tables.get(&(va >> 21)) {
             (table, rw, us, nx) = *known;
             level = 1;
         }
         loop {
             if level == 1 {
-                self.tables.insert(va >> 21, (table, rw, us, nx));
+                self.cpu.tables.insert(va >> 21, (table, rw, us, nx));
             }
             let mask = if level == 3 && !long { 3 } else { 511 };
             let index = (va >> (12 + 9 * (level - 1)) & mask) as usize;
@@ -212,43 +281,26 @@ impl Machine {
                 nx,
                 dirty: entry & D != 0 || access.write,
             };
-            if !self.hardware_allows(&cached, access) {
+            if !hardware_allows(&self.cpu.state, &cached, access) {
                 return Err(true);
             }
             return Ok((cached, table.0, index));
         }
     }
 
-    /// Whether the hardware lets the access pass: CR0.WP and EFER.NXE are set.
-    pub(super) fn hardware_allows(&self, c: &Cached, access: Access) -> bool {
-        let paging = self.state.cr0.contains(Cr0::PG);
-        let (smep, smap) = (
-            paging && self.state.cr4.contains(Cr4::SMEP),
-            paging && self.state.cr4.contains(Cr4::SMAP),
-        );
-        let user = access.user && !access.implicit;
-        let right = if user {
-            c.us
-        } else if access.fetch {
-            !(c.us && smep)
-        } else {
-            !(c.us && smap) || (self.state.ac && !access.implicit)
-        };
-        right && !(access.fetch && c.nx) && (!access.write || c.rw)
-    }
-
     /// An access; if `value` is given, a write of that.
     pub(super) fn access_at(&mut self, va: u64, value: Option<u64>) {
-        let told_apart = self.state.cr4.contains(Cr4::SMAP) && self.state.ac;
+        let told_apart = self.cpu.state.cr4.contains(Cr4::SMAP) && self.cpu.state.ac;
         let r = &mut self.choices;
         let write = value.is_some() || r.one_in(2);
-        let user = self.cpl == 3 && (value.is_some() || !r.one_in(8));
+        let user = self.cpu.cpl == 3 && (value.is_some() || !r.one_in(8));
         let access = Access {
             write,
             fetch: !write && r.one_in(3),
             user,
             // At level 0, SMAP with AC set tells explicit from implicit accesses, and the error code does not.
-            implicit: !user && (self.cpl == 3 || !told_apart && value.is_none() && r.one_in(10)),
+            implicit: !user
+                && (self.cpu.cpl == 3 || !told_apart && value.is_none() && r.one_in(10)),
         };
         let delivering = !user && r.one_in(12);
         self.access_as(va, access, delivering, value);
@@ -267,30 +319,25 @@ impl Machine {
         error.set(PfError::U, access.user);
         error.set(PfError::I, access.fetch);
         self.note(format!(
-            "access {va:x} {access:?} cpl {} {delivering}",
-            self.cpl
+            "CPU {}: access {va:x} {access:?} cpl {} {delivering}",
+            self.number, self.cpu.cpl
         ));
         // The table of a stuck fault resolves late.
         for round in 0..200 {
-            let (root, flush) = self.mmu.root(0);
-            self.check_entry(root);
-            if flush != TlbFlush::None {
-                self.forget();
-            } else if self.forgetful {
+            let root = self.enter();
+            if self.forgetful {
                 let r = &mut self.weather;
-                self.tlb.retain(|_, _| !r.one_in(50));
-                self.tables.retain(|_, _| !r.one_in(10));
+                self.cpu.tlb.retain(|_, _| !r.one_in(50));
+                self.cpu.tables.retain(|_, _| !r.one_in(10));
             }
             let page = va >> 12;
-            let hit = self
-                .tlb
-                .get(&page)
-                .copied()
-                .filter(|c| self.hardware_allows(c, access) && (c.dirty || !access.write));
+            let hit = self.cpu.tlb.get(&page).copied().filter(|c| {
+                hardware_allows(&self.cpu.state, c, access) && (c.dirty || !access.write)
+            });
             let found = match hit {
                 Some(cached) => Ok(cached),
                 None => {
-                    self.tlb.remove(&page);
+                    self.cpu.tlb.remove(&page);
                     self.hardware_walk(root, va, access)
                         .map(|(cached, table, index)| {
                             if access.write {
@@ -298,7 +345,7 @@ impl Machine {
                                 let entry = self.mmu.frames.read(frame, index);
                                 self.mmu.frames.write(frame, index, entry | D);
                             }
-                            self.tlb.insert(page, cached);
+                            self.cpu.tlb.insert(page, cached);
                             cached
                         })
                 }
@@ -310,26 +357,31 @@ impl Machine {
                     if access.write {
                         self.store(gpa, value, false);
                     }
+                    if self.weather.one_in(2) {
+                        self.leave();
+                    }
                     return;
                 }
                 Err(present) => present,
             };
-            self.tlb.remove(&page);
-            self.tables.remove(&(va >> 21));
+            self.leave();
+            self.cpu.tlb.remove(&page);
+            self.cpu.tables.remove(&(va >> 21));
             error.set(PfError::P, present);
             let fault = ShadowFault {
                 gva: Gva(va),
                 error,
-                state: self.state,
-                cpl: self.cpl,
+                state: self.cpu.state,
+                cpl: self.cpu.cpl,
                 delivering,
                 rip: 0,
             };
             let before = self.reference(va, access);
-            let resolve = self.mmu.page_fault(0, &fault);
+            let resolve = self.mmu.page_fault(self.number, &fault);
             for step in &before.steps {
-                self.judge.observe(&self.memory, step.place);
-                self.judge.observe(&self.memory, step.place + 4);
+                let judge = &mut self.world().judge;
+                judge.observe(&self.memory, step.place);
+                judge.observe(&self.memory, step.place + 4);
             }
             let before = before.result;
             match resolve {
@@ -352,8 +404,8 @@ impl Machine {
                 }
                 Resolve::Emulate => {
                     assert!(access.write, "only writes are emulated");
-                    let lifted =
-                        !self.state.cr0.contains(Cr0::WP) && self.state.cr4.contains(Cr4::SMAP);
+                    let lifted = !self.cpu.state.cr0.contains(Cr0::WP)
+                        && self.cpu.state.cr4.contains(Cr4::SMAP);
                     assert!(
                         !delivering || lifted,
                         "there is no instruction to be emulated"
@@ -370,7 +422,7 @@ impl Machine {
     /// What the tables as they are make of the access.
     pub(super) fn reference(&self, va: u64, access: Access) -> Outcome {
         let read = |gpa, size| self.memory.read_value(Gpa(gpa), size as usize).ok();
-        reference::walk(read, &self.state, va, access)
+        reference::walk(read, &self.cpu.state, va, access)
     }
 
     pub(super) fn guest_address(&self, hpa: u64, access: Access) -> u64 {
@@ -400,12 +452,30 @@ impl Machine {
         };
         self.note(format!("store {gpa:x} {value:x} {len} emulated {emulated}"));
         let bytes = &value.to_le_bytes()[..len];
-        self.judge.before_store(&self.memory, gpa, len);
+        self.world().judge.before_store(&self.memory, gpa, len);
         if emulated {
             self.watched.write(Gpa(gpa), bytes).unwrap();
         } else {
             self.memory.write(Gpa(gpa), bytes).unwrap();
         }
-        self.judge.stored(&self.memory, gpa, len);
+        self.world().judge.stored(&self.memory, gpa, len);
     }
+}
+
+/// Whether the hardware lets the access pass: CR0.WP and EFER.NXE are set.
+pub(super) fn hardware_allows(state: &PagingState, c: &Cached, access: Access) -> bool {
+    let paging = state.cr0.contains(Cr0::PG);
+    let (smep, smap) = (
+        paging && state.cr4.contains(Cr4::SMEP),
+        paging && state.cr4.contains(Cr4::SMAP),
+    );
+    let user = access.user && !access.implicit;
+    let right = if user {
+        c.us
+    } else if access.fetch {
+        !(c.us && smep)
+    } else {
+        !(c.us && smap) || (state.ac && !access.implicit)
+    };
+    right && !(access.fetch && c.nx) && (!access.write || c.rw)
 }

@@ -11,10 +11,10 @@ impl Machine {
         let r = &mut self.choices;
         let offset = r.below(0x200) * 8;
         let page = r.below(4);
-        if !self.state.cr0.contains(Cr0::PG) {
+        if !self.cpu.state.cr0.contains(Cr0::PG) {
             return (r.below(FRAMES + 4) << 12) + offset;
         }
-        if self.state.efer.contains(Efer::LMA) {
+        if self.cpu.state.efer.contains(Efer::LMA) {
             (r.below(2) << 39 | r.below(2) << 30 | r.below(3) << 21 | page << 12) + offset
         } else if wide {
             (r.below(4) << 30 | r.below(3) << 21 | page << 12) + offset
@@ -75,8 +75,41 @@ impl Machine {
         }
     }
 
-    /// Other programs in memory, another mode.
+    /// Other programs in memory, other modes.
     pub(super) fn restart(&mut self) {
+        for cpu in 0..self.cpus() {
+            self.turn(cpu);
+            self.leave();
+            self.some_mode();
+            for _ in 0..120 {
+                let ((gpa, len), entry) = (self.some_entry_place(), self.some_entry());
+                self.memory
+                    .write(Gpa(gpa), &entry.to_le_bytes()[..len])
+                    .unwrap();
+            }
+        }
+        self.map_all();
+        self.world().judge = Judge::default();
+        // What was written behind the MMU's back is not the guest's doing.
+        self.mmu.empty();
+        for cpu in 0..self.cpus() {
+            self.turn(cpu);
+            self.load_cr3();
+        }
+    }
+
+    /// A mode for this CPU: that of the first, in half of all cases.
+    fn some_mode(&mut self) {
+        if self.number != 0 && self.choices.one_in(2) {
+            let world = self.world();
+            let (state, roots) = (world.cpus[0].state, world.cpus[0].roots.clone());
+            drop(world);
+            (self.cpu.state, self.cpu.roots) = (state, roots);
+            if self.choices.one_in(2) {
+                self.some_rights();
+            }
+            return;
+        }
         let r = &mut self.choices;
         let mode = r.pick(&[
             Mode::Long,
@@ -86,29 +119,29 @@ impl Machine {
             Mode::Unpaged,
         ]);
         let wp = !r.one_in(3);
-        self.state.cr0 = Cr0::PE;
-        self.state.cr0.set(Cr0::PG, mode != Mode::Unpaged);
-        self.state.cr0.set(Cr0::WP, wp);
-        self.state.cr4 = Cr4::empty();
-        self.state.efer = Efer::empty();
+        let state = &mut self.cpu.state;
+        state.cr0 = Cr0::PE;
+        state.cr0.set(Cr0::PG, mode != Mode::Unpaged);
+        state.cr0.set(Cr0::WP, wp);
+        state.cr4 = Cr4::empty();
+        state.efer = Efer::empty();
         if matches!(mode, Mode::Pae | Mode::Long) {
-            self.state.cr4 |= Cr4::PAE;
+            state.cr4 |= Cr4::PAE;
         }
         if mode == Mode::Long {
-            self.state.efer |= Efer::LME | Efer::LMA;
+            state.efer |= Efer::LME | Efer::LMA;
         }
         self.some_rights();
-        for _ in 0..120 {
-            let ((gpa, len), entry) = (self.some_entry_place(), self.some_entry());
-            self.memory
-                .write(Gpa(gpa), &entry.to_le_bytes()[..len])
-                .unwrap();
-        }
-        self.map_all();
-        self.roots = (0..3).map(|_| self.choices.pick(&TABLES) << 12).collect();
+        let first = self.world().cpus[0].roots.clone();
+        let roots = (0..3).map(|n| match first.get(n) {
+            // The tables of the first CPU, read in another way.
+            Some(root) if self.choices.one_in(2) => root & !0xfff,
+            _ => self.choices.pick(&TABLES) << 12,
+        });
+        self.cpu.roots = roots.collect();
         if mode == Mode::Pae {
             // Where no other entries are: these have no accessed flags, and a load of CR3 checks them.
-            for root in &mut self.roots {
+            for root in &mut self.cpu.roots {
                 *root += PDPT;
                 for i in 0..4 {
                     let entry =
@@ -119,26 +152,28 @@ impl Machine {
                 }
             }
         }
-        self.judge = Judge::default();
-        // What was written behind the MMU's back is not the guest's doing.
-        self.mmu.empty();
-        self.load_cr3();
     }
 
     pub(super) fn some_rights(&mut self) {
         let r = &mut self.choices;
-        self.state.efer.set(Efer::NXE, !r.one_in(3));
-        let wide = self.state.cr4.contains(Cr4::PAE);
-        self.state.cr4.set(Cr4::PSE, wide || !r.one_in(4));
-        self.state.cr4.set(Cr4::SMEP, r.one_in(2));
-        self.state.cr4.set(Cr4::SMAP, r.one_in(2));
+        self.cpu.state.efer.set(Efer::NXE, !r.one_in(3));
+        let wide = self.cpu.state.cr4.contains(Cr4::PAE);
+        self.cpu.state.cr4.set(Cr4::PSE, wide || !r.one_in(4));
+        self.cpu.state.cr4.set(Cr4::SMEP, r.one_in(2));
+        self.cpu.state.cr4.set(Cr4::SMAP, r.one_in(2));
     }
 
     pub(super) fn load_cr3(&mut self) {
-        self.state.cr3 = self.choices.pick(&self.roots.clone());
-        self.note(format!("load {:x?}", self.state));
-        self.mmu.load(0, &self.state);
-        self.judge.flush_all();
+        self.cpu.state.cr3 = self.choices.pick(&self.cpu.roots);
+        self.reload();
+    }
+
+    /// The guest loads CR3 with what it has, or has changed how its tables are read.
+    fn reload(&mut self) {
+        self.leave();
+        self.note(format!("CPU {}: load {:x?}", self.number, self.cpu.state));
+        self.mmu.load(self.number, &self.cpu.state);
+        self.flush_all();
     }
 
     pub(super) fn note(&mut self, what: String) {
@@ -150,6 +185,11 @@ impl Machine {
 
     /// One step of a program.
     pub(super) fn step(&mut self) {
+        let cpus = self.cpus() as u64;
+        if cpus > 1 && self.choices.one_in(3) {
+            let next = self.choices.below(cpus) as usize;
+            self.turn(next);
+        }
         match self.choices.below(100) {
             0..50 => self.access(),
             50..58 => self.change_mapping(),
@@ -167,15 +207,21 @@ impl Machine {
             93..95 => {
                 let va = self.address();
                 self.access_at(va, None);
-                self.some_rights();
                 if self.choices.one_in(2) {
-                    self.state.cr0.toggle(Cr0::WP);
+                    self.some_rights();
+                    if self.choices.one_in(2) {
+                        self.cpu.state.cr0.toggle(Cr0::WP);
+                    }
+                    self.load_cr3();
+                } else {
+                    let right = self.choices.pick(&[Cr4::SMAP, Cr4::SMEP]);
+                    self.cpu.state.cr4.toggle(right);
+                    self.reload();
                 }
-                self.load_cr3();
                 self.access_at(va, None);
             }
             95 => {
-                self.mmu.reclaim(3);
+                self.reclaim();
             }
             96 => {
                 let gfn = 12 + self.choices.below(52);
@@ -188,8 +234,8 @@ impl Machine {
                 self.map(gfn, to);
             }
             _ => {
-                self.cpl = if self.choices.one_in(2) { 3 } else { 0 };
-                self.state.ac = self.choices.one_in(2);
+                self.cpu.cpl = if self.choices.one_in(2) { 3 } else { 0 };
+                self.cpu.state.ac = self.choices.one_in(2);
             }
         }
     }
@@ -259,7 +305,7 @@ impl Machine {
         }
         let write = Access {
             write: true,
-            user: self.cpl == 3,
+            user: self.cpu.cpl == 3,
             ..Access::default()
         };
         let mapping = (0..40).find_map(|_| {
@@ -275,16 +321,36 @@ impl Machine {
 
     pub(super) fn dma(&mut self, gpa: u64, len: usize, entry: u64) {
         self.note(format!("DMA {gpa:x} {entry:x} {len}"));
-        self.judge.before_store(&self.memory, gpa, len);
+        self.world().judge.before_store(&self.memory, gpa, len);
         self.watched
             .write(Gpa(gpa), &entry.to_le_bytes()[..len])
             .unwrap();
-        self.judge.stored(&self.memory, gpa, len);
+        self.world().judge.stored(&self.memory, gpa, len);
+    }
+
+    /// Room is made. What CPUs are on stays.
+    fn reclaim(&mut self) {
+        self.leave();
+        self.note("reclaim".into());
+        let on = |mmu: &ShadowMmu<_>| -> Vec<_> {
+            let root = |cpu: &Cpu| {
+                let root = cpu.root?;
+                let below = if mmu.pool.is_root(root) { 0..4 } else { 0..0 };
+                let below: Vec<_> = below.map(|index| mmu.child(root, index)).collect();
+                Some((root, below))
+            };
+            mmu.cpus.iter().map(root).collect()
+        };
+        let before = on(&self.mmu);
+        self.mmu.reclaim(3);
+        assert_eq!(on(&self.mmu), before, "a CPU's root was given up for room");
     }
 
     pub(super) fn invlpg(&mut self, va: u64) {
-        self.note(format!("invlpg {va:x}"));
-        self.mmu.invalidate_page(0, &self.state, Gva(va));
-        self.judge.flush_page(va);
+        self.leave();
+        self.note(format!("CPU {}: invlpg {va:x}", self.number));
+        self.mmu
+            .invalidate_page(self.number, &self.cpu.state, Gva(va));
+        self.flush_page(va);
     }
 }

@@ -50,10 +50,10 @@ fn access(write: bool, user: bool) -> Access {
 
 /// The world, with paging of two levels.
 fn machine(algorithm: Algorithm) -> Machine {
-    let mut machine = Machine::new(algorithm, 1);
+    let mut machine = Machine::new(algorithm, 1, 1);
     machine.forgetful = false;
-    machine.state.cr0 |= Cr0::PG | Cr0::WP;
-    machine.state.cr3 = DIRECTORY << 12;
+    machine.cpu.state.cr0 |= Cr0::PG | Cr0::WP;
+    machine.cpu.state.cr3 = DIRECTORY << 12;
     assert!(matches!(backing(PAGE), Backing::Ram { writable: true, .. }));
     machine
 }
@@ -69,7 +69,7 @@ const ENTRIES: [(u64, &[u64]); 4] = [
 /// One life of a world: its first entries, an access, a change, INVLPG or not, and all accesses.
 fn live(m: &mut Machine, world: [u64; 4], first: usize, change: (u64, u64), invlpg: bool) {
     m.log.clear();
-    m.judge = Judge::default();
+    m.world().judge = Judge::default();
     m.mmu.empty();
     for ((place, _), entry) in ENTRIES.iter().zip(world) {
         m.note(format!("{place:x} is {entry:x}"));
@@ -77,10 +77,11 @@ fn live(m: &mut Machine, world: [u64; 4], first: usize, change: (u64, u64), invl
             .write(Gpa(*place), &(entry as u32).to_le_bytes())
             .unwrap();
     }
-    m.mmu.load(0, &m.state);
-    m.judge.flush_all();
+    m.leave();
+    m.mmu.load(0, &m.cpu.state);
+    m.flush_all();
     let (va, user) = (ADDRESSES[first % 4], first & 4 != 0);
-    m.cpl = if user { 3 } else { 0 };
+    m.cpu.cpl = if user { 3 } else { 0 };
     // Where this writes a table, it makes its first entry this one.
     m.access_as(va, access(first / 8 != 0, user), false, Some(to(PAGE, ALL)));
     m.dma(change.0, 4, change.1);
@@ -88,7 +89,7 @@ fn live(m: &mut Machine, world: [u64; 4], first: usize, change: (u64, u64), invl
         m.invlpg(va);
     }
     for user in [true, false] {
-        m.cpl = if user { 3 } else { 0 };
+        m.cpu.cpl = if user { 3 } else { 0 };
         for va in ADDRESSES {
             m.access_as(va, access(false, user), false, None);
             m.access_as(va, access(true, user), false, Some(to(TABLE, ALL)));

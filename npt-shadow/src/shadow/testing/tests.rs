@@ -6,8 +6,8 @@ use super::*;
 use hv_core::testing::Random;
 
 /// Runs programs.
-fn run(algorithm: Algorithm, seed: u64, steps: u32) {
-    let mut machine = Machine::new(algorithm, seed);
+fn run(algorithm: Algorithm, cpus: usize, seed: u64, steps: u32) {
+    let mut machine = Machine::new(algorithm, seed, cpus);
     for step in 0..steps {
         if step % 250 == 0 {
             machine.restart();
@@ -23,7 +23,7 @@ fn run(algorithm: Algorithm, seed: u64, steps: u32) {
                 for line in &machine.log {
                     println!("{line}");
                 }
-                println!("{algorithm:?}, seed {seed}, step {step}");
+                println!("{algorithm:?}, {cpus} CPUs, seed {seed}, step {step}");
             }
             std::panic::resume_unwind(panic);
         }
@@ -31,7 +31,7 @@ fn run(algorithm: Algorithm, seed: u64, steps: u32) {
 }
 
 /// All mistakes.
-const MUTANTS: [Mutant; 22] = [
+const MUTANTS: [Mutant; 33] = [
     Mutant::LinkAcceptsAnyChild,
     Mutant::LinkOutOfStep,
     Mutant::RightsNotInRole,
@@ -54,13 +54,25 @@ const MUTANTS: [Mutant; 22] = [
     Mutant::SmapNotInRole,
     Mutant::SmepNotInRole,
     Mutant::WrittenForgotten,
+    Mutant::OneFlushForAll,
+    Mutant::OthersRootKept,
+    Mutant::PaeRootShared,
+    Mutant::VtlbShared,
+    Mutant::RootsReclaimed,
+    Mutant::QuarantineTooShort,
+    Mutant::ProtectionTrustedEarly,
+    Mutant::LargeTrustedEarly,
+    Mutant::DirtyTrustedEarly,
+    Mutant::RemapReturnsEarly,
+    Mutant::WalkBelieved,
 ];
 
 /// Whether the random programs notice `mutant`, with one of the algorithms.
 fn is_caught(mutant: Mutant) -> bool {
     let caught = |algorithm, seed| {
         ACTIVE.set(Some(mutant));
-        let result = std::panic::catch_unwind(|| run(algorithm, seed, 60_000));
+        let cpus = 1 + seed as usize % 3;
+        let result = std::panic::catch_unwind(|| run(algorithm, cpus, seed, 60_000));
         ACTIVE.set(None);
         result.is_err()
     };
@@ -96,10 +108,10 @@ fn seed() -> u64 {
 
 /// A page of 2 MiB that the host cannot map as one is changed, and INVLPG executed for one address in it.
 fn large_page_goes_as_a_whole() -> bool {
-    let mut m = Machine::new(Algorithm::Vtlb, 1);
-    m.state.cr0 |= Cr0::PG | Cr0::WP;
-    m.state.cr4 |= Cr4::PAE;
-    m.state.efer |= Efer::LME | Efer::LMA;
+    let mut m = Machine::new(Algorithm::Vtlb, 1, 1);
+    m.cpu.state.cr0 |= Cr0::PG | Cr0::WP;
+    m.cpu.state.cr4 |= Cr4::PAE;
+    m.cpu.state.efer |= Efer::LME | Efer::LMA;
     for table in 0..3u64 {
         let entry = (table + 1) << 12 | P | RW | A;
         m.memory
@@ -109,18 +121,18 @@ fn large_page_goes_as_a_whole() -> bool {
     let large = |gfn: u64| (gfn << 12 | P | RW | A | D | PS).to_le_bytes();
     m.memory.write(Gpa(0x2000), &large(0)).unwrap();
     m.map(ROM, Backing::Mmio);
-    m.mmu.load(0, &m.state);
+    m.mmu.load(0, &m.cpu.state);
     let reached = |m: &mut Machine, va: u64| {
         for _ in 0..4 {
             let (root, _) = m.mmu.root(0);
-            m.tables.clear();
+            m.cpu.tables.clear();
             if let Ok((cached, ..)) = m.hardware_walk(root, va, Access::default()) {
                 return (cached.hpa - RAM) >> 12;
             }
             let fault = ShadowFault {
                 gva: Gva(va),
                 error: PfError::empty(),
-                state: m.state,
+                state: m.cpu.state,
                 cpl: 0,
                 delivering: false,
                 rip: 0,
@@ -131,7 +143,7 @@ fn large_page_goes_as_a_whole() -> bool {
     };
     assert_eq!((reached(&mut m, 0x5000), reached(&mut m, 0x6000)), (5, 6));
     m.memory.write(Gpa(0x2000), &large(512)).unwrap();
-    m.mmu.invalidate_page(0, &m.state, Gva(0x5000));
+    m.mmu.invalidate_page(0, &m.cpu.state, Gva(0x5000));
     reached(&mut m, 0x6000) == 518
 }
 
@@ -144,17 +156,24 @@ fn a_large_page_goes_as_a_whole() {
     assert!(caught);
 }
 
+/// Programs on one CPU, on two, and on three.
+fn run_all(algorithm: Algorithm) {
+    for cpus in 1..=3 {
+        run(algorithm, cpus, seed(), steps() / 3);
+    }
+}
+
 #[test]
 fn random_programs_on_a_virtual_tlb() {
-    run(Algorithm::Vtlb, seed(), steps());
+    run_all(Algorithm::Vtlb);
 }
 
 #[test]
 fn random_programs_on_cached_shadows() {
-    run(Algorithm::Cached, seed(), steps());
+    run_all(Algorithm::Cached);
 }
 
 #[test]
 fn random_programs_on_shadows_out_of_step() {
-    run(Algorithm::Unsync, seed(), steps());
+    run_all(Algorithm::Unsync);
 }
