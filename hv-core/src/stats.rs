@@ -3,6 +3,7 @@
 use crate::exit::ExitReason;
 use crate::mmu::{ShadowFaults, ShadowReport};
 use crate::record::Recorder;
+use crate::sched::Share;
 use core::fmt::{self, Write};
 
 mod counts;
@@ -127,6 +128,10 @@ pub struct Facts<'a> {
     pub tsc_hz: u64,
     /// TSC ticks during which the guest had halted.
     pub ticks_halted: u64,
+    /// TSC ticks during which it had the CPU.
+    pub ticks_run: u64,
+    /// What of the CPU it is to get.
+    pub share: Share,
     /// What shadow paging has done, where the guest runs on it.
     pub shadow: Option<ShadowReport>,
     /// The virtual CPUs.
@@ -219,6 +224,8 @@ impl Stats {
             ticks_total,
             tsc_hz,
             ticks_halted,
+            ticks_run,
+            share: Share { weight, cap, warp },
             shadow,
             cpus,
         } = facts;
@@ -230,7 +237,7 @@ impl Stats {
         )?;
         write!(
             out,
-            "\n  \"ticks\": {{ \"total\": {ticks_total}, \"hypervisor\": {spent}, \"halted\": {ticks_halted} }},"
+            "\n  \"ticks\": {{ \"total\": {ticks_total}, \"hypervisor\": {spent}, \"halted\": {ticks_halted}, \"run\": {ticks_run} }},\n  \"share\": {{ \"weight\": {weight}, \"cap\": {cap}, \"warp\": {warp} }},"
         )?;
         write!(
             out,

@@ -36,6 +36,13 @@ pub const OPERANDS: Program = Program {
     length: 4096,
 };
 
+/// A loop without an end.
+pub const SPIN: Program = Program {
+    start: "",
+    source: include_str!("spin.s"),
+    length: 512,
+};
+
 /// A program.
 #[derive(Clone, Copy)]
 pub struct Program {

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use protocol::MAX_RECORD;
 pub use protocol::options::BootFrom;
+use protocol::options::{MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
 
 use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
 
@@ -97,6 +98,18 @@ pub struct VmArgs {
     /// [default: those of --cpus]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub max_cpus: Option<String>,
+    /// The machine's share of the processor beside the others, when they want more than there is: one of 300 gets three times as much as
+    /// one of 100. What one leaves over goes to the others by their weights
+    #[arg(long, value_name = "N", default_value_t = WEIGHT, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WEIGHT)))]
+    pub weight: u32,
+    /// The most of the processor that the machine gets, even if nobody else wants it: in percent of one CPU, so that 150 is one and a
+    /// half [default: all that is there]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CAP)))]
+    pub cap: Option<u32>,
+    /// How many milliseconds of its time the machine may use before its turn, which it gives back afterwards: for one whose bursts of
+    /// work are long and have to be done soon. One that uses less than its share needs none, for it is let in as soon as it wakes
+    #[arg(long, value_name = "MS", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_WARP)))]
+    pub warp: u32,
     /// How the guest's memory is virtualized: nested (the processor walks a second set of tables), shadow (Umbra keeps shadows of
     /// the guest's tables), or one and the other in turn, as in alternate:100ms
     #[arg(long, value_name = "PAGING", default_value = "nested")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::{MAX_CPUS, prefix};
+use protocol::options::{MAX_CPUS, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
 use crate::guests::Guest;
@@ -31,6 +31,8 @@ pub struct Vm {
     pub cpus: u32,
     /// The virtual CPUs that it can have in all.
     pub max_cpus: u32,
+    /// What of the CPU it is to get.
+    pub share: Share,
     /// How the guest's memory is virtualized.
     pub paging: Paging,
     /// How shadow tables are kept, if that is not left to Umbra.
@@ -145,6 +147,11 @@ impl Vm {
             memory,
             cpus,
             max_cpus,
+            share: Share {
+                weight: args.weight,
+                cap: args.cap.unwrap_or(0),
+                warp: args.warp,
+            },
             paging: args.paging,
             shadow: args.shadow,
             disks: Vec::new(),
@@ -180,6 +187,7 @@ impl Vm {
             memory: 1024 * MIB,
             cpus: 1,
             max_cpus: 1,
+            share: Share::default(),
             paging: Paging::Nested,
             shadow: None,
             disks: Vec::new(),
@@ -195,6 +203,7 @@ impl Vm {
             memory: Some(self.memory),
             cpus: (self.cpus > 1).then_some(self.cpus),
             max_cpus: (self.max_cpus > self.cpus).then_some(self.max_cpus),
+            share: self.share,
             paging: self.paging,
             shadow: self.shadow,
             record,
@@ -411,6 +420,7 @@ mod tests {
             memory: 64 * MIB,
             cpus: 1,
             max_cpus: 1,
+            share: Share::default(),
             paging: Paging::Nested,
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use protocol::options::Share;
 
 /// How a guest's memory is virtualized.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +61,12 @@ pub enum Command {
     },
     /// Change how the guest's memory is virtualized.
     Paging(PagingMode),
+    /// Change its weight, as in [`Share`].
+    Weight(u32),
+    /// Change its cap, likewise.
+    Cap(u32),
+    /// Change its warp, likewise.
+    Warp(u32),
     /// Show what the VM does, every second until a key is pressed.
     Stats,
     /// Write the guest's picture to the log.
@@ -69,7 +76,7 @@ pub enum Command {
 }
 
 /// The commands with their arguments, and what each does in a few words.
-pub const COMMANDS: [(&str, &str); 15] = [
+pub const COMMANDS: [(&str, &str); 18] = [
     ("list", "the virtual machines and their state"),
     (
         "vm NUMBER",
@@ -96,6 +103,15 @@ pub const COMMANDS: [(&str, &str); 15] = [
         "paging nested|shadow",
         "how its memory is virtualized from now on",
     ),
+    (
+        "weight N",
+        "its share of the CPU beside the others: 100 is usual",
+    ),
+    (
+        "cap PERCENT|none",
+        "the most it gets, in percent of one CPU",
+    ),
+    ("warp MS", "how much of its time it may use before its turn"),
     ("stats", "what it does, every second until a key is pressed"),
     (
         "screenshot",
@@ -157,6 +173,16 @@ impl Command {
             },
             ("paging", Some("nested")) => Command::Paging(PagingMode::Nested),
             ("paging", Some("shadow")) => Command::Paging(PagingMode::Shadow),
+            ("weight" | "cap" | "warp", Some(value)) => {
+                let mut share = Share::default();
+                let taken = share.take(name, value);
+                taken.map_err(|why| format!("{name}: {why}"))?;
+                match name {
+                    "weight" => Command::Weight(share.weight),
+                    "cap" => Command::Cap(share.cap),
+                    _ => Command::Warp(share.warp),
+                }
+            }
             ("stats", None) => Command::Stats,
             ("screenshot", None) => Command::Screenshot,
             ("close" | "exit" | "quit", None) => Command::Close,
@@ -185,6 +211,9 @@ mod tests {
             let line = match name {
                 "paging" => "paging shadow",
                 "vm" => "vm 2",
+                "weight" => "weight 300",
+                "cap" => "cap none",
+                "warp" => "warp 20",
                 name => name,
             };
             assert!(Command::parse(line).is_ok(), "{name}");
@@ -220,7 +249,15 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Ok(Command::Eject { drive, force }));
         }
-        assert_eq!(Command::parse(""), Ok(Command::Nothing));
+        for (line, command) in [
+            ("", Command::Nothing),
+            ("weight 300", Command::Weight(300)),
+            ("cap 20", Command::Cap(20)),
+            ("cap none", Command::Cap(0)),
+            ("warp 0", Command::Warp(0)),
+        ] {
+            assert_eq!(Command::parse(line), Ok(command));
+        }
         for (line, part) in [
             ("insert 0", "not the number"),
             ("insert x", "not the number"),
@@ -234,6 +271,10 @@ mod tests {
             ("vm 0", "vm NUMBER"),
             ("vm x", "vm NUMBER"),
             ("paging nested 1", "too many"),
+            ("weight", "weight N"),
+            ("weight 0", "weight: it is a number from 1 to 10000"),
+            ("cap 20%", "cap: it is a percentage"),
+            ("warp -1", "warp: it is a number of milliseconds"),
             ("fly", "no command fly"),
         ] {
             let why = Command::parse(line).unwrap_err();

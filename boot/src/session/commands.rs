@@ -7,13 +7,14 @@ use crate::media::Cabinet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use console::{COMMANDS, Command, Drive, PagingMode};
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use device_model::ide::CdromState;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::exit::ExitReason;
 use hv_core::machine::CDROM;
 use hv_core::mmu::Mmu;
+use hv_core::sched::Share;
 use protocol::Event;
 
 /// How often the statistics are shown.
@@ -115,11 +116,12 @@ impl<B: VcpuBackend> Session<B> {
                 }
                 Err(why) => say!(self, "{why}"),
             },
+            Command::Weight(weight) => self.change_share(index, |share| share.weight = weight),
+            Command::Cap(cap) => self.change_share(index, |share| share.cap = cap),
+            Command::Warp(warp) => self.change_share(index, |share| share.warp = warp),
             Command::Stats => {
-                let stats = &self.vms[index].stats();
-                let halted = self.vms[index].halted_ticks();
-                let watch = Watch::new(self.time(), clock::ticks(), halted, stats);
-                self.console.watch = Some(watch);
+                let now = self.time();
+                self.console.watch = Some(self.watch(index, now));
                 return;
             }
             Command::Screenshot => self.screenshot(),
@@ -128,19 +130,28 @@ impl<B: VcpuBackend> Session<B> {
         self.console.prompt();
     }
 
+    /// VM `index` gets another share of the CPU from now on.
+    fn change_share(&mut self, index: usize, change: impl FnOnce(&mut Share)) {
+        let mut share = self.scheduler.share(index);
+        change(&mut share);
+        self.scheduler.set_share(index, share);
+        say!(self, "{}", Shown(share));
+    }
+
     fn list(&mut self) {
         say!(
             self,
-            "VM   state    time      memory    paging     resets  exits"
+            "VM   state    time      memory    paging     resets  weight   cap  exits"
         );
         for index in 0..self.vms.len() {
             let vm = &self.vms[index];
+            let Share { weight, cap, .. } = self.scheduler.share(index);
             let seconds = vm.time().0 / 1_000_000_000;
             let stats = vm.stats();
             let exits: u64 = stats.exits.iter().sum();
             say!(
                 self,
-                "{}{} {:8} {}:{:02}:{:02}   {:9} {:10} {:6}  {exits}",
+                "{}{} {:8} {}:{:02}:{:02}   {:9} {:10} {:6} {weight:7} {:>5}  {exits}",
                 vm.number,
                 if index == self.focus && self.vms.len() > 1 {
                     " *"
@@ -153,7 +164,11 @@ impl<B: VcpuBackend> Session<B> {
                 seconds % 60,
                 size(vm.guest.memory_size),
                 vm.paging_name(),
-                stats.resets
+                stats.resets,
+                match cap {
+                    0 => String::from("none"),
+                    cap => alloc::format!("{cap} %"),
+                }
             );
             if self.vms[index].guest.cpus.len() > 1 {
                 self.list_cpus(index);
@@ -308,6 +323,16 @@ impl<B: VcpuBackend> Session<B> {
         );
     }
 
+    /// Begins to watch VM `index`, to show it at `due`.
+    fn watch(&self, index: usize, due: VmTime) -> Watch {
+        let vm = &self.vms[index];
+        let cpus = self.cpu_facts(index);
+        let ran = cpus.iter().map(|cpu| cpu.used).sum();
+        let waited = cpus.iter().map(|cpu| cpu.steal).sum();
+        let times = [ran, waited, vm.halted_ticks()];
+        Watch::new(due, clock::ticks(), times, &vm.stats())
+    }
+
     /// Shows what the guest does, if somebody watches, and returns when to do it again.
     pub(super) fn show_statistics(&mut self, now: VmTime) -> VmTime {
         let Some(watch) = self.console.watch.take() else {
@@ -318,11 +343,10 @@ impl<B: VcpuBackend> Session<B> {
             self.console.watch = Some(watch);
             return due;
         }
-        let vm = &self.vms[self.focus];
-        let ticks = clock::ticks();
         let next = now + INTERVAL;
-        let new = Watch::new(next, ticks, vm.halted_ticks(), &vm.stats());
-        let passed = ticks - watch.since;
+        let new = self.watch(self.focus, next);
+        let vm = &self.vms[self.focus];
+        let passed = new.since - watch.since;
         let second = clock::tsc_hz();
         // The first time there is nothing to compare with.
         if passed > second / 4 {
@@ -340,6 +364,7 @@ impl<B: VcpuBackend> Session<B> {
             let all: u64 = reasons.iter().map(|&(count, ..)| count).sum();
             let spent: u64 = reasons.iter().map(|&(_, ticks, _)| ticks).sum();
             let halted = new.halted - watch.halted;
+            let (ran, waited) = (new.ran - watch.ran, new.waited - watch.waited);
             self.console.screen.clear();
             say!(
                 self,
@@ -352,6 +377,17 @@ impl<B: VcpuBackend> Session<B> {
                 share(halted) / 10,
                 share(halted) % 10
             );
+            if vm.state == State::Running {
+                say!(
+                    self,
+                    "it had the CPU for {}.{} %, waited for it {}.{} %; {}",
+                    share(ran) / 10,
+                    share(ran) % 10,
+                    share(waited) / 10,
+                    share(waited) % 10,
+                    Shown(self.scheduler.share(self.focus))
+                );
+            }
             say!(self, "  exits/s  ticks each  reason");
             for (count, ticks, name) in reasons.into_iter().take(REASONS) {
                 say!(self, "{:9} {:11}  {name}", rate(count), ticks / count);
@@ -370,6 +406,24 @@ impl<B: VcpuBackend> Session<B> {
         }
         self.console.watch = Some(new);
         next
+    }
+}
+
+/// A share as people read it.
+struct Shown(Share);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Share { weight, cap, warp } = self.0;
+        write!(f, "weight {weight}, ")?;
+        match cap {
+            0 => f.write_str("no cap")?,
+            cap => write!(f, "cap {cap} %")?,
+        }
+        match warp {
+            0 => Ok(()),
+            warp => write!(f, ", warp {warp} ms"),
+        }
     }
 }
 

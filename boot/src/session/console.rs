@@ -18,17 +18,22 @@ pub(super) struct Watch {
     pub since: u64,
     pub exits: [u64; ExitReason::KINDS],
     pub ticks: [u64; ExitReason::KINDS],
+    /// Ticks that it had had the CPU, and waited for it.
+    pub ran: u64,
+    pub waited: u64,
     pub halted: u64,
 }
 
 impl Watch {
     /// Begins to watch at `since` ticks.
-    pub fn new(due: VmTime, since: u64, halted: u64, stats: &Stats) -> Self {
+    pub fn new(due: VmTime, since: u64, [ran, waited, halted]: [u64; 3], stats: &Stats) -> Self {
         Self {
             due,
             since,
             exits: stats.exits,
             ticks: stats.ticks,
+            ran,
+            waited,
             halted,
         }
     }

@@ -34,18 +34,12 @@ use hv_core::scratch::{Scratch, ScratchGuest};
 use hv_core::stats::{CpuFacts, Facts};
 use hv_core::time::Clock;
 use hv_core::vcpu::Stop;
-use protocol::options::Options;
+use protocol::options::{self, Options};
 use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
 use spin::Mutex;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
-/// What a VM is to get.
-const SHARE: Share = Share {
-    weight: 100,
-    cap: 0,
-    warp: 0,
-};
 
 /// All VMs with what shows them and serves them.
 pub struct Session<B: VcpuBackend> {
@@ -74,6 +68,11 @@ impl<B: VcpuBackend> fmt::Display for Dump<'_, B> {
         self.0.dump(f);
         Ok(())
     }
+}
+
+/// What of the CPU a VM is to get, as the scheduler has it.
+const fn share(options::Share { weight, cap, warp }: options::Share) -> Share {
+    Share { weight, cap, warp }
 }
 
 /// Whether the session goes on.
@@ -110,6 +109,7 @@ impl<B: VcpuBackend> Session<B> {
         let media = media::find(boot, options)?;
         let scratch = scratch(&mut virtualization);
         for ((number, media), vm) in (1..).zip(media).zip(&options.vms) {
+            let index = scheduler.add_vm(share(vm.share));
             let vm = Vm::new(
                 boot,
                 number,
@@ -118,7 +118,6 @@ impl<B: VcpuBackend> Session<B> {
                 scratch.clone(),
                 &mut virtualization,
             )?;
-            let index = scheduler.add_vm(SHARE);
             for _ in &vm.guest.cpus {
                 let entity = scheduler.add_vcpu(index);
                 scheduler.wake(entity);
@@ -478,6 +477,8 @@ impl<B: VcpuBackend> Session<B> {
                 ticks_total,
                 tsc_hz: clock::tsc_hz(),
                 ticks_halted: vm.halted_ticks(),
+                ticks_run: cpus.iter().map(|cpu| cpu.used).sum(),
+                share: self.scheduler.share(index),
                 shadow: mmu.shadow_report(),
                 cpus: &cpus,
             };

@@ -41,7 +41,7 @@ pub struct Entity {
 }
 
 /// What a virtual machine is to get.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Share {
     /// Its share, beside the weights of the others: 1 or more.
     pub weight: u32,
@@ -124,8 +124,8 @@ impl Scheduler {
 
     /// What a virtual machine is to get.
     #[must_use]
-    pub fn share(&self, vm: usize) -> Option<Share> {
-        self.vms.get(vm).map(|vm| vm.share)
+    pub fn share(&self, vm: usize) -> Share {
+        self.vms.get(vm).map_or(Share::default(), |vm| vm.share)
     }
 
     /// A virtual machine is to get this from now on.

@@ -585,7 +585,7 @@ fn warp_gives_the_processor_earlier_and_not_longer() {
             ..share(1, 0)
         };
         sim.s.set_share(0, new);
-        assert_eq!(sim.s.share(0), Some(new));
+        assert_eq!(sim.s.share(0), new);
         sim.run(3 * SECOND);
         sim.runners[0].delay = 0;
         let part = sim.parts(33 * SECOND)[0];

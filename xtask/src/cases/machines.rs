@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use protocol::options::Share;
 
 use super::network::md5;
 use super::{Case, keys, on, own, until};
@@ -13,7 +15,7 @@ use crate::rig::{BOCHS_SVM, BOCHS_VMX, Net, Network, Paging};
 use crate::run::Options;
 use crate::script::Step;
 use crate::vm::Vm;
-use crate::{media, registers};
+use crate::{attack, media, registers};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -34,6 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
             64,
             200,
         ),
+        own("three-vms-share-by-weight-and-cap", &[], share, 64, 120),
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
@@ -93,6 +96,59 @@ fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ..Options::headless(vm("one.img", 0x5a69_7887, Paging::Nested)?)
     };
     case.run_once(&options, umbra, scratch)
+}
+
+/// Three guests that compute all the time. The third is not to have more than a fifth, whatever its weight; of the rest the second gets three
+/// times as much as the first.
+fn share(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let vm = |number: usize, weight, cap| -> Result<Vm> {
+        let disk = scratch.join(format!("{number}.img"));
+        attack::SPIN.make(&disk)?;
+        let usual = Share::default();
+        Ok(Vm {
+            memory: case.memory,
+            share: Share {
+                weight,
+                cap,
+                ..usual
+            },
+            ..Vm::of(&disk)?
+        })
+    };
+    let spins = || until("SPINS");
+    let options = Options {
+        script: vec![
+            spins(),
+            Step::Focus(2),
+            spins(),
+            Step::Focus(3),
+            spins(),
+            keys("\\{ctrl-alt-esc}"),
+            until("umbra>"),
+            keys("list\\nweight 0\\nweight 1000\\n"),
+            until("20 %"),
+            until("weight: it is a number from 1 to 10000"),
+            until("weight 1000, cap 20 %"),
+            keys("stats\\n"),
+            until("it had the CPU for"),
+            Step::Sleep(Duration::from_secs(10)),
+        ],
+        others: vec![vm(2, 300, 0)?, vm(3, 500, 20)?],
+        ..Options::headless(vm(1, 100, 0)?)
+    };
+    let report = case.look(&options, umbra, scratch)?.report;
+    let ticks = |number: usize, what: &str| {
+        let ticks = &report["vms"][number - 1]["ticks"][what];
+        ticks.as_f64().context("the report tells of no time")
+    };
+    let (one, two, three) = (ticks(1, "run")?, ticks(2, "run")?, ticks(3, "run")?);
+    let of_two = 100.0 * two / (one + two);
+    let of_all = 100.0 * three / ticks(3, "total")?;
+    ensure!(
+        (72.0..=78.0).contains(&of_two) && (17.0..=21.0).contains(&of_all),
+        "the second had {of_two:.1} % of what it shares with the first, the third {of_all:.1} % of all"
+    );
+    Ok(())
 }
 
 /// Two guests of which the first has a text screen of 1,024 rows: both go on, and the picture has it.

@@ -76,6 +76,8 @@ struct Seen {
     log: PathBuf,
     /// The pictures that the script asked for.
     pictures: Vec<Picture>,
+    /// Umbra's report.
+    report: Value,
 }
 
 /// What a test boots.
@@ -334,7 +336,11 @@ impl Case {
             .unwrap_or(Value::Null);
         let log = run.log.clone();
         self.judge(run, &String::from_utf8_lossy(&console), &report)?;
-        Ok(Seen { log, pictures })
+        Ok(Seen {
+            log,
+            pictures,
+            report,
+        })
     }
 
     /// Boots the bootable image, which carries the guest as a module, and gives the pictures that the script asks for.

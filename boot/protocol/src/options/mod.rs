@@ -4,10 +4,12 @@
 //! those of the first virtual machine; behind `vm=2` those of the second, and so on. What stands behind `--` is the command line of the
 //! first one's guest.
 
+mod share;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
     BootFrom, MAX_ALTERNATION, MAX_CPUS, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging, Place, Shadow,
     Transport,
@@ -29,6 +31,8 @@ pub struct Vm<'a> {
     pub cpus: Option<u32>,
     /// The virtual CPUs that it can have in all, if that is said: [`Vm::cpus`] to [`MAX_CPUS`].
     pub max_cpus: Option<u32>,
+    /// What of the CPU it is to get.
+    pub share: Share,
     /// How its memory is virtualized.
     pub paging: Paging,
     /// How shadow tables are kept, if that is said.
@@ -168,7 +172,7 @@ impl Vm<'_> {
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
             "floppy" => add(&mut self.floppies, value)?,
-            _ => return Ok(false),
+            _ => return self.share.take(key, value),
         }
         Ok(true)
     }
@@ -235,6 +239,7 @@ impl fmt::Display for Vm<'_> {
             memory,
             cpus,
             max_cpus,
+            share,
             paging,
             shadow,
             record,
@@ -253,7 +258,7 @@ impl fmt::Display for Vm<'_> {
                 write!(f, "{key}={cpus} ")?;
             }
         }
-        write!(f, "paging={paging}")?;
+        write!(f, "{share}paging={paging}")?;
         if let Some(shadow) = shadow {
             write!(f, " shadow={}", shadow.name())?;
         }

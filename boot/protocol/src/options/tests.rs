@@ -5,6 +5,15 @@ use super::*;
 use hv_core::testing::Random;
 use std::string::ToString;
 
+fn random_share(r: &mut Random) -> Share {
+    let usual = Share::default();
+    Share {
+        weight: r.pick(&[usual.weight, 1, MAX_WEIGHT]),
+        cap: r.pick(&[usual.cap, 1, MAX_CAP]),
+        warp: r.pick(&[usual.warp, 1, MAX_WARP]),
+    }
+}
+
 fn random_vm(r: &mut Random) -> Vm<'static> {
     let places = |r: &mut Random| {
         let place = |r: &mut Random| Place {
@@ -21,6 +30,7 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         memory: (r.below(4) != 0).then(|| (32 + r.below(512 * 1024 - 31)) * MIB),
         cpus,
         max_cpus: (r.below(2) == 0).then(|| least + r.below(u64::from(33 - least)) as u32),
+        share: random_share(r),
         paging: match r.below(3) {
             0 => Paging::Nested,
             1 => Paging::Shadow,
@@ -65,6 +75,9 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "memory=",
         "cpus=",
         "max-cpus=",
+        "weight=",
+        "cap=",
+        "warp=",
         "paging=",
         "shadow=",
         "record=",
@@ -111,6 +124,9 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
                     assert!(vm.record <= MAX_RECORD);
                     assert!((1..=vm.max_cpus()).contains(&vm.cpus()));
                     assert!(vm.max_cpus() <= MAX_CPUS);
+                    let Share { weight, cap, warp } = vm.share;
+                    assert!((1..=MAX_WEIGHT).contains(&weight));
+                    assert!(cap <= MAX_CAP && warp <= MAX_WARP);
                 }
                 let again = options.to_string();
                 assert_eq!(Options::parse(&again, &mut |_| {}), Ok(options));
@@ -133,6 +149,12 @@ fn a_wrong_word_is_named() {
         ("max-cpus=33", "max-cpus=33"),
         ("cpus=4 max-cpus=2", "max-cpus=2"),
         ("max-cpus=2 cpus=4", "cpus=4"),
+        ("weight=0", "weight=0"),
+        ("weight=10001", "weight=10001"),
+        ("cap=0", "cap=0"),
+        ("cap=20%", "cap=20%"),
+        ("cap=3201", "cap=3201"),
+        ("warp=1001", "warp=1001"),
         ("window paging=both", "paging=both"),
         ("paging=alternate:0ms", "paging=alternate:0ms"),
         ("shadow=none", "shadow=none"),
