@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
             64,
             120,
         ),
-        own("guest-memory-is-cleared", &[], cleared, 64, 60),
+        own("guest-memory-is-cleared", &[], cleared, 64, 120),
     ]
 }
 
