@@ -28,9 +28,9 @@ pub fn tsc_hz() -> u64 {
 
 /// Milliseconds since the clock was calibrated.
 pub fn since_start_ms() -> u64 {
-    let hz = tsc_hz();
     let passed = ticks() - TSC_START.load(Ordering::Relaxed);
-    (passed * 1000).checked_div(hz).unwrap_or(0)
+    let ms = (u128::from(passed) * 1000).checked_div(tsc_hz().into());
+    ms.unwrap_or(0) as u64
 }
 
 /// PIT ticks that one calibration run lasts: about 10 ms.
@@ -141,7 +141,9 @@ impl Clock for HostClock {
         if deadline == VmTime::NEVER {
             return u64::MAX;
         }
-        ((u128::from((deadline - now).0) * u128::from(self.ticks_per_ns)) >> 32) as u64 + 1
+        // Guests choose deadlines, and any will do.
+        let ticks = (u128::from((deadline - now).0) * u128::from(self.ticks_per_ns)) >> 32;
+        u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     fn skip(&mut self, ticks: u64) {

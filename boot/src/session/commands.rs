@@ -351,11 +351,11 @@ impl<B: VcpuBackend> Session<B> {
         // The first time there is nothing to compare with.
         if passed > second / 4 {
             let rate = |n: u64| (u128::from(n) * u128::from(second) / u128::from(passed)) as u64;
-            let share = |n: u64| 1000 * n / passed;
+            let share = |n: u64| (1000 * u128::from(n) / u128::from(passed)) as u64;
             let mut reasons: Vec<(u64, u64, &str)> = (0..ExitReason::KINDS)
                 .map(|i| {
-                    let count = new.exits[i] - watch.exits[i];
-                    let ticks = new.ticks[i] - watch.ticks[i];
+                    let count = new.exits[i].saturating_sub(watch.exits[i]);
+                    let ticks = new.ticks[i].saturating_sub(watch.ticks[i]);
                     (count, ticks, ExitReason::NAMES[i])
                 })
                 .filter(|&(count, ..)| count != 0)
@@ -363,8 +363,11 @@ impl<B: VcpuBackend> Session<B> {
             reasons.sort_unstable_by(|a, b| b.cmp(a));
             let all: u64 = reasons.iter().map(|&(count, ..)| count).sum();
             let spent: u64 = reasons.iter().map(|&(_, ticks, _)| ticks).sum();
-            let halted = new.halted - watch.halted;
-            let (ran, waited) = (new.ran - watch.ran, new.waited - watch.waited);
+            let halted = new.halted.saturating_sub(watch.halted);
+            let (ran, waited) = (
+                new.ran.saturating_sub(watch.ran),
+                new.waited.saturating_sub(watch.waited),
+            );
             self.console.screen.clear();
             say!(
                 self,
