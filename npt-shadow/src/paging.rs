@@ -13,7 +13,8 @@ use hv_core::mmu::{
 };
 use hv_core::{Gpa, Gva, Hpa};
 
-/// One way of virtualizing memory.
+/// One way of virtualizing memory. Exits under nested paging reach it without another pointer.
+#[allow(clippy::large_enum_variant)]
 pub enum Kind<F: Frames> {
     /// The hardware walks a second set of tables.
     Nested(NestedMmu<F>),
