@@ -353,12 +353,6 @@ impl<B: VcpuBackend> Guest<B> {
                 options.max_cpus()
             ));
         }
-        if options.cpus() > 1 && !matches!(options.paging, options::Paging::Nested) {
-            return Err(alloc::format!(
-                "VM {number} is to have {} virtual CPUs: under shadow paging more than one is not built yet; use paging=nested",
-                options.cpus()
-            ));
-        }
         let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
@@ -677,9 +671,6 @@ impl<B: VcpuBackend> Guest<B> {
     /// Adds nested or shadow paging to the one that is used, if there is memory for it. Otherwise all stays as it was.
     fn add_paging(&mut self, shadow: bool) -> Result<(), String> {
         let ways = &self.ways;
-        if shadow && self.cpus.len() > 1 {
-            return Err("shadow paging with several virtual CPUs is not built yet".into());
-        }
         if !shadow && ways.second_stage.is_none() {
             return Err(sentence(format_args!(
                 "this machine was not set up for nested paging: start with paging=nested"

@@ -1,9 +1,9 @@
 //! Guests with several virtual CPUs.
 
 use super::checks::Check::{Console, PoweredOff, Resets};
-use super::{Case, What, by_hand, case, on, until, with_cpus};
+use super::{Case, What, by_hand, case, on, shadowed, until, with_cpus};
 use crate::guests::Guest;
-use crate::rig::{BOCHS_SVM, BOCHS_VMX};
+use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
 
 /// The cloud kernel, which has to find so many and to switch the machine off.
 fn kernel(name: &'static str, cpus: u32, timeout: u64, says: &'static [&'static str]) -> Case {
@@ -20,6 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     let reboot = What::Kernel(Guest::CloudKernel, "umbra.then=reboot");
     let installer = What::Cd(Guest::DebianAmd64);
     let language = [until("Select a language")];
+    let shadow = |name, shadow| shadowed(shadow, kernel(name, 4, 300, FOUR));
     vec![
         on(
             BOCHS_VMX,
@@ -44,6 +45,13 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ),
         kernel("cpus-4-kernel", 4, 200, FOUR),
+        shadow("shadow-cpus-4-kernel", Shadow::Unsync),
+        shadow("shadow-cached-cpus-4-kernel", Shadow::Cached),
+        shadow("shadow-vtlb-cpus-4-kernel", Shadow::Vtlb),
+        Case {
+            paging: Paging::Alternate(100),
+            ..kernel("paging-alternates-cpus-4-kernel", 4, 300, FOUR)
+        },
         with_cpus(
             4,
             case("cpus-4-reboot", reboot, 512, 200, &twice, &[Resets(1)]),
