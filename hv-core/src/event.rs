@@ -255,6 +255,11 @@ impl EventQueue {
         self.nmi_pending = true;
     }
 
+    /// The NMI that has been put back counts as taken: a fault of the guest's has come in its place.
+    pub fn lose_nmi(&mut self) {
+        (self.nmi_again, self.nmi_blocked) = (false, true);
+    }
+
     /// The guest has executed the IRET that ends its NMI handler.
     pub fn nmi_done(&mut self) {
         self.nmi_blocked = false;
@@ -373,17 +378,18 @@ mod tests {
     }
 
     #[test]
-    fn exception_during_nmi_delivery_keeps_the_nmi() {
+    fn nmi_whose_delivery_faults_is_taken_and_blocks_the_next() {
         let mut q = EventQueue::default();
         q.put_back(Event::nmi());
-        q.raise(exc(13)).unwrap();
-        let i = q.next(OPEN, false, || unreachable!());
-        assert_eq!(i.event, Some(exc(13)));
-        assert!(i.nmi_window);
-        assert_eq!(
-            q.next(OPEN, false, || unreachable!()).event,
-            Some(Event::nmi())
-        );
+        q.lose_nmi();
+        q.raise(exc(14)).unwrap();
+        q.signal_nmi();
+        let mut next = || q.next(OPEN, false, || unreachable!());
+        assert_eq!(next().event, Some(exc(14)));
+        assert_eq!((next().event, next().nmi_window), (None, true));
+        q.nmi_done();
+        let again = q.next(OPEN, false, || unreachable!());
+        assert_eq!(again.event, Some(Event::nmi()));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub enum Intercepted {
     Into,
     /// INT1.
     Icebp,
+    /// INT n, INT3 or INTO.
+    SoftwareInterrupt,
     /// SGDT, SIDT, SLDT, STR.
     StoreTable,
     /// LGDT, LIDT, LLDT, LTR.
@@ -154,6 +156,7 @@ fn is(insn: &Instruction, what: Intercepted) -> bool {
         I::Int3 => m == Int3,
         I::Into => m == Into,
         I::Icebp => m == Int1,
+        I::SoftwareInterrupt => matches!(m, Int | Int3 | Into),
         I::StoreTable => matches!(m, Sgdt | Sidt | Sldt | Str),
         I::LoadTable => matches!(m, Lgdt | Lidt | Lldt | Ltr),
         I::Svm => matches!(m, Vmrun | Vmload | Vmsave | Stgi | Clgi | Skinit),

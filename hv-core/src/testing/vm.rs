@@ -4,7 +4,9 @@ use crate::exit::NestedFault;
 use crate::flush::Flushes;
 use crate::irq::{Attention, InterruptController};
 use crate::mem::GuestMemory;
-use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, TlbFlush};
+use crate::mmu::{
+    Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, ShadowFault, TlbFlush,
+};
 use crate::time::Clock;
 use crate::{Gpa, Gva, Hpa, VmTime};
 use alloc::collections::VecDeque;
@@ -23,6 +25,8 @@ pub struct FlatMmu {
     pub faults: Vec<NestedFault>,
     /// Whether the next entry flushes.
     pub flushes: Flushes,
+    /// Whether it is shadow paging: what is not missing is a device.
+    pub shadow: bool,
 }
 
 impl Mmu for FlatMmu {
@@ -35,6 +39,16 @@ impl Mmu for FlatMmu {
     fn fault(&mut self, fault: &NestedFault) -> Resolve {
         self.faults.push(*fault);
         Resolve::Mmio
+    }
+    fn is_shadow(&self) -> bool {
+        self.shadow
+    }
+    fn page_fault(&mut self, _cpu: usize, fault: &ShadowFault) -> Resolve {
+        let ShadowFault { gva, error, .. } = *fault;
+        match self.missing.contains(&(gva.0 >> 12)) {
+            true => Resolve::Guest(PageFault { gva, error }),
+            false => Resolve::Emulate,
+        }
     }
     fn translate(
         &mut self,

@@ -22,7 +22,7 @@ use crate::bus::{self, MapChange};
 use crate::cpu::{Entry, VcpuBackend};
 use crate::device::PowerAction;
 use crate::emulate::{
-    self, DecodeCache, EmuFault, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
+    self, DecodeCache, EmuFault, Intercepted, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
 };
 use crate::event::{
     Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
@@ -345,7 +345,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 timer,
             };
             self.account(self.clock.ticks());
-            let exit = self.cpu.run(&entry);
+            let injected = injection.event.map(|event| (event, self.cpu.rip()));
+            let mut exit = self.cpu.run(&entry);
+            if exit.vectoring.is_some() {
+                self.drop_stale_vectoring(&mut exit, injected);
+            }
             self.left(&exit);
         }
     }
@@ -403,6 +407,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Some(injection)
     }
 
+    /// Where an instruction that raises an event is at RIP, its own event is what was being delivered, unless it is the one that was
+    /// `injected` there. Bochs 2.7 tells the event before it instead (`interrupt` in `cpu/exception.cc` records none for INT n).
+    /// The instruction runs again, and a fault of it comes again.
+    #[cold]
+    #[inline(never)]
+    fn drop_stale_vectoring(&mut self, exit: &mut VmExit, injected: Option<(Event, u64)>) {
+        let told = exit.vectoring.map(|event| (event, self.cpu.rip()));
+        let own = exit.vectoring.is_some_and(|e| e.kind.is_software());
+        if own || told == injected {
+            return;
+        }
+        if let Ok(Some(_)) = emulate::length(self, Intercepted::SoftwareInterrupt) {
+            exit.vectoring = None;
+        }
+    }
+
     /// The guest has been left: notes when, and acts on it.
     #[inline(always)]
     fn left(&mut self, exit: &VmExit) {
@@ -445,6 +465,24 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         match event.kind {
             EventKind::ExternalInterrupt => self.irqs.unacknowledge(event.vector),
             _ => self.events.put_back(event),
+        }
+    }
+
+    /// The event that has been put back has met a fault of the guest's on its way in. It counts as taken, as on a CPU: an interrupt
+    /// stays in service, and NMIs stay blocked until the next IRET.
+    #[cold]
+    #[inline(never)]
+    fn lose(&mut self, event: Event) {
+        match event.kind {
+            EventKind::ExternalInterrupt => {
+                let _ = self.irqs.acknowledge();
+            }
+            EventKind::Nmi => {
+                self.events.lose_nmi();
+                self.cpu.set_nmi_blocked(true);
+            }
+            // What two exceptions come to, the queue knows; a software event's instruction runs again.
+            _ => {}
         }
     }
 

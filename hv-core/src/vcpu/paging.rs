@@ -18,6 +18,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Resolve::Guest(fault) => {
                 self.cpu.set_sysreg(SysReg::Cr2, fault.gva.0);
                 let error = Some(fault.error.bits());
+                if let Some(event) = exit.vectoring {
+                    self.lose(event);
+                }
                 Err(Trouble::Exception(Event::exception(vector::PF, error)))
             }
             Resolve::Mmio | Resolve::Emulate => self.in_software(exit),

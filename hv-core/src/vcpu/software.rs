@@ -125,8 +125,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             }
             Err(fault) => match self.or_undefined(rip, fault) {
                 EmuFault::Exception { vector, error, cr2 } => {
-                    if let Some(event) = event.filter(|_| is(EventKind::Exception)) {
-                        self.put_back(*event);
+                    match event {
+                        Some(event) if is(EventKind::Exception) => self.put_back(*event),
+                        Some(_) if is(EventKind::Nmi) => self.cpu.set_nmi_blocked(true),
+                        _ => {}
                     }
                     if let Some(cr2) = cr2 {
                         self.cpu.set_sysreg(SysReg::Cr2, cr2);

@@ -38,6 +38,55 @@ fn interrupted_delivery_is_repeated() {
 }
 
 #[test]
+fn event_that_is_told_as_interrupted_where_int_n_is_was_delivered_before() {
+    const INT_80: [u8; 2] = [0xcd, 0x80];
+    for event in [Event::interrupt(0x31), GP, Event::nmi()] {
+        let mut r = Rig::new().code_at(CODE, &INT_80);
+        r.interrupted(ExternalInterrupt, event);
+        assert_eq!(r.injected(), [None], "the script's only entry");
+        assert_eq!(r.injected(), [None], "INT 80h runs again");
+        assert_eq!(r.irqs.lock().given_back, []);
+        // Elsewhere, and where it has been injected, it is what it says.
+        let mut r = Rig::new().code_at(CODE, &[0x90]);
+        r.interrupted(ExternalInterrupt, event);
+        r.run();
+        assert_eq!(r.injected(), [Some(event)]);
+        let mut r = Rig::new().code_at(CODE, &INT_80);
+        r.vm.cpu.rflags = 0x202;
+        match event.kind {
+            EventKind::ExternalInterrupt => r.irqs.lock().waiting.push_back(0x31),
+            EventKind::Nmi => r.irqs.lock().nmi = true,
+            _ => r.bare(raised(13, 0)),
+        }
+        r.interrupted(ExternalInterrupt, event);
+        r.run();
+        assert_eq!(r.injected(), [Some(event)]);
+    }
+}
+
+#[test]
+fn interrupt_or_nmi_whose_delivery_faults_is_lost_as_on_a_cpu() {
+    const STACK: u64 = 0x5000;
+    for event in [Event::interrupt(0x31), Event::nmi()] {
+        let mut r = Rig::new();
+        r.vm.mmu.shadow = true;
+        r.vm.mmu.missing.push(STACK >> 12);
+        r.vm.cpu.rflags = 0x202;
+        match event.kind {
+            EventKind::Nmi => r.irqs.lock().nmi = true,
+            _ => r.irqs.lock().waiting.push_back(0x31),
+        }
+        r.interrupted(ExitReason::exception(14, 2, STACK), event);
+        assert_eq!(r.injected(), [Some(event), Some(PF)]);
+        assert_eq!(r.irqs.lock().waiting, [], "in service");
+        // An NMI waits for the IRET of the fault's handler.
+        r.irqs.lock().nmi = true;
+        let waits = event.kind == EventKind::Nmi;
+        assert_eq!(r.injected(), [(!waits).then(Event::nmi)]);
+    }
+}
+
+#[test]
 fn interrupt_that_was_not_delivered_goes_back_to_its_chip() {
     let event = Event::interrupt(0x31);
     let bare = VmExit::bare(ExternalInterrupt);
