@@ -233,10 +233,8 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         let d = self.descriptor(selector)?;
         let attr = d.attr();
         let bad = self.selector_fault(vector::GP, selector);
-        match d.system_type() {
-            None => {}
-            Some(4 | 12) if how == Transfer::Jump => return Err(EmuFault::Unsupported("gate")),
-            Some(_) => return Err(bad),
+        if d.system_type().is_some() {
+            return Err(bad);
         }
         let (rpl, conforming) = (selector as u8 & 3, attr.contains(SegAttr::DC));
         let allowed = match how {

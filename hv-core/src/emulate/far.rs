@@ -63,17 +63,23 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if let Some(task) = self.leads_to_task(selector)? {
             return self.jump_to_task(selector, task, false);
         }
+        if let Some(gate) = self.call_gate(selector)? {
+            return self.jmp_through(&gate);
+        }
         let (cs, mode) = self.load_code(selector, Transfer::Jump)?;
         self.rip = self.check_target(cs, mode, offset)?;
         self.cx.set_segment(SegReg::Cs, cs);
         Ok(())
     }
 
-    /// CALL far, without gates.
+    /// CALL far.
     pub fn call_far(&mut self) -> Res<()> {
         let (selector, offset, size) = self.far_pointer()?;
         if let Some(task) = self.leads_to_task(selector)? {
             return self.jump_to_task(selector, task, true);
+        }
+        if let Some(gate) = self.call_gate(selector)? {
+            return self.call_through(&gate);
         }
         let (cs, mode) = self.load_code(selector, Transfer::Jump)?;
         let target = self.check_target(cs, mode, offset)?;

@@ -73,16 +73,30 @@ impl Gate {
 }
 
 /// A stack that a frame is pushed to.
-struct Stack {
-    ss: Segment,
-    sp: u64,
+pub(super) struct Stack {
+    pub ss: Segment,
+    pub sp: u64,
     /// The size of its addresses in bytes.
-    width: usize,
+    pub width: usize,
     /// The mode that the handler runs in, by whose rules the stack is addressed.
-    mode: Mode,
+    pub mode: Mode,
     /// The error code's selector if the stack has no room.
-    selector: u16,
-    kind: AccessKind,
+    pub selector: u16,
+    pub kind: AccessKind,
+}
+
+/// The size of a stack's addresses in bytes, outside 64-bit mode.
+pub(super) fn stack_width(ss: Segment) -> usize {
+    if ss.attr.contains(SegAttr::DB) { 4 } else { 2 }
+}
+
+/// SS after a change to an inner privilege level in long mode.
+pub(super) fn null_ss(level: u8) -> Segment {
+    Segment {
+        selector: level.into(),
+        attr: SegAttr::from_bits_retain(u16::from(level) << 5),
+        ..Segment::default()
+    }
 }
 
 impl<C: EmuCx + ?Sized> Exec<'_, C> {
@@ -121,7 +135,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
                 return self.interrupt_to_task(selector, flags, event.error, ext);
             }
         };
-        let (cs, mode, level) = self.handler(&gate, ext)?;
+        let (cs, mode, level) = self.gate_code(gate.selector, true, ext)?;
         if !mode.is_64() && gate.offset > u64::from(cs.limit) {
             return Err(self.fault(vector::GP, ext));
         }
@@ -191,32 +205,40 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         Ok(entry)
     }
 
-    /// The handler's code segment, its mode and its privilege level.
-    fn handler(&mut self, gate: &Gate, ext: u16) -> Res<(Segment, Mode, u8)> {
-        if gate.selector & !3 == 0 {
+    /// The code segment that a gate leads to, its mode and its privilege level, which may be an `inner` one.
+    pub(super) fn gate_code(
+        &mut self,
+        selector: u16,
+        inner: bool,
+        ext: u16,
+    ) -> Res<(Segment, Mode, u8)> {
+        if selector & !3 == 0 {
             return Err(self.fault(vector::GP, ext));
         }
-        let bad = self.fault(vector::GP, gate.selector & !3 | ext);
-        let d = self.descriptor_or(gate.selector, bad)?;
+        let bad = self.fault(vector::GP, selector & !3 | ext);
+        let d = self.descriptor_or(selector, bad)?;
         let attr = d.attr();
         let long = self.lma() && attr.contains(SegAttr::L) && !attr.contains(SegAttr::DB);
         let code = attr.contains(SegAttr::S | SegAttr::CODE);
         if !code || attr.dpl() > self.cpl || (self.lma() && !long) {
             return Err(bad);
         }
-        if !attr.contains(SegAttr::P) {
-            return Err(self.fault(vector::NP, gate.selector & !3 | ext));
-        }
         let level = match attr.contains(SegAttr::DC) {
             true => self.cpl,
             false => attr.dpl(),
         };
+        if level != self.cpl && !inner {
+            return Err(bad);
+        }
+        if !attr.contains(SegAttr::P) {
+            return Err(self.fault(vector::NP, selector & !3 | ext));
+        }
         if self.mode.kind == Kind::Vm86 && level != 0 {
             return Err(bad);
         }
         let cs = self
             .mark_accessed(d)?
-            .segment(gate.selector & !3 | u16::from(level));
+            .segment(selector & !3 | u16::from(level));
         Ok((cs, self.code_mode(attr), level))
     }
 
@@ -232,16 +254,11 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if mode.is_64() {
             let sp = match (gate.ist, inner) {
                 (0, false) => self.reg(RSP),
-                (0, true) => self.task_state(4 + 8 * u64::from(level), 8, ext)?,
+                (0, true) => self.inner_rsp(level, ext)?,
                 (ist, _) => self.task_state(28 + 8 * u64::from(ist), 8, ext)?,
             };
-            let null = Segment {
-                selector: level.into(),
-                attr: SegAttr::from_bits_retain(u16::from(level) << 5),
-                ..Segment::default()
-            };
             return Ok(Stack {
-                ss: if inner { null } else { old },
+                ss: if inner { null_ss(level) } else { old },
                 // The CPU aligns the frame.
                 sp: sp & !15,
                 width: 8,
@@ -250,27 +267,42 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
                 kind,
             });
         }
-        let (ss, sp) = if inner {
-            let wide = self.cx.segment(SegReg::Tr).attr.bits() & 8 != 0;
-            let (at, size) = match wide {
-                true => (4 + 8 * u64::from(level), 4),
-                false => (2 + 4 * u64::from(level), 2),
-            };
-            let sp = self.task_state(at, size, ext)?;
-            let selector = self.task_state(at + size as u64, 2, ext)? as u16;
-            (self.inner_stack(selector, level, ext)?, sp)
-        } else {
-            (old, self.reg(RSP))
+        match inner {
+            true => self.inner_stack(mode, level, ext),
+            false => Ok(Stack {
+                selector: 0,
+                ss: old,
+                sp: self.reg(RSP),
+                width: stack_width(old),
+                mode,
+                kind,
+            }),
+        }
+    }
+
+    /// The stack of an inner privilege level outside long mode, from the task-state segment.
+    pub(super) fn inner_stack(&mut self, mode: Mode, level: u8, ext: u16) -> Res<Stack> {
+        let wide = self.cx.segment(SegReg::Tr).attr.bits() & 8 != 0;
+        let (at, size) = match wide {
+            true => (4 + 8 * u64::from(level), 4),
+            false => (2 + 4 * u64::from(level), 2),
         };
-        let width = if ss.attr.contains(SegAttr::DB) { 4 } else { 2 };
+        let sp = self.task_state(at, size, ext)?;
+        let selector = self.task_state(at + size as u64, 2, ext)? as u16;
+        let ss = self.inner_stack_segment(selector, level, ext)?;
         Ok(Stack {
-            selector: if inner { ss.selector & !3 } else { 0 },
+            selector: selector & !3,
             ss,
             sp,
-            width,
+            width: stack_width(ss),
             mode,
-            kind,
+            kind: AccessKind::System,
         })
+    }
+
+    /// The stack pointer of an inner privilege level in long mode.
+    pub(super) fn inner_rsp(&mut self, level: u8, ext: u16) -> Res<u64> {
+        self.task_state(4 + 8 * u64::from(level), 8, ext)
     }
 
     /// Reads the task-state segment; #TS beyond its limit.
@@ -283,7 +315,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// The stack segment of an inner privilege level.
-    fn inner_stack(&mut self, selector: u16, level: u8, ext: u16) -> Res<Segment> {
+    fn inner_stack_segment(&mut self, selector: u16, level: u8, ext: u16) -> Res<Segment> {
         if selector & !3 == 0 {
             return Err(self.fault(vector::TS, ext));
         }
@@ -300,7 +332,13 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         Ok(self.mark_accessed(d)?.segment(selector))
     }
 
-    fn push_to(&mut self, stack: &mut Stack, size: usize, value: u64, ext: u16) -> Res<()> {
+    pub(super) fn push_to(
+        &mut self,
+        stack: &mut Stack,
+        size: usize,
+        value: u64,
+        ext: u16,
+    ) -> Res<()> {
         let sp = stack.sp.wrapping_sub(size as u64) & mask(stack.width);
         let (mode, ss) = (stack.mode, stack.ss);
         let linear = check_segment(&*self.cx, mode, SegReg::Ss, ss, sp, size as u64, Use::Write)

@@ -19,12 +19,13 @@
 //!
 //! What computes on x87, MMX, SSE and AVX registers is executed by the CPU itself: see `native`.
 //!
-//! Not implemented: gathers, 3DNow!, XOP (#UD, and a line in the log); call gates; data breakpoints; VME's virtual-8086
+//! Not implemented: gathers, 3DNow!, XOP (#UD, and a line in the log); data breakpoints; VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
 mod arith;
 mod cache;
+mod call_gate;
 mod control;
 mod cx;
 mod decode;

@@ -1,6 +1,7 @@
 //! Tests of the emulator by rule. The property test against the processor itself is in the crate `tests`.
 
 mod abuse;
+mod call_gate;
 mod interrupt;
 mod length;
 mod mmio;
