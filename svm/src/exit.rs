@@ -84,6 +84,9 @@ mod ioio {
     pub const SIZE_16: u64 = 1 << 5;
 }
 
+/// A bit of EXITINFO2 of a task switch: the new task is given an error code (APM vol 2 15.14.1, "Task Switch Intercept").
+const TASK_HAS_ERROR_CODE: u64 = 1 << 44;
+
 /// Decodes why the guest was left. Pure: everything is in the control block.
 #[must_use]
 #[inline(always)]
@@ -166,6 +169,10 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
             ExitReason::Exception {
                 vector: vector::DF, ..
             } => None,
+            // Of INT n, Bochs 2.7 tells the event before it; only an exception's own switch has an error code.
+            ExitReason::TaskSwitch if info2 & TASK_HAS_ERROR_CODE == 0 => {
+                vectoring(vmcb.exit_int_info).filter(|event| event.error.is_none())
+            }
             _ => vectoring(vmcb.exit_int_info),
         },
         untaken: None,
@@ -333,6 +340,18 @@ mod tests {
         assert_eq!(decode(&vmcb, &Features::default()).vectoring, None);
         vmcb.exit_code = code::EXCP0 + u64::from(vector::PF);
         assert!(decode(&vmcb, &Features::default()).vectoring.is_some());
+    }
+
+    #[test]
+    fn exception_before_an_int_n_through_a_task_gate_is_not_what_switches_tasks() {
+        let mut vmcb = Vmcb::default();
+        (vmcb.exit_code, vmcb.exit_int_info) = (code::TASK_SWITCH, 0x8000_0b0e);
+        let vectoring = |vmcb: &Vmcb| decode(vmcb, &Features::default()).vectoring;
+        assert_eq!(vectoring(&vmcb), None);
+        vmcb.exit_info2 = TASK_HAS_ERROR_CODE;
+        assert_eq!(vectoring(&vmcb), Some(Event::exception(14, Some(0))));
+        (vmcb.exit_info2, vmcb.exit_int_info) = (0, 0x8000_0300);
+        assert_eq!(vectoring(&vmcb), Some(Event::exception(0, None)));
     }
 
     #[test]

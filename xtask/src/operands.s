@@ -363,7 +363,7 @@ undefined32:                        # #UD: its program goes on at EBP
 general_protection32:
     call say32
     .asciz " #GP"
-    jmp .
+    jmp stop
 
 protected:
     mov ax, 16
@@ -442,5 +442,7 @@ program:
     call verdict
     call say32
     .asciz "\r\nOPERANDS-DONE\r\n"
-    jmp .
+stop:                               # PAUSE leaves the guest: Bochs's AMD-V leaves one with IF clear for nothing else
+    pause
+    jmp stop
     .org 512 * (LOADED + 1)

@@ -1,5 +1,5 @@
 # A guest that switches tasks in hardware, behind `protected.s`: by JMP, CALL and IRET, through task gates, without paging, with 4 MiB
-# pages and with PAE, to level 3 and back; #PF, #DF and NMI have task gates. It says on COM1 how far it comes.
+# pages and with PAE, to level 3 and back; #PF, #DF, NMI and an INT n have task gates. It says on COM1 how far it comes.
 
     .set IDT, 0x9000
     .set PD1, 0x20000               # identity, in pages of 4 MiB
@@ -107,6 +107,13 @@
     cmp dword ptr [page_faults], 2
     NEED e
     SAY text_page_fault
+
+    # INT n, which is not to be taken for the page fault before it.
+    TASK_GATE 0x41, OTHER, 0x85
+    OTHER_DOES called
+    int 0x41
+    cmp dword ptr [calls], 3
+    NEED e
 
     # A double fault: the gate of vector 40h is not present, and neither is that of #NP.
     TASK_GATE 8, DOUBLE, 0x85

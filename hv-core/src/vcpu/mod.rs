@@ -407,15 +407,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Some(injection)
     }
 
-    /// Where an instruction that raises an event is at RIP, its own event is what was being delivered, unless it is the one that was
-    /// `injected` there. Bochs 2.7 tells the event before it instead (`interrupt` in `cpu/exception.cc` records none for INT n).
-    /// The instruction runs again, and a fault of it comes again.
+    /// Where INT n is at RIP, its own event is what was being delivered, unless another was `injected` there, or a fault of it has met a
+    /// task gate. Bochs 2.7 tells the event before it instead (`interrupt` in `cpu/exception.cc` records none for INT n). The
+    /// instruction runs again, and a fault of it comes again.
     #[cold]
     #[inline(never)]
     fn drop_stale_vectoring(&mut self, exit: &mut VmExit, injected: Option<(Event, u64)>) {
-        let told = exit.vectoring.map(|event| (event, self.cpu.rip()));
-        let own = exit.vectoring.is_some_and(|e| e.kind.is_software());
-        if own || told == injected {
+        let Some(event) = exit.vectoring else { return };
+        let at_task_gate = exit.reason == ExitReason::TaskSwitch && event.error.is_some();
+        if event.kind.is_software() || at_task_gate || Some((event, self.cpu.rip())) == injected {
             return;
         }
         if let Ok(Some(_)) = emulate::length(self, Intercepted::SoftwareInterrupt) {

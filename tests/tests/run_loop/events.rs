@@ -52,7 +52,7 @@ fn event_that_is_told_as_interrupted_where_int_n_is_was_delivered_before() {
         r.run();
         assert_eq!(r.injected(), [Some(event)]);
         let mut r = Rig::new().code_at(CODE, &INT_80);
-        r.vm.cpu.rflags = 0x202;
+        r.vcpu.cpu.rflags = 0x202;
         match event.kind {
             EventKind::ExternalInterrupt => r.irqs.lock().waiting.push_back(0x31),
             EventKind::Nmi => r.irqs.lock().nmi = true,
@@ -65,13 +65,25 @@ fn event_that_is_told_as_interrupted_where_int_n_is_was_delivered_before() {
 }
 
 #[test]
+fn fault_of_int_n_that_meets_a_task_gate_goes_through_it() {
+    // There is no gate here: the fault meets another.
+    let mut r = Rig::new().code_at(CODE, &[0xcd, 0x80]);
+    r.interrupted(ExitReason::TaskSwitch, GP);
+    assert_eq!(r.injected(), [None, Some(DF)]);
+}
+
+#[test]
 fn interrupt_or_nmi_whose_delivery_faults_is_lost_as_on_a_cpu() {
     const STACK: u64 = 0x5000;
     for event in [Event::interrupt(0x31), Event::nmi()] {
         let mut r = Rig::new();
-        r.vm.mmu.shadow = true;
-        r.vm.mmu.missing.push(STACK >> 12);
-        r.vm.cpu.rflags = 0x202;
+        {
+            let mut mmu = r.vcpu.vm.mmu();
+            mmu.shadow = true;
+            mmu.flushes.require();
+        }
+        r.vcpu.vm.mmu().missing.push(STACK >> 12);
+        r.vcpu.cpu.rflags = 0x202;
         match event.kind {
             EventKind::Nmi => r.irqs.lock().nmi = true,
             _ => r.irqs.lock().waiting.push_back(0x31),
