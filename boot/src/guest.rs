@@ -1,5 +1,7 @@
 //! Puts a guest's machine together: memory, devices, firmware, media.
 
+mod cpus;
+
 use crate::clock::HostClock;
 use crate::host::{Confinement, ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
@@ -346,13 +348,6 @@ impl<B: VcpuBackend> Guest<B> {
         scratch: Option<Arc<Mutex<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
-        if options.max_cpus() > options.cpus() {
-            return Err(alloc::format!(
-                "VM {number} is to have {} virtual CPUs and up to {} later: plugging them in is not built yet; leave max-cpus out",
-                options.cpus(),
-                options.max_cpus()
-            ));
-        }
         let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
         let need = |role: &str| boot.module(number.into(), role).map(bytes);
@@ -426,7 +421,7 @@ impl<B: VcpuBackend> Guest<B> {
         let demand = Demand {
             ram: memory_size,
             video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64,
-            devices: DEVICES + u64::from(desc.cpus - 1) * CPU,
+            devices: DEVICES + u64::from(desc.max_cpus - 1) * CPU,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
         };
@@ -533,7 +528,7 @@ impl<B: VcpuBackend> Guest<B> {
         let components = vm.cpuid.xcr0_allowed() | virtualization.unguarded_components();
         let clock = HostClock::new();
         let mut cpus = Vec::new();
-        for index in 0..desc.cpus as u8 {
+        for index in 0..desc.max_cpus as u8 {
             let cpu = virtualization.vcpu(options.paging)?;
             let irqs = CpuInterrupts::new(&chips, index.into()).ok_or("no local APIC")?;
             let parts = vcpu::Parts {
@@ -584,6 +579,7 @@ impl<B: VcpuBackend> Guest<B> {
     /// A sentence that says what does not fit.
     pub fn reset(&mut self) -> Result<(), String> {
         self.vm.bus().reset(self.now());
+        self.tell_chips();
         let ticks = clock::ticks();
         for slot in &mut self.cpus {
             slot.wake();

@@ -120,10 +120,10 @@ impl Machine {
             cmos,
             fw_cfg,
         } = outside;
-        let chips = InterruptChips::shared(desc.cpus as u8);
+        let chips = InterruptChips::shared(desc.max_cpus as u8);
         let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
 
-        interrupt_chips(bus, &chips, desc.cpus);
+        interrupt_chips(bus, &chips, desc.max_cpus);
         let dma = Arc::new(Mutex::new(Dma::new()));
         put(
             bus,

@@ -50,6 +50,11 @@ fn ide_survives_random_accesses_with_slow_and_bad_media() {
 }
 
 #[test]
+fn cpus_come_and_go_whatever_the_guest_does() {
+    feed(fuzz::pm, 300, 1_024);
+}
+
+#[test]
 fn the_driver_of_the_hosts_drives_survives_random_answers() {
     feed(fuzz::ata, 300, 1_024);
 }

@@ -67,6 +67,8 @@ pub enum Command {
     Cap(u32),
     /// Change its warp, likewise.
     Warp(u32),
+    /// Change how many virtual CPUs the guest has; None: say how many it has.
+    Cpus(Option<u32>),
     /// Show what the VM does, every second until a key is pressed.
     Stats,
     /// Write the guest's picture to the log.
@@ -76,7 +78,7 @@ pub enum Command {
 }
 
 /// The commands with their arguments, and what each does in a few words.
-pub const COMMANDS: [(&str, &str); 18] = [
+pub const COMMANDS: [(&str, &str); 19] = [
     ("list", "the virtual machines and their state"),
     (
         "vm NUMBER",
@@ -112,6 +114,10 @@ pub const COMMANDS: [(&str, &str); 18] = [
         "the most it gets, in percent of one CPU",
     ),
     ("warp MS", "how much of its time it may use before its turn"),
+    (
+        "cpus [NUMBER]",
+        "how many virtual CPUs it has; from now on so many",
+    ),
     ("stats", "what it does, every second until a key is pressed"),
     (
         "screenshot",
@@ -182,6 +188,10 @@ impl Command {
                     "cap" => Command::Cap(share.cap),
                     _ => Command::Warp(share.warp),
                 }
+            }
+            ("cpus", None) => Command::Cpus(None),
+            ("cpus", Some(number)) if number.parse().is_ok_and(|n: u32| n > 0) => {
+                Command::Cpus(number.parse().ok())
             }
             ("stats", None) => Command::Stats,
             ("screenshot", None) => Command::Screenshot,
@@ -258,6 +268,8 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Ok(command));
         }
+        assert_eq!(Command::parse("cpus"), Ok(Command::Cpus(None)));
+        assert_eq!(Command::parse("cpus 4"), Ok(Command::Cpus(Some(4))));
         for (line, part) in [
             ("insert 0", "not the number"),
             ("insert x", "not the number"),
@@ -269,6 +281,8 @@ mod tests {
             ("list 1", "it is: list"),
             ("vm", "vm NUMBER"),
             ("vm 0", "vm NUMBER"),
+            ("cpus 0", "cpus [NUMBER]"),
+            ("cpus -1", "cpus [NUMBER]"),
             ("vm x", "vm NUMBER"),
             ("paging nested 1", "too many"),
             ("weight", "weight N"),

@@ -119,6 +119,7 @@ impl<B: VcpuBackend> Session<B> {
             Command::Weight(weight) => self.change_share(index, |share| share.weight = weight),
             Command::Cap(cap) => self.change_share(index, |share| share.cap = cap),
             Command::Warp(warp) => self.change_share(index, |share| share.warp = warp),
+            Command::Cpus(count) => self.change_cpus(count),
             Command::Stats => {
                 let now = self.time();
                 self.console.watch = Some(self.watch(index, now));
@@ -196,6 +197,34 @@ impl<B: VcpuBackend> Session<B> {
                 cpu.ipis,
                 cpu.exits
             );
+        }
+    }
+
+    /// How many virtual CPUs the VM with the focus has, or is to have.
+    fn change_cpus(&mut self, count: Option<u32>) {
+        let vm = self.vm();
+        let most = vm.guest.cpus.len() as u32;
+        let there = vm.guest.present_cpus().count();
+        match count {
+            None => say!(self, "{there} of {most} that it can have"),
+            Some(_) if vm.state == State::Off => {
+                say!(self, "it is off; `reset` starts it with the CPUs it had");
+            }
+            Some(count) if count > most => {
+                say!(
+                    self,
+                    "it can have {most}; max-cpus says how many at the start"
+                );
+            }
+            Some(count) => {
+                vm.guest.want_cpus(count);
+                vm.rouse();
+                if count < there {
+                    say!(self, "the guest is asked; `cpus` says how many it has left");
+                } else {
+                    say!(self, "{count}; the guest is told");
+                }
+            }
         }
     }
 

@@ -372,6 +372,10 @@ impl<B: VcpuBackend> Session<B> {
                 next = next.min(now + KEY_INTERVAL);
             }
             vm.poll();
+            if vm.guest.has_answered() {
+                self.unload();
+                self.vms[index].guest.take_away_cpus();
+            }
         }
         if self.view.on_host() {
             keyboard::set_leds(self.vm().guest.keyboard.lock().leds());

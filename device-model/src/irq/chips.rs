@@ -39,6 +39,8 @@ const PIRQ_PINS: [u128; 4] = {
 };
 
 struct Cpu {
+    /// Whether it is plugged in: messages do not reach one that is not.
+    present: bool,
     lapic: Lapic,
     signals: Arc<Signals>,
     /// Whether the PIC, and not the local APIC, gave the vector that was acknowledged last.
@@ -74,6 +76,7 @@ impl InterruptChips {
     pub fn new(cpus: u8) -> Self {
         let wakeups = Arc::<Wakeups>::default();
         let cpu = |n| Cpu {
+            present: true,
             lapic: Lapic::new(n),
             signals: Arc::new(Signals::new(n.into(), wakeups.clone())),
             from_pic: false,
@@ -106,6 +109,16 @@ impl InterruptChips {
     #[must_use]
     pub fn wakeups(&self) -> Arc<Wakeups> {
         self.wakeups.clone()
+    }
+
+    /// CPU `cpu` is plugged in or taken away: its local APIC is new, and nothing waits for it.
+    pub fn set_present(&mut self, cpu: usize, present: bool) {
+        if let Some(c) = self.cpus.get_mut(cpu) {
+            c.present = present;
+            c.lapic.reset();
+            c.signals.forget();
+        }
+        self.signal(cpu);
     }
 
     /// Presets LINT0 of the boot CPU to ExtINT as firmware leaves it, for booting an operating system without firmware.
@@ -283,7 +296,8 @@ impl InterruptChips {
             let Some(c) = self.cpus.get(cpu) else {
                 continue;
             };
-            if !c.lapic.is_destination(message.destination, message.logical)
+            if !c.present
+                || !c.lapic.is_destination(message.destination, message.logical)
                 || !c.lapic.arbitrates()
             {
                 continue;
@@ -299,7 +313,7 @@ impl InterruptChips {
     }
 
     fn receive(&mut self, cpu: usize, message: Message) -> bool {
-        let Some(c) = self.cpus.get_mut(cpu) else {
+        let Some(c) = self.cpus.get_mut(cpu).filter(|c| c.present) else {
             return false;
         };
         let accept = c.lapic.receive(message);

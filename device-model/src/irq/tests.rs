@@ -444,6 +444,28 @@ fn nmi_init_and_startup_reach_their_cpu_once() {
 }
 
 #[test]
+fn no_message_reaches_a_cpu_that_is_not_plugged_in() {
+    let mut m = Machine::new();
+    let chips = InterruptChips::shared(2);
+    let mut boot = LapicMmio::new(chips.clone(), 0);
+    let mut other = CpuInterrupts::new(&chips, 1).unwrap();
+    let mut ipi = |value: u64| boot.mmio_write(&mut m.bench.cx(), W, 0x300, 4, value);
+    ipi(0xc_4500);
+    chips.lock().set_present(1, false);
+    assert!(!other.take_init(), "what waits for it goes with it");
+    for message in [0xc_4500, 0xc_4610, 0xc_4400] {
+        ipi(message);
+    }
+    assert!(!other.take_init() && !other.take_nmi());
+    assert_eq!(other.take_start_up(), None);
+    chips.lock().set_present(1, true);
+    ipi(0xc_4500);
+    ipi(0xc_4610);
+    assert!(other.take_init());
+    assert_eq!(other.take_start_up(), Some(0x10));
+}
+
+#[test]
 fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
     let mut m = Machine::new();
     let chips = InterruptChips::shared(2);

@@ -11,7 +11,7 @@
 //! A CPU comes at once: [`plug`](CpuHotplug::plug). It goes when the guest lets it: asked by
 //! [`request_unplug`](CpuHotplug::request_unplug) it stops using the CPU and *ejects* it, and whoever runs the CPU takes it away
 //! ([`take_ejected`](CpuHotplug::take_ejected)). A guest may eject without having been asked, but never the first CPU. A reset
-//! completes what has been asked, since nobody uses the CPU any more then.
+//! is power-on: the machine has the CPUs again that it started with, of which the firmware's tables tell.
 //!
 //! Not here: the interface of QEMU before 2.7 (a bitmap, which a write of 0 to the first register replaced by these registers; that
 //! write means the same here, and systems still do it), and ejection by firmware in system-management mode.
@@ -120,6 +120,8 @@ impl Events {
 /// The CPUs that a machine has, those that come and go, and the registers that tell the guest.
 #[derive(Debug)]
 pub struct CpuHotplug {
+    /// CPUs that are there at power-on.
+    initial: u32,
     /// CPUs that there can be.
     possible: u32,
     present: Cpus,
@@ -143,9 +145,11 @@ impl CpuHotplug {
     #[must_use]
     pub fn new(cpus: u32, possible: u32) -> Self {
         let possible = possible.clamp(1, MAX_CPUS);
+        let initial = cpus.clamp(1, possible);
         Self {
+            initial,
             possible,
-            present: Cpus::first(cpus.clamp(1, possible)),
+            present: Cpus::first(initial),
             inserted: Cpus::default(),
             removing: Cpus::default(),
             leaving: Cpus::default(),
@@ -205,6 +209,12 @@ impl CpuHotplug {
         self.refused.take()
     }
 
+    /// Whether a CPU has gone or is kept, and nobody has heard of it yet.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        self.ejected.0 | self.refused.0 != 0
+    }
+
     /// What the guest has not been told.
     pub(super) fn events(&self) -> Events {
         Events {
@@ -213,16 +223,8 @@ impl CpuHotplug {
         }
     }
 
-    /// A machine that is reset uses no CPU but the first, and finds the others by itself.
     pub(super) fn reset(&mut self) {
-        for cpu in self.leaving.iter() {
-            self.eject(cpu);
-        }
-        *self = Self {
-            present: self.present,
-            ejected: self.ejected,
-            ..Self::new(1, self.possible)
-        };
+        *self = Self::new(self.initial, self.possible);
     }
 
     fn eject(&mut self, cpu: u32) {
@@ -436,8 +438,6 @@ mod tests {
         assert_eq!((h.take_refused(), h.take_refused()), (Some(1), None));
         ost(&mut h, 1, 3, 0x82);
         assert_eq!(h.take_refused(), None, "nobody has asked again");
-        h.reset();
-        assert_eq!(h.present(), Cpus::first(2));
     }
 
     #[test]
@@ -462,24 +462,21 @@ mod tests {
         // CPU 2 may stay.
         let come: Vec<_> = h.want(6).iter().collect();
         assert_eq!(come, [3, 4, 5]);
-        h.reset();
-        assert!(h.present().contains(2));
+        assert_eq!(scan(&mut h), [], "and nobody is asked");
         assert_eq!(h.want(0), Cpus::default());
-        assert!(h.present().contains(0));
-        h.reset();
-        assert_eq!(h.present(), Cpus::first(1));
+        assert_eq!(scan(&mut h), [(1, 3), (2, 3)], "the first stays");
     }
 
     #[test]
-    fn a_reset_completes_removals_and_forgets_events() {
+    fn a_reset_is_power_on() {
         let mut h = CpuHotplug::new(3, 4);
         h.plug(3);
+        eject(&mut h, 2);
         h.request_unplug(1);
         h.write(SELECTOR, Dword, 99);
         h.reset();
         assert_eq!(h.events(), Events::default());
-        assert_eq!(h.present().iter().collect::<Vec<_>>(), [0, 2, 3]);
-        assert_eq!(h.take_ejected(), Some(1));
+        assert_eq!((h.present(), h.take_ejected()), (Cpus::first(3), None));
         assert_eq!(h.read(FLAGS, Byte), 1, "CPU 0 is selected");
     }
 

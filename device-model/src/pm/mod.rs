@@ -346,7 +346,7 @@ mod tests {
         assert!(m.sci());
         m.pm.reset(&mut m.bench.cx());
         assert!(!m.sci());
-        assert_eq!(m.pm.cpus(|cpus| cpus.take_ejected()), Some(Some(1)));
+        assert_eq!(m.pm.cpus(|cpus| cpus.present().count()), Some(2));
         assert!(!m.sci());
     }
 
