@@ -1,7 +1,7 @@
 //! Guests with several virtual CPUs.
 
 use super::checks::Check::{Console, PoweredOff, Resets};
-use super::{Case, What, by_hand, case, on, shadowed, until, with_cpus};
+use super::{Case, What, by_hand, case, keys, on, shadowed, until, with_cpus};
 use crate::guests::Guest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
 
@@ -10,6 +10,34 @@ fn kernel(name: &'static str, cpus: u32, timeout: u64, says: &'static [&'static 
     let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
     let checks = [PoweredOff, Console(says)];
     with_cpus(cpus, case(name, what, 512, timeout, &[], &checks))
+}
+
+/// Two CPUs are plugged in at the console; the guest uses them, and lets go of them when it is asked to.
+fn hotplug() -> Case {
+    let online = "sleep 2; for n in 2 3; do echo 1 > /sys/devices/system/cpu/cpu$n/online; done; echo HAS $(nproc)\\n";
+    let script = [
+        until("/ #"),
+        keys("\\{ctrl-alt-esc}"),
+        until("umbra>"),
+        keys("cpus\\n"),
+        until("2 of 4"),
+        keys("cpus 4\\n"),
+        until("the guest is told"),
+        keys("\\{ctrl-alt-esc}"),
+        keys(online),
+        until("HAS 4"),
+        keys("\\{ctrl-alt-esc}"),
+        until("umbra>"),
+        keys("list\\n"),
+        until("IPIs"),
+        keys("cpus 2\\n"),
+        until("the guest is asked"),
+        keys("\\{ctrl-alt-esc}"),
+        keys("sleep 3; echo NOW $(nproc)\\n"),
+        until("NOW 2"),
+    ];
+    let what = What::Kernel(Guest::CloudKernel, "console=tty0");
+    case("cpus-come-and-go", what, 512, 240, &script, &[])
 }
 
 /// These tests.
@@ -56,6 +84,10 @@ pub(super) fn cases() -> Vec<Case> {
             4,
             case("cpus-4-reboot", reboot, 512, 200, &twice, &[Resets(1)]),
         ),
+        Case {
+            max_cpus: 4,
+            ..with_cpus(2, hotplug())
+        },
         kernel("cpus-8-kernel", 8, 300, &["GUEST-CPU 8"]),
         by_hand(kernel("cpus-32-kernel", 32, 900, &["GUEST-CPU 32"])),
     ]

@@ -48,8 +48,9 @@ pub struct Case {
     /// Its name.
     pub name: &'static str,
     what: What,
-    /// Virtual CPUs.
+    /// Virtual CPUs, and how many there can be later.
     cpus: u32,
+    max_cpus: u32,
     memory: u64,
     script: Vec<Step>,
     timeout: u64,
@@ -130,6 +131,7 @@ fn case(
         name,
         what,
         cpus: 1,
+        max_cpus: 1,
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
@@ -313,7 +315,7 @@ impl Case {
             vm: Vm {
                 memory: self.memory,
                 cpus: self.cpus,
-                max_cpus: self.cpus,
+                max_cpus: self.max_cpus.max(self.cpus),
                 paging: self.paging,
                 shadow: self.shadow,
                 ..options.vm.clone()

@@ -48,7 +48,6 @@ pub(super) fn cases() -> Vec<Case> {
             Bad::TooLittleOuterMemory,
             "too little memory for VM 1: it needs",
         ),
-        ("refuses-what-is-not-built", Bad::NotBuilt, "not built yet"),
     ];
     let cases = refused
         .map(|(name, bad, sentence)| case(name, What::Refusal(bad, sentence), 64, 1, &[], &[]));
@@ -73,7 +72,6 @@ pub(super) enum Bad {
     CutKernel,
     /// A machine with less memory than the books of a guest under shadow paging need, which Umbra itself has to see.
     TooLittleOuterMemory,
-    NotBuilt,
     /// An outer CPU with neither VT-x nor AMD-V, which Umbra itself has to see.
     NoVirtualization,
     /// An outer CPU with VT-x and without EPT.
@@ -132,10 +130,6 @@ pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Res
             // The RAM alone would fit.
             let size = ["--memory", "4G", "--outer-memory", "4140M"];
             arguments.extend(size.into_iter().chain(["--paging", "shadow"]));
-        }
-        Bad::NotBuilt => {
-            fs::write(&guest, good)?;
-            arguments.extend(["--cpus", "2", "--max-cpus", "4"]);
         }
         Bad::NoVirtualization => {
             fs::write(&guest, good)?;
