@@ -526,14 +526,15 @@ impl Bus {
         self.wake_at(VmTime(0));
     }
 
-    /// Calls `f` with the device and its context.
+    /// Calls `f` with the device, which handlers and windows name, and its context.
+    #[inline]
     fn with<R>(
         &mut self,
         device: u8,
         now: VmTime,
         f: impl FnOnce(&mut dyn Device, &mut DevCx<'_>) -> R,
-    ) -> Option<R> {
-        let d = self.devices.get(usize::from(device))?;
+    ) -> R {
+        let d = &self.devices[usize::from(device)];
         let mut cx = DevCx {
             now,
             dma: &*self.memory,
@@ -543,7 +544,7 @@ impl Bus {
         if let Some(w) = self.requests.wake.take() {
             self.wake(device, w);
         }
-        Some(result)
+        result
     }
 
     /// A device wants to be polled at `when`.
@@ -557,33 +558,36 @@ impl Bus {
     /// IN.
     pub fn port_read(&mut self, now: VmTime, port: u16, size: AccessSize) -> u32 {
         match self.port_handler(port, size) {
-            Some(h) => {
-                self.with(h, now, |d, cx| d.port_read(cx, port, size))
-                    .unwrap_or(u32::MAX)
-                    & size.ones()
-            }
-            None => (0..size.bytes()).fold(0, |value, i| {
-                let p = port.wrapping_add(i as u16);
-                let byte = match self.port_handler(p, AccessSize::Byte) {
-                    Some(h) => {
-                        self.with(h, now, |d, cx| d.port_read(cx, p, AccessSize::Byte))
-                            .unwrap_or(0xff)
-                            & 0xff
-                    }
-                    None => 0xff,
-                };
-                value | byte << (8 * i)
-            }),
+            Some(h) => self.with(h, now, |d, cx| d.port_read(cx, port, size)) & size.ones(),
+            None => self.port_read_by_bytes(now, port, size),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn port_read_by_bytes(&mut self, now: VmTime, port: u16, size: AccessSize) -> u32 {
+        (0..size.bytes()).fold(0, |value, i| {
+            let p = port.wrapping_add(i as u16);
+            let byte = match self.port_handler(p, AccessSize::Byte) {
+                Some(h) => self.with(h, now, |d, cx| d.port_read(cx, p, AccessSize::Byte)) & 0xff,
+                None => 0xff,
+            };
+            value | byte << (8 * i)
+        })
     }
 
     /// OUT.
     pub fn port_write(&mut self, now: VmTime, port: u16, size: AccessSize, value: u32) {
         let value = value & size.ones();
-        if let Some(h) = self.port_handler(port, size) {
-            self.with(h, now, |d, cx| d.port_write(cx, port, size, value));
-            return;
+        match self.port_handler(port, size) {
+            Some(h) => self.with(h, now, |d, cx| d.port_write(cx, port, size, value)),
+            None => self.port_write_by_bytes(now, port, size, value),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn port_write_by_bytes(&mut self, now: VmTime, port: u16, size: AccessSize, value: u32) {
         for (i, byte) in value
             .to_le_bytes()
             .into_iter()
@@ -657,9 +661,7 @@ impl Bus {
         };
         match self.mmio_at(gpa, size) {
             Some((device, window, offset)) => {
-                self.with(device, now, |d, cx| d.mmio_read(cx, window, offset, size))
-                    .unwrap_or(u64::MAX)
-                    & ones
+                self.with(device, now, |d, cx| d.mmio_read(cx, window, offset, size)) & ones
             }
             None => ones,
         }

@@ -124,7 +124,7 @@ pub trait VcpuBackend: Send + 'static {
         false
     }
     /// Sets the task priority, CR8 (0 to 15), and the class below which it leaves the guest
-    /// ([`tpr_threshold`](crate::irq::InterruptController::tpr_threshold)).
+    /// ([`Attention::threshold`](crate::irq::Attention::threshold)).
     fn set_task_priority(&mut self, cr8: u8, threshold: u8) {
         let _ = (cr8, threshold);
     }

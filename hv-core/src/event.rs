@@ -194,6 +194,8 @@ pub struct EventQueue {
     nmi_pending: bool,
     /// An NMI is being handled by the guest: the next one waits for its IRET.
     nmi_blocked: bool,
+    /// Any of these: what is asked before every entry. Each method that changes one ends with [`EventQueue::note`].
+    something: bool,
 }
 
 /// What the CPU can take at the next entry.
@@ -231,6 +233,11 @@ impl EventQueue {
             EventKind::Nmi => (self.nmi_again, self.nmi_blocked) = (true, false),
             EventKind::ExternalInterrupt => {}
         }
+        self.note();
+    }
+
+    fn note(&mut self) {
+        self.something = self.busy() || self.nmi_pending || self.nmi_blocked;
     }
 
     /// Raises an exception, combining it with one already waiting.
@@ -240,19 +247,24 @@ impl EventQueue {
     pub fn raise(&mut self, event: Event) -> Result<(), TripleFault> {
         // An instruction that faults has not been executed: a software event being delivered is repeated by re-executing it.
         self.software = None;
-        match self.exception {
-            None => self.exception = Some(event),
-            Some(first) => match combine(&first, &event) {
-                Combined::Deliver(e) => self.exception = Some(e),
-                Combined::Shutdown => return Err(TripleFault),
-            },
+        let combined = match self.exception {
+            None => Combined::Deliver(event),
+            Some(first) => combine(&first, &event),
+        };
+        if let Combined::Deliver(e) = combined {
+            self.exception = Some(e);
         }
-        Ok(())
+        self.note();
+        match combined {
+            Combined::Deliver(_) => Ok(()),
+            Combined::Shutdown => Err(TripleFault),
+        }
     }
 
     /// An NMI has arrived for the guest.
     pub fn signal_nmi(&mut self) {
         self.nmi_pending = true;
+        self.note();
     }
 
     /// The NMI that has been put back counts as taken: a fault of the guest's has come in its place.
@@ -263,6 +275,7 @@ impl EventQueue {
     /// The guest has executed the IRET that ends its NMI handler.
     pub fn nmi_done(&mut self) {
         self.nmi_blocked = false;
+        self.note();
     }
 
     /// Whether the guest handles an NMI, as far as this queue has been told.
@@ -272,9 +285,10 @@ impl EventQueue {
     }
 
     /// Whether nothing waits at all, and no NMI handler's end has to be watched for.
+    #[inline(always)]
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        !(self.busy() || self.nmi_pending || self.nmi_blocked)
+        !self.something
     }
 
     /// Whether an event waits that has to be delivered before anything else happens.
@@ -318,6 +332,7 @@ impl EventQueue {
         } else {
             None
         };
+        self.note();
         Injection {
             event,
             irq_window,

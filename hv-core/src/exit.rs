@@ -28,11 +28,9 @@ pub struct PortIo {
     pub size: AccessSize,
     /// OUT or OUTS.
     pub write: bool,
-    /// INS or OUTS.
-    pub string: bool,
-    /// With a REP prefix.
+    /// INS or OUTS with a REP prefix.
     pub rep: bool,
-    /// The size of addresses in bytes (2, 4, 8), where the hardware tells.
+    /// INS or OUTS: the size of addresses in bytes (2, 4, 8), where the hardware tells.
     pub address_size: Option<u8>,
     /// The segment that OUTS reads from, where the hardware tells.
     pub segment: Option<SegReg>,
@@ -120,13 +118,14 @@ pub enum ExitReason {
     Hypercall,
     /// XSETBV.
     Xsetbv,
-    /// RDMSR (false) or WRMSR (true).
-    Msr {
-        /// WRMSR.
-        write: bool,
-    },
-    /// IN, OUT, INS or OUTS.
+    /// RDMSR.
+    Rdmsr,
+    /// WRMSR.
+    Wrmsr,
+    /// IN or OUT.
     PortIo(PortIo),
+    /// INS or OUTS.
+    StringIo(PortIo),
     /// MOV to or from a control register.
     CrAccess(RegAccess),
     /// LMSW, SMSW, CLTS, or a read of a control register that only the instruction tells: decoded by the emulator.
@@ -151,7 +150,7 @@ impl ExitReason {
     /// The number of names that [`ExitReason::index`] can return.
     pub const KINDS: usize = 32;
 
-    /// A small number for statistics.
+    /// A small number for statistics. (Constants, of which the compiler makes a table.)
     #[must_use]
     pub const fn index(&self) -> usize {
         match self {
@@ -173,10 +172,10 @@ impl ExitReason {
             ExitReason::Rdpmc => 15,
             ExitReason::Hypercall => 16,
             ExitReason::Xsetbv => 17,
-            ExitReason::Msr { write: false } => 18,
-            ExitReason::Msr { write: true } => 19,
-            ExitReason::PortIo(PortIo { string: false, .. }) => 20,
-            ExitReason::PortIo(PortIo { string: true, .. }) => 21,
+            ExitReason::Rdmsr => 18,
+            ExitReason::Wrmsr => 19,
+            ExitReason::PortIo(_) => 20,
+            ExitReason::StringIo(_) => 21,
             ExitReason::CrAccess(_) | ExitReason::Cr0Misc => 22,
             ExitReason::DrAccess(_) => 23,
             ExitReason::DescriptorTable(_) => 24,

@@ -49,19 +49,23 @@ impl fmt::Debug for IrqLine {
 bitflags! {
     /// What waits at the interrupt chips for a virtual CPU.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Attention: u8 {
+    pub struct Attention: u16 {
         /// An interrupt could be taken now if the CPU's interrupt flag allowed it (priority already considered).
         const INTERRUPT = 1 << 0;
         /// An NMI has been signalled.
         const NMI = 1 << 1;
-        /// The task priority is not 0.
-        const PRIORITY = 1 << 2;
         /// An INIT has come.
         const INIT = 1 << 3;
         /// A start-up message has come.
         const START_UP = 1 << 4;
         /// Another CPU has kicked this one (KVM_HC_KICK_CPU).
         const KICK = 1 << 5;
+        /// The task priority, CR8.
+        const PRIORITY = 0xf << 8;
+        /// The class below which it has to fall for a waiting interrupt to become deliverable; 0 if there is none such.
+        const THRESHOLD = 0xf << 12;
+        /// No controller says this.
+        const UNKNOWN = 1 << 2;
     }
 }
 
@@ -74,6 +78,25 @@ impl Attention {
         .union(Self::INIT)
         .union(Self::START_UP)
         .union(Self::KICK);
+
+    /// The task priority, CR8 (0 to 15), and the class (1 to 15) below which it has to fall for a waiting interrupt to become deliverable; 0
+    /// if there is none such.
+    #[must_use]
+    pub const fn priority(cr8: u8, threshold: u8) -> Self {
+        Self::from_bits_retain((cr8 as u16 & 0xf) << 8 | (threshold as u16 & 0xf) << 12)
+    }
+
+    /// The task priority.
+    #[must_use]
+    pub const fn cr8(self) -> u8 {
+        (self.bits() >> 8) as u8 & 0xf
+    }
+
+    /// The threshold.
+    #[must_use]
+    pub const fn threshold(self) -> u8 {
+        (self.bits() >> 12) as u8
+    }
 }
 
 /// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. The interrupt chips set it, whoever shares out the host's
@@ -175,12 +198,6 @@ pub trait InterruptController: Send {
 
     /// Writes CR8 (0 to 15).
     fn set_cr8(&mut self, value: u8);
-
-    /// The class (1 to 15) below which the task priority has to fall for a waiting interrupt to become deliverable; 0 if there is
-    /// none such.
-    fn tpr_threshold(&self) -> u8 {
-        0
-    }
 
     /// Reads IA32_APIC_BASE (MSR 1Bh).
     fn apic_base(&self) -> u64;

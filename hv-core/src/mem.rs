@@ -75,6 +75,11 @@ pub trait GuestMemory: Send + Sync {
         Ok(u16::from_le_bytes(b))
     }
 
+    /// Whether the little-endian `u16` at `gpa` can be read and is `value`.
+    fn is_u16(&self, gpa: Gpa, value: u16) -> bool {
+        self.read_u16(gpa) == Ok(value)
+    }
+
     /// Reads a little-endian `u32`.
     ///
     /// # Errors

@@ -60,8 +60,9 @@ pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// MTRRs: eight variable ranges, fixed ranges, write-combining.
 const MTRRCAP: u64 = 0x508;
 
-/// Banks of machine-check registers, and the last of these.
-const BANKS: usize = 4;
+/// Banks of machine-check registers, and the last of these. They never have an error, and guests read each of them four times while they
+/// start: as many as Xen gives its guests, which every system knows.
+const BANKS: usize = 2;
 const MC_LAST: u32 = nr::MC0_CTL + 4 * BANKS as u32 - 1;
 /// IA32_MCG_CAP: so many banks, and IA32_MCG_CTL.
 const MCG_CAP: u64 = BANKS as u64 | 1 << 8;

@@ -60,8 +60,8 @@ impl Recorder {
     pub fn begin(&mut self, now: VmTime, exit: &VmExit, before: &Before) {
         let [a, b, c, d] = before.regs;
         match exit.reason {
-            ExitReason::PortIo(io) => self.ports.add(io.port.into()),
-            ExitReason::Msr { .. } => self.msrs.add(c as u32),
+            ExitReason::PortIo(io) | ExitReason::StringIo(io) => self.ports.add(io.port.into()),
+            ExitReason::Rdmsr | ExitReason::Wrmsr => self.msrs.add(c as u32),
             _ => {}
         }
         if self.lines.len() < self.limit {
@@ -95,7 +95,7 @@ impl Recorder {
 /// without blanks.
 fn name(exit: &VmExit) -> String {
     match exit.reason {
-        ExitReason::PortIo(io) if !io.string => {
+        ExitReason::PortIo(io) => {
             let direction = if io.write { "out" } else { "in" };
             alloc::format!("{direction}:{}:{:x}", io.size.bytes(), io.port)
         }

@@ -201,7 +201,9 @@ impl Stats {
     pub fn exit(&mut self, reason: usize, ticks: u64) {
         self.exits[reason] += 1;
         self.ticks[reason] += ticks;
-        self.least[reason] = self.least[reason].min(ticks);
+        if ticks < self.least[reason] {
+            self.least[reason] = ticks;
+        }
     }
 
     /// Writes the report as JSON, with what a [recorder](crate::record) has seen, if there is one.

@@ -152,6 +152,9 @@ impl GuestMemory for WatchedMemory {
     fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {
         self.inner.read_u16(gpa)
     }
+    fn is_u16(&self, gpa: Gpa, value: u16) -> bool {
+        self.inner.is_u16(gpa, value)
+    }
     fn read_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
         self.inner.read_u32(gpa)
     }

@@ -99,7 +99,12 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         code::IOIO => {
             // The I/O intercept tells the next RIP on every CPU.
             next_rip = Some(info2);
-            ExitReason::PortIo(port_io(info1))
+            let io = port_io(info1);
+            if info1 & ioio::STRING != 0 {
+                ExitReason::StringIo(io)
+            } else {
+                ExitReason::PortIo(io)
+            }
         }
         code::NPF => ExitReason::NestedFault(NestedFault {
             gpa: Gpa(info2),
@@ -110,9 +115,8 @@ pub fn decode(vmcb: &Vmcb, features: &Features) -> VmExit {
         }),
         code::INTR => ExitReason::ExternalInterrupt,
         code::HLT => ExitReason::Hlt,
-        code::MSR => ExitReason::Msr {
-            write: info1 & 1 != 0,
-        },
+        code::MSR if info1 & 1 != 0 => ExitReason::Wrmsr,
+        code::MSR => ExitReason::Rdmsr,
         code::VINTR => ExitReason::InterruptWindow,
         code::CR0_READ..=code::CR15_WRITE => control_register(code, info1, features),
         code::DR0_READ..=code::DR15_WRITE => ExitReason::DrAccess(register(code, info1)),
@@ -210,7 +214,6 @@ fn port_io(info1: u64) -> PortIo {
         port: (info1 >> 16) as u16,
         size,
         write: info1 & ioio::IN == 0,
-        string: info1 & ioio::STRING != 0,
         rep: info1 & ioio::REP != 0,
         address_size,
         segment: None,
@@ -294,7 +297,6 @@ mod tests {
             port: 0x3f8,
             size: AccessSize::Byte,
             write: true,
-            string: false,
             rep: false,
             address_size: None,
             segment: None,
@@ -309,11 +311,10 @@ mod tests {
             port: 0x170,
             size: AccessSize::Word,
             write: false,
-            string: true,
             rep: true,
             ..plain
         };
-        assert_eq!(e.reason, ExitReason::PortIo(want));
+        assert_eq!(e.reason, ExitReason::StringIo(want));
     }
 
     #[test]

@@ -4,105 +4,36 @@
 //! addresses, so that the address of a control block is its physical address; interrupts are off whenever this code is entered.
 
 use crate::vmcb::Vmcb;
+use alloc::boxed::Box;
 use core::arch::{asm, global_asm};
 use hv_core::Hpa;
 use hv_core::fx::FxState;
-use hv_core::regs::Gprs;
+use hv_core::regs::{Gprs, gpr};
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// What the world switch works on; `offset_of!` assertions tie it to the assembly.
+/// What the world switch works on; `offset_of!` assertions tie it to the assembly. A `Box` is the address of what it holds.
 #[repr(C)]
 pub struct Context {
     /// The guest's general registers. RAX and RSP live in the control block while the guest runs.
     pub gprs: Gprs,
-    vmcb: u64,
-    host: u64,
-    fx: u64,
+    /// The guest's control block.
+    pub vmcb: Box<Vmcb>,
+    /// The control block that [`save_host`] has filled.
+    pub host: Box<Vmcb>,
+    /// MXCSR of the hypervisor.
+    mxcsr: u32,
+    /// The guest's x87 and SSE state.
+    pub fx: FxState,
 }
 
 const _: () = assert!(core::mem::offset_of!(Context, gprs) == 0);
 const _: () = assert!(core::mem::offset_of!(Context, vmcb) == 128);
 const _: () = assert!(core::mem::offset_of!(Context, host) == 136);
-const _: () = assert!(core::mem::offset_of!(Context, fx) == 144);
-
-// VMRUN saves and restores what the host needs to go on; VMLOAD and VMSAVE move the rest (FS, GS, TR, LDTR and the system-call
-// registers), the host's own being in a control block that is never run. Between CLGI and STGI nothing can interrupt, so that
-// neither side ever runs with the other's task register. Interrupts are enabled behind CLGI: with V_INTR_MASKING a host
-// interrupt then leaves the guest, and stays pending after STGI because interrupts are off again. The second STI is for QEMU, where
-// it makes the guest's interrupt shadow (offset 068h of the control block); for a CPU it changes nothing.
-global_asm!(
-    ".global umbra_svm_run",
-    "umbra_svm_run:",
-    "push rbx",
-    "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "push rdi",
-    "clgi",
-    "sti",
-    "mov rax, [rdi + 144]",
-    "fxrstor64 [rax]",
-    "mov rax, [rdi + 128]",
-    "vmload rax",
-    "mov rcx, [rdi + 8]",
-    "mov rdx, [rdi + 16]",
-    "mov rbx, [rdi + 24]",
-    "mov rbp, [rdi + 40]",
-    "mov rsi, [rdi + 48]",
-    "mov r8, [rdi + 64]",
-    "mov r9, [rdi + 72]",
-    "mov r10, [rdi + 80]",
-    "mov r11, [rdi + 88]",
-    "mov r12, [rdi + 96]",
-    "mov r13, [rdi + 104]",
-    "mov r14, [rdi + 112]",
-    "mov r15, [rdi + 120]",
-    "mov rdi, [rdi + 56]",
-    "test byte ptr [rax + 0x68], 1",
-    "jz 2f",
-    "sti",
-    "2:",
-    "vmrun rax",
-    "cli",
-    "vmsave rax",
-    "push rdi",
-    "mov rdi, [rsp + 8]",
-    "mov [rdi + 8], rcx",
-    "mov [rdi + 16], rdx",
-    "mov [rdi + 24], rbx",
-    "mov [rdi + 40], rbp",
-    "mov [rdi + 48], rsi",
-    "mov [rdi + 64], r8",
-    "mov [rdi + 72], r9",
-    "mov [rdi + 80], r10",
-    "mov [rdi + 88], r11",
-    "mov [rdi + 96], r12",
-    "mov [rdi + 104], r13",
-    "mov [rdi + 112], r14",
-    "mov [rdi + 120], r15",
-    "pop qword ptr [rdi + 56]",
-    "mov rax, [rdi + 136]",
-    "vmload rax",
-    "mov rax, [rdi + 144]",
-    "fxsave64 [rax]",
-    "push 0x1f80",
-    "ldmxcsr [rsp]",
-    "pop rax",
-    "stgi",
-    "pop rdi",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbp",
-    "pop rbx",
-    "ret",
-);
+const _: () = assert!(core::mem::offset_of!(Context, mxcsr) == 144);
+const _: () = assert!(core::mem::offset_of!(Context, fx) == 160);
 
 // The guest that `probe` runs; it never comes past HLT, which is intercepted.
 global_asm!(
@@ -114,40 +45,102 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn umbra_svm_run(context: *mut Context);
     fn umbra_svm_probe();
 }
 
 impl Context {
-    /// A context with all registers 0.
+    /// A guest with all registers 0, described by `vmcb`. `host` is the control block that [`save_host`] filled.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(vmcb: Box<Vmcb>, host: Box<Vmcb>) -> Self {
+        const MXCSR_RESET: u32 = 0x1f80;
         Self {
             gprs: Gprs::default(),
-            vmcb: 0,
-            host: 0,
-            fx: 0,
+            vmcb,
+            host,
+            mxcsr: MXCSR_RESET,
+            fx: FxState::reset(),
         }
     }
 
-    /// Runs the guest described by `vmcb` and `fx` until it exits. `host` is the control block that [`save_host`] filled.
-    pub fn run(&mut self, vmcb: &mut Vmcb, host: &Vmcb, fx: &mut FxState) {
-        vmcb.rax = self.gprs.regs[0];
-        vmcb.rsp = self.gprs.regs[4];
-        self.vmcb = address(vmcb).0;
-        self.host = address(host).0;
-        self.fx = address(fx).0;
-        // SAFETY: the caller has called `enable` (module documentation: ring 0, identity map, interrupts off); the control
-        // blocks and the FPU state are exclusively borrowed and live until the call returns.
-        unsafe { umbra_svm_run(self) };
-        self.gprs.regs[0] = vmcb.rax;
-        self.gprs.regs[4] = vmcb.rsp;
-    }
-}
-
-impl Default for Context {
-    fn default() -> Self {
-        Self::new()
+    /// Runs the guest until it exits.
+    ///
+    /// VMRUN saves and restores what the host needs to go on; VMLOAD and VMSAVE move the rest (FS, GS, TR, LDTR and the system-call
+    /// registers), the host's own being in a control block that is never run. Between CLGI and STGI nothing can interrupt, so that
+    /// neither side ever runs with the other's task register. Interrupts are enabled behind CLGI: with V_INTR_MASKING a host
+    /// interrupt then leaves the guest, and stays pending after STGI because interrupts are off again. The second STI is for QEMU, where
+    /// it makes the guest's interrupt shadow (offset 068h of the control block); for a CPU it changes nothing.
+    #[inline(always)]
+    pub fn run(&mut self) {
+        self.vmcb.rax = self.gprs.regs[gpr::RAX];
+        self.vmcb.rsp = self.gprs.regs[gpr::RSP];
+        // SAFETY: the caller has called `enable` (module documentation: ring 0, identity map, interrupts off); the control blocks are this
+        // object's own, which is exclusively borrowed. All registers that the guest has had are saved here or named as changed; the
+        // hypervisor does no floating-point arithmetic with another MXCSR.
+        unsafe {
+            asm!(
+                "push rbx",
+                "push rbp",
+                "push rdi",
+                "clgi",
+                "sti",
+                "fxrstor64 [rdi + 160]",
+                "mov rax, [rdi + 128]",
+                "vmload rax",
+                "mov rcx, [rdi + 8]",
+                "mov rdx, [rdi + 16]",
+                "mov rbx, [rdi + 24]",
+                "mov rbp, [rdi + 40]",
+                "mov rsi, [rdi + 48]",
+                "mov r8, [rdi + 64]",
+                "mov r9, [rdi + 72]",
+                "mov r10, [rdi + 80]",
+                "mov r11, [rdi + 88]",
+                "mov r12, [rdi + 96]",
+                "mov r13, [rdi + 104]",
+                "mov r14, [rdi + 112]",
+                "mov r15, [rdi + 120]",
+                "mov rdi, [rdi + 56]",
+                "test byte ptr [rax + 0x68], 1",
+                "jz 2f",
+                "sti",
+                "2:",
+                "vmrun rax",
+                "cli",
+                "vmsave rax",
+                "push rdi",
+                "mov rdi, [rsp + 8]",
+                "mov [rdi + 8], rcx",
+                "mov [rdi + 16], rdx",
+                "mov [rdi + 24], rbx",
+                "mov [rdi + 40], rbp",
+                "mov [rdi + 48], rsi",
+                "mov [rdi + 64], r8",
+                "mov [rdi + 72], r9",
+                "mov [rdi + 80], r10",
+                "mov [rdi + 88], r11",
+                "mov [rdi + 96], r12",
+                "mov [rdi + 104], r13",
+                "mov [rdi + 112], r14",
+                "mov [rdi + 120], r15",
+                "pop qword ptr [rdi + 56]",
+                "mov rax, [rdi + 136]",
+                "vmload rax",
+                "fxsave64 [rdi + 160]",
+                "ldmxcsr [rdi + 144]",
+                "stgi",
+                "pop rdi",
+                "pop rbp",
+                "pop rbx",
+                in("rdi") core::ptr::from_mut(self),
+                out("r12") _,
+                out("r13") _,
+                out("r14") _,
+                out("r15") _,
+                clobber_abi("sysv64"),
+            );
+        }
+        self.gprs.regs[gpr::RAX] = self.vmcb.rax;
+        self.gprs.regs[gpr::RSP] = self.vmcb.rsp;
     }
 }
 

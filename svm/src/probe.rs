@@ -10,7 +10,6 @@ use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{Intercept3, Intercept4, NP_ENABLE, Vmcb, VmcbSegment};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hv_core::fx::FxState;
 use hv_core::regs::Efer;
 
 /// How often the guest is entered again after an NMI or an SMI has ended it before its first instruction.
@@ -64,15 +63,15 @@ fn first_exit(prepare: impl Fn(&mut Vmcb)) -> Option<u64> {
     let msrpm = MsrPermissionMap::all_but(&[]);
     let mut host = Box::new(Vmcb::default());
     hw::save_host(&mut host);
-    let mut guest = Box::new(Vmcb::default());
     for _ in 0..ATTEMPTS {
-        guest.clone_from(&host);
+        let mut guest = host.clone();
         intercept_everything(&mut guest);
         guest.iopm_base = hw::address(&*iopm).0;
         guest.msrpm_base = hw::address(&*msrpm).0;
         prepare(&mut guest);
-        Context::new().run(&mut guest, &host, &mut FxState::reset());
-        match guest.exit_code {
+        let mut context = Context::new(guest, host.clone());
+        context.run();
+        match context.vmcb.exit_code {
             code::NMI | code::SMI => {}
             exit => return Some(exit),
         }

@@ -60,7 +60,7 @@ impl SvmVcpu {
 
     /// Gives the hardware these tables, or the guest's own.
     pub(crate) fn use_tables(&mut self, tables: Option<Tables>) {
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         let page_faults = 1 << vector::PF;
         if let Some(guest) = self.guest.take() {
             self.fence = None;
@@ -92,6 +92,7 @@ impl SvmVcpu {
             }
             self.encode_guest_control();
         }
+        self.context.vmcb.intercept3 = self.always.bits();
         self.flush_linear = true;
     }
 
@@ -100,7 +101,7 @@ impl SvmVcpu {
         let Some(guest) = &self.guest else {
             return;
         };
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         let cr0 = Cr0::from_bits_retain(guest.cr0) | Cr0::PG;
         let mut cr4 = Cr4::from_bits_retain(guest.cr4);
         if guest.cr0 & Cr0::PG.bits() == 0 {

@@ -60,8 +60,8 @@ fn reason(word: &str) -> Option<ExitReason> {
     let mut parts = word.split(':');
     Some(match parts.next()? {
         "cpuid" => ExitReason::Cpuid,
-        "rdmsr" => ExitReason::Msr { write: false },
-        "wrmsr" => ExitReason::Msr { write: true },
+        "rdmsr" => ExitReason::Rdmsr,
+        "wrmsr" => ExitReason::Wrmsr,
         direction @ ("in" | "out") => {
             let size = width(parts.next()?)?;
             let port = u16::from_str_radix(parts.next()?, 16).ok()?;

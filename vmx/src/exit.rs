@@ -68,9 +68,12 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
         }
         reason::IO_INSTRUCTION => {
             executed = true;
-            ExitReason::PortIo(port_io(qualification(), || {
-                long(Field::EXIT_INSTRUCTION_INFO)
-            }))
+            let q = qualification();
+            if q & IO_STRING == 0 {
+                ExitReason::PortIo(port_io(q))
+            } else {
+                ExitReason::StringIo(string_io(q, long(Field::EXIT_INSTRUCTION_INFO)))
+            }
         }
         reason::EPT_VIOLATION => {
             delivering = true;
@@ -89,11 +92,13 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
             executed = true;
             ExitReason::Hlt
         }
-        reason::RDMSR | reason::WRMSR => {
+        reason::RDMSR => {
             executed = true;
-            ExitReason::Msr {
-                write: code as u16 == reason::WRMSR,
-            }
+            ExitReason::Rdmsr
+        }
+        reason::WRMSR => {
+            executed = true;
+            ExitReason::Wrmsr
         }
         reason::INTERRUPT_WINDOW => ExitReason::InterruptWindow,
         reason::NMI_WINDOW => ExitReason::NmiWindow,
@@ -226,31 +231,11 @@ pub fn decode(read: impl Fn(Field) -> u64, rip: u64) -> Decoded {
     d
 }
 
-/// The exit qualification of an I/O instruction (SDM vol 3C table 28-5), and the instruction information of INS and OUTS (table
-/// 28-8).
-fn port_io(q: u64, information: impl FnOnce() -> u32) -> PortIo {
-    let string = q & 1 << 4 != 0;
-    let (mut address_size, mut segment) = (None, None);
-    let write = q & 1 << 3 == 0;
-    if string {
-        let info = information();
-        address_size = match info >> 7 & 7 {
-            0 => Some(2),
-            1 => Some(4),
-            2 => Some(8),
-            _ => None,
-        };
-        // INS always writes to ES.
-        segment = match info >> 15 & 7 {
-            0 if write => Some(SegReg::Es),
-            1 if write => Some(SegReg::Cs),
-            2 if write => Some(SegReg::Ss),
-            3 if write => Some(SegReg::Ds),
-            4 if write => Some(SegReg::Fs),
-            5 if write => Some(SegReg::Gs),
-            _ => None,
-        };
-    }
+/// INS or OUTS, in the exit qualification.
+const IO_STRING: u64 = 1 << 4;
+
+/// The exit qualification of an I/O instruction (SDM vol 3C table 28-5).
+fn port_io(q: u64) -> PortIo {
     PortIo {
         port: (q >> 16) as u16,
         size: match q & 7 {
@@ -258,11 +243,34 @@ fn port_io(q: u64, information: impl FnOnce() -> u32) -> PortIo {
             1 => AccessSize::Word,
             _ => AccessSize::Dword,
         },
-        write,
-        string,
+        write: q & 1 << 3 == 0,
         rep: q & 1 << 5 != 0,
-        address_size,
-        segment,
+        address_size: None,
+        segment: None,
+    }
+}
+
+/// The same, and the instruction information of INS and OUTS (table 28-8).
+fn string_io(q: u64, info: u32) -> PortIo {
+    let io = port_io(q);
+    PortIo {
+        address_size: match info >> 7 & 7 {
+            0 => Some(2),
+            1 => Some(4),
+            2 => Some(8),
+            _ => None,
+        },
+        // INS always writes to ES.
+        segment: match info >> 15 & 7 {
+            0 if io.write => Some(SegReg::Es),
+            1 if io.write => Some(SegReg::Cs),
+            2 if io.write => Some(SegReg::Ss),
+            3 if io.write => Some(SegReg::Ds),
+            4 if io.write => Some(SegReg::Fs),
+            5 if io.write => Some(SegReg::Gs),
+            _ => None,
+        },
+        ..io
     }
 }
 
@@ -356,7 +364,6 @@ mod tests {
             (Field::EXIT_INSTRUCTION_INFO, 1 << 7 | 4 << 15),
         ];
         let want = PortIo {
-            string: true,
             rep: true,
             address_size: Some(4),
             segment: Some(SegReg::Fs),
@@ -364,7 +371,7 @@ mod tests {
         };
         assert_eq!(
             with(reason::IO_INSTRUCTION, &rep_outsw).exit.reason,
-            ExitReason::PortIo(want)
+            ExitReason::StringIo(want)
         );
         let rep_insw = [
             (Field::EXIT_QUALIFICATION, 0x01f0_0039),
@@ -378,7 +385,7 @@ mod tests {
         };
         assert_eq!(
             with(reason::IO_INSTRUCTION, &rep_insw).exit.reason,
-            ExitReason::PortIo(want)
+            ExitReason::StringIo(want)
         );
     }
 

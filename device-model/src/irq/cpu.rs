@@ -2,7 +2,7 @@
 
 use super::SharedChips;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use hv_core::VmTime;
 use hv_core::device::Requests;
 use hv_core::irq::{Attention, InterruptController, Wakeups};
@@ -24,9 +24,7 @@ mod event {
 /// What one CPU's run loop asks in every turn, readable without the lock.
 pub(super) struct Signals {
     /// An [`Attention`], but for what is in `events`.
-    attention: AtomicU8,
-    tpr: AtomicU8,
-    held_back: AtomicU8,
+    attention: AtomicU16,
     events: AtomicU32,
     /// The CPU has halted: it is to be woken when there is something for it.
     halted: AtomicBool,
@@ -38,9 +36,7 @@ impl Signals {
     /// Those of CPU `cpu`.
     pub(super) fn new(cpu: usize, wakeups: Arc<Wakeups>) -> Self {
         Self {
-            attention: AtomicU8::default(),
-            tpr: AtomicU8::default(),
-            held_back: AtomicU8::default(),
+            attention: AtomicU16::default(),
             events: AtomicU32::default(),
             halted: AtomicBool::default(),
             cpu,
@@ -58,17 +54,13 @@ impl Signals {
     /// What waits.
     fn attention(&self) -> Attention {
         let events = self.events.load(Ordering::SeqCst) & event::ALL;
-        Attention::from_bits_retain(self.attention.load(Ordering::SeqCst) | events as u8)
+        Attention::from_bits_retain(self.attention.load(Ordering::SeqCst) | events as u16)
     }
 
     /// Tells whether an interrupt can be taken, the task priority, and the class of an interrupt that only that holds back.
     pub(super) fn publish(&self, interrupt: bool, tpr: u8, held_back: u8) {
-        self.tpr.store(tpr, Ordering::Release);
-        self.held_back.store(held_back, Ordering::Release);
-        let mut attention = Attention::NONE;
+        let mut attention = Attention::priority(tpr >> 4, held_back);
         attention.set(Attention::INTERRUPT, interrupt);
-        // It holds no interrupt back without being there.
-        attention.set(Attention::PRIORITY, tpr != 0);
         self.attention.store(attention.bits(), Ordering::SeqCst);
         if interrupt {
             self.wake();
@@ -195,11 +187,7 @@ impl InterruptController for CpuInterrupts {
     }
 
     fn cr8(&self) -> u8 {
-        self.signals.tpr.load(Ordering::Acquire) >> 4
-    }
-
-    fn tpr_threshold(&self) -> u8 {
-        self.signals.held_back.load(Ordering::Acquire)
+        self.attention().cr8()
     }
 
     fn set_cr8(&mut self, value: u8) {

@@ -157,7 +157,7 @@ fn level_interrupt_that_was_not_taken_is_requested_again_and_ends_once() {
     assert_eq!(m.lapic_read(0x1a0) & 2, 2, "TMR");
     // The task priority is raised above it, and lowered.
     m.lapic(0x80, 0x50);
-    assert_eq!(m.cpu.attention(), Attention::PRIORITY);
+    assert_eq!(m.cpu.attention(), Attention::priority(5, 4));
     m.lapic(0x80, 0);
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
     m.gsi(10).set(false);

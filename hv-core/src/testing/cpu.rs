@@ -145,7 +145,6 @@ impl PortIo {
             port,
             size,
             write,
-            string: false,
             rep: false,
             address_size: None,
             segment: None,

@@ -146,10 +146,9 @@ impl Default for FakeInterrupts {
 
 impl InterruptController for FakeInterrupts {
     fn attention(&self) -> Attention {
-        let mut a = Attention::NONE;
+        let mut a = Attention::priority(self.cr8, 0);
         a.set(Attention::INTERRUPT, !self.waiting.is_empty());
         a.set(Attention::NMI, self.nmi);
-        a.set(Attention::PRIORITY, self.cr8 != 0);
         a
     }
     fn acknowledge(&mut self) -> Option<u8> {

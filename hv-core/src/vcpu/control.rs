@@ -7,7 +7,7 @@ use super::{Trouble, Vcpu};
 use crate::Gpa;
 use crate::cpu::VcpuBackend;
 use crate::emulate::{EmuCx, EmuFault, Mode};
-use crate::exit::{RegAccess, VmExit};
+use crate::exit::RegAccess;
 use crate::mmu::Mmu;
 use crate::regs::{Cr0, Cr4, Efer, SegAttr, SegReg, SysReg};
 use crate::time::Clock;
@@ -50,8 +50,12 @@ const DR7_LOCAL: u64 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// MOV to or from a control register. Without the register's number or the next RIP it is decoded.
-    pub(super) fn cr_access(&mut self, access: RegAccess, exit: &VmExit) -> Result<(), Trouble> {
-        let told = access.gpr.zip(exit.next_rip);
+    pub(super) fn cr_access(
+        &mut self,
+        access: RegAccess,
+        next_rip: Option<u64>,
+    ) -> Result<(), Trouble> {
+        let told = access.gpr.zip(next_rip);
         let Some((gpr, next)) = told.or_else(|| self.mov_to_from_cr(access)) else {
             return self.emulate();
         };

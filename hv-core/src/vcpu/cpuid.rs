@@ -3,8 +3,7 @@
 use super::{Trouble, Vcpu, general_protection};
 use crate::cpu::VcpuBackend;
 use crate::cpuid::CpuidState;
-use crate::emulate::EmuFault;
-use crate::exit::VmExit;
+use crate::emulate::{EmuFault, Intercepted};
 use crate::machine::Topology;
 use crate::mmu::Mmu;
 use crate::regs::{Cr4, SysReg, gpr};
@@ -12,8 +11,8 @@ use crate::time::Clock;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(always)]
-    pub(super) fn cpuid_exit(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn cpuid_exit(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Cpuid)?;
         let regs = &self.cpu.gprs().regs;
         let r = self
             .vm
@@ -42,8 +41,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// XSETBV (SDM vol 2D, "XSETBV—Set Extended Control Register"): the combination of features must be one that exists.
     #[cold]
     #[inline(never)]
-    pub(super) fn xsetbv(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn xsetbv(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Xsetbv)?;
         let regs = &self.cpu.gprs().regs;
         let value = regs[gpr::RDX] << 32 | regs[gpr::RAX] & 0xffff_ffff;
         if regs[gpr::RCX] as u32 != 0 || self.cpu.cpl() != 0 {

@@ -2,8 +2,8 @@
 
 use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
+use crate::emulate::Intercepted;
 use crate::emulate::Mode;
-use crate::exit::VmExit;
 use crate::hypercall::{KICK_CPU, NO_SUCH_CALL, NOT_PERMITTED, SCHED_YIELD, SEND_IPI};
 use crate::machine::{MAX_CPUS, Topology};
 use crate::mmu::Mmu;
@@ -18,8 +18,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// VMCALL or VMMCALL: the number is in RAX, arguments are in RBX, RCX, RDX and RSI, the result is in RAX.
     #[cold]
     #[inline(never)]
-    pub(super) fn hypercall(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn hypercall(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Vmmcall)?;
         let mask = if Mode::of(self).is_64() {
             u64::MAX
         } else {

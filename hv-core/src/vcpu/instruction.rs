@@ -7,7 +7,7 @@
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, Intercepted, Mode};
-use crate::exit::{ExitReason, RegAccess, VmExit};
+use crate::exit::RegAccess;
 use crate::mmu::{Access, Mmu};
 use crate::regs::{SegReg, SysReg};
 use crate::time::Clock;
@@ -27,38 +27,36 @@ pub(super) struct LengthCache {
     last_next: u64,
 }
 
-/// An instruction that exits without the next RIP: what the decoder calls it, and its opcode without prefixes, least
-/// significant byte first, with its length in bytes.
-const fn intercepted(reason: &ExitReason) -> Option<(Intercepted, u16, u64)> {
-    Some(match reason {
-        ExitReason::Cpuid => (Intercepted::Cpuid, 0xa20f, 2),
-        ExitReason::Hlt => (Intercepted::Hlt, 0xf4, 1),
-        ExitReason::Msr { write: false } => (Intercepted::Rdmsr, 0x320f, 2),
-        ExitReason::Msr { write: true } => (Intercepted::Wrmsr, 0x300f, 2),
-        ExitReason::Pause => (Intercepted::Pause, 0x90f3, 2),
-        // Three bytes, which are left to the decoder.
-        ExitReason::Xsetbv => (Intercepted::Xsetbv, 0, 0),
-        ExitReason::Hypercall => (Intercepted::Vmmcall, 0, 0),
+/// The opcode of an instruction without prefixes, least significant byte first, with its length in bytes. None: it is left to the decoder.
+const fn opcode(what: Intercepted) -> Option<(u16, u64)> {
+    Some(match what {
+        Intercepted::Cpuid => (0xa20f, 2),
+        Intercepted::Hlt => (0xf4, 1),
+        Intercepted::Rdmsr => (0x320f, 2),
+        Intercepted::Wrmsr => (0x300f, 2),
+        Intercepted::Pause => (0x90f3, 2),
         _ => return None,
     })
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    /// RIP after the instruction that exited.
+    /// RIP after the instruction that exited, if the hardware has not told it.
     #[inline(always)]
-    pub(super) fn next_rip(&mut self, exit: &VmExit) -> Result<u64, Trouble> {
-        if let Some(rip) = exit.next_rip {
+    pub(super) fn next_rip(
+        &mut self,
+        told: Option<u64>,
+        what: Intercepted,
+    ) -> Result<u64, Trouble> {
+        if let Some(rip) = told {
             return Ok(rip);
         }
-        let Some((what, bytes, len)) = intercepted(&exit.reason) else {
-            return Err(self.fatal("the length of an instruction is not known", exit));
-        };
+        let (bytes, len) = opcode(what).unwrap_or_default();
         // The same instruction as last time, in a loop.
         let c = &self.lengths;
         if len == 2
             && c.last_rip == self.cpu.rip()
             && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && self.vm.memory.read_u16(c.last_gpa) == Ok(bytes)
+            && self.vm.memory.is_u16(c.last_gpa, bytes)
         {
             return Ok(c.last_next);
         }

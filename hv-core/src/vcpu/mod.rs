@@ -101,6 +101,19 @@ impl Activity {
     }
 }
 
+/// No exit is being dealt with.
+const NO_EXIT: (usize, u64) = (ExitReason::KINDS, 0);
+
+/// What is to be done next.
+enum Next {
+    /// Enter the guest.
+    Enter(Injection),
+    /// The guest has been run in software: look again.
+    Again,
+    /// Nothing: the guest has halted.
+    Idle,
+}
+
 /// What a virtual CPU is made of.
 pub struct Parts<B: VcpuBackend, C: Clock> {
     /// The hardware's part.
@@ -143,8 +156,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The guest has run in software since `now`: whoever needs the time has to look at the clock.
     now_is_old: bool,
     activity: Activity,
-    /// The hardware has a task priority other than 0.
-    has_priority: bool,
+    /// What the interrupt chips say as long as no event waits and the CPU has their task priority.
+    calm: Attention,
     /// The hardware is set up for shadow paging.
     shadow: bool,
     /// Where the tables are, as of this generation of the MMU's.
@@ -152,8 +165,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     generation: u64,
     /// The page with the local APIC's registers, if they are in memory.
     apic_page: Option<Gpa>,
-    /// The reason of the exit that is being handled and when it happened.
-    last: Option<(usize, u64)>,
+    /// The reason of the exit that is being dealt with and when it happened.
+    last: (usize, u64),
     /// Accesses to the control structure that are accounted for.
     accesses: (u64, u64),
     stop: Option<Stop>,
@@ -191,12 +204,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             now: VmTime(0),
             now_is_old: false,
             activity: Activity::Active,
-            has_priority: true,
+            calm: Attention::UNKNOWN,
             shadow: false,
             root: Hpa(0),
             generation: 0,
             apic_page: None,
-            last: None,
+            last: NO_EXIT,
             accesses: (0, 0),
             stop: None,
             lengths: instruction::LengthCache::default(),
@@ -233,7 +246,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let leaf1 = self.vm.cpuid.leaf1();
         self.cpu.gprs_mut().regs[gpr::RDX] = u64::from(leaf1.eax);
         self.events = EventQueue::default();
-        self.has_priority = true;
         self.reload_paging();
     }
 
@@ -278,80 +290,142 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Runs the guest until something outside it wants attention.
     pub fn run(&mut self) -> Stop {
+        self.calm = Attention::UNKNOWN;
+        let mut armed = VmTime(0);
         loop {
             if self.vm.unsettled() {
                 self.settle();
             }
-            if let Some(stop) = self.stop.take() {
-                self.account(self.clock.ticks());
-                return stop;
-            }
-            if self.now >= self.vm.deadline() {
-                self.vm.bus().poll(self.now);
-                continue;
-            }
-            if self.now >= self.service_at {
-                self.account(self.clock.ticks());
-                return Stop::Service;
-            }
-            if self.vm.wakeups.any(self.others) {
-                self.account(self.clock.ticks());
-                return Stop::Wakeup;
-            }
-            let attention = self.irqs.attention();
-            let injection = if self.activity != Activity::Active
-                || attention.intersects(Attention::EVENTS)
-                || !self.events.is_quiet()
+            if self.stop.is_some()
+                && let Some(stop) = self.stop.take()
             {
-                match self.injection(attention) {
-                    Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => continue,
-                    Some(i) => i,
-                    None => {
-                        self.account(self.clock.ticks());
-                        return Stop::Idle(self.vm.deadline().min(self.service_at));
-                    }
-                }
-            } else {
-                Injection::default()
-            };
-            if !self.cpu.can_run() && self.run_in_software(&injection) {
-                continue;
-            }
-            // Mostly it is 0, as it was.
-            if self.cpu.has_tpr_shadow()
-                && (self.has_priority || attention.contains(Attention::PRIORITY))
-            {
-                self.has_priority = attention.contains(Attention::PRIORITY);
-                self.cpu
-                    .set_task_priority(self.irqs.cr8(), self.irqs.tpr_threshold());
+                return self.leave(stop);
             }
             let deadline = self.vm.deadline().min(self.service_at);
-            let timer = if self.cpu.has_timer() {
-                self.clock.ticks_until(deadline, self.now)
-            } else {
-                self.clock.arm(deadline, self.now);
-                u64::MAX
-            };
-            let mut flush = TlbFlush::None;
-            if self.shadow || self.generation != self.vm.generation() {
-                flush = self.look_up_root();
+            if self.now >= deadline {
+                if self.now >= self.vm.deadline() {
+                    self.vm.bus().poll(self.now);
+                    continue;
+                }
+                return self.leave(Stop::Service);
             }
-            let entry = Entry {
-                root: self.root,
-                flush,
-                inject: injection.event,
-                irq_window: injection.irq_window,
-                nmi_window: injection.nmi_window,
-                timer,
-            };
-            self.account(self.clock.ticks());
-            let injected = injection.event.map(|event| (event, self.cpu.rip()));
-            let mut exit = self.cpu.run(&entry);
-            if exit.vectoring.is_some() {
-                self.drop_stale_vectoring(&mut exit, injected);
+            if self.vm.wakeups.any(self.others) {
+                return self.leave(Stop::Wakeup);
             }
-            self.left(&exit);
+            let attention = self.irqs.attention();
+            // Mostly there is nothing to inject, and the CPU has the task priority.
+            if attention == self.calm
+                && self.events.is_quiet()
+                && self.activity == Activity::Active
+                && self.cpu.can_run()
+            {
+                let exit = self.enter(&Injection::default(), deadline, &mut armed);
+                self.left(exit);
+                continue;
+            }
+            match self.prepare(attention) {
+                Next::Enter(injection) => self.run_with(&injection, deadline, &mut armed),
+                Next::Again => {}
+                Next::Idle => return self.leave(Stop::Idle(deadline)),
+            }
         }
+    }
+
+    /// What [`run`](Self::run) returns, once the last exit is accounted for.
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self, stop: Stop) -> Stop {
+        self.finish(self.clock.ticks());
+        stop
+    }
+
+    /// Decides about events, and tells the CPU the task priority.
+    #[cold]
+    #[inline(never)]
+    fn prepare(&mut self, attention: Attention) -> Next {
+        let waits = self.activity != Activity::Active
+            || attention.intersects(Attention::EVENTS)
+            || !self.events.is_quiet();
+        let injection = if waits {
+            match self.injection(attention) {
+                Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => {
+                    return Next::Again;
+                }
+                Some(i) => i,
+                None => return Next::Idle,
+            }
+        } else {
+            Injection::default()
+        };
+        if !self.cpu.can_run() && self.run_in_software(&injection) {
+            return Next::Again;
+        }
+        let attention = self.irqs.attention();
+        if self.cpu.has_tpr_shadow() {
+            self.cpu
+                .set_task_priority(attention.cr8(), attention.threshold());
+        }
+        self.calm = if self.recorder.is_some() || attention.intersects(Attention::EVENTS) {
+            Attention::UNKNOWN
+        } else {
+            attention
+        };
+        Next::Enter(injection)
+    }
+
+    /// Runs the guest until it exits, and notes when that was.
+    #[inline(always)]
+    fn enter(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) -> VmExit {
+        let timer = if self.cpu.has_timer() {
+            self.clock.ticks_until(deadline, self.now)
+        } else {
+            if deadline != *armed {
+                self.clock.arm(deadline, self.now);
+                *armed = deadline;
+            }
+            u64::MAX
+        };
+        let mut flush = TlbFlush::None;
+        if self.shadow || self.generation != self.vm.generation() {
+            flush = self.look_up_root();
+        }
+        let entry = Entry {
+            root: self.root,
+            flush,
+            inject: injection.event,
+            irq_window: injection.irq_window,
+            nmi_window: injection.nmi_window,
+            timer,
+        };
+        self.account(self.clock.ticks());
+        let injected = injection.event.map(|event| (event, self.cpu.rip()));
+        let mut exit = self.cpu.run(&entry);
+        let ticks = self.clock.ticks();
+        if exit.vectoring.is_some() {
+            self.drop_stale_vectoring(&mut exit, injected);
+        }
+        self.last = (exit.reason.index(), ticks);
+        self.now = self.clock.time(ticks);
+        exit
+    }
+
+    /// Runs the guest until it exits, with an event or with a [`Recorder`], and acts on the exit. A function of its own, so that the usual way
+    /// has the exit in registers.
+    #[cold]
+    #[inline(never)]
+    fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
+        self.end_record();
+        let exit = self.enter(injection, deadline, armed);
+        self.take_back_eoi();
+        self.take_task_priority();
+        if let Some(vector) = exit.untaken {
+            self.irqs.unacknowledge(vector);
+        }
+        if let Some(recorder) = &mut self.recorder {
+            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
+            recorder.begin(self.now, &exit, &before);
+        }
+        self.left(exit);
     }
 
     /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
@@ -423,29 +497,25 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// The guest has been left: notes when, and acts on it.
+    /// The guest has been left: acts on it.
     #[inline(always)]
-    fn left(&mut self, exit: &VmExit) {
-        let ticks = self.clock.ticks();
-        self.last = Some((exit.reason.index(), ticks));
-        self.now = self.clock.time(ticks);
+    fn left(&mut self, exit: VmExit) {
         self.take_back_eoi();
-        if let Some(cr8) = self.cpu.changed_task_priority() {
-            self.irqs.set_cr8(cr8);
-            self.has_priority = true;
-        }
+        self.take_task_priority();
         if let Some(e) = exit.vectoring {
             self.put_back(e);
         }
-        if let Some(vector) = exit.untaken {
-            self.irqs.unacknowledge(vector);
-        }
-        if let Some(recorder) = &mut self.recorder {
-            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
-            recorder.begin(self.now, exit, &before);
-        }
         let result = self.dispatch(exit);
         self.come_to(result);
+    }
+
+    /// Tells the interrupt chips of the task priority that the guest has set.
+    #[inline(always)]
+    fn take_task_priority(&mut self) {
+        if let Some(cr8) = self.cpu.changed_task_priority() {
+            self.irqs.set_cr8(cr8);
+            self.calm = Attention::UNKNOWN;
+        }
     }
 
     /// Sees to what an exit or an instruction has come to.
@@ -521,30 +591,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             .set_sysreg(SysReg::TscOffset, offset.wrapping_sub(ticks));
     }
 
-    /// Acts on one exit: one line a reason.
+    /// Acts on one exit: one line a reason. What a line hands on is small, so that the exit stays in registers.
     #[inline(always)]
-    fn dispatch(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+    fn dispatch(&mut self, exit: VmExit) -> Result<(), Trouble> {
         match exit.reason {
-            ExitReason::PortIo(io) if io.string => self.string_io(io, exit),
-            ExitReason::PortIo(io) => self.port_io(io, exit),
-            ExitReason::NestedFault(_) if self.shadow => self.at_fence(exit),
+            ExitReason::PortIo(io) => self.port_io(io, exit.next_rip),
+            ExitReason::StringIo(io) => self.string_io(io, exit.next_rip),
+            ExitReason::NestedFault(fault) if self.shadow => self.at_fence(fault, exit.vectoring),
             ExitReason::NestedFault(fault) => {
                 let resolve = self.vm.mmu().fault(&fault);
-                self.resolve(resolve, exit)
+                self.resolve(resolve, exit.vectoring)
             }
             ExitReason::Exception {
                 vector: vector::PF,
                 error,
                 payload,
                 ..
-            } if self.shadow => self.shadow_fault(Gva(payload), error, exit),
-            ExitReason::CrAccess(access) => self.cr_access(access, exit),
-            ExitReason::Cpuid => self.cpuid_exit(exit),
-            ExitReason::Msr { write: false } => self.rdmsr(exit),
-            ExitReason::Msr { write: true } => self.wrmsr(exit),
+            } if self.shadow => self.shadow_fault(Gva(payload), error, exit.vectoring),
+            ExitReason::CrAccess(access) => self.cr_access(access, exit.next_rip),
+            ExitReason::Cpuid => self.cpuid_exit(exit.next_rip),
+            ExitReason::Rdmsr => self.rdmsr(exit.next_rip),
+            ExitReason::Wrmsr => self.wrmsr(exit.next_rip),
             ExitReason::ExternalInterrupt => self.host_interrupt(),
-            ExitReason::Hlt => self.hlt(exit),
-            ExitReason::Pause => self.pause(exit),
+            ExitReason::Hlt => self.hlt(exit.next_rip),
+            ExitReason::Pause => self.pause(exit.next_rip),
             // Devices, injection and task priority are looked at before every entry.
             ExitReason::InterruptWindow | ExitReason::Timer | ExitReason::TprBelowThreshold => {
                 Ok(())
@@ -559,23 +629,25 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 ..
             } => self.reflect(kind, vector, error, insn_len),
             ExitReason::Shutdown => self.triple_fault(),
-            ExitReason::Xsetbv => self.xsetbv(exit),
-            ExitReason::Hypercall => self.hypercall(exit),
+            ExitReason::Xsetbv => self.xsetbv(exit.next_rip),
+            ExitReason::Hypercall => self.hypercall(exit.next_rip),
             ExitReason::Undefined | ExitReason::Rdtscp => Err(undefined()),
             ExitReason::Rdpmc => Err(general_protection()),
             ExitReason::Nmi | ExitReason::Init => Ok(()),
-            ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit),
-            ExitReason::Invd | ExitReason::Wbinvd => self.flush_caches(exit),
+            ExitReason::Invlpg(gva) => self.invlpg_exit(gva, exit.next_rip),
+            ExitReason::Invd | ExitReason::Wbinvd => self.flush_caches(exit.next_rip),
             ExitReason::Rdtsc
             | ExitReason::Cr0Misc
             | ExitReason::DrAccess(_)
             | ExitReason::DescriptorTable(_) => self.emulate(),
-            ExitReason::TaskSwitch => self.in_software(exit),
+            ExitReason::TaskSwitch => self.in_software(exit.vectoring.is_some()),
             ExitReason::EntryFailed if self.at_invalid_mov_to_cr3() => Err(general_protection()),
-            ExitReason::EntryFailed => Err(self.fatal("the CPU refused to enter the guest", exit)),
+            ExitReason::EntryFailed => {
+                Err(self.fatal("the CPU refused to enter the guest", exit.reason))
+            }
             ExitReason::Unknown(_) => Err(self.fatal(
                 "the CPU left the guest for a reason that Umbra does not know",
-                exit,
+                exit.reason,
             )),
         }
     }
@@ -595,19 +667,30 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             && value >> self.vm.cpuid.physical_bits() != 0
     }
 
-    /// Adds the time since the last exit to its reason.
+    /// Adds the time since the last exit to its reason. Another exit follows.
     #[inline(always)]
     fn account(&mut self, ticks: u64) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.end(self.cpu.rip(), self.cpu.gprs());
-        }
-        if let Some((reason, since)) = self.last.take() {
+        let (reason, since) = self.last;
+        if reason < ExitReason::KINDS {
             self.stats.exit(reason, ticks.wrapping_sub(since));
             if let Some(now) = self.cpu.accesses() {
                 let since = core::mem::replace(&mut self.accesses, now);
                 self.stats
                     .accesses(reason, (now.0 - since.0, now.1 - since.1));
             }
+        }
+    }
+
+    /// The last exit has been dealt with, and no entry follows.
+    fn finish(&mut self, ticks: u64) {
+        self.end_record();
+        self.account(ticks);
+        self.last = NO_EXIT;
+    }
+
+    fn end_record(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(self.cpu.rip(), self.cpu.gprs());
         }
     }
 
@@ -644,6 +727,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Carries out what devices asked for.
+    #[cold]
+    #[inline(never)]
     fn settle(&mut self) {
         let remap = |c: MapChange| self.vm.mmu().remap(c.start, c.len, c.backing);
         if let Some(action) = self.vm.bus().settle(remap) {
@@ -697,8 +782,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     #[cold]
     #[inline(never)]
-    fn fatal(&self, why: &str, exit: &VmExit) -> Trouble {
-        Trouble::Fatal(sentence(format_args!("{why} ({:?})", exit.reason)))
+    fn fatal(&self, why: &str, reason: ExitReason) -> Trouble {
+        Trouble::Fatal(sentence(format_args!("{why} ({reason:?})")))
     }
 
     /// Completes an instruction: RIP moves on, a shadow ends, RF is cleared, single-stepping traps (SDM vol 3B 17.3.1.4, "Single-Step Exception Condition").
@@ -742,8 +827,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// INVD and WBINVD: there is nothing to be done. The guest's devices see its memory through the caches.
     #[cold]
     #[inline(never)]
-    fn flush_caches(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        match exit.next_rip.or_else(|| self.cache_flush()) {
+    fn flush_caches(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        match next_rip.or_else(|| self.cache_flush()) {
             Some(next) => {
                 self.advance(next);
                 Ok(())
@@ -752,8 +837,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    fn hlt(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    fn hlt(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Hlt)?;
         self.advance(next);
         if !core::mem::take(&mut self.kicked) {
             self.set_activity(Activity::Halted);
@@ -764,8 +849,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// PAUSE, while another CPU of the VM waits for the host's: it may be the one that this one waits for.
     #[cold]
     #[inline(never)]
-    fn pause(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    fn pause(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Pause)?;
         self.advance(next);
         self.stop.get_or_insert(Stop::Yield);
         Ok(())

@@ -4,7 +4,7 @@ use super::{Trouble, Vcpu, general_protection};
 use crate::Gpa;
 use crate::cpu::VcpuBackend;
 use crate::device::Requests;
-use crate::exit::VmExit;
+use crate::emulate::Intercepted;
 use crate::mmu::Mmu;
 use crate::msr::{self, MsrFault, Special};
 use crate::regs::{Cr0, Efer, SysReg, gpr};
@@ -14,8 +14,8 @@ use crate::time::Clock;
 const EFER_ALLOWED: Efer = Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE);
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    pub(super) fn rdmsr(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn rdmsr(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Rdmsr)?;
         let msr = self.cpu.gprs().regs[gpr::RCX] as u32;
         let value = self.msr_read(msr).map_err(|MsrFault| {
             log::debug!("guest reads unknown MSR {msr:#x}");
@@ -28,8 +28,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    pub(super) fn wrmsr(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn wrmsr(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let next = self.next_rip(next_rip, Intercepted::Wrmsr)?;
         let regs = &self.cpu.gprs().regs;
         let (msr, value) = (
             regs[gpr::RCX] as u32,

@@ -5,33 +5,37 @@ use crate::Gva;
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuCx, EmuFault};
 use crate::event::{Event, vector};
-use crate::exit::VmExit;
+use crate::exit::{ExitReason, NestedFault};
 use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
 use crate::regs::SysReg;
 use crate::time::Clock;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Does what the MMU wants done about a fault.
-    pub(super) fn resolve(&mut self, resolve: Resolve, exit: &VmExit) -> Result<(), Trouble> {
+    pub(super) fn resolve(
+        &mut self,
+        resolve: Resolve,
+        vectoring: Option<Event>,
+    ) -> Result<(), Trouble> {
         match resolve {
             Resolve::Retry => Ok(()),
             Resolve::Guest(fault) => {
                 self.cpu.set_sysreg(SysReg::Cr2, fault.gva.0);
                 let error = Some(fault.error.bits());
-                if let Some(event) = exit.vectoring {
+                if let Some(event) = vectoring {
                     self.lose(event);
                 }
                 Err(Trouble::Exception(Event::exception(vector::PF, error)))
             }
-            Resolve::Mmio | Resolve::Emulate => self.in_software(exit),
+            Resolve::Mmio | Resolve::Emulate => self.in_software(vectoring.is_some()),
         }
     }
 
     /// Does in software what the CPU was at: the delivery of an event, which has been put back, or the instruction at RIP.
     #[cold]
     #[inline(never)]
-    pub(super) fn in_software(&mut self, exit: &VmExit) -> Result<(), Trouble> {
-        if exit.vectoring.is_none() {
+    pub(super) fn in_software(&mut self, delivering: bool) -> Result<(), Trouble> {
+        if !delivering {
             return self.emulate();
         }
         let attention = self.irqs.attention();
@@ -44,10 +48,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// The hardware has faulted on the nested tables below shadow tables: there are none where it has loaded CR3 from.
     #[cold]
     #[inline(never)]
-    pub(super) fn at_fence(&mut self, exit: &VmExit) -> Result<(), Trouble> {
+    pub(super) fn at_fence(
+        &mut self,
+        fault: NestedFault,
+        vectoring: Option<Event>,
+    ) -> Result<(), Trouble> {
         match self.cpu.switched_tasks() {
-            Some(cr3) => self.complete_task_switch(cr3, exit),
-            None => Err(self.fatal("shadow tables lead out of the guest's fence", exit)),
+            Some(cr3) => self.complete_task_switch(cr3, vectoring),
+            None => Err(self.fatal(
+                "shadow tables lead out of the guest's fence",
+                ExitReason::NestedFault(fault),
+            )),
         }
     }
 
@@ -56,22 +67,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         &mut self,
         gva: Gva,
         error: u32,
-        exit: &VmExit,
+        vectoring: Option<Event>,
     ) -> Result<(), Trouble> {
         if let Some(cr3) = self.cpu.switched_tasks() {
-            return self.complete_task_switch(cr3, exit);
+            return self.complete_task_switch(cr3, vectoring);
         }
         let fault = ShadowFault {
             gva,
             error: PfError::from_bits_retain(error),
             state: self.paging_state(),
             cpl: self.cpu.cpl(),
-            delivering: exit.vectoring.is_some(),
+            delivering: vectoring.is_some(),
             rip: self.cpu.rip(),
         };
         let resolve = self.vm.mmu().page_fault(self.index(), &fault);
         if resolve != Resolve::Emulate || fault.delivering {
-            return self.resolve(resolve, exit);
+            return self.resolve(resolve, vectoring);
         }
         self.stats.emulated += 1;
         match emulate::step(self) {
@@ -96,8 +107,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// INVLPG. Without the address or the next RIP it is decoded.
-    pub(super) fn invlpg_exit(&mut self, gva: Option<Gva>, exit: &VmExit) -> Result<(), Trouble> {
-        let (Some(gva), Some(next)) = (gva, exit.next_rip) else {
+    pub(super) fn invlpg_exit(
+        &mut self,
+        gva: Option<Gva>,
+        next_rip: Option<u64>,
+    ) -> Result<(), Trouble> {
+        let (Some(gva), Some(next)) = (gva, next_rip) else {
             return self.emulate();
         };
         match self.invlpg(gva) {

@@ -4,15 +4,17 @@ use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
 use crate::emulate::{self, StringIo};
-use crate::exit::{PortIo, VmExit};
+use crate::exit::PortIo;
 use crate::mmu::Mmu;
 use crate::regs::gpr;
 use crate::time::Clock;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// IN and OUT.
-    pub(super) fn port_io(&mut self, io: PortIo, exit: &VmExit) -> Result<(), Trouble> {
-        let next = self.next_rip(exit)?;
+    pub(super) fn port_io(&mut self, io: PortIo, next_rip: Option<u64>) -> Result<(), Trouble> {
+        let Some(next) = next_rip else {
+            return self.emulate();
+        };
         if io.write {
             let value = self.cpu.gprs().regs[gpr::RAX] as u32;
             self.vm.bus().port_write(self.now, io.port, io.size, value);
@@ -31,7 +33,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// INS and OUTS, with or without REP.
-    pub(super) fn string_io(&mut self, io: PortIo, exit: &VmExit) -> Result<(), Trouble> {
+    pub(super) fn string_io(&mut self, io: PortIo, next_rip: Option<u64>) -> Result<(), Trouble> {
         self.stats.emulated += 1;
         let before = self.cpu.rip();
         let result = match io.address_size {
@@ -51,7 +53,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     rep,
                     address_size,
                     segment,
-                    next_rip: exit.next_rip,
+                    next_rip,
                 };
                 emulate::string_io(self, &io)
             }

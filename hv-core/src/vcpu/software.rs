@@ -10,7 +10,6 @@ use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{self, EmuFault, Step};
 use crate::event::{Event, EventKind, Injection};
-use crate::exit::VmExit;
 use crate::irq::Attention;
 use crate::mmu::Mmu;
 use crate::regs::SysReg;
@@ -28,7 +27,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn run_in_software(&mut self, injection: &Injection) -> bool {
         let start = self.clock.ticks();
-        self.account(start);
+        self.finish(start);
         let before = self.stats.software_instructions;
         let result = match injection.event {
             Some(event) => self.deliver(&event),
@@ -92,9 +91,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The CPU has done half of a task switch.
-    pub(super) fn complete_task_switch(&mut self, cr3: u64, exit: &VmExit) -> Result<(), Trouble> {
+    pub(super) fn complete_task_switch(
+        &mut self,
+        cr3: u64,
+        vectoring: Option<Event>,
+    ) -> Result<(), Trouble> {
         // The event that has led there has been put back, and is delivered. RFLAGS is the new task's already.
-        let event = match exit.vectoring {
+        let event = match vectoring {
             Some(e) if e.kind == EventKind::ExternalInterrupt => {
                 self.irqs.acknowledge().map(Event::interrupt)
             }

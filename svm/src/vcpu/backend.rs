@@ -12,23 +12,23 @@ impl VcpuBackend for SvmVcpu {
         &mut self.context.gprs
     }
     fn rip(&self) -> u64 {
-        self.vmcb.rip
+        self.context.vmcb.rip
     }
     fn set_rip(&mut self, rip: u64) {
-        self.vmcb.rip = rip;
+        self.context.vmcb.rip = rip;
     }
     fn rflags(&self) -> u64 {
-        self.vmcb.rflags
+        self.context.vmcb.rflags
     }
     fn set_rflags(&mut self, rflags: u64) {
-        self.vmcb.rflags = rflags | 2;
+        self.context.vmcb.rflags = rflags | 2;
     }
     fn cpl(&self) -> u8 {
-        self.vmcb.cpl & 3
+        self.context.vmcb.cpl & 3
     }
 
     fn sysreg(&self, reg: SysReg) -> u64 {
-        let v = &*self.vmcb;
+        let v = &*self.context.vmcb;
         if let Some(guest) = &self.guest {
             match reg {
                 // A CPU that switches tasks without an exit sets TS.
@@ -67,7 +67,7 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
         if let Some(guest) = &mut self.guest {
-            guest.cr0 |= self.vmcb.cr0 & Cr0::TS.bits();
+            guest.cr0 |= self.context.vmcb.cr0 & Cr0::TS.bits();
             let register = match reg {
                 SysReg::Cr0 => Some(&mut guest.cr0),
                 SysReg::Cr3 => Some(&mut guest.cr3),
@@ -85,7 +85,7 @@ impl VcpuBackend for SvmVcpu {
                 return self.leave_or_take_identity_map();
             }
         }
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         match reg {
             SysReg::Cr0 => {
                 v.cr0 = value;
@@ -128,14 +128,14 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_fence(&mut self, root: Option<Hpa>) {
         self.fence = root;
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         v.np_enable = if root.is_some() { NP_ENABLE } else { 0 };
         v.n_cr3 = root.map_or(0, |root| root.0);
         self.flush_linear = true;
     }
 
     fn switched_tasks(&self) -> Option<u64> {
-        let cr3 = self.vmcb.cr3;
+        let cr3 = self.context.vmcb.cr3;
         (self.fence.is_some() && cr3 != self.root.0).then_some(cr3)
     }
 
@@ -156,7 +156,7 @@ impl VcpuBackend for SvmVcpu {
             limit: value.limit,
             base: value.base,
         };
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         match reg {
             SegReg::Es => v.es = s,
             SegReg::Cs => v.cs = s,
@@ -175,19 +175,19 @@ impl VcpuBackend for SvmVcpu {
     }
 
     fn fx(&self) -> &FxState {
-        &self.fx
+        &self.context.fx
     }
     fn fx_mut(&mut self) -> &mut FxState {
-        &mut self.fx
+        &mut self.context.fx
     }
 
     fn interrupt_shadow(&self) -> bool {
-        self.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
+        self.context.vmcb.interrupt_shadow & INTERRUPT_SHADOW != 0
     }
     fn set_interrupt_shadow(&mut self, shadow: Shadow) {
-        self.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+        self.context.vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
         if shadow != Shadow::None {
-            self.vmcb.interrupt_shadow |= INTERRUPT_SHADOW;
+            self.context.vmcb.interrupt_shadow |= INTERRUPT_SHADOW;
         }
     }
     fn xcr0(&self) -> u64 {
@@ -224,7 +224,7 @@ impl VcpuBackend for SvmVcpu {
     }
 
     fn load(&mut self) {
-        hw::write_cr2(self.vmcb.cr2);
+        hw::write_cr2(self.context.vmcb.cr2);
         self.flush_linear |= self.asid.claim();
         if let Some(aside) = self.aside.take() {
             for (n, value) in (0..).zip(aside.debug) {
@@ -236,6 +236,7 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_pause_exiting(&mut self, on: bool) {
         self.always.set(Intercept3::PAUSE, on);
+        self.context.vmcb.intercept3 = self.always.bits();
     }
 
     fn can_inject(&self, i: &Injection) -> bool {
@@ -261,46 +262,38 @@ impl VcpuBackend for SvmVcpu {
     #[inline(always)]
     fn set_task_priority(&mut self, cr8: u8, threshold: u8) {
         self.task_priority = cr8;
-        self.vmcb.intercept_cr_write = if threshold == 0 {
-            self.vmcb.intercept_cr_write & !INTERCEPT_CR8
+        let v = &mut self.context.vmcb.virtual_interrupt;
+        *v = *v & !VirtualInterrupt::V_TPR.bits() | u64::from(cr8);
+        self.context.vmcb.intercept_cr_write = if threshold == 0 {
+            self.context.vmcb.intercept_cr_write & !INTERCEPT_CR8
         } else {
-            self.vmcb.intercept_cr_write | INTERCEPT_CR8
+            self.context.vmcb.intercept_cr_write | INTERCEPT_CR8
         };
     }
 
     #[inline(always)]
     fn changed_task_priority(&mut self) -> Option<u8> {
-        let cr8 = (self.vmcb.virtual_interrupt & VirtualInterrupt::V_TPR.bits()) as u8;
+        let cr8 = (self.context.vmcb.virtual_interrupt & VirtualInterrupt::V_TPR.bits()) as u8;
         (cr8 != self.task_priority).then_some(cr8)
     }
 
     // The second caller, the scratch guest, must not make a call of it for the run loop.
     #[inline(always)]
     fn run(&mut self, entry: &Entry) -> VmExit {
-        self.encode(entry);
-        self.enter();
-        let exit = decode(&self.vmcb, &self.features);
-        let waiting = self.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        let (vectoring, untaken) = match entry.inject {
-            Some(e)
-                if waiting
-                    && self.features.inject_virtual
-                    && e.kind == EventKind::ExternalInterrupt =>
-            {
-                let interruptible = self.rflags() & Rflags::IF.bits() != 0;
-                not_delivered(exit.vectoring, e.vector, interruptible)
-            }
-            _ => (exit.vectoring, None),
-        };
-        VmExit {
-            vectoring,
-            untaken,
-            ..exit
+        self.encode_root(entry.root);
+        let plain = entry.flush == TlbFlush::None
+            && entry.inject.is_none()
+            && !entry.irq_window
+            && !entry.nmi_window;
+        if self.flush_linear || !plain {
+            return self.run_with(*entry);
         }
+        self.enter();
+        decode(&self.context.vmcb, &self.features)
     }
 
     fn dump_exit(&self, out: &mut dyn core::fmt::Write) {
-        let v = &*self.vmcb;
+        let v = &*self.context.vmcb;
         let _ = writeln!(
             out,
             " exit={:x} info1={:x} info2={:x} intinfo={:x}",

@@ -72,7 +72,7 @@ struct Aside {
 /// One virtual CPU.
 pub struct SvmVcpu {
     pub(crate) features: Features,
-    pub(crate) vmcb: Box<Vmcb>,
+    pub(crate) context: Context,
     /// The guest's control registers, where the hardware has others.
     pub(crate) guest: Option<GuestControl>,
     /// Nested tables below the shadow tables.
@@ -81,9 +81,6 @@ pub struct SvmVcpu {
     root: Hpa,
     /// What is always left for.
     pub(crate) always: Intercept3,
-    host: Box<Vmcb>,
-    fx: Box<FxState>,
-    context: Box<Context>,
     xcr0: u64,
     /// What the hardware holds of a guest that is put aside.
     aside: Option<Aside>,
@@ -123,24 +120,20 @@ impl SvmVcpu {
         vmcb.intercept_cr_read = u16::from(features.cr_reads_as_cr0);
         vmcb.intercept_cr_write = INTERCEPT_CR4;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
+        vmcb.virtual_interrupt = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut always = INTERCEPT3;
         let watched = features.unchecked_cr0 || features.identity_map.is_some();
         always.set(Intercept3::CR0_SEL_WRITE, watched);
         vmcb.intercept3 = always.bits();
         vmcb.intercept4 = INTERCEPT4.bits();
         vmcb.intercept5 = INTERCEPT5.bits();
-        let fx = Box::new(FxState::reset());
-        let context = Box::new(Context::new());
         let mut cpu = Self {
             features,
-            vmcb,
+            context: Context::new(vmcb, host),
             guest: None,
             fence: None,
             root: Hpa(0),
             always,
-            host,
-            fx,
-            context,
             xcr0: 1,
             aside: None,
             asid,
@@ -174,7 +167,7 @@ impl SvmVcpu {
             limit: 0xffff,
             ..VmcbSegment::default()
         };
-        let v = &mut *self.vmcb;
+        let v = &mut *self.context.vmcb;
         (v.es, v.ss, v.ds, v.fs, v.gs) = (data, data, data, data, data);
         v.cs = VmcbSegment {
             selector: 0xf000,
@@ -207,13 +200,13 @@ impl SvmVcpu {
         v.interrupt_shadow = 0;
         v.event_injection = 0;
         v.exit_int_info = 0;
-        *self.fx = FxState::reset();
+        self.context.fx = FxState::reset();
         self.context.gprs = Gprs::default();
         self.xcr0 = 1;
     }
 
     fn segment_ref(&self, reg: SegReg) -> &VmcbSegment {
-        let v = &*self.vmcb;
+        let v = &*self.context.vmcb;
         match reg {
             SegReg::Es => &v.es,
             SegReg::Cs => &v.cs,
@@ -233,24 +226,64 @@ impl SvmVcpu {
     fn enter(&mut self) {
         #[cfg(test)]
         if let Some(fake) = &mut self.fake {
-            self.vmcb.rsp = self.context.gprs.regs[gpr::RSP];
-            fake(&mut self.vmcb);
-            self.context.gprs.regs[gpr::RSP] = self.vmcb.rsp;
+            self.context.vmcb.rsp = self.context.gprs.regs[gpr::RSP];
+            fake(&mut self.context.vmcb);
+            self.context.gprs.regs[gpr::RSP] = self.context.vmcb.rsp;
             return;
         }
-        self.context.run(&mut self.vmcb, &self.host, &mut self.fx);
+        self.context.run();
+    }
+
+    /// Runs the guest with something to flush, to inject or to wait for. Between two entries the control block has nothing of that.
+    #[cold]
+    #[inline(never)]
+    fn run_with(&mut self, entry: Entry) -> VmExit {
+        self.encode(&entry);
+        self.enter();
+        let exit = decode(&self.context.vmcb, &self.features);
+        let waiting = self.context.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
+        let (vectoring, untaken) = match entry.inject {
+            Some(e)
+                if waiting
+                    && self.features.inject_virtual
+                    && e.kind == EventKind::ExternalInterrupt =>
+            {
+                let interruptible = self.rflags() & Rflags::IF.bits() != 0;
+                not_delivered(exit.vectoring, e.vector, interruptible)
+            }
+            _ => (exit.vectoring, None),
+        };
+        let v = &mut *self.context.vmcb;
+        v.tlb_control = tlb_control::NOTHING;
+        v.event_injection = 0;
+        v.virtual_interrupt &= VirtualInterrupt::V_TPR
+            .union(VirtualInterrupt::V_INTR_MASKING)
+            .bits();
+        v.intercept3 = self.always.bits();
+        VmExit {
+            vectoring,
+            untaken,
+            ..exit
+        }
+    }
+
+    /// Encodes the root of the tables.
+    #[inline(always)]
+    fn encode_root(&mut self, root: Hpa) {
+        let shadow = self.on_shadow();
+        let v = &mut *self.context.vmcb;
+        if shadow {
+            v.cr3 = root.0;
+            self.root = root;
+        } else {
+            v.n_cr3 = root.0;
+        }
     }
 
     /// Encodes what the run loop has decided.
     fn encode(&mut self, entry: &Entry) {
-        let shadow = self.on_shadow();
-        let v = &mut *self.vmcb;
-        if shadow {
-            v.cr3 = entry.root.0;
-            self.root = entry.root;
-        } else {
-            v.n_cr3 = entry.root.0;
-        }
+        self.encode_root(entry.root);
+        let v = &mut *self.context.vmcb;
         let flush = core::mem::take(&mut self.flush_linear) || entry.flush == TlbFlush::Guest;
         v.tlb_control = match flush {
             false => tlb_control::NOTHING,

@@ -44,7 +44,7 @@ fn reset_state_is_the_manuals() {
     );
     assert_eq!(c.sysreg(SysReg::Cr0), 0x6000_0010);
     assert_eq!(c.sysreg(SysReg::Efer), 0, "SVME is hidden");
-    assert_eq!(c.vmcb.efer, 1 << 12, "and set");
+    assert_eq!(c.context.vmcb.efer, 1 << 12, "and set");
 }
 
 #[test]
@@ -53,12 +53,16 @@ fn cr8_leaves_the_guest_only_while_it_holds_an_interrupt_back() {
     for (cr8, threshold) in [(0, 0), (5, 0), (5, 4), (9, 0)] {
         c.set_task_priority(cr8, threshold);
         c.encode(&ENTRY);
-        assert_eq!(c.vmcb.virtual_interrupt & 0xff, u64::from(cr8), "V_TPR");
-        assert_eq!(c.vmcb.intercept_cr_read & 1 << 8, 0);
-        let left = c.vmcb.intercept_cr_write & 1 << 8 != 0;
+        assert_eq!(
+            c.context.vmcb.virtual_interrupt & 0xff,
+            u64::from(cr8),
+            "V_TPR"
+        );
+        assert_eq!(c.context.vmcb.intercept_cr_read & 1 << 8, 0);
+        let left = c.context.vmcb.intercept_cr_write & 1 << 8 != 0;
         assert_eq!(left, threshold != 0, "{cr8} {threshold}");
         assert_eq!(c.changed_task_priority(), None);
-        c.vmcb.virtual_interrupt ^= 2;
+        c.context.vmcb.virtual_interrupt ^= 2;
         assert_eq!(c.changed_task_priority(), Some(cr8 ^ 2));
     }
 }
@@ -68,7 +72,11 @@ fn writes_of_cr4_leave_the_guest_under_both_ways_of_paging() {
     let mut c = cpu();
     for shadow in [false, true, false] {
         c.set_shadow_paging(shadow);
-        assert_ne!(c.vmcb.intercept_cr_write & 1 << 4, 0, "shadow {shadow}");
+        assert_ne!(
+            c.context.vmcb.intercept_cr_write & 1 << 4,
+            0,
+            "shadow {shadow}"
+        );
     }
 }
 
@@ -81,9 +89,9 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
         };
         let mut c = SvmVcpu::with_host(features, Asids::new(2).give(), Box::default());
         c.encode(&ENTRY);
-        let left = c.vmcb.intercept3 & Intercept3::CR0_SEL_WRITE.bits() != 0;
+        let left = c.context.vmcb.intercept3 & Intercept3::CR0_SEL_WRITE.bits() != 0;
         assert_eq!(left, unchecked_cr0);
-        assert_eq!(c.vmcb.intercept_cr_write & 1, 0);
+        assert_eq!(c.context.vmcb.intercept_cr_write & 1, 0);
     }
 }
 
@@ -107,12 +115,18 @@ fn paging_is_never_off_where_nested_tables_are_not_walked_then() {
     let mut c = cpu_with_identity_map();
     let unpaged = |c: &mut SvmVcpu, cr3: u64| {
         c.encode(&ENTRY);
-        assert_eq!((c.vmcb.cr0 & PG, c.vmcb.cr3), (PG, 0xfeff_c000));
-        assert_eq!(c.vmcb.cr4 & 0x30, 0x10, "PSE without PAE");
-        assert_eq!((c.vmcb.np_enable, c.vmcb.n_cr3), (NP_ENABLE, 0x5000));
-        assert_eq!(c.vmcb.intercept_cr_read & 0x19, 0x19);
-        assert_eq!(c.vmcb.intercept_cr_write & 0x19, 0x19);
-        assert_eq!(c.vmcb.intercept_exceptions & 1 << vector::PF, 0);
+        assert_eq!(
+            (c.context.vmcb.cr0 & PG, c.context.vmcb.cr3),
+            (PG, 0xfeff_c000)
+        );
+        assert_eq!(c.context.vmcb.cr4 & 0x30, 0x10, "PSE without PAE");
+        assert_eq!(
+            (c.context.vmcb.np_enable, c.context.vmcb.n_cr3),
+            (NP_ENABLE, 0x5000)
+        );
+        assert_eq!(c.context.vmcb.intercept_cr_read & 0x19, 0x19);
+        assert_eq!(c.context.vmcb.intercept_cr_write & 0x19, 0x19);
+        assert_eq!(c.context.vmcb.intercept_exceptions & 1 << vector::PF, 0);
         assert_eq!(c.sysreg(SysReg::Cr0) & PG, 0, "the guest sees its own");
         assert_eq!(c.sysreg(SysReg::Cr3), cr3);
     };
@@ -125,25 +139,34 @@ fn paging_is_never_off_where_nested_tables_are_not_walked_then() {
     c.set_sysreg(SysReg::Cr3, 0x7000);
     c.set_sysreg(SysReg::Efer, 1 << 8);
     unpaged(&mut c, 0x7000);
-    assert_eq!(c.vmcb.efer, 1 << 12, "paging with LME is long mode");
+    assert_eq!(c.context.vmcb.efer, 1 << 12, "paging with LME is long mode");
     c.set_sysreg(SysReg::Cr0, PG | 0x11);
     c.set_sysreg(SysReg::Efer, 1 << 8 | 1 << 10);
     c.encode(&ENTRY);
     assert_eq!(
-        (c.vmcb.cr0, c.vmcb.cr3, c.vmcb.cr4, c.vmcb.efer),
+        (
+            c.context.vmcb.cr0,
+            c.context.vmcb.cr3,
+            c.context.vmcb.cr4,
+            c.context.vmcb.efer
+        ),
         (PG | 0x11, 0x7000, 0x20, 0x1500)
     );
-    assert_eq!(c.vmcb.intercept_cr_read & 0x19, 0);
-    assert_eq!(c.vmcb.intercept_cr_write & 0x19, 0x10);
+    assert_eq!(c.context.vmcb.intercept_cr_read & 0x19, 0);
+    assert_eq!(c.context.vmcb.intercept_cr_write & 0x19, 0x10);
     let watched = Intercept3::CR0_SEL_WRITE.bits();
-    assert_ne!(c.vmcb.intercept3 & watched, 0, "it may turn paging off");
+    assert_ne!(
+        c.context.vmcb.intercept3 & watched,
+        0,
+        "it may turn paging off"
+    );
     c.set_sysreg(SysReg::Efer, 0);
     c.set_sysreg(SysReg::Cr0, 0x11);
     unpaged(&mut c, 0x7000);
     // Shadow paging has tables of its own.
     c.set_shadow_paging(true);
     c.encode(&ENTRY);
-    assert_eq!((c.vmcb.np_enable, c.vmcb.cr3), (0, 0x5000));
+    assert_eq!((c.context.vmcb.np_enable, c.context.vmcb.cr3), (0, 0x5000));
     assert_eq!(c.sysreg(SysReg::Cr3), 0x7000);
     c.set_shadow_paging(false);
     unpaged(&mut c, 0x7000);
@@ -174,20 +197,20 @@ fn what_vmrun_insists_on_is_always_encoded() {
         inject: Some(Event::interrupt(0x20)),
         ..ENTRY
     });
-    assert_ne!(c.vmcb.intercept4 & Intercept4::VMRUN.bits(), 0);
-    assert_ne!(c.vmcb.asid, 0);
+    assert_ne!(c.context.vmcb.intercept4 & Intercept4::VMRUN.bits(), 0);
+    assert_ne!(c.context.vmcb.asid, 0);
     assert_ne!(
-        c.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(),
+        c.context.vmcb.virtual_interrupt & VirtualInterrupt::V_INTR_MASKING.bits(),
         0
     );
-    assert_ne!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+    assert_ne!(c.context.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
     c.encode(&ENTRY);
     assert_eq!(
-        c.vmcb.intercept3 & Intercept3::VINTR.bits(),
+        c.context.vmcb.intercept3 & Intercept3::VINTR.bits(),
         0,
         "the window is disarmed"
     );
-    assert_eq!(c.vmcb.event_injection, 0);
+    assert_eq!(c.context.vmcb.event_injection, 0);
 }
 
 #[test]
@@ -197,7 +220,7 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         inject: Some(Event::interrupt(0x20)),
         ..ENTRY
     });
-    assert_eq!(c.vmcb.event_injection, 0x8000_0020);
+    assert_eq!(c.context.vmcb.event_injection, 0x8000_0020);
     c.features.inject_virtual = true;
     let irq = Entry {
         inject: Some(Event::interrupt(0x20)),
@@ -205,10 +228,13 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
     };
     c.encode(&irq);
     assert_eq!(
-        (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+        (
+            c.context.vmcb.virtual_interrupt,
+            c.context.vmcb.event_injection
+        ),
         (0x20 << 32 | 0x11f_0100, 0)
     );
-    assert_eq!(c.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
+    assert_eq!(c.context.vmcb.intercept3 & Intercept3::VINTR.bits(), 0);
     let with_window = Injection {
         event: irq.inject,
         irq_window: true,
@@ -220,7 +246,10 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         ..ENTRY
     });
     assert_eq!(
-        (c.vmcb.virtual_interrupt, c.vmcb.event_injection),
+        (
+            c.context.vmcb.virtual_interrupt,
+            c.context.vmcb.event_injection
+        ),
         (0x100_0000, 0x8000_0306)
     );
 }
@@ -235,7 +264,7 @@ fn reads_of_cr0_leave_the_guest_where_others_come_as_these() {
         };
         SvmVcpu::with_host(features, Asids::new(2).give(), Box::default())
     };
-    let intercepted = |c: &SvmVcpu| c.vmcb.intercept_cr_read & 1 != 0;
+    let intercepted = |c: &SvmVcpu| c.context.vmcb.intercept_cr_read & 1 != 0;
     let (mut plain, mut quirk) = (with(false), with(true));
     assert!(!intercepted(&plain) && intercepted(&quirk), "CR8's");
     for c in [&mut plain, &mut quirk] {
@@ -255,49 +284,120 @@ fn flush_uses_what_the_cpu_has() {
         flush: TlbFlush::Guest,
         ..ENTRY
     });
-    assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+    assert_eq!(c.context.vmcb.tlb_control, tlb_control::EVERYTHING);
     c.encode(&ENTRY);
-    assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING);
+    assert_eq!(c.context.vmcb.tlb_control, tlb_control::NOTHING);
     c.flush_linear();
     c.encode(&ENTRY);
-    assert_eq!(c.vmcb.tlb_control, tlb_control::EVERYTHING);
+    assert_eq!(c.context.vmcb.tlb_control, tlb_control::EVERYTHING);
     c.encode(&ENTRY);
-    assert_eq!(c.vmcb.tlb_control, tlb_control::NOTHING, "once");
+    assert_eq!(c.context.vmcb.tlb_control, tlb_control::NOTHING, "once");
     c.features.flush_by_asid = true;
     c.encode(&Entry {
         flush: TlbFlush::Guest,
         ..ENTRY
     });
-    assert_eq!(c.vmcb.tlb_control, tlb_control::THIS_GUEST);
+    assert_eq!(c.context.vmcb.tlb_control, tlb_control::THIS_GUEST);
 }
 
 #[test]
 fn task_switches_leave_the_guest() {
     let c = cpu();
-    assert_ne!(c.vmcb.intercept3 & Intercept3::TASK_SWITCH.bits(), 0);
+    assert_ne!(
+        c.context.vmcb.intercept3 & Intercept3::TASK_SWITCH.bits(),
+        0
+    );
 }
 
 #[test]
 fn behind_a_fence_the_hardware_walks_two_sets_of_tables_and_a_task_switch_shows() {
     let mut c = cpu();
     c.set_shadow_paging(true);
-    assert_eq!(c.vmcb.np_enable, 0);
+    assert_eq!(c.context.vmcb.np_enable, 0);
     c.set_fence(Some(Hpa(0x7000)));
     c.encode(&ENTRY);
     assert_eq!(
-        (c.vmcb.np_enable, c.vmcb.n_cr3, c.vmcb.cr3),
+        (
+            c.context.vmcb.np_enable,
+            c.context.vmcb.n_cr3,
+            c.context.vmcb.cr3
+        ),
         (NP_ENABLE, 0x7000, ENTRY.root.0)
     );
     assert_eq!(c.switched_tasks(), None);
-    c.vmcb.cr3 = 0x0600_0fe0;
+    c.context.vmcb.cr3 = 0x0600_0fe0;
     assert_eq!(c.switched_tasks(), Some(0x0600_0fe0));
     c.set_sysreg(SysReg::Cr0, 0x11);
-    c.vmcb.cr0 |= Cr0::TS.bits();
+    c.context.vmcb.cr0 |= Cr0::TS.bits();
     assert_eq!(c.sysreg(SysReg::Cr0), 0x19, "it has set TS");
     c.set_sysreg(SysReg::Cr3, 0x1000);
     assert_eq!(c.sysreg(SysReg::Cr0), 0x19);
     c.set_fence(None);
-    assert_eq!(c.vmcb.np_enable, 0);
+    assert_eq!(c.context.vmcb.np_enable, 0);
     c.set_shadow_paging(false);
-    assert_eq!(c.vmcb.np_enable, NP_ENABLE);
+    assert_eq!(c.context.vmcb.np_enable, NP_ENABLE);
+}
+
+/// What the control block says of events and flushes at an entry.
+fn asked(v: &Vmcb) -> (u64, u64, u32, u8) {
+    (
+        v.event_injection,
+        v.virtual_interrupt,
+        v.intercept3,
+        v.tlb_control,
+    )
+}
+
+#[test]
+fn an_entry_without_events_finds_nothing_of_the_entries_before_it() {
+    use std::sync::{Arc, Mutex};
+    let seen = Arc::new(Mutex::new(None));
+    let last = || *seen.lock().unwrap();
+    for inject_virtual in [false, true] {
+        let mut c = cpu();
+        c.features.inject_virtual = inject_virtual;
+        let seen = seen.clone();
+        c.fake = Some(Box::new(move |v| {
+            *seen.lock().unwrap() = Some(asked(v));
+            v.exit_code = crate::exit::code::INTR;
+        }));
+        c.flush_linear = false;
+        c.set_task_priority(3, 0);
+        let nothing = (
+            0,
+            VirtualInterrupt::V_INTR_MASKING.bits() | 3,
+            c.always.bits(),
+            tlb_control::NOTHING,
+        );
+        for entry in [
+            Entry {
+                inject: Some(Event::interrupt(0x20)),
+                ..ENTRY
+            },
+            Entry {
+                inject: Some(Event::exception(vector::PF, Some(2))),
+                irq_window: true,
+                ..ENTRY
+            },
+            Entry {
+                nmi_window: true,
+                ..ENTRY
+            },
+            Entry {
+                flush: TlbFlush::Guest,
+                ..ENTRY
+            },
+        ] {
+            c.run(&entry);
+            assert_ne!(last(), Some(nothing), "{entry:?}");
+            c.run(&ENTRY);
+            assert_eq!(last(), Some(nothing), "after {entry:?}");
+        }
+        c.set_shadow_paging(true);
+        c.set_pause_exiting(true);
+        c.run(&ENTRY);
+        c.run(&ENTRY);
+        let more = (nothing.0, nothing.1, c.always.bits(), nothing.3);
+        assert_eq!(last(), Some(more));
+    }
 }

@@ -126,7 +126,7 @@ fn interrupt_that_was_not_delivered_has_no_end_to_be_skipped() {
     const WORD: Gpa = Gpa(0x800);
     let mut r = Rig::new();
     r.set(&[(RCX, pveoi::MSR.into()), (RAX, WORD.0 | 1), (RDX, 0)]);
-    r.exit(ExitReason::Msr { write: true }, 2);
+    r.exit(ExitReason::Wrmsr, 2);
     r.run();
     r.irqs.lock().skipped_eoi.0 = true;
     r.irqs.lock().waiting.push_back(0x31);
@@ -426,7 +426,7 @@ fn faults_are_delivered_with_the_resume_flag_and_interrupts_without() {
     let mut r = Rig::new();
     // An unknown register: #GP.
     r.set(&[(RCX, 0x1234_5678)]);
-    r.exit(ExitReason::Msr { write: false }, 2);
+    r.exit(ExitReason::Rdmsr, 2);
     assert_eq!(r.injected(), [None, Some(Event::exception(13, Some(0)))]);
     assert_ne!(r.vcpu.cpu.rflags & RF, 0);
     // An instruction that is completed ends it.

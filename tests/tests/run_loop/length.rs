@@ -3,7 +3,7 @@
 use hv_core::Gpa;
 use hv_core::cpu::VcpuBackend;
 use hv_core::event::Event;
-use hv_core::exit::ExitReason::{self, Cpuid, Hlt, Invd, Msr, Pause, Wbinvd, Xsetbv};
+use hv_core::exit::ExitReason::{self, Cpuid, Hlt, Invd, Pause, Rdmsr, Wbinvd, Wrmsr, Xsetbv};
 use hv_core::mem::GuestMemory;
 use hv_core::regs::gpr::{RAX, RCX, RDX};
 use hv_core::regs::{SegAttr, SegReg, SysReg};
@@ -29,8 +29,8 @@ fn each_intercepted_instruction_is_as_long_as_its_opcode() {
     let table: [(ExitReason, &[u8]); 9] = [
         (Cpuid, &CPUID),
         (Hlt, &[0xf4]),
-        (Msr { write: false }, &[0x0f, 0x32]),
-        (Msr { write: true }, &[0x0f, 0x30]),
+        (Rdmsr, &[0x0f, 0x32]),
+        (Wrmsr, &[0x0f, 0x30]),
         (Pause, &[0xf3, 0x90]),
         (Wbinvd, &[0x0f, 0x09]),
         (Wbinvd, &[0xf3, 0x0f, 0x09]),

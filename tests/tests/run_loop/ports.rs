@@ -17,7 +17,6 @@ fn io(size: AccessSize, write: bool) -> ExitReason {
 
 fn string(size: AccessSize, write: bool, rep: bool) -> PortIo {
     PortIo {
-        string: true,
         rep,
         ..PortIo::plain(PORT, size, write)
     }
@@ -51,7 +50,7 @@ fn exits_are_counted_by_port_and_by_msr() {
     r.exit(io(Word, false), 1);
     r.exit(ExitReason::PortIo(PortIo::plain(0x80, Byte, true)), 1);
     r.set(&[(RCX, 0x10)]);
-    r.exit(ExitReason::Msr { write: false }, 2);
+    r.exit(ExitReason::Rdmsr, 2);
     assert_eq!(r.run(), Stop::HostInterrupt);
     let mut json = String::new();
     r.vcpu
@@ -114,7 +113,7 @@ fn rep_insw_travels_in_bulk() {
     // REP INSW, of which QEMU tells neither address size nor segment.
     let mut r = Rig::new().code(&[0xf3, 0x66, 0x6d]);
     r.set(&[(RDI, 0x5000), (RCX, 256), (RDX, PORT.into())]);
-    r.exit(ExitReason::PortIo(string(Word, false, true)), 3);
+    r.exit(ExitReason::StringIo(string(Word, false, true)), 3);
     r.run();
     assert_eq!(
         r.log(),
@@ -141,7 +140,7 @@ fn string_io_that_the_hardware_describes_is_not_decoded() {
         address_size: Some(8),
         ..string(Word, false, true)
     };
-    r.exit(ExitReason::PortIo(io), 3);
+    r.exit(ExitReason::StringIo(io), 3);
     r.run();
     assert_eq!(
         (r.reg(RDI), r.reg(RCX), r.vcpu.cpu.rip),
@@ -157,7 +156,7 @@ fn outs_reads_memory_by_segment_and_rsi() {
     gs.base = 0x6000;
     hv_core::cpu::VcpuBackend::set_segment(&mut r.vcpu.cpu, SegReg::Gs, gs);
     r.set(&[(RSI, 0x10), (RDX, PORT.into())]);
-    r.exit(ExitReason::PortIo(string(Byte, true, false)), 2);
+    r.exit(ExitReason::StringIo(string(Byte, true, false)), 2);
     r.run();
     assert_eq!(
         r.log(),
@@ -175,7 +174,7 @@ fn ins_into_a_missing_page_faults_before_the_port_is_read() {
     let mut r = Rig::new().code(&[0xf3, 0x66, 0x6d]);
     r.set(&[(RDI, 0x5000), (RCX, 4)]);
     r.vcpu.vm.mmu().missing.push(5);
-    r.exit(ExitReason::PortIo(string(Word, false, true)), 3);
+    r.exit(ExitReason::StringIo(string(Word, false, true)), 3);
     let injected = r.injected();
     assert_eq!(
         injected[1],
@@ -192,7 +191,7 @@ fn ins_into_a_missing_page_faults_before_the_port_is_read() {
 fn long_string_io_lets_the_guest_be_interrupted() {
     let mut r = Rig::new().code(&[0xf3, 0x6c]);
     r.set(&[(RDI, 0x2000), (RCX, 20_000), (RDX, PORT.into())]);
-    r.exit(ExitReason::PortIo(string(Byte, false, true)), 2);
+    r.exit(ExitReason::StringIo(string(Byte, false, true)), 2);
     r.run();
     assert!(r.reg(RCX) >= 20_000 - 4096, "one exit does a bounded part");
     assert_eq!(

@@ -119,20 +119,22 @@ fn reason(r: &mut Random) -> ExitReason {
         15 => ExitReason::Rdpmc,
         16 => ExitReason::Hypercall,
         17 => ExitReason::Xsetbv,
-        18..=20 => ExitReason::Msr { write: r.one_in(2) },
-        21..=25 => ExitReason::PortIo(PortIo {
-            port: if r.one_in(3) {
-                r.next() as u16
-            } else {
-                PORT + r.below(18) as u16
-            },
-            size: size(r),
-            write: r.one_in(2),
-            string: r.one_in(2),
-            rep: r.one_in(2),
-            address_size: r.pick(&[None, Some(2), Some(4), Some(8)]),
-            segment: r.pick(&[None, Some(SegReg::Ds), Some(SegReg::Fs)]),
-        }),
+        18..=20 => r.pick(&[ExitReason::Rdmsr, ExitReason::Wrmsr]),
+        21..=25 => {
+            let io = PortIo {
+                port: if r.one_in(3) {
+                    r.next() as u16
+                } else {
+                    PORT + r.below(18) as u16
+                },
+                size: size(r),
+                write: r.one_in(2),
+                rep: r.one_in(2),
+                address_size: r.pick(&[None, Some(2), Some(4), Some(8)]),
+                segment: r.pick(&[None, Some(SegReg::Ds), Some(SegReg::Fs)]),
+            };
+            r.pick(&[ExitReason::PortIo(io), ExitReason::StringIo(io)])
+        }
         26 => ExitReason::CrAccess(register(r)),
         27 => ExitReason::Cr0Misc,
         28 => ExitReason::DrAccess(register(r)),

@@ -19,7 +19,7 @@ const TSC: u64 = 0x10;
 fn read(r: &mut Rig, msr: u64) -> Option<u64> {
     r.set(&[(RCX, msr), (RAX, !0), (RDX, !0)]);
     let before = r.vcpu.cpu.rip;
-    r.exit(ExitReason::Msr { write: false }, 2);
+    r.exit(ExitReason::Rdmsr, 2);
     finished(r, before).then(|| r.reg(RDX) << 32 | r.reg(RAX))
 }
 
@@ -33,7 +33,7 @@ fn write(r: &mut Rig, msr: u64, value: u64) -> bool {
         (RDX, dirt | value >> 32),
     ]);
     let before = r.vcpu.cpu.rip;
-    r.exit(ExitReason::Msr { write: true }, 2);
+    r.exit(ExitReason::Wrmsr, 2);
     finished(r, before)
 }
 

@@ -18,7 +18,7 @@ use tests::rig::{RAM, host};
 
 type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 
-const WRMSR: ExitReason = ExitReason::Msr { write: true };
+const WRMSR: ExitReason = ExitReason::Wrmsr;
 const APIC_BASE: u32 = 0x1b;
 const ICR: u32 = 0x830;
 const SPURIOUS: u32 = 0x80f;
