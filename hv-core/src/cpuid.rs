@@ -270,6 +270,12 @@ impl Cpuid {
         }
     }
 
+    /// How the virtual CPUs are arranged.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
     /// The guest's physical address width in bits.
     #[must_use]
     pub fn physical_bits(&self) -> u8 {

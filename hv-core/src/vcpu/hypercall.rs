@@ -65,7 +65,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// The CPU with this APIC ID is to run before this one goes on.
     fn yield_to(&mut self, apic_id: u64) {
-        let cpu = (0..MAX_CPUS).find(|&cpu| u64::from(Topology::apic_id(cpu)) == apic_id);
+        let all = self.vm.cpuid.topology().cores();
+        let cpu = (0..all).find(|&cpu| u64::from(Topology::apic_id(cpu)) == apic_id);
         if let Some(cpu) = cpu.filter(|&cpu| cpu != u32::from(self.index)) {
             self.stop.get_or_insert(Stop::YieldTo(cpu as usize));
         }

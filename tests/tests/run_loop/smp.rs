@@ -266,7 +266,7 @@ fn one_call_sends_an_interrupt_to_many() {
 fn a_call_may_give_the_turn_to_another_cpu() {
     let mut m = Machine::new(3);
     assert_eq!(m.call(0, SCHED_YIELD, [2, 0, 0, 0]).0, Stop::YieldTo(2));
-    for nobody in [0, 32, u64::MAX] {
+    for nobody in [0, 3, 32, u64::MAX] {
         let (stop, _) = m.call(0, SCHED_YIELD, [nobody, 0, 0, 0]);
         assert_eq!(stop, Stop::HostInterrupt);
     }
