@@ -13,6 +13,7 @@ use self::console::Console;
 use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
+use crate::guest::Cpu;
 use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
@@ -40,6 +41,8 @@ use spin::Mutex;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
+/// How much later than due service may be while a guest runs.
+const SLACK: VmTime = VmTime::from_millis(10);
 
 /// All VMs with what shows them and serves them.
 pub struct Session<B: VcpuBackend> {
@@ -170,12 +173,14 @@ impl<B: VcpuBackend> Session<B> {
     /// When something is to be done though no interrupt comes: service, something is due in a VM that is not `running`, or one that has used
     /// up its cap may run again.
     fn next(&self, now: VmTime, running: Option<usize>) -> VmTime {
+        // A guest that runs has deadlines of its own, at which it can be left without a further exit.
+        let slack = running.map_or(VmTime(0), |_| SLACK);
         let others = self.vms.iter().enumerate();
         let others = others.filter(|&(index, _)| Some(index) != running);
         let polls = others.map(|(_, vm)| vm.poll_due(now));
         let release = self.scheduler.release();
         let release = release.map(|ticks| self.clock.time(ticks));
-        polls.chain(release).fold(self.due, VmTime::min)
+        polls.chain(release).fold(self.due + slack, VmTime::min)
     }
 
     /// Takes the host's CPU away from whoever has it.
@@ -206,16 +211,19 @@ impl<B: VcpuBackend> Session<B> {
         let end = until.map_or(VmTime::NEVER, |ticks| self.clock.time(ticks));
         let now = self.clock.time(before);
         let next = self.next(now, Some(index)).min(end);
+        let service = self.due;
         let vm = &mut self.vms[index];
         let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
         let slot = &mut vm.guest.cpus[n];
         let cpu = &mut slot.cpu;
         cpu.cpu.set_pause_exiting(sibling_waits);
         cpu.resume();
-        cpu.service_at = match next {
-            VmTime::NEVER => next,
-            next => cpu.now() + (next - now),
+        let guests_time = |cpu: &Cpu<B>, time| match time {
+            VmTime::NEVER => time,
+            time => cpu.now() + (time - now),
         };
+        cpu.service_at = guests_time(cpu, next);
+        cpu.service_from = guests_time(cpu, service);
         let stop = cpu.run();
         let after = clock::ticks();
         self.scheduler.charge(entity, after - before);

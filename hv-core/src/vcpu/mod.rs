@@ -140,6 +140,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub recorder: Option<Box<Recorder>>,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
+    /// From when on the caller wants it too, if the guest has been left for its own devices anyway.
+    pub service_from: VmTime,
     /// Its number in the VM, from 0. 0 is the bootstrap processor.
     index: u8,
     /// The other CPUs of the VM: bit n is CPU n.
@@ -198,6 +200,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             stats: Stats::default(),
             recorder: None,
             service_at: VmTime::NEVER,
+            service_from: VmTime::NEVER,
             irqs,
             msrs: MsrStore::default(),
             events: EventQueue::default(),
@@ -305,7 +308,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             if self.now >= deadline {
                 if self.now >= self.vm.deadline() {
                     self.vm.bus().poll(self.now);
-                    continue;
+                    if self.now < self.service_at.min(self.service_from) {
+                        continue;
+                    }
                 }
                 return self.leave(Stop::Service);
             }

@@ -193,3 +193,22 @@ fn pause_gives_way_and_the_guest_goes_on_behind_it() {
     assert_eq!(r.vcpu.cpu.rip, CODE + 2);
     assert_eq!(r.run(), Stop::HostInterrupt);
 }
+
+#[test]
+fn service_that_is_not_urgent_waits_for_the_guests_own_deadline() {
+    let mut r = Rig::new();
+    r.run();
+    r.probe.lock().wake = Some(VmTime(300));
+    r.exit(OUT, 1);
+    r.run();
+    (r.vcpu.service_from, r.vcpu.service_at) = (VmTime(100), VmTime(1_000));
+    r.clock.pass(200);
+    r.exit(ExitReason::Nmi, 0);
+    assert_eq!(r.run(), Stop::HostInterrupt, "nothing is due");
+    assert_eq!(r.clock.armed(), VmTime(300));
+    r.probe.lock().polls.clear();
+    r.clock.pass(100);
+    r.exit(ExitReason::Nmi, 0);
+    assert_eq!(r.run(), Stop::Service);
+    assert_eq!(r.probe.lock().polls, [VmTime(300)]);
+}
