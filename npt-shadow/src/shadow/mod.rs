@@ -234,7 +234,7 @@ impl<F: Frames> ShadowMmu<F> {
         self.map.exhausted() || self.frames.exhausted()
     }
 
-    /// Puts a [fence] of these empty nested tables, which are in the long-mode format, around the guest. Before anything is
+    /// Puts a [fence](crate::fence) of these empty nested tables, which are in the long-mode format, around the guest. Before anything is
     /// mapped. Returns whether there was memory for it.
     #[must_use]
     pub fn enclose(&mut self, nested: NestedMmu<F>) -> bool {
