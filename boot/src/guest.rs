@@ -491,12 +491,12 @@ impl<B: VcpuBackend> Guest<B> {
             Firmware::Linux { .. } => {
                 let bits = self.vm.cpuid.physical_bits();
                 for slot in &mut self.cpus {
-                    slot.load();
-                    for (msr, value) in mtrr::writes(bits) {
-                        let set = slot.cpu.write_msr(msr, value);
-                        debug_assert!(set.is_ok(), "firmware sets registers that are there");
-                    }
-                    slot.unload();
+                    slot.while_loaded(|cpu| {
+                        for (msr, value) in mtrr::writes(bits) {
+                            let set = cpu.write_msr(msr, value);
+                            debug_assert!(set.is_ok(), "firmware sets registers that are there");
+                        }
+                    });
                 }
                 self.cpus[0].load();
                 let started = self.start_linux();
@@ -521,9 +521,7 @@ impl<B: VcpuBackend> Guest<B> {
     /// Keeps what has just passed, `ticks` ticks of the time-stamp counter, out of the guest's time. None of its CPUs is loaded.
     pub fn skip(&mut self, ticks: u64) {
         for slot in &mut self.cpus {
-            slot.load();
-            slot.cpu.skip(ticks);
-            slot.unload();
+            slot.while_loaded(|cpu| cpu.skip(ticks));
         }
     }
 

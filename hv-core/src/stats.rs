@@ -126,10 +126,6 @@ pub struct Facts<'a> {
     pub ticks_total: u64,
     /// TSC frequency in hertz.
     pub tsc_hz: u64,
-    /// TSC ticks during which the guest had halted.
-    pub ticks_halted: u64,
-    /// TSC ticks during which it had the CPU.
-    pub ticks_run: u64,
     /// What of the CPU it is to get.
     pub share: Share,
     /// What shadow paging has done, where the guest runs on it.
@@ -226,12 +222,12 @@ impl Stats {
             table_frames,
             ticks_total,
             tsc_hz,
-            ticks_halted,
-            ticks_run,
             share: Share { weight, cap, warp },
             shadow,
             cpus,
         } = facts;
+        let ticks_halted: u64 = cpus.iter().map(|cpu| cpu.halted).sum();
+        let ticks_run: u64 = cpus.iter().map(|cpu| cpu.used).sum();
         let total: u64 = self.exits.iter().sum();
         let spent: u64 = self.ticks.iter().sum();
         write!(

@@ -57,7 +57,15 @@ impl<B: VcpuBackend> CpuSlot<B> {
         self.extended.save();
     }
 
-    /// The machine is reset when the time-stamp counter is `ticks`. The CPU is not loaded.
+    /// Does something with the CPU that takes the hardware. No CPU is loaded, before or after.
+    pub fn while_loaded<R>(&mut self, f: impl FnOnce(&mut Cpu<B>) -> R) -> R {
+        self.load();
+        let result = f(&mut self.cpu);
+        self.unload();
+        result
+    }
+
+    /// The machine is reset when the time-stamp counter is `ticks`. No CPU is loaded.
     pub fn reset(&mut self, ticks: u64) {
         self.load();
         self.extended.reset();
@@ -118,7 +126,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
     }
 
     /// How long it has halted so far, in ticks of the time-stamp counter.
-    pub fn halted_ticks(&self) -> u64 {
+    fn halted_ticks(&self) -> u64 {
         self.halted_ticks + self.halted.map_or(0, |since| clock::ticks() - since)
     }
 }

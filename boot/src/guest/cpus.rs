@@ -36,10 +36,8 @@ impl<B: VcpuBackend> Guest<B> {
             log::info!("VM {number}: the guest has let go of CPU {cpu}");
             self.chips.lock().set_present(cpu as usize, false);
             // Its time-stamp counter goes on with the others'.
-            let first = &mut self.cpus[0];
-            first.load();
-            let since = 0u64.wrapping_sub(first.cpu.cpu.sysreg(SysReg::TscOffset));
-            first.unload();
+            let offset = self.cpus[0].while_loaded(|first| first.cpu.sysreg(SysReg::TscOffset));
+            let since = 0u64.wrapping_sub(offset);
             if let Some(slot) = self.cpus.get_mut(cpu as usize) {
                 slot.wake();
                 slot.reset(since);

@@ -356,10 +356,7 @@ impl<B: VcpuBackend> Session<B> {
     fn watch(&self, index: usize, due: VmTime) -> Watch {
         let vm = &self.vms[index];
         let cpus = self.cpu_facts(index);
-        let ran = cpus.iter().map(|cpu| cpu.used).sum();
-        let waited = cpus.iter().map(|cpu| cpu.steal).sum();
-        let times = [ran, waited, vm.halted_ticks()];
-        Watch::new(due, clock::ticks(), times, &vm.stats())
+        Watch::new(due, clock::ticks(), &cpus, &vm.stats())
     }
 
     /// Shows what the guest does, if somebody watches, and returns when to do it again.

@@ -5,7 +5,7 @@ use console::{Command, Editor, Event, Keyboard, Screen, SerialLine};
 use core::fmt::{self, Write};
 use hv_core::VmTime;
 use hv_core::exit::ExitReason;
-use hv_core::stats::Stats;
+use hv_core::stats::{CpuFacts, Stats};
 
 const PROMPT: &str = "umbra> ";
 const HINT: &str = "(`help` lists the commands; `close` or three Ctrl-A lead back to the guest)\n";
@@ -26,15 +26,15 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to watch at `since` ticks.
-    pub fn new(due: VmTime, since: u64, [ran, waited, halted]: [u64; 3], stats: &Stats) -> Self {
+    pub fn new(due: VmTime, since: u64, cpus: &[CpuFacts], stats: &Stats) -> Self {
         Self {
             due,
             since,
             exits: stats.exits,
             ticks: stats.ticks,
-            ran,
-            waited,
-            halted,
+            ran: cpus.iter().map(|cpu| cpu.used).sum(),
+            waited: cpus.iter().map(|cpu| cpu.steal).sum(),
+            halted: cpus.iter().map(|cpu| cpu.halted).sum(),
         }
     }
 }

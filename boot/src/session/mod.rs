@@ -488,8 +488,6 @@ impl<B: VcpuBackend> Session<B> {
                 table_frames: mmu.frames_used(),
                 ticks_total,
                 tsc_hz: clock::tsc_hz(),
-                ticks_halted: vm.halted_ticks(),
-                ticks_run: cpus.iter().map(|cpu| cpu.used).sum(),
                 share: self.scheduler.share(index),
                 shadow: mmu.shadow_report(),
                 cpus: &cpus,

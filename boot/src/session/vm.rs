@@ -134,11 +134,6 @@ impl<B: VcpuBackend> Vm<B> {
         }
     }
 
-    /// How long its CPUs have halted so far, in ticks of the time-stamp counter.
-    pub fn halted_ticks(&self) -> u64 {
-        self.guest.cpus.iter().map(CpuSlot::halted_ticks).sum()
-    }
-
     /// What all its CPUs did.
     pub fn stats(&self) -> Stats {
         let mut all = Stats::default();
