@@ -1,4 +1,4 @@
-//! The first exits of a VM, as text that tests can replay: what the hardware told, and what the run loop made of it.
+//! The first exits of a virtual CPU, as text that tests can replay: what the hardware told, and what the run loop made of it.
 //!
 //! One line an exit: the VM's time in nanoseconds, the exit, RIP and RAX, RBX, RCX, RDX as the guest was left, and RIP and RAX
 //! afterwards; hexadecimal but for time. Exits that need guest memory or tell more than fits are there by name only.
@@ -52,6 +52,12 @@ impl Recorder {
             msrs: Counts::default(),
             open: None,
         }
+    }
+
+    /// Adds what another CPU of the VM has counted. The lines stay this one's.
+    pub fn add_counts(&mut self, other: &Self) {
+        self.ports.add_all(&other.ports);
+        self.msrs.add_all(&other.msrs);
     }
 
     /// The guest has been left.

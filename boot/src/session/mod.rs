@@ -493,10 +493,10 @@ impl<B: VcpuBackend> Session<B> {
                 cpus: &cpus,
             };
             drop(mmu);
-            let recorder = vm.guest.cpus[0].cpu.recorder.as_deref();
+            let recorded = vm.recorded();
             let send = &mut |message: Message<'_>| control::send(vm.number, &message);
             let mut report = Report::begin(&mut self.buffer, send);
-            let _ = vm.stats().json(&facts, recorder, &mut report);
+            let _ = vm.stats().json(&facts, recorded.as_deref(), &mut report);
             report.end();
         }
     }

@@ -66,10 +66,12 @@ impl<B: VcpuBackend> Vm<B> {
     ) -> Result<Self, String> {
         let (mut guest, removable) =
             Guest::new(boot, number, options, media, scratch, virtualization)?;
-        let record = options.record as usize;
-        for slot in &mut guest.cpus {
-            slot.cpu.recorder =
-                (record != 0 || options.count).then(|| Box::new(Recorder::new(record)));
+        if options.record != 0 || options.count {
+            // All count, and the first has the lines.
+            let lines = core::iter::once(options.record as usize).chain(core::iter::repeat(0));
+            for (slot, lines) in guest.cpus.iter_mut().zip(lines) {
+                slot.cpu.recorder = Some(Box::new(Recorder::new(lines)));
+            }
         }
         log::info!("VM {number}: {} MiB of RAM", guest.memory_size >> 20);
         Ok(Self {
@@ -142,6 +144,16 @@ impl<B: VcpuBackend> Vm<B> {
             .iter()
             .for_each(|slot| all.add(&slot.cpu.stats));
         all
+    }
+
+    /// What its CPUs have recorded, if they record.
+    pub fn recorded(&self) -> Option<Box<Recorder>> {
+        let mut recorders = self.guest.cpus.iter().map(|slot| &slot.cpu.recorder);
+        let mut all = recorders.next()?.clone()?;
+        for recorder in recorders.flatten() {
+            all.add_counts(recorder);
+        }
+        Some(all)
     }
 
     /// A device of its has got something from outside.

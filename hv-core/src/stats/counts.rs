@@ -35,22 +35,32 @@ impl<const N: usize> Counts<N> {
         if self.keys[at] == key {
             self.counts[at] += 1;
         } else {
-            self.search(key);
+            self.search(key, 1);
         }
+    }
+
+    /// Counts what another table has counted.
+    pub fn add_all(&mut self, other: &Self) {
+        for (&key, &count) in other.keys.iter().zip(&other.counts) {
+            if count != 0 {
+                self.search(key, count);
+            }
+        }
+        self.others += other.others;
     }
 
     #[cold]
     #[inline(never)]
-    fn search(&mut self, key: u32) {
+    fn search(&mut self, key: u32, times: u64) {
         for at in (0..TRIES).map(|n| (key as usize + n) & (N - 1)) {
             let free = self.counts[at] == 0;
             if free || self.keys[at] == key {
                 self.keys[at] = key;
-                self.counts[at] += 1;
+                self.counts[at] += times;
                 return;
             }
         }
-        self.others += 1;
+        self.others += times;
     }
 
     /// Writes the most frequent as a JSON object, from the most frequent on, and the rest as its member `others`.
@@ -111,6 +121,30 @@ mod tests {
         let out = json(&counts);
         assert_eq!(out.matches(": 6,").count(), 8, "{out}");
         assert!(out.ends_with("\"others\": 72 }"), "{out}");
+    }
+
+    #[test]
+    fn the_counts_of_two_tables_are_added() {
+        let (mut one, mut two) = (Counts::<16>::default(), Counts::<16>::default());
+        for key in [0x3f8, 0x3f8, 0] {
+            one.add(key);
+        }
+        for key in (0..9).map(|n| 0x80 + 16 * n).chain([0x3f8, 0x70]) {
+            two.add(key);
+        }
+        let alone = json(&two);
+        one.add_all(&two);
+        let sum = json(&one);
+        assert!(sum.starts_with("{ \"0x3f8\": 3, "), "{sum}");
+        let total = |text: &str| -> u64 {
+            let counts = text
+                .split([',', '}'])
+                .filter_map(|entry| entry.rsplit(": ").next());
+            counts
+                .filter_map(|count| count.trim().parse::<u64>().ok())
+                .sum()
+        };
+        assert_eq!((total(&alone), total(&sum)), (11, 14));
     }
 
     #[test]
