@@ -514,8 +514,7 @@ impl<B: VcpuBackend> Guest<B> {
 
     /// Whether all its CPUs have halted for ever.
     pub fn is_dead(&self) -> bool {
-        self.cpus.iter().all(|slot| slot.has_halted_for_ever())
-            && !self.chips.lock().rouse_the_deaf()
+        self.cpus.iter().all(|slot| slot.has_halted_for_ever()) && !self.chips.lock().can_send_nmi()
     }
 
     /// Keeps what has just passed, `ticks` ticks of the time-stamp counter, out of the guest's time. None of its CPUs is loaded.

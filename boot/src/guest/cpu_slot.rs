@@ -17,7 +17,7 @@ pub struct CpuSlot<B: VcpuBackend> {
     /// How long it had halted, likewise, when it woke last.
     halted_ticks: u64,
     /// It has halted, and no interrupt wakes it.
-    deaf: bool,
+    ignores_interrupts: bool,
     /// Since when it could run and does not, likewise.
     ready: Option<u64>,
     /// How long it could have run while another had the host's CPU, and how often it had to wait so.
@@ -33,7 +33,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
             extended,
             halted: None,
             halted_ticks: 0,
-            deaf: false,
+            ignores_interrupts: false,
             ready: None,
             steal: 0,
             waits: 0,
@@ -42,7 +42,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
 
     /// Whether no interrupt of its own can wake it.
     pub fn has_halted_for_ever(&self) -> bool {
-        self.halted.is_some() && self.deaf
+        self.halted.is_some() && self.ignores_interrupts
     }
 
     /// It gets the host's CPU.
@@ -76,7 +76,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
     /// It has halted, or waits for a start-up message. It is loaded.
     pub fn halt(&mut self) {
         self.halted.get_or_insert_with(clock::ticks);
-        self.deaf = self.cpu.is_deaf();
+        self.ignores_interrupts = self.cpu.ignores_interrupts();
         self.ready = None;
     }
 

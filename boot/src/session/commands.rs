@@ -93,7 +93,7 @@ impl<B: VcpuBackend> Session<B> {
                 } else {
                     vm.resume();
                     vm.guest.pm.lock().press_power_button();
-                    vm.rouse();
+                    vm.wake_devices();
                     say!(self, "pressed; a guest with ACPI shuts down by itself");
                 }
             }
@@ -218,7 +218,7 @@ impl<B: VcpuBackend> Session<B> {
             }
             Some(count) => {
                 vm.guest.want_cpus(count);
-                vm.rouse();
+                vm.wake_devices();
                 if count < there {
                     say!(self, "the guest is asked; `cpus` says how many it has left");
                 } else {

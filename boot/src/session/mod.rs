@@ -374,7 +374,7 @@ impl<B: VcpuBackend> Session<B> {
             next = next.min(vm.turn_due());
             let answered = answered >> (vm.number - 1) & 1 != 0;
             if answered || vm.guest.port.is_some_and(|port| frames.contains(port)) {
-                vm.rouse();
+                vm.wake_devices();
             }
             if vm.give_keys() {
                 next = next.min(now + KEY_INTERVAL);
@@ -448,7 +448,7 @@ impl<B: VcpuBackend> Session<B> {
                 .keyboard
                 .lock()
                 .mouse_move(m.dx, m.dy, m.wheel, m.buttons);
-            vm.rouse();
+            vm.wake_devices();
         }
     }
 
@@ -458,7 +458,7 @@ impl<B: VcpuBackend> Session<B> {
             let vm = &mut self.vms[self.focus];
             let command = self.console.byte(vm.number, byte, &mut |byte| {
                 vm.guest.uart.lock().receive(&[byte]);
-                vm.rouse();
+                vm.wake_devices();
             });
             if let Some(command) = command {
                 self.execute(command);

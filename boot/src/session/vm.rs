@@ -157,7 +157,7 @@ impl<B: VcpuBackend> Vm<B> {
     }
 
     /// A device of its has got something from outside.
-    pub fn rouse(&mut self) {
+    pub fn wake_devices(&mut self) {
         let now = self.guest.now();
         self.guest.vm.bus().wake_at(now);
     }
@@ -215,7 +215,7 @@ impl<B: VcpuBackend> Vm<B> {
             let n = self.guest.keyboard.lock().key_scancodes(&self.keys);
             self.keys.drain(..n.min(self.keys.len()));
             if n > 0 {
-                self.rouse();
+                self.wake_devices();
             }
         }
         !self.keys.is_empty() && self.state == State::Running

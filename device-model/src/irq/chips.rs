@@ -192,8 +192,8 @@ impl InterruptChips {
     /// Whether anything but a CPU can send an NMI, an INIT or a start-up message. If not, CPUs that have all halted with interrupts off have
     /// halted for ever.
     #[must_use]
-    pub fn rouse_the_deaf(&self) -> bool {
-        self.ioapic.rouses_the_deaf() || self.cpus.iter().any(|c| c.lapic.lint0_is_nmi())
+    pub fn can_send_nmi(&self) -> bool {
+        self.ioapic.can_send_nmi() || self.cpus.iter().any(|c| c.lapic.lint0_is_nmi())
     }
 
     /// Pulls the NMI pin (LINT1 of all local APICs; the pin itself where there is none).

@@ -128,7 +128,7 @@ impl IoApic {
     }
 
     /// Whether an input may send an NMI, an INIT or a start-up message.
-    pub(super) fn rouses_the_deaf(&self) -> bool {
+    pub(super) fn can_send_nmi(&self) -> bool {
         use DeliveryMode::{Init, Nmi, StartUp};
         self.entries.iter().any(|entry| {
             !entry.low.contains(Redirection::MASKED) && matches!(entry.mode(), Nmi | Init | StartUp)

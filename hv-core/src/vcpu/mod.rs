@@ -272,7 +272,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Whether no interrupt wakes it: it has halted with interrupts off, or was not started.
     #[must_use]
-    pub fn is_deaf(&self) -> bool {
+    pub fn ignores_interrupts(&self) -> bool {
         match self.activity {
             Activity::Active => false,
             Activity::Halted => self.cpu.rflags() & Rflags::IF.bits() == 0,

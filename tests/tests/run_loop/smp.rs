@@ -220,7 +220,7 @@ fn a_halted_cpu_is_woken_by_an_interrupt_and_only_it() {
 fn a_kick_ends_a_halt_with_interrupts_off_also_one_that_comes_later() {
     let mut m = Machine::new(2);
     assert!(matches!(m.halt(1, 2), Stop::Idle(_)));
-    assert!(m.cpus[1].is_deaf());
+    assert!(m.cpus[1].ignores_interrupts());
     assert_eq!(m.call(0, KICK_CPU, [0, 1, 0, 0]), (Stop::Wakeup, 0));
     assert_eq!(m.cpus[1].run(), Stop::HostInterrupt);
     assert_eq!(m.call(0, KICK_CPU, [0, 1, 0, 0]), (Stop::HostInterrupt, 0));
