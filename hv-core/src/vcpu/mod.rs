@@ -8,6 +8,8 @@ mod access;
 mod control;
 mod cpuid;
 mod debug;
+mod entry;
+mod events;
 mod hypercall;
 mod instruction;
 mod lacking;
@@ -18,23 +20,22 @@ mod pio;
 mod software;
 mod start_up;
 
+use self::entry::Next;
 use crate::bus::{self, MapChange};
-use crate::cpu::{Entry, VcpuBackend};
+use crate::cpu::VcpuBackend;
 use crate::device::PowerAction;
 use crate::emulate::{
     self, DecodeCache, EmuFault, Intercepted, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
 };
-use crate::event::{
-    Event, EventKind, EventQueue, Injection, Interruptibility, TripleFault, vector,
-};
+use crate::event::{Event, EventKind, EventQueue, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::{Attention, InterruptController};
-use crate::mmu::{Mmu, TlbFlush};
+use crate::mmu::Mmu;
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
 use crate::pveoi::PvEoi;
 use crate::pvsteal::StealTime;
-use crate::record::{Before, Recorder};
+use crate::record::Recorder;
 use crate::regs::{Efer, Rflags, SysReg, gpr};
 use crate::sentence::sentence;
 use crate::stats::Stats;
@@ -103,16 +104,6 @@ impl Activity {
 
 /// No exit is being dealt with.
 const NO_EXIT: (usize, u64) = (ExitReason::KINDS, 0);
-
-/// What is to be done next.
-enum Next {
-    /// Enter the guest.
-    Enter(Injection),
-    /// The guest has been run in software: look again.
-    Again,
-    /// Nothing: the guest has halted.
-    Idle,
-}
 
 /// What a virtual CPU is made of.
 pub struct Parts<B: VcpuBackend, C: Clock> {
@@ -344,164 +335,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         stop
     }
 
-    /// Decides about events, and tells the CPU the task priority.
-    #[cold]
-    #[inline(never)]
-    fn prepare(&mut self, attention: Attention) -> Next {
-        let waits = self.activity != Activity::Active
-            || attention.intersects(Attention::EVENTS)
-            || !self.events.is_quiet();
-        let injection = if waits {
-            match self.injection(attention) {
-                Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => {
-                    return Next::Again;
-                }
-                Some(i) => i,
-                None => return Next::Idle,
-            }
-        } else {
-            Injection::default()
-        };
-        if !self.cpu.can_run() && self.run_in_software(&injection) {
-            return Next::Again;
-        }
-        let attention = self.irqs.attention();
-        if self.cpu.has_tpr_shadow() {
-            self.cpu
-                .set_task_priority(attention.cr8(), attention.threshold());
-        }
-        self.calm = if self.recorder.is_some() || attention.intersects(Attention::EVENTS) {
-            Attention::UNKNOWN
-        } else {
-            attention
-        };
-        Next::Enter(injection)
-    }
-
-    /// Runs the guest until it exits, and notes when that was.
-    #[inline(always)]
-    fn enter(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) -> VmExit {
-        let timer = if self.cpu.has_timer() {
-            self.clock.ticks_until(deadline, self.now)
-        } else {
-            if deadline != *armed {
-                self.clock.arm(deadline, self.now);
-                *armed = deadline;
-            }
-            u64::MAX
-        };
-        let mut flush = TlbFlush::None;
-        if self.shadow || self.generation != self.vm.generation() {
-            flush = self.look_up_root();
-        }
-        let entry = Entry {
-            root: self.root,
-            flush,
-            inject: injection.event,
-            irq_window: injection.irq_window,
-            nmi_window: injection.nmi_window,
-            timer,
-        };
-        self.account(self.clock.ticks());
-        let injected = injection.event.map(|event| (event, self.cpu.rip()));
-        let mut exit = self.cpu.run(&entry);
-        let ticks = self.clock.ticks();
-        if exit.vectoring.is_some() {
-            self.drop_stale_vectoring(&mut exit, injected);
-        }
-        self.last = (exit.reason.index(), ticks);
-        self.now = self.clock.time(ticks);
-        exit
-    }
-
-    /// Runs the guest until it exits, with an event or with a [`Recorder`], and acts on the exit. A function of its own, so that the usual way
-    /// has the exit in registers.
-    #[cold]
-    #[inline(never)]
-    fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
-        self.end_record();
-        let exit = self.enter(injection, deadline, armed);
-        self.take_back_eoi();
-        self.take_task_priority();
-        if let Some(vector) = exit.untaken {
-            self.irqs.unacknowledge(vector);
-        }
-        if let Some(recorder) = &mut self.recorder {
-            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
-            recorder.begin(self.now, &exit, &before);
-        }
-        self.left(exit);
-    }
-
-    /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
-    fn injection(&mut self, attention: Attention) -> Option<Injection> {
-        if attention.intersects(Attention::INIT.union(Attention::START_UP)) {
-            self.start_or_stop();
-        }
-        if attention.contains(Attention::KICK) && self.irqs.take_kick() {
-            self.kicked();
-        }
-        if self.activity == Activity::WaitForSipi {
-            return None;
-        }
-        if attention.contains(Attention::NMI) && self.irqs.take_nmi() {
-            self.events.signal_nmi();
-        }
-        if self.events.nmi_blocked() && self.cpu.nmi_blocked() == Some(false) {
-            self.events.nmi_done();
-        }
-        let pending = attention.contains(Attention::INTERRUPT);
-        let state = self.interruptibility();
-        if self.activity == Activity::Halted {
-            if !(self.events.busy()
-                || self.events.nmi_waiting()
-                || (pending && state.interrupts_enabled))
-            {
-                return None;
-            }
-            self.set_activity(Activity::Active);
-        }
-        let mut acknowledged = false;
-        let injection = self.events.next(state, pending, || {
-            acknowledged = true;
-            let vector = self.irqs.acknowledge();
-            // Another one, from the other chip or with automatic end of interrupt, does not wait for the end of this one.
-            (vector, self.irqs.attention().contains(Attention::INTERRUPT))
-        });
-        if acknowledged && self.pveoi.enabled() && self.irqs.eoi_may_be_skipped() {
-            self.pveoi.offer(&*self.vm.memory);
-        }
-        if let Some(e) = &injection.event {
-            self.stats.injected[match e.kind {
-                EventKind::Exception => 0,
-                EventKind::ExternalInterrupt => 1,
-                EventKind::Nmi => 2,
-                _ => 3,
-            }] += 1;
-            if e.is_fault() {
-                let rflags = self.cpu.rflags();
-                self.cpu.set_rflags(rflags | Rflags::RF.bits());
-            }
-        }
-        Some(injection)
-    }
-
-    /// Where INT n is at RIP, its own event is what was being delivered, unless another was `injected` there, or a fault of it has met a
-    /// task gate. Bochs 2.7 tells the event before it instead (`interrupt` in `cpu/exception.cc` records none for INT n). The
-    /// instruction runs again, and a fault of it comes again.
-    #[cold]
-    #[inline(never)]
-    fn drop_stale_vectoring(&mut self, exit: &mut VmExit, injected: Option<(Event, u64)>) {
-        let Some(event) = exit.vectoring else { return };
-        let at_task_gate = exit.reason == ExitReason::TaskSwitch && event.error.is_some();
-        if event.kind.is_software() || at_task_gate || Some((event, self.cpu.rip())) == injected {
-            return;
-        }
-        if let Ok(Some(_)) = emulate::length(self, Intercepted::SoftwareInterrupt) {
-            exit.vectoring = None;
-        }
-    }
-
     /// The guest has been left: acts on it.
     #[inline(always)]
     fn left(&mut self, exit: VmExit) {
@@ -514,15 +347,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.come_to(result);
     }
 
-    /// Tells the interrupt chips of the task priority that the guest has set.
-    #[inline(always)]
-    fn take_task_priority(&mut self) {
-        if let Some(cr8) = self.cpu.changed_task_priority() {
-            self.irqs.set_cr8(cr8);
-            self.calm = Attention::UNKNOWN;
-        }
-    }
-
     /// Sees to what an exit or an instruction has come to.
     #[inline(always)]
     fn come_to(&mut self, result: Result<(), Trouble>) {
@@ -530,42 +354,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Ok(()) | Err(Trouble::Again) => {}
             Err(Trouble::Exception(e)) => self.raise(e),
             Err(Trouble::Fatal(why)) => self.stop = Some(Stop::Fatal(why)),
-        }
-    }
-
-    /// The event has not been delivered: it waits where it came from.
-    #[cold]
-    #[inline(never)]
-    fn put_back(&mut self, event: Event) {
-        match event.kind {
-            EventKind::ExternalInterrupt => self.irqs.unacknowledge(event.vector),
-            _ => self.events.put_back(event),
-        }
-    }
-
-    /// The event that has been put back has met a fault of the guest's on its way in. It counts as taken, as on a CPU: an interrupt
-    /// stays in service, and NMIs stay blocked until the next IRET.
-    #[cold]
-    #[inline(never)]
-    fn lose(&mut self, event: Event) {
-        match event.kind {
-            EventKind::ExternalInterrupt => {
-                let _ = self.irqs.acknowledge();
-            }
-            EventKind::Nmi => {
-                self.events.lose_nmi();
-                self.cpu.set_nmi_blocked(true);
-            }
-            // What two exceptions come to, the queue knows; a software event's instruction runs again.
-            _ => {}
-        }
-    }
-
-    /// Notices that the guest has skipped an EOI that it did not need to write.
-    #[inline(always)]
-    fn take_back_eoi(&mut self) {
-        if self.pveoi.offered() && self.pveoi.take_back(&*self.vm.memory) {
-            self.irqs.end_of_interrupt();
         }
     }
 
@@ -672,59 +460,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             && value >> self.vm.cpuid.physical_bits() != 0
     }
 
-    /// Adds the time since the last exit to its reason. Another exit follows.
-    #[inline(always)]
-    fn account(&mut self, ticks: u64) {
-        let (reason, since) = self.last;
-        if reason < ExitReason::KINDS {
-            self.stats.exit(reason, ticks.wrapping_sub(since));
-            if let Some(now) = self.cpu.accesses() {
-                let since = core::mem::replace(&mut self.accesses, now);
-                self.stats
-                    .accesses(reason, (now.0 - since.0, now.1 - since.1));
-            }
-        }
-    }
-
-    /// The last exit has been dealt with, and no entry follows.
-    fn finish(&mut self, ticks: u64) {
-        self.end_record();
-        self.account(ticks);
-        self.last = NO_EXIT;
-    }
-
-    fn end_record(&mut self) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.end(self.cpu.rip(), self.cpu.gprs());
-        }
-    }
-
-    fn interruptibility(&self) -> Interruptibility {
-        Interruptibility {
-            interrupts_enabled: self.cpu.rflags() & Rflags::IF.bits() != 0,
-            shadow: self.cpu.interrupt_shadow(),
-        }
-    }
-
-    /// The root of the tables has changed, or may have, or this CPU has to forget what it remembers of them.
-    #[inline(never)]
-    fn look_up_root(&mut self) -> TlbFlush {
-        if self.shadow != self.vm.is_shadow() {
-            self.follow_paging();
-        }
-        let mut mmu = self.vm.mmu();
-        let (root, flush) = mmu.root(self.index());
-        (self.root, self.generation) = (root, mmu.generation());
-        if flush != TlbFlush::None {
-            self.stats.flushes += 1;
-            if self.shadow {
-                // Another CPU may have put the fence up or taken it down.
-                self.cpu.set_fence(mmu.fence(self.index()));
-            }
-        }
-        flush
-    }
-
     /// What this CPU makes of a physical address on its way to memory and bus.
     #[inline]
     fn decode(&self, gpa: Gpa) -> Gpa {
@@ -741,13 +476,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// Raises an exception in the guest.
-    fn raise(&mut self, event: Event) {
-        if self.events.raise(event) == Err(TripleFault) {
-            self.stop = Some(Stop::TripleFault);
-        }
-    }
-
     #[cold]
     #[inline(never)]
     fn triple_fault(&mut self) -> Result<(), Trouble> {
@@ -758,31 +486,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn host_interrupt(&mut self) -> Result<(), Trouble> {
         self.stop = Some(Stop::HostInterrupt);
         Ok(())
-    }
-
-    /// An exception that was intercepted only to keep the CPU from looping goes to the guest as it is. Where the instruction's length
-    /// is not known, one that an instruction raised is executed in software.
-    #[cold]
-    #[inline(never)]
-    fn reflect(&mut self, kind: EventKind, v: u8, error: u32, insn_len: u8) -> Result<(), Trouble> {
-        if kind.is_software() {
-            return match insn_len {
-                0 => self.emulate(),
-                insn_len => Err(Trouble::Exception(Event {
-                    kind,
-                    vector: v,
-                    error: None,
-                    insn_len,
-                })),
-            };
-        }
-        let error = matches!(v, 8 | 10..=14 | 17 | 21).then_some(error);
-        if v == vector::MC {
-            return Err(Trouble::Fatal(sentence(format_args!(
-                "the host reported a machine check while the guest ran"
-            ))));
-        }
-        Err(Trouble::Exception(Event::exception(v, error)))
     }
 
     #[cold]
@@ -803,30 +506,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.trap_single_step();
             }
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn trap_single_step(&mut self) {
-        const BS: u64 = 1 << 14;
-        self.debug_trap(BS);
-    }
-
-    /// Raises the debug exception that an instruction or event in software leaves to be raised, if any.
-    fn trap(&mut self, step: &Step) {
-        const BT: u64 = 1 << 15;
-        if step.single_step {
-            self.trap_single_step();
-        }
-        if step.task_trap {
-            self.debug_trap(BT);
-        }
-    }
-
-    fn debug_trap(&mut self, why: u64) {
-        let dr6 = self.cpu.sysreg(SysReg::Dr6);
-        self.cpu.set_sysreg(SysReg::Dr6, dr6 | why);
-        self.raise(Event::exception(vector::DB, None));
     }
 
     /// INVD and WBINVD: there is nothing to be done. The guest's devices see its memory through the caches.
@@ -858,23 +537,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let next = self.next_rip(next_rip, Intercepted::Pause)?;
         self.advance(next);
         self.stop.get_or_insert(Stop::Yield);
-        Ok(())
-    }
-
-    /// The NMI handler is about to end. Its IRET is executed here, so that the next NMI comes right behind it. A fault of the IRET
-    /// ends the blocking too (SDM vol 3A 6.7.1, "Handling Multiple NMIs").
-    #[cold]
-    #[inline(never)]
-    fn iret(&mut self) -> Result<(), Trouble> {
-        self.events.nmi_done();
-        self.emulate()
-    }
-
-    /// The NMI handler has ended: the next NMI may come.
-    #[cold]
-    #[inline(never)]
-    fn nmi_window(&mut self) -> Result<(), Trouble> {
-        self.events.nmi_done();
         Ok(())
     }
 

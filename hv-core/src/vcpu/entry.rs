@@ -1,0 +1,171 @@
+//! Entering the guest: what is decided before, and what is noted of the exit.
+
+use super::{Activity, NO_EXIT, Vcpu};
+use crate::cpu::{Entry, VcpuBackend};
+use crate::event::Injection;
+use crate::exit::{ExitReason, VmExit};
+use crate::irq::Attention;
+use crate::mmu::{Mmu, TlbFlush};
+use crate::record::Before;
+use crate::time::{Clock, VmTime};
+
+/// What is to be done next.
+pub(super) enum Next {
+    /// Enter the guest.
+    Enter(Injection),
+    /// The guest has been run in software: look again.
+    Again,
+    /// Nothing: the guest has halted.
+    Idle,
+}
+
+impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
+    /// Decides about events, and tells the CPU the task priority.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn prepare(&mut self, attention: Attention) -> Next {
+        let waits = self.activity != Activity::Active
+            || attention.intersects(Attention::EVENTS)
+            || !self.events.is_quiet();
+        let injection = if waits {
+            match self.injection(attention) {
+                Some(i) if !self.cpu.can_inject(&i) && self.run_in_software(&i) => {
+                    return Next::Again;
+                }
+                Some(i) => i,
+                None => return Next::Idle,
+            }
+        } else {
+            Injection::default()
+        };
+        if !self.cpu.can_run() && self.run_in_software(&injection) {
+            return Next::Again;
+        }
+        let attention = self.irqs.attention();
+        if self.cpu.has_tpr_shadow() {
+            self.cpu
+                .set_task_priority(attention.cr8(), attention.threshold());
+        }
+        self.calm = if self.recorder.is_some() || attention.intersects(Attention::EVENTS) {
+            Attention::UNKNOWN
+        } else {
+            attention
+        };
+        Next::Enter(injection)
+    }
+
+    /// Runs the guest until it exits, and notes when that was.
+    #[inline(always)]
+    pub(super) fn enter(
+        &mut self,
+        injection: &Injection,
+        deadline: VmTime,
+        armed: &mut VmTime,
+    ) -> VmExit {
+        let timer = if self.cpu.has_timer() {
+            self.clock.ticks_until(deadline, self.now)
+        } else {
+            if deadline != *armed {
+                self.clock.arm(deadline, self.now);
+                *armed = deadline;
+            }
+            u64::MAX
+        };
+        let mut flush = TlbFlush::None;
+        if self.shadow || self.generation != self.vm.generation() {
+            flush = self.look_up_root();
+        }
+        let entry = Entry {
+            root: self.root,
+            flush,
+            inject: injection.event,
+            irq_window: injection.irq_window,
+            nmi_window: injection.nmi_window,
+            timer,
+        };
+        self.account(self.clock.ticks());
+        let injected = injection.event.map(|event| (event, self.cpu.rip()));
+        let mut exit = self.cpu.run(&entry);
+        let ticks = self.clock.ticks();
+        if exit.vectoring.is_some() {
+            self.drop_stale_vectoring(&mut exit, injected);
+        }
+        self.last = (exit.reason.index(), ticks);
+        self.now = self.clock.time(ticks);
+        exit
+    }
+
+    /// Runs the guest until it exits, with an event or with a [recorder](crate::record::Recorder), and acts on the exit. A function of its own, so that the usual way
+    /// has the exit in registers.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
+        self.end_record();
+        let exit = self.enter(injection, deadline, armed);
+        self.take_back_eoi();
+        self.take_task_priority();
+        if let Some(vector) = exit.untaken {
+            self.irqs.unacknowledge(vector);
+        }
+        if let Some(recorder) = &mut self.recorder {
+            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
+            recorder.begin(self.now, &exit, &before);
+        }
+        self.left(exit);
+    }
+
+    /// Tells the interrupt chips of the task priority that the guest has set.
+    #[inline(always)]
+    pub(super) fn take_task_priority(&mut self) {
+        if let Some(cr8) = self.cpu.changed_task_priority() {
+            self.irqs.set_cr8(cr8);
+            self.calm = Attention::UNKNOWN;
+        }
+    }
+
+    /// The root of the tables has changed, or may have, or this CPU has to forget what it remembers of them.
+    #[inline(never)]
+    pub(super) fn look_up_root(&mut self) -> TlbFlush {
+        if self.shadow != self.vm.is_shadow() {
+            self.follow_paging();
+        }
+        let mut mmu = self.vm.mmu();
+        let (root, flush) = mmu.root(self.index());
+        (self.root, self.generation) = (root, mmu.generation());
+        if flush != TlbFlush::None {
+            self.stats.flushes += 1;
+            if self.shadow {
+                // Another CPU may have put the fence up or taken it down.
+                self.cpu.set_fence(mmu.fence(self.index()));
+            }
+        }
+        flush
+    }
+
+    /// Adds the time since the last exit to its reason. Another exit follows.
+    #[inline(always)]
+    pub(super) fn account(&mut self, ticks: u64) {
+        let (reason, since) = self.last;
+        if reason < ExitReason::KINDS {
+            self.stats.exit(reason, ticks.wrapping_sub(since));
+            if let Some(now) = self.cpu.accesses() {
+                let since = core::mem::replace(&mut self.accesses, now);
+                self.stats
+                    .accesses(reason, (now.0 - since.0, now.1 - since.1));
+            }
+        }
+    }
+
+    /// The last exit has been dealt with, and no entry follows.
+    pub(super) fn finish(&mut self, ticks: u64) {
+        self.end_record();
+        self.account(ticks);
+        self.last = NO_EXIT;
+    }
+
+    pub(super) fn end_record(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(self.cpu.rip(), self.cpu.gprs());
+        }
+    }
+}
