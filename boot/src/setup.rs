@@ -22,7 +22,7 @@ impl GuestMemory for Notes {
         self.0.lock().push((gpa, buf.to_vec()));
         Ok(())
     }
-    fn compare_exchange(&self, gpa: Gpa, _: usize, _: u64, _: u64) -> Result<bool, NotRam> {
+    fn compare_exchange(&self, gpa: Gpa, _: usize, _: u128, _: u128) -> Result<bool, NotRam> {
         Err(NotRam(gpa))
     }
 }

@@ -1,5 +1,8 @@
 //! Guest memory as the hypervisor's own code sees it: bytes copied in and out by guest-physical address. Never a reference:
 //! the guest may change memory at any moment.
+//!
+//! Accesses are what a CPU's would be (SDM vol 3A 9.1.1, "Guaranteed Atomic Operations"; 9.2.2, "Memory Ordering in P6 and More Recent
+//! Processor Families"): 1, 2, 4 or 8 bytes that are aligned are read and written as one, and stores become visible in their order.
 
 use crate::{Gpa, Hpa};
 use core::fmt;
@@ -25,6 +28,10 @@ pub struct Piece {
     pub len: usize,
 }
 
+/// Longer copies move whole aligned words up to this length, which no structure that a guest shares with its hypervisor exceeds. Beyond
+/// it they are what DMA is: bytes in any order.
+pub const STRUCTURE: usize = 64;
+
 /// The guest's memory by guest-physical address.
 pub trait GuestMemory: Send + Sync {
     /// Copies guest memory at `gpa` into `buf`. May cross pages.
@@ -39,12 +46,13 @@ pub trait GuestMemory: Send + Sync {
     /// [`NotRam`] names the first byte that is not RAM; what precedes it may have been written.
     fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam>;
 
-    /// Atomically replaces the naturally aligned `size`-byte (1, 2, 4, 8) little-endian value at `gpa` by `new` if it
-    /// equals `old`; answers whether it did.
+    /// Atomically replaces the `size`-byte (1, 2, 4, 8, 16) little-endian value at `gpa` by `new` if it equals `old`; answers whether it
+    /// did. Up to 8 bytes need no alignment, as with LOCK on a CPU (SDM vol 3A 9.1.2.2, "Software Controlled Bus Locking").
     ///
     /// # Errors
-    /// [`NotRam`] if the value is not in RAM or not aligned.
-    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam>;
+    /// [`NotRam`] if the value is not in one piece of RAM, or 16 bytes are not aligned.
+    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u128, new: u128)
+    -> Result<bool, NotRam>;
 
     /// Whether all of `[gpa, gpa + len)` can be read (or written, with `write`). False is always a safe answer.
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {

@@ -260,6 +260,10 @@ pub trait Mmu: Send {
     /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous). No CPU reaches what was there any more.
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing);
 
+    /// Calls `f` while none of the VM's CPUs is in the guest: those that are there are kicked, and enter again only when the MMU has been
+    /// given back.
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut());
+
     /// How many table frames are in use.
     fn frames_used(&self) -> u64;
 

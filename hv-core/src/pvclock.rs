@@ -121,16 +121,20 @@ impl PvClock {
         if self.system_time & 1 == 0 {
             return;
         }
-        // An even version says that the structure is complete.
+        // The other CPUs of the guest read it too: while the version is odd, it is not complete.
+        let at = Gpa(self.system_time & !1);
+        let odd = self.version.wrapping_add(1);
+        let _ = mem.write_value(at, 4, odd.into());
         self.version = self.version.wrapping_add(2);
         let mut s = [0; 32];
-        s[..4].copy_from_slice(&self.version.to_le_bytes());
+        s[..4].copy_from_slice(&odd.to_le_bytes());
         s[8..16].copy_from_slice(&tsc.to_le_bytes());
         s[16..24].copy_from_slice(&now.0.to_le_bytes());
         s[24..28].copy_from_slice(&self.scale.mul.to_le_bytes());
         s[28] = self.scale.shift as u8;
         s[29] = TSC_STABLE;
-        let _ = mem.write(Gpa(self.system_time & !1), &s);
+        let _ = mem.write(at, &s);
+        let _ = mem.write_value(at, 4, self.version.into());
     }
 }
 

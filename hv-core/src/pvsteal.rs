@@ -61,7 +61,7 @@ impl StealTime {
             let Ok(old) = mem.read_value(at, 1) else {
                 return 0;
             };
-            match mem.compare_exchange(at, 1, old, new) {
+            match mem.compare_exchange(at, 1, old.into(), new.into()) {
                 Ok(true) => return old,
                 Ok(false) => {}
                 Err(_) => return 0,

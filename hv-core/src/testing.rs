@@ -117,9 +117,15 @@ impl GuestMemory for VecMemory {
     fn written(&self, gpa: Gpa, len: usize) {
         self.written.lock().unwrap().push((gpa.0, len));
     }
-    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: usize,
+        old: u128,
+        new: u128,
+    ) -> Result<bool, NotRam> {
         let mut m = self.bytes.lock().unwrap();
-        if !matches!(size, 1 | 2 | 4 | 8) || !gpa.0.is_multiple_of(size as u64) {
+        if !matches!(size, 1 | 2 | 4 | 8 | 16) || size == 16 && !gpa.0.is_multiple_of(16) {
             return Err(NotRam(gpa));
         }
         let r = Self::range(m.bytes.len(), gpa, size)?;

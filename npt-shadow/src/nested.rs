@@ -260,6 +260,11 @@ impl<F: Frames> Mmu for NestedMmu<F> {
         self.forget();
     }
 
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
+        self.forget();
+        f();
+    }
+
     fn frames_used(&self) -> u64 {
         self.used
     }

@@ -188,6 +188,10 @@ impl<F: Frames> Mmu for Paging<F> {
         }
     }
 
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
+        either!(&mut self.used, mmu => mmu.while_nobody_runs(f));
+    }
+
     fn frames_used(&self) -> u64 {
         let frames = |kind: &Kind<F>| either!(kind, mmu => mmu.frames_used());
         frames(&self.used) + self.other.as_ref().map_or(0, frames)

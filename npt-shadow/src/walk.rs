@@ -298,7 +298,8 @@ const RACES: u32 = 100;
 /// the flags are as good as set.
 fn set_flags(mem: &dyn GuestMemory, at: Gpa, size: u64, entry: u64, flags: u64) -> bool {
     entry & flags == flags
-        || mem.compare_exchange(at, size as usize, entry, entry | flags) != Ok(false)
+        || mem.compare_exchange(at, size as usize, entry.into(), (entry | flags).into())
+            != Ok(false)
 }
 
 #[cfg(test)]
@@ -455,7 +456,13 @@ mod tests {
         fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), NotRam> {
             self.inner.write(gpa, buf)
         }
-        fn compare_exchange(&self, gpa: Gpa, size: usize, a: u64, b: u64) -> Result<bool, NotRam> {
+        fn compare_exchange(
+            &self,
+            gpa: Gpa,
+            size: usize,
+            a: u128,
+            b: u128,
+        ) -> Result<bool, NotRam> {
             if gpa == self.at
                 && let Some(change) = self.changes.lock().unwrap().pop()
             {

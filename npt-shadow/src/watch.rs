@@ -133,7 +133,18 @@ impl GuestMemory for WatchedMemory {
         self.note(gpa, buf.len() as u64);
         result
     }
-    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
+    fn write_value(&self, gpa: Gpa, size: usize, value: u64) -> Result<(), NotRam> {
+        let result = self.inner.write_value(gpa, size, value);
+        self.note(gpa, size as u64);
+        result
+    }
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: usize,
+        old: u128,
+        new: u128,
+    ) -> Result<bool, NotRam> {
         let result = self.inner.compare_exchange(gpa, size, old, new);
         if result == Ok(true) {
             self.note(gpa, size as u64);
@@ -188,10 +199,17 @@ mod tests {
         m.compare_exchange(Gpa(0x3100), 8, 0, 1).unwrap();
         m.compare_exchange(Gpa(0x3100), 8, 7, 8).unwrap();
         m.write(Gpa(0x1000), &[0; 0x3000]).unwrap();
+        m.write_value(Gpa(0x3ffc), 4, 5).unwrap();
         m.written(Gpa(0x4000), 0x1000);
         m.written(Gpa(0x3e00), 0x400);
         let writes = m.take().unwrap();
-        let expected = [(0x2ff8, 16), (0x3100, 8), (0x1000, 0x3000), (0x3e00, 0x400)];
+        let expected = [
+            (0x2ff8, 16),
+            (0x3100, 8),
+            (0x1000, 0x3000),
+            (0x3ffc, 4),
+            (0x3e00, 0x400),
+        ];
         assert_eq!(writes.list(), expected);
         assert!(!writes.more);
         assert!(m.take().is_none());

@@ -77,7 +77,13 @@ impl GuestMemory for PcMemory {
         (!write && self.rom(gpa, len).is_some())
             || (Self::in_ram(gpa, len) && self.ram.contains(gpa, len, write))
     }
-    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: usize,
+        old: u128,
+        new: u128,
+    ) -> Result<bool, NotRam> {
         if !Self::in_ram(gpa, size) {
             return Err(NotRam(gpa));
         }

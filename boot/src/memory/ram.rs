@@ -3,9 +3,9 @@
 use super::MEMORY;
 use crate::clock;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::arch::asm;
 use host_memory::{MIB, PAGE};
-use hv_core::mem::{GuestMemory, NotRam, Piece};
+use hv_core::mem::{GuestMemory, NotRam, Piece, STRUCTURE};
 use hv_core::{Gpa, Hpa};
 
 /// A piece of guest memory that is contiguous on the host.
@@ -36,7 +36,7 @@ fn clear(extent: &Extent) -> u64 {
     used
 }
 
-/// The guest's memory. Accesses are plain copies: with one CPU, the guest does not run while the hypervisor does.
+/// The guest's memory. Other CPUs of the guest may run while it is accessed.
 pub struct GuestRam {
     extents: Vec<Extent>,
 }
@@ -139,10 +139,20 @@ impl GuestMemory for GuestRam {
             let at = gpa.add(done as u64);
             let (hpa, room) = self.find(at, false).ok_or(NotRam(at))?;
             let n = (buf.len() - done).min(room as usize);
-            // SAFETY: `find` answers only with memory that belongs to the guest and is mapped; `buf` is the hypervisor's own.
-            unsafe {
-                core::ptr::copy_nonoverlapping(hpa as *const u8, buf[done..].as_mut_ptr(), n)
-            };
+            let to = &mut buf[done..done + n];
+            if n <= STRUCTURE {
+                let mut i = 0;
+                while i < n {
+                    let len = word(hpa + i as u64, n - i);
+                    // SAFETY: `find` answers only with memory that belongs to the guest and is mapped.
+                    let value = unsafe { load(hpa + i as u64, len) };
+                    to[i..i + len].copy_from_slice(&value.to_le_bytes()[..len]);
+                    i += len;
+                }
+            } else {
+                // SAFETY: as above; `buf` is the hypervisor's own.
+                unsafe { core::ptr::copy_nonoverlapping(hpa as *const u8, to.as_mut_ptr(), n) };
+            }
             done += n;
         }
         Ok(())
@@ -154,8 +164,21 @@ impl GuestMemory for GuestRam {
             let at = gpa.add(done as u64);
             let (hpa, room) = self.find(at, true).ok_or(NotRam(at))?;
             let n = (buf.len() - done).min(room as usize);
-            // SAFETY: as in `read`; and no reference into guest memory exists anywhere.
-            unsafe { core::ptr::copy_nonoverlapping(buf[done..].as_ptr(), hpa as *mut u8, n) };
+            let from = &buf[done..done + n];
+            if n <= STRUCTURE {
+                let mut i = 0;
+                while i < n {
+                    let len = word(hpa + i as u64, n - i);
+                    let mut value = [0; 8];
+                    value[..len].copy_from_slice(&from[i..i + len]);
+                    // SAFETY: as in `read`; and no reference into guest memory exists anywhere.
+                    unsafe { store(hpa + i as u64, len, u64::from_le_bytes(value)) };
+                    i += len;
+                }
+            } else {
+                // SAFETY: as above.
+                unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), hpa as *mut u8, n) };
+            }
             done += n;
         }
         Ok(())
@@ -169,14 +192,7 @@ impl GuestMemory for GuestRam {
             return Ok(u64::from_le_bytes(b));
         }
         // SAFETY: as in `read`; `room` has been compared.
-        unsafe {
-            Ok(match size {
-                1 => (hpa as *const u8).read().into(),
-                2 => (hpa as *const u16).read_unaligned().into(),
-                4 => (hpa as *const u32).read_unaligned().into(),
-                _ => (hpa as *const u64).read_unaligned(),
-            })
-        }
+        Ok(unsafe { load(hpa, size) })
     }
 
     fn write_value(&self, gpa: Gpa, size: usize, value: u64) -> Result<(), NotRam> {
@@ -185,14 +201,7 @@ impl GuestMemory for GuestRam {
             return self.write(gpa, &value.to_le_bytes()[..size]);
         }
         // SAFETY: as in `write`; `room` has been compared.
-        unsafe {
-            match size {
-                1 => (hpa as *mut u8).write(value as u8),
-                2 => (hpa as *mut u16).write_unaligned(value as u16),
-                4 => (hpa as *mut u32).write_unaligned(value as u32),
-                _ => (hpa as *mut u64).write_unaligned(value),
-            }
-        }
+        unsafe { store(hpa, size, value) };
         Ok(())
     }
 
@@ -220,48 +229,125 @@ impl GuestMemory for GuestRam {
     }
 
     fn read_u16(&self, gpa: Gpa) -> Result<u16, NotRam> {
-        match self.find(gpa, false) {
-            // SAFETY: as in `read`; at least two bytes are there.
-            Some((hpa, room)) if room >= 2 => Ok(unsafe { (hpa as *const u16).read_unaligned() }),
-            _ => Err(NotRam(gpa)),
-        }
+        self.read_value(gpa, 2).map(|value| value as u16)
+    }
+
+    fn read_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
+        self.read_value(gpa, 4).map(|value| value as u32)
     }
 
     fn read_u64(&self, gpa: Gpa) -> Result<u64, NotRam> {
-        match self.find(gpa, false) {
-            // SAFETY: as in `read`; at least eight bytes are there.
-            Some((hpa, room)) if room >= 8 => Ok(unsafe { (hpa as *const u64).read_unaligned() }),
-            _ => Err(NotRam(gpa)),
-        }
+        self.read_value(gpa, 8)
     }
 
-    fn compare_exchange(&self, gpa: Gpa, size: usize, old: u64, new: u64) -> Result<bool, NotRam> {
-        let aligned = matches!(size, 1 | 2 | 4 | 8) && gpa.0 & (size as u64 - 1) == 0;
-        let (hpa, room) = self
-            .find(gpa, true)
-            .filter(|_| aligned)
-            .ok_or(NotRam(gpa))?;
-        if room < size as u64 {
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: usize,
+        old: u128,
+        new: u128,
+    ) -> Result<bool, NotRam> {
+        let (hpa, room) = self.find(gpa, true).ok_or(NotRam(gpa))?;
+        if room < size as u64 || size == 16 && hpa & 15 != 0 {
             return Err(NotRam(gpa));
         }
-        const SEQ: Ordering = Ordering::SeqCst;
-        // SAFETY: guest memory as in `read`, naturally aligned; extents are page-aligned, so the host address is aligned too.
-        let done = unsafe {
-            match size {
-                1 => AtomicU8::from_ptr(hpa as *mut u8)
-                    .compare_exchange(old as u8, new as u8, SEQ, SEQ)
-                    .is_ok(),
-                2 => AtomicU16::from_ptr(hpa as *mut u16)
-                    .compare_exchange(old as u16, new as u16, SEQ, SEQ)
-                    .is_ok(),
-                4 => AtomicU32::from_ptr(hpa as *mut u32)
-                    .compare_exchange(old as u32, new as u32, SEQ, SEQ)
-                    .is_ok(),
-                _ => AtomicU64::from_ptr(hpa as *mut u64)
-                    .compare_exchange(old, new, SEQ, SEQ)
-                    .is_ok(),
-            }
-        };
-        Ok(done)
+        // SAFETY: as in `write`; `room` has been compared, and the alignment of 16 bytes.
+        Ok(unsafe { compare_exchange(hpa, size, old, new) })
     }
+}
+
+/// The length of the longest aligned word, at most 8 bytes, that begins at `hpa` and ends within `len`, which is not 0.
+fn word(hpa: u64, len: usize) -> usize {
+    let aligned = 1 << (hpa | 8).trailing_zeros();
+    let fits = 1 << len.min(8).ilog2();
+    if aligned < fits { aligned } else { fits }
+}
+
+/// One load of `size` (1, 2, 4 or 8) bytes, as single as the CPU's own is: in assembly, since to Rust the guest's CPUs are threads that do not keep to
+/// its rules, and addresses need not be aligned.
+///
+/// # Safety
+/// The bytes are guest memory, and mapped.
+#[inline(always)]
+unsafe fn load(hpa: u64, size: usize) -> u64 {
+    let value: u64;
+    // SAFETY: guest memory is read, says the caller.
+    unsafe {
+        match size {
+            1 => {
+                asm!("movzx {v:e}, byte ptr [{p}]", p = in(reg) hpa, v = out(reg) value, options(nostack, preserves_flags))
+            }
+            2 => {
+                asm!("movzx {v:e}, word ptr [{p}]", p = in(reg) hpa, v = out(reg) value, options(nostack, preserves_flags))
+            }
+            4 => {
+                asm!("mov {v:e}, dword ptr [{p}]", p = in(reg) hpa, v = out(reg) value, options(nostack, preserves_flags))
+            }
+            _ => {
+                asm!("mov {v}, qword ptr [{p}]", p = in(reg) hpa, v = out(reg) value, options(nostack, preserves_flags))
+            }
+        }
+    }
+    value
+}
+
+/// One store of `size` (1, 2, 4 or 8) bytes, like [`load`].
+///
+/// # Safety
+/// The bytes are guest RAM, and mapped.
+#[inline(always)]
+unsafe fn store(hpa: u64, size: usize, value: u64) {
+    // SAFETY: guest memory is written, says the caller.
+    unsafe {
+        match size {
+            1 => {
+                asm!("mov byte ptr [{p}], {v}", p = in(reg) hpa, v = in(reg_byte) value as u8, options(nostack, preserves_flags))
+            }
+            2 => {
+                asm!("mov word ptr [{p}], {v:x}", p = in(reg) hpa, v = in(reg) value, options(nostack, preserves_flags))
+            }
+            4 => {
+                asm!("mov dword ptr [{p}], {v:e}", p = in(reg) hpa, v = in(reg) value, options(nostack, preserves_flags))
+            }
+            _ => {
+                asm!("mov qword ptr [{p}], {v}", p = in(reg) hpa, v = in(reg) value, options(nostack, preserves_flags))
+            }
+        }
+    }
+}
+
+/// LOCK CMPXCHG of 1, 2, 4 or 8 bytes anywhere, or LOCK CMPXCHG16B. Whether `old` was there, and `new` is now.
+///
+/// # Safety
+/// The bytes are guest RAM, and mapped; 16 are aligned.
+unsafe fn compare_exchange(hpa: u64, size: usize, old: u128, new: u128) -> bool {
+    let value = new as u64;
+    let found: u64;
+    // SAFETY: guest memory is read and written, says the caller; 16 bytes are aligned, and every CPU with virtualization has CMPXCHG16B.
+    unsafe {
+        match size {
+            1 => {
+                asm!("lock cmpxchg byte ptr [{p}], {v}", p = in(reg) hpa, v = in(reg_byte) value as u8, inout("rax") old as u64 => found, options(nostack))
+            }
+            2 => {
+                asm!("lock cmpxchg word ptr [{p}], {v:x}", p = in(reg) hpa, v = in(reg) value, inout("rax") old as u64 => found, options(nostack))
+            }
+            4 => {
+                asm!("lock cmpxchg dword ptr [{p}], {v:e}", p = in(reg) hpa, v = in(reg) value, inout("rax") old as u64 => found, options(nostack))
+            }
+            8 => {
+                asm!("lock cmpxchg qword ptr [{p}], {v}", p = in(reg) hpa, v = in(reg) value, inout("rax") old as u64 => found, options(nostack))
+            }
+            _ => {
+                let high: u64;
+                // RBX is the compiler's.
+                asm!("xchg rbx, {b}", "lock cmpxchg16b [rdi]", "mov rbx, {b}",
+                    b = inout(reg) value => _, in("rcx") (new >> 64) as u64, in("rdi") hpa,
+                    inout("rax") old as u64 => found, inout("rdx") (old >> 64) as u64 => high, options(nostack));
+                return old == u128::from(high) << 64 | u128::from(found);
+            }
+        }
+    }
+    let mask = u64::MAX >> (64 - 8 * size as u32);
+    (found ^ old as u64) & mask == 0
 }

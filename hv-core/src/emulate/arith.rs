@@ -189,7 +189,8 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         }
         let old = u128::from_le_bytes(b);
         let new = if old == expected { wanted } else { old };
-        if !self.exchange(linear, half * 2, old, new)? {
+        // Without LOCK too: one CPU could not see the difference.
+        if !self.exchange(linear, half * 2, old, new, AccessKind::Data)? {
             return Err(EmuFault::Retry);
         }
         if old == expected {

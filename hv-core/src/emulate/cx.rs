@@ -161,16 +161,18 @@ pub trait EmuCx {
     }
 
     /// Writes `new` for a LOCKed instruction that has read `old` from there: atomically, if it is RAM, and answers false
-    /// without writing if it no longer holds `old`. `old` and `new` are of the same length: 1, 2, 4, 8 or 16 bytes.
-    ///
-    /// The default does an ordinary write, which is right for devices and with one virtual CPU.
+    /// without writing if it no longer holds `old`. `size` is 1, 2, 4, 8 or 16 bytes. A device is just written.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
-        self.write(linear, new, AccessKind::Data)?;
-        Ok(true)
-    }
+    fn compare_exchange(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        old: u128,
+        new: u128,
+        kind: AccessKind,
+    ) -> Result<bool, EmuFault>;
 
     /// How many of the `len` bytes from `linear` on are certainly plain RAM that can be read (or written) without a fault;
     /// 0 if unknown. String instructions move such a run in one access.

@@ -110,18 +110,24 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         matches!(self.mode.kind, Kind::Long64 | Kind::Protected { lma: true })
     }
 
-    /// Sets bits of a descriptor that it does not have yet, in its sixth byte.
-    fn mark(&mut self, d: Descriptor, bit: u64) -> Res<Descriptor> {
-        let raw = d.raw | bit;
+    /// Sets the accessed bit of a code or data descriptor.
+    pub fn mark_accessed(&mut self, d: Descriptor) -> Res<Descriptor> {
+        let raw = d.raw | ACCESSED;
         if raw != d.raw {
-            self.write(d.linear.wrapping_add(5), 1, raw >> 40, AccessKind::System)?;
+            self.update_descriptor_byte(d.linear.wrapping_add(5), ACCESSED >> 40, 0)?;
         }
         Ok(Descriptor { raw, ..d })
     }
 
-    /// Sets the accessed bit of a code or data descriptor.
-    pub fn mark_accessed(&mut self, d: Descriptor) -> Res<Descriptor> {
-        self.mark(d, ACCESSED)
+    /// Makes the descriptor of a TSS that is not busy busy, for LTR. If another CPU was faster, the instruction begins again, and faults.
+    fn mark_busy(&mut self, d: Descriptor) -> Res<Descriptor> {
+        let raw = d.raw | BUSY;
+        let byte = |raw: u64| u128::from(raw >> 40 & 0xff);
+        let at = d.linear.wrapping_add(5);
+        if !self.exchange(at, 1, byte(d.raw), byte(raw), AccessKind::System)? {
+            return Err(EmuFault::Retry);
+        }
+        Ok(Descriptor { raw, ..d })
     }
 
     /// The mode that code in a segment with these attributes runs in.
@@ -301,7 +307,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             segment.base |= upper << 32;
         }
         if seg == SegReg::Tr {
-            segment.attr = self.mark(d, BUSY)?.attr();
+            segment.attr = self.mark_busy(d)?.attr();
         }
         self.cx.set_segment(seg, segment);
         Ok(())

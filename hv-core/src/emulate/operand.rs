@@ -282,7 +282,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             let (new, flags) = change(old, self.flags);
             if !lock {
                 self.write(linear, size, new, AccessKind::Data)?;
-            } else if !self.exchange(linear, size, u128::from(old), u128::from(new))? {
+            } else if !self.exchange(linear, size, old.into(), new.into(), AccessKind::Data)? {
                 continue;
             }
             self.flags = flags;
@@ -291,17 +291,38 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         Err(EmuFault::Retry)
     }
 
-    /// Atomically replaces `size` bytes.
-    pub fn exchange(&mut self, linear: u64, size: usize, old: u128, new: u128) -> Res<bool> {
-        let (old, new) = (old.to_le_bytes(), new.to_le_bytes());
-        let (Some(old), Some(new)) = (old.get(..size), new.get(..size)) else {
-            return Ok(false);
-        };
+    /// Replaces the `size` bytes `old`, which have been read with this kind's rights to update, atomically by `new`. False: they are
+    /// others now. Where linear addresses wrap at 4 GiB, at the end of the last page, nothing is shared that could be locked.
+    pub fn exchange(
+        &mut self,
+        linear: u64,
+        size: usize,
+        old: u128,
+        new: u128,
+        kind: AccessKind,
+    ) -> Res<bool> {
         if self.wrap(linear, size).is_some() {
-            self.write_bytes(linear, new, AccessKind::Data)?;
+            let new = new.to_le_bytes();
+            self.write_bytes(linear, new.get(..size).unwrap_or_default(), kind)?;
             return Ok(true);
         }
-        self.cx.compare_exchange(crate::Gva(linear), old, new)
+        self.cx
+            .compare_exchange(crate::Gva(linear), size, old, new, kind)
+    }
+
+    /// Sets and clears bits of the byte at `linear`, part of a descriptor, as the CPU does it: LOCKed (SDM vol 3A 9.1.2.1, "Automatic
+    /// Locking"). A CPU that writes there again and again in the meantime comes too late.
+    pub fn update_descriptor_byte(&mut self, linear: u64, set: u64, clear: u64) -> Res<()> {
+        let change = |old: u64| old & !clear | set;
+        for _ in 0..LOCK_TRIES {
+            let old = self.read(linear, 1, AccessKind::System)?;
+            let (old, new) = (old.into(), change(old).into());
+            if self.exchange(linear, 1, old, new, AccessKind::System)? {
+                return Ok(());
+            }
+        }
+        let old = self.read(linear, 1, AccessKind::System)?;
+        self.write(linear, 1, change(old), AccessKind::System)
     }
 
     /// [`update`](Self::update) of operand 0, which the instruction may LOCK; `change` is told its size first.

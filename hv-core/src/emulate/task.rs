@@ -270,12 +270,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         if how == How::Nested {
             self.set_task_value(new.base, LINK, 2, old.selector.into())?;
         } else {
-            let byte = self.task_value(table, old_descriptor + 5, 1)?;
-            self.set_task_value(table, old_descriptor + 5, 1, byte & !(BUSY >> 40))?;
+            let at = self.table_address(table, old_descriptor + 5);
+            self.update_descriptor_byte(at, 0, BUSY >> 40)?;
         }
         if how != How::Return {
-            let busy = d.raw >> 40 & 0xff | BUSY >> 40;
-            self.set_task_value(d.linear, 5, 1, busy)?;
+            let at = self.table_address(d.linear, 5);
+            self.update_descriptor_byte(at, BUSY >> 40, 0)?;
         }
         let link = if how == How::Nested { nt } else { 0 };
         self.cx.set_segment(

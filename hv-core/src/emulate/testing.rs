@@ -364,13 +364,20 @@ impl EmuCx for FakeCpu {
             Ok(n)
         }
     }
-    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
+    fn compare_exchange(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        old: u128,
+        new: u128,
+        kind: AccessKind,
+    ) -> Result<bool, EmuFault> {
         if self.lost_races > 0 {
             self.lost_races -= 1;
             return Ok(false);
         }
-        assert_eq!(old.len(), new.len());
-        self.write(linear, new, AccessKind::Data)?;
+        assert!(size == 16 || (old | new) >> (8 * size) == 0);
+        self.write(linear, &new.to_le_bytes()[..size], kind)?;
         Ok(true)
     }
     fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {

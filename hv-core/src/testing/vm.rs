@@ -69,6 +69,9 @@ impl Mmu for FlatMmu {
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         self.remapped.push((start, len, backing));
     }
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
+        f();
+    }
     fn frames_used(&self) -> u64 {
         1
     }

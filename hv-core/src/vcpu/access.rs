@@ -77,6 +77,36 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok([(a, first), (b, len - first)])
     }
 
+    /// [`EmuCx::compare_exchange`] over a page boundary, where the CPU would lock the bus: nobody else runs the guest meanwhile.
+    #[cold]
+    fn split_lock(&self, places: [(Gpa, usize); 2], old: u128, new: u128) -> bool {
+        let memory = &*self.vm.memory;
+        let mut found = [0; 16];
+        let mut done = false;
+        self.vm.mmu().while_nobody_runs(&mut || {
+            let mut rest = &mut found[..];
+            for (gpa, n) in places {
+                let (part, later) = core::mem::take(&mut rest).split_at_mut(n);
+                if memory.read(gpa, part).is_err() {
+                    return;
+                }
+                rest = later;
+            }
+            if u128::from_le_bytes(found) != old {
+                return;
+            }
+            done = true;
+            let bytes = new.to_le_bytes();
+            let mut rest = &bytes[..];
+            for (gpa, n) in places {
+                let (part, later) = rest.split_at(n);
+                done &= memory.write(gpa, part).is_ok();
+                rest = later;
+            }
+        });
+        done
+    }
+
     /// The time for what an instruction does to a device.
     fn device_time(&mut self) -> VmTime {
         if self.now_is_old {
@@ -282,10 +312,27 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         }
     }
 
-    fn compare_exchange(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<bool, EmuFault> {
-        // One virtual CPU, which does not run meanwhile: nobody can change the value between read and write.
-        let _ = old;
-        self.write(linear, new, AccessKind::Data)?;
+    fn compare_exchange(
+        &mut self,
+        linear: Gva,
+        size: usize,
+        old: u128,
+        new: u128,
+        kind: AccessKind,
+    ) -> Result<bool, EmuFault> {
+        let access = self.access(kind, true);
+        let [(first, n), (second, _)] = self.places(linear, size, access)?;
+        if n == size || first.add(n as u64) == second {
+            if let Ok(done) = self.vm.memory.compare_exchange(first, size, old, new) {
+                return Ok(done);
+            }
+        } else if self.vm.memory.contains(first, n, true)
+            && self.vm.memory.contains(second, size - n, true)
+        {
+            return Ok(self.split_lock([(first, n), (second, size - n)], old, new));
+        }
+        // A device has no values that could be compared: it gets what was made of what it gave.
+        self.write(linear, &new.to_le_bytes()[..size], kind)?;
         Ok(true)
     }
 

@@ -605,6 +605,12 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         }
     }
 
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
+        self.flushes.require();
+        self.shoot_down();
+        f();
+    }
+
     fn frames_used(&self) -> u64 {
         self.pool.frames() as u64 + self.frames.used()
     }

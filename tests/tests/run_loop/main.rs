@@ -4,6 +4,7 @@ mod control;
 mod events;
 mod halt;
 mod length;
+mod locked;
 mod memory;
 mod outside;
 mod ports;

@@ -171,6 +171,9 @@ impl Mmu for NoMmu {
         Ok(Gpa(gva.0))
     }
     fn remap(&mut self, _start: Gpa, _len: u64, _backing: Backing) {}
+    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
+        f();
+    }
     fn frames_used(&self) -> u64 {
         0
     }
