@@ -81,11 +81,14 @@ echo "GUEST-DONE"
 # Processes without end, each with page tables of its own.
 tables() {
     for round in 1 2 3; do
+        # By number: one that is not `sleep` yet goes too.
+        pids=
         for process in $(seq 250); do
             sleep 1000 &
+            pids="$pids $!"
         done
         echo "GUEST-PROCESSES $(ls -d /proc/[0-9]* | wc -l)"
-        killall sleep
+        kill $pids
         wait
     done 2>/dev/null
     echo "GUEST-TABLES"

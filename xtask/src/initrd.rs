@@ -23,11 +23,10 @@ pub const INIT: &str = include_str!("init.sh");
 pub const LEASE: &str = include_str!("lease.sh");
 
 /// What the script uses of busybox.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 33] = [
     "sh", "mount", "cat", "ls", "echo", "insmod", "poweroff", "reboot", "sync", "dd", "printf",
     "grep", "head", "sed", "wc", "uname", "sleep", "dmesg", "cut", "tr", "mkdir", "setsid", "seq",
-    "killall", "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd", "ping",
-    "yes",
+    "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd", "ping", "yes",
 ];
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
