@@ -1,9 +1,11 @@
 //! The host's ACPI tables, by the `acpi` crate: reported in the log, and the way to switch the host off.
 
 use acpi::fadt::Fadt;
-use acpi::madt::Madt;
+use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use alloc::vec::Vec;
 use core::ptr::NonNull;
+use host_cpus::Local;
 
 #[derive(Clone)]
 struct IdentityMap;
@@ -23,8 +25,8 @@ impl AcpiHandler for IdentityMap {
     fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
 }
 
-/// Looks at the host's tables. `rsdp` is what the boot loader told; else the BIOS areas are searched.
-pub fn survey(rsdp: Option<u64>) {
+/// Looks at the host's tables, and returns the CPUs that they tell of. `rsdp` is what the boot loader told; else the BIOS areas are searched.
+pub fn survey(rsdp: Option<u64>) -> Vec<Local> {
     // SAFETY: the address is the boot loader's, or the BIOS areas that a PC has.
     let tables = unsafe {
         match rsdp {
@@ -36,18 +38,34 @@ pub fn survey(rsdp: Option<u64>) {
         Ok(t) => t,
         Err(e) => {
             log::info!("host ACPI: none ({e:?})");
-            return;
+            return Vec::new();
         }
     };
-    let cpus = tables.find_table::<Madt>().map_or(1, |m| {
-        let local =
-            |e: &acpi::madt::MadtEntry<'_>| matches!(e, acpi::madt::MadtEntry::LocalApic(_));
-        m.get().entries().filter(local).count()
+    let madt = tables.find_table::<Madt>();
+    let cpus: Vec<Local> = madt.map_or(Vec::new(), |madt| {
+        madt.get().entries().filter_map(|e| local(&e)).collect()
     });
     let pm = tables.find_table::<Fadt>().is_ok();
+    let count = cpus.len();
     log::info!(
-        "host ACPI: {cpus} CPU{}, FADT {}",
-        if cpus == 1 { "" } else { "s" },
+        "host ACPI: {count} CPU{}, FADT {}",
+        if count == 1 { "" } else { "s" },
         if pm { "found" } else { "missing" }
     );
+    cpus
+}
+
+/// The CPU that an entry of the MADT is about.
+fn local(entry: &MadtEntry<'_>) -> Option<Local> {
+    match entry {
+        MadtEntry::LocalApic(e) => Some(Local {
+            apic_id: e.apic_id.into(),
+            flags: e.flags,
+        }),
+        MadtEntry::LocalX2Apic(e) => Some(Local {
+            apic_id: e.x2apic_id,
+            flags: e.flags,
+        }),
+        _ => None,
+    }
 }

@@ -56,12 +56,7 @@ pub fn enable() -> Result<Amd, String> {
         unchecked_cr0: is_qemu_tcg(),
         identity_map: None,
     };
-    clear_host_registers();
-    let Some(save) = memory::take_own(4096, 4096) else {
-        return Err("no memory for the host save area".into());
-    };
-    // SAFETY: the frame has just been taken for ever.
-    svm::hw::enable(unsafe { &mut *(save as *mut [u8; 4096]) });
+    turn_on()?;
     features.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
     if features.cr_reads_as_cr0 {
         log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
@@ -105,6 +100,29 @@ pub fn enable() -> Result<Amd, String> {
         confinement,
         asids: Asids::new(features.asids),
     })
+}
+
+/// Turns AMD-V on for a further CPU, which has the first one's features.
+///
+/// # Errors
+/// A sentence that says what is missing.
+pub fn enable_further() -> Result<(), String> {
+    // SAFETY: CPUs with SVM have VM_CR.
+    if unsafe { x86::msr::rdmsr(VM_CR) } & SVMDIS != 0 {
+        return Err("AMD-V is switched off on it (VM_CR.SVMDIS)".into());
+    }
+    turn_on()
+}
+
+/// Turns AMD-V on for this CPU, which is not locked.
+fn turn_on() -> Result<(), String> {
+    clear_host_registers();
+    let Some(save) = memory::take_own(4096, 4096) else {
+        return Err("no memory for the host save area".into());
+    };
+    // SAFETY: the frame has just been taken for ever.
+    svm::hw::enable(unsafe { &mut *(save as *mut [u8; 4096]) });
+    Ok(())
 }
 
 /// Clears the registers that a guest can read by instructions which AMD-V cannot intercept, and which CPUID hides from it: RDPID reads

@@ -9,6 +9,7 @@ use hv_core::machine::IDENTITY_MAP;
 use hv_core::mmu::Backing;
 use npt_shadow::Format;
 use protocol::options::Paging;
+use spin::Once;
 use vmx::VmxVcpu;
 use vmx::capabilities::{Capabilities, Plan, SecondStage as Stage, availability, ept};
 use vmx::controls::{Pin, Secondary};
@@ -32,15 +33,38 @@ pub fn enable(check_entries: bool) -> Result<Intel, String> {
     let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
     capabilities.plan(Stage::Shadow)?;
     host::set_up_cr4();
-    let region = Region::new(capabilities.revision());
-    if !hw::enable(region, &capabilities, unlocked) {
-        return Err("VMXON failed: another hypervisor may be active below Umbra".into());
-    }
+    turn_on(&capabilities, unlocked)?;
+    FIRST.call_once(|| capabilities);
     Ok(Intel {
         capabilities,
         check_entries,
         vpids: 0,
     })
+}
+
+/// What the first CPU can do.
+static FIRST: Once<Capabilities> = Once::new();
+
+/// Turns VT-x on for a further CPU.
+///
+/// # Errors
+/// A sentence that says what is missing, or in what it is not like the first.
+pub fn enable_further() -> Result<(), String> {
+    let unlocked = availability(true, hw::feature_control)?;
+    let capabilities = hw::capabilities(host::cpuid(0x8000_0008, 0).eax as u8);
+    if FIRST.get() != Some(&capabilities) {
+        return Err("its VT-x has not the same capabilities as the first one's".into());
+    }
+    turn_on(&capabilities, unlocked)
+}
+
+/// Puts this CPU into VMX operation.
+fn turn_on(capabilities: &Capabilities, unlocked: bool) -> Result<(), String> {
+    let region = Region::new(capabilities.revision());
+    if !hw::enable(region, capabilities, unlocked) {
+        return Err("VMXON failed: another hypervisor may be active below Umbra".into());
+    }
+    Ok(())
 }
 
 impl Virtualization for Intel {

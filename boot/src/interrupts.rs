@@ -3,13 +3,14 @@
 //! Interrupts are off while Umbra runs, except in two windows: [`window`] after an exit and [`idle`] when the guest has halted.
 //! So handlers may take locks freely. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
 
-use crate::lapic;
+use crate::stacks::{DOUBLE_FAULT, GUARD, IST, PAGE_FAULT, Stacks};
+use crate::{lapic, smp};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use spin::Mutex;
+use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
-/// Set by the timer's interrupt.
+/// Set by the first CPU's timer, the only one that is armed.
 pub static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
 
 const PIC_BASE: u8 = 0x20;
@@ -42,7 +43,7 @@ struct Frame {
 }
 
 // 256 stubs of 16 bytes: push an error code where the CPU does not, push the vector, and go to the common part. Vector 2 (NMI)
-// must not touch anything of the interrupted code's, the SSE registers included: it only counts.
+// must not touch anything of the interrupted code's, the SSE registers included: it only counts, or stops the CPU.
 global_asm!(
     r#"
     .align 16
@@ -65,8 +66,12 @@ umbra_stubs:
 
 umbra_nmi:
     lock inc qword ptr [rip + {nmis}]
+    cmp byte ptr [rip + {stopping}], 0
+    jne 2f
     add rsp, 16
     iretq
+2:  hlt
+    jmp 2b
 
 umbra_trap_entry:
     push rax
@@ -110,94 +115,38 @@ umbra_trap_entry:
 "#,
     trap = sym trap,
     nmis = sym NMIS,
+    stopping = sym STOPPING,
 );
 
 static NMIS: AtomicU64 = AtomicU64::new(0);
+/// NMIs do not return any more: see [`stop_at_nmi`].
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// From now on a CPU that has an NMI stops for good.
+pub fn stop_at_nmi() {
+    STOPPING.store(true, Ordering::SeqCst);
+}
 
 unsafe extern "C" {
     static umbra_stubs: u8;
 }
 
-// The stacks of exceptions that must not trust the current one, each with a page below it that is not mapped (`paging::protect`). A page
-// fault has one because an overflow of the usual stack is one.
-global_asm!(
-    r#"
-    .section .bss
-    .align 4096
-umbra_exception_stacks:
-    .skip 4 * (4096 + 16384)
-    .text
-"#
-);
-
-unsafe extern "C" {
-    static umbra_stack_guard: u8;
-    static umbra_exception_stacks: u8;
-}
-
-/// Bytes of a stack of exceptions, and of the page below it.
-const IST_STACK: u64 = 16 * 1024;
-const GUARD: u64 = 4096;
-/// Whose they are, by vector, from the first entry of the interrupt stack table on (SDM vol 3A 7.14.5, "Interrupt Stack Table").
-const IST: [(u8, &str); 4] = [
-    (8, "double-fault"),
-    (2, "NMI"),
-    (18, "machine-check"),
-    (PAGE_FAULT, "page-fault"),
-];
-const DOUBLE_FAULT: u8 = 8;
-const PAGE_FAULT: u8 = 14;
-
-/// A stack with a guard page.
-pub struct Stack {
-    /// Its name.
-    pub name: &'static str,
-    /// Where its guard page is. The stack lies right above.
-    pub guard: u64,
-}
-
-/// Where the guard page of stack `n` of the interrupt stack table is.
-fn ist_guard(n: usize) -> u64 {
-    &raw const umbra_exception_stacks as u64 + n as u64 * (GUARD + IST_STACK)
-}
-
-/// All stacks.
-pub fn stacks() -> impl Iterator<Item = Stack> {
-    let main = Stack {
-        name: "main",
-        guard: &raw const umbra_stack_guard as u64,
-    };
-    let exceptions = IST.iter().enumerate().map(|(n, &(_, name))| Stack {
-        name,
-        guard: ist_guard(n),
-    });
-    [main].into_iter().chain(exceptions)
-}
-
+/// The descriptor tables of one CPU. All have the same interrupt descriptor table.
 #[repr(C, align(16))]
 struct Tables {
     gdt: [u64; 5],
-    idt: [[u64; 2]; 256],
     tss: [u32; 26],
 }
 
-/// Loads the descriptor tables of this CPU, and sets the 8259As up with all lines masked.
-pub fn init() {
-    let tables = alloc::boxed::Box::leak(alloc::boxed::Box::new(Tables {
-        gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
-        idt: [[0; 2]; 256],
-        tss: [0; 26],
-    }));
-    for i in 0..IST.len() {
-        let top = ist_guard(i) + GUARD + IST_STACK;
-        tables.tss[9 + 2 * i] = top as u32;
-        tables.tss[10 + 2 * i] = (top >> 32) as u32;
-    }
-    tables.tss[25] = 104 << 16;
-    let tss = tables.tss.as_ptr() as u64;
-    tables.gdt[3] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
-    tables.gdt[4] = tss >> 32;
-    for (vector, entry) in tables.idt.iter_mut().enumerate() {
+/// Where each vector leads.
+#[repr(C, align(16))]
+struct Idt([[u64; 2]; 256]);
+
+static IDT: Once<Idt> = Once::new();
+
+fn idt() -> Idt {
+    let mut idt = [[0; 2]; 256];
+    for (vector, entry) in idt.iter_mut().enumerate() {
         let handler = &raw const umbra_stubs as u64 + 16 * vector as u64;
         let ist = IST.iter().position(|&(v, _)| usize::from(v) == vector);
         let ist = ist.map_or(0, |n| n as u64 + 1);
@@ -205,21 +154,44 @@ pub fn init() {
             handler & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
         entry[1] = handler >> 32;
     }
+    Idt(idt)
+}
+
+/// Loads the descriptor tables of this CPU, whose stacks these are.
+pub fn load_tables(stacks: &Stacks) {
+    let tables = alloc::boxed::Box::leak(alloc::boxed::Box::new(Tables {
+        gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
+        tss: [0; 26],
+    }));
+    for i in 0..IST.len() {
+        let top = stacks.exception_top(i);
+        tables.tss[9 + 2 * i] = top as u32;
+        tables.tss[10 + 2 * i] = (top >> 32) as u32;
+    }
+    tables.tss[25] = 104 << 16;
+    let tss = tables.tss.as_ptr() as u64;
+    tables.gdt[3] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    tables.gdt[4] = tss >> 32;
     let gdtr = x86::dtables::DescriptorTablePointer {
         limit: 39,
         base: tables.gdt.as_ptr(),
     };
     let idtr = x86::dtables::DescriptorTablePointer {
         limit: 4095,
-        base: tables.idt.as_ptr(),
+        base: IDT.call_once(idt).0.as_ptr(),
     };
     // SAFETY: ring 0; the tables live for ever; code and data selectors mean the same as in the start code's table.
     unsafe {
         x86::dtables::lgdt(&gdtr);
         x86::dtables::lidt(&idtr);
         x86::task::load_tr(x86::segmentation::SegmentSelector::from_raw(24));
-        init_pics();
     }
+}
+
+/// Sets the 8259As up with all lines masked.
+pub fn init() {
+    // SAFETY: ring 0.
+    unsafe { init_pics() };
 }
 
 /// # Safety
@@ -250,7 +222,7 @@ extern "C" fn trap(frame: &Frame) {
             TIMER_FIRED.store(true, Ordering::Relaxed);
             lapic::eoi();
         }
-        // What it was for is seen when the guest has been left.
+        // What it was for is seen when the guest has been left, or the CPU has woken.
         lapic::KICK_VECTOR => lapic::eoi(),
         v @ PIC_BASE..0x30 => {
             let line = v - PIC_BASE;
@@ -337,10 +309,11 @@ fn exception(f: &Frame) {
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     // A page fault for which there is no room on its own stack is a double fault, and keeps its address.
     if matches!(f.vector as u8, PAGE_FAULT | DOUBLE_FAULT)
-        && let Some(stack) = stacks().find(|s| (s.guard..s.guard + GUARD).contains(&cr2))
+        && let Some((cpu, stack)) =
+            smp::stacks().find(|(_, s)| (s.guard..s.guard + GUARD).contains(&cr2))
     {
         panic!(
-            "stack overflow of the {} stack: rip {:#x}, rsp {:#x}",
+            "stack overflow of the {} stack of host CPU {cpu}: rip {:#x}, rsp {:#x}",
             stack.name, f.rip, f.rsp
         );
     }

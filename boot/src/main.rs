@@ -1,7 +1,7 @@
 //! Umbra, the ring-0 binary: takes the machine over from the boot loader, finds the guest, and runs it.
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
-//! (entry and memory functions), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
+//! (entry and memory functions), [`smp`] and [`stacks`] (the host's CPUs), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
 //! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
 //! (frame buffer). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
 #![no_std]
@@ -35,12 +35,15 @@ mod screen;
 mod serial;
 mod session;
 mod setup;
+mod smp;
+mod stacks;
 mod start;
 mod virtio;
 
 use alloc::string::{String, ToString};
 use core::panic::PanicInfo;
 use host::{Vendor, Virtualization};
+use host_cpus::Local;
 use loader::BootInfo;
 use protocol::Event;
 use protocol::options::{self, Options};
@@ -53,6 +56,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     memory::init(&boot, options::count(boot.cmdline));
     let mapped = paging::protect() && paging::map(0, memory::top(&boot), false);
     assert!(mapped, "there is no memory for Umbra's own page tables");
+    smp::init();
     interrupts::init();
     log::info!("Umbra {}, an x86 hypervisor", env!("CARGO_PKG_VERSION"));
     log::info!("command line: {:?}", boot.cmdline);
@@ -83,18 +87,26 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
         keyboard::init();
     }
     screen::init(&boot, options.window);
-    acpi_tables::survey(boot.rsdp);
+    let cpus = acpi_tables::survey(boot.rsdp);
     log::info!("memory: {} MiB free", memory::available() >> 20);
-    match run(&boot, &options) {
+    match run(&boot, &options, &cpus) {
         Ok(()) => session::halt(),
         Err(why) => refuse(&why),
     }
 }
 
-fn run(boot: &BootInfo, options: &Options<'static>) -> Result<(), String> {
+fn run(boot: &BootInfo, options: &Options<'static>, cpus: &[Local]) -> Result<(), String> {
     match host::vendor()? {
-        Vendor::Svm => run_on(boot, options, amd::enable()?),
-        Vendor::Vmx => run_on(boot, options, intel::enable(options.check)?),
+        Vendor::Svm => {
+            let amd = amd::enable()?;
+            smp::start(cpus, options.host_cpus, amd::enable_further);
+            run_on(boot, options, amd)
+        }
+        Vendor::Vmx => {
+            let intel = intel::enable(options.check)?;
+            smp::start(cpus, options.host_cpus, intel::enable_further);
+            run_on(boot, options, intel)
+        }
     }
 }
 
@@ -121,8 +133,14 @@ fn refuse(why: &str) -> ! {
 // When the whole workspace is documented, some host tool's features bring `std` and its handler in.
 #[cfg_attr(not(doc), panic_handler)]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
-    screen::panic(info);
-    control::emergency();
-    session::halt()
+    // Another CPU may have failed first, and tells; or this one has, while it told.
+    if smp::fail() {
+        logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
+        screen::panic(info);
+        control::emergency();
+        logger::emergency(format_args!("Umbra has stopped\n"));
+    }
+    loop {
+        x86_64::instructions::hlt();
+    }
 }

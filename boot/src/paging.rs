@@ -1,10 +1,12 @@
 //! The host's page tables: everything at its own address. The start code maps the first 4 GiB, to be written and executed; [`protect`] takes
 //! away what is not needed, and RAM and device registers above are added here. Guests' RAM is data to Umbra, as all memory is but the image.
 
-use crate::{interrupts, memory};
+use crate::stacks::Stacks;
+use crate::{memory, smp};
 use core::sync::atomic::{AtomicBool, Ordering};
 use host_memory::tables::{self, Rights, Tables};
 use host_memory::{PAGE, Range};
+use spin::Mutex;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 unsafe extern "C" {
@@ -38,6 +40,8 @@ impl Tables for Own {
     }
 }
 
+/// One CPU at a time changes the tables, which are those of all CPUs.
+static CHANGING: Mutex<()> = Mutex::new(());
 /// Whether the start code has set EFER.NXE.
 static NX: AtomicBool = AtomicBool::new(false);
 
@@ -48,6 +52,7 @@ fn root() -> u64 {
 /// Maps `[start, end)` at its own address. `device`: registers, not to be cached. False: no memory for tables.
 pub fn map(start: u64, end: u64, device: bool) -> bool {
     let rights = if device { Rights::Device } else { Rights::Data };
+    let _changing = CHANGING.lock();
     let done = tables::fill(&mut Own, root(), Range { start, end }, rights);
     x86_64::instructions::tlb::flush_all();
     done
@@ -77,14 +82,23 @@ pub fn protect() -> bool {
     for (start, end, rights) in parts {
         done &= tables::protect(&mut Own, root(), Range { start, end }, rights);
     }
-    for stack in interrupts::stacks() {
-        let page = Range {
-            start: stack.guard,
-            end: stack.guard + PAGE,
-        };
-        done &= tables::protect(&mut Own, root(), page, Rights::Guard);
+    for stack in Stacks::of_first().iter() {
+        done &= guard(stack.guard);
     }
     x86_64::instructions::tlb::flush_all();
+    done
+}
+
+/// Takes a page away, so that a stack above it cannot grow into what is below. False: no memory for tables. CPUs that have used the page may
+/// remember it.
+pub fn guard(at: u64) -> bool {
+    let page = Range {
+        start: at,
+        end: at + PAGE,
+    };
+    let _changing = CHANGING.lock();
+    let done = tables::protect(&mut Own, root(), page, Rights::Guard);
+    x86_64::instructions::tlb::flush(x86_64::VirtAddr::new(at));
     done
 }
 
@@ -100,7 +114,7 @@ pub fn audit() {
             !(m.write && m.execute) && m.to == m.range.start,
             "Umbra's own tables: {m:x?}"
         );
-        let guard = interrupts::stacks().find(|stack| m.range.start == stack.guard);
+        let guard = smp::stacks().find(|(_, stack)| m.range.start == stack.guard);
         assert!(guard.is_none(), "a guard page is mapped: {m:x?}");
         let kib = (m.range.end - m.range.start) >> 10;
         executable += if m.execute { kib } else { 0 };
@@ -109,6 +123,6 @@ pub fn audit() {
     log::info!(
         "own page tables: {executable} KiB executable, {} KiB of data read-only, no page writable and executable, {} guard pages",
         read_only - executable,
-        interrupts::stacks().count()
+        smp::stacks().count()
     );
 }

@@ -149,12 +149,15 @@ umbra_start:
 umbra_no_long_mode:
     .asciz "Umbra cannot run here: this CPU has no 64-bit mode (long mode). "
     .align 8
+    // Null, 64-bit code, data, and the 32-bit code that further CPUs come through (`smp::start`).
+    .global umbra_boot_gdt
 umbra_boot_gdt:
     .quad 0
     .quad 0x00af9a000000ffff
     .quad 0x00cf92000000ffff
+    .quad 0x00cf9a000000ffff
 umbra_boot_gdt_pointer:
-    .short 23
+    .short 31
     .quad umbra_boot_gdt
 
     .section .bss

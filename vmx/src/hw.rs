@@ -21,6 +21,7 @@ use x86::msr::{rdmsr, wrmsr};
 const CR4_VMXE: u64 = 1 << 13;
 const EFER: u32 = 0xc000_0080;
 const PAT: u32 = 0x277;
+const GS_BASE: u32 = 0xc000_0101;
 
 /// A guest register that VM entries and exits do not switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -357,7 +358,7 @@ impl Processor {
         use x86::{controlregs, dtables, segmentation, task};
         let mut gdtr = dtables::DescriptorTablePointer::<u64>::default();
         let mut idtr = dtables::DescriptorTablePointer::<u64>::default();
-        let (cr0, cr3, cr4, efer, pat): (u64, u64, u64, u64, u64);
+        let (cr0, cr3, cr4, efer, pat, gs): (u64, u64, u64, u64, u64, u64);
         // SAFETY: ring 0; these instructions store registers and have no other effect.
         unsafe {
             dtables::sgdt(&mut gdtr);
@@ -367,6 +368,8 @@ impl Processor {
             asm!("mov {}, cr4", out(reg) cr4, options(nostack, nomem, preserves_flags));
             efer = rdmsr(EFER);
             pat = rdmsr(PAT);
+            // What Umbra has of this CPU's own is found through it.
+            gs = rdmsr(GS_BASE);
         }
         // SAFETY: as above.
         let tr = unsafe { task::tr() };
@@ -389,7 +392,7 @@ impl Processor {
             (Field::HOST_GS_SELECTOR, selector(segmentation::gs())),
             (Field::HOST_TR_SELECTOR, selector(tr)),
             (Field::HOST_FS_BASE, 0),
-            (Field::HOST_GS_BASE, 0),
+            (Field::HOST_GS_BASE, gs),
             (Field::HOST_TR_BASE, tr_base),
             (Field::HOST_GDTR_BASE, gdt),
             (Field::HOST_IDTR_BASE, idtr.base as u64),

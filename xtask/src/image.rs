@@ -60,6 +60,7 @@ impl Entry {
             control,
             window: true,
             check: false,
+            host_cpus: None,
             overflow: None,
             vms: vec![vm; guests.len()],
         };

@@ -35,12 +35,15 @@ struct Memory {
     own: u64,
     /// Frames that were given back, below [`LOW`] and above: each begins with the address of the next, and the last with 0.
     recycled: [u64; 2],
+    /// A page of the first mebibyte, where further CPUs begin.
+    low_page: Option<u64>,
 }
 
 static MEMORY: Mutex<Memory> = Mutex::new(Memory {
     free: Ranges::new(),
     own: 0,
     recycled: [0; 2],
+    low_page: None,
 });
 
 /// The image's place.
@@ -55,10 +58,7 @@ fn image() -> Range {
 pub fn init(boot: &BootInfo, vms: usize) {
     let mut m = MEMORY.lock();
     for r in boot.usable() {
-        m.free.give(Range {
-            start: r.start.max(MIB),
-            end: r.end,
-        });
+        m.free.give(*r);
     }
     m.free.cut(image());
     m.free.cut(boot.info);
@@ -72,6 +72,14 @@ pub fn init(boot: &BootInfo, vms: usize) {
         m.free.cut(module.range);
         m.free.cut(string(module.role));
     }
+    // The first page is the firmware's: its interrupt vectors and data area.
+    m.free.cut(Range {
+        start: 0,
+        end: PAGE,
+    });
+    m.low_page = m.free.take(PAGE, PAGE, MIB);
+    // Of the rest below 1 MiB Umbra makes no use.
+    m.free.cut(Range { start: 0, end: MIB });
     let size = heap::size(vms);
     let Some(at) = m.free.take(size, PAGE, LOW) else {
         panic!(
@@ -82,6 +90,11 @@ pub fn init(boot: &BootInfo, vms: usize) {
     m.own = size + image().end - image().start;
     // SAFETY: the range has just been taken from the free memory and belongs to nobody else.
     unsafe { heap::init(at, size) };
+}
+
+/// A page of the first mebibyte that is nobody else's, if the firmware leaves one: where further CPUs begin.
+pub fn low_page() -> Option<u64> {
+    MEMORY.lock().low_page
 }
 
 /// Bytes that Umbra itself uses.

@@ -18,7 +18,7 @@ use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::memory::HostFrames;
-use crate::{control, disk, keyboard, logger, media, memory, mouse, net};
+use crate::{control, disk, keyboard, logger, media, memory, mouse, net, smp};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -502,8 +502,9 @@ impl<B: VcpuBackend> Session<B> {
     }
 }
 
-/// Nothing more to do: the CPU stops, with interrupts off.
+/// Nothing more to do: all CPUs stop, with interrupts off.
 pub fn halt() -> ! {
+    smp::stop_others();
     log::info!("Umbra has stopped");
     loop {
         x86_64::instructions::hlt();

@@ -86,7 +86,8 @@ fn cleared(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Umbra walks its own tables, and finds no page writable and executable; an overflow of each stack is told as such.
+/// Umbra walks its own tables, and finds no page writable and executable; an overflow of each stack is told as such. The stacks of further CPUs
+/// of the host have guard pages too.
 fn protected(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let options = Options {
         script: vec![until("GNU GRUB")],
@@ -95,6 +96,15 @@ fn protected(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let log = fs::read_to_string(case.look(&options, umbra, scratch)?.log)?;
     let rule = "no page writable and executable, 5 guard pages";
     ensure!(log.contains(rule), "Umbra's log does not say: {rule}");
+    let three = Options {
+        host_cpus: 3,
+        ..options.clone()
+    };
+    let log = fs::read_to_string(case.look(&three, umbra, scratch)?.log)?;
+    let answers = "host CPUs: 3 found, 3 started; each wakes and answers an IPI";
+    for told in ["no page writable and executable, 15 guard pages", answers] {
+        ensure!(log.contains(told), "Umbra's log does not say: {told}");
+    }
     for stack in ["main", "double-fault", "machine-check", "page-fault"] {
         let options = Options {
             overflow: Some(stack),

@@ -54,6 +54,7 @@ pub fn machine(
         control: Some(options.rig.control()),
         window: options.window,
         check: false,
+        host_cpus: None,
         overflow: options.overflow,
         vms: options
             .vms()

@@ -62,6 +62,8 @@ pub struct Options<'a> {
     pub window: bool,
     /// Whether every VM entry is checked by the manual's rules before it is tried (VT-x).
     pub check: bool,
+    /// How many of the host's CPUs are to be used at most, if that is said: 1 to [`MAX_CPUS`].
+    pub host_cpus: Option<u32>,
     /// The stack of Umbra's that is to overflow, to see that this is noticed: a test of Umbra itself.
     pub overflow: Option<&'a str>,
     /// The virtual machines: 1 to [`MAX_VMS`].
@@ -122,11 +124,11 @@ fn add(places: &mut Vec<Place>, text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A number of virtual CPUs.
+/// A number of CPUs.
 fn cpus(text: &str) -> Result<u32, &'static str> {
     number(text)
         .filter(|cpus| (1..=MAX_CPUS).contains(cpus))
-        .ok_or("write a number of virtual CPUs from 1 to 32, as in 4")
+        .ok_or("write a number of CPUs from 1 to 32, as in 4")
 }
 
 impl Vm<'_> {
@@ -201,6 +203,7 @@ impl<'a> Options<'a> {
             match key {
                 "window" => options.window = true,
                 "check" => options.check = true,
+                "host-cpus" => options.host_cpus = Some(cpus(value).map_err(wrong)?),
                 "selftest" => {
                     let stack = value.strip_prefix("overflow:");
                     options.overflow = Some(stack.ok_or(wrong("use overflow:STACK"))?);
@@ -284,6 +287,7 @@ impl fmt::Display for Options<'_> {
             control,
             window,
             check,
+            host_cpus,
             overflow,
             vms,
         } = self;
@@ -292,6 +296,9 @@ impl fmt::Display for Options<'_> {
         }
         for (given, word) in [(window, "window "), (check, "check ")] {
             f.write_str(if *given { word } else { "" })?;
+        }
+        if let Some(cpus) = host_cpus {
+            write!(f, "host-cpus={cpus} ")?;
         }
         if let Some(stack) = overflow {
             write!(f, "selftest=overflow:{stack} ")?;

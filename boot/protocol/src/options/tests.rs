@@ -56,6 +56,7 @@ fn what_the_tool_writes_is_what_umbra_reads() {
             control: r.pick(&[None, Some(Transport::Com2), Some(Transport::E9)]),
             window: r.below(2) == 0,
             check: r.below(2) == 0,
+            host_cpus: r.pick(&[None, Some(1), Some(MAX_CPUS)]),
             overflow: r.pick(&[None, Some("main")]),
             vms,
         };
@@ -75,6 +76,7 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "memory=",
         "cpus=",
         "max-cpus=",
+        "host-cpus=",
         "weight=",
         "cap=",
         "warp=",
