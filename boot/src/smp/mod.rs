@@ -2,6 +2,8 @@
 //!
 //! [`start`] starts those besides the first, and each makes itself like the first one ([`join`]). Then it waits for an interrupt, and
 //! answers when it is called.
+//!
+//! Not here yet: guests run on the first CPU only.
 
 mod join;
 mod memory_types;
