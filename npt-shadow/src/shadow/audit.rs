@@ -50,12 +50,12 @@ impl<F: Frames> ShadowMmu<F> {
             );
             require!(
                 page.unsync == self.unsync.contains(&id),
-                "page {id}: out of step is {}, the list says otherwise",
+                "page {id}: out of sync is {}, the list says otherwise",
                 page.unsync
             );
             require!(
                 !page.unsync || !key.role.direct,
-                "direct page {id} is out of step"
+                "direct page {id} is out of sync"
             );
             let mut present = 0;
             for index in 0..512 {
@@ -82,7 +82,7 @@ impl<F: Frames> ShadowMmu<F> {
         );
         require!(
             self.unsync.len() <= UNSYNC,
-            "{} tables are out of step",
+            "{} tables are out of sync",
             self.unsync.len()
         );
         for (gfn, &count) in self.tables.iter().enumerate() {

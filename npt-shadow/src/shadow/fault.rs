@@ -121,7 +121,7 @@ impl<F: Frames> ShadowMmu<F> {
         }
         if self.algorithm == Algorithm::Unsync {
             self.faults.resync += 1;
-            self.let_out_of_step(gfn);
+            self.unsync_table(gfn);
             return None;
         }
         self.faults.table_write += 1;
@@ -130,7 +130,7 @@ impl<F: Frames> ShadowMmu<F> {
             self.unshadow(gfn);
             None
         } else if fault.delivering {
-            self.let_out_of_step(gfn);
+            self.unsync_table(gfn);
             None
         } else {
             Some(Resolve::Emulate)
@@ -150,7 +150,7 @@ impl<F: Frames> ShadowMmu<F> {
         let gfn = walk.gpa.0 >> 12;
         let protected = self.is_protected(gfn);
         if protected {
-            self.let_out_of_step(gfn);
+            self.unsync_table(gfn);
         }
         protected
     }

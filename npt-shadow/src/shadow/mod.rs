@@ -27,7 +27,7 @@
 //! * The entries of upper levels allow everything. What the guest's upper levels forbid is in the role of the pages below, and counts at
 //!   the leaf.
 //! * Accessed and dirty flags of shadow entries are always set, so that the hardware never writes to them; only writable entries for
-//!   tables that are out of step begin without the dirty flag, which then tells whether the table has been written. An entry exists only
+//!   tables that are out of sync begin without the dirty flag, which then tells whether the table has been written. An entry exists only
 //!   where the guest's entries have the accessed flag, and is writable only where they have the dirty flag: the first access faults,
 //!   and the walker sets the flags.
 //! * The PAE root's entries have nothing but P and an address whenever the guest is entered: bit 5, accessed in other entries, is reserved
@@ -40,6 +40,7 @@
 mod audit;
 mod fault;
 mod lists;
+mod mmu;
 mod mutants;
 mod pool;
 mod role;
@@ -80,7 +81,7 @@ pub enum Algorithm {
     Vtlb,
     /// Shadow pages are kept, and the tables below them write-protected.
     Cached,
-    /// Tables that are written may be out of step until the guest flushes.
+    /// Tables that are written may be out of sync until the guest flushes.
     Unsync,
 }
 
@@ -146,7 +147,7 @@ const MAX_PAGES: usize = (1 << 21) - 1 - MAX_CPUS;
 /// PAE roots must be below 4 GiB, as CR3 has 32 bits then.
 const LOW: u64 = 1 << 32;
 
-/// The most tables that are out of step.
+/// The most tables that are out of sync.
 const UNSYNC: usize = 64;
 
 /// The shadow tables of one VM.
@@ -158,7 +159,7 @@ pub struct ShadowMmu<F: Frames> {
     lists: Lists,
     algorithm: Algorithm,
     physical_bits: u8,
-    /// How many shadow pages there are of each guest frame, as a table. Write-protected if there are any, unless out of step.
+    /// How many shadow pages there are of each guest frame, as a table. Write-protected if there are any, unless out of sync.
     tables: Vec<u16>,
     /// How many frames of each 2 MiB region are tables: large entries are for regions without any.
     table_regions: Vec<u16>,
@@ -167,7 +168,7 @@ pub struct ShadowMmu<F: Frames> {
     flushes: Flushes,
     /// Makes CPUs leave the guest. None: while the MMU is at work no CPU is there.
     kick: Option<Arc<dyn Kick>>,
-    /// The pages that are out of step, oldest first.
+    /// The pages that are out of sync, oldest first.
     unsync: Vec<PageId>,
     faults: ShadowFaults,
     zapped: u64,
@@ -338,7 +339,7 @@ impl<F: Frames> ShadowMmu<F> {
     /// An empty page for `key`. If it is for a table, nobody can write that unnoticed any more.
     fn create(&mut self, key: Key) -> Option<PageId> {
         if !key.role.direct && self.algorithm != Algorithm::Vtlb {
-            // Shadows of one table are in step or out of it together.
+            // Shadows of one table are in sync or out of it together.
             self.protect(key.gfn);
             if let Some(count) = self.tables.get_mut(key.gfn as usize) {
                 *count += 1;
@@ -492,138 +493,5 @@ impl<F: Frames> Drop for ShadowMmu<F> {
         for id in self.pool.ids() {
             self.frames.free(self.pool.page(id).frame);
         }
-    }
-}
-
-impl<F: Frames> Mmu for ShadowMmu<F> {
-    // Not among what every exit under nested paging goes through too.
-    #[inline(never)]
-    fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
-        self.catch_up();
-        self.release();
-        let root = match self.cpus[cpu].root {
-            Some(root) => root,
-            None => self.make_root(cpu),
-        };
-        let pae = self.pool.is_root(root);
-        if pae {
-            self.clean_pae_root(root);
-        }
-        let frame = self.pool.page(root).frame;
-        let address = self.frames.address(frame, pae.then_some(cpu));
-        let flush = self.flushes.acknowledge(cpu);
-        if flush != TlbFlush::None && mutant(Mutant::OneFlushForAll) {
-            for other in 0..self.cpus.len() {
-                let _ = self.flushes.acknowledge(other);
-            }
-        }
-        (address, flush)
-    }
-
-    fn generation(&self) -> u64 {
-        self.flushes.generation()
-    }
-
-    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
-        Resolve::Mmio
-    }
-
-    fn is_shadow(&self) -> bool {
-        true
-    }
-
-    fn fence(&mut self, _cpu: usize) -> Option<Hpa> {
-        self.frames.root()
-    }
-
-    fn page_fault(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
-        self.catch_up();
-        self.resolve(cpu, fault)
-    }
-
-    fn cannot_emulate(&mut self, _cpu: usize, fault: &ShadowFault) -> bool {
-        self.let_through(fault)
-    }
-
-    fn load(&mut self, cpu: usize, state: &PagingState) {
-        self.catch_up();
-        if self.algorithm == Algorithm::Vtlb && !mutant(Mutant::LoadIgnored) {
-            self.empty_tlb(cpu);
-        }
-        let paging = state.cr0.contains(Cr0::PG);
-        self.cpus[cpu].state = *state;
-        self.cpus[cpu].reading = if paging {
-            Reading::of(state)
-        } else {
-            Reading::NONE
-        };
-        self.raise_fence();
-        if self.algorithm != Algorithm::Vtlb && !mutant(Mutant::LoadIgnored) {
-            self.sync_all();
-        }
-        // Other tables count for this CPU, and the same addresses lead elsewhere.
-        self.flushes.require_of(cpu);
-        if self.cpus[cpu].reading.long {
-            self.cpus[cpu].root = self.find_root(cpu);
-        } else {
-            self.load_pae_root(cpu);
-        }
-    }
-
-    fn invalidate_page(&mut self, cpu: usize, _state: &PagingState, gva: Gva) {
-        self.catch_up();
-        match self.algorithm {
-            _ if mutant(Mutant::InvlpgIgnored) => {}
-            Algorithm::Vtlb => self.drop_page(cpu, gva.0),
-            Algorithm::Cached | Algorithm::Unsync => self.sync_page_of(cpu, gva.0),
-        }
-    }
-
-    fn translate(
-        &mut self,
-        _mem: &dyn GuestMemory,
-        state: &PagingState,
-        gva: Gva,
-        access: Access,
-    ) -> Result<Gpa, PageFault> {
-        // Setting accessed and dirty flags needs no notice: a shadow entry depends on them only by lacking.
-        walk::translate(self.memory.inner(), state, gva, access)
-    }
-
-    fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
-        self.map.set(start, len, backing);
-        self.frames.admit(len, backing);
-        if mutant(Mutant::RemapKeepsEntries) {
-            return;
-        }
-        self.zapped += self.pool.in_use() as u64;
-        self.zap_all();
-        self.flushes.require();
-        // What was there may be somebody else's when this returns.
-        if !mutant(Mutant::RemapReturnsEarly) {
-            self.shoot_down();
-        }
-    }
-
-    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
-        self.flushes.require();
-        self.shoot_down();
-        f();
-    }
-
-    fn frames_used(&self) -> u64 {
-        self.pool.frames() as u64 + self.frames.used()
-    }
-
-    fn shadow_report(&self) -> Option<ShadowReport> {
-        Some(ShadowReport {
-            algorithm: self.algorithm.name(),
-            faults: self.faults,
-            zapped: self.zapped,
-            reclaimed: self.reclaimed,
-            pages: self.pool.in_use() as u64,
-            pages_most: self.pool.most as u64,
-            pages_capacity: self.pool.capacity() as u64,
-        })
     }
 }

@@ -7,7 +7,7 @@
 pub enum Mutant {
     /// A child that is linked already is taken for the right one (CVE-2026-53359).
     LinkAcceptsAnyChild,
-    /// A table out of step is linked as it is (KVM, commit 65855ed8).
+    /// A table out of sync is linked as it is (KVM, commit 65855ed8).
     LinkOutOfStep,
     /// What forbids access at upper levels is not in the role (KVM, commit d28c6cfb).
     RightsNotInRole,
@@ -39,7 +39,7 @@ pub enum Mutant {
     InvlpgIgnored,
     /// A part of a large page is all that INVLPG drops of it.
     InvlpgDropsPart,
-    /// A load of CR3 does nothing for tables out of step.
+    /// A load of CR3 does nothing for tables out of sync.
     LoadIgnored,
     /// With CR0.WP clear, a page made writable for the supervisor stays the user's.
     LiftedForUser,

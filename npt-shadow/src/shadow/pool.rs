@@ -36,7 +36,7 @@ pub struct Page {
     pub known: [u64; 8],
     /// The table may have been written since the shadow was brought up to date.
     pub written: bool,
-    /// How often in a row a shadow that is out of step was found to be up to date.
+    /// How often in a row a shadow that is out of sync was found to be up to date.
     pub idle: u8,
     /// Writes to the table since the shadow was last used to resolve a fault.
     pub writes: u8,

@@ -13,7 +13,7 @@ pub const US: u64 = 1 << 2;
 pub const A: u64 = 1 << 5;
 pub const D: u64 = 1 << 6;
 pub const PS: u64 = 1 << 7;
-/// A bit that the hardware ignores: the entry maps a table that is out of step. Of these entries the hardware sets the dirty
+/// A bit that the hardware ignores: the entry maps a table that is out of sync. Of these entries the hardware sets the dirty
 /// flag, which tells whether the table has been written.
 pub const TRACKED: u64 = 1 << 9;
 pub const NX: u64 = 1 << 63;

@@ -134,8 +134,8 @@ impl<F: Frames> ShadowMmu<F> {
         dirty
     }
 
-    /// Lets the guest write the table at `gfn` from now on. Its shadows are out of step until the guest flushes.
-    pub(super) fn let_out_of_step(&mut self, gfn: u64) {
+    /// Lets the guest write the table at `gfn` from now on. Its shadows are out of sync until the guest flushes.
+    pub(super) fn unsync_table(&mut self, gfn: u64) {
         let count = self.shadows(gfn).count();
         if count > UNSYNC {
             return self.unshadow(gfn);
@@ -152,7 +152,7 @@ impl<F: Frames> ShadowMmu<F> {
         });
     }
 
-    /// Forbids the guest to write the frame, and brings the shadows of the table at `gfn`, if any, back into step.
+    /// Forbids the guest to write the frame, and brings the shadows of the table at `gfn`, if any, back in sync.
     pub(super) fn protect(&mut self, gfn: u64) {
         // What a guest entry points to need not exist.
         let exists = gfn < self.tables.len() as u64;
@@ -168,7 +168,7 @@ impl<F: Frames> ShadowMmu<F> {
         if !mutant(Mutant::ProtectionTrustedEarly) {
             self.shoot_down();
         }
-        // All are in step before the first is read: it may map the table itself.
+        // All are in sync before the first is read: it may map the table itself.
         let unsync = &mut self.unsync;
         self.pool.for_each(gfn, |id, page| {
             page.unsync = false;
@@ -181,7 +181,7 @@ impl<F: Frames> ShadowMmu<F> {
         }
     }
 
-    /// The guest flushes everything: all tables out of step are read again, and those that it has not written protected.
+    /// The guest flushes everything: all tables out of sync are read again, and those that it has not written protected.
     pub(super) fn sync_all(&mut self) {
         let mut i = 0;
         while let Some(&id) = self.unsync.get(i) {

@@ -124,7 +124,7 @@ pub enum Shadow {
     Vtlb,
     /// They are kept, and the guest's tables write-protected.
     Cached,
-    /// They are kept, and leaf tables may be out of step until the guest flushes.
+    /// They are kept, and leaf tables may be out of sync until the guest flushes.
     Unsync,
 }
 

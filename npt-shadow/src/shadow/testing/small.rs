@@ -137,6 +137,6 @@ fn everything_in_a_small_world_on_cached_shadows() {
 }
 
 #[test]
-fn everything_in_a_small_world_on_shadows_out_of_step() {
+fn everything_in_a_small_world_on_shadows_out_of_sync() {
     everything(Algorithm::Unsync);
 }

@@ -174,6 +174,6 @@ fn random_programs_on_cached_shadows() {
 }
 
 #[test]
-fn random_programs_on_shadows_out_of_step() {
+fn random_programs_on_shadows_out_of_sync() {
     run_all(Algorithm::Unsync);
 }
