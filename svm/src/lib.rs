@@ -14,6 +14,12 @@
 //! * See [`Features::inject_virtual`].
 //! * Before 7.2.16 and 9.1.2: see [`Features::identity_map`]. A hardware task switch of a guest that has paging off loads CR3 from the
 //!   task-state segment all the same.
+//! * Before 8.0, CMPXCHG8B and CMPXCHG16B take all flags but ZF from a stale operation (`helper_cmpxchg8b` in `target/i386/tcg/mem_helper.c`;
+//!   the translator stores none before it). Behind VMRUN or IRET, and another instruction that sets flags, they are the bits of that
+//!   one's operand: part of an address, or of a packet. If the guest is left before the next instruction that sets flags, the control
+//!   block gets them, with VM or DF, and VMRUN loads them: 32-bit Linux died of it once in a few hundred runs. Where bits show it
+//!   that no CPU sets, system flags are taken back to what they were at the entry ([`vcpu`]). Without Umbra an interrupt there pushes
+//!   the same.
 //! * There is no INT1: it raises #UD. Later versions have it, and stop the whole machine for it unless it is intercepted.
 //!
 //! # Bochs 2.7

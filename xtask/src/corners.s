@@ -86,6 +86,20 @@
     mov ax, 16
     mov es, ax
 
+    # CMPXCHG8B changes no flag but ZF, also where the guest is left right behind it, and where CPUID has been left for before.
+    mov byte ptr [letter], 'X'
+    xor eax, eax
+    cpuid
+    mov esi, 0xc1ca0440             # with the bits of VM and DF
+    cmp esi, esi
+    cmpxchg8b [nothing]
+    mov eax, 1
+    cpuid
+    pushfd
+    pop eax
+    test eax, 0xfffff728             # bits 3 and 5 and those from 8 on, but OF
+    jnz wrong
+
     # A triple fault resets the machine. The flag survives it.
     cmp dword ptr [0x200000], 0x52455345
     je 2f

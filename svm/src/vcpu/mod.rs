@@ -62,6 +62,12 @@ const INTERCEPT_CR8: u16 = 1 << 8;
 /// registers that nobody switches, as PKE does PKRU.
 const INTERCEPT_CR4: u16 = 1 << 4;
 
+/// What of RFLAGS shows that the rest is wrong: bits that no CPU sets, and VM, which few guests do (APM vol 2 3.1.6, "RFLAGS Register").
+const SUSPICIOUS_FLAGS: u32 = !(DEFINED_FLAGS as u32) | Rflags::VM.bits() as u32;
+const DEFINED_FLAGS: u64 = 0x003f_7fd7;
+/// The results of arithmetic.
+const STATUS_FLAGS: u64 = 0x8d5;
+
 /// The registers of a guest that is put aside which neither the control block nor FXSAVE has.
 struct Aside {
     /// Debug registers 0 to 3.
@@ -224,6 +230,30 @@ impl SvmVcpu {
     /// Runs the guest until it exits.
     #[inline(always)]
     fn enter(&mut self) {
+        let before = self.context.vmcb.rflags;
+        self.execute();
+        if self.context.vmcb.rflags as u32 & SUSPICIOUS_FLAGS != 0 {
+            self.mend_flags(before);
+        }
+    }
+
+    /// QEMU before 8.0 takes CMPXCHG8B's flags, but ZF, from where none are, and an exit right behind it tells them: see the crate's
+    /// documentation. The guest goes on with those that it was entered with.
+    #[cold]
+    #[inline(never)]
+    fn mend_flags(&mut self, before: u64) {
+        let v = &mut *self.context.vmcb;
+        let virtual_8086 = v.efer & Efer::LMA.bits() == 0 && v.cpl == 3;
+        if v.rflags & !DEFINED_FLAGS != 0 || v.rflags & Rflags::VM.bits() != 0 && !virtual_8086 {
+            // An interrupt flag that is clear is true: bits have only been added.
+            let enabled = v.rflags | !Rflags::IF.bits();
+            v.rflags = v.rflags & STATUS_FLAGS | before & enabled & !STATUS_FLAGS;
+        }
+    }
+
+    /// The world switch.
+    #[inline(always)]
+    fn execute(&mut self) {
         #[cfg(test)]
         if let Some(fake) = &mut self.fake {
             self.context.vmcb.rsp = self.context.gprs.regs[gpr::RSP];

@@ -401,3 +401,28 @@ fn an_entry_without_events_finds_nothing_of_the_entries_before_it() {
         assert_eq!(last(), Some(more));
     }
 }
+
+#[test]
+fn flags_that_no_cpu_has_are_those_of_the_entry() {
+    const ARITHMETIC: u64 = 0x8d5;
+    let mut c = cpu();
+    let mut left = |entered: u64, cpl: u8, efer: Efer, told: u64| {
+        c.set_rflags(entered);
+        c.fake = Some(Box::new(move |v| {
+            (v.rflags, v.cpl, v.efer) = (told, cpl, efer.bits());
+            v.exit_code = crate::exit::code::INTR;
+        }));
+        c.run(&ENTRY);
+        c.rflags()
+    };
+    // From an Internet header, as it was seen.
+    assert_eq!(left(0x202, 0, Efer::SVME, 0xc1ca_0646), 0x246);
+    assert_eq!(left(0x002, 0, Efer::SVME, 0xc1ca_0646), 0x046);
+    assert_eq!(left(0x20_3202, 3, Efer::SVME, 0xc1ca_0446), 0x20_3046);
+    assert_eq!(left(0x202, 0, Efer::SVME, 0x2_0247), 0x247, "VM at CPL 0");
+    assert_eq!(left(0x202, 3, Efer::SVME | Efer::LMA, 0x2_0203), 0x203);
+    // What can be is believed.
+    for flags in [0x2_3202, 0x2_3246, 0x3f_7fd7, 0x702, 0x202 | ARITHMETIC] {
+        assert_eq!(left(0x202, 3, Efer::SVME, flags), flags);
+    }
+}
