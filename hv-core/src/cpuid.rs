@@ -52,7 +52,7 @@ const HYPERVISOR: u32 = 0x4000_0000;
 pub const XCR0_ALLOWED: u64 = 0b111;
 
 /// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
-/// RDRAND. What is not here (MONITOR, VMX, TSC-deadline, PCID, PDCM, ...) the virtual CPU does not have.
+/// RDRAND. What is not here (MONITOR, VMX, PCID, PDCM, ...) the virtual CPU does not have.
 const LEAF1_ECX: u32 = 1
     | 1 << 1
     | 1 << 9
@@ -67,8 +67,8 @@ const LEAF1_ECX: u32 = 1
     | 1 << 28
     | 1 << 29
     | 1 << 30;
-/// Leaf 1 ECX: x2APIC, which is emulated whatever the host has.
-const LEAF1_ECX_X2APIC: u32 = 1 << 21;
+/// Leaf 1 ECX: x2APIC, and the local APIC's timer in TSC-deadline mode, which are emulated whatever the host has.
+const LEAF1_ECX_APIC: u32 = 1 << 21 | 1 << 24;
 /// Leaf 1 ECX: there is a hypervisor.
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 ECX: OSXSAVE.
@@ -136,7 +136,7 @@ impl Cpuid {
                     eax: h.eax,
                     // The CLFLUSH line size is the host's.
                     ebx: h.ebx & 0xff00 | package,
-                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_X2APIC | LEAF1_ECX_HYPERVISOR,
+                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_APIC | LEAF1_ECX_HYPERVISOR,
                     edx: h.edx & LEAF1_EDX | htt,
                 },
                 2 => h,
@@ -407,7 +407,6 @@ mod tests {
             (5, "VMX"),
             (15, "PDCM"),
             (17, "PCID"),
-            (24, "TSC-deadline"),
             (27, "OSXSAVE"),
         ] {
             assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
@@ -421,14 +420,14 @@ mod tests {
     }
 
     #[test]
-    fn x2apic_is_offered_whatever_the_host_has() {
+    fn x2apic_and_tsc_deadline_are_offered_whatever_the_host_has() {
         let bare = |leaf, _| CpuidResult {
             eax: if leaf == 0 { 1 } else { 0 },
             ..CpuidResult::default()
         };
-        assert_ne!(
-            Cpuid::new(bare, ONE).get(1, 0, || STATE).ecx & LEAF1_ECX_X2APIC,
-            0
+        assert_eq!(
+            Cpuid::new(bare, ONE).get(1, 0, || STATE).ecx & LEAF1_ECX_APIC,
+            LEAF1_ECX_APIC
         );
         assert_eq!(
             Cpuid::new(bare, ONE).get(0x0b, 0, || STATE),

@@ -205,6 +205,17 @@ pub trait InterruptController: Send {
     /// Writes IA32_APIC_BASE. False: the value is invalid and the guest gets #GP(0).
     fn set_apic_base(&mut self, value: u64) -> bool;
 
+    /// Reads IA32_TSC_DEADLINE (MSR 6E0h).
+    fn tsc_deadline(&mut self, now: VmTime) -> u64 {
+        let _ = now;
+        0
+    }
+
+    /// Writes IA32_TSC_DEADLINE; the time-stamp counter has that value at `at`. What the write asks of the machine is added to `requests`.
+    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime, requests: &mut Requests) {
+        let _ = (value, at, now, requests);
+    }
+
     /// Reads the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. None: the guest gets #GP(0).
     fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
         let _ = (msr, now);

@@ -27,6 +27,7 @@ pub mod nr {
     pub const PAT: u32 = 0x277;
     pub const MTRR_DEF_TYPE: u32 = 0x2ff;
     pub const MC0_CTL: u32 = 0x400;
+    pub const TSC_DEADLINE: u32 = 0x6e0;
     pub const X2APIC: u32 = 0x800;
     pub const X2APIC_LAST: u32 = 0x83f;
     pub const EFER: u32 = 0xc000_0080;
@@ -57,8 +58,12 @@ pub const PASS_THROUGH: [u32; 10] = [
 /// IA32_PAT after reset (SDM vol 3A 12.12.4, "Programming the PAT").
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
-/// MTRRs: eight variable ranges, fixed ranges, write-combining.
-const MTRRCAP: u64 = 0x508;
+/// Variable-range MTRRs. Firmware needs one, for the hole below 4 GiB, and a graphics driver one. Systems read each at least twice while
+/// they start, and ask IA32_MTRRCAP how many there are.
+const RANGES: usize = 4;
+const MTRR_LAST: u32 = nr::MTRR_PHYSBASE0 + 2 * RANGES as u32 - 1;
+/// IA32_MTRRCAP: so many variable ranges, fixed ranges, write-combining.
+const MTRRCAP: u64 = RANGES as u64 | 1 << 8 | 1 << 10;
 
 /// Banks of machine-check registers, and the last of these. They never have an error, and guests read each of them four times while they
 /// start: as many as Xen gives its guests, which every system knows.
@@ -76,6 +81,8 @@ pub struct MsrFault;
 pub enum Special {
     /// The time-stamp counter.
     Tsc,
+    /// The local APIC's timer in TSC-deadline mode.
+    TscDeadline,
     /// IA32_APIC_BASE.
     ApicBase,
     /// A register of the local APIC in x2APIC mode.
@@ -97,6 +104,7 @@ pub enum Special {
 pub const fn special(msr: u32) -> Option<Special> {
     Some(match msr {
         nr::TSC => Special::Tsc,
+        nr::TSC_DEADLINE => Special::TscDeadline,
         nr::APIC_BASE => Special::ApicBase,
         nr::X2APIC..=nr::X2APIC_LAST => Special::X2Apic,
         nr::EFER => Special::Efer,
@@ -144,7 +152,7 @@ pub fn pat_is_valid(value: u64) -> bool {
 /// The storage behind the registers that are only remembered.
 #[derive(Clone, Debug)]
 pub struct MsrStore {
-    mtrr_variable: [u64; 16],
+    mtrr_variable: [u64; 2 * RANGES],
     mtrr_fixed: [u64; 11],
     mtrr_def_type: u64,
     misc_enable: u64,
@@ -156,7 +164,7 @@ pub struct MsrStore {
 impl Default for MsrStore {
     fn default() -> Self {
         Self {
-            mtrr_variable: [0; 16],
+            mtrr_variable: [0; 2 * RANGES],
             mtrr_fixed: [0; 11],
             mtrr_def_type: 0,
             misc_enable: 0x1801,
@@ -191,7 +199,9 @@ impl MsrStore {
             return Ok(self.mtrr_fixed[i]);
         }
         Ok(match msr {
-            nr::MTRR_PHYSBASE0..=0x20f => self.mtrr_variable[(msr - nr::MTRR_PHYSBASE0) as usize],
+            nr::MTRR_PHYSBASE0..=MTRR_LAST => {
+                self.mtrr_variable[(msr - nr::MTRR_PHYSBASE0) as usize]
+            }
             nr::MTRR_DEF_TYPE => self.mtrr_def_type,
             nr::MTRRCAP => MTRRCAP,
             nr::MISC_ENABLE => self.misc_enable,
@@ -232,7 +242,7 @@ impl MsrStore {
             return Ok(());
         }
         match msr {
-            nr::MTRR_PHYSBASE0..=0x20f => {
+            nr::MTRR_PHYSBASE0..=MTRR_LAST => {
                 if msr & 1 == 0 && !memory_type_is_valid(value as u8) {
                     return Err(MsrFault);
                 }
@@ -303,6 +313,19 @@ mod tests {
         assert_eq!(s.write(nr::MTRR_PHYSBASE0, 7), Err(MsrFault));
         assert!(pat_is_valid(PAT_RESET));
         assert!(!pat_is_valid(2));
+    }
+
+    #[test]
+    fn variable_ranges_are_as_many_as_mtrrcap_says() {
+        let mut s = MsrStore::default();
+        let count = s.read(nr::MTRRCAP).unwrap() as u32 & 0xff;
+        for msr in (nr::MTRR_PHYSBASE0..).take(2 * count as usize) {
+            assert_eq!(s.write(msr, 6), Ok(()), "{msr:#x}");
+            assert_eq!(s.read(msr), Ok(6), "{msr:#x}");
+        }
+        let behind = nr::MTRR_PHYSBASE0 + 2 * count;
+        assert_eq!(s.write(behind, 6), Err(MsrFault));
+        assert_eq!(s.read(behind), Err(MsrFault));
     }
 
     /// What passes through the permission maps is switched: the document says how.

@@ -405,7 +405,7 @@ impl Pc {
         self.irqs.take_init();
         self.irqs.take_start_up();
         let mut requests = Requests::default();
-        match feed.below(4) {
+        match feed.below(5) {
             0 => self.irqs.set_cr8(feed.u8() & 15),
             1 => drop(
                 self.irqs
@@ -415,6 +415,12 @@ impl Pc {
                 self.irqs
                     .x2apic_read(0x800 + u32::from(feed.below(0x40)), self.now),
             ),
+            3 => {
+                let (value, at) = (feed.scaled(), VmTime(feed.scaled()));
+                self.irqs
+                    .set_tsc_deadline(value, at, self.now, &mut requests);
+                self.irqs.tsc_deadline(self.now);
+            }
             _ => {
                 let (msr, value) = (0x800 + u32::from(feed.below(0x40)), feed.scaled());
                 self.irqs.x2apic_write(msr, value, self.now, &mut requests);

@@ -553,6 +553,33 @@ impl InterruptChips {
         }
     }
 
+    /// Reads IA32_TSC_DEADLINE.
+    pub(super) fn tsc_deadline(&mut self, cpu: usize, now: VmTime) -> u64 {
+        let Some(c) = self.cpus.get_mut(cpu) else {
+            return 0;
+        };
+        let fired = c.lapic.advance(now);
+        let value = c.lapic.tsc_deadline();
+        if fired {
+            self.signal(cpu);
+        }
+        value
+    }
+
+    /// Writes IA32_TSC_DEADLINE, whose moment is `at`. Returns the timer's deadline if the write has changed it.
+    pub(super) fn set_tsc_deadline(
+        &mut self,
+        cpu: usize,
+        now: VmTime,
+        value: u64,
+        at: VmTime,
+    ) -> Option<VmTime> {
+        let c = self.cpus.get_mut(cpu)?;
+        c.lapic.advance(now);
+        let effect = c.lapic.set_tsc_deadline(value, at);
+        self.carry_out(cpu, effect)
+    }
+
     /// Does what a register write of `cpu` asks for. Returns the timer's deadline if the write may have changed it.
     fn carry_out(&mut self, cpu: usize, effect: Effect) -> Option<VmTime> {
         self.signal(cpu);

@@ -204,6 +204,17 @@ impl InterruptController for CpuInterrupts {
         self.chips.lock().set_apic_base(self.cpu, value)
     }
 
+    fn tsc_deadline(&mut self, now: VmTime) -> u64 {
+        self.chips.lock().tsc_deadline(self.cpu, now)
+    }
+
+    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime, requests: &mut Requests) {
+        let deadline = self.chips.lock().set_tsc_deadline(self.cpu, now, value, at);
+        if let Some(deadline) = deadline {
+            requests.wake_at(deadline);
+        }
+    }
+
     fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
         self.chips.lock().x2apic_read(self.cpu, now, msr)
     }

@@ -8,7 +8,7 @@ use crate::emulate::Intercepted;
 use crate::mmu::Mmu;
 use crate::msr::{self, MsrFault, Special};
 use crate::regs::{Cr0, Efer, SysReg, gpr};
-use crate::time::Clock;
+use crate::time::{Clock, VmTime};
 
 /// EFER bits that guests may set: SCE, LME, LMA (unchanged), NXE.
 const EFER_ALLOWED: Efer = Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE);
@@ -50,6 +50,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 .clock
                 .ticks()
                 .wrapping_add(self.cpu.sysreg(SysReg::TscOffset))),
+            Some(Special::TscDeadline) => Ok(self.irqs.tsc_deadline(self.now)),
             Some(Special::ApicBase) => Ok(self.irqs.apic_base()),
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
@@ -70,6 +71,27 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.vm.bus().move_cpu_page(self.index, self.apic_page);
     }
 
+    /// Writes IA32_TSC_DEADLINE: says when the guest's counter will have that value.
+    fn set_tsc_deadline(&mut self, value: u64) {
+        // Years. What is farther away never comes, and would overflow the clock's arithmetic.
+        const FAR: u64 = 1 << 56;
+        let ticks = self.clock.ticks();
+        let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
+        let ahead = value.saturating_sub(tsc);
+        let at = if ahead < FAR {
+            // The clock rounds down, and an interrupt before its deadline would make the guest set it again.
+            self.clock.time(ticks.wrapping_add(ahead)) + VmTime(1)
+        } else {
+            VmTime::NEVER
+        };
+        let mut requests = Requests::default();
+        self.irqs
+            .set_tsc_deadline(value, at, self.now, &mut requests);
+        if !requests.is_empty() {
+            self.vm.bus().request(self.index, requests);
+        }
+    }
+
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
         match msr::special(msr) {
             None => return self.msrs.write(msr, value),
@@ -78,7 +100,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
                 self.pvclock
                     .publish(&*self.vm.memory, value, self.clock.time(self.clock.ticks()));
+                // The counter reaches an armed deadline at another moment now.
+                let deadline = self.irqs.tsc_deadline(self.now);
+                if deadline != 0 {
+                    self.set_tsc_deadline(deadline);
+                }
             }
+            Some(Special::TscDeadline) => self.set_tsc_deadline(value),
             Some(Special::StealTime) => {
                 return if self.steal.write(value) {
                     Ok(())

@@ -1,6 +1,7 @@
 //! Several virtual CPUs of one machine: how they start and stop each other, and who is woken.
 
 use device_model::irq::{CpuInterrupts, InterruptChips, SharedChips};
+use hv_core::VmTime;
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -24,6 +25,7 @@ const ICR: u32 = 0x830;
 const SPURIOUS: u32 = 0x80f;
 const INIT: u64 = 0x4500;
 const START_UP: u64 = 0x4600;
+const IF: u64 = 0x202;
 
 struct Machine {
     cpus: Vec<Cpu>,
@@ -154,6 +156,35 @@ fn the_others_wait_for_a_start_up_message() {
     m.wrmsr(0, ICR, 1 << 32 | START_UP | 0x77);
     m.cpus[1].run();
     assert_eq!(m.cpus[1].cpu.rip, 0x123);
+}
+
+/// SDM vol 3A 12.5.4.1, "TSC-Deadline Mode": the deadline is a value of the guest's own counter.
+#[test]
+fn tsc_deadline_is_due_when_the_guests_counter_is_there() {
+    const TSC: u32 = 0x10;
+    const TSC_DEADLINE: u32 = 0x6e0;
+    const LVT_TIMER: u32 = 0x832;
+    const MODE: (u32, u64) = (LVT_TIMER, 0x4_00ef);
+    // The CPU writes these and halts: until when?
+    let idle = |writes: &[(u32, u64)]| {
+        let mut m = Machine::new(1);
+        m.x2apic(0);
+        m.wrmsr(0, SPURIOUS, 0x1ff);
+        for &(msr, value) in writes {
+            m.wrmsr(0, msr, value);
+        }
+        m.halt(0, IF)
+    };
+    let until = |ticks: u64| Stop::Idle(VmTime(12_345 + ticks + 1));
+    let set = [MODE, (TSC, 5_000), (TSC_DEADLINE, 105_000)];
+    assert_eq!(idle(&set), until(100_000));
+    let moved = [&set[..], &[(TSC, 65_000)]].concat();
+    assert_eq!(idle(&moved), until(40_000), "the counter has jumped");
+    let never = Stop::Idle(VmTime::NEVER);
+    assert_eq!(idle(&[(TSC_DEADLINE, 105_000)]), never, "another mode");
+    assert_eq!(idle(&[MODE, (TSC_DEADLINE, u64::MAX)]), never, "years");
+    let passed = [MODE, (TSC, 5_000), (TSC_DEADLINE, 4_999)];
+    assert_eq!(idle(&passed), until(0), "at once");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The local APIC in xAPIC and x2APIC mode (SDM vol 3A chapter 12, "Advanced Programmable Interrupt Controller (APIC)"; APM vol 2
 //! chapter 16, "Advanced Programmable Interrupt Controller (APIC)"), version 14h with six local vector table entries.
 //!
-//! Implemented: all registers, one-shot and periodic timer, all delivery modes but SMI and remote read. Not implemented:
-//! TSC-deadline mode, thermal and performance interrupts (their entries are plain registers), suppression of
-//! EOI broadcasts, errors for accesses to reserved registers.
+//! Implemented: all registers, the timer in all its modes, all delivery modes but SMI and remote read. Not implemented:
+//! thermal and performance interrupts (their entries are plain registers), suppression of EOI broadcasts, errors for accesses to
+//! reserved registers.
 //!
 //! This file has the register page of xAPIC mode, [`x2apic`] the MSRs of x2APIC mode.
 //!
@@ -55,10 +55,13 @@ mod lvt {
 }
 
 /// The bits of each LVT entry that exist: vector, delivery mode, polarity, trigger mode, mask, timer mode.
-const LVT_WRITABLE: [u32; 6] = [0x3_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+const LVT_WRITABLE: [u32; 6] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_LEVEL: u32 = 1 << 15;
+/// The timer's mode: 0 is one-shot, 3 reserved (here one-shot).
+const TIMER_MODE: u32 = 3 << 17;
 const TIMER_PERIODIC: u32 = 1 << 17;
+const TIMER_TSC_DEADLINE: u32 = 2 << 17;
 /// LINT0 as firmware leaves it in virtual-wire mode: ExtINT, unmasked.
 const LVT_EXT_INT: u32 = 0x700;
 
@@ -472,12 +475,14 @@ impl Lapic {
                 return self.send(value, destination);
             }
             ICR_HIGH => self.icr_high = value & 0xff00_0000,
+            INITIAL_COUNT if self.timer_mode() == TIMER_TSC_DEADLINE => {}
             INITIAL_COUNT => {
                 self.timer.set_initial_count(now, value);
                 return Effect::Timer;
             }
             LVT_TIMER..=LVT_ERROR => {
                 let index = lvt_index(offset);
+                let mode = self.timer_mode();
                 let forced = if self.software_enabled() {
                     0
                 } else {
@@ -489,6 +494,10 @@ impl Lapic {
                     *entry = value & writable | forced;
                 }
                 if index == lvt::TIMER {
+                    let changed = mode ^ self.timer_mode();
+                    if changed & TIMER_TSC_DEADLINE != 0 {
+                        self.timer.disarm();
+                    }
                     return Effect::Timer;
                 }
             }
@@ -564,8 +573,11 @@ impl Lapic {
 
     /// Lets the timer run up to `now`; true if that raised its interrupt. Missed periods raise it once.
     pub(super) fn advance(&mut self, now: VmTime) -> bool {
-        let register = self.lvt.get(lvt::TIMER).copied().unwrap_or(LVT_MASKED);
-        if !self.timer.advance(now, register & TIMER_PERIODIC != 0) {
+        let register = self.timer_entry();
+        if !self
+            .timer
+            .advance(now, register & TIMER_MODE == TIMER_PERIODIC)
+        {
             return false;
         }
         if register & LVT_MASKED != 0 || !self.enabled() {
@@ -577,8 +589,31 @@ impl Lapic {
 
     /// When the timer's interrupt is due next.
     pub(super) fn deadline(&self) -> Option<VmTime> {
-        let masked = self.lvt.get(lvt::TIMER).is_none_or(|l| l & LVT_MASKED != 0);
+        let masked = self.timer_entry() & LVT_MASKED != 0;
         self.timer.deadline().filter(|_| !masked)
+    }
+
+    /// IA32_TSC_DEADLINE. The timer must have been [advanced](Self::advance).
+    pub(super) fn tsc_deadline(&self) -> u64 {
+        self.timer.tsc_deadline()
+    }
+
+    /// Writes IA32_TSC_DEADLINE, whose moment is `at` (SDM vol 3A 12.5.4.1, "TSC-Deadline Mode"). In other modes it is ignored. The timer
+    /// must have been [advanced](Self::advance).
+    pub(super) fn set_tsc_deadline(&mut self, value: u64, at: VmTime) -> Effect {
+        if self.timer_mode() != TIMER_TSC_DEADLINE {
+            return Effect::None;
+        }
+        self.timer.set_tsc_deadline(value, at);
+        Effect::Timer
+    }
+
+    fn timer_entry(&self) -> u32 {
+        self.lvt.get(lvt::TIMER).copied().unwrap_or(LVT_MASKED)
+    }
+
+    fn timer_mode(&self) -> u32 {
+        self.timer_entry() & TIMER_MODE
     }
 }
 

@@ -184,6 +184,43 @@ fn masked_timer_runs_without_interrupt_as_linux_calibrates_it() {
     assert_eq!(a.read(now, 0x390), u32::MAX - 6_250_000);
 }
 
+/// SDM vol 3A 12.5.4.1, "TSC-Deadline Mode".
+#[test]
+fn tsc_deadline_fires_once_and_reads_zero_then() {
+    let mut a = enabled();
+    a.write(T0, 0x320, 0x4_00ef);
+    let at = T0 + VmTime(1000);
+    assert_eq!(a.set_tsc_deadline(77, at), super::Effect::Timer);
+    assert_eq!((a.tsc_deadline(), a.deadline()), (77, Some(at)));
+    a.write(T0, 0x380, 5);
+    assert_eq!(a.read(T0, 0x380), 0, "the count is ignored");
+    assert_eq!(a.read(T0, 0x390), 0);
+    a.write(T0, 0x3e0, 0xb);
+    assert_eq!(a.deadline(), Some(at), "so is the divider");
+    assert!(!a.advance(T0 + VmTime(999)));
+    assert!(a.advance(at));
+    assert_eq!(a.acknowledge(), Some(0xef));
+    assert_eq!((a.tsc_deadline(), a.deadline()), (0, None));
+    a.set_tsc_deadline(78, at);
+    a.set_tsc_deadline(0, at);
+    assert_eq!(a.deadline(), None, "0 disarms");
+}
+
+#[test]
+fn timer_is_disarmed_when_tsc_deadline_mode_begins_or_ends() {
+    let mut a = enabled();
+    a.write(T0, 0x380, 1_000_000);
+    a.write(T0, 0x320, 0x4_00ef);
+    assert_eq!(a.deadline(), None);
+    a.set_tsc_deadline(77, T0 + VmTime(1000));
+    a.write(T0, 0x320, 0x4_00ee);
+    assert!(a.deadline().is_some(), "another vector disarms nothing");
+    a.write(T0, 0x320, 0x0_00ef);
+    assert_eq!((a.tsc_deadline(), a.deadline()), (0, None));
+    assert_eq!(a.set_tsc_deadline(77, T0), super::Effect::None);
+    assert_eq!(a.tsc_deadline(), 0, "ignored in other modes");
+}
+
 #[test]
 fn logical_destinations_match_flat_and_cluster() {
     let mut a = enabled();

@@ -1,4 +1,4 @@
-//! The local APIC's timer (SDM vol 3A 12.5.4, "APIC Timer"), one-shot and periodic.
+//! The local APIC's timer (SDM vol 3A 12.5.4, "APIC Timer"): one-shot, periodic, and TSC-deadline mode.
 
 use hv_core::VmTime;
 use hv_core::machine::LAPIC_HZ;
@@ -15,7 +15,9 @@ pub(super) const MIN_PERIOD: u64 = 20_000;
 pub(super) struct Timer {
     divide: u8,
     initial_count: u32,
-    /// When the count reaches zero; none when the timer stands.
+    /// IA32_TSC_DEADLINE; 0 when it is not armed, and in the other modes.
+    tsc_deadline: u64,
+    /// When the count reaches zero, or the time-stamp counter that value; none when the timer stands.
     deadline: Option<VmTime>,
 }
 
@@ -29,7 +31,7 @@ impl Timer {
     pub(super) fn set_divide(&mut self, now: VmTime, value: u8) {
         let left = self.current_count(now);
         self.divide = value & 0xb;
-        if self.deadline.is_some() {
+        if self.deadline.is_some() && self.tsc_deadline == 0 {
             self.start(now, left);
         }
     }
@@ -43,6 +45,22 @@ impl Timer {
     pub(super) fn set_initial_count(&mut self, now: VmTime, value: u32) {
         self.initial_count = value;
         self.start(now, value);
+    }
+
+    /// IA32_TSC_DEADLINE. The timer must have been [advanced](Self::advance).
+    pub(super) fn tsc_deadline(&self) -> u64 {
+        self.tsc_deadline
+    }
+
+    /// Writes IA32_TSC_DEADLINE, whose moment is `at`; 0 disarms the timer.
+    pub(super) fn set_tsc_deadline(&mut self, value: u64, at: VmTime) {
+        self.tsc_deadline = value;
+        self.deadline = (value != 0).then_some(at);
+    }
+
+    /// Disarms the timer: its mode has changed from or to TSC-deadline mode.
+    pub(super) fn disarm(&mut self) {
+        (self.initial_count, self.tsc_deadline, self.deadline) = (0, 0, None);
     }
 
     /// The current count register. The timer must have been [advanced](Self::advance).
@@ -64,6 +82,7 @@ impl Timer {
         if now < deadline {
             return false;
         }
+        self.tsc_deadline = 0;
         self.deadline = if periodic && self.initial_count != 0 {
             let period = self.span(self.initial_count).max(MIN_PERIOD);
             let late = (now - deadline).0;
