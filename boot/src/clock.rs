@@ -1,6 +1,6 @@
 //! Time on the host: the time-stamp counter, calibrated against the PIT, and the local APIC's timer for deadlines.
 
-use crate::lapic;
+use crate::{lapic, smp};
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::VmTime;
@@ -11,9 +11,22 @@ use x86::io::{inb, outb};
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static TSC_START: AtomicU64 = AtomicU64::new(0);
 static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
-/// How many clocks there are, and which of them has armed the timer last.
+/// How many clocks there have been.
 static CLOCKS: AtomicU64 = AtomicU64::new(0);
-static ARMED_BY: AtomicU64 = AtomicU64::new(0);
+
+/// What a CPU's timer was armed for last: the number of the clock, and when. Nobody, if it has fired.
+#[derive(Default)]
+pub struct Armed {
+    by: AtomicU64,
+    at: AtomicU64,
+}
+
+impl Armed {
+    /// The timer's interrupt has come: the next deadline has to be armed anew.
+    pub fn fired(&self) {
+        self.by.store(0, Ordering::Relaxed);
+    }
+}
 
 /// The time-stamp counter.
 pub fn ticks() -> u64 {
@@ -78,14 +91,9 @@ pub fn init() {
     );
 }
 
-/// The timer's interrupt has come: the next deadline has to be armed anew.
-pub fn fired() {
-    ARMED_BY.store(0, Ordering::Relaxed);
-}
-
 /// The clock of one VM, or of the host.
 pub struct HostClock {
-    /// From 1.
+    /// From 1; another one whenever it goes differently.
     number: u64,
     /// TSC at the VM's time 0.
     start: u64,
@@ -95,7 +103,11 @@ pub struct HostClock {
     ticks_per_ns: u64,
     /// Timer ticks a nanosecond, likewise.
     timer_per_ns: u64,
-    armed: VmTime,
+}
+
+/// The number of a further clock.
+fn next_number() -> u64 {
+    CLOCKS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 impl HostClock {
@@ -106,20 +118,18 @@ impl HostClock {
         let timer_per_ns =
             ((u128::from(TIMER_HZ.load(Ordering::Relaxed)) << 32) / 1_000_000_000) as u64;
         Self {
-            number: CLOCKS.fetch_add(1, Ordering::Relaxed) + 1,
+            number: next_number(),
             start: ticks(),
             ns_per_tick,
             ticks_per_ns,
             timer_per_ns,
-            armed: VmTime::NEVER,
         }
     }
 
     /// The same clock for a further CPU.
     pub fn another(&self) -> Self {
         Self {
-            number: CLOCKS.fetch_add(1, Ordering::Relaxed) + 1,
-            armed: VmTime::NEVER,
+            number: next_number(),
             ..*self
         }
     }
@@ -148,15 +158,18 @@ impl Clock for HostClock {
 
     fn skip(&mut self, ticks: u64) {
         self.start = self.start.wrapping_add(ticks);
-        self.armed = VmTime::NEVER;
+        // What it has armed any timer for was another moment.
+        self.number = next_number();
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {
-        if deadline == self.armed && ARMED_BY.load(Ordering::Relaxed) == self.number {
+        let armed = &smp::current().armed;
+        let same = armed.by.load(Ordering::Relaxed) == self.number;
+        if same && armed.at.load(Ordering::Relaxed) == deadline.0 {
             return;
         }
-        self.armed = deadline;
-        ARMED_BY.store(self.number, Ordering::Relaxed);
+        armed.by.store(self.number, Ordering::Relaxed);
+        armed.at.store(deadline.0, Ordering::Relaxed);
         if deadline == VmTime::NEVER {
             lapic::arm(0);
             return;

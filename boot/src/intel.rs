@@ -55,6 +55,15 @@ pub fn enable_further() -> Result<(), String> {
     if FIRST.get() != Some(&capabilities) {
         return Err("its VT-x has not the same capabilities as the first one's".into());
     }
+    // A guest that moves to another CPU has it forget everything.
+    let v = capabilities.ept_vpid;
+    let all = [
+        (ept::INVEPT, ept::INVEPT_ALL),
+        (ept::INVVPID, ept::INVVPID_ALL),
+    ];
+    if all.iter().any(|&(one, all)| v & one != 0 && v & all == 0) {
+        return Err("it cannot flush for all guests (INVEPT, INVVPID)".into());
+    }
     turn_on(&capabilities, unlocked)
 }
 

@@ -1,7 +1,7 @@
 //! The host's descriptor tables, exceptions and interrupts.
 //!
 //! Interrupts are off while Umbra runs, except in two windows: [`window`] after an exit and [`idle`] when the guest has halted.
-//! So handlers may take locks freely. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
+//! So handlers may take locks freely. Those of devices run on the first CPU only. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
 
 use crate::stacks::{DOUBLE_FAULT, GUARD, IST, PAGE_FAULT, Stacks};
 use crate::{lapic, smp};
@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
-/// Set by the first CPU's timer, the only one that is armed.
+/// Set by the first CPU's timer.
 pub static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
 
 const PIC_BASE: u8 = 0x20;
@@ -219,7 +219,11 @@ extern "C" fn trap(frame: &Frame) {
     match frame.vector as u8 {
         0..=31 => exception(frame),
         lapic::TIMER_VECTOR => {
-            TIMER_FIRED.store(true, Ordering::Relaxed);
+            let cpu = smp::current();
+            cpu.armed.fired();
+            if cpu.number == 0 {
+                TIMER_FIRED.store(true, Ordering::Relaxed);
+            }
             lapic::eoi();
         }
         // What it was for is seen when the guest has been left, or the CPU has woken.

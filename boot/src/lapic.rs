@@ -161,12 +161,6 @@ pub fn remaining() -> u32 {
     read(CURRENT_COUNT)
 }
 
-/// Interrupts this CPU itself, so that the guest is left soon (SDM vol 3A 11.6.1, "Interrupt Command Register (ICR)").
-pub fn kick() {
-    const SELF: u32 = 1 << 18;
-    write(ICR, SELF | u32::from(KICK_VECTOR));
-}
-
 /// End of interrupt.
 pub fn eoi() {
     write(EOI, 0);

@@ -3,7 +3,7 @@
 //! The host card's interrupt says that frames have arrived; they are sorted into the guests' queues then, or when a guest's card
 //! asks for its next, whichever is first. Nothing is allocated for a frame.
 
-use crate::lapic;
+use crate::smp;
 use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -131,7 +131,7 @@ impl Cable {
 /// A guest that does not run now has got a frame: the session is to tell it.
 fn tell(more: bool) {
     if more {
-        lapic::kick();
+        smp::kick_first();
     }
 }
 

@@ -165,6 +165,17 @@ pub fn save_host(host: &mut Vmcb) {
     unsafe { asm!("vmsave rax", in("rax") address(host).0, options(nostack, preserves_flags)) };
 }
 
+/// Stores them again, as the guest runs on this CPU from now on. Whether it is another CPU than the one whose they were: each has a GS base of its
+/// own.
+pub fn renew_host(host: &mut Vmcb) -> bool {
+    if cfg!(test) {
+        return false;
+    }
+    let before = host.gs.base;
+    save_host(host);
+    host.gs.base != before
+}
+
 /// Where the guest that [`probe`](crate::probe) runs begins.
 pub fn probe_code() -> u64 {
     umbra_svm_probe as *const () as u64

@@ -2,7 +2,7 @@
 //!
 //! What must be true of the machine: the hypervisor runs in ring 0 and long mode with host memory mapped at its physical
 //! addresses, so that the address of a structure is its physical address; interrupts are off whenever this code is entered. A
-//! virtual CPU stays on the processor that it was made on, whose current VMCS is its own unless it has been put aside.
+//! virtual CPU that is loaded stays on its processor, whose current VMCS is its own.
 //!
 //! The registers of [`CpuRegister`] hold the guest's values while Umbra runs: Umbra neither faults on pages nor sets breakpoints
 //! nor uses SYSCALL, so that nothing has to be switched but between guests.
@@ -108,8 +108,12 @@ pub trait Hardware: Send + 'static {
     fn host_efer_and_pat(&self) -> (u64, u64);
     /// Loads XCR0. `value` has been checked against CPUID.
     fn set_xcr0(&mut self, value: u64);
-    /// VMPTRLD: makes this virtual CPU's VMCS the current one.
-    fn make_current(&mut self);
+    /// VMPTRLD: makes this virtual CPU's VMCS the current one of the processor that executes this. Whether it is another processor than
+    /// the last time: what that one remembers of the guest may be out of date, and has been flushed.
+    fn make_current(&mut self) -> bool;
+    /// VMCLEAR: writes what the processor has of the VMCS to memory, so that another one can have it (SDM vol 3C 25.11.1, "Software Use of
+    /// Virtual-Machine Control Structures").
+    fn clear(&mut self);
     /// The guest's general registers. RSP is not switched with them.
     fn gprs(&self) -> &Gprs;
     /// The guest's general registers, to be changed.
@@ -310,6 +314,10 @@ pub fn enable(region: Box<Region>, capabilities: &Capabilities, unlocked: bool) 
 pub struct Processor {
     context: Box<Context>,
     vmcs: Box<Region>,
+    /// GS base of the CPU whose state the VMCS has as the host's.
+    gs_base: u64,
+    /// Whether the CPU has INVEPT and INVVPID.
+    flushes: (bool, bool),
     /// The kinds of INVEPT and INVVPID to use: for one guest, or for all where the CPU cannot do that.
     invept: u64,
     invvpid: u64,
@@ -328,13 +336,7 @@ impl Processor {
     #[must_use]
     pub fn new(capabilities: &Capabilities) -> Option<Self> {
         let vmcs = Region::new(capabilities.revision());
-        let pa = address(&*vmcs).0;
-        let cleared: u8;
-        // SAFETY: ring 0 in VMX operation; the region is this object's and has the right revision.
-        unsafe {
-            asm!("vmclear [{}]", "setbe {}", in(reg) &pa, out(reg_byte) cleared, options(nostack));
-        }
-        if cleared != 0 || !load_vmcs(&vmcs) {
+        if !clear_vmcs(&vmcs) || !load_vmcs(&vmcs) {
             return None;
         }
         let mut p = Self {
@@ -345,6 +347,11 @@ impl Processor {
                 launched: 0,
             }),
             vmcs,
+            gs_base: 0,
+            flushes: (
+                capabilities.ept_vpid & ept::INVEPT != 0,
+                capabilities.ept_vpid & ept::INVVPID != 0,
+            ),
             invept: kind(capabilities, ept::INVEPT_SINGLE),
             invvpid: kind(capabilities, ept::INVVPID_SINGLE),
             reads: Cell::new(0),
@@ -352,6 +359,24 @@ impl Processor {
         };
         p.write_host_state();
         Some(p)
+    }
+
+    /// Forgets what this CPU remembers of any guest.
+    fn flush_everything(&mut self) {
+        let (ept, vpid) = self.flushes;
+        let descriptor = [0u64; 2];
+        if ept {
+            // SAFETY: ring 0 in VMX operation on a CPU with INVEPT; forgetting translations is always right.
+            unsafe {
+                asm!("invept {}, [{}]", in(reg) ALL, in(reg) &descriptor, options(nostack));
+            }
+        }
+        if vpid {
+            // SAFETY: as above, with INVVPID.
+            unsafe {
+                asm!("invvpid {}, [{}]", in(reg) ALL, in(reg) &descriptor, options(nostack));
+            }
+        }
     }
 
     fn write_host_state(&mut self) {
@@ -369,8 +394,9 @@ impl Processor {
             efer = rdmsr(EFER);
             pat = rdmsr(PAT);
             // What Umbra has of this CPU's own is found through it.
-            gs = rdmsr(GS_BASE);
+            gs = gs_base();
         }
+        self.gs_base = gs;
         // SAFETY: as above.
         let tr = unsafe { task::tr() };
         let selector = |s: segmentation::SegmentSelector| u64::from(s.bits() & !7);
@@ -404,6 +430,23 @@ impl Processor {
             self.write(field, value);
         }
     }
+}
+
+/// GS base of this CPU, by which Umbra tells its CPUs apart.
+fn gs_base() -> u64 {
+    // SAFETY: ring 0; every CPU in long mode has it.
+    unsafe { rdmsr(GS_BASE) }
+}
+
+/// VMCLEAR. False: the CPU does not take it.
+fn clear_vmcs(vmcs: &Region) -> bool {
+    let pa = address(vmcs).0;
+    let failed: u8;
+    // SAFETY: ring 0 in VMX operation; the region is its owner's and has the right revision.
+    unsafe {
+        asm!("vmclear [{}]", "setbe {}", in(reg) &pa, out(reg_byte) failed, options(nostack));
+    }
+    failed == 0
 }
 
 /// VMPTRLD. False: the CPU does not take it.
@@ -539,9 +582,21 @@ impl Hardware for Processor {
         }
     }
 
-    fn make_current(&mut self) {
+    fn make_current(&mut self) -> bool {
         // The CPU has taken it before. Without a current VMCS the next entry fails, and says so.
         let _ = load_vmcs(&self.vmcs);
+        let moved = self.gs_base != gs_base();
+        if moved {
+            self.write_host_state();
+            self.flush_everything();
+        }
+        moved
+    }
+
+    fn clear(&mut self) {
+        let _ = clear_vmcs(&self.vmcs);
+        // The next entry is the first since (SDM vol 3C 25.1, "Overview": the launch state).
+        self.context.launched = 0;
     }
 
     #[inline(always)]

@@ -25,6 +25,10 @@ pub struct FakeHardware {
     pub flushed: (Vec<u64>, Vec<u16>),
     /// How often the VMCS was made the current one.
     pub made_current: u32,
+    /// Whether that will be on another processor the next time.
+    pub moved: bool,
+    /// How often it was written to memory.
+    pub cleared: u32,
     /// What the next entries do.
     pub guest: Option<Guest>,
     reads: Cell<u64>,
@@ -58,8 +62,12 @@ impl Hardware for FakeHardware {
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
     }
-    fn make_current(&mut self) {
+    fn make_current(&mut self) -> bool {
         self.made_current += 1;
+        std::mem::take(&mut self.moved)
+    }
+    fn clear(&mut self) {
+        self.cleared += 1;
     }
     fn gprs(&self) -> &Gprs {
         &self.gprs

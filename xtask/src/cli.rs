@@ -222,7 +222,8 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
-    /// The CPUs of the outer machine, 1 to 32, in Bochs to 8 [default: what the guests and Umbra can use and this computer has]
+    /// The CPUs of the outer machine, which share out the virtual machines: 1 to 32, in Bochs to 8. More than one is an experiment:
+    /// QEMU then resets the machine now and then [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub host_cpus: Option<String>,
     /// The memory of the outer machine [default: what the guests and Umbra need]

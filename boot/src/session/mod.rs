@@ -6,6 +6,7 @@
 
 mod commands;
 mod console;
+mod run;
 mod view;
 mod vm;
 
@@ -13,7 +14,6 @@ use self::console::Console;
 use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
-use crate::guest::Cpu;
 use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
@@ -22,19 +22,18 @@ use crate::{control, disk, keyboard, logger, media, memory, mouse, net, smp};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
-use hv_core::device::PowerAction;
 use hv_core::mmu::Mmu;
 use hv_core::sched::{Entity, Scheduler, Share, Turn};
 use hv_core::scratch::{Scratch, ScratchGuest};
 use hv_core::stats::{CpuFacts, Facts};
 use hv_core::time::Clock;
-use hv_core::vcpu::Stop;
 use protocol::options::{self, Options};
 use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
 use spin::Mutex;
@@ -49,8 +48,10 @@ pub struct Session<B: VcpuBackend> {
     vms: Vec<Vm<B>>,
     /// The VM that has the focus, by index.
     focus: usize,
-    /// The virtual CPU that has the host's.
-    loaded: Option<Entity>,
+    /// The virtual CPU that each of the host's CPUs in use has.
+    loaded: Vec<Option<Entity>>,
+    /// Who is to run on each of them next.
+    turns: Vec<Option<Turn>>,
     scheduler: Scheduler,
     /// The host's time, from the session's start.
     clock: HostClock,
@@ -137,7 +138,8 @@ impl<B: VcpuBackend> Session<B> {
             view: View::new(options.window, font),
             vms,
             focus: 0,
-            loaded: None,
+            loaded: vec![None; smp::used()],
+            turns: vec![None; smp::used()],
             scheduler,
             clock: HostClock::new(),
             due: VmTime(0),
@@ -150,9 +152,9 @@ impl<B: VcpuBackend> Session<B> {
     /// Runs the guests, and serves the host tool and the console, until the host tool says goodbye.
     pub fn run(&mut self) {
         loop {
-            let flow = match self.scheduler.pick(clock::ticks()) {
-                Some(turn) => self.run_cpu(turn),
-                None => self.wait(),
+            let flow = match self.share_out(clock::ticks()) {
+                true => self.run_cpus(),
+                false => self.wait(),
             };
             if flow.is_break() {
                 return control::event(1, Event::Bye);
@@ -170,109 +172,21 @@ impl<B: VcpuBackend> Session<B> {
         self.clock.time(clock::ticks())
     }
 
-    /// When something is to be done though no interrupt comes: service, something is due in a VM that is not `running`, or one that has used
-    /// up its cap may run again.
-    fn next(&self, now: VmTime, running: Option<usize>) -> VmTime {
+    /// When something is to be done though no interrupt comes: service, something is due in a VM that does not run, or one that has used
+    /// up its cap may run again. `running`: those that have turns run.
+    fn next(&self, now: VmTime, running: bool) -> VmTime {
         // A guest that runs has deadlines of its own, at which it can be left without a further exit.
-        let slack = running.map_or(VmTime(0), |_| SLACK);
+        let slack = if running { SLACK } else { VmTime(0) };
+        let runs = |index| {
+            let mut turns = self.turns.iter().flatten();
+            running && turns.any(|turn| turn.entity.vm == index)
+        };
         let others = self.vms.iter().enumerate();
-        let others = others.filter(|&(index, _)| Some(index) != running);
+        let others = others.filter(|&(index, _)| !runs(index));
         let polls = others.map(|(_, vm)| vm.poll_due(now));
         let release = self.scheduler.release();
         let release = release.map(|ticks| self.clock.time(ticks));
         polls.chain(release).fold(self.due + slack, VmTime::min)
-    }
-
-    /// Takes the host's CPU away from whoever has it.
-    fn unload(&mut self) {
-        if let Some(Entity { vm, vcpu }) = self.loaded.take() {
-            let slot = &mut self.vms[vm].guest.cpus[vcpu];
-            slot.cpu.end_turn();
-            slot.unload();
-        }
-    }
-
-    /// Gives the host's CPU to a virtual CPU.
-    fn load(&mut self, entity: Entity) {
-        if self.loaded != Some(entity) {
-            self.unload();
-            let slot = &mut self.vms[entity.vm].guest.cpus[entity.vcpu];
-            slot.load();
-            slot.begin_turn();
-            self.loaded = Some(entity);
-        }
-    }
-
-    fn run_cpu(&mut self, turn: Turn) -> Flow {
-        let Turn { entity, until } = turn;
-        let Entity { vm: index, vcpu: n } = entity;
-        self.load(entity);
-        let before = clock::ticks();
-        let end = until.map_or(VmTime::NEVER, |ticks| self.clock.time(ticks));
-        let now = self.clock.time(before);
-        let next = self.next(now, Some(index)).min(end);
-        let service = self.due;
-        let vm = &mut self.vms[index];
-        let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
-        let slot = &mut vm.guest.cpus[n];
-        let cpu = &mut slot.cpu;
-        cpu.cpu.set_pause_exiting(sibling_waits);
-        cpu.resume();
-        let guests_time = |cpu: &Cpu<B>, time| match time {
-            VmTime::NEVER => time,
-            time => cpu.now() + (time - now),
-        };
-        cpu.service_at = guests_time(cpu, next);
-        cpu.service_from = guests_time(cpu, service);
-        let stop = cpu.run();
-        let after = clock::ticks();
-        self.scheduler.charge(entity, after - before);
-        self.vms[index].guest.cpus[n].preempt(after);
-        match stop {
-            // Bochs 2.7 does not leave a guest for a host interrupt while the guest's interrupt flag is clear: those are let
-            // in when service is due.
-            Stop::HostInterrupt | Stop::Service => interrupts::window(),
-            Stop::Idle(_) | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {
-                let vm = &mut self.vms[index];
-                if matches!(stop, Stop::Idle(_)) {
-                    vm.guest.cpus[n].halt();
-                }
-                vm.wake_cpus();
-                if vm.guest.is_dead() {
-                    log::info!(
-                        "VM {}: all CPUs have halted with interrupts off: the machine is off",
-                        vm.number
-                    );
-                    self.switched_off(index, Event::PowerOff);
-                }
-                self.schedule(index);
-                match stop {
-                    Stop::Yield => self.scheduler.yield_now(entity),
-                    Stop::YieldTo(vcpu) => self.scheduler.yield_to(entity, vcpu),
-                    _ => {}
-                }
-                return Flow::Continue(());
-            }
-            Stop::Power(PowerAction::Reset) => self.reset(index, "the guest reset the machine"),
-            Stop::TripleFault => {
-                let number = self.vms[index].number;
-                let dump = Dump(&self.vms[index].guest.cpus[n].cpu.cpu);
-                log::warn!("VM {number}: the guest's CPU {n} shut down (triple fault):\n{dump}");
-                self.reset(index, "the guest's CPU shut down (triple fault)");
-            }
-            Stop::Power(PowerAction::PowerOff) => {
-                let number = self.vms[index].number;
-                log::info!("VM {number}: the guest switched the machine off");
-                self.switched_off(index, Event::PowerOff);
-            }
-            Stop::Fatal(why) => {
-                let number = self.vms[index].number;
-                let dump = Dump(&self.vms[index].guest.cpus[n].cpu.cpu);
-                log::error!("VM {number}: the guest cannot go on: {why}\n{dump}");
-                self.switched_off(index, Event::Fatal(&why));
-            }
-        }
-        self.service()
     }
 
     /// Tells the scheduler which CPUs of VM `index` can run.
@@ -306,7 +220,7 @@ impl<B: VcpuBackend> Session<B> {
         }
         if !TIMER_FIRED.load(Ordering::Relaxed) {
             let now = self.time();
-            let next = self.next(now, None);
+            let next = self.next(now, false);
             self.clock.arm(next, now);
             interrupts::idle();
         }
@@ -350,9 +264,7 @@ impl<B: VcpuBackend> Session<B> {
 
     /// Does what is due: requests, keys, console, screen; wakes guests; and says when to be called again.
     fn service(&mut self) -> Flow {
-        if TIMER_FIRED.swap(false, Ordering::Relaxed) {
-            clock::fired();
-        }
+        TIMER_FIRED.store(false, Ordering::Relaxed);
         while let Some(flow) = control::request(|request| self.serve(request)) {
             flow?;
         }

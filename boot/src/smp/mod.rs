@@ -1,14 +1,14 @@
 //! The host's CPUs: what each of them has of its own, which is found through GS, and how all are stopped.
 //!
 //! [`start`] starts those besides the first, and each makes itself like the first one ([`join`]). Then it waits for an interrupt, and
-//! answers when it is called.
-//!
-//! Not here yet: guests run on the first CPU only.
+//! does what it is called for ([`together`]): to run a virtual CPU.
 
 mod join;
 mod memory_types;
+mod round;
 mod start;
 
+use crate::clock::Armed;
 use crate::interrupts;
 use crate::lapic::{self, Ipi};
 use crate::stacks::{Stack, Stacks};
@@ -18,6 +18,7 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use host_cpus::MAX_HOST_CPUS;
+pub use round::together;
 use spin::Mutex;
 pub use start::start;
 use x86::msr::{IA32_GS_BASE, wrmsr};
@@ -65,6 +66,10 @@ pub struct HostCpu {
     /// How often it was called, and which call it has answered last.
     calls: AtomicU64,
     answered: AtomicU64,
+    /// What it is called for, if there is something.
+    job: round::Job,
+    /// What its timer is armed for.
+    pub armed: Armed,
 }
 
 const _: () = assert!(core::mem::offset_of!(HostCpu, this) == 0);
@@ -121,6 +126,8 @@ impl HostCpu {
             why: Mutex::new(String::new()),
             calls: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            job: round::Job::default(),
+            armed: Armed::default(),
         }));
         let at = ptr::from_mut(cpu);
         cpu.this.store(at, Ordering::Relaxed);
@@ -150,13 +157,21 @@ impl HostCpu {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// Waits for interrupts, and answers calls. It is the current CPU, and not the first.
+    /// Waits for interrupts, and does what it is called for. It is the current CPU, and not the first.
     fn idle(&self) -> ! {
         loop {
             let calls = self.calls.load(Ordering::Acquire);
+            if calls == self.answered.load(Ordering::Relaxed) {
+                // A call that has come since then is followed by an interrupt, which waits for this.
+                interrupts::idle();
+                continue;
+            }
+            // The interrupt of the call, and then those that have ended what it was called for, are not to end what comes next.
+            interrupts::window();
+            self.job.run();
+            interrupts::window();
+            round::ended();
             self.answered.store(calls, Ordering::Release);
-            // A call that has come since then is followed by an interrupt, which waits for this.
-            interrupts::idle();
         }
     }
 
@@ -170,6 +185,13 @@ impl HostCpu {
     /// Whether it has answered this call.
     fn has_answered(&self, call: u64) -> bool {
         self.answered.load(Ordering::Acquire) >= call
+    }
+}
+
+/// Interrupts the first CPU, so that the guest there is left soon and the session looks around.
+pub fn kick_first() {
+    if let Some(first) = all().next() {
+        lapic::send(first.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
     }
 }
 

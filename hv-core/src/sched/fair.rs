@@ -188,6 +188,26 @@ impl Fair {
         self.current
     }
 
+    /// Who runs beside `taken`, and for how many ticks it may go on beside those that then wait, if there are any. One of `kept` is preferred while it
+    /// may still go on.
+    pub fn pick_beside(&self, taken: &[usize], kept: &[usize]) -> Option<(usize, Option<u64>)> {
+        let waiting = || {
+            let all = (0..).zip(&self.contenders);
+            all.filter(|(i, c)| c.can_run && !taken.contains(i))
+        };
+        let least = |kept: Option<&[usize]>| {
+            let those = waiting().filter(|(i, _)| kept.is_none_or(|kept| kept.contains(i)));
+            those.min_by_key(|(_, c)| (c.effective(), c.used))
+        };
+        let slice = |(index, current): (usize, &Contender)| {
+            let others = waiting().filter(|&(i, _)| i != index);
+            others.map(|(_, other)| self.room(current, other)).min()
+        };
+        let stays = least(Some(kept)).filter(|&one| slice(one) != Some(0));
+        let chosen = stays.or_else(|| least(None))?;
+        Some((chosen.0, slice(chosen)))
+    }
+
     /// Contender `index` goes behind all others that can run.
     pub fn yield_now(&mut self, index: usize) {
         let others = (0..).zip(&self.contenders);

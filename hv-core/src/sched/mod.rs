@@ -10,8 +10,8 @@
 //! though it has had its share already. It pays for it later, and its share stays the same. *Cap* is the most a machine gets, even of
 //! an idle processor (`cap.rs`).
 //!
-//! The scheduler has no clock: all times are given, in ticks of any clock that does not go back. It is one processor's; several processors
-//! have one each. What wakes a virtual CPU of another processor's asks that one, which charges what runs before it calls [`wake`](Scheduler::wake).
+//! The scheduler has no clock: all times are given, in ticks of any clock that does not go back. Several processors share one: it gives them
+//! virtual machines one after the other ([`pick_beside`](Scheduler::pick_beside)), each to one processor at a time.
 
 mod cap;
 mod fair;
@@ -69,7 +69,7 @@ struct Vm {
     used: Vec<u64>,
 }
 
-/// The scheduler of one processor.
+/// The scheduler.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     vms: Vec<Vm>,
@@ -194,6 +194,21 @@ impl Scheduler {
         Some(Turn {
             entity: Entity { vm: index, vcpu },
             until: end.into_iter().chain(self.release()).min(),
+        })
+    }
+
+    /// Who runs on another processor from `now` on, while virtual machines of the indices `taken`, the first of which [`pick`](Self::pick) has chosen just
+    /// now, run on theirs: one of another machine, if there is any that can. One of `kept`, which had a processor last, goes on until another is so far
+    /// behind that a change is worth its while.
+    pub fn pick_beside(&mut self, now: u64, taken: &[usize], kept: &[usize]) -> Option<Turn> {
+        let (index, slice) = self.level.pick_beside(taken, kept)?;
+        let vm = self.vms.get_mut(index)?;
+        let vcpu = vm.vcpus.pick()?;
+        let slices = [slice, vm.vcpus.slice(), vm.cap.left()];
+        let slice = slices.into_iter().flatten().min();
+        Some(Turn {
+            entity: Entity { vm: index, vcpu },
+            until: slice.map(|slice| now.saturating_add(slice)),
         })
     }
 

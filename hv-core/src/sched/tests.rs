@@ -659,3 +659,48 @@ fn who_is_picked_can_run() {
         }
     }
 }
+
+#[test]
+fn several_processors_share_the_machines_each_of_which_has_one_at_a_time() {
+    for (machines, processors) in [(1, 2), (2, 2), (3, 2), (5, 2), (5, 4)] {
+        let mut s = Scheduler::new(HZ);
+        for _ in 0..machines {
+            let vm = s.add_vm(share(1, 0));
+            let entity = s.add_vcpu(vm);
+            s.wake(entity);
+        }
+        let (mut now, mut changes, mut used) = (0, 0, vec![0; machines]);
+        let mut kept = Vec::new();
+        while now < 10 * SECOND {
+            let mut turns = vec![s.pick(now).unwrap()];
+            let mut taken = vec![turns[0].entity.vm];
+            while taken.len() < processors
+                && let Some(turn) = s.pick_beside(now, &taken, &kept)
+            {
+                assert!(!taken.contains(&turn.entity.vm));
+                taken.push(turn.entity.vm);
+                turns.push(turn);
+            }
+            assert_eq!(turns.len(), machines.min(processors));
+            changes += taken.iter().filter(|vm| !kept.contains(*vm)).count();
+            // A round ends with the shortest turn, and after a millisecond for another reason.
+            let ends = turns.iter().filter_map(|turn| turn.until);
+            let round = ends.fold(now + MS, u64::min).max(now + 1) - now;
+            for turn in &turns {
+                s.charge(turn.entity, round);
+                used[turn.entity.vm] += round;
+            }
+            now += round;
+            kept = taken;
+        }
+        let fair = now * machines.min(processors) as u64 / machines as u64;
+        for &used in &used {
+            assert!(
+                used.abs_diff(fair) <= fair / 20,
+                "{machines} on {processors}: {used} of {fair}"
+            );
+        }
+        let most = machines + 10_000 * processors / 2;
+        assert!(changes <= most, "{machines} on {processors}: {changes}");
+    }
+}

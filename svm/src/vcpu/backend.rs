@@ -225,6 +225,8 @@ impl VcpuBackend for SvmVcpu {
 
     fn load(&mut self) {
         hw::write_cr2(self.context.vmcb.cr2);
+        // What another CPU remembers of the guest may be out of date. (Its ASIDs are the same numbers.)
+        self.flush_linear |= hw::renew_host(&mut self.context.host);
         self.flush_linear |= self.asid.claim();
         if let Some(aside) = self.aside.take() {
             for (n, value) in (0..).zip(aside.debug) {

@@ -470,6 +470,21 @@ fn segments_are_kept_as_they_were_set() {
 }
 
 #[test]
+fn a_cpu_that_moves_is_written_to_memory_and_flushes_on_the_other_processor() {
+    let mut c = cpu();
+    c.flush_linear = false;
+    c.unload();
+    assert_eq!(c.hw.cleared, 1);
+    c.load();
+    assert!(!c.flush_linear, "it has come back to where it was");
+    c.unload();
+    c.hw.moved = true;
+    c.load();
+    assert!(c.flush_linear);
+    assert_eq!((c.hw.cleared, c.hw.made_current), (2, 2));
+}
+
+#[test]
 fn another_guest_may_use_the_registers_while_this_one_is_put_aside() {
     let mut c = cpu();
     c.set_sysreg(SysReg::Cr2, 0x1111);

@@ -101,7 +101,7 @@ fn protected(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ..options.clone()
     };
     let log = fs::read_to_string(case.look(&three, umbra, scratch)?.log)?;
-    let answers = "host CPUs: 3 found, 3 started; each wakes and answers an IPI";
+    let answers = "host CPUs: 3 found, 3 used; each wakes and answers an IPI";
     for told in ["no page writable and executable, 15 guard pages", answers] {
         ensure!(log.contains(told), "Umbra's log does not say: {told}");
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::options::Share;
 
 use super::network::md5;
-use super::{Case, keys, on, own, until};
+use super::{Case, by_hand, keys, on, own, until};
 use crate::guests::Guest;
 use crate::largest::Largest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Net, Network, Paging};
@@ -21,6 +21,7 @@ use crate::{attack, media, registers};
 pub(super) fn cases() -> Vec<Case> {
     let corner = |name| own(name, &[], corners, 64, 120);
     let keep = |name| own(name, &[], keep_registers, 64, 200);
+    let moves = |name| own(name, &[], move_registers, 64, 900);
     vec![
         own(
             "two-vms-see-each-other",
@@ -40,6 +41,19 @@ pub(super) fn cases() -> Vec<Case> {
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
+        by_hand(moves("host-cpus-2-three-vms-keep-their-registers")),
+        by_hand(on(
+            BOCHS_VMX,
+            None,
+            moves("bochs-vmx-host-cpus-2-three-vms-keep-their-registers"),
+        )),
+        by_hand(own(
+            "host-cpus-2-two-vms-see-each-other",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            meet_on_two,
+            128,
+            400,
+        )),
         corner("corners-of-the-architecture"),
         on(BOCHS_VMX, None, corner("bochs-vmx-corners")),
         on(BOCHS_SVM, None, corner("bochs-svm-corners")),
@@ -71,8 +85,32 @@ fn corners(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     case.run_once(&options, umbra, scratch)
 }
 
-/// Two guests that have their registers full, each with its own values.
+/// Two guests that have their registers full, each with its own values, on one CPU of the host.
 fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let options = full_registers(case, scratch)?;
+    case.run_once(&options, umbra, scratch)
+}
+
+/// Three of them on two CPUs of the host: they run at the same time, and move from one CPU to the other.
+fn move_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let mut options = full_registers(case, scratch)?;
+    let third = scratch.join("three.img");
+    registers::make(&third, 0x3c2d_1e0f)?;
+    options.others.push(Vm {
+        memory: case.memory,
+        ..Vm::of(&third)?
+    });
+    options.host_cpus = 2;
+    options.script.push(Step::Focus(3));
+    options.script.extend([until("KEPT"), until("KEPT")]);
+    let log = fs::read_to_string(case.look(&options, umbra, scratch)?.log)?;
+    let used = "host CPUs: 2 found, 2 used";
+    ensure!(log.contains(used), "Umbra's log does not say: {used}");
+    Ok(())
+}
+
+/// Two guests that have their registers full.
+fn full_registers(case: &Case, scratch: &Path) -> Result<Options> {
     let vm = |name: &str, pattern, paging| -> Result<Vm> {
         let disk = scratch.join(name);
         registers::make(&disk, pattern)?;
@@ -83,7 +121,7 @@ fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         })
     };
     let kept = || until("KEPT");
-    let options = Options {
+    Ok(Options {
         script: vec![
             kept(),
             Step::Focus(2),
@@ -94,8 +132,7 @@ fn keep_registers(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ],
         others: vec![vm("two.img", 0x0f1e_2d3c, Paging::Shadow)?],
         ..Options::headless(vm("one.img", 0x5a69_7887, Paging::Nested)?)
-    };
-    case.run_once(&options, umbra, scratch)
+    })
 }
 
 /// Three guests that compute all the time. The third is not to have more than a fifth, whatever its weight; of the rest the second gets three
@@ -189,6 +226,15 @@ fn largest(case: &Case, umbra: &Path, scratch: &Path, screen: Largest) -> Result
 /// Two guests on one Umbra: each reaches the host's network, and fetches a file from the other. One is under nested paging, the other
 /// under shadow paging.
 fn meet(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    meet_on(1, case, umbra, scratch)
+}
+
+/// The same with a CPU of the host for each.
+fn meet_on_two(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    meet_on(2, case, umbra, scratch)
+}
+
+fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let file = scratch.join("much");
     fs::write(
         &file,
@@ -211,6 +257,7 @@ fn meet(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     };
     let [one, two] = addresses;
     let options = Options {
+        host_cpus,
         network: Network {
             net: Net::User,
             ..Network::default()

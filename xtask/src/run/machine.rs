@@ -54,7 +54,7 @@ pub fn machine(
         control: Some(options.rig.control()),
         window: options.window,
         check: false,
-        host_cpus: None,
+        host_cpus: (options.host_cpus > 1).then_some(options.host_cpus),
         overflow: options.overflow,
         vms: options
             .vms()

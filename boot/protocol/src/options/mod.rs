@@ -62,7 +62,7 @@ pub struct Options<'a> {
     pub window: bool,
     /// Whether every VM entry is checked by the manual's rules before it is tried (VT-x).
     pub check: bool,
-    /// How many of the host's CPUs are to be used at most, if that is said: 1 to [`MAX_CPUS`].
+    /// How many of the host's CPUs are to be used at most, if that is said: 1 to [`MAX_CPUS`]. One is, if nothing is said.
     pub host_cpus: Option<u32>,
     /// The stack of Umbra's that is to overflow, to see that this is noticed: a test of Umbra itself.
     pub overflow: Option<&'a str>,
