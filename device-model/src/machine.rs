@@ -11,7 +11,7 @@ use crate::fdc::Fdc;
 use crate::fwcfg::FwCfg;
 use crate::i8042::I8042;
 use crate::ide::{self, Drive, Ide};
-use crate::irq::{GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPorts, SharedChips};
+use crate::irq::{GsiSink, InterruptChips, IoApicMmio, PciSink, PicPorts, SharedChips};
 use crate::ne2k::{self, Ne2k};
 use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
 use crate::pit::Pit;
@@ -70,7 +70,7 @@ pub struct Outside {
 
 /// The devices that somebody outside the bus needs.
 pub struct Machine {
-    /// The interrupt chips, of one CPU.
+    /// The interrupt chips.
     pub chips: SharedChips,
     /// The screen.
     pub vga: Shared<Vga>,
@@ -223,9 +223,8 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips, cpus: u32) {
     );
     let id = bus.add(Arc::new(Mutex::new(IoApicMmio::new(chips.clone()))));
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
-    for cpu in 0..cpus as usize {
-        let id = bus.add(Arc::new(Mutex::new(LapicMmio::new(chips.clone(), cpu))));
-        bus.add_cpu_page(id, Gpa(machine::LAPIC));
+    for _ in 0..cpus {
+        bus.add_cpu_page(Gpa(machine::LAPIC));
     }
 }
 

@@ -41,7 +41,7 @@ enum WindowKind {
     Ram {
         hpa: Hpa,
     },
-    /// Registers of a CPU itself, which come before whatever is on the bus at their address.
+    /// Registers of a CPU itself, which it accesses without the bus and which hide from it whatever is there.
     Cpu {
         cpu: u8,
     },
@@ -80,17 +80,15 @@ const RAM_STEP: usize = 512 << 10;
 const PAGE: u64 = 0x1000;
 /// What A20 divides: with it off, the second mebibyte is the first.
 const MIB: u64 = 1 << 20;
-/// Set in addresses of a CPU's own registers, with its number in the bits from [`CPU_NUMBER`] on; no guest-physical
-/// address has so many bits.
+/// Set in addresses of a CPU's own registers; no guest-physical address has so many bits.
 const CPU_REGISTERS: u64 = 1 << 63;
-const CPU_NUMBER: u32 = 55;
 
-/// What CPU `cpu`, whose own registers are at `page`, makes of a physical address on its way to memory and bus. `wraps`: A20 is off.
+/// What a CPU whose own registers are at `page` makes of a physical address on its way to memory and bus. `wraps`: A20 is off.
 #[inline]
 #[must_use]
-pub fn decode(gpa: Gpa, cpu: u8, page: Option<Gpa>, wraps: bool) -> Gpa {
+pub fn decode(gpa: Gpa, page: Option<Gpa>, wraps: bool) -> Gpa {
     if page == Some(gpa.page()) {
-        Gpa(CPU_REGISTERS | u64::from(cpu) << CPU_NUMBER | gpa.page_offset())
+        Gpa(CPU_REGISTERS | gpa.page_offset())
     } else if wraps && gpa.0 / MIB == 1 {
         Gpa(gpa.0 - MIB)
     } else {
@@ -98,9 +96,15 @@ pub fn decode(gpa: Gpa, cpu: u8, page: Option<Gpa>, wraps: bool) -> Gpa {
     }
 }
 
+/// The offset within the page of a CPU's own registers, if it is one of them that [`decode`] has made of an address.
+#[inline]
+#[must_use]
+pub fn own_register(gpa: Gpa) -> Option<u64> {
+    (gpa.0 & CPU_REGISTERS != 0).then_some(gpa.0 & !CPU_REGISTERS)
+}
+
 /// The page with a CPU's own registers: its local APIC's.
 struct CpuPage {
-    device: u8,
     window: WindowId,
     page: Option<Gpa>,
 }
@@ -169,17 +173,6 @@ impl Bus {
         self.devices[usize::from(place.0)] = device;
     }
 
-    /// Takes over what the local APIC of CPU `cpu` asked for when it was called outside the bus.
-    pub fn request(&mut self, cpu: u8, requests: Requests) {
-        for (window, base) in requests.moved {
-            self.requests.move_window(window, base);
-        }
-        if let (Some(c), Some(w)) = (self.cpus.get(usize::from(cpu)), requests.wake) {
-            self.wake(c.device, w);
-        }
-        self.requests.power = requests.power.or(self.requests.power);
-    }
-
     fn handler(&mut self, device: DeviceId, width: Width) -> u8 {
         let found = self
             .handlers
@@ -222,14 +215,10 @@ impl Bus {
     }
 
     /// Adds the page with the registers of the next CPU itself, its local APIC's, at `base`, where there is no RAM.
-    pub fn add_cpu_page(&mut self, device: DeviceId, base: Gpa) {
+    pub fn add_cpu_page(&mut self, base: Gpa) {
         let cpu = self.cpus.len() as u8;
-        let window = self.window(WindowKind::Cpu { cpu }, device, PAGE, None);
-        self.cpus.push(CpuPage {
-            device: device.0,
-            window,
-            page: None,
-        });
+        let window = self.window(WindowKind::Cpu { cpu }, DeviceId(NOBODY), PAGE, None);
+        self.cpus.push(CpuPage { window, page: None });
         self.place(window, Some(base.0), &mut |_| ());
     }
 
@@ -640,10 +629,6 @@ impl Bus {
     }
 
     fn mmio_at(&self, gpa: Gpa, size: usize) -> Option<(u8, WindowId, u64)> {
-        if gpa.0 & CPU_REGISTERS != 0 {
-            let c = self.cpus.get((gpa.0 >> CPU_NUMBER & 0xff) as usize)?;
-            return Some((c.device, c.window, gpa.0 & (PAGE - 1)));
-        }
         let at = gpa.0;
         self.mmio.iter().find_map(|r| {
             let offset = at.wrapping_sub(r.base);

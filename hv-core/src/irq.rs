@@ -1,11 +1,11 @@
 //! Interrupt lines. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
 
-use crate::device::Requests;
+use crate::machine::MAX_CPUS;
 use crate::time::VmTime;
 use alloc::sync::Arc;
 use bitflags::bitflags;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What interrupt lines end at: the interrupt chips, or a router in front of them. Called with a device locked (lock order:
 /// [`crate::vm`]).
@@ -99,42 +99,98 @@ impl Attention {
     }
 }
 
-/// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. The interrupt chips set it, whoever shares out the host's
-/// CPUs takes it.
-#[derive(Default, Debug)]
-pub struct Wakeups(AtomicU32);
+/// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. Whoever sends them something sets it, whoever shares out
+/// the host's CPUs takes it. A CPU that halts leaves here when its own timer wakes it.
+#[derive(Debug)]
+pub struct Wakeups {
+    cpus: AtomicU32,
+    /// When the timer of each CPU that has halted is due, and the earliest of these, or something earlier.
+    timers: [AtomicU64; MAX_CPUS as usize],
+    earliest: AtomicU64,
+}
+
+impl Default for Wakeups {
+    fn default() -> Self {
+        Self {
+            cpus: AtomicU32::new(0),
+            timers: [const { AtomicU64::new(VmTime::NEVER.0) }; MAX_CPUS as usize],
+            earliest: AtomicU64::new(VmTime::NEVER.0),
+        }
+    }
+}
 
 impl Wakeups {
     /// CPU `cpu` (0 to 31) has something to act on.
     pub fn wake(&self, cpu: usize) {
-        self.0.fetch_or(1 << (cpu & 31), Ordering::AcqRel);
+        self.cpus.fetch_or(1 << (cpu & 31), Ordering::SeqCst);
     }
 
     /// CPU `cpu` has halted no longer.
     pub fn clear(&self, cpu: usize) {
-        if self.0.load(Ordering::Relaxed) & 1 << (cpu & 31) != 0 {
-            self.0.fetch_and(!(1 << (cpu & 31)), Ordering::AcqRel);
+        if self.cpus.load(Ordering::Relaxed) & 1 << (cpu & 31) != 0 {
+            self.cpus.fetch_and(!(1 << (cpu & 31)), Ordering::AcqRel);
         }
+    }
+
+    /// CPU `cpu` has halted, and its timer is due at `when`; [`NEVER`](VmTime::NEVER): it has none, or runs again.
+    #[inline]
+    pub fn set_timer(&self, cpu: usize, when: VmTime) {
+        let Some(timer) = self.timers.get(cpu) else {
+            return;
+        };
+        if timer.load(Ordering::Relaxed) != when.0 {
+            timer.store(when.0, Ordering::SeqCst);
+            self.earliest.fetch_min(when.0, Ordering::SeqCst);
+        }
+    }
+
+    /// When [`poll`](Self::poll) is next due.
+    #[inline]
+    #[must_use]
+    pub fn deadline(&self) -> VmTime {
+        VmTime(self.earliest.load(Ordering::Acquire))
+    }
+
+    /// Wakes the CPUs whose timers are due at `now`.
+    pub fn poll(&self, now: VmTime) {
+        // Whoever halts meanwhile has set its timer, which is seen below, or makes the earliest earlier again.
+        self.earliest.store(VmTime::NEVER.0, Ordering::SeqCst);
+        let mut earliest = VmTime::NEVER;
+        for (cpu, timer) in self.timers.iter().enumerate() {
+            let due = VmTime(timer.load(Ordering::SeqCst));
+            if due > now {
+                earliest = earliest.min(due);
+            } else if timer
+                .compare_exchange(due.0, VmTime::NEVER.0, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+            {
+                self.wake(cpu);
+            }
+        }
+        self.earliest.fetch_min(earliest.0, Ordering::SeqCst);
     }
 
     /// Whether there is any of these CPUs: bit n of `cpus` is CPU n.
     #[inline]
     #[must_use]
     pub fn any(&self, cpus: u32) -> bool {
-        self.0.load(Ordering::Relaxed) & cpus != 0
+        self.cpus.load(Ordering::Relaxed) & cpus != 0
     }
 
     /// Takes all of them: bit n is CPU n.
     #[must_use]
     pub fn take(&self) -> u32 {
-        self.0.swap(0, Ordering::AcqRel)
+        self.cpus.swap(0, Ordering::AcqRel)
     }
 }
 
-/// What the interrupt chips tell a virtual CPU, and what it tells them.
+/// A virtual CPU's own interrupt controller, its local APIC, and its way to those of others and to the interrupt chips.
 pub trait InterruptController: Send {
     /// What waits. Asked before every entry, so it must be cheap.
-    fn attention(&self) -> Attention;
+    fn attention(&mut self) -> Attention;
+
+    /// Back to the power-on state.
+    fn reset(&mut self) {}
 
     /// The interrupt-acknowledge cycle: takes the highest pending interrupt and returns its vector. Called only when the vector is
     /// going to be delivered at once; if that fails, [`unacknowledge`](Self::unacknowledge) follows before the guest does anything.
@@ -211,9 +267,30 @@ pub trait InterruptController: Send {
         0
     }
 
-    /// Writes IA32_TSC_DEADLINE; the time-stamp counter has that value at `at`. What the write asks of the machine is added to `requests`.
-    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime, requests: &mut Requests) {
-        let _ = (value, at, now, requests);
+    /// Writes IA32_TSC_DEADLINE; the time-stamp counter has that value at `at`.
+    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime) {
+        let _ = (value, at, now);
+    }
+
+    /// When [`poll`](Self::poll) is next due: the local APIC's timer.
+    fn deadline(&self) -> VmTime {
+        VmTime::NEVER
+    }
+
+    /// Does what is due at `now`.
+    fn poll(&mut self, now: VmTime) {
+        let _ = now;
+    }
+
+    /// Reads at `offset` of the local APIC's page; bits above the size of the access are ignored.
+    fn mmio_read(&mut self, now: VmTime, offset: u64) -> u64 {
+        let _ = (now, offset);
+        u64::MAX
+    }
+
+    /// Writes `size` bytes at `offset` of the local APIC's page.
+    fn mmio_write(&mut self, now: VmTime, offset: u64, size: usize, value: u64) {
+        let _ = (now, offset, size, value);
     }
 
     /// Reads the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. None: the guest gets #GP(0).
@@ -222,10 +299,29 @@ pub trait InterruptController: Send {
         None
     }
 
-    /// Writes the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. False: the guest gets #GP(0). What the write
-    /// asks of the machine, such as to be called for the timer, is added to `requests`.
-    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime, requests: &mut Requests) -> bool {
-        let _ = (msr, value, now, requests);
+    /// Writes the local APIC's register `msr` (800h to 83Fh) in x2APIC mode. False: the guest gets #GP(0).
+    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime) -> bool {
+        let _ = (msr, value, now);
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_of_halted_cpus_wake_them_once_and_only_when_due() {
+        let w = Wakeups::default();
+        assert_eq!(w.deadline(), VmTime::NEVER);
+        w.set_timer(3, VmTime(300));
+        w.set_timer(1, VmTime(100));
+        assert_eq!(w.deadline(), VmTime(100));
+        w.poll(VmTime(100));
+        assert_eq!((w.take(), w.deadline()), (1 << 1, VmTime(300)));
+        // It runs again: at worst, somebody looks too early.
+        w.set_timer(3, VmTime::NEVER);
+        w.poll(VmTime(300));
+        assert_eq!((w.take(), w.deadline()), (0, VmTime::NEVER));
     }
 }

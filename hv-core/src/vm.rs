@@ -106,11 +106,25 @@ impl<M: Mmu> Vm<M> {
         }
     }
 
-    /// When [`Bus::poll`] is next due.
+    /// When [`poll`](Self::poll) is next due.
     #[inline]
     #[must_use]
     pub fn deadline(&self) -> VmTime {
+        self.bus_deadline().min(self.wakeups.deadline())
+    }
+
+    fn bus_deadline(&self) -> VmTime {
         VmTime(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Lets the devices, and the timers of CPUs that have halted, do what is due at `now`.
+    pub fn poll(&self, now: VmTime) {
+        if now >= self.bus_deadline() {
+            self.bus().poll(now);
+        }
+        if now >= self.wakeups.deadline() {
+            self.wakeups.poll(now);
+        }
     }
 
     /// Whether [`Bus::settle`] has anything to do.

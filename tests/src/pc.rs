@@ -7,8 +7,8 @@ use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::vga::{self, Painter};
 use hv_core::backend::{NetBackend, NullConsole};
-use hv_core::bus::{Bus, decode};
-use hv_core::device::{AccessSize, Requests};
+use hv_core::bus::{Bus, decode, own_register};
+use hv_core::device::AccessSize;
 use hv_core::irq::InterruptController;
 use hv_core::machine::{self, FloppyDrive, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
@@ -297,12 +297,12 @@ impl Pc {
                 let (gpa, size) = (self.address(feed), 1 << feed.below(4));
                 let value = feed.scaled();
                 let gpa = self.decode(gpa);
-                self.bus.mmio_write(now, gpa, size, value);
+                self.mmio_write(gpa, size, value);
             }
             19 | 20 => {
                 let (gpa, size) = (self.address(feed), 1 << feed.below(4));
                 let gpa = self.decode(gpa);
-                let value = self.bus.mmio_read(now, gpa, size);
+                let value = self.mmio_read(gpa, size);
                 assert!(
                     size == 8 || value >> (8 * size) == 0,
                     "{gpa:?} reads more than its width"
@@ -358,7 +358,23 @@ impl Pc {
 
     /// What the CPU makes of an address.
     fn decode(&self, gpa: Gpa) -> Gpa {
-        decode(gpa, 0, Some(Gpa(machine::LAPIC)), self.bus.wraps())
+        decode(gpa, Some(Gpa(machine::LAPIC)), self.bus.wraps())
+    }
+
+    /// Writes to the CPU's own registers, or to the bus.
+    fn mmio_write(&mut self, gpa: Gpa, size: usize, value: u64) {
+        match own_register(gpa) {
+            Some(offset) => self.irqs.mmio_write(self.now, offset, size, value),
+            None => self.bus.mmio_write(self.now, gpa, size, value),
+        }
+    }
+
+    /// Likewise reads.
+    fn mmio_read(&mut self, gpa: Gpa, size: usize) -> u64 {
+        match own_register(gpa) {
+            Some(offset) => self.irqs.mmio_read(self.now, offset) & (u64::MAX >> (64 - 8 * size)),
+            None => self.bus.mmio_read(self.now, gpa, size),
+        }
     }
 
     /// A write to configuration space.
@@ -399,12 +415,11 @@ impl Pc {
         {
             self.irqs.acknowledge();
             let eoi = self.decode(Gpa(machine::LAPIC + 0xb0));
-            self.bus.mmio_write(self.now, eoi, 4, 0);
+            self.mmio_write(eoi, 4, 0);
         }
         self.irqs.take_nmi();
         self.irqs.take_init();
         self.irqs.take_start_up();
-        let mut requests = Requests::default();
         match feed.below(5) {
             0 => self.irqs.set_cr8(feed.u8() & 15),
             1 => drop(
@@ -418,15 +433,14 @@ impl Pc {
             3 => {
                 let (value, at) = (feed.scaled(), VmTime(feed.scaled()));
                 self.irqs
-                    .set_tsc_deadline(value, at, self.now, &mut requests);
+                    .set_tsc_deadline(value, at, self.now);
                 self.irqs.tsc_deadline(self.now);
             }
             _ => {
                 let (msr, value) = (0x800 + u32::from(feed.below(0x40)), feed.scaled());
-                self.irqs.x2apic_write(msr, value, self.now, &mut requests);
+                self.irqs.x2apic_write(msr, value, self.now);
             }
         }
-        self.bus.request(0, requests);
     }
 
     /// The host's keyboard, mouse and serial line.

@@ -29,6 +29,7 @@ mod install;
 mod kernel;
 mod keys;
 mod largest;
+mod litmus;
 mod media;
 mod monitor;
 mod mouse;

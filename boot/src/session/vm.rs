@@ -107,7 +107,7 @@ impl<B: VcpuBackend> Vm<B> {
         let vm = &self.guest.vm;
         let now = self.guest.now();
         if now >= vm.deadline() {
-            vm.bus().poll(now);
+            vm.poll(now);
         }
         // A request of a device's is carried out by a CPU.
         if vm.unsettled() {

@@ -1,229 +1,398 @@
-//! What a virtual CPU sees of the interrupt chips, and the signals through which it sees most of it without their lock.
+//! A virtual CPU's own part of the interrupt chips: its local APIC, which nobody else touches.
+//!
+//! What others have for it is in its mailbox, which is opened before every entry to the guest and before every access to the registers. The
+//! chips' lock is taken only where the chips are concerned: the PIC's interrupts, the end of a level-triggered one, and changes of how
+//! the local APIC is addressed.
 
 use super::SharedChips;
+use super::apics::Apics;
+use super::lapic::{Accept, Address, Effect, Lapic, Shorthand, x2apic};
+use super::mailbox::{Flags, Mailbox};
+use super::{DeliveryMode, Message};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use hv_core::VmTime;
-use hv_core::device::Requests;
-use hv_core::irq::{Attention, InterruptController, Wakeups};
+use hv_core::irq::{Attention, InterruptController};
 
-/// Events of a CPU that stay until taken.
-mod event {
-    use hv_core::irq::Attention;
-
-    // Where an attention has them.
-    pub(super) const NMI: u32 = Attention::NMI.bits() as u32;
-    pub(super) const INIT: u32 = Attention::INIT.bits() as u32;
-    pub(super) const START_UP: u32 = Attention::START_UP.bits() as u32;
-    pub(super) const KICK: u32 = Attention::KICK.bits() as u32;
-    pub(super) const ALL: u32 = NMI | INIT | START_UP | KICK;
-    pub(super) const START_UP_VECTOR: u32 = 0xff << START_UP_SHIFT;
-    pub(super) const START_UP_SHIFT: u32 = 8;
-}
-
-/// What one CPU's run loop asks in every turn, readable without the lock.
-pub(super) struct Signals {
-    /// An [`Attention`], but for what is in `events`.
-    attention: AtomicU16,
-    events: AtomicU32,
-    /// The CPU has halted: it is to be woken when there is something for it.
-    halted: AtomicBool,
-    cpu: usize,
-    wakeups: Arc<Wakeups>,
-}
-
-impl Signals {
-    /// Those of CPU `cpu`.
-    pub(super) fn new(cpu: usize, wakeups: Arc<Wakeups>) -> Self {
-        Self {
-            attention: AtomicU16::default(),
-            events: AtomicU32::default(),
-            halted: AtomicBool::default(),
-            cpu,
-            wakeups,
-        }
-    }
-
-    /// There is something for the CPU.
-    fn wake(&self) {
-        if self.halted.load(Ordering::SeqCst) {
-            self.wakeups.wake(self.cpu);
-        }
-    }
-
-    /// What waits.
-    fn attention(&self) -> Attention {
-        let events = self.events.load(Ordering::SeqCst) & event::ALL;
-        Attention::from_bits_retain(self.attention.load(Ordering::SeqCst) | events as u16)
-    }
-
-    /// Tells whether an interrupt can be taken, the task priority, and the class of an interrupt that only that holds back.
-    pub(super) fn publish(&self, interrupt: bool, tpr: u8, held_back: u8) {
-        let mut attention = Attention::priority(tpr >> 4, held_back);
-        attention.set(Attention::INTERRUPT, interrupt);
-        self.attention.store(attention.bits(), Ordering::SeqCst);
-        if interrupt {
-            self.wake();
-        }
-    }
-
-    pub(super) fn nmi(&self) {
-        self.events.fetch_or(event::NMI, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// Another CPU's kick.
-    pub(super) fn kick(&self) {
-        self.events.fetch_or(event::KICK, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// An INIT, which undoes an earlier start-up.
-    pub(super) fn init(&self) {
-        let start_up = event::START_UP | event::START_UP_VECTOR;
-        self.events.fetch_and(!start_up, Ordering::SeqCst);
-        self.events.fetch_or(event::INIT, Ordering::SeqCst);
-        self.wake();
-    }
-
-    pub(super) fn start_up(&self, vector: u8) {
-        let events = event::START_UP | u32::from(vector) << event::START_UP_SHIFT;
-        self.events.fetch_or(events, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// Drops all events: the CPU is reset.
-    pub(super) fn forget(&self) {
-        self.events.store(0, Ordering::Release);
-    }
-
-    fn take(&self, events: u32) -> u32 {
-        if self.events.load(Ordering::Relaxed) & events == 0 {
-            return 0;
-        }
-        self.events.fetch_and(!events, Ordering::AcqRel)
-    }
-}
-
-/// What one virtual CPU sees of the interrupt chips.
+/// What one virtual CPU has of the interrupt chips.
 pub struct CpuInterrupts {
-    chips: SharedChips,
-    signals: Arc<Signals>,
     cpu: usize,
+    lapic: Lapic,
+    mailbox: Arc<Mailbox>,
+    apics: Arc<Apics>,
+    chips: SharedChips,
+    /// The mailbox's flags as of the last look, and what follows from them and the local APIC's state.
+    seen: Flags,
+    attention: Attention,
+    /// What was published last.
+    published: Address,
+    /// Whether the PIC, and not the local APIC, gave the vector that was acknowledged last.
+    from_pic: bool,
+    /// Interprocessor interrupts that it has sent.
+    ipis: u64,
 }
 
 impl CpuInterrupts {
-    /// The view of CPU `cpu`; none if there is no such CPU.
+    /// That of CPU `cpu`, in power-on state; none if there is no such CPU.
     #[must_use]
     pub fn new(chips: &SharedChips, cpu: usize) -> Option<Self> {
-        let signals = chips.lock().signals(cpu)?;
-        Some(Self {
-            chips: chips.clone(),
-            signals,
+        let apics = chips.lock().apics();
+        let mailbox = apics.all().get(cpu)?.clone();
+        let lapic = Lapic::new(cpu as u8);
+        let mut new = Self {
             cpu,
-        })
+            published: lapic.address(),
+            lapic,
+            seen: Flags::empty(),
+            attention: Attention::NONE,
+            mailbox,
+            apics,
+            chips: chips.clone(),
+            from_pic: false,
+            ipis: 0,
+        };
+        new.publish();
+        new.open();
+        Some(new)
+    }
+
+    /// Looks into the mailbox, if there is anything new.
+    #[inline(always)]
+    fn look(&mut self) {
+        if self.mailbox.flags() != self.seen {
+            self.open();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open(&mut self) {
+        let mail = self.mailbox.take(Flags::MAIL);
+        if mail.contains(Flags::VIRTUAL_WIRE) {
+            self.lapic.preset_virtual_wire();
+            self.publish();
+        }
+        if mail.contains(Flags::VECTORS) {
+            self.take_vectors();
+        }
+        if mail.contains(Flags::ILLEGAL) {
+            self.lapic.receive(fixed(0, false));
+        }
+        for (pin, rises) in [
+            (Flags::LINT0, Lapic::lint0_rises as fn(&mut Lapic) -> Accept),
+            (Flags::LINT1, Lapic::lint1_rises),
+        ] {
+            if mail.contains(pin) && rises(&mut self.lapic) == Accept::Nmi {
+                self.mailbox.tell(Flags::NMI);
+            }
+        }
+        self.update();
+    }
+
+    fn take_vectors(&mut self) {
+        let Self {
+            mailbox,
+            lapic,
+            chips,
+            ..
+        } = self;
+        mailbox.take_vectors(|vector, level| {
+            // It has been disabled since: for whoever waits for its end, the interrupt has ended.
+            if lapic.receive(fixed(vector, level)) == Accept::Refused && level {
+                chips.lock().end_of_interrupt(vector);
+            }
+        });
+    }
+
+    /// Finds out anew what waits.
+    #[inline]
+    fn update(&mut self) {
+        let (flags, lapic) = (self.mailbox.flags(), &self.lapic);
+        // Mail that has not been opened is new to the next look.
+        self.seen = flags.difference(Flags::MAIL);
+        let mut attention = Attention::priority(lapic.tpr() >> 4, lapic.held_back_by_tpr());
+        attention |= Attention::from_bits_retain((flags & Flags::EVENTS).bits() as u16);
+        let interrupt = lapic.deliverable().is_some() || self.takes_pic();
+        attention.set(Attention::INTERRUPT, interrupt);
+        self.attention = attention;
+        self.mailbox.publish_class(lapic.ppr() >> 4);
+    }
+
+    /// Whether the PIC has an interrupt for this CPU, as of the last look.
+    #[inline]
+    fn takes_pic(&self) -> bool {
+        self.seen.intersects(Flags::LEVELS)
+            && match self.lapic.enabled() {
+                true => {
+                    self.seen.contains(Flags::PIC) && self.lapic.ext_int()
+                        || self.seen.contains(Flags::PIC_BY_IOAPIC)
+                }
+                false => self.seen.contains(Flags::PIC) && self.cpu == 0,
+            }
+    }
+
+    /// Tells others how the local APIC is addressed.
+    fn publish(&mut self) {
+        self.published = self.lapic.address();
+        self.mailbox.publish(self.published);
+    }
+
+    fn take(&mut self, flags: Flags) -> Flags {
+        let taken = self.mailbox.take(flags);
+        if !taken.is_empty() {
+            self.look();
+        }
+        taken
+    }
+
+    /// Does what a register write asks for.
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::None | Effect::Timer => {}
+            Effect::Eoi(vector) => self.chips.lock().end_of_interrupt(vector),
+            Effect::Send(message, shorthand) => self.send(message, shorthand),
+            Effect::Addressed => {
+                self.publish();
+                self.chips.lock().addresses_changed();
+            }
+        }
+        self.update();
+        // What came between is new.
+        self.look();
+    }
+
+    /// Sends an interprocessor interrupt.
+    fn send(&mut self, message: Message, shorthand: Shorthand) {
+        self.ipis += 1;
+        self.apics.send(self.cpu, message, shorthand);
     }
 }
 
+/// A message that was in the mailbox.
+const fn fixed(vector: u8, level: bool) -> Message {
+    Message {
+        destination: 0,
+        logical: false,
+        mode: DeliveryMode::Fixed,
+        vector,
+        level,
+    }
+}
+
+const fn event(mode: DeliveryMode, vector: u8) -> Message {
+    Message {
+        mode,
+        ..fixed(vector, false)
+    }
+}
+
+/// The bytes of a 32-bit register from `offset` on.
+fn narrow(register: u32, offset: u64) -> u64 {
+    u64::from(register >> (8 * (offset & 3)))
+}
+
 impl InterruptController for CpuInterrupts {
-    fn attention(&self) -> Attention {
-        self.signals.attention()
+    #[inline]
+    fn attention(&mut self) -> Attention {
+        self.look();
+        self.attention
+    }
+
+    fn reset(&mut self) {
+        self.lapic.reset();
+        self.from_pic = false;
+        self.mailbox.forget();
+        self.publish();
+        self.update();
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
-        self.chips.lock().acknowledge(self.cpu)
+        self.look();
+        let vector = match self.takes_pic() {
+            true => self.chips.lock().acknowledge(),
+            false => None,
+        };
+        self.from_pic = vector.is_some();
+        let vector = vector.or_else(|| self.lapic.acknowledge());
+        self.update();
+        self.look();
+        vector
     }
 
     fn unacknowledge(&mut self, vector: u8) {
-        self.chips.lock().unacknowledge(self.cpu, vector);
+        if core::mem::take(&mut self.from_pic) {
+            self.chips.lock().unacknowledge();
+        } else {
+            self.lapic.unacknowledge(vector);
+        }
+        self.update();
+        self.look();
     }
 
     fn eoi_may_be_skipped(&self) -> bool {
-        self.chips.lock().eoi_may_be_skipped(self.cpu)
+        !self.mailbox.flags().intersects(Flags::LEVELS | Flags::MAIL)
+            && self.lapic.eoi_may_be_skipped()
     }
 
     fn end_of_interrupt(&mut self) {
-        self.chips.lock().end_of_interrupt(self.cpu);
+        let effect = self.lapic.end_of_interrupt();
+        self.carry_out(effect);
     }
 
     fn take_nmi(&mut self) -> bool {
-        self.signals.take(event::NMI) & event::NMI != 0
+        self.look();
+        self.take(Flags::NMI).contains(Flags::NMI)
     }
 
     fn take_init(&mut self) -> bool {
-        self.signals.take(event::INIT) & event::INIT != 0
+        self.look();
+        let init = self.take(Flags::INIT).contains(Flags::INIT);
+        if init {
+            // Whatever came before is undone; until here, no interrupts came after.
+            self.mailbox.drop_vectors();
+            self.lapic.receive(event(DeliveryMode::Init, 0));
+            self.publish();
+            self.update();
+            self.chips.lock().addresses_changed();
+        }
+        init
     }
 
     fn take_start_up(&mut self) -> Option<u8> {
-        let events = self.signals.take(event::START_UP | event::START_UP_VECTOR);
-        (events & event::START_UP != 0).then_some((events >> event::START_UP_SHIFT) as u8)
+        let flags = self.take(Flags::START_UP | Flags::START_UP_VECTOR);
+        match self
+            .lapic
+            .receive(event(DeliveryMode::StartUp, flags.start_up()?))
+        {
+            Accept::StartUp(vector) => Some(vector),
+            _ => None,
+        }
     }
 
     fn take_kick(&mut self) -> bool {
-        self.signals.take(event::KICK) & event::KICK != 0
+        self.take(Flags::KICK).contains(Flags::KICK)
     }
 
     fn kick(&mut self, apic_id: u32) {
-        self.chips.lock().kick(apic_id);
+        if let Some(mailbox) = self.apics.with_id(apic_id) {
+            mailbox.tell(Flags::KICK);
+        }
     }
 
     fn send_ipi(&mut self, apic_id: u32, icr: u32) -> bool {
-        self.chips.lock().send_ipi(self.cpu, apic_id, icr)
+        let there = self.apics.with_id(apic_id).is_some();
+        if there {
+            let message = Message {
+                destination: apic_id,
+                ..event(DeliveryMode::of(icr), icr as u8)
+            };
+            self.send(message, Shorthand::Destination);
+        }
+        there
     }
 
     fn set_halted(&mut self, halted: bool) {
-        let signals = &*self.signals;
-        signals.halted.store(halted, Ordering::SeqCst);
-        if !halted {
-            signals.wakeups.clear(signals.cpu);
-        } else if signals.attention().intersects(Attention::EVENTS) {
+        self.mailbox.set_halted(halted);
+        if halted && self.attention().intersects(Attention::EVENTS) {
             // What has come meanwhile was not told.
-            signals.wake();
+            self.mailbox.wake_owner();
         }
     }
 
     fn ipis(&self) -> u64 {
-        self.chips.lock().ipis(self.cpu)
+        self.ipis
     }
 
     fn cr8(&self) -> u8 {
-        self.attention().cr8()
+        self.attention.cr8()
     }
 
     fn set_cr8(&mut self, value: u8) {
         if value & 0xf != self.cr8() {
-            self.chips.lock().set_tpr(self.cpu, value << 4);
+            self.lapic.set_tpr(value << 4);
+            self.update();
+            self.look();
         }
     }
 
     fn apic_base(&self) -> u64 {
-        self.chips.lock().apic_base(self.cpu)
+        self.lapic.apic_base()
     }
 
     fn set_apic_base(&mut self, value: u64) -> bool {
-        self.chips.lock().set_apic_base(self.cpu, value)
+        self.look();
+        let valid = self.lapic.set_apic_base(value);
+        if valid {
+            self.carry_out(Effect::Addressed);
+        }
+        valid
+    }
+
+    fn deadline(&self) -> VmTime {
+        self.lapic.deadline().unwrap_or(VmTime::NEVER)
+    }
+
+    fn poll(&mut self, now: VmTime) {
+        if self.lapic.advance(now) {
+            self.update();
+            self.look();
+        }
+    }
+
+    fn mmio_read(&mut self, now: VmTime, offset: u64) -> u64 {
+        self.look();
+        if !self.lapic.has_page() {
+            return u64::MAX;
+        }
+        self.poll(now);
+        // Registers are 32 bits wide and 16 bytes apart.
+        match offset & 0xc {
+            0 => narrow(self.lapic.read(now, offset & !0xf), offset),
+            _ => 0,
+        }
+    }
+
+    fn mmio_write(&mut self, now: VmTime, offset: u64, size: usize, value: u64) {
+        const TPR: u64 = 0x80;
+        const EOI: u64 = 0xb0;
+        let narrow = size < 4 && !matches!(offset, TPR | EOI);
+        if offset & 0xf != 0 || narrow || !self.lapic.has_page() {
+            return;
+        }
+        self.look();
+        self.lapic.advance(now);
+        let effect = self.lapic.write(now, offset, value as u32);
+        self.carry_out(effect);
     }
 
     fn tsc_deadline(&mut self, now: VmTime) -> u64 {
-        self.chips.lock().tsc_deadline(self.cpu, now)
+        self.look();
+        self.poll(now);
+        self.lapic.tsc_deadline()
     }
 
-    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime, requests: &mut Requests) {
-        let deadline = self.chips.lock().set_tsc_deadline(self.cpu, now, value, at);
-        if let Some(deadline) = deadline {
-            requests.wake_at(deadline);
-        }
+    fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime) {
+        self.look();
+        self.lapic.advance(now);
+        let effect = self.lapic.set_tsc_deadline(value, at);
+        self.carry_out(effect);
     }
 
     fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
-        self.chips.lock().x2apic_read(self.cpu, now, msr)
+        self.look();
+        self.poll(now);
+        self.lapic.x2apic_read(now, msr)
     }
 
-    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime, requests: &mut Requests) -> bool {
-        let written = self.chips.lock().x2apic_write(self.cpu, now, msr, value);
-        if let Some(Some(deadline)) = written {
-            requests.wake_at(deadline);
+    fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime) -> bool {
+        self.look();
+        // The end of an interrupt, once an interrupt, does not care for the timer.
+        let fired = msr != x2apic::EOI && self.lapic.advance(now);
+        let effect = self.lapic.x2apic_write(now, msr, value);
+        if let Some(effect) = effect {
+            self.carry_out(effect);
+        } else if fired {
+            self.update();
         }
-        written.is_some()
+        effect.is_some()
     }
 }

@@ -1,15 +1,17 @@
 //! The interrupt chips: two 8259A with edge/level control, one I/O APIC and a local APIC per CPU, and the wires between them.
 //!
-//! `chips.rs` holds them all behind one lock ([`SharedChips`]), because one access to any of them may change what all the
-//! others say. Devices see wires ([`GsiSink`], [`PciSink`]); the bus sees [`PicPorts`], [`IoApicMmio`] and [`LapicMmio`];
-//! a virtual CPU sees [`CpuInterrupts`].
+//! `chips.rs` holds PIC and I/O APIC behind one lock ([`SharedChips`]), because one access to either may change what the other
+//! says. A local APIC is its CPU's own ([`CpuInterrupts`]); what others have for it comes by `apics.rs` into its mailbox
+//! (`mailbox.rs`) without a lock. Devices see wires ([`GsiSink`], [`PciSink`]); the bus sees [`PicPorts`] and [`IoApicMmio`].
 //!
 //! Not there: TSC-deadline timer, SMI delivery, suppression of EOI broadcasts.
 
+mod apics;
 mod chips;
 mod cpu;
 mod ioapic;
 mod lapic;
+mod mailbox;
 mod pic;
 mod ports;
 #[cfg(test)]
@@ -18,7 +20,7 @@ mod wires;
 
 pub use chips::{InterruptChips, SharedChips};
 pub use cpu::CpuInterrupts;
-pub use ports::{IoApicMmio, LapicMmio, PicPorts};
+pub use ports::{IoApicMmio, PicPorts};
 pub use wires::{GsiSink, PciSink};
 
 /// What an interrupt message asks its receiver to do (SDM vol 3A 12.6.1, "Interrupt Command Register (ICR)", and 82093AA

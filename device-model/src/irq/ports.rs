@@ -1,7 +1,6 @@
 //! The interrupt chips as devices on the bus: thin wrappers around the shared handle.
 
 use super::SharedChips;
-use hv_core::VmTime;
 use hv_core::device::{AccessSize, DevCx, Device, WindowId};
 
 /// The ports of the PIC pair: 20h, 21h, A0h, A1h, 4D0h and 4D1h, 8 bits each.
@@ -59,69 +58,6 @@ impl Device for IoApicMmio {
 
     fn mmio_write(&mut self, _: &mut DevCx<'_>, _: WindowId, offset: u64, _: usize, value: u64) {
         self.0.lock().ioapic_write(offset, value as u32);
-    }
-}
-
-/// The register page of one CPU's local APIC, 4 KiB, after reset at [`hv_core::machine::LAPIC`], and its timer.
-pub struct LapicMmio {
-    chips: SharedChips,
-    cpu: usize,
-}
-
-impl LapicMmio {
-    /// The page of the local APIC of CPU `cpu`. While that is disabled or in x2APIC mode, nobody answers.
-    #[must_use]
-    pub fn new(chips: SharedChips, cpu: usize) -> Self {
-        Self { chips, cpu }
-    }
-}
-
-impl Device for LapicMmio {
-    fn name(&self) -> &'static str {
-        "lapic"
-    }
-
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
-        self.chips.lock().lapic_reset(self.cpu);
-    }
-
-    fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
-        self.chips.lock().lapic_poll(self.cpu, cx.now)
-    }
-
-    fn mmio_read(&mut self, cx: &mut DevCx<'_>, _: WindowId, offset: u64, _: usize) -> u64 {
-        let value = self
-            .chips
-            .lock()
-            .lapic_read(self.cpu, cx.now, offset & !0xf);
-        // Registers are 32 bits wide and 16 bytes apart.
-        match (value, offset & 0xc) {
-            (None, _) => u64::MAX,
-            (Some(v), 0) => narrow(v, offset),
-            _ => 0,
-        }
-    }
-
-    fn mmio_write(
-        &mut self,
-        cx: &mut DevCx<'_>,
-        _: WindowId,
-        offset: u64,
-        size: usize,
-        value: u64,
-    ) {
-        const TPR: u64 = 0x80;
-        const EOI: u64 = 0xb0;
-        if offset & 0xf != 0 || size < 4 && !matches!(offset, TPR | EOI) {
-            return;
-        }
-        let deadline = self
-            .chips
-            .lock()
-            .lapic_write(self.cpu, cx.now, offset, value as u32);
-        if let Some(deadline) = deadline {
-            cx.requests.wake_at(deadline);
-        }
     }
 }
 

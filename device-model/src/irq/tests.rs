@@ -1,6 +1,6 @@
 //! The interrupt chips together, driven as guests drive them.
 
-use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, LapicMmio, PciSink, PicPorts};
+use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, PciSink, PicPorts};
 use alloc::sync::Arc;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, Device, WindowId};
@@ -16,7 +16,6 @@ struct Machine {
     bench: Bench,
     pic: PicPorts,
     ioapic: IoApicMmio,
-    lapic: LapicMmio,
     cpu: CpuInterrupts,
 }
 
@@ -27,7 +26,6 @@ impl Machine {
             bench: Bench::new(),
             pic: PicPorts::new(chips.clone()),
             ioapic: IoApicMmio::new(chips.clone()),
-            lapic: LapicMmio::new(chips.clone(), 0),
             cpu: CpuInterrupts::new(&chips, 0).unwrap(),
             chips,
         }
@@ -56,12 +54,11 @@ impl Machine {
     }
 
     fn lapic(&mut self, offset: u64, value: u32) {
-        self.lapic
-            .mmio_write(&mut self.bench.cx(), W, offset, 4, value.into());
+        self.cpu.mmio_write(self.bench.now, offset, 4, value.into());
     }
 
     fn lapic_read(&mut self, offset: u64) -> u32 {
-        self.lapic.mmio_read(&mut self.bench.cx(), W, offset, 4) as u32
+        self.cpu.mmio_read(self.bench.now, offset) as u32
     }
 
     fn redirect(&mut self, pin: u8, low: u32) {
@@ -81,9 +78,7 @@ impl Machine {
     }
 
     fn wrmsr(&mut self, msr: u32, value: u64) -> bool {
-        let now = self.bench.now;
-        let requests = &mut self.bench.requests;
-        self.cpu.x2apic_write(msr, value, now, requests)
+        self.cpu.x2apic_write(msr, value, self.bench.now)
     }
 
     fn gsi(&self, pin: u8) -> IrqLine {
@@ -396,18 +391,18 @@ fn route_rewritten_with_the_line_asserted_moves_the_level() {
 }
 
 #[test]
-fn timer_wakes_the_bus_and_fires_in_poll() {
+fn timer_is_due_when_it_says_and_fires_in_poll() {
     let mut m = Machine::new();
     m.lapic(0xf0, 0x1ff);
     m.lapic(0x3e0, 0xb);
     m.lapic(0x320, 0x2_00ec);
     m.lapic(0x380, 4_000_000);
-    assert_eq!(m.bench.requests.wake, Some(VmTime(4_000_000)));
-    m.bench.now = VmTime(4_000_000);
-    assert_eq!(m.lapic.poll(&mut m.bench.cx()), Some(VmTime(8_000_000)));
+    assert_eq!(m.cpu.deadline(), VmTime(4_000_000));
+    m.cpu.poll(VmTime(4_000_000));
+    assert_eq!(m.cpu.deadline(), VmTime(8_000_000));
     assert_eq!(m.cpu.acknowledge(), Some(0xec));
     m.lapic(0x320, 0x1_00ec);
-    assert_eq!(m.lapic.poll(&mut m.bench.cx()), None);
+    assert_eq!(m.cpu.deadline(), VmTime::NEVER);
 }
 
 #[test]
@@ -425,11 +420,10 @@ fn msi_reaches_the_addressed_cpu() {
 
 #[test]
 fn nmi_init_and_startup_reach_their_cpu_once() {
-    let mut m = Machine::new();
     let chips = InterruptChips::shared(2);
-    let mut boot = LapicMmio::new(chips.clone(), 0);
+    let mut boot = CpuInterrupts::new(&chips, 0).unwrap();
     let mut other = CpuInterrupts::new(&chips, 1).unwrap();
-    let mut ipi = |value: u64| boot.mmio_write(&mut m.bench.cx(), W, 0x300, 4, value);
+    let mut ipi = |value: u64| boot.mmio_write(VmTime(0), 0x300, 4, value);
     ipi(0xc_c500); // SeaBIOS: INIT to all others, then start-up
     ipi(0xc_8500);
     assert!(other.take_init());
@@ -445,11 +439,10 @@ fn nmi_init_and_startup_reach_their_cpu_once() {
 
 #[test]
 fn no_message_reaches_a_cpu_that_is_not_plugged_in() {
-    let mut m = Machine::new();
     let chips = InterruptChips::shared(2);
-    let mut boot = LapicMmio::new(chips.clone(), 0);
+    let mut boot = CpuInterrupts::new(&chips, 0).unwrap();
     let mut other = CpuInterrupts::new(&chips, 1).unwrap();
-    let mut ipi = |value: u64| boot.mmio_write(&mut m.bench.cx(), W, 0x300, 4, value);
+    let mut ipi = |value: u64| boot.mmio_write(VmTime(0), 0x300, 4, value);
     ipi(0xc_4500);
     chips.lock().set_present(1, false);
     assert!(!other.take_init(), "what waits for it goes with it");
@@ -467,15 +460,14 @@ fn no_message_reaches_a_cpu_that_is_not_plugged_in() {
 
 #[test]
 fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
-    let mut m = Machine::new();
     let chips = InterruptChips::shared(2);
-    for cpu in 0..2 {
-        let mut lapic = LapicMmio::new(chips.clone(), cpu);
+    let mut cpus = [0, 1].map(|cpu| {
+        let mut own = CpuInterrupts::new(&chips, cpu).unwrap();
         for (offset, value) in [(0xf0, 0x1ff), (0xd0, 0x0100_0000 << cpu)] {
-            lapic.mmio_write(&mut m.bench.cx(), W, offset, 4, value);
+            own.mmio_write(VmTime(0), offset, 4, value);
         }
-    }
-    let mut cpus = [0, 1].map(|c| CpuInterrupts::new(&chips, c).unwrap());
+        own
+    });
     chips.lock().msi(0xfee0_3004, 0x141);
     chips.lock().msi(0xfee0_3004, 0x142);
     assert_eq!(
@@ -509,7 +501,7 @@ fn reset_is_power_on() {
     assert!(m.cpu.attention().contains(Attention::INTERRUPT));
     m.pic.reset(&mut m.bench.cx());
     m.ioapic.reset(&mut m.bench.cx());
-    m.lapic.reset(&mut m.bench.cx());
+    m.cpu.reset();
     assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert_eq!(m.lapic_read(0x350), 0x1_0000);
     assert_eq!(m.cpu.apic_base(), 0xfee0_0900);
@@ -550,7 +542,7 @@ fn level_interrupt_comes_again_after_eoi_by_wrmsr() {
 }
 
 #[test]
-fn eoi_by_wrmsr_uncovers_the_lower_interrupt_and_asks_for_nothing() {
+fn eoi_by_wrmsr_uncovers_the_lower_interrupt() {
     let mut m = Machine::new();
     assert!(m.cpu.set_apic_base(X2APIC));
     assert!(m.wrmsr(0x80f, 0x1ff));
@@ -560,17 +552,16 @@ fn eoi_by_wrmsr_uncovers_the_lower_interrupt_and_asks_for_nothing() {
     assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
     assert!(m.wrmsr(0x80b, 0));
     assert!(m.cpu.attention().contains(Attention::INTERRUPT));
-    assert!(m.bench.requests.is_empty());
 }
 
 #[test]
-fn timer_set_by_wrmsr_wakes_the_bus() {
+fn timer_set_by_wrmsr_says_when_it_is_due() {
     let mut m = Machine::new();
     assert!(m.cpu.set_apic_base(X2APIC));
     for (msr, value) in [(0x80f, 0x1ff), (0x83e, 0xb), (0x832, 0xec), (0x838, 4_000)] {
         assert!(m.wrmsr(msr, value));
     }
-    assert_eq!(m.bench.requests.wake, Some(VmTime(4_000)));
+    assert_eq!(m.cpu.deadline(), VmTime(4_000));
     m.bench.now = VmTime(1_000);
     assert_eq!(m.rdmsr(0x839), Some(3_000));
     m.bench.now = VmTime(4_000);
@@ -594,10 +585,9 @@ fn refused_write_still_shows_the_timer_that_ran_out() {
 fn device_interrupts_reach_cpus_in_x2apic_mode() {
     let chips = InterruptChips::shared(2);
     let mut cpus = [0, 1].map(|c| CpuInterrupts::new(&chips, c).unwrap());
-    let mut none = hv_core::device::Requests::default();
     for (i, cpu) in cpus.iter_mut().enumerate() {
         assert!(cpu.set_apic_base(X2APIC & !0x100 | if i == 0 { 0x100 } else { 0 }));
-        assert!(cpu.x2apic_write(0x80f, 0x1ff, VmTime(0), &mut none));
+        assert!(cpu.x2apic_write(0x80f, 0x1ff, VmTime(0)));
     }
     chips.lock().msi(0xfee0_1000, 0x41);
     chips.lock().msi(0xfee0_2004, 0x42); // logical: second member of cluster 0
@@ -605,7 +595,7 @@ fn device_interrupts_reach_cpus_in_x2apic_mode() {
     assert_eq!(cpus[1].acknowledge(), Some(0x42));
     chips.lock().msi(0xfeef_f000, 0x51);
     assert_eq!(cpus[0].acknowledge(), Some(0x51), "FFh means all");
-    assert!(cpus[0].x2apic_write(0x830, 1 << 32 | 0x61, VmTime(0), &mut none));
+    assert!(cpus[0].x2apic_write(0x830, 1 << 32 | 0x61, VmTime(0)));
     assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert_eq!(cpus[1].acknowledge(), Some(0x61));
 }
@@ -614,7 +604,7 @@ fn device_interrupts_reach_cpus_in_x2apic_mode() {
 fn reset_returns_to_xapic_mode() {
     let mut m = Machine::new();
     assert!(m.cpu.set_apic_base(X2APIC));
-    m.lapic.reset(&mut m.bench.cx());
+    m.cpu.reset();
     assert_eq!(m.cpu.apic_base(), 0xfee0_0900);
     assert_eq!(m.lapic_read(0x30), 0x0005_0014);
     assert_eq!(m.rdmsr(0x803), None);
@@ -648,12 +638,9 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                 .ioapic
                 .mmio_write(&mut m.bench.cx(), W, a >> 8 & 0x1f, size, b),
             6 => m.redirect((a >> 8) as u8 % 30, b as u32),
-            7 | 8 => m
-                .lapic
-                .mmio_write(&mut m.bench.cx(), W, a >> 8 & 0xff0, size, b),
+            7 | 8 => m.cpu.mmio_write(m.bench.now, a >> 8 & 0xff0, size, b),
             9 => {
-                m.lapic
-                    .mmio_read(&mut m.bench.cx(), W, a >> 8 & 0xfff, size);
+                m.cpu.mmio_read(m.bench.now, a >> 8 & 0xfff);
                 m.ioapic.mmio_read(&mut m.bench.cx(), W, b & 0xfff, size);
             }
             10 => match b % 7 {
@@ -675,9 +662,8 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                 _ => m.lapic(0xf0, b as u32 | 0x100),
             },
             _ => {
-                if let Some(wake) = m.lapic.poll(&mut m.bench.cx()) {
-                    assert!(wake > m.bench.now);
-                }
+                m.cpu.poll(m.bench.now);
+                assert!(m.cpu.deadline() > m.bench.now);
                 let pending = m.cpu.attention().contains(Attention::INTERRUPT);
                 let vector = m.cpu.acknowledge();
                 assert_eq!(vector.is_some(), pending);

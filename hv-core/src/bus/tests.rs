@@ -136,8 +136,7 @@ fn moved_ram_window_reports_the_old_and_the_new_place() {
 fn a_cpus_page_lies_above_ram_and_uncovers_it_when_the_last_leaves_it() {
     let mut bus = Bus::new(Arc::new(VecMemory::new(0x40_0000)));
     for _ in 0..2 {
-        let id = bus.add(Arc::new(Mutex::new(Probe::default())));
-        bus.add_cpu_page(id, Gpa(0xfee0_0000));
+        bus.add_cpu_page(Gpa(0xfee0_0000));
     }
     let mut changes = Vec::new();
     for (cpu, base) in [
@@ -150,8 +149,9 @@ fn a_cpus_page_lies_above_ram_and_uncovers_it_when_the_last_leaves_it() {
     ] {
         bus.move_cpu_page(cpu, Some(Gpa(base)));
         bus.settle(|c| changes.push((c.start.0, c.len, c.backing != Backing::Mmio)));
-        let decoded = decode(Gpa(base + 0x10), cpu, Some(Gpa(base)), false);
-        assert_eq!(bus.mmio_read(NOW, decoded, 4), 0x10);
+        let decoded = decode(Gpa(base + 0x10), Some(Gpa(base)), false);
+        assert_eq!(own_register(decoded), Some(0x10));
+        assert_eq!(bus.mmio_read(NOW, decoded, 4), 0xffff_ffff, "not the bus's");
         assert!(!bus.memory.contains(decoded, 1, false));
     }
     assert_eq!(
@@ -184,12 +184,10 @@ fn with_a20_off_the_second_mebibyte_is_the_first() {
     };
     let mut move_to = |base| {
         let mut changes = Vec::new();
-        let mut requests = Requests::default();
-        requests.moved.push((wrap, base));
-        bus.request(0, requests);
+        bus.requests.move_window(wrap, base);
         bus.settle(|c| changes.push(c));
         let decoded = [0xf_ffff, 0x10_0000, 0x1f_ffff, 0x20_0000]
-            .map(|at| decode(Gpa(at), 0, None, bus.wraps()).0);
+            .map(|at| decode(Gpa(at), None, bus.wraps()).0);
         (changes, decoded)
     };
     let (changes, decoded) = move_to(Some(0x10_0000));

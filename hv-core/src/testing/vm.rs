@@ -148,7 +148,7 @@ impl Default for FakeInterrupts {
 }
 
 impl InterruptController for FakeInterrupts {
-    fn attention(&self) -> Attention {
+    fn attention(&mut self) -> Attention {
         let mut a = Attention::priority(self.cr8, 0);
         a.set(Attention::INTERRUPT, !self.waiting.is_empty());
         a.set(Attention::NMI, self.nmi);
@@ -189,7 +189,7 @@ impl InterruptController for FakeInterrupts {
 
 /// A controller that a test keeps a hand on.
 impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
-    fn attention(&self) -> Attention {
+    fn attention(&mut self) -> Attention {
         self.lock().attention()
     }
     fn acknowledge(&mut self) -> Option<u8> {

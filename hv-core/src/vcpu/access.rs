@@ -2,6 +2,7 @@
 //! goes to the bus.
 
 use super::Vcpu;
+use crate::bus;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
 use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault, Executed, NativeInsn};
@@ -121,7 +122,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let mut rest = buf;
         while !rest.is_empty() {
             let n = piece(rest.len());
-            let value = self.vm.bus().mmio_read(now, at, n).to_le_bytes();
+            let value = match bus::own_register(at) {
+                Some(offset) => self.irqs.mmio_read(now, offset),
+                None => self.vm.bus().mmio_read(now, at, n),
+            };
+            let value = value.to_le_bytes();
             let (piece, later) = rest.split_at_mut(n);
             piece.copy_from_slice(&value[..n]);
             rest = later;
@@ -138,9 +143,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let (piece, later) = rest.split_at(n);
             let mut value = [0; WIDEST];
             value[..n].copy_from_slice(piece);
-            self.vm
-                .bus()
-                .mmio_write(now, at, n, u64::from_le_bytes(value));
+            let value = u64::from_le_bytes(value);
+            match bus::own_register(at) {
+                Some(offset) => {
+                    self.irqs.mmio_write(now, offset, n, value);
+                    self.timer = self.irqs.deadline();
+                }
+                None => self.vm.bus().mmio_write(now, at, n, value),
+            }
             rest = later;
             at = at.add(n as u64);
         }

@@ -138,6 +138,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// The other CPUs of the VM: bit n is CPU n.
     others: u32,
     irqs: Box<dyn InterruptController>,
+    /// When its own timer is due, or earlier.
+    timer: VmTime,
     msrs: MsrStore,
     pvclock: PvClock,
     pveoi: PvEoi,
@@ -193,6 +195,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             service_at: VmTime::NEVER,
             service_from: VmTime::NEVER,
             irqs,
+            timer: VmTime::NEVER,
             msrs: MsrStore::default(),
             events: EventQueue::default(),
             now: VmTime(0),
@@ -225,6 +228,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.steal = StealTime::default();
         self.kicked = false;
         self.stop = None;
+        self.irqs.reset();
+        self.timer = self.irqs.deadline();
+        self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         self.set_activity(match self.index {
             0 => Activity::Active,
             _ => Activity::WaitForSipi,
@@ -285,6 +291,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Runs the guest until something outside it wants attention.
     pub fn run(&mut self) -> Stop {
         self.calm = Attention::UNKNOWN;
+        self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         let mut armed = VmTime(0);
         loop {
             if self.vm.unsettled() {
@@ -295,13 +302,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             {
                 return self.leave(stop);
             }
-            let deadline = self.vm.deadline().min(self.service_at);
+            let deadline = self.vm.deadline().min(self.timer).min(self.service_at);
             if self.now >= deadline {
-                if self.now >= self.vm.deadline() {
-                    self.vm.bus().poll(self.now);
-                    if self.now < self.service_at.min(self.service_from) {
-                        continue;
-                    }
+                if self.poll() && self.now < self.service_at.min(self.service_from) {
+                    continue;
                 }
                 return self.leave(Stop::Service);
             }
@@ -322,9 +326,28 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             match self.prepare(attention) {
                 Next::Enter(injection) => self.run_with(&injection, deadline, &mut armed),
                 Next::Again => {}
-                Next::Idle => return self.leave(Stop::Idle(deadline)),
+                Next::Idle => {
+                    self.vm.wakeups.set_timer(self.index(), self.timer);
+                    return self.leave(Stop::Idle(deadline));
+                }
             }
         }
+    }
+
+    /// Does what is due, but for what the caller of [`run`](Self::run) has to do. Whether there was anything.
+    #[cold]
+    #[inline(never)]
+    fn poll(&mut self) -> bool {
+        let own = self.now >= self.timer;
+        if own {
+            self.irqs.poll(self.now);
+            self.timer = self.irqs.deadline();
+        }
+        let all = self.now >= self.vm.deadline();
+        if all {
+            self.vm.poll(self.now);
+        }
+        own || all
     }
 
     /// What [`run`](Self::run) returns, once the last exit is accounted for.
@@ -463,7 +486,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// What this CPU makes of a physical address on its way to memory and bus.
     #[inline]
     fn decode(&self, gpa: Gpa) -> Gpa {
-        bus::decode(gpa, self.index, self.apic_page, self.vm.wraps())
+        bus::decode(gpa, self.apic_page, self.vm.wraps())
     }
 
     /// Carries out what devices asked for.

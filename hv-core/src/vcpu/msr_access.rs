@@ -3,7 +3,6 @@
 use super::{Trouble, Vcpu, general_protection};
 use crate::Gpa;
 use crate::cpu::VcpuBackend;
-use crate::device::Requests;
 use crate::emulate::Intercepted;
 use crate::mmu::Mmu;
 use crate::msr::{self, MsrFault, Special};
@@ -84,12 +83,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         } else {
             VmTime::NEVER
         };
-        let mut requests = Requests::default();
-        self.irqs
-            .set_tsc_deadline(value, at, self.now, &mut requests);
-        if !requests.is_empty() {
-            self.vm.bus().request(self.index, requests);
-        }
+        self.irqs.set_tsc_deadline(value, at, self.now);
+        self.timer = self.irqs.deadline();
     }
 
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
@@ -128,14 +123,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                     .write(&*self.vm.memory, msr, value, tsc, self.clock.time(ticks));
             }
             Some(Special::X2Apic) => {
-                let mut requests = Requests::default();
-                if !self.irqs.x2apic_write(msr, value, self.now, &mut requests) {
+                if !self.irqs.x2apic_write(msr, value, self.now) {
                     return Err(MsrFault);
                 }
-                // An EOI, by far the most frequent write, asks for nothing.
-                if !requests.is_empty() {
-                    self.vm.bus().request(self.index, requests);
-                }
+                self.timer = self.irqs.deadline();
             }
             Some(Special::ApicBase) => {
                 if value >> self.vm.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {

@@ -37,10 +37,8 @@ impl Machine {
         let memory = Arc::new(VecMemory::new(RAM));
         let mut bus = Bus::new(memory.clone());
         let chips = InterruptChips::shared(count);
-        for cpu in 0..count {
-            let lapic = device_model::irq::LapicMmio::new(chips.clone(), cpu.into());
-            let id = bus.add(Arc::new(spin::Mutex::new(lapic)));
-            bus.add_cpu_page(id, hv_core::Gpa(hv_core::machine::LAPIC));
+        for _ in 0..count {
+            bus.add_cpu_page(hv_core::Gpa(hv_core::machine::LAPIC));
         }
         let wakeups = chips.lock().wakeups();
         let vm = Arc::new(Vm::new(vm::Parts {

@@ -1,9 +1,16 @@
 //! Guests with several virtual CPUs.
 
+use std::path::Path;
+
+use anyhow::Result;
+
 use super::checks::Check::{Console, PoweredOff, Resets};
-use super::{Case, What, by_hand, case, keys, on, shadowed, until, with_cpus};
+use super::{Case, What, by_hand, case, keys, on, own, shadowed, until, with_cpus};
 use crate::guests::Guest;
+use crate::litmus;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
+use crate::run::Options;
+use crate::vm::Vm;
 
 /// The cloud kernel, which has to find so many and to switch the machine off.
 fn kernel(name: &'static str, cpus: u32, timeout: u64, says: &'static [&'static str]) -> Case {
@@ -38,6 +45,25 @@ fn hotplug() -> Case {
     ];
     let what = What::Kernel(Guest::CloudKernel, "console=tty0");
     case("cpus-come-and-go", what, 512, 240, &script, &[])
+}
+
+/// The CPUs of a guest try each other.
+fn litmus(name: &'static str, cpus: u32, timeout: u64) -> Case {
+    with_cpus(cpus, own(name, &[], try_each_other, 32, timeout))
+}
+
+fn try_each_other(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    /// Rounds every day, and when there is time.
+    const ROUNDS: [u32; 2] = [300, 1_000_000];
+    let rounds = ROUNDS[usize::from(case.by_hand)];
+    let disk = scratch.join("litmus.img");
+    litmus::make(&disk, case.cpus, rounds)?;
+    let says = format!("LITMUS OK {:08X}", case.cpus * rounds);
+    let options = Options {
+        script: vec![until(&says)],
+        ..Options::headless(Vm::of(&disk)?)
+    };
+    case.run_once(&options, umbra, scratch)
 }
 
 /// These tests.
@@ -90,5 +116,15 @@ pub(super) fn cases() -> Vec<Case> {
         },
         kernel("cpus-8-kernel", 8, 300, &["GUEST-CPU 8"]),
         by_hand(kernel("cpus-32-kernel", 32, 900, &["GUEST-CPU 32"])),
+        litmus("litmus", 4, 200),
+        shadowed(Shadow::Unsync, litmus("shadow-litmus", 4, 200)),
+        shadowed(Shadow::Cached, litmus("shadow-cached-litmus", 4, 200)),
+        shadowed(Shadow::Vtlb, litmus("shadow-vtlb-litmus", 4, 200)),
+        on(BOCHS_VMX, None, litmus("bochs-vmx-litmus", 2, 400)),
+        by_hand(litmus("litmus-million", 4, 100_000)),
+        by_hand(shadowed(
+            Shadow::Unsync,
+            litmus("shadow-litmus-million", 4, 100_000),
+        )),
     ]
 }

@@ -10,11 +10,14 @@
 //! Accesses to the page other than aligned 32-bit ones are undefined; here reads give the bytes asked for and narrow writes
 //! count for TPR and EOI only.
 
+mod address;
 #[cfg(test)]
 mod tests;
 mod timer;
 mod vectors;
 pub(super) mod x2apic;
+
+pub(super) use address::Address;
 
 use super::{DeliveryMode, Message};
 use hv_core::VmTime;
@@ -106,8 +109,8 @@ pub(super) enum Effect {
     Eoi(u8),
     /// Send a message.
     Send(Message, Shorthand),
-    /// This local APIC may accept what it refused before.
-    Accepting,
+    /// This local APIC is addressed otherwise, or may accept what it refused before.
+    Addressed,
     /// The timer's deadline has changed.
     Timer,
 }
@@ -300,11 +303,6 @@ impl Lapic {
         self.lint0() & (LVT_MASKED | LVT_EXT_INT) == LVT_EXT_INT
     }
 
-    /// Whether the PIC's output is an NMI at LINT0.
-    pub(super) fn lint0_is_nmi(&self) -> bool {
-        self.lint0() & LVT_MASKED == 0 && DeliveryMode::of(self.lint0()) == DeliveryMode::Nmi
-    }
-
     fn lint0(&self) -> u32 {
         self.lvt.get(lvt::LINT0).copied().unwrap_or(LVT_MASKED)
     }
@@ -335,33 +333,6 @@ impl Lapic {
         }
     }
 
-    /// Whether a message is addressed to this local APIC (SDM vol 3A 12.6.2, "Determining IPI Destination").
-    pub(super) fn is_destination(&self, destination: u32, logical: bool) -> bool {
-        if !self.enabled() {
-            return false;
-        }
-        if destination == Message::BROADCAST {
-            return true;
-        }
-        if !logical {
-            return destination == self.id.into();
-        }
-        if self.x2apic() {
-            return self.is_in_cluster(destination);
-        }
-        let Ok(destination) = u8::try_from(destination) else {
-            return false;
-        };
-        match self.dfr >> 28 {
-            0xf => destination & self.ldr != 0,
-            0 => {
-                let cluster = destination >> 4;
-                (cluster == 0xf || cluster == self.ldr >> 4) && destination & self.ldr & 0xf != 0
-            }
-            _ => false,
-        }
-    }
-
     /// Receives a message that is addressed to this local APIC.
     pub(super) fn receive(&mut self, message: Message) -> Accept {
         match message.mode {
@@ -387,11 +358,6 @@ impl Lapic {
             }
             _ => Accept::Refused,
         }
-    }
-
-    /// Whether this local APIC would take a lowest-priority message: software-enabled.
-    pub(super) fn arbitrates(&self) -> bool {
-        self.software_enabled()
     }
 
     fn request(&mut self, vector: u8, level: bool) {
@@ -493,25 +459,29 @@ impl Lapic {
                 {
                     *entry = value & writable | forced;
                 }
-                if index == lvt::TIMER {
-                    let changed = mode ^ self.timer_mode();
-                    if changed & TIMER_TSC_DEADLINE != 0 {
-                        self.timer.disarm();
+                match index {
+                    lvt::TIMER => {
+                        let changed = mode ^ self.timer_mode();
+                        if changed & TIMER_TSC_DEADLINE != 0 {
+                            self.timer.disarm();
+                        }
+                        return Effect::Timer;
                     }
-                    return Effect::Timer;
+                    lvt::LINT0 => return Effect::Addressed,
+                    _ => {}
                 }
             }
             ID => {
                 self.id = (value >> 24) as u8;
-                return Effect::Accepting;
+                return Effect::Addressed;
             }
             LDR => {
                 self.ldr = (value >> 24) as u8;
-                return Effect::Accepting;
+                return Effect::Addressed;
             }
             DFR => {
                 self.dfr = value | 0x0fff_ffff;
-                return Effect::Accepting;
+                return Effect::Addressed;
             }
             SVR => {
                 self.svr = value & (SVR_ENABLE | 0xff);
@@ -520,7 +490,7 @@ impl Lapic {
                         *entry |= LVT_MASKED;
                     }
                 }
-                return Effect::Accepting;
+                return Effect::Addressed;
             }
             ESR => {
                 self.esr = self.errors;

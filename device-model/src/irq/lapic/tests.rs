@@ -225,15 +225,15 @@ fn timer_is_disarmed_when_tsc_deadline_mode_begins_or_ends() {
 fn logical_destinations_match_flat_and_cluster() {
     let mut a = enabled();
     a.write(T0, 0xd0, 0x2100_0000);
-    assert!(a.is_destination(0x01, true));
-    assert!(!a.is_destination(0x02, true));
+    assert!(a.address().is_destination(0x01, true));
+    assert!(!a.address().is_destination(0x02, true));
     a.write(T0, 0xe0, 0x0fff_ffff);
-    assert!(a.is_destination(0x21, true));
-    assert!(a.is_destination(0xf3, true));
-    assert!(!a.is_destination(0x11, true));
-    assert!(!a.is_destination(0x22, true));
-    assert!(a.is_destination(Message::wide(0xff), false));
-    assert!(a.is_destination(0x00, false));
+    assert!(a.address().is_destination(0x21, true));
+    assert!(a.address().is_destination(0xf3, true));
+    assert!(!a.address().is_destination(0x11, true));
+    assert!(!a.address().is_destination(0x22, true));
+    assert!(a.address().is_destination(Message::wide(0xff), false));
+    assert!(a.address().is_destination(0x00, false));
 }
 
 #[test]

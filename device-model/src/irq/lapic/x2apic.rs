@@ -6,6 +6,7 @@
 //! Invariant: what the manual reserves faults, registers and bits alike. Bits that hardware only shows (delivery status,
 //! remote IRR) and the focus check of old processors, which 32-bit Linux sets, are taken and dropped.
 
+use super::address::logical_id;
 use super::{
     ApicBase, CURRENT_COUNT, DIVIDE, DeliveryMode, ESR, Effect, ICR_LOW, ICR_WRITABLE, ID,
     INITIAL_COUNT, ISR, LDR, LVT_ERROR, LVT_TIMER, LVT_WRITABLE, Lapic, Message, PPR,
@@ -50,18 +51,6 @@ impl Lapic {
         self.icr_high = 0;
     }
 
-    /// SDM vol 3A 12.12.10.2, "Deriving Logical x2APIC ID from the Local x2APIC ID".
-    fn logical_id(&self) -> u32 {
-        let id = u32::from(self.id);
-        id >> 4 << 16 | 1 << (id & 0xf)
-    }
-
-    /// SDM vol 3A 12.12.10.1, "Logical Destination Mode in x2APIC Mode": 16 bits of cluster, one bit each of its members.
-    pub(super) fn is_in_cluster(&self, destination: u32) -> bool {
-        let own = self.logical_id();
-        destination >> 16 == own >> 16 && destination & own & 0xffff != 0
-    }
-
     /// RDMSR; none means #GP(0). The timer must have been [advanced](Self::advance).
     pub(in crate::irq) fn x2apic_read(&self, now: VmTime, msr: u32) -> Option<u64> {
         if !self.x2apic() {
@@ -70,7 +59,7 @@ impl Lapic {
         let offset = offset(msr);
         Some(match offset {
             ID => self.id.into(),
-            LDR => self.logical_id().into(),
+            LDR => logical_id(self.id).into(),
             ICR_LOW => u64::from(self.icr_high) << 32 | u64::from(self.icr_low),
             VERSION_REGISTER
             | TPR
@@ -166,7 +155,7 @@ mod tests {
     fn x2apic(cpu: u8) -> Lapic {
         let mut a = Lapic::new(cpu);
         assert!(a.set_apic_base(X2APIC));
-        assert_eq!(write(&mut a, 0x80f, 0x1ff), Some(Effect::Accepting));
+        assert_eq!(write(&mut a, 0x80f, 0x1ff), Some(Effect::Addressed));
         a
     }
 
@@ -289,16 +278,16 @@ mod tests {
             assert_eq!(read(&x2apic(cpu), 0x80d), Some(ldr));
         }
         let a = x2apic(0x23);
-        assert!(a.is_destination(0x0002_0008, true));
-        assert!(a.is_destination(0x0002_ffff, true));
-        assert!(!a.is_destination(0x0002_0004, true));
-        assert!(!a.is_destination(0x0003_0008, true));
-        assert!(!a.is_destination(8, true));
-        assert!(a.is_destination(u32::MAX, true));
-        assert!(a.is_destination(0x23, false));
-        assert!(a.is_destination(u32::MAX, false));
-        assert!(!a.is_destination(0xff, false), "FFh is one CPU");
-        assert!(!a.is_destination(0x0100_0023, false));
+        assert!(a.address().is_destination(0x0002_0008, true));
+        assert!(a.address().is_destination(0x0002_ffff, true));
+        assert!(!a.address().is_destination(0x0002_0004, true));
+        assert!(!a.address().is_destination(0x0003_0008, true));
+        assert!(!a.address().is_destination(8, true));
+        assert!(a.address().is_destination(u32::MAX, true));
+        assert!(a.address().is_destination(0x23, false));
+        assert!(a.address().is_destination(u32::MAX, false));
+        assert!(!a.address().is_destination(0xff, false), "FFh is one CPU");
+        assert!(!a.address().is_destination(0x0100_0023, false));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Device for Chip {
 }
 
 impl InterruptController for Chip {
-    fn attention(&self) -> Attention {
+    fn attention(&mut self) -> Attention {
         let mut a = Attention::NONE;
         a.set(Attention::INTERRUPT, self.waits());
         a.set(Attention::NMI, self.nmi);
