@@ -32,6 +32,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
 use hv_core::emulate::EmuCx;
+use hv_core::lock::Lock;
 use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -51,7 +52,6 @@ use npt_shadow::paging::Kind;
 use npt_shadow::shadow::Config;
 use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
 use protocol::options::{self, Shadow};
-use spin::Mutex;
 
 /// What the virtual CPUs of a guest share.
 pub type Vm = vm::Vm<Paging<HostFrames>>;
@@ -152,13 +152,13 @@ pub struct Guest<B: VcpuBackend> {
     /// The screen.
     pub vga: Shared<Vga>,
     /// The keyboard controller.
-    pub keyboard: Arc<Mutex<I8042>>,
+    pub keyboard: Arc<Lock<I8042>>,
     /// COM1.
-    pub uart: Arc<Mutex<Uart>>,
+    pub uart: Arc<Lock<Uart>>,
     /// The IDE controller, with the CD-ROM drive.
-    pub ide: Arc<Mutex<Ide>>,
+    pub ide: Arc<Lock<Ide>>,
     /// The floppy disk controller.
-    pub fdc: Arc<Mutex<Fdc>>,
+    pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
     /// Where its network card is plugged in.
@@ -249,7 +249,7 @@ impl<B: VcpuBackend> Guest<B> {
         number: u8,
         options: &options::Vm<'static>,
         media: Media,
-        scratch: Option<Arc<Mutex<dyn Scratch>>>,
+        scratch: Option<Arc<Lock<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
         let second_stage = virtualization.second_stage(options.paging)?;

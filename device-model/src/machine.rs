@@ -27,10 +27,10 @@ use alloc::vec::Vec;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::IrqLine;
+use hv_core::lock::{Lock, Rank};
 use hv_core::machine::{self, IDE_DRIVES, MachineDesc, irq};
 use hv_core::mem::DeviceRam;
 use hv_core::{Gpa, Hpa, VmTime};
-use spin::Mutex;
 
 /// The subsystem that all PCI functions name: QEMU's vendor and device.
 const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
@@ -75,13 +75,13 @@ pub struct Machine {
     /// The screen.
     pub vga: Shared<Vga>,
     /// The keyboard controller.
-    pub keyboard: Arc<Mutex<I8042>>,
+    pub keyboard: Arc<Lock<I8042>>,
     /// COM1.
-    pub uart: Arc<Mutex<Uart>>,
+    pub uart: Arc<Lock<Uart>>,
     /// The IDE controller.
-    pub ide: Arc<Mutex<Ide>>,
+    pub ide: Arc<Lock<Ide>>,
     /// The floppy disk controller.
-    pub fdc: Arc<Mutex<Fdc>>,
+    pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
 }
@@ -124,7 +124,7 @@ impl Machine {
         let line = |gsi: u8| IrqLine::new(Arc::new(GsiSink(chips.clone())), gsi);
 
         interrupt_chips(bus, &chips, desc.max_cpus);
-        let dma = Arc::new(Mutex::new(Dma::new()));
+        let dma = Arc::new(Lock::new(Rank::Part, Dma::new()));
         put(
             bus,
             dma.clone(),
@@ -132,12 +132,12 @@ impl Machine {
             Width::Byte,
         );
         let fdc = Fdc::new(line(irq::FLOPPY), dma, desc.floppy, floppy);
-        let fdc = Arc::new(Mutex::new(fdc));
+        let fdc = Arc::new(Lock::device(fdc));
         // 3F6h between them is the IDE controller's.
         put(bus, fdc.clone(), &[(0x3f2, 4), (0x3f7, 1)], Width::Byte);
         put(
             bus,
-            Arc::new(Mutex::new(Pit::new(line(irq::PIT)))),
+            Arc::new(Lock::device(Pit::new(line(irq::PIT)))),
             &[(0x40, 4), (0x61, 1)],
             Width::Byte,
         );
@@ -145,33 +145,33 @@ impl Machine {
         for (index, value) in cmos {
             rtc.set_cmos(index, value);
         }
-        put(bus, Arc::new(Mutex::new(rtc)), &[(0x70, 2)], Width::Byte);
+        put(bus, Arc::new(Lock::device(rtc)), &[(0x70, 2)], Width::Byte);
         let a20 = A20::new(bus.add_wrap());
-        let keyboard = Arc::new(Mutex::new(I8042::new(
+        let keyboard = Arc::new(Lock::device(I8042::new(
             line(irq::KEYBOARD),
             line(irq::MOUSE),
             a20.clone(),
         )));
         put(bus, keyboard.clone(), &[(0x60, 1), (0x64, 1)], Width::Byte);
-        let uart = Arc::new(Mutex::new(Uart::new(COM1, line(irq::COM1), com1)));
+        let uart = Arc::new(Lock::device(Uart::new(COM1, line(irq::COM1), com1)));
         put(bus, uart.clone(), &[(COM1, 8)], Width::Byte);
         let control = SystemControl::new(line(irq::FERR), a20);
         put(
             bus,
-            Arc::new(Mutex::new(control)),
+            Arc::new(Lock::device(control)),
             &[(0x80, 1), (0x92, 1), (0xb2, 2), (0xf0, 1)],
             Width::Byte,
         );
         put(
             bus,
-            Arc::new(Mutex::new(DebugPort::new(debug))),
+            Arc::new(Lock::device(DebugPort::new(debug))),
             &[(0x402, 1), (0xe9, 1)],
             Width::Byte,
         );
         if let Some(fw_cfg) = fw_cfg {
             put(
                 bus,
-                Arc::new(Mutex::new(fw_cfg)),
+                Arc::new(Lock::device(fw_cfg)),
                 &[(0x510, 0x0c)],
                 Width::Native,
             );
@@ -181,7 +181,7 @@ impl Machine {
         pci.add(machine::HOST_BRIDGE, Box::new(HostBridge::new(0)));
         pci.add(machine::ISA_BRIDGE, Box::new(IsaBridge::new(chips.clone())));
         let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
-        let ide = Arc::new(Mutex::new(ide));
+        let ide = Arc::new(Lock::device(ide));
         storage(bus, &mut pci, ide.clone());
         let mut pm = Piix4Pm::new(line(machine::SCI_IRQ));
         let mut blocks = vec![
@@ -200,7 +200,12 @@ impl Machine {
         let nic = machine::NIC.device;
         let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
         network(bus, &mut pci, Ne2k::new(wire, desc.mac, net));
-        put(bus, Arc::new(Mutex::new(pci)), &[(0xcf8, 8)], Width::Native);
+        put(
+            bus,
+            Arc::new(Lock::device(pci)),
+            &[(0xcf8, 8)],
+            Width::Native,
+        );
         bus.wake_at(VmTime(0));
         Self {
             chips,
@@ -217,11 +222,11 @@ impl Machine {
 fn interrupt_chips(bus: &mut Bus, chips: &SharedChips, cpus: u32) {
     put(
         bus,
-        Arc::new(Mutex::new(PicPorts::new(chips.clone()))),
+        Arc::new(Lock::device(PicPorts::new(chips.clone()))),
         &[(0x20, 2), (0xa0, 2), (0x4d0, 2)],
         Width::Byte,
     );
-    let id = bus.add(Arc::new(Mutex::new(IoApicMmio::new(chips.clone()))));
+    let id = bus.add(Arc::new(Lock::device(IoApicMmio::new(chips.clone()))));
     bus.add_mmio(id, 0x1000, Some(machine::IOAPIC));
     for _ in 0..cpus {
         bus.add_cpu_page(Gpa(machine::LAPIC));
@@ -278,7 +283,7 @@ fn display(bus: &mut Bus, pci: &mut PciBus, video: Mapped, text: Mapped) -> Shar
 
 fn network(bus: &mut Bus, pci: &mut PciBus, nic: Ne2k) {
     use ne2k::config::{BAR0_LEN, CLASS, DEVICE, VENDOR};
-    let id = bus.add(Arc::new(Mutex::new(nic)));
+    let id = bus.add(Arc::new(Lock::device(nic)));
     let registers = bus.add_port_window(id, BAR0_LEN, Width::Native);
     let config = config_space(VENDOR, DEVICE, CLASS, 0)
         .interrupt_pin(0)

@@ -5,6 +5,7 @@
 //! out when the device has been unlocked.
 
 use crate::device::{AccessSize, DevCx, Device, PowerAction, Requests, WindowId};
+use crate::lock::Lock;
 use crate::mem::GuestMemory;
 use crate::mmu::Backing;
 use crate::{Gpa, Hpa, VmTime};
@@ -12,10 +13,9 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use spin::Mutex;
 
 /// A device as the bus holds it.
-pub type SharedDevice = Arc<Mutex<dyn Device>>;
+pub type SharedDevice = Arc<Lock<dyn Device>>;
 
 /// How accesses wider than a byte reach a port range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,7 +165,7 @@ impl Bus {
 
     /// Keeps a place for a device that needs its window numbers to be built; [`Bus::occupy`] fills it.
     pub fn reserve(&mut self) -> DeviceId {
-        self.add(Arc::new(Mutex::new(Nobody)))
+        self.add(Arc::new(Lock::device(Nobody)))
     }
 
     /// Puts the device into the place that [`Bus::reserve`] has kept.

@@ -3,7 +3,7 @@
 //! Everything that Intel VT-x and AMD-V have in common lives here, as safe code that builds and tests on any host:
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), what the CPUs have to flush ([`flush`]), the event queue ([`event`]), the run loop ([`vcpu`]),
-//! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), the one
+//! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), locks in their order ([`lock`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), statistics
 //! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
 //! single instructions ([`scratch`]).
@@ -30,6 +30,7 @@ pub mod flush;
 pub mod fx;
 pub mod hypercall;
 pub mod irq;
+pub mod lock;
 pub mod machine;
 pub mod mem;
 pub mod mmu;

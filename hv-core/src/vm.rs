@@ -3,11 +3,12 @@
 //! A [`Vm`] is `Sync`. Whoever wants the buses or the MMU locks them; what a run loop asks before every entry is mirrored in
 //! atomics when such a lock is given back, so that an exit that touches nothing but its own CPU takes no lock of the VM.
 //!
-//! Lock order: buses, a device, the interrupt chips. The MMU comes after the buses and before none.
+//! Locks are taken in the order of their [`Rank`]s.
 
 use crate::bus::Bus;
 use crate::cpuid::Cpuid;
 use crate::irq::Wakeups;
+use crate::lock::{Guard, Lock, Rank};
 use crate::mem::GuestMemory;
 use crate::mmu::Mmu;
 use crate::scratch::Scratch;
@@ -15,7 +16,6 @@ use crate::time::VmTime;
 use alloc::sync::Arc;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use spin::{Mutex, MutexGuard};
 
 /// What a virtual machine is made of.
 pub struct Parts<M: Mmu> {
@@ -32,7 +32,7 @@ pub struct Parts<M: Mmu> {
     /// Which halted CPUs the interrupt chips have something for.
     pub wakeups: Arc<Wakeups>,
     /// What executes instructions for the emulator, if there is such a thing.
-    pub scratch: Option<Arc<Mutex<dyn Scratch>>>,
+    pub scratch: Option<Arc<Lock<dyn Scratch>>>,
 }
 
 /// A virtual machine.
@@ -46,14 +46,18 @@ pub struct Vm<M: Mmu> {
     /// Which halted CPUs have something to do.
     pub wakeups: Arc<Wakeups>,
     /// What executes instructions for the emulator, if there is such a thing.
-    pub scratch: Option<Arc<Mutex<dyn Scratch>>>,
-    bus: Mutex<Bus>,
-    mmu: Mutex<M>,
-    /// What [`BusGuard`] mirrors.
+    pub scratch: Option<Arc<Lock<dyn Scratch>>>,
+    bus: Lock<Bus>,
+    mmu: Lock<M>,
+    mirror: Mirror,
+}
+
+/// What run loops ask of the buses and the MMU without their locks.
+#[derive(Default)]
+pub struct Mirror {
     deadline: AtomicU64,
     unsettled: AtomicBool,
     wraps: AtomicBool,
-    /// What [`MmuGuard`] mirrors.
     generation: AtomicU64,
     is_shadow: AtomicBool,
 }
@@ -76,13 +80,9 @@ impl<M: Mmu> Vm<M> {
             cpuid,
             wakeups,
             scratch,
-            bus: Mutex::new(bus),
-            mmu: Mutex::new(mmu),
-            deadline: AtomicU64::new(0),
-            unsettled: AtomicBool::new(false),
-            wraps: AtomicBool::new(false),
-            generation: AtomicU64::new(0),
-            is_shadow: AtomicBool::new(false),
+            bus: Lock::new(Rank::Bus, bus),
+            mmu: Lock::new(Rank::Mmu, mmu),
+            mirror: Mirror::default(),
         };
         drop((vm.bus(), vm.mmu()));
         vm
@@ -90,19 +90,19 @@ impl<M: Mmu> Vm<M> {
 
     /// The buses, locked.
     #[inline]
-    pub fn bus(&self) -> BusGuard<'_, M> {
-        BusGuard {
-            bus: self.bus.lock(),
-            vm: self,
+    pub fn bus(&self) -> Shared<'_, Bus> {
+        Shared {
+            guard: self.bus.lock(),
+            mirror: &self.mirror,
         }
     }
 
     /// Memory virtualization, locked.
     #[inline]
-    pub fn mmu(&self) -> MmuGuard<'_, M> {
-        MmuGuard {
-            mmu: self.mmu.lock(),
-            vm: self,
+    pub fn mmu(&self) -> Shared<'_, M> {
+        Shared {
+            guard: self.mmu.lock(),
+            mirror: &self.mirror,
         }
     }
 
@@ -114,7 +114,7 @@ impl<M: Mmu> Vm<M> {
     }
 
     fn bus_deadline(&self) -> VmTime {
-        VmTime(self.deadline.load(Ordering::Acquire))
+        VmTime(self.mirror.deadline.load(Ordering::Acquire))
     }
 
     /// Lets the devices, and the timers of CPUs that have halted, do what is due at `now`.
@@ -131,88 +131,80 @@ impl<M: Mmu> Vm<M> {
     #[inline]
     #[must_use]
     pub fn unsettled(&self) -> bool {
-        self.unsettled.load(Ordering::Acquire)
+        self.mirror.unsettled.load(Ordering::Acquire)
     }
 
     /// Whether the second mebibyte is the first: A20 is off.
     #[inline]
     #[must_use]
     pub fn wraps(&self) -> bool {
-        self.wraps.load(Ordering::Acquire)
+        self.mirror.wraps.load(Ordering::Acquire)
     }
 
     /// [`Mmu::generation`].
     #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.mirror.generation.load(Ordering::Acquire)
     }
 
     /// [`Mmu::is_shadow`].
     #[inline]
     #[must_use]
     pub fn is_shadow(&self) -> bool {
-        self.is_shadow.load(Ordering::Relaxed)
+        self.mirror.is_shadow.load(Ordering::Relaxed)
     }
 }
 
-/// The buses, locked. When it is dropped, all CPUs see what is due.
-pub struct BusGuard<'a, M: Mmu> {
-    bus: MutexGuard<'a, Bus>,
-    vm: &'a Vm<M>,
+/// What the CPUs of a VM share under a lock, and ask about without it.
+pub trait Mirrored {
+    /// Tells all CPUs how it is now.
+    fn reflect(&self, mirror: &Mirror);
 }
 
-impl<M: Mmu> Deref for BusGuard<'_, M> {
-    type Target = Bus;
+impl Mirrored for Bus {
     #[inline]
-    fn deref(&self) -> &Bus {
-        &self.bus
+    fn reflect(&self, mirror: &Mirror) {
+        mirror.deadline.store(self.deadline().0, Ordering::Release);
+        mirror.unsettled.store(self.unsettled(), Ordering::Release);
+        mirror.wraps.store(self.wraps(), Ordering::Release);
     }
 }
 
-impl<M: Mmu> DerefMut for BusGuard<'_, M> {
+impl<M: Mmu> Mirrored for M {
     #[inline]
-    fn deref_mut(&mut self) -> &mut Bus {
-        &mut self.bus
+    fn reflect(&self, mirror: &Mirror) {
+        mirror
+            .generation
+            .store(self.generation(), Ordering::Release);
+        mirror.is_shadow.store(self.is_shadow(), Ordering::Relaxed);
     }
 }
 
-impl<M: Mmu> Drop for BusGuard<'_, M> {
+/// The buses or memory virtualization, locked. When it is dropped, all CPUs see what is due, or whether they have to ask for their roots again.
+pub struct Shared<'a, T: Mirrored> {
+    guard: Guard<'a, T>,
+    mirror: &'a Mirror,
+}
+
+impl<T: Mirrored> Deref for Shared<'_, T> {
+    type Target = T;
     #[inline]
-    fn drop(&mut self) {
-        let Self { bus, vm } = self;
-        vm.deadline.store(bus.deadline().0, Ordering::Release);
-        vm.unsettled.store(bus.unsettled(), Ordering::Release);
-        vm.wraps.store(bus.wraps(), Ordering::Release);
+    fn deref(&self) -> &T {
+        &self.guard
     }
 }
 
-/// Memory virtualization, locked. When it is dropped, all CPUs see whether they have to ask for their roots again.
-pub struct MmuGuard<'a, M: Mmu> {
-    mmu: MutexGuard<'a, M>,
-    vm: &'a Vm<M>,
-}
-
-impl<M: Mmu> Deref for MmuGuard<'_, M> {
-    type Target = M;
+impl<T: Mirrored> DerefMut for Shared<'_, T> {
     #[inline]
-    fn deref(&self) -> &M {
-        &self.mmu
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
     }
 }
 
-impl<M: Mmu> DerefMut for MmuGuard<'_, M> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut M {
-        &mut self.mmu
-    }
-}
-
-impl<M: Mmu> Drop for MmuGuard<'_, M> {
+impl<T: Mirrored> Drop for Shared<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        let Self { mmu, vm } = self;
-        vm.generation.store(mmu.generation(), Ordering::Release);
-        vm.is_shadow.store(mmu.is_shadow(), Ordering::Relaxed);
+        self.guard.reflect(self.mirror);
     }
 }

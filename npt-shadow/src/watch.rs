@@ -10,8 +10,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::Gpa;
+use hv_core::lock::{Lock, Rank};
 use hv_core::mem::{GuestMemory, NotRam, Piece};
-use spin::Mutex;
 
 /// Writes that are remembered one by one.
 const WRITES: usize = 32;
@@ -49,7 +49,7 @@ pub struct WatchedMemory {
     inner: Arc<dyn GuestMemory>,
     /// One bit a frame.
     watched: Vec<AtomicU64>,
-    writes: Mutex<Writes>,
+    writes: Lock<Writes>,
     /// Whether `writes` has anything.
     noticed: AtomicBool,
 }
@@ -65,7 +65,7 @@ impl WatchedMemory {
         Some(Arc::new(Self {
             inner,
             watched,
-            writes: Mutex::new(Writes::default()),
+            writes: Lock::new(Rank::Watch, Writes::default()),
             noticed: AtomicBool::new(false),
         }))
     }

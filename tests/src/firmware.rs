@@ -15,6 +15,7 @@ use device_model::vga::{self, TextScreen, Vga};
 use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpuid::{Cpuid, CpuidResult};
+use hv_core::lock::Lock;
 use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::Frames;
@@ -27,7 +28,6 @@ use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::BiosPlacement;
 use hvmloader_fw::{cmos, fwcfg};
 use npt_shadow::{Format, NestedMmu};
-use spin::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -164,7 +164,7 @@ pub struct FirmwarePc {
     /// The run loop with everything in it.
     pub vcpu: Vcpu<ScriptedCpu, NestedMmu<VecFrames>, LookClock>,
     /// The keyboard controller.
-    pub keyboard: Arc<Mutex<I8042>>,
+    pub keyboard: Arc<Lock<I8042>>,
     vga: Shared<Vga>,
     clock: LookClock,
     debug: VecConsole,

@@ -432,8 +432,7 @@ impl Pc {
             ),
             3 => {
                 let (value, at) = (feed.scaled(), VmTime(feed.scaled()));
-                self.irqs
-                    .set_tsc_deadline(value, at, self.now);
+                self.irqs.set_tsc_deadline(value, at, self.now);
                 self.irqs.tsc_deadline(self.now);
             }
             _ => {

@@ -6,6 +6,7 @@ use hv_core::cpuid::{Cpuid, CpuidResult};
 use hv_core::device::{AccessSize, DevCx, Device, PowerAction, WindowId};
 use hv_core::event::Event;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::lock::{Lock, Rank};
 use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::pvclock::PvClock;
@@ -14,7 +15,6 @@ use hv_core::time::Clock;
 use hv_core::vcpu::{self, Stop, Vcpu};
 use hv_core::vm::{self, Vm};
 use hv_core::{Gpa, Hpa, VmTime};
-use spin::Mutex;
 use std::sync::Arc;
 
 /// RAM in bytes, from address 0.
@@ -173,11 +173,11 @@ pub struct Rig {
     /// Its clock.
     pub clock: ManualClock,
     /// Its interrupt chips.
-    pub irqs: Arc<Mutex<FakeInterrupts>>,
+    pub irqs: Arc<Lock<FakeInterrupts>>,
     /// Its RAM.
     pub memory: Arc<VecMemory>,
     /// Its device.
-    pub probe: Arc<Mutex<Probe>>,
+    pub probe: Arc<Lock<Probe>>,
 }
 
 /// CPUID of a host that has everything.
@@ -220,7 +220,7 @@ impl Rig {
         let clock = ManualClock::default();
         let memory = Arc::new(VecMemory::new(RAM));
         let mut bus = Bus::new(memory.clone());
-        let probe = Arc::new(Mutex::new(Probe {
+        let probe = Arc::new(Lock::device(Probe {
             clock: clock.clone(),
             ..Probe::default()
         }));
@@ -228,7 +228,7 @@ impl Rig {
         bus.add_ports(id, PORT, 16, Width::Native);
         bus.add_mmio(id, MMIO_LEN, Some(MMIO));
         probe.lock().window = Some(bus.add_ram_window(id, WINDOW_LEN, WINDOW_HPA));
-        let irqs = Arc::new(Mutex::new(FakeInterrupts::default()));
+        let irqs = Arc::new(Lock::new(Rank::Chips, FakeInterrupts::default()));
         let vm = Vm::new(vm::Parts {
             number: 1,
             mmu: FlatMmu::default(),

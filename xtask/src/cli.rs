@@ -301,6 +301,8 @@ pub enum Bench {
     Paging(PagingArgs),
     /// Single exits, counted in instructions from the guest's side.
     Exits,
+    /// A guest's CPUs: interrupts between them, and a lock, counted in instructions.
+    Smp,
     /// The guest's disk with fio: native against Umbra.
     Disk(DiskArgs),
     /// The guest's network: native against Umbra.

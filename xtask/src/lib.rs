@@ -49,6 +49,7 @@ mod script;
 mod serve;
 mod session;
 mod setup;
+mod smp;
 mod storage;
 mod terminal;
 mod test;
@@ -100,6 +101,7 @@ fn command() -> Result<()> {
             Bench::Boot(args) => bench::boot(args),
             Bench::Paging(args) => paging::paging(args),
             Bench::Exits => exits::exits(),
+            Bench::Smp => smp::smp(),
             Bench::Disk(args) => storage::bench::disk(args),
             Bench::Net(args) => network::net(args),
             Bench::Crash(args) => storage::crash::crash(args),

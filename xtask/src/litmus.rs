@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::attack;
 
-const SOURCE: &str = include_str!("litmus.s");
+const SOURCE: &str = concat!(include_str!("several.s"), include_str!("litmus.s"));
 /// The code: a boot sector and the three sectors that it loads.
 const CODE: usize = 2048;
 

@@ -1,140 +1,32 @@
-# A guest whose CPUs try each other: behind `protected.s`, the first CPU starts the others through its local APIC, and all go through
-# ROUNDS rounds together. In each, one CPU after the other maps a page elsewhere, tells the others, and spoils what was mapped before, while they
-# read it; stores become visible in their order; after MFENCE no two CPUs miss each other's stores; every CPU interrupts every other; and
-# all count with LOCKed instructions, also over a page boundary and in a page table, where shadow paging may execute them in software.
-# It says LITMUS OK with the count on COM1, or LITMUS WRONG with a letter for what was wrong. CPUS is a power of two, at least 2.
+# A guest whose CPUs try each other, in ROUNDS rounds: behind `several.s`, one CPU after the other maps a page elsewhere, tells the
+# others, and spoils what was mapped before, while they read it; stores become visible in their order; after MFENCE no two CPUs miss each
+# other's stores; every CPU interrupts every other; and all count with LOCKed instructions, also over a page boundary and in a page
+# table, where shadow paging may execute them in software. It says LITMUS OK with the count on COM1, or LITMUS WRONG with a letter for
+# what was wrong. CPUS is a power of two, at least 2.
 
-    .set IDT, 0x9000
-    .set TRAMPOLINE, 0x6000
-    .set DIRECTORY, 0x20000         # three page tables: the directory,
-    .set TABLE, 0x21000             # the first 4 MiB as they are,
-    .set TRIED, 0x22000             # and the page that is tried
+    .set TRIED, OWN_TABLE           # maps the page that is tried
     .set FRAMES, 0x30000            # where that is: one of two frames
     .set SPLIT, 0x33ffe             # a counter over a page boundary
-    .set STACKS, 0x40000            # a page for each CPU
     .set PAGE, 0x400000
     .set SPOILT, 0xdeadbeef
-    .set APIC, 0xfee00000
-    .set EOI, APIC + 0xb0
-    .set ICR, APIC + 0x300
     .set FLUSH, 0x41                # vectors; of the CPUs from COUNT on
     .set COUNT, 0x50
     .set TOTAL, CPUS * ROUNDS
 
     # Variables, a cache line each.
-    .set online, 0x12000
-    .set arrived, 0x12040
-    .set acknowledged, 0x12080
-    .set done, 0x120c0
-    .set data, 0x12100
-    .set flag, 0x12140
-    .set stores, 0x12180            # of the first two CPUs
-    .set seen, 0x12200              # what each saw of the other's
-    .set plain, 0x12240
-    .set added, 0x12280
-    .set wide, 0x122c0
-    .set received, 0x12400          # by CPU
+    .set arrived, VARIABLES + 0x40
+    .set acknowledged, VARIABLES + 0x80
+    .set done, VARIABLES + 0xc0
+    .set data, VARIABLES + 0x100
+    .set flag, VARIABLES + 0x140
+    .set stores, VARIABLES + 0x180  # of the first two CPUs
+    .set seen, VARIABLES + 0x200    # what each saw of the other's
+    .set plain, VARIABLES + 0x240
+    .set added, VARIABLES + 0x280
+    .set wide, VARIABLES + 0x2c0
+    .set received, VARIABLES + 0x400 # by CPU
 
-    # COUNT gates from vector FIRST on lead to PLACE.
-    .macro GATES first, count, place
-    mov edi, IDT + 8 * \first
-    mov ecx, \count
-1:  mov eax, offset \place
-    or eax, 0x00080000
-    mov [edi], eax
-    mov dword ptr [edi + 4], 0x8e00
-    add edi, 8
-    dec ecx
-    jnz 1b
-    .endm
-
-    # A CPU's own: number in EBP, stack, local APIC, paging.
-    .macro OWN
-    mov ebp, [APIC + 0x20]
-    shr ebp, 24
-    mov esp, ebp
-    shl esp, 12
-    add esp, STACKS + 0xff0
-    lidt [idt_pointer]
-    mov dword ptr [APIC + 0xf0], 0x1ff
-    mov eax, cr4
-    or al, 0x10                     # PSE
-    mov cr4, eax
-    mov eax, DIRECTORY
-    mov cr3, eax
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    sti
-    .endm
-
-    xor eax, eax
-    mov edi, 0x12000
-    mov ecx, 0x200
-    rep stosd
-    mov edi, DIRECTORY
-    mov ecx, 3 * 1024
-    rep stosd
-    mov [SPLIT], eax
-    mov edi, TABLE
-    mov eax, 3
-1:  stosd
-    add eax, 0x1000
-    cmp eax, 0x400000
-    jb 1b
-    mov dword ptr [DIRECTORY], TABLE + 3
-    mov dword ptr [DIRECTORY + 4], TRIED + 3
-    mov dword ptr [DIRECTORY + 4 * 0x3fb], 0xfec00093
-    mov dword ptr [TRIED], FRAMES + 3
-    mov dword ptr [FRAMES], 0xaaaa0000
-    mov dword ptr [FRAMES + 0x1000], 0xbbbb0000
-    EXCEPTIONS_TO fault
-    GATES FLUSH, 1, flush
-    GATES COUNT, CPUS, count
-    GATES 0xff, 1, spurious
-    mov al, 0xff                    # the PIC is quiet
-    out 0x21, al
-    out 0xa1, al
-    mov esi, offset trampoline
-    mov edi, TRAMPOLINE
-    mov ecx, offset trampoline_end - trampoline
-    rep movsb
-
-    OWN
-    mov dword ptr [ICR], 0xc4500    # INIT to all others, and start-up
-    mov ecx, 100000
-2:  pause
-    dec ecx
-    jnz 2b
-    mov dword ptr [ICR], 0xc4600 + TRAMPOLINE / 0x1000
-3:  pause
-    cmp dword ptr [online], CPUS - 1
-    jne 3b
-    jmp rounds
-
-    .code16
-trampoline:
-    cli
-    xor ax, ax
-    mov ds, ax
-    lgdt [gdt_pointer]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0xea                      # jmp 8:other
-    .word other, 8
-trampoline_end:
-
-    .code32
-other:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    OWN
-    lock inc dword ptr [online]
-
-rounds:                             # ESI is the round, EDI how many have to arrive at the next barrier
+    # ESI is the round, EDI how many have to arrive at the next barrier.
     xor esi, esi
     xor edi, edi
 round:
@@ -272,16 +164,7 @@ interrupts:
     mov esi, offset fine
     call say
     mov ebx, TOTAL
-    mov ecx, 8
-9:  rol ebx, 4
-    mov al, bl
-    and al, 15
-    cmp al, 10
-    sbb al, 0x69
-    das                             # a hexadecimal digit
-    call put
-    dec ecx
-    jnz 9b
+    call hexadecimal
     mov esi, offset line
     call say
 rest:
@@ -313,8 +196,16 @@ count:                              # the stack says whose CPU this is
     inc dword ptr [received + eax * 4]
     mov dword ptr [EOI], 0
     pop eax
-spurious:
     iretd
+
+prepare:
+    mov dword ptr [SPLIT], 0
+    mov dword ptr [TRIED], FRAMES + 3
+    mov dword ptr [FRAMES], 0xaaaa0000
+    mov dword ptr [FRAMES + 0x1000], 0xbbbb0000
+    GATES FLUSH, 1, flush
+    GATES COUNT, CPUS, count
+    ret
 
 fault:
     mov bl, 'E'
@@ -334,8 +225,4 @@ letter:
     .asciz "?\r\n"
 line:
     .asciz "\r\n"
-    .balign 8
-idt_pointer:
-    .word 2047
-    .long IDT
     .org LOADED * 512 + 512

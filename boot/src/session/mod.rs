@@ -29,6 +29,7 @@ use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
+use hv_core::lock::{Lock, Rank};
 use hv_core::mmu::Mmu;
 use hv_core::sched::{Entity, Scheduler, Share, Turn};
 use hv_core::scratch::{Scratch, ScratchGuest};
@@ -36,7 +37,6 @@ use hv_core::stats::{CpuFacts, Facts};
 use hv_core::time::Clock;
 use protocol::options::{self, Options};
 use protocol::{Event, MAX_PAYLOAD, Message, Report, Request};
-use spin::Mutex;
 
 /// How long keys wait for room in the guest's keyboard.
 const KEY_INTERVAL: VmTime = VmTime::from_millis(5);
@@ -85,7 +85,7 @@ type Flow = ControlFlow<()>;
 /// Where the CPU executes what the emulator leaves to it, for all VMs.
 fn scratch<B: VcpuBackend>(
     virtualization: &mut impl Virtualization<Cpu = B>,
-) -> Option<Arc<Mutex<dyn Scratch>>> {
+) -> Option<Arc<Lock<dyn Scratch>>> {
     let guest = virtualization
         .spare_vcpu()
         .and_then(|cpu| ScratchGuest::new(cpu, HostFrames, host::has_osxsave()));
@@ -95,7 +95,7 @@ fn scratch<B: VcpuBackend>(
         );
         return None;
     };
-    Some(Arc::new(Mutex::new(guest)))
+    Some(Arc::new(Lock::new(Rank::Scratch, guest)))
 }
 
 impl<B: VcpuBackend> Session<B> {

@@ -11,11 +11,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
+use hv_core::lock::Lock;
 use hv_core::record::Recorder;
 use hv_core::scratch::Scratch;
 use hv_core::stats::Stats;
 use protocol::options::{self, Paging};
-use spin::Mutex;
 
 /// Keys that wait at most.
 const KEYS: usize = 64 << 10;
@@ -61,7 +61,7 @@ impl<B: VcpuBackend> Vm<B> {
         number: u8,
         options: &options::Vm<'static>,
         media: Media,
-        scratch: Option<Arc<Mutex<dyn Scratch>>>,
+        scratch: Option<Arc<Lock<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<Self, String> {
         let (mut guest, removable) =

@@ -31,9 +31,9 @@ use fifo::Fifo;
 use hv_core::backend::BlockBackend;
 use hv_core::device::{AccessSize, DevCx, Device};
 use hv_core::irq::IrqLine;
+use hv_core::lock::Lock;
 use hv_core::machine::FloppyDrive;
 use hv_core::time::VmTime;
-use spin::Mutex;
 use transfer::Transfer;
 
 /// Bytes of a sector.
@@ -118,7 +118,7 @@ enum Phase {
 /// The controller with its drive.
 pub struct Fdc {
     irq: IrqLine,
-    dma: Arc<Mutex<Dma>>,
+    dma: Arc<Lock<Dma>>,
     /// The drives that there are, from 0 on.
     drives: [Drive; 1],
 
@@ -175,7 +175,7 @@ impl Fdc {
     #[must_use]
     pub fn new(
         irq6: IrqLine,
-        dma: Arc<Mutex<Dma>>,
+        dma: Arc<Lock<Dma>>,
         kind: FloppyDrive,
         medium: Option<Box<dyn BlockBackend>>,
     ) -> Self {

@@ -9,17 +9,17 @@ use hv_core::backend::BlockBackend;
 use hv_core::device::AccessSize::{Byte, Dword, Word};
 use hv_core::device::Device;
 use hv_core::irq::IrqLine;
+use hv_core::lock::{Lock, Rank};
 use hv_core::machine::FloppyDrive;
 use hv_core::testing::{Bench, RamDisk, Random, RecordingIrqs};
 use hv_core::{Gpa, VmTime};
-use spin::Mutex;
 
 /// Where the DMA buffer is.
 const BUFFER: u64 = 0x2_0000;
 
 struct Rig {
     fdc: Fdc,
-    dma: Arc<Mutex<Dma>>,
+    dma: Arc<Lock<Dma>>,
     bench: Bench,
     irqs: Arc<RecordingIrqs>,
 }
@@ -40,7 +40,7 @@ fn boxed(disk: RamDisk) -> Option<Box<dyn BlockBackend>> {
 impl Rig {
     fn new(kind: FloppyDrive, medium: Option<Box<dyn BlockBackend>>) -> Self {
         let irqs = RecordingIrqs::new();
-        let dma = Arc::new(Mutex::new(Dma::new()));
+        let dma = Arc::new(Lock::new(Rank::Part, Dma::new()));
         let fdc = Fdc::new(IrqLine::new(irqs.clone(), 6), dma.clone(), kind, medium);
         Self {
             fdc,

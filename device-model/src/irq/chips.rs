@@ -14,11 +14,11 @@ use super::pic::PicPair;
 use super::{DeliveryMode, Message};
 use alloc::sync::Arc;
 use hv_core::irq::Wakeups;
+use hv_core::lock::{Lock, Rank};
 use hv_core::machine::{IOAPIC_PINS, pirq};
-use spin::Mutex;
 
 /// The interrupt chips behind their lock, which is taken after any device's and before none.
-pub type SharedChips = Arc<Mutex<InterruptChips>>;
+pub type SharedChips = Arc<Lock<InterruptChips>>;
 
 /// The I/O APIC's input that GSI 0 is wired to.
 const PIT_INPUT: u8 = 2;
@@ -77,7 +77,7 @@ impl InterruptChips {
     /// [`new`](Self::new) behind its lock.
     #[must_use]
     pub fn shared(cpus: u8) -> SharedChips {
-        Arc::new(Mutex::new(Self::new(cpus)))
+        Arc::new(Lock::new(Rank::Chips, Self::new(cpus)))
     }
 
     /// Which halted CPUs the chips have something for.

@@ -4,21 +4,21 @@ use super::PciFunction;
 use alloc::sync::Arc;
 use hv_core::bus::SharedDevice;
 use hv_core::device::{AccessSize, DevCx, Device};
-use spin::{Mutex, MutexGuard};
+use hv_core::lock::{Guard, Lock, Rank};
 
 /// A handle to a device that is registered in several places and used by the host side too, such as a power button.
 ///
 /// The lock counts as a device's in the lock order; what the PCI bus calls it for never calls the PCI bus.
-pub struct Shared<T>(Arc<Mutex<T>>);
+pub struct Shared<T>(Arc<Lock<T>>);
 
 impl<T> Shared<T> {
     /// The first handle to `device`.
     pub fn new(device: T) -> Self {
-        Self(Arc::new(Mutex::new(device)))
+        Self(Arc::new(Lock::new(Rank::Part, device)))
     }
 
     /// Locks the device.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> Guard<'_, T> {
         self.0.lock()
     }
 }

@@ -31,9 +31,9 @@ impl Device for Probe {
     }
 }
 
-fn bus() -> (Bus, Arc<Mutex<Probe>>, DeviceId) {
+fn bus() -> (Bus, Arc<Lock<Probe>>, DeviceId) {
     let mut bus = Bus::new(Arc::new(VecMemory::new(4096)));
-    let probe = Arc::new(Mutex::new(Probe::default()));
+    let probe = Arc::new(Lock::device(Probe::default()));
     let id = bus.add(probe.clone());
     (bus, probe, id)
 }
@@ -81,7 +81,7 @@ fn wide_access_to_a_native_device_stays_whole_unless_it_sticks_out() {
 fn moved_port_window_leaves_fixed_ports_alone() {
     let (mut bus, probe, id) = bus();
     bus.add_ports(id, 0x64, 1, Width::Byte);
-    let other = bus.add(Arc::new(Mutex::new(Probe::default())));
+    let other = bus.add(Arc::new(Lock::device(Probe::default())));
     let w = bus.add_port_window(other, 32, Width::Native);
     probe.lock().move_to = Some((w, Some(0x60)));
     bus.port_write(NOW, 0x64, AccessSize::Byte, 0);

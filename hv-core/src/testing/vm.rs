@@ -3,6 +3,7 @@
 use crate::exit::NestedFault;
 use crate::flush::Flushes;
 use crate::irq::{Attention, InterruptController};
+use crate::lock::Lock;
 use crate::mem::GuestMemory;
 use crate::mmu::{
     Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, ShadowFault, TlbFlush,
@@ -188,7 +189,7 @@ impl InterruptController for FakeInterrupts {
 }
 
 /// A controller that a test keeps a hand on.
-impl<T: InterruptController> InterruptController for Arc<spin::Mutex<T>> {
+impl<T: InterruptController> InterruptController for Arc<Lock<T>> {
     fn attention(&mut self) -> Attention {
         self.lock().attention()
     }

@@ -7,9 +7,9 @@ use device_model::dma::Dma;
 use device_model::fdc::Fdc;
 use device_model::ide::{Drive, Ide};
 use hv_core::device::{AccessSize, Device};
+use hv_core::lock::{Lock, Rank};
 use hv_core::machine::FloppyDrive;
 use hv_core::testing::Bench;
-use spin::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -108,7 +108,7 @@ const FLOPPY_COMMANDS: [(u8, u8, usize, usize); 18] = [
 
 /// The floppy disk controller: every command has the lengths that the data sheet says, whatever is done to the controller between them.
 pub fn fdc(data: &[u8]) {
-    let dma = Arc::new(Mutex::new(Dma::new()));
+    let dma = Arc::new(Lock::new(Rank::Part, Dma::new()));
     let floppy = |f: &mut Feed<'_>| disk(f.pick(&[1440, 2880, 5760, 9])) as _;
     let mut first = Feed::new(data);
     let medium = first.bool().then(|| floppy(&mut first));

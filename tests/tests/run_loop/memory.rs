@@ -5,6 +5,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::emulate::{Executed, NativeInsn};
 use hv_core::event::Event;
 use hv_core::exit::{ExitReason, NestedFault};
+use hv_core::lock::{Lock, Rank};
 use hv_core::mem::GuestMemory;
 use hv_core::regs::gpr::{RAX, RBX, RCX, RDI, RSI};
 use hv_core::regs::{Cr4, SysReg};
@@ -202,7 +203,7 @@ fn sse_on_device_memory_is_executed_by_the_cpu_unless_the_host_is_interrupted() 
         let operand = Arc::default();
         let scratch = FakeScratch(executed, Arc::clone(&operand));
         let vm = Arc::get_mut(&mut r.vcpu.vm).expect("nobody else has it");
-        vm.scratch = Some(Arc::new(Mutex::new(scratch)));
+        vm.scratch = Some(Arc::new(Lock::new(Rank::Scratch, scratch)));
         r.vcpu.cpu.set_sysreg(SysReg::Cr4, Cr4::OSFXSR.bits());
         r.set(&[(RBX, MMIO)]);
         r.probe.lock().value = 0x0807_0605_0403_0201;

@@ -6,6 +6,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::device::{AccessSize, PowerAction};
 use hv_core::event::{Event, EventKind};
 use hv_core::exit::{ExitReason, NestedFault, PortIo, RegAccess, VmExit};
+use hv_core::lock::Lock;
 use hv_core::mem::GuestMemory;
 use hv_core::regs::{SegAttr, SegReg, Segment, SysReg};
 use hv_core::testing::{FakeInterrupts, Random, ScriptedCpu};
@@ -197,7 +198,7 @@ fn registers(r: &mut Random, cpu: &mut ScriptedCpu) {
 /// What the CPU owes the guest.
 struct Model {
     random: Random,
-    irqs: Arc<Mutex<FakeInterrupts>>,
+    irqs: Arc<Lock<FakeInterrupts>>,
     /// An acknowledged interrupt whose delivery was interrupted.
     interrupt: Option<u8>,
     /// An NMI whose delivery was interrupted.

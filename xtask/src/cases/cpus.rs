@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::checks::Check::{Console, PoweredOff, Resets};
 use super::{Case, What, by_hand, case, keys, on, own, shadowed, until, with_cpus};
@@ -66,6 +67,36 @@ fn try_each_other(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     case.run_once(&options, umbra, scratch)
 }
 
+/// Where the emulator counts instructions, two runs leave the guest equally often and for the same reasons, however many CPUs it has.
+fn repeat(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    const ROUNDS: u32 = 50;
+    let disk = scratch.join("litmus.img");
+    litmus::make(&disk, case.cpus, ROUNDS)?;
+    let options = Options {
+        script: vec![until("LITMUS OK")],
+        icount: true,
+        ..Options::headless(Vm::of(&disk)?)
+    };
+    let once = || anyhow::Ok(case.look(&options, umbra, scratch)?.report);
+    let exits = |report: Value| {
+        let reasons = report.pointer("/exits/by_reason");
+        let reasons = reasons.and_then(Value::as_object);
+        let count = |entry: &Value| entry.as_u64().or_else(|| entry.get("count")?.as_u64());
+        let exits = reasons.context("the report has no exits")?.iter();
+        anyhow::Ok(
+            exits
+                .map(|(reason, entry)| (reason.clone(), count(entry)))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (first, second) = (exits(once()?)?, exits(once()?)?);
+    ensure!(
+        first == second,
+        "the second run was another one: {first:?}, then {second:?}"
+    );
+    Ok(())
+}
+
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
     // The kernel has sent interrupts between CPUs, and each has a timer of its own.
@@ -121,6 +152,7 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(Shadow::Cached, litmus("shadow-cached-litmus", 4, 200)),
         shadowed(Shadow::Vtlb, litmus("shadow-vtlb-litmus", 4, 200)),
         on(BOCHS_VMX, None, litmus("bochs-vmx-litmus", 2, 400)),
+        with_cpus(4, own("cpus-4-repeat", &[], repeat, 32, 200)),
         by_hand(litmus("litmus-million", 4, 100_000)),
         by_hand(shadowed(
             Shadow::Unsync,

@@ -6,6 +6,7 @@ use crate::cpu::VcpuBackend;
 use crate::cpuid::{Cpuid, CpuidResult};
 use crate::emulate::Shadow;
 use crate::exit::NestedFault;
+use crate::lock::Lock;
 use crate::machine::Topology;
 use crate::mem::GuestMemory;
 use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, Resolve, TlbFlush};
@@ -183,7 +184,7 @@ struct Pair<B: VcpuBackend> {
     bare: Bare,
     vcpu: Vcpu<B, NoMmu, Ticking>,
     guest: Shared,
-    chip: Arc<Mutex<Chip>>,
+    chip: Arc<Lock<Chip>>,
 }
 
 fn memory() -> VecMemory {
@@ -205,7 +206,7 @@ impl<B: VcpuBackend> Pair<B> {
             disturb: false,
             done: false,
         }));
-        let chip = Arc::new(Mutex::new(Chip::default()));
+        let chip = Arc::new(Lock::device(Chip::default()));
         let shared = Arc::new(memory_of_vm);
         let mut bus = Bus::new(shared.clone());
         let id = bus.add(chip.clone());

@@ -1,0 +1,119 @@
+//! `cargo xtask bench smp`: what a guest's CPUs cost each other on one CPU of the host, in instructions, as the guest sees it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::attack;
+use crate::kernel;
+use crate::progress::Step;
+use crate::rig::{MIB, QEMU_SVM};
+use crate::run::{self, Options};
+use crate::script::Step as ScriptStep;
+use crate::setup::{self, Purpose};
+use crate::vm::Vm;
+
+const SOURCE: &str = concat!(include_str!("several.s"), include_str!("smp.s"));
+/// Bytes of the program: a boot sector and the three sectors that it loads.
+const CODE: usize = 2048;
+/// How often each interrupt is sent.
+const REPEATED: u64 = 1000;
+/// Virtual CPUs that share the work.
+const SEVERAL: u32 = 4;
+
+/// Measures and prints the table.
+///
+/// # Errors
+///
+/// A run fails, or the guest says something else.
+pub fn smp() -> Result<()> {
+    setup::require(Purpose::Run {
+        rig: QEMU_SVM,
+        window: false,
+    })?;
+    let umbra = kernel::build()?;
+    let directory = tempfile::tempdir()?;
+    let mut said = Vec::new();
+    for cpus in [1, SEVERAL] {
+        let image = directory.path().join(format!("smp{cpus}.img"));
+        let source = format!(".set CPUS, {cpus}\n.set REPEATED, {REPEATED}\n{SOURCE}");
+        attack::assemble_protected(&source, CODE, &image)?;
+        let step = Step::start(format!("Counting instructions, {cpus} virtual CPUs"));
+        said.push(run(&image, cpus, &umbra)?);
+        step.done();
+    }
+    if let [one, several] = &said[..] {
+        print!("{}", table(one, several)?);
+    }
+    Ok(())
+}
+
+fn run(image: &Path, cpus: u32, umbra: &Path) -> Result<String> {
+    let options = Options {
+        script: vec![ScriptStep::Until(".".to_owned())],
+        timeout: Some(Duration::from_secs(300)),
+        icount: true,
+        ..Options::headless(Vm {
+            memory: 32 * MIB,
+            cpus,
+            max_cpus: cpus,
+            ..Vm::of(image)?
+        })
+    };
+    let mut console = Vec::new();
+    let run = run::execute(&options, umbra, "smp", &mut |bytes| {
+        console.extend_from_slice(bytes)
+    })?;
+    run.summary.result?;
+    Ok(String::from_utf8_lossy(&console).into_owned())
+}
+
+fn counted(console: &str, letter: char) -> Result<u64> {
+    let word = console
+        .split_whitespace()
+        .find_map(|w| w.strip_prefix(letter))
+        .with_context(|| format!("the guest has not said {letter}: {console:?}"))?;
+    u64::from_str_radix(word, 16).with_context(|| format!("{word:?} is no number"))
+}
+
+/// What `one` CPU has said, and what `several` have.
+fn table(one: &str, several: &str) -> Result<String> {
+    let (alone, together) = (counted(one, 'L')?, counted(several, 'L')?);
+    ensure!(alone > 0, "the work took no time");
+    let to_itself = counted(one, 'S')? / REPEATED;
+    let round_trip = counted(several, 'R')? / REPEATED;
+    let mut text = format!(
+        "{:44} {:>12} {:>8}   others\n",
+        "on one CPU of the host", "instructions", "aim"
+    );
+    text.push_str(&format!(
+        "{:44} {to_itself:12} {:>8}   KVM 9671\n",
+        "interrupt to itself, with its end", "1500"
+    ));
+    text.push_str(&format!(
+        "{:44} {round_trip:12} {:>8}\n",
+        "interrupt to another CPU, and one back", ""
+    ));
+    text.push_str(&format!(
+        "{:44} {:10.2} x {:>8}\n",
+        format!("work under a lock, {SEVERAL} CPUs to 1"),
+        together as f64 / alone as f64,
+        "1.50 x"
+    ));
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_cpus_are_compared_with_one() {
+        let text = table("S000f4240 L00010000 .", "S000f4240 R001e8480 L00014000 .").unwrap();
+        assert!(text.contains("1000     1500   KVM 9671"), "{text}");
+        assert!(text.contains("2000"), "{text}");
+        assert!(text.contains("1.25 x   1.50 x"), "{text}");
+        assert!(table("S000f4240 .", "").is_err());
+    }
+}
