@@ -47,6 +47,7 @@ struct Frame {
 global_asm!(
     r#"
     .align 16
+    .global umbra_stubs
 umbra_stubs:
     .set vector, 0
     .rept 256

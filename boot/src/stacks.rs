@@ -8,6 +8,7 @@ global_asm!(
     r#"
     .section .bss
     .align 4096
+    .global umbra_exception_stacks
 umbra_exception_stacks:
     .skip 4 * (4096 + 16384)
     .text

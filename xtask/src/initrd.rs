@@ -198,7 +198,7 @@ mod tests {
             if word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()) {
                 let shell = [
                     "case", "esac", "then", "else", "done", "for", "while", "read", "exec", "if",
-                    "fi", "set", "do", "export", "work", "wait", "until",
+                    "fi", "set", "do", "export", "work", "wait", "until", "kill",
                 ];
                 assert!(APPLETS.contains(&word) || shell.contains(&word), "{word}");
             }

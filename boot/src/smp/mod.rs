@@ -1,6 +1,6 @@
 //! The host's CPUs: what each of them has of its own, which is found through GS, and how all are stopped.
 //!
-//! [`start`] starts those besides the first, and each makes itself like the first one ([`join`]). Then it waits for an interrupt, and
+//! [`start()`] starts those besides the first, and each makes itself like the first one ([`join`]). Then it waits for an interrupt, and
 //! does what it is called for ([`together`]): to run a virtual CPU.
 
 mod join;
@@ -54,7 +54,7 @@ impl State {
 pub struct HostCpu {
     /// Where this is.
     this: AtomicPtr<HostCpu>,
-    /// Where its usual stack begins: [`start`] reads it.
+    /// Where its usual stack begins: [`start()`] reads it.
     stack_top: u64,
     /// Its number, from 0. 0 is the one that Umbra was started on.
     pub number: usize,
