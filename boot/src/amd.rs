@@ -10,7 +10,7 @@ use hv_core::mmu::Backing;
 use npt_shadow::Format;
 use protocol::options::Paging;
 use svm::asid::Asids;
-use svm::{Features, SvmVcpu};
+use svm::{Features, Quirks, SvmVcpu};
 
 /// VM_CR, and its bit that locks AMD-V off.
 const VM_CR: u32 = 0xc001_0114;
@@ -45,24 +45,27 @@ pub fn enable() -> Result<Amd, String> {
     }
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
+    let tcg = is_qemu_tcg();
     let mut features = Features {
         nested_paging: bit(0),
         next_rip: bit(3),
         flush_by_asid: bit(6),
         asids: leaf.ebx,
         xsave: host::set_up_cr4(),
-        inject_virtual: is_qemu_tcg(),
-        cr_reads_as_cr0: false,
-        unchecked_cr0: is_qemu_tcg(),
-        identity_map: None,
+        quirks: Quirks {
+            inject_virtual: tcg,
+            unchecked_cr0: tcg,
+            unguarded_xcr0: tcg,
+            ..Quirks::default()
+        },
     };
     turn_on()?;
-    features.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
-    if features.cr_reads_as_cr0 {
+    features.quirks.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
+    if features.quirks.cr_reads_as_cr0 {
         log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
     }
     if features.nested_paging && !svm::probe::nested_tables_hold_without_paging() {
-        features.identity_map = Some(Gpa(IDENTITY_MAP));
+        features.quirks.identity_map = Some(Gpa(IDENTITY_MAP));
         log::info!(
             "AMD-V: nested tables do not confine a guest without paging: it runs on an identity map"
         );
@@ -161,7 +164,7 @@ impl Virtualization for Amd {
             return Ok(None);
         }
         let mut stage = self.second_stage;
-        if self.features.identity_map.is_some() {
+        if self.features.quirks.identity_map.is_some() {
             stage.identity_map = Some(Backing::Ram {
                 hpa: memory::identity_table().ok_or("no memory for the identity page table")?,
                 // The CPU walks a guest's tables as if it wrote to them: APM vol 2 15.25.5, "Nested Table Walk".
@@ -176,8 +179,7 @@ impl Virtualization for Amd {
     }
 
     fn unguarded_components(&self) -> u64 {
-        // QEMU 7.2 does not look at the intercept of XSETBV.
-        if !is_qemu_tcg() || !self.features.xsave {
+        if !self.features.quirks.unguarded_xcr0 || !self.features.xsave {
             return 0;
         }
         let leaf = cpuid(0xd, 0);

@@ -220,9 +220,9 @@ fn port_io(info1: u64) -> PortIo {
     }
 }
 
-/// CR intercepts; see [`Features::cr_reads_as_cr0`].
+/// CR intercepts; see [`Quirks::cr_reads_as_cr0`](crate::Quirks::cr_reads_as_cr0).
 fn control_register(code: u64, info1: u64, features: &Features) -> ExitReason {
-    if code == code::CR0_READ && features.cr_reads_as_cr0 {
+    if code == code::CR0_READ && features.quirks.cr_reads_as_cr0 {
         return ExitReason::Cr0Misc;
     }
     ExitReason::CrAccess(register(code, info1))
@@ -380,7 +380,7 @@ mod tests {
             gpr: None,
         };
         assert_eq!(of(&features), ExitReason::CrAccess(plain));
-        features.cr_reads_as_cr0 = true;
+        features.quirks.cr_reads_as_cr0 = true;
         assert_eq!(of(&features), ExitReason::Cr0Misc, "the emulator looks");
     }
 

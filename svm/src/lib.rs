@@ -11,8 +11,8 @@
 //!
 //! * The guest's INTERRUPT_SHADOW is not loaded by VMRUN, but the host's shadow of an STI right before VMRUN becomes the guest's.
 //!   [`hw`] has such an STI if, and only if, the guest is in a shadow; elsewhere it does nothing.
-//! * See [`Features::inject_virtual`].
-//! * Before 7.2.16 and 9.1.2: see [`Features::identity_map`]. A hardware task switch of a guest that has paging off loads CR3 from the
+//! * See [`Quirks::inject_virtual`].
+//! * Before 7.2.16 and 9.1.2: see [`Quirks::identity_map`]. A hardware task switch of a guest that has paging off loads CR3 from the
 //!   task-state segment all the same.
 //! * Before 8.0, CMPXCHG8B and CMPXCHG16B take all flags but ZF from a stale operation (`helper_cmpxchg8b` in `target/i386/tcg/mem_helper.c`;
 //!   the translator stores none before it). Behind VMRUN or IRET, and another instruction that sets flags, they are the bits of that
@@ -50,13 +50,13 @@ pub mod exit;
 pub mod hw;
 pub mod permission;
 pub mod probe;
+mod quirks;
 mod shadow;
 pub mod vcpu;
 pub mod vmcb;
 
+pub use quirks::Quirks;
 pub use vcpu::SvmVcpu;
-
-use hv_core::Gpa;
 
 /// What this CPU's AMD-V can do (CPUID 8000_000Ah; APM vol 3 E.4.9, "Function 8000_000Ah—SVM Features").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,19 +71,6 @@ pub struct Features {
     pub asids: u32,
     /// Whether the CPU has XSAVE, so that XCR0 exists.
     pub xsave: bool,
-    /// Quirk of QEMU's software emulation: VMRUN leaves an interrupt that it has injected by EVENTINJ behind as an exception that is
-    /// still due (`helper_vmrun` in `target/i386/tcg/sysemu/svm_helper.c`), so that a request of its main loop before the next exit
-    /// is lost and the interrupt comes twice. Interrupts are injected as virtual ones there. Not elsewhere: Bochs 2.7 does not
-    /// deliver a virtual interrupt to a guest whose interrupt flag is set at VMRUN.
-    pub inject_virtual: bool,
-    /// Quirk of QEMU's software emulation (10.0), which [`probe`] finds: reads of all control registers leave the guest as reads of CR0,
-    /// and only if those are intercepted. They are, there, and the instruction tells the register.
-    pub cr_reads_as_cr0: bool,
-    /// Quirk of QEMU's software emulation (7.2): MOV to CR0 takes NW without CD, and bits that do not exist, for which a CPU raises
-    /// #GP. The next VMRUN then refuses the guest. Writes of CR0 that change more than TS and MP leave the guest there.
-    pub unchecked_cr0: bool,
-    /// Quirk of QEMU's software emulation (before 7.2.16 and 9.1.2), which [`probe`] finds: nested tables are not walked while the guest's
-    /// paging is off, so that it would have the host's memory for its own. It never is off there: a guest that turns it off runs on
-    /// the identity map at this address.
-    pub identity_map: Option<Gpa>,
+    /// What it does otherwise than the manual.
+    pub quirks: Quirks,
 }

@@ -2,7 +2,7 @@
 //!
 //! Under shadow paging the hardware always has paging, write protection, PAE and NX; what the guest wants of them is in the shadow tables.
 //! A guest in real mode runs with paging on, which a guest may (APM vol 2 15.19, "Paged Real Mode"). Under nested paging an unpaged guest
-//! does likewise where [`Features::identity_map`](crate::Features::identity_map) says so.
+//! does likewise where [`Quirks::identity_map`](crate::Quirks::identity_map) says so.
 
 use crate::vcpu::SvmVcpu;
 use crate::vmcb::{Intercept3, NP_ENABLE};
@@ -49,7 +49,7 @@ impl SvmVcpu {
 
     /// Puts a guest that has turned paging off on the identity map, where there is one, and takes a guest that has turned it on off it.
     pub(crate) fn leave_or_take_identity_map(&mut self) {
-        if self.features.identity_map.is_none() || self.on_shadow() {
+        if self.features.quirks.identity_map.is_none() || self.on_shadow() {
             return;
         }
         let paged = self.sysreg(SysReg::Cr0) & Cr0::PG.bits() != 0;
@@ -70,7 +70,7 @@ impl SvmVcpu {
             v.np_enable = NP_ENABLE;
             v.intercept_exceptions &= !page_faults;
             v.intercept_cr_read &= !(READS | 1 << 0 | 1 << 4);
-            v.intercept_cr_read |= u16::from(self.features.cr_reads_as_cr0);
+            v.intercept_cr_read |= u16::from(self.features.quirks.cr_reads_as_cr0);
             v.intercept_cr_write &= !WRITES;
             self.always -= Intercept3::INVLPG;
         }
@@ -122,13 +122,13 @@ impl SvmVcpu {
                 v.cr0 = cr0.bits();
                 // Two levels, whose pages have 4 MiB.
                 cr4 = (cr4 | Cr4::PSE) - Cr4::PAE;
-                v.cr3 = self.features.identity_map.map_or(0, |map| map.0);
+                v.cr3 = self.features.quirks.identity_map.map_or(0, |map| map.0);
                 v.g_pat = guest.pat;
             }
         }
         (v.cr4, v.efer) = (cr4.bits(), efer.bits());
         // Reads that would see the difference leave the guest.
-        let all = self.features.cr_reads_as_cr0;
+        let all = self.features.quirks.cr_reads_as_cr0;
         let differ = u16::from(all || v.cr0 != guest.cr0) | u16::from(v.cr4 != guest.cr4) << 4;
         v.intercept_cr_read = v.intercept_cr_read & !(1 << 0 | 1 << 4) | differ;
     }

@@ -248,7 +248,7 @@ impl VcpuBackend for SvmVcpu {
             Some(e) if e.is_double_fault() => false,
             // A window needs the virtual interrupt for itself.
             Some(e) if e.kind == EventKind::ExternalInterrupt => {
-                !(self.features.inject_virtual && i.irq_window)
+                !(self.features.quirks.inject_virtual && i.irq_window)
             }
             _ => true,
         };

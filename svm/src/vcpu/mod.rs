@@ -123,12 +123,12 @@ impl SvmVcpu {
         vmcb.msrpm_base = hw::address(&*msrpm).0;
         vmcb.asid = asid.number();
         vmcb.np_enable = NP_ENABLE;
-        vmcb.intercept_cr_read = u16::from(features.cr_reads_as_cr0);
+        vmcb.intercept_cr_read = u16::from(features.quirks.cr_reads_as_cr0);
         vmcb.intercept_cr_write = INTERCEPT_CR4;
         vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
         vmcb.virtual_interrupt = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut always = INTERCEPT3;
-        let watched = features.unchecked_cr0 || features.identity_map.is_some();
+        let watched = features.quirks.unchecked_cr0 || features.quirks.identity_map.is_some();
         always.set(Intercept3::CR0_SEL_WRITE, watched);
         vmcb.intercept3 = always.bits();
         vmcb.intercept4 = INTERCEPT4.bits();
@@ -275,7 +275,7 @@ impl SvmVcpu {
         let (vectoring, untaken) = match entry.inject {
             Some(e)
                 if waiting
-                    && self.features.inject_virtual
+                    && self.features.quirks.inject_virtual
                     && e.kind == EventKind::ExternalInterrupt =>
             {
                 let interruptible = self.rflags() & Rflags::IF.bits() != 0;
@@ -327,7 +327,10 @@ impl SvmVcpu {
         let mut vi = VirtualInterrupt::V_INTR_MASKING.bits() | u64::from(self.task_priority);
         let mut i3 = self.always;
         match entry.inject {
-            Some(e) if e.kind == EventKind::ExternalInterrupt && self.features.inject_virtual => {
+            Some(e)
+                if e.kind == EventKind::ExternalInterrupt
+                    && self.features.quirks.inject_virtual =>
+            {
                 vi |= VIRTUAL.bits() | u64::from(e.vector) << V_INTR_VECTOR;
             }
             Some(e) => {

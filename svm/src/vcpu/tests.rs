@@ -3,6 +3,7 @@
 mod events;
 
 use super::*;
+use crate::Quirks;
 use crate::asid::Asids;
 use hv_core::{Gpa, Hpa};
 
@@ -84,7 +85,10 @@ fn writes_of_cr4_leave_the_guest_under_both_ways_of_paging() {
 fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
     for unchecked_cr0 in [false, true] {
         let features = Features {
-            unchecked_cr0,
+            quirks: Quirks {
+                unchecked_cr0,
+                ..Quirks::default()
+            },
             ..cpu().features
         };
         let mut c = SvmVcpu::with_host(features, Asids::new(2).give(), Box::default());
@@ -98,7 +102,10 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
 /// On a CPU that does not walk nested tables for a guest without paging.
 fn cpu_with_identity_map() -> SvmVcpu {
     let features = Features {
-        identity_map: Some(Gpa(0xfeff_c000)),
+        quirks: Quirks {
+            identity_map: Some(Gpa(0xfeff_c000)),
+            ..Quirks::default()
+        },
         ..cpu().features
     };
     SvmVcpu::with_host(features, Asids::new(2).give(), Box::default())
@@ -221,7 +228,7 @@ fn an_interrupt_is_a_virtual_one_where_that_is_needed_and_free() {
         ..ENTRY
     });
     assert_eq!(c.context.vmcb.event_injection, 0x8000_0020);
-    c.features.inject_virtual = true;
+    c.features.quirks.inject_virtual = true;
     let irq = Entry {
         inject: Some(Event::interrupt(0x20)),
         ..ENTRY
@@ -259,7 +266,10 @@ fn reads_of_cr0_leave_the_guest_where_others_come_as_these() {
     let with = |cr_reads_as_cr0| {
         let features = Features {
             asids: 16,
-            cr_reads_as_cr0,
+            quirks: Quirks {
+                cr_reads_as_cr0,
+                ..Quirks::default()
+            },
             ..Features::default()
         };
         SvmVcpu::with_host(features, Asids::new(2).give(), Box::default())
@@ -355,7 +365,7 @@ fn an_entry_without_events_finds_nothing_of_the_entries_before_it() {
     let last = || *seen.lock().unwrap();
     for inject_virtual in [false, true] {
         let mut c = cpu();
-        c.features.inject_virtual = inject_virtual;
+        c.features.quirks.inject_virtual = inject_virtual;
         let seen = seen.clone();
         c.fake = Some(Box::new(move |v| {
             *seen.lock().unwrap() = Some(asked(v));

@@ -1,12 +1,12 @@
 //! All states of events on AMD-V, on a processor that keeps the APM's rules of how a guest is entered and left.
 
-use crate::Features;
 use crate::asid::Asids;
 use crate::exit::code;
 use crate::vcpu::SvmVcpu;
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, V_INTR_VECTOR, VirtualInterrupt, Vmcb,
 };
+use crate::{Features, Quirks};
 use hv_core::emulate::Shadow;
 use hv_core::testing::events::{Guest, Insn, Shared, Tiny, walk};
 
@@ -109,7 +109,10 @@ fn events_keep_the_manuals_rules_in_all_states() {
             let features = Features {
                 asids: 16,
                 next_rip,
-                inject_virtual,
+                quirks: Quirks {
+                    inject_virtual,
+                    ..Quirks::default()
+                },
                 ..Features::default()
             };
             let (states, steps) = walk(2, |guest: Shared| {

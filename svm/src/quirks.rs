@@ -1,0 +1,33 @@
+//! What AMD-V does otherwise than its manual says, on the emulators that Umbra runs on. All of it is gathered here; the rest of the crate asks
+//! these fields and never for a name.
+//!
+//! | field | who does it | how it is found out |
+//! |---|---|---|
+//! | [`inject_virtual`](Quirks::inject_virtual) | QEMU's software emulation | by QEMU's signature in CPUID |
+//! | [`cr_reads_as_cr0`](Quirks::cr_reads_as_cr0) | QEMU 10.0 | [`probe::cr_reads_as_cr0`](crate::probe::cr_reads_as_cr0) |
+//! | [`unchecked_cr0`](Quirks::unchecked_cr0) | QEMU 7.2 | by QEMU's signature in CPUID |
+//! | [`unguarded_xcr0`](Quirks::unguarded_xcr0) | QEMU 7.2 | by QEMU's signature in CPUID |
+//! | [`identity_map`](Quirks::identity_map) | QEMU before 7.2.16 and 9.1.2 | [`probe::nested_tables_hold_without_paging`](crate::probe::nested_tables_hold_without_paging) |
+
+use hv_core::Gpa;
+
+/// The default is a CPU that keeps to the manual.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quirks {
+    /// VMRUN leaves an interrupt that it has injected by EVENTINJ behind as an exception that is still due (`helper_vmrun` in
+    /// `target/i386/tcg/sysemu/svm_helper.c`), so that a request of the main loop before the next exit is lost and the interrupt comes
+    /// twice. Interrupts are injected as virtual ones there. Not elsewhere: Bochs 2.7 does not deliver a virtual interrupt to a guest
+    /// whose interrupt flag is set at VMRUN.
+    pub inject_virtual: bool,
+    /// Reads of all control registers leave the guest as reads of CR0, and only if those are intercepted. They are, there, and the
+    /// instruction tells the register.
+    pub cr_reads_as_cr0: bool,
+    /// MOV to CR0 takes NW without CD, and bits that do not exist, for which a CPU raises #GP. The next VMRUN then refuses the guest.
+    /// Writes of CR0 that change more than TS and MP leave the guest there.
+    pub unchecked_cr0: bool,
+    /// XSETBV does not leave the guest, whatever the intercept says: the guest sets the CPU's own XCR0.
+    pub unguarded_xcr0: bool,
+    /// Nested tables are not walked while the guest's paging is off, so that it would have the host's memory for its own. It never is off
+    /// there: a guest that turns it off runs on the identity map at this address.
+    pub identity_map: Option<Gpa>,
+}
