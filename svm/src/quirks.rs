@@ -8,6 +8,9 @@
 //! | [`unchecked_cr0`](Quirks::unchecked_cr0) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`unguarded_xcr0`](Quirks::unguarded_xcr0) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`identity_map`](Quirks::identity_map) | QEMU before 7.2.16 and 9.1.2 | [`probe::nested_tables_hold_without_paging`](crate::probe::nested_tables_hold_without_paging) |
+//!
+//! What needs no field: flags that no CPU has are seen at the exit that tells them (`vcpu`, `mend_flags`), and what the [crate](crate)'s
+//! documentation lists besides.
 
 use hv_core::Gpa;
 
