@@ -200,6 +200,18 @@ bitflags! {
     }
 }
 
+impl Rflags {
+    /// The results of arithmetic (SDM vol 1 3.4.3.1, "Status Flags").
+    pub const STATUS: Self = Self::CF
+        .union(Self::PF)
+        .union(Self::AF)
+        .union(Self::ZF)
+        .union(Self::SF)
+        .union(Self::OF);
+    /// All that a CPU can have set (SDM vol 1 3.4.3, "EFLAGS Register").
+    pub const DEFINED: Self = Self::from_bits_retain(0x003f_7fd7);
+}
+
 /// A system register that a backend keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SysReg {

@@ -19,7 +19,7 @@ use crate::regs::{Cr0, Rflags, SegAttr, SegReg, Segment, SysReg};
 pub(super) const TASK_GATE: u16 = 5;
 
 /// The flags that a TSS can set.
-const FLAGS: u64 = 0x003f_7fd7;
+const FLAGS: u64 = Rflags::DEFINED.bits();
 
 /// Where the previous task link is.
 const LINK: u64 = 0;

@@ -63,10 +63,7 @@ const INTERCEPT_CR8: u16 = 1 << 8;
 const INTERCEPT_CR4: u16 = 1 << 4;
 
 /// What of RFLAGS shows that the rest is wrong: bits that no CPU sets, and VM, which few guests do (APM vol 2 3.1.6, "RFLAGS Register").
-const SUSPICIOUS_FLAGS: u32 = !(DEFINED_FLAGS as u32) | Rflags::VM.bits() as u32;
-const DEFINED_FLAGS: u64 = 0x003f_7fd7;
-/// The results of arithmetic.
-const STATUS_FLAGS: u64 = 0x8d5;
+const SUSPICIOUS_FLAGS: u32 = !(Rflags::DEFINED.bits() as u32) | Rflags::VM.bits() as u32;
 
 /// The registers of a guest that is put aside which neither the control block nor FXSAVE has.
 struct Aside {
@@ -244,10 +241,13 @@ impl SvmVcpu {
     fn mend_flags(&mut self, before: u64) {
         let v = &mut *self.context.vmcb;
         let virtual_8086 = v.efer & Efer::LMA.bits() == 0 && v.cpl == 3;
-        if v.rflags & !DEFINED_FLAGS != 0 || v.rflags & Rflags::VM.bits() != 0 && !virtual_8086 {
+        if v.rflags & !Rflags::DEFINED.bits() != 0
+            || v.rflags & Rflags::VM.bits() != 0 && !virtual_8086
+        {
             // An interrupt flag that is clear is true: bits have only been added.
             let enabled = v.rflags | !Rflags::IF.bits();
-            v.rflags = v.rflags & STATUS_FLAGS | before & enabled & !STATUS_FLAGS;
+            let status = Rflags::STATUS.bits();
+            v.rflags = v.rflags & status | before & enabled & !status;
         }
     }
 
