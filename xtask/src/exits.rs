@@ -1,24 +1,23 @@
 //! `cargo xtask bench exits`: what single exits cost, in instructions, as the guest sees it: exit, handling and entry together.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::attack;
+use crate::count;
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::{MIB, QEMU_SVM};
-use crate::run::{self, Options};
-use crate::script::Step as ScriptStep;
+use crate::rig::QEMU_SVM;
 use crate::setup::{self, Purpose};
-use crate::vm::Vm;
 
 const SOURCE: &str = include_str!("exits.s");
 /// Bytes of the program: a boot sector.
 const CODE: usize = 512;
 /// How often each instruction is repeated.
 const REPEATED: u64 = 1000;
+/// How long a run may take.
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Letters of `exits.s`, what they stand for, and what others need on the same emulator.
 const MEASURES: [(char, &str, &str); 9] = [
     ('C', "CPUID", "KVM 2979, Xen 6755"),
@@ -47,39 +46,15 @@ pub fn exits() -> Result<()> {
     let image = directory.path().join("exits.img");
     attack::assemble(SOURCE, CODE, &image)?;
     let step = Step::start("Counting instructions");
-    let console = said(&image, &umbra)?;
+    let console = count::run("exits", &image, 1, TIMEOUT, &umbra)?;
     step.done();
     print!("{}", table(&console)?);
     Ok(())
 }
 
-fn said(image: &Path, umbra: &Path) -> Result<String> {
-    let options = Options {
-        script: vec![ScriptStep::Until(".".to_owned())],
-        timeout: Some(Duration::from_secs(120)),
-        icount: true,
-        ..Options::headless(Vm {
-            memory: 32 * MIB,
-            ..Vm::of(image)?
-        })
-    };
-    let mut console = Vec::new();
-    let run = run::execute(&options, umbra, "exits", &mut |bytes| {
-        console.extend_from_slice(bytes)
-    })?;
-    run.summary.result?;
-    Ok(String::from_utf8_lossy(&console).into_owned())
-}
-
 /// The instructions of one exit, the empty loop's taken away.
 fn table(console: &str) -> Result<String> {
-    let counted = |letter: char| {
-        let word = console
-            .split_whitespace()
-            .find_map(|w| w.strip_prefix(letter))
-            .with_context(|| format!("the guest has not said {letter}: {console:?}"))?;
-        u64::from_str_radix(word, 16).with_context(|| format!("{word:?} is no number"))
-    };
+    let counted = |letter| count::measure(console, letter);
     let empty = counted('N')?;
     let mut text = format!("{:24} {:>12}   others\n", "exit and entry", "instructions");
     for (letter, what, others) in MEASURES {

@@ -14,6 +14,7 @@ mod cdrom;
 mod cli;
 mod compare;
 mod control;
+mod count;
 mod cpio;
 mod deb;
 mod disk;

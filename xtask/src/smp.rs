@@ -1,24 +1,23 @@
 //! `cargo xtask bench smp`: what a guest's CPUs cost each other on one CPU of the host, in instructions, as the guest sees it.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::attack;
+use crate::count::{self, measure};
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::{MIB, QEMU_SVM};
-use crate::run::{self, Options};
-use crate::script::Step as ScriptStep;
+use crate::rig::QEMU_SVM;
 use crate::setup::{self, Purpose};
-use crate::vm::Vm;
 
 const SOURCE: &str = concat!(include_str!("several.s"), include_str!("smp.s"));
 /// Bytes of the program: a boot sector and the three sectors that it loads.
 const CODE: usize = 2048;
 /// How often each interrupt is sent.
 const REPEATED: u64 = 1000;
+/// How long a run may take.
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// Virtual CPUs that share the work.
 const SEVERAL: u32 = 4;
 
@@ -40,7 +39,7 @@ pub fn smp() -> Result<()> {
         let source = format!(".set CPUS, {cpus}\n.set REPEATED, {REPEATED}\n{SOURCE}");
         attack::assemble_protected(&source, CODE, &image)?;
         let step = Step::start(format!("Counting instructions, {cpus} virtual CPUs"));
-        said.push(run(&image, cpus, &umbra)?);
+        said.push(count::run("smp", &image, cpus, TIMEOUT, &umbra)?);
         step.done();
     }
     if let [one, several] = &said[..] {
@@ -49,40 +48,12 @@ pub fn smp() -> Result<()> {
     Ok(())
 }
 
-fn run(image: &Path, cpus: u32, umbra: &Path) -> Result<String> {
-    let options = Options {
-        script: vec![ScriptStep::Until(".".to_owned())],
-        timeout: Some(Duration::from_secs(300)),
-        icount: true,
-        ..Options::headless(Vm {
-            memory: 32 * MIB,
-            cpus,
-            max_cpus: cpus,
-            ..Vm::of(image)?
-        })
-    };
-    let mut console = Vec::new();
-    let run = run::execute(&options, umbra, "smp", &mut |bytes| {
-        console.extend_from_slice(bytes)
-    })?;
-    run.summary.result?;
-    Ok(String::from_utf8_lossy(&console).into_owned())
-}
-
-fn counted(console: &str, letter: char) -> Result<u64> {
-    let word = console
-        .split_whitespace()
-        .find_map(|w| w.strip_prefix(letter))
-        .with_context(|| format!("the guest has not said {letter}: {console:?}"))?;
-    u64::from_str_radix(word, 16).with_context(|| format!("{word:?} is no number"))
-}
-
 /// What `one` CPU has said, and what `several` have.
 fn table(one: &str, several: &str) -> Result<String> {
-    let (alone, together) = (counted(one, 'L')?, counted(several, 'L')?);
+    let (alone, together) = (measure(one, 'L')?, measure(several, 'L')?);
     ensure!(alone > 0, "the work took no time");
-    let to_itself = counted(one, 'S')? / REPEATED;
-    let round_trip = counted(several, 'R')? / REPEATED;
+    let to_itself = measure(one, 'S')? / REPEATED;
+    let round_trip = measure(several, 'R')? / REPEATED;
     let mut text = format!(
         "{:44} {:>12} {:>8}   others\n",
         "on one CPU of the host", "instructions", "aim"
