@@ -140,6 +140,10 @@ impl Clock for HostClock {
         ticks()
     }
 
+    fn origin(&self) -> u64 {
+        self.start
+    }
+
     fn time(&self, ticks: u64) -> VmTime {
         VmTime(
             ((u128::from(ticks.wrapping_sub(self.start)) * u128::from(self.ns_per_tick)) >> 32)

@@ -32,6 +32,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
 use hv_core::emulate::EmuCx;
+use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
 use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
 use hv_core::mem::GuestMemory;
@@ -232,6 +233,14 @@ fn boot_from(boot: options::BootFrom) -> BootFrom {
     }
 }
 
+/// The interfaces of hypervisors that the user wants offered.
+fn interfaces(enlighten: options::Enlighten) -> Interfaces {
+    let mut all = Interfaces::empty();
+    all.set(Interfaces::KVM, enlighten.kvm);
+    all.set(Interfaces::HYPERV, enlighten.hyperv);
+    all
+}
+
 /// A module's contents.
 pub fn bytes(module: &Module) -> &'static [u8] {
     let r = module.range;
@@ -307,7 +316,8 @@ impl<B: VcpuBackend> Guest<B> {
             }
         };
 
-        let cpuid = Cpuid::new(host::cpuid, desc.topology());
+        let cpuid =
+            Cpuid::new(host::cpuid, desc.topology()).offering(interfaces(options.enlighten));
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),

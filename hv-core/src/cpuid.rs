@@ -6,8 +6,9 @@
 
 mod topology;
 
+use crate::interface::Interfaces;
 use crate::machine::Topology;
-use crate::{hypercall, pvclock, pveoi, pvsteal};
+use crate::{hypercall, hyperv, pvclock, pveoi, pvsteal};
 use alloc::vec::Vec;
 
 /// EAX, EBX, ECX, EDX.
@@ -47,6 +48,8 @@ const MAX_EXTENDED: u32 = 0x8000_0008;
 const MAX_TOPOEXT: u32 = 0x8000_001e;
 /// Leaves of the hypervisor range that are answered.
 const HYPERVISOR: u32 = 0x4000_0000;
+/// Where KVM's begin if Microsoft's are there too. Windows looks only at the first leaves; Linux takes what comes last.
+const SECOND: u32 = 0x4000_0100;
 
 /// XCR0 components that guests may use: x87, SSE, AVX.
 pub const XCR0_ALLOWED: u64 = 0b111;
@@ -105,6 +108,7 @@ const EXT1_EDX: u32 =
 pub struct Cpuid {
     basic: Vec<CpuidResult>,
     extended: Vec<CpuidResult>,
+    interfaces: Interfaces,
     hypervisor: Vec<CpuidResult>,
     /// Leaf 0Dh, sub-leaves 0 to 2.
     xsave: [CpuidResult; 3],
@@ -227,27 +231,6 @@ impl Cpuid {
                 });
             }
         }
-        // KVM's signature goes with the paravirtual clock: guests look for it under this name only.
-        let hypervisor = alloc::vec![
-            CpuidResult {
-                eax: HYPERVISOR + 1,
-                ebx: u32::from_le_bytes(*b"KVMK"),
-                ecx: u32::from_le_bytes(*b"VMKV"),
-                edx: u32::from_le_bytes(*b"M\0\0\0"),
-            },
-            CpuidResult {
-                eax: pvclock::FEATURE_NOP_IO_DELAY
-                    | pvclock::FEATURE_CLOCKSOURCE2
-                    | pveoi::FEATURE
-                    | pvclock::FEATURE_STABLE
-                    | if topology.cores() > 1 {
-                        SEVERAL_CPUS
-                    } else {
-                        0
-                    },
-                ..CpuidResult::default()
-            },
-        ];
         let intel_caches = if !amd && host_max >= 4 {
             topology::intel_caches(|subleaf| host(4, subleaf), topology)
         } else {
@@ -261,13 +244,36 @@ impl Cpuid {
         Self {
             basic,
             extended,
-            hypervisor,
+            interfaces: Interfaces::default(),
+            hypervisor: hypervisor(Interfaces::default(), topology),
             xsave,
             leaf7,
             topology,
             intel_caches,
             amd_caches,
         }
+    }
+
+    /// The same for a guest that is offered these interfaces of hypervisors, in place of the usual one.
+    #[must_use]
+    pub fn offering(self, interfaces: Interfaces) -> Self {
+        Self {
+            interfaces,
+            hypervisor: hypervisor(interfaces, self.topology),
+            ..self
+        }
+    }
+
+    /// The interfaces of hypervisors that the guest is offered.
+    #[must_use]
+    pub fn interfaces(&self) -> Interfaces {
+        self.interfaces
+    }
+
+    /// Whether it is AMD's processor, or a derivative.
+    #[must_use]
+    pub fn is_amd(&self) -> bool {
+        topology::is_amd(self.basic.first().copied().unwrap_or_default())
     }
 
     /// How the virtual CPUs are arranged.
@@ -354,6 +360,62 @@ impl Cpuid {
             _ => at(&self.extended, 0x8000_0000).unwrap_or_default(),
         }
     }
+}
+
+/// The leaves from [`HYPERVISOR`] on.
+fn hypervisor(interfaces: Interfaces, topology: Topology) -> Vec<CpuidResult> {
+    let mut leaves = match interfaces.contains(Interfaces::HYPERV) {
+        true => hyperv::leaves(topology),
+        false => Vec::new(),
+    };
+    if interfaces.contains(Interfaces::KVM) {
+        let base = match leaves.is_empty() {
+            true => HYPERVISOR,
+            false => SECOND,
+        };
+        leaves.resize((base - HYPERVISOR) as usize, CpuidResult::default());
+        leaves.extend(kvm(base, topology));
+    }
+    if leaves.is_empty() {
+        // No more than that this is a virtual machine, and whose.
+        leaves.push(signature(HYPERVISOR, *b"UmbraUmbraUm"));
+    }
+    leaves
+}
+
+/// The first leaf of an interface whose last one is `last`.
+pub(crate) fn signature(last: u32, name: [u8; 12]) -> CpuidResult {
+    let [b, c, d] = [0, 4, 8].map(|at| {
+        let mut word = [0; 4];
+        word.copy_from_slice(&name[at..at + 4]);
+        u32::from_le_bytes(word)
+    });
+    CpuidResult {
+        eax: last,
+        ebx: b,
+        ecx: c,
+        edx: d,
+    }
+}
+
+/// The leaves of KVM's interface, the first of which is `base`.
+fn kvm(base: u32, topology: Topology) -> [CpuidResult; 2] {
+    let several = match topology.cores() {
+        0 | 1 => 0,
+        _ => SEVERAL_CPUS,
+    };
+    [
+        // KVM's signature goes with the paravirtual clock: guests look for it under this name only.
+        signature(base + 1, *b"KVMKVMKVM\0\0\0"),
+        CpuidResult {
+            eax: pvclock::FEATURE_NOP_IO_DELAY
+                | pvclock::FEATURE_CLOCKSOURCE2
+                | pveoi::FEATURE
+                | pvclock::FEATURE_STABLE
+                | several,
+            ..CpuidResult::default()
+        },
+    ]
 }
 
 #[cfg(test)]
@@ -475,5 +537,43 @@ mod tests {
             }
         }
         assert_eq!(c.get(0x4000_0000, 0, || STATE).ebx.to_le_bytes(), *b"KVMK");
+    }
+
+    /// Windows looks at the first leaves only, Linux goes through the bases and takes the last interface that it knows.
+    #[test]
+    fn interfaces_are_where_systems_look_for_them() {
+        let name = |interfaces, leaf| {
+            let r = Cpuid::new(all_ones, ONE)
+                .offering(interfaces)
+                .get(leaf, 0, || STATE);
+            let bytes: Vec<u8> = [r.ebx, r.ecx, r.edx]
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .collect();
+            (r.eax, alloc::string::String::from_utf8(bytes).unwrap())
+        };
+        let (kvm, hyperv) = ("KVMKVMKVM\0\0\0", "Microsoft Hv");
+        let nothing = "\0\0\0\0\0\0\0\0\0\0\0\0";
+        for (interfaces, first, second) in [
+            (
+                Interfaces::empty(),
+                (0x4000_0000, "UmbraUmbraUm"),
+                (0, nothing),
+            ),
+            (Interfaces::KVM, (0x4000_0001, kvm), (0, nothing)),
+            (Interfaces::HYPERV, (0x4000_0005, hyperv), (0, nothing)),
+            (Interfaces::all(), (0x4000_0005, hyperv), (0x4000_0101, kvm)),
+        ] {
+            for (leaf, (last, said)) in [(HYPERVISOR, first), (SECOND, second)] {
+                assert_eq!(
+                    name(interfaces, leaf),
+                    (last, said.into()),
+                    "{interfaces:?}"
+                );
+            }
+        }
+        let both = Cpuid::new(all_ones, ONE).offering(Interfaces::all());
+        assert_eq!(both.get(0x4000_0006, 0, || STATE), CpuidResult::default());
+        assert_ne!(both.get(0x4000_0101, 0, || STATE).eax, 0);
     }
 }

@@ -4,7 +4,8 @@
 //! addresses and registers ([`addr`], [`regs`]), the exit record that a backend hands over ([`exit`]), the traits between
 //! the parts ([`backend`], [`device`], [`mem`], [`irq`], [`mmu`]), what the CPUs have to flush ([`flush`]), the event queue ([`event`]), the run loop ([`vcpu`]),
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), locks in their order ([`lock`]), the one
-//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), statistics
+//! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), Microsoft's
+//! interface ([`hyperv`]) and which of them a guest has ([`interface`]), statistics
 //! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
 //! single instructions ([`scratch`]).
 //!
@@ -29,6 +30,8 @@ pub mod exit;
 pub mod flush;
 pub mod fx;
 pub mod hypercall;
+pub mod hyperv;
+pub mod interface;
 pub mod irq;
 pub mod lock;
 pub mod machine;

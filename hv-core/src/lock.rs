@@ -18,6 +18,8 @@ pub enum Rank {
     Chips,
     /// Memory virtualization.
     Mmu,
+    /// What lies over guest memory.
+    Overlays,
     /// What was written to shadowed tables.
     Watch,
     /// What executes instructions for the emulator.

@@ -5,7 +5,7 @@
 //! exist: #GP(0).
 
 use crate::regs::SysReg;
-use crate::{pvclock, pveoi, pvsteal};
+use crate::{hyperv, pvclock, pveoi, pvsteal};
 
 /// Register numbers, by the SDM's and APM's names.
 #[allow(missing_docs)]
@@ -95,6 +95,8 @@ pub enum Special {
     PvEoi,
     /// Steal time's.
     StealTime,
+    /// Of Microsoft's interface, or of none.
+    HyperV,
     /// A register that the backend keeps.
     Sys(SysReg),
 }
@@ -111,6 +113,7 @@ pub const fn special(msr: u32) -> Option<Special> {
         pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
         pveoi::MSR => Special::PvEoi,
         pvsteal::MSR => Special::StealTime,
+        hyperv::msr::FIRST..=hyperv::msr::LAST => Special::HyperV,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
         nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),
@@ -382,7 +385,7 @@ mod tests {
     #[test]
     fn unknown_registers_fault_and_the_must_not_fault_list_does_not() {
         let mut s = MsrStore::default();
-        for msr in [0u32, 0x4000_0000, 0x4b56_4d02, 0xc000_0104, u32::MAX] {
+        for msr in [0u32, 0x4000_0106, 0x4b56_4d02, 0xc000_0104, u32::MAX] {
             assert_eq!(s.read(msr), Err(MsrFault), "{msr:#x}");
             assert_eq!(s.write(msr, 0), Err(MsrFault), "{msr:#x}");
         }

@@ -61,6 +61,7 @@ impl Scale {
 /// The clock of one virtual CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct PvClock {
+    tsc_hz: u64,
     scale: Scale,
     /// Seconds since 1970 at the VM's time 0.
     epoch: u64,
@@ -74,12 +75,19 @@ impl PvClock {
     #[must_use]
     pub fn new(tsc_hz: u64, epoch: u64) -> Self {
         Self {
+            tsc_hz,
             scale: Scale::of(tsc_hz),
             epoch,
             system_time: 0,
             wall_clock: 0,
             version: 0,
         }
+    }
+
+    /// Ticks of the TSC in a second.
+    #[must_use]
+    pub fn tsc_hz(&self) -> u64 {
+        self.tsc_hz
     }
 
     /// Off, as after a reset.

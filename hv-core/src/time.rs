@@ -59,6 +59,10 @@ impl Sub for VmTime {
 pub trait Clock: Send {
     /// The time-stamp counter.
     fn ticks(&self) -> u64;
+    /// The time-stamp counter at the VM's time 0.
+    fn origin(&self) -> u64 {
+        0
+    }
     /// The VM's time at a value of the time-stamp counter.
     fn time(&self, ticks: u64) -> VmTime;
     /// How many ticks of the time-stamp counter pass until `deadline`, rounded up; `u64::MAX` if it never comes.

@@ -7,6 +7,8 @@
 
 use crate::bus::Bus;
 use crate::cpuid::Cpuid;
+use crate::hyperv::Partition;
+use crate::interface::Interfaces;
 use crate::irq::Wakeups;
 use crate::lock::{Guard, Lock, Rank};
 use crate::mem::GuestMemory;
@@ -47,6 +49,8 @@ pub struct Vm<M: Mmu> {
     pub wakeups: Arc<Wakeups>,
     /// What executes instructions for the emulator, if there is such a thing.
     pub scratch: Option<Arc<Lock<dyn Scratch>>>,
+    /// Microsoft's interface, if the guest has it.
+    pub hyperv: Option<Partition>,
     bus: Lock<Bus>,
     mmu: Lock<M>,
     mirror: Mirror,
@@ -74,8 +78,11 @@ impl<M: Mmu> Vm<M> {
             wakeups,
             scratch,
         } = parts;
+        let hyperv = cpuid.interfaces().contains(Interfaces::HYPERV);
+        let cpus = cpuid.topology().cores() as usize;
         let vm = Self {
             number,
+            hyperv: hyperv.then(|| Partition::new(cpus, cpuid.is_amd())),
             memory,
             cpuid,
             wakeups,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::{MAX_CPUS, Share, prefix};
+use protocol::options::{Enlighten, MAX_CPUS, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
 use crate::guests::Guest;
@@ -37,6 +37,8 @@ pub struct Vm {
     pub paging: Paging,
     /// How shadow tables are kept, if that is not left to Umbra.
     pub shadow: Option<Shadow>,
+    /// The interfaces of hypervisors that the guest is offered.
+    pub enlighten: Enlighten,
     /// Further hard disks.
     pub disks: Vec<PathBuf>,
     /// Further media for the CD-ROM drive.
@@ -154,6 +156,7 @@ impl Vm {
             },
             paging: args.paging,
             shadow: args.shadow,
+            enlighten: args.enlighten,
             disks: Vec::new(),
             cdroms,
             floppies,
@@ -190,6 +193,7 @@ impl Vm {
             share: Share::default(),
             paging: Paging::Nested,
             shadow: None,
+            enlighten: Enlighten::default(),
             disks: Vec::new(),
             cdroms: Vec::new(),
             floppies: Vec::new(),
@@ -206,6 +210,7 @@ impl Vm {
             share: self.share,
             paging: self.paging,
             shadow: self.shadow,
+            enlighten: self.enlighten,
             record,
             count,
             boot: self.boot,
@@ -422,6 +427,7 @@ mod tests {
             max_cpus: 1,
             share: Share::default(),
             paging: Paging::Nested,
+            enlighten: Enlighten::default(),
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],
             cdroms: vec!["/c".into(), "/e".into()],

@@ -19,6 +19,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn hypercall(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
+        if self.speaks_hyperv() {
+            return self.hyperv_call(next_rip);
+        }
         let next = self.next_rip(next_rip, Intercepted::Vmmcall)?;
         let mask = if Mode::of(self).is_64() {
             u64::MAX
@@ -30,6 +33,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI].map(|r| regs[r] & mask);
         let result = match number {
             _ if self.cpu.cpl() != 0 => NOT_PERMITTED,
+            _ if !self.has_kvm() => NO_SUCH_CALL,
             KICK_CPU => {
                 self.irqs.kick(b as u32);
                 0

@@ -11,6 +11,7 @@ mod debug;
 mod entry;
 mod events;
 mod hypercall;
+mod hyperv;
 mod instruction;
 mod lacking;
 mod msr_access;
@@ -29,6 +30,7 @@ use crate::emulate::{
 };
 use crate::event::{Event, EventKind, EventQueue, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
+use crate::hyperv::Reference;
 use crate::irq::{Attention, InterruptController};
 use crate::mmu::Mmu;
 use crate::msr::MsrStore;
@@ -144,6 +146,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pvclock: PvClock,
     pveoi: PvEoi,
     steal: StealTime,
+    /// How its ticks become the reference time of Microsoft's interface.
+    reference: Reference,
     /// Another CPU has kicked this one: it does not halt the next time.
     kicked: bool,
     events: EventQueue,
@@ -184,6 +188,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             vm,
             index,
             others: !(1 << (index & 31)),
+            reference: Reference::new(pvclock.tsc_hz()),
             pvclock,
             pveoi: PvEoi::default(),
             steal: StealTime::default(),
@@ -226,6 +231,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.pvclock.reset();
         self.pveoi = PvEoi::default();
         self.steal = StealTime::default();
+        self.reset_hyperv();
         self.kicked = false;
         self.stop = None;
         self.irqs.reset();
@@ -405,6 +411,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let offset = self.cpu.sysreg(SysReg::TscOffset);
         self.cpu
             .set_sysreg(SysReg::TscOffset, offset.wrapping_sub(ticks));
+        self.tell_tsc_offset();
     }
 
     /// Acts on one exit: one line a reason. What a line hands on is small, so that the exit stays in registers.

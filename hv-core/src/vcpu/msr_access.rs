@@ -52,9 +52,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::TscDeadline) => Ok(self.irqs.tsc_deadline(self.now)),
             Some(Special::ApicBase) => Ok(self.irqs.apic_base()),
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
+            Some(Special::PvClock | Special::PvEoi | Special::StealTime) if !self.has_kvm() => {
+                Err(MsrFault)
+            }
             Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
             Some(Special::PvEoi) => Ok(self.pveoi.read()),
             Some(Special::StealTime) => Ok(self.steal.read()),
+            Some(Special::HyperV) => self.hyperv_read(msr),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
         }
@@ -95,6 +99,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);
                 self.pvclock
                     .publish(&*self.vm.memory, value, self.clock.time(self.clock.ticks()));
+                self.tell_tsc_offset();
                 // The counter reaches an armed deadline at another moment now.
                 let deadline = self.irqs.tsc_deadline(self.now);
                 if deadline != 0 {
@@ -102,6 +107,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
             }
             Some(Special::TscDeadline) => self.set_tsc_deadline(value),
+            Some(Special::PvClock | Special::PvEoi | Special::StealTime) if !self.has_kvm() => {
+                return Err(MsrFault);
+            }
+            Some(Special::HyperV) => return self.hyperv_write(msr, value),
             Some(Special::StealTime) => {
                 return if self.steal.write(value) {
                     Ok(())

@@ -9,6 +9,7 @@ mod defence;
 mod docs;
 mod events;
 mod fresh;
+mod interfaces;
 mod list;
 mod machines;
 mod network;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use protocol::options::Transport;
+use protocol::options::{Enlighten, Transport};
 use serde_json::Value;
 
 use self::checks::Check;
@@ -62,6 +63,8 @@ pub struct Case {
     /// How the guest's memory is virtualized.
     paging: Paging,
     shadow: Option<Shadow>,
+    /// The interfaces of hypervisors that the guest is offered.
+    enlighten: Enlighten,
     /// What must hold besides the script.
     checks: Vec<Check>,
     /// It runs only when it is named: it takes too long for every day.
@@ -115,6 +118,7 @@ pub fn all() -> Vec<Case> {
     all.extend(rigs::cases());
     all.extend(fresh::cases());
     all.extend(events::cases());
+    all.extend(interfaces::cases());
     all
 }
 
@@ -140,6 +144,7 @@ fn case(
         bus: Bus::Virtio,
         paging: Paging::Nested,
         shadow: None,
+        enlighten: Enlighten::default(),
         checks: checks.to_vec(),
         by_hand: false,
     }
@@ -318,6 +323,7 @@ impl Case {
                 max_cpus: self.max_cpus.max(self.cpus),
                 paging: self.paging,
                 shadow: self.shadow,
+                enlighten: self.enlighten,
                 ..options.vm.clone()
             },
             script,

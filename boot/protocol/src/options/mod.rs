@@ -11,8 +11,8 @@ mod value;
 
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
-    BootFrom, MAX_ALTERNATION, MAX_CPUS, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging, Place, Shadow,
-    Transport,
+    BootFrom, Enlighten, MAX_ALTERNATION, MAX_CPUS, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging,
+    Place, Shadow, Transport,
 };
 
 use alloc::string::String;
@@ -37,6 +37,8 @@ pub struct Vm<'a> {
     pub paging: Paging,
     /// How shadow tables are kept, if that is said.
     pub shadow: Option<Shadow>,
+    /// The interfaces of hypervisors that it is offered.
+    pub enlighten: Enlighten,
     /// How many exits are recorded into the report: up to [`MAX_RECORD`].
     pub record: u32,
     /// Whether exits are counted by port and by MSR for the report.
@@ -165,6 +167,7 @@ impl Vm<'_> {
             }
             "paging" => self.paging = value.parse()?,
             "shadow" => self.shadow = Some(value.parse()?),
+            "enlighten" => self.enlighten = value.parse()?,
             "record" => {
                 let count = number(value).filter(|&count| count <= MAX_RECORD);
                 self.record = count.ok_or("it is a number of exits up to 10000")?;
@@ -245,6 +248,7 @@ impl fmt::Display for Vm<'_> {
             share,
             paging,
             shadow,
+            enlighten,
             record,
             count,
             cdroms,
@@ -264,6 +268,9 @@ impl fmt::Display for Vm<'_> {
         write!(f, "{share}paging={paging}")?;
         if let Some(shadow) = shadow {
             write!(f, " shadow={}", shadow.name())?;
+        }
+        if *enlighten != Enlighten::default() {
+            write!(f, " enlighten={enlighten}")?;
         }
         if *record != 0 {
             write!(f, " record={record}")?;

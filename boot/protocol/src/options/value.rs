@@ -151,6 +151,57 @@ impl FromStr for Shadow {
     }
 }
 
+/// The interfaces of hypervisors that a guest is offered, beside what a PC has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Enlighten {
+    /// KVM's.
+    pub kvm: bool,
+    /// Microsoft's.
+    pub hyperv: bool,
+}
+
+impl Default for Enlighten {
+    fn default() -> Self {
+        Self {
+            kvm: true,
+            hyperv: false,
+        }
+    }
+}
+
+impl fmt::Display for Enlighten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.kvm, self.hyperv) {
+            (false, false) => "none",
+            (true, false) => "kvm",
+            (false, true) => "hyperv",
+            (true, true) => "kvm,hyperv",
+        })
+    }
+}
+
+impl FromStr for Enlighten {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Enlighten, Self::Err> {
+        let mut all = Enlighten {
+            kvm: false,
+            hyperv: false,
+        };
+        if text == "none" {
+            return Ok(all);
+        }
+        for name in text.split(',') {
+            match name {
+                "kvm" => all.kvm = true,
+                "hyperv" => all.hyperv = true,
+                _ => return Err("use kvm, hyperv, both as in kvm,hyperv, or none"),
+            }
+        }
+        Ok(all)
+    }
+}
+
 /// Where one of the host's ATA drives is: `ata1.0` is drive 0 (the master) of channel 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {

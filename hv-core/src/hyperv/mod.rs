@@ -1,0 +1,36 @@
+//! Microsoft's interface to a hypervisor, which Windows needs for a good clock and Linux knows too: CPUID leaves 4000_0000h to
+//! 4000_0005h, model-specific registers from 4000_0000h on, pages that lie over guest memory, and hypercalls.
+//!
+//! The rules are those of the Hypervisor Top-Level Functional Specification (TLFS) and of "Requirements for Implementing the Microsoft
+//! Hypervisor Interface". A [`Partition`] is what the CPUs of a virtual machine share of it; the run loop
+//! (`vcpu/hyperv.rs`) knows when it is asked.
+//!
+//! There are: guest OS identity, the hypercall page, VP indices, the reference counter, the reference TSC page, and frequencies.
+//!
+//! There are not: VMBus and its messages and events, nested virtualization (no leaf 4000_000Ah), hypercall parameters in XMM registers,
+//! idle states, statistics, the debugger.
+
+mod leaves;
+mod overlay;
+mod partition;
+mod reference;
+
+pub use self::leaves::leaves;
+pub use self::overlay::{Overlays, Slot};
+pub use self::partition::{Moment, Partition};
+pub use self::reference::Reference;
+
+/// Register numbers (TLFS appendix, "MSRs"; here without the prefix HV_X64_MSR).
+#[allow(missing_docs)]
+pub mod msr {
+    pub const GUEST_OS_ID: u32 = 0x4000_0000;
+    pub const HYPERCALL: u32 = 0x4000_0001;
+    pub const VP_INDEX: u32 = 0x4000_0002;
+    pub const TIME_REF_COUNT: u32 = 0x4000_0020;
+    pub const REFERENCE_TSC: u32 = 0x4000_0021;
+    pub const TSC_FREQUENCY: u32 = 0x4000_0022;
+    pub const APIC_FREQUENCY: u32 = 0x4000_0023;
+    /// The first and last that are the interface's.
+    pub const FIRST: u32 = GUEST_OS_ID;
+    pub const LAST: u32 = 0x4000_0105;
+}
