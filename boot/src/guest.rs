@@ -9,7 +9,7 @@ use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
 use crate::setup::Setup;
-use crate::{clock, control, host, memory, net};
+use crate::{clock, control, host, memory, net, smp};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -439,6 +439,11 @@ impl<B: VcpuBackend> Guest<B> {
             wakeups,
             scratch,
         }));
+        if smp::used() > 1 {
+            let kicks = &vm.wakeups.kicks;
+            kicks.interrupt_by(smp::interrupt);
+            vm.mmu().set_kick(kicks.clone());
+        }
         let components = vm.cpuid.xcr0_allowed() | virtualization.unguarded_components();
         let clock = HostClock::new();
         let mut cpus = Vec::new();

@@ -6,7 +6,7 @@
 use crate::stacks::{DOUBLE_FAULT, GUARD, IST, PAGE_FAULT, Stacks};
 use crate::{lapic, smp};
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
@@ -216,8 +216,25 @@ unsafe fn init_pics() {
     }
 }
 
+/// Interrupts that the first CPU has had, but for kicks: the session has something to see to after each.
+static SERVED: AtomicU32 = AtomicU32::new(0);
+
+/// How many interrupts the first CPU has had so far, but for kicks.
+pub fn served() -> u32 {
+    SERVED.load(Ordering::Relaxed)
+}
+
+/// The session is to look around as after an interrupt.
+pub fn serve() {
+    SERVED.fetch_add(1, Ordering::Relaxed);
+}
+
 extern "C" fn trap(frame: &Frame) {
-    match frame.vector as u8 {
+    let vector = frame.vector as u8;
+    if vector >= 32 && vector != lapic::KICK_VECTOR && smp::current().number == 0 {
+        serve();
+    }
+    match vector {
         0..=31 => exception(frame),
         lapic::TIMER_VECTOR => {
             let cpu = smp::current();

@@ -3,18 +3,18 @@
 //! A CPU may remember any entry of the tables that Umbra makes for the guest (SDM vol 3A 4.10, "Caching Translation Information"; APM
 //! vol 2 15.16, "TLB Control"). Once an entry has lost a right or is gone, all CPUs of the VM have to forget it. Each such change begins
 //! a *generation*. A CPU acknowledges the generation when it asks for its root, on its way into the guest; if one has begun since it last
-//! did, it flushes. So a CPU outside the guest needs no message: it cannot use what it remembers before it has flushed. A CPU in the
-//! guest has to be kicked, and has acknowledged when it is out.
+//! did, it flushes. With that it is *admitted*: from then on it may enter, leave and enter again without asking. Who is admitted and behind has
+//! to be [kicked](crate::kick): then it is out of the guest, and asks again before it enters.
 //!
-//! What was given up (a page table, a frame) in generation *n* is used again only when [`Flushes::settled`] is *n* or more: then every CPU in the
-//! guest has flushed since. That is the whole protocol:
+//! What was given up (a page table, a frame) in generation *n* is used again only when [`Flushes::settled`] is *n* or more: then every CPU that is
+//! admitted has flushed since. That is the whole protocol:
 //!
 //! ```text
-//! CPU      acknowledge ─► enter ─► (in the guest) ─► leave        enter fails if it has to flush again: back to acknowledge
-//! changer  change entries ─► require ─► kick whoever is behind, and wait until it has left ─► what was given up is free
+//! CPU      acknowledge ─► enter ─► (in the guest) ─► leave ─► enter …        once it is kicked: back to acknowledge
+//! changer  change entries ─► require ─► kick whoever is admitted and behind, and wait until it is out ─► what was given up is free
 //! ```
 //!
-//! All steps happen under the lock of the VM's MMU.
+//! To acknowledge, to change and to kick takes the lock of the VM's MMU. To enter and to leave does not.
 
 use crate::machine;
 use crate::mmu::TlbFlush;
@@ -27,7 +27,7 @@ pub type CpuSet = u32;
 
 /// Makes virtual CPUs leave the guest.
 pub trait Kick: Send + Sync {
-    /// Returns when none of these CPUs is in the guest any more.
+    /// Returns when none of these CPUs is in the guest any more. Each of them asks for its root before it enters again.
     fn kick(&self, cpus: CpuSet);
 }
 
@@ -40,8 +40,8 @@ pub struct Flushes {
     required: u64,
     /// The last generation that each CPU has flushed for; 0 if it has to flush in any case.
     acknowledged: [u64; MAX_CPUS],
-    /// Which CPUs execute the guest, or are about to.
-    inside: CpuSet,
+    /// Which CPUs may be in the guest.
+    admitted: CpuSet,
 }
 
 impl Default for Flushes {
@@ -58,7 +58,7 @@ impl Flushes {
             generation: 1,
             required: 1,
             acknowledged: [0; MAX_CPUS],
-            inside: 0,
+            admitted: 0,
         }
     }
 
@@ -84,12 +84,12 @@ impl Flushes {
         self.acknowledged[cpu] = 0;
     }
 
-    /// CPU `cpu`, which is outside the guest, is about to enter it, and flushes then if this says so.
+    /// CPU `cpu`, which is outside the guest, may enter it from now on, and flushes then if this says so.
     #[inline]
     pub const fn acknowledge(&mut self, cpu: usize) -> TlbFlush {
         let behind = self.is_behind(cpu);
-        self.leave(cpu);
         self.acknowledged[cpu] = self.generation;
+        self.admitted |= 1 << cpu;
         if behind {
             TlbFlush::Guest
         } else {
@@ -97,54 +97,51 @@ impl Flushes {
         }
     }
 
-    /// CPU `cpu` enters the guest. False: it has to flush, since it last acknowledged, and must not.
-    #[must_use]
-    pub const fn enter(&mut self, cpu: usize) -> bool {
-        let may = !self.is_behind(cpu);
-        if may {
-            self.inside |= 1 << cpu;
-        }
-        may
+    /// CPU `cpu` is outside the guest, and acknowledges before it enters again.
+    #[inline]
+    pub const fn leave(&mut self, cpu: usize) {
+        self.admitted &= !(1 << cpu);
     }
 
-    /// CPU `cpu` is outside the guest.
-    pub const fn leave(&mut self, cpu: usize) {
-        self.inside &= !(1 << cpu);
+    /// Whether CPU `cpu` may be in the guest, or enter it without asking.
+    #[must_use]
+    pub const fn is_admitted(&self, cpu: usize) -> bool {
+        self.admitted >> cpu & 1 != 0
     }
 
     const fn is_behind(&self, cpu: usize) -> bool {
         self.acknowledged[cpu] < self.required
     }
 
-    fn inside(&self) -> impl Iterator<Item = usize> {
-        (0..MAX_CPUS).filter(|cpu| self.inside >> cpu & 1 != 0)
+    fn admitted(&self) -> impl Iterator<Item = usize> {
+        (0..MAX_CPUS).filter(|&cpu| self.is_admitted(cpu))
     }
 
-    /// Returns when no CPU in the guest has anything left to flush: those that have are kicked, and flush before they enter again. From then on
+    /// Returns when no CPU in the guest has anything left to flush: those that may have are kicked, and flush before they enter again. From then on
     /// nobody uses an entry as it was before the last [`require`](Self::require).
     #[inline]
     pub fn shoot_down(&mut self, kick: Option<&dyn Kick>) {
-        if self.inside == 0 {
+        if self.admitted == 0 {
             return;
         }
-        let behind = self.inside().filter(|&cpu| self.is_behind(cpu));
+        let behind = self.admitted().filter(|&cpu| self.is_behind(cpu));
         let behind = behind.fold(0, |set, cpu| set | 1 << cpu);
         if let Some(kick) = kick
             && behind != 0
         {
             kick.kick(behind);
         }
-        self.inside &= !behind;
+        self.admitted &= !behind;
     }
 
     /// The last generation that no CPU in the guest has still to flush for: what was given up in it or before is free.
     #[inline]
     #[must_use]
     pub fn settled(&self) -> u64 {
-        if self.inside == 0 {
+        if self.admitted == 0 {
             return self.generation;
         }
-        let oldest = self.inside().map(|cpu| self.acknowledged[cpu]).min();
+        let oldest = self.admitted().map(|cpu| self.acknowledged[cpu]).min();
         oldest.unwrap_or(self.generation)
     }
 }
@@ -163,7 +160,7 @@ mod tests {
         None,
         /// What was given up is free as soon as a flush is required.
         FreedAtOnce,
-        /// A CPU enters though it has to flush again.
+        /// A CPU that was kicked enters without asking again.
         EntersAnyway,
         /// The first CPU that flushes does so for all.
         OneForAll,
@@ -174,7 +171,7 @@ mod tests {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     enum Place {
         Outside,
-        /// It has acknowledged, and flushes when it enters, or not.
+        /// It is about to enter, and flushes then, or not.
         Ready(bool),
         Inside,
     }
@@ -217,17 +214,23 @@ mod tests {
             };
             for cpu in 0..CPUS {
                 match self.cpus[cpu] {
-                    Place::Outside => step(&|w| {
-                        let flush = w.flushes.acknowledge(cpu) != TlbFlush::None;
-                        w.cpus[cpu] = Place::Ready(flush);
-                        if flush && mistake == Mistake::OneForAll {
-                            for cpu in 0..CPUS {
-                                let _ = w.flushes.acknowledge(cpu);
+                    Place::Outside => {
+                        step(&|w| {
+                            let flush = w.flushes.acknowledge(cpu) != TlbFlush::None;
+                            w.cpus[cpu] = Place::Ready(flush);
+                            if flush && mistake == Mistake::OneForAll {
+                                for cpu in 0..CPUS {
+                                    let _ = w.flushes.acknowledge(cpu);
+                                }
                             }
+                        });
+                        step(&|w| w.flushes.leave(cpu));
+                        if self.flushes.is_admitted(cpu) {
+                            step(&|w| w.cpus[cpu] = Place::Ready(false));
                         }
-                    }),
+                    }
                     Place::Ready(flush) => step(&|w| {
-                        let may = w.flushes.enter(cpu);
+                        let may = w.flushes.is_admitted(cpu);
                         w.cpus[cpu] = Place::Outside;
                         if may || mistake == Mistake::EntersAnyway {
                             w.cpus[cpu] = Place::Inside;
@@ -235,10 +238,7 @@ mod tests {
                         }
                     }),
                     Place::Inside => {
-                        step(&|w| {
-                            w.flushes.leave(cpu);
-                            w.cpus[cpu] = Place::Outside;
-                        });
+                        step(&|w| w.cpus[cpu] = Place::Outside);
                         step(&|w| {
                             let entry = w.mapped().map(|page| (page, w.lives[page]));
                             w.tlbs[cpu] = w.tlbs[cpu].or(entry);
@@ -270,11 +270,12 @@ mod tests {
                 }
             });
             step(&|w| {
-                let before = w.flushes.inside;
+                let before = w.flushes.admitted;
                 w.flushes.shoot_down(Some(&Nobody));
-                let kicked = before & !w.flushes.inside;
+                let kicked = before & !w.flushes.admitted;
                 for cpu in 0..CPUS {
-                    if kicked >> cpu & 1 != 0 && mistake != Mistake::KickIsLost {
+                    let inside = w.cpus[cpu] == Place::Inside;
+                    if kicked >> cpu & 1 != 0 && inside && mistake != Mistake::KickIsLost {
                         w.cpus[cpu] = Place::Outside;
                     }
                 }

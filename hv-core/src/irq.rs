@@ -1,5 +1,6 @@
 //! Interrupt lines. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
 
+use crate::kick::Kicks;
 use crate::machine::MAX_CPUS;
 use crate::time::VmTime;
 use alloc::sync::Arc;
@@ -101,8 +102,9 @@ impl Attention {
 
 /// Which of a VM's CPUs have halted and now have something to act on: one bit a CPU. Whoever sends them something sets it, whoever shares out
 /// the host's CPUs takes it. A CPU that halts leaves here when its own timer wakes it.
-#[derive(Debug)]
 pub struct Wakeups {
+    /// Who of them is in the guest, and how it is made to look around.
+    pub kicks: Arc<Kicks>,
     cpus: AtomicU32,
     /// When the timer of each CPU that has halted is due, and the earliest of these, or something earlier.
     timers: [AtomicU64; MAX_CPUS as usize],
@@ -112,6 +114,7 @@ pub struct Wakeups {
 impl Default for Wakeups {
     fn default() -> Self {
         Self {
+            kicks: Arc::default(),
             cpus: AtomicU32::new(0),
             timers: [const { AtomicU64::new(VmTime::NEVER.0) }; MAX_CPUS as usize],
             earliest: AtomicU64::new(VmTime::NEVER.0),

@@ -33,6 +33,7 @@ pub mod hypercall;
 pub mod hyperv;
 pub mod interface;
 pub mod irq;
+pub mod kick;
 pub mod lock;
 pub mod machine;
 pub mod mem;

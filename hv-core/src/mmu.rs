@@ -190,7 +190,7 @@ pub struct ShadowFaults {
 /// one of them has its index as `cpu`.
 pub trait Mmu: Send {
     /// The root of the second-stage (or shadow) tables for this CPU, and what it has to flush before it uses them. The CPU is outside
-    /// the guest and enters it next.
+    /// the guest, and enters it next; it may leave and enter it again without asking, as long as nobody [requests](crate::kick) that it asks.
     ///
     /// Under shadow paging, where this also brings shadows up to date with what devices have written, it is asked before every entry;
     /// under nested paging, when the [`generation`](Self::generation) is not the one that it was when this CPU last asked.

@@ -478,14 +478,14 @@ mod tests {
         m.set_kick(Arc::new(frames.clone()));
         m.remap(Gpa(0x1000), 0x1000, ram(0x5000));
         let _ = m.root(2);
-        assert!(m.flushes.enter(2));
+        assert!(m.flushes.is_admitted(2));
         m.remap(Gpa(0), 1 << 21, ram(1 << 21));
         let happened = frames.1.lock().unwrap().clone();
         assert!(
             matches!(happened[..], [None, Some(_)]),
             "kicked, then freed: {happened:?}"
         );
-        assert!(!m.flushes.enter(2), "it has to flush first");
+        assert!(!m.flushes.is_admitted(2), "it has to flush first");
     }
 
     #[test]

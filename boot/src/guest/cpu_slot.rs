@@ -3,6 +3,7 @@
 use super::Cpu;
 use crate::clock;
 use crate::host::ExtendedState;
+use crate::smp;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::stats::CpuFacts;
@@ -96,7 +97,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
             self.waits += 1;
         }
         let steal = VmTime::of_ticks(self.steal, clock::tsc_hz().max(1));
-        self.cpu.begin_turn(steal.0);
+        self.cpu.begin_turn(smp::current().number, steal.0);
     }
 
     /// Its turn ended at `now`, though it can go on.

@@ -1,9 +1,9 @@
 //! Virtual CPUs on the host's CPUs.
 //!
-//! They run in rounds ([`smp::together`]): each of the host's CPUs runs one, at most one of each VM, until one of them stops. Then all stop, and the
-//! first CPU sees to what has become of each. So nothing runs while it does, and nothing of a VM is used by two CPUs at once.
+//! They run in rounds ([`smp::together`]): each of the host's CPUs runs one, until one of them stops. Then all stop, and the first CPU sees to what has
+//! become of each, while nothing runs.
 
-use super::{Dump, Flow, Session};
+use super::{Dump, Flow, Session, Vm};
 use crate::clock;
 use crate::guest::{Cpu, CpuSlot};
 use crate::{interrupts, smp};
@@ -34,6 +34,9 @@ struct Part<'a, B: VcpuBackend> {
     used: u64,
 }
 
+/// What a part of a round came to.
+type Ended = (Entity, u64, Option<Stop>);
+
 impl<B: VcpuBackend> Part<'_, B> {
     /// Does it, on the host's CPU that it is for.
     fn run(&mut self) {
@@ -53,7 +56,11 @@ impl<B: VcpuBackend> Part<'_, B> {
         };
         cpu.service_at = guests_time(cpu, self.end);
         cpu.service_from = guests_time(cpu, self.soft_end);
-        let stop = run(cpu);
+        let mut stop = run(cpu);
+        // What has come may be from another virtual CPU, and has been seen to when the interrupt is let in.
+        while stop == Stop::HostInterrupt && smp::goes_on() {
+            stop = run(cpu);
+        }
         let after = clock::ticks();
         self.used = after - before;
         slot.preempt(after);
@@ -96,30 +103,19 @@ impl<B: VcpuBackend> Session<B> {
     /// Decides who runs next, and where: on the CPU that it has, if it has one. Whether anybody does.
     pub(super) fn share_out(&mut self, now: u64) -> bool {
         self.turns.fill(None);
-        let Some(first) = self.scheduler.pick(now) else {
-            return false;
-        };
-        let hosts = self.turns.len();
-        if hosts == 1 {
-            self.turns[0] = Some(first);
-            return true;
+        let first = self.scheduler.pick(now);
+        let turns = &mut self.turns;
+        turns[0] = first;
+        for next in 1..turns.len() {
+            let (chosen, rest) = turns.split_at_mut(next);
+            rest[0] = self.scheduler.pick_beside(now, chosen, &self.loaded);
         }
-        let mut chosen = alloc::vec![first];
-        let mut taken = alloc::vec![first.entity.vm];
-        let kept = self.loaded.iter().flatten().map(|entity| entity.vm);
-        let kept: Vec<usize> = kept.collect();
-        while chosen.len() < hosts
-            && let Some(turn) = self.scheduler.pick_beside(now, &taken, &kept)
-        {
-            chosen.push(turn);
-            taken.push(turn.entity.vm);
-        }
-        place(chosen, &self.loaded, &mut self.turns);
-        true
+        place(turns, &self.loaded);
+        first.is_some()
     }
 
-    /// Those that have turns run.
-    pub(super) fn run_cpus(&mut self) -> Flow {
+    /// Takes CPUs of the host's away from those who have them and shall not, or another.
+    fn make_room(&mut self) {
         for host in 0..self.turns.len() {
             let Some(Turn { entity, .. }) = self.turns[host] else {
                 continue;
@@ -133,6 +129,11 @@ impl<B: VcpuBackend> Session<B> {
                 self.unload_from(other);
             }
         }
+    }
+
+    /// Those that have turns run.
+    pub(super) fn run_cpus(&mut self) -> Flow {
+        self.make_room();
         let now = self.time();
         let service = self.due;
         let next = self.next(now, true);
@@ -140,29 +141,15 @@ impl<B: VcpuBackend> Session<B> {
             turn.until
                 .map_or(VmTime::NEVER, |ticks| self.clock.time(ticks))
         };
-        let mut parts: Vec<Option<Part<'_, B>>> = Vec::new();
-        parts.resize_with(self.turns.len(), || None);
-        for (index, vm) in self.vms.iter_mut().enumerate() {
-            let mut turns = (0..).zip(&self.turns);
-            let turn = turns.find_map(|(host, turn)| {
-                let turn = turn.as_ref().filter(|turn| turn.entity.vm == index)?;
-                Some((host, turn))
-            });
-            let Some((host, turn)): Option<(usize, &Turn)> = turn else {
-                continue;
-            };
-            let Entity { vcpu: n, .. } = turn.entity;
-            let sibling_waits = (0..vm.guest.cpus.len()).any(|m| m != n && vm.can_run(m));
-            let load = self.loaded[host] != Some(turn.entity);
-            self.loaded[host] = Some(turn.entity);
+        let part = |host: usize, turn: &Turn, load, sibling_waits, slot| {
             // Service is the first CPU's, which ends the round for it.
             let (end, soft_end) = match host {
                 0 => (next.min(end_of(turn)), service),
                 _ => (end_of(turn), VmTime::NEVER),
             };
-            parts[host] = Some(Part {
+            Part {
                 entity: turn.entity,
-                slot: &mut vm.guest.cpus[n],
+                slot,
                 load,
                 sibling_waits,
                 now,
@@ -170,45 +157,62 @@ impl<B: VcpuBackend> Session<B> {
                 soft_end,
                 stop: None,
                 used: 0,
-            });
-        }
-        let mut parts = parts.into_iter();
-        let mut first = parts.next().flatten();
-        let mut others: Vec<(usize, Part<'_, B>)> = (1..)
-            .zip(parts)
-            .filter_map(|(host, part)| Some((host, part?)))
-            .collect();
-        let mut own = || {
-            if let Some(part) = &mut first {
-                part.run();
             }
         };
-        if others.is_empty() {
-            own();
-        } else {
-            let mut works: Vec<_> = others
-                .iter_mut()
-                .map(|(host, part)| (*host, move || part.run()))
-                .collect();
-            let mut works: Vec<(usize, &mut (dyn FnMut() + Send))> = works
-                .iter_mut()
-                .map(|(host, work)| (*host, work as &mut (dyn FnMut() + Send)))
-                .collect();
-            smp::together(&mut works, own);
+        let turns = &self.turns;
+        let loaded = &mut self.loaded;
+        let mut load = |host: usize, entity| loaded[host].replace(entity) != Some(entity);
+        // Whether a CPU of this VM's could run and does not.
+        let sibling_waits = |vm: &Vm<B>, index| {
+            let is_chosen = |vcpu| {
+                let entity = Entity { vm: index, vcpu };
+                turns.iter().flatten().any(|turn| turn.entity == entity)
+            };
+            (0..vm.guest.cpus.len()).any(|n| vm.can_run(n) && !is_chosen(n))
+        };
+        if let [Some(turn)] = turns[..] {
+            let Entity { vm: index, vcpu } = turn.entity;
+            let vm = &mut self.vms[index];
+            let waits = sibling_waits(vm, index);
+            let load = load(0, turn.entity);
+            let mut part = part(0, &turn, load, waits, &mut vm.guest.cpus[vcpu]);
+            part.run();
+            let ended = (part.entity, part.used, part.stop);
+            return self.ended(&mut [ended]);
         }
-        let stops: Vec<(Entity, u64, Option<Stop>, bool)> = first
+        let mut parts: Vec<(usize, Part<'_, B>)> = Vec::with_capacity(turns.len());
+        for (index, vm) in self.vms.iter_mut().enumerate() {
+            let waits = sibling_waits(vm, index);
+            for (vcpu, slot) in vm.guest.cpus.iter_mut().enumerate() {
+                let entity = Entity { vm: index, vcpu };
+                let all = (0..).zip(turns);
+                let its = all.filter_map(|(host, turn)| Some((host, turn.as_ref()?)));
+                let Some((host, turn)) = its.into_iter().find(|(_, turn)| turn.entity == entity)
+                else {
+                    continue;
+                };
+                let load = load(host, entity);
+                parts.push((host, part(host, turn, load, waits, slot)));
+            }
+        }
+        parts.sort_unstable_by_key(|&(host, _)| host);
+        together(&mut parts);
+        let ended = parts
             .into_iter()
-            .map(|part| (part, true))
-            .chain(others.into_iter().map(|(_, part)| (part, false)))
-            .map(|(part, is_first)| (part.entity, part.used, part.stop, is_first))
-            .collect();
-        for &(entity, used, ..) in &stops {
+            .map(|(_, part)| (part.entity, part.used, part.stop));
+        let mut ended: Vec<Ended> = ended.collect();
+        self.ended(&mut ended)
+    }
+
+    /// A round has ended so for those that ran, the one on the first CPU first.
+    fn ended(&mut self, ended: &mut [Ended]) -> Flow {
+        for &mut (entity, used, _) in &mut *ended {
             self.scheduler.charge(entity, used);
         }
         let mut serve = false;
-        for (entity, _, stop, is_first) in stops {
-            if let Some(stop) = stop {
-                serve |= self.stopped(entity, stop, is_first);
+        for (n, (entity, _, stop)) in ended.iter_mut().enumerate() {
+            if let Some(stop) = stop.take() {
+                serve |= self.stopped(*entity, stop, n == 0);
             }
         }
         match serve {
@@ -278,19 +282,28 @@ impl<B: VcpuBackend> Session<B> {
     }
 }
 
-/// Gives each of those chosen a CPU of the host's: the one that it has. The first CPU always gets one, as it is there anyway.
-fn place(chosen: Vec<Turn>, loaded: &[Option<Entity>], turns: &mut [Option<Turn>]) {
-    let mut rest = Vec::new();
-    for turn in chosen {
-        let host = loaded.iter().position(|&has| has == Some(turn.entity));
-        match host.and_then(|host| turns.get_mut(host)) {
-            Some(place) => *place = Some(turn),
-            None => rest.push(turn),
-        }
-    }
-    for turn in rest {
-        if let Some(place) = turns.iter_mut().find(|place| place.is_none()) {
-            *place = Some(turn);
+/// All do their parts, each on its CPU of the host's; the first of these is the first CPU.
+fn together<B: VcpuBackend>(parts: &mut [(usize, Part<'_, B>)]) {
+    let Some(((_, first), others)) = parts.split_first_mut() else {
+        return;
+    };
+    let mut works: Vec<_> = others
+        .iter_mut()
+        .map(|(host, part)| (*host, move || part.run()))
+        .collect();
+    let mut works: Vec<(usize, &mut (dyn FnMut() + Send))> = works
+        .iter_mut()
+        .map(|(host, work)| (*host, work as &mut (dyn FnMut() + Send)))
+        .collect();
+    smp::together(&mut works, || first.run());
+}
+
+/// Gives each of those chosen the CPU of the host's that it has. The first CPU always gets one, as it is there anyway.
+fn place(turns: &mut [Option<Turn>], loaded: &[Option<Entity>]) {
+    for (host, &has) in loaded.iter().enumerate() {
+        let its = |turn: &Option<Turn>| turn.is_some_and(|turn| Some(turn.entity) == has);
+        if let Some(at) = turns.iter().position(its) {
+            turns.swap(host, at);
         }
     }
     if turns.first().is_some_and(Option::is_none)

@@ -18,7 +18,7 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use host_cpus::MAX_HOST_CPUS;
-pub use round::together;
+pub use round::{goes_on, together};
 use spin::Mutex;
 pub use start::start;
 use x86::msr::{IA32_GS_BASE, wrmsr};
@@ -188,8 +188,16 @@ impl HostCpu {
     }
 }
 
+/// Interrupts CPU `number`, so that the guest there is left.
+pub fn interrupt(number: usize) {
+    if let Some(cpu) = all().find(|cpu| cpu.number == number) {
+        lapic::send(cpu.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
+    }
+}
+
 /// Interrupts the first CPU, so that the guest there is left soon and the session looks around.
 pub fn kick_first() {
+    interrupts::serve();
     if let Some(first) = all().next() {
         lapic::send(first.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
     }

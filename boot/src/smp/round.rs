@@ -2,9 +2,11 @@
 //! all have. Outside a round only the first CPU does anything, so that all that the session has is its alone.
 
 use super::{HostCpu, State, all, kick_first};
+use crate::interrupts;
 use crate::lapic::{self, Ipi};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
+use hv_core::kick;
 
 /// What a CPU is to do. It lives until that CPU has answered.
 type Work<'a> = dyn FnMut() + Send + 'a;
@@ -29,20 +31,35 @@ impl Job {
     }
 }
 
-/// The first CPU has asked the others to come to an end.
+/// Several CPUs have worked together.
+static ROUNDS: AtomicBool = AtomicBool::new(false);
+/// The round is to end: all are to come to an end.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// This CPU has done what it was to do: the others need not go on for it.
 pub(super) fn ended() {
-    if !ENDING.load(Ordering::Acquire) {
+    if !ENDING.swap(true, Ordering::SeqCst) {
         kick_first();
     }
+}
+
+/// An interrupt waits, and is let in if there are several CPUs. Whether the current one, which runs a guest, goes on with that: others have kicked it, and
+/// the round is not to end.
+pub fn goes_on() -> bool {
+    if !ROUNDS.load(Ordering::Relaxed) {
+        return false;
+    }
+    let seen = interrupts::served();
+    interrupts::window();
+    let serves = super::current().number == 0 && interrupts::served() != seen;
+    !serves && !ENDING.load(Ordering::SeqCst)
 }
 
 /// Has each of these CPUs, by its place among those in use, do its work, while the first CPU, which is the current one, does `own`. Then they are interrupted, which leaves a
 /// guest, and waited for. When one of them has ended, the first CPU is interrupted, so that it leaves its guest.
 pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
-    ENDING.store(false, Ordering::Release);
+    ROUNDS.store(true, Ordering::Relaxed);
+    ENDING.store(false, Ordering::SeqCst);
     for (number, work) in &mut *others {
         let work: *mut Work<'a> = core::ptr::from_mut(*work);
         // SAFETY: only the lifetime is another one: the work is used up to this function's end, which waits for it.
@@ -54,17 +71,19 @@ pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
         cpu.call();
     }
     own();
-    ENDING.store(true, Ordering::Release);
+    ENDING.store(true, Ordering::SeqCst);
     let busy = || {
         others
             .iter()
             .map(|(number, _)| cpu(*number))
             .filter(|cpu| !cpu.is_free())
     };
-    for cpu in busy() {
-        lapic::send(cpu.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
-    }
+    let mut looks = 0u32;
     while busy().next().is_some() {
+        if looks.is_multiple_of(kick::PATIENCE) {
+            busy().for_each(|cpu| lapic::send(cpu.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR)));
+        }
+        looks = looks.wrapping_add(1);
         core::hint::spin_loop();
     }
 }

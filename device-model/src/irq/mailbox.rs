@@ -178,7 +178,7 @@ impl Mailbox {
         }
     }
 
-    /// Sets `flags`, and wakes the owner if it has halted.
+    /// Sets `flags`, and has the owner see them: wakes it if it has halted, and makes it look around otherwise.
     pub fn tell(&self, flags: Flags) {
         self.set(flags);
         self.wake();
@@ -191,6 +191,8 @@ impl Mailbox {
     fn wake(&self) {
         if self.halted.load(SEQ) {
             self.wakeups.wake(self.cpu);
+        } else {
+            self.wakeups.kicks.look(self.cpu);
         }
     }
 

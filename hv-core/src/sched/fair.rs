@@ -122,6 +122,10 @@ impl Fair {
         }
     }
 
+    pub fn is_runnable(&self, index: usize) -> bool {
+        self.contenders.get(index).is_some_and(|c| c.can_run)
+    }
+
     pub fn any_runnable(&self) -> bool {
         self.contenders.iter().any(|c| c.can_run)
     }
@@ -188,23 +192,27 @@ impl Fair {
         self.current
     }
 
-    /// Who runs beside `taken`, and for how many ticks it may go on beside those that then wait, if there are any. One of `kept` is preferred while it
-    /// may still go on.
-    pub fn pick_beside(&self, taken: &[usize], kept: &[usize]) -> Option<(usize, Option<u64>)> {
+    /// Who of those that are `free` runs on another processor, and for how many ticks it may go on beside those that then wait, if there are any.
+    /// One that was `kept` is preferred while it may still go on.
+    pub fn pick_beside(
+        &self,
+        free: impl Fn(usize) -> bool,
+        kept: impl Fn(usize) -> bool,
+    ) -> Option<(usize, Option<u64>)> {
         let waiting = || {
             let all = (0..).zip(&self.contenders);
-            all.filter(|(i, c)| c.can_run && !taken.contains(i))
+            all.filter(|&(i, c)| c.can_run && free(i))
         };
-        let least = |kept: Option<&[usize]>| {
-            let those = waiting().filter(|(i, _)| kept.is_none_or(|kept| kept.contains(i)));
+        let least = |only_kept: bool| {
+            let those = waiting().filter(|&(i, _)| !only_kept || kept(i));
             those.min_by_key(|(_, c)| (c.effective(), c.used))
         };
         let slice = |(index, current): (usize, &Contender)| {
             let others = waiting().filter(|&(i, _)| i != index);
             others.map(|(_, other)| self.room(current, other)).min()
         };
-        let stays = least(Some(kept)).filter(|&one| slice(one) != Some(0));
-        let chosen = stays.or_else(|| least(None))?;
+        let stays = least(true).filter(|&one| slice(one) != Some(0));
+        let chosen = stays.or_else(|| least(false))?;
         Some((chosen.0, slice(chosen)))
     }
 

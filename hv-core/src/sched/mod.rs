@@ -11,7 +11,8 @@
 //! an idle processor (`cap.rs`).
 //!
 //! The scheduler has no clock: all times are given, in ticks of any clock that does not go back. Several processors share one: it gives them
-//! virtual machines one after the other ([`pick_beside`](Scheduler::pick_beside)), each to one processor at a time.
+//! virtual CPUs one after the other ([`pick_beside`](Scheduler::pick_beside)). A machine whose turn it is gets as many processors as it has virtual
+//! CPUs that can run; so those of one machine run at the same time, and weights hold whatever the numbers are.
 
 mod cap;
 mod fair;
@@ -197,14 +198,28 @@ impl Scheduler {
         })
     }
 
-    /// Who runs on another processor from `now` on, while virtual machines of the indices `taken`, the first of which [`pick`](Self::pick) has chosen just
-    /// now, run on theirs: one of another machine, if there is any that can. One of `kept`, which had a processor last, goes on until another is so far
-    /// behind that a change is worth its while.
-    pub fn pick_beside(&mut self, now: u64, taken: &[usize], kept: &[usize]) -> Option<Turn> {
-        let (index, slice) = self.level.pick_beside(taken, kept)?;
-        let vm = self.vms.get_mut(index)?;
-        let vcpu = vm.vcpus.pick()?;
-        let slices = [slice, vm.vcpus.slice(), vm.cap.left()];
+    /// Who runs on another processor from `now` on, beside those that are `taken`, the first of which [`pick`](Self::pick) has chosen just now. One of `kept`,
+    /// which had a processor last, goes on until another is so far behind that a change is worth its while.
+    pub fn pick_beside(
+        &mut self,
+        now: u64,
+        taken: &[Option<Turn>],
+        kept: &[Option<Entity>],
+    ) -> Option<Turn> {
+        let taken = |entity| taken.iter().flatten().any(|turn| turn.entity == entity);
+        let kept = |entity| kept.contains(&Some(entity));
+        let vms = &self.vms;
+        let vcpus = |vm: usize| (0..vms[vm].used.len()).map(move |vcpu| Entity { vm, vcpu });
+        let (index, slice) = self.level.pick_beside(
+            |vm| vcpus(vm).any(|e| vms[vm].vcpus.is_runnable(e.vcpu) && !taken(e)),
+            |vm| vcpus(vm).any(kept),
+        )?;
+        let vm = vms.get(index)?;
+        let (vcpu, own) = vm.vcpus.pick_beside(
+            |vcpu| !taken(Entity { vm: index, vcpu }),
+            |vcpu| kept(Entity { vm: index, vcpu }),
+        )?;
+        let slices = [slice, own, vm.cap.left()];
         let slice = slices.into_iter().flatten().min();
         Some(Turn {
             entity: Entity { vm: index, vcpu },

@@ -660,39 +660,49 @@ fn who_is_picked_can_run() {
     }
 }
 
-#[test]
-fn several_processors_share_the_machines_each_of_which_has_one_at_a_time() {
-    for (machines, processors) in [(1, 2), (2, 2), (3, 2), (5, 2), (5, 4)] {
-        let mut s = Scheduler::new(HZ);
-        for _ in 0..machines {
-            let vm = s.add_vm(share(1, 0));
+/// Machines of these weights and numbers of virtual CPUs that compute, on so many processors, for ten seconds: how long each has run, and how often a
+/// virtual CPU got a processor that it did not have.
+fn on_several(machines: &[(u32, usize)], processors: usize) -> (Vec<u64>, usize, u64) {
+    let mut s = Scheduler::new(HZ);
+    for &(weight, cpus) in machines {
+        let vm = s.add_vm(share(weight, 0));
+        for _ in 0..cpus {
             let entity = s.add_vcpu(vm);
             s.wake(entity);
         }
-        let (mut now, mut changes, mut used) = (0, 0, vec![0; machines]);
-        let mut kept = Vec::new();
-        while now < 10 * SECOND {
-            let mut turns = vec![s.pick(now).unwrap()];
-            let mut taken = vec![turns[0].entity.vm];
-            while taken.len() < processors
-                && let Some(turn) = s.pick_beside(now, &taken, &kept)
-            {
-                assert!(!taken.contains(&turn.entity.vm));
-                taken.push(turn.entity.vm);
-                turns.push(turn);
-            }
-            assert_eq!(turns.len(), machines.min(processors));
-            changes += taken.iter().filter(|vm| !kept.contains(*vm)).count();
-            // A round ends with the shortest turn, and after a millisecond for another reason.
-            let ends = turns.iter().filter_map(|turn| turn.until);
-            let round = ends.fold(now + MS, u64::min).max(now + 1) - now;
-            for turn in &turns {
-                s.charge(turn.entity, round);
-                used[turn.entity.vm] += round;
-            }
-            now += round;
-            kept = taken;
+    }
+    let all = machines.iter().map(|&(_, cpus)| cpus).sum::<usize>();
+    let (mut now, mut changes, mut used) = (0, 0, vec![0; machines.len()]);
+    let mut kept = vec![None; processors];
+    while now < 10 * SECOND {
+        let mut turns = vec![None; processors];
+        turns[0] = s.pick(now);
+        for n in 1..processors {
+            turns[n] = s.pick_beside(now, &turns[..n], &kept);
         }
+        let chosen: Vec<_> = turns.iter().flatten().map(|turn| turn.entity).collect();
+        assert_eq!(chosen.len(), all.min(processors));
+        for (n, one) in chosen.iter().enumerate() {
+            assert!(!chosen[..n].contains(one), "{chosen:?}");
+        }
+        changes += chosen.iter().filter(|&&e| !kept.contains(&Some(e))).count();
+        // A round ends with the shortest turn, and after a millisecond for another reason.
+        let ends = turns.iter().flatten().filter_map(|turn| turn.until);
+        let round = ends.fold(now + MS, u64::min).max(now + 1) - now;
+        for &entity in &chosen {
+            s.charge(entity, round);
+            used[entity.vm] += round;
+        }
+        now += round;
+        kept = turns.iter().map(|turn| turn.map(|t| t.entity)).collect();
+    }
+    (used, changes, now)
+}
+
+#[test]
+fn several_processors_share_what_there_is() {
+    for (machines, processors) in [(1, 2), (2, 2), (3, 2), (5, 2), (5, 4)] {
+        let (used, changes, now) = on_several(&vec![(1, 1); machines], processors);
         let fair = now * machines.min(processors) as u64 / machines as u64;
         for &used in &used {
             assert!(
@@ -703,4 +713,23 @@ fn several_processors_share_the_machines_each_of_which_has_one_at_a_time() {
         let most = machines + 10_000 * processors / 2;
         assert!(changes <= most, "{machines} on {processors}: {changes}");
     }
+}
+
+#[test]
+fn weights_hold_on_several_processors() {
+    for (cpus, processors) in [(2, 2), (3, 2), (4, 4), (2, 3)] {
+        let (used, _, now) = on_several(&[(1, cpus), (3, cpus)], processors);
+        // What the heavier one cannot use is the other's.
+        let all = now * processors.min(2 * cpus) as u64;
+        let heavy = (all * 3 / 4).min(now * cpus as u64);
+        assert!(
+            used[1].abs_diff(heavy) <= all * 3 / 100,
+            "{cpus} on {processors}: {used:?}"
+        );
+    }
+    let (used, _, now) = on_several(&[(1, 1), (1, 4)], 2);
+    assert!(
+        used[0].abs_diff(now) <= now / 20,
+        "one that has one processor: {used:?}"
+    );
 }

@@ -54,14 +54,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Next::Enter(injection)
     }
 
-    /// Runs the guest until it exits, and notes when that was.
+    /// Runs the guest until it exits, and notes when that was. None: it has not been entered, since another CPU requests something.
     #[inline(always)]
     pub(super) fn enter(
         &mut self,
         injection: &Injection,
         deadline: VmTime,
         armed: &mut VmTime,
-    ) -> VmExit {
+    ) -> Option<VmExit> {
         let timer = if self.cpu.has_timer() {
             self.clock.ticks_until(deadline, self.now)
         } else {
@@ -75,6 +75,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.shadow || self.generation != self.vm.generation() {
             flush = self.look_up_root();
         }
+        if !self.kicks.enter(self.index(), self.host) {
+            self.turned_back(flush);
+            return None;
+        }
         let entry = Entry {
             root: self.root,
             flush,
@@ -86,13 +90,24 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.account(self.clock.ticks());
         let injected = injection.event.map(|event| (event, self.cpu.rip()));
         let mut exit = self.cpu.run(&entry);
+        self.kicks.leave(self.index());
         let ticks = self.clock.ticks();
         if exit.vectoring.is_some() {
             self.drop_stale_vectoring(&mut exit, injected);
         }
         self.last = (exit.reason.index(), ticks);
         self.now = self.clock.time(ticks);
-        exit
+        Some(exit)
+    }
+
+    /// Something is requested of this CPU, which it has to see to before it enters.
+    #[cold]
+    #[inline(never)]
+    fn turned_back(&mut self, flush: TlbFlush) {
+        if flush != TlbFlush::None {
+            self.owes_flush = true;
+            self.generation = 0;
+        }
     }
 
     /// Runs the guest until it exits, with an event or with a [recorder](crate::record::Recorder), and acts on the exit. A function of its own, so that the usual way
@@ -101,7 +116,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
         self.end_record();
-        let exit = self.enter(injection, deadline, armed);
+        let Some(exit) = self.enter(injection, deadline, armed) else {
+            if let Some(event) = injection.event {
+                self.put_back(event);
+            }
+            return;
+        };
         self.take_back_eoi();
         self.take_task_priority();
         if let Some(vector) = exit.untaken {
@@ -132,14 +152,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let mut mmu = self.vm.mmu();
         let (root, flush) = mmu.root(self.index());
         (self.root, self.generation) = (root, mmu.generation());
-        if flush != TlbFlush::None {
-            self.stats.flushes += 1;
+        let owes = core::mem::take(&mut self.owes_flush);
+        if flush != TlbFlush::None || owes {
+            self.stats.flushes += u64::from(!owes);
             if self.shadow {
                 // Another CPU may have put the fence up or taken it down.
                 self.cpu.set_fence(mmu.fence(self.index()));
             }
         }
-        flush
+        if owes { TlbFlush::Guest } else { flush }
     }
 
     /// Adds the time since the last exit to its reason. Another exit follows.

@@ -32,6 +32,7 @@ use crate::event::{Event, EventKind, EventQueue, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::hyperv::Reference;
 use crate::irq::{Attention, InterruptController};
+use crate::kick::Kicks;
 use crate::mmu::Mmu;
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
@@ -137,6 +138,10 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub service_from: VmTime,
     /// Its number in the VM, from 0. 0 is the bootstrap processor.
     index: u8,
+    /// The number of the host's CPU that it has.
+    host: usize,
+    /// How others make it look around.
+    kicks: Arc<Kicks>,
     /// The other CPUs of the VM: bit n is CPU n.
     others: u32,
     irqs: Box<dyn InterruptController>,
@@ -162,6 +167,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     /// Where the tables are, as of this generation of the MMU's.
     root: Hpa,
     generation: u64,
+    /// It has still to flush for that generation.
+    owes_flush: bool,
     /// The page with the local APIC's registers, if they are in memory.
     apic_page: Option<Gpa>,
     /// The reason of the exit that is being dealt with and when it happened.
@@ -185,8 +192,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         } = parts;
         let ticks = clock.ticks();
         let mut v = Self {
+            kicks: vm.wakeups.kicks.clone(),
             vm,
             index,
+            host: 0,
             others: !(1 << (index & 31)),
             reference: Reference::new(pvclock.tsc_hz()),
             pvclock,
@@ -210,6 +219,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             shadow: false,
             root: Hpa(0),
             generation: 0,
+            owes_flush: false,
             apic_page: None,
             last: NO_EXIT,
             accesses: (0, 0),
@@ -300,6 +310,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         let mut armed = VmTime(0);
         loop {
+            if let Some(requests) = self.kicks.take(self.index())
+                && requests.root()
+            {
+                self.generation = 0;
+            }
             if self.vm.unsettled() {
                 self.settle();
             }
@@ -325,8 +340,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 && self.activity == Activity::Active
                 && self.cpu.can_run()
             {
-                let exit = self.enter(&Injection::default(), deadline, &mut armed);
-                self.left(exit);
+                if let Some(exit) = self.enter(&Injection::default(), deadline, &mut armed) {
+                    self.left(exit);
+                }
                 continue;
             }
             match self.prepare(attention) {
@@ -392,8 +408,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.now_is_old = false;
     }
 
-    /// The host's CPU is its from now on; in all, others have had it for `steal` nanoseconds while this one could have run.
-    pub fn begin_turn(&mut self, steal: u64) {
+    /// CPU `host` of the host's is its from now on; in all, others have had it for `steal` nanoseconds while this one could have run.
+    pub fn begin_turn(&mut self, host: usize, steal: u64) {
+        self.host = host;
         if self.steal.begin(&*self.vm.memory, steal) {
             self.reload_paging();
         }

@@ -6,6 +6,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     // Not among what every exit under nested paging goes through too.
     #[inline(never)]
     fn root(&mut self, cpu: usize) -> (Hpa, TlbFlush) {
+        self.flushes.leave(cpu);
         self.catch_up();
         self.release();
         let root = match self.cpus[cpu].root {
@@ -44,6 +45,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     }
 
     fn page_fault(&mut self, cpu: usize, fault: &ShadowFault) -> Resolve {
+        self.flushes.leave(cpu);
         self.catch_up();
         self.resolve(cpu, fault)
     }
@@ -53,6 +55,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     }
 
     fn load(&mut self, cpu: usize, state: &PagingState) {
+        self.flushes.leave(cpu);
         self.catch_up();
         if self.algorithm == Algorithm::Vtlb && !mutant(Mutant::LoadIgnored) {
             self.empty_tlb(cpu);
@@ -78,6 +81,7 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
     }
 
     fn invalidate_page(&mut self, cpu: usize, _state: &PagingState, gva: Gva) {
+        self.flushes.leave(cpu);
         self.catch_up();
         match self.algorithm {
             _ if mutant(Mutant::InvlpgIgnored) => {}

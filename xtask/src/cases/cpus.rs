@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::checks::Check::{Console, PoweredOff, Resets};
-use super::{Case, What, by_hand, case, keys, on, own, shadowed, until, with_cpus};
+use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
 use crate::guests::Guest;
 use crate::litmus;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
@@ -52,13 +52,17 @@ fn hotplug() -> Case {
 
 /// The CPUs of a guest try each other.
 fn litmus(name: &'static str, cpus: u32, timeout: u64) -> Case {
-    with_cpus(cpus, own(name, &[], try_each_other, 32, timeout))
+    let short = |case: &Case, umbra: &Path, scratch: &Path| rounds(300, case, umbra, scratch);
+    with_cpus(cpus, own(name, &[], short, 32, timeout))
 }
 
-fn try_each_other(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-    /// Rounds every day, and when there is time.
-    const ROUNDS: [u32; 2] = [300, 1_000_000];
-    let rounds = ROUNDS[usize::from(case.by_hand)];
+/// The same for hours.
+fn long_litmus(name: &'static str) -> Case {
+    let long = |case: &Case, umbra: &Path, scratch: &Path| rounds(1_000_000, case, umbra, scratch);
+    by_hand(with_cpus(4, own(name, &[], long, 32, 100_000)))
+}
+
+fn rounds(rounds: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let disk = scratch.join("litmus.img");
     litmus::make(&disk, case.cpus, rounds)?;
     let says = format!("LITMUS OK {:08X}", case.cpus * rounds);
@@ -155,12 +159,31 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(Shadow::Cached, litmus("shadow-cached-litmus", 4, 200)),
         shadowed(Shadow::Vtlb, litmus("shadow-vtlb-litmus", 4, 200)),
         on(BOCHS_VMX, None, litmus("bochs-vmx-litmus", 2, 400)),
+        // By hand: QEMU's machine with several CPUs resets now and then.
+        by_hand(on_host_cpus(
+            2,
+            kernel("host-cpus-2-cpus-4-kernel", 4, 300, FOUR),
+        )),
+        by_hand(on_host_cpus(
+            2,
+            shadow("host-cpus-2-shadow-cpus-4-kernel", Shadow::Unsync),
+        )),
+        by_hand(on_host_cpus(2, litmus("host-cpus-2-litmus", 4, 200))),
+        by_hand(on_host_cpus(
+            2,
+            shadowed(Shadow::Unsync, litmus("host-cpus-2-shadow-litmus", 4, 200)),
+        )),
+        on_host_cpus(
+            2,
+            on(
+                BOCHS_VMX,
+                None,
+                litmus("bochs-vmx-host-cpus-2-litmus", 2, 400),
+            ),
+        ),
         // By hand: what the host tool sends comes at another moment in each run, and is an exit too.
         by_hand(with_cpus(4, own("cpus-4-repeat", &[], repeat, 32, 200))),
-        by_hand(litmus("litmus-million", 4, 100_000)),
-        by_hand(shadowed(
-            Shadow::Unsync,
-            litmus("shadow-litmus-million", 4, 100_000),
-        )),
+        long_litmus("litmus-million"),
+        shadowed(Shadow::Unsync, long_litmus("shadow-litmus-million")),
     ]
 }

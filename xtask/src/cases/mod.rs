@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use protocol::options::{Enlighten, Transport};
 use serde_json::Value;
 
@@ -52,6 +52,8 @@ pub struct Case {
     /// Virtual CPUs, and how many there can be later.
     cpus: u32,
     max_cpus: u32,
+    /// CPUs of the outer machine.
+    host_cpus: u32,
     memory: u64,
     script: Vec<Step>,
     timeout: u64,
@@ -136,6 +138,7 @@ fn case(
         what,
         cpus: 1,
         max_cpus: 1,
+        host_cpus: 1,
         memory: memory * MIB,
         script: script.to_vec(),
         timeout,
@@ -196,6 +199,11 @@ fn on(rig: &'static dyn Rig, cpu_model: Option<&'static str>, case: Case) -> Cas
 /// The same with several virtual CPUs.
 fn with_cpus(cpus: u32, case: Case) -> Case {
     Case { cpus, ..case }
+}
+
+/// The same on an outer machine with so many CPUs, all of which are used.
+fn on_host_cpus(host_cpus: u32, case: Case) -> Case {
+    Case { host_cpus, ..case }
 }
 
 /// The same under shadow paging.
@@ -331,6 +339,7 @@ impl Case {
             screenshot: Some(paths::logs().join(format!("{}.png", self.name))),
             report: Some(report.clone()),
             bus: self.bus,
+            host_cpus: self.host_cpus.max(options.host_cpus),
             ..options.clone()
         };
         let mut console = Vec::new();
@@ -344,6 +353,11 @@ impl Case {
             .unwrap_or(Value::Null);
         let log = run.log.clone();
         self.judge(run, &String::from_utf8_lossy(&console), &report)?;
+        if let used @ 2.. = options.host_cpus {
+            let says = format!("host CPUs: {used} found, {used} used");
+            let text = fs::read_to_string(&log)?;
+            ensure!(text.contains(&says), "Umbra's log does not say: {says}");
+        }
         Ok(Seen {
             log,
             pictures,

@@ -163,7 +163,7 @@ impl Machine {
             self.cpu.forget();
         }
         assert!(
-            self.mmu.flushes.enter(self.number),
+            self.mmu.flushes.is_admitted(self.number),
             "nobody has done anything since it asked"
         );
         self.cpu.inside = Some(root);
