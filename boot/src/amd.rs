@@ -55,6 +55,7 @@ pub fn enable() -> Result<Amd, String> {
         quirks: Quirks {
             inject_virtual: tcg,
             unchecked_cr0: tcg,
+            fatal_cr8: tcg,
             unguarded_xcr0: tcg,
             ..Quirks::default()
         },

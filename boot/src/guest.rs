@@ -4,6 +4,7 @@ mod cpu_slot;
 mod cpus;
 
 use crate::clock::HostClock;
+use crate::disk::ModuleDisk;
 use crate::host::{Confinement, ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
@@ -16,6 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use cpu_slot::CpuSlot;
 use device_model::fdc::{self, Fdc};
+use device_model::flash;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ide::{Drive, Ide};
@@ -45,7 +47,7 @@ use hv_core::time::Clock;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::vm;
 use hv_core::{Gpa, Hpa, VmTime};
-use hvmloader_fw::bios::BiosPlacement;
+use hvmloader_fw::bios::{self, BiosPlacement};
 use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot, Source};
 use hvmloader_fw::{cmos, mtrr, pci_setup, vga_text};
@@ -130,9 +132,9 @@ const UUID: [u8; 16] = *b"Umbra virtual PC";
 
 /// What is booted.
 enum Firmware {
-    /// SeaBIOS from its reset vector.
+    /// SeaBIOS or OVMF, from its reset vector.
     Bios {
-        image: &'static [u8],
+        code: &'static [u8],
         placement: BiosPlacement,
     },
     /// A Linux kernel without firmware.
@@ -222,6 +224,8 @@ fn algorithm(shadow: Option<Shadow>) -> Algorithm {
 }
 
 const _: () = assert!(options::MAX_CPUS == machine::MAX_CPUS);
+const _: () = assert!(options::MAX_FIRMWARE == bios::MOST as u64);
+const _: () = assert!(options::FIRMWARE_STEP == bios::STEP as u64);
 
 /// What the firmware boots first, as the user said.
 fn boot_from(boot: options::BootFrom) -> BootFrom {
@@ -286,6 +290,7 @@ impl<B: VcpuBackend> Guest<B> {
             boot: options.boot.map(boot_from),
         };
 
+        let mut store = None;
         let firmware = match need("kernel") {
             Some(kernel) => {
                 let initrd = need("initrd").unwrap_or(&[]);
@@ -309,10 +314,25 @@ impl<B: VcpuBackend> Guest<B> {
                 }
             }
             None => {
-                let image = firmware_image("bios")
+                // UEFI is the VM's own; the BIOS is the same for all.
+                let image = need("firmware")
+                    .or_else(|| firmware_image("bios"))
                     .ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
-                let placement = BiosPlacement::of(image).map_err(|e| e.to_string())?;
-                Firmware::Bios { image, placement }
+                // The variables are a medium of their own, or what the image begins with.
+                let (first, code) = match &media.variables {
+                    Some(_) => (&[][..], image),
+                    None => image.split_at(bios::store_in(image)),
+                };
+                store = match media.variables {
+                    None if first.is_empty() => None,
+                    None => Some(Box::new(ModuleDisk(first)) as Box<dyn BlockBackend>),
+                    medium => medium,
+                };
+                let length = store.as_ref().map_or(0, |medium| medium.sectors());
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                let placement = BiosPlacement::of(code, length.saturating_mul(512));
+                let placement = placement.map_err(|e| e.to_string())?;
+                Firmware::Bios { code, placement }
             }
         };
 
@@ -334,7 +354,8 @@ impl<B: VcpuBackend> Guest<B> {
         );
         let demand = Demand {
             ram: memory_size,
-            video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64,
+            video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64
+                + store.as_ref().map_or(0, |medium| medium.sectors() * 512),
             devices: DEVICES + u64::from(desc.max_cpus - 1) * CPU,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
@@ -349,12 +370,9 @@ impl<B: VcpuBackend> Guest<B> {
             )
         };
         let mut ram = GuestRam::allocate(&ranges).ok_or_else(enough)?;
-        if let Firmware::Bios { image, placement } = &firmware {
-            ram.add_rom(
-                placement.flash(),
-                Hpa(image.as_ptr() as u64),
-                image.len() as u64,
-            );
+        if let Firmware::Bios { code, placement } = &firmware {
+            let hpa = Hpa(code.as_ptr() as u64);
+            ram.add_rom(placement.code(), hpa, code.len() as u64);
         }
         ram.punch(machine::VGA_WINDOW);
         let ram = Arc::new(ram);
@@ -405,6 +423,12 @@ impl<B: VcpuBackend> Guest<B> {
             None => (Box::new(NullNet) as Box<_>, None),
         };
         let has_firmware = matches!(firmware, Firmware::Bios { .. });
+        let flash = match (&firmware, store) {
+            (Firmware::Bios { placement, .. }, Some(medium)) => {
+                Some(variables(number, placement.store(), medium)?)
+            }
+            _ => None,
+        };
         let outside = Outside {
             com1: Box::new(Com1(number)),
             debug: Box::new(FirmwareLog {
@@ -418,6 +442,7 @@ impl<B: VcpuBackend> Guest<B> {
             text: device_ram(vga::TEXT_RAM).ok_or_else(enough)?,
             unix_time: host::unix_time(),
             cmos: cmos::cmos(&desc),
+            flash,
             fw_cfg: has_firmware.then(|| fw_cfg(&desc, roms)),
         };
         let Machine {
@@ -497,10 +522,10 @@ impl<B: VcpuBackend> Guest<B> {
             slot.reset(ticks);
         }
         match &self.firmware {
-            Firmware::Bios { image, placement } => {
+            Firmware::Bios { code, placement } => {
                 let (at, part) = placement.low_copy();
                 self.memory
-                    .write(at, &image[part])
+                    .write(at, &code[part])
                     .map_err(|e| e.to_string())
             }
             Firmware::Linux { .. } => {
@@ -704,6 +729,38 @@ fn ide_drives(
         drives[at] = Some(Drive::disk(disk));
     }
     (described, drives)
+}
+
+/// The flash chip at `at` of VM `number`, with UEFI's variables from `medium`, which keeps them if it can be written.
+fn variables(
+    number: u8,
+    at: Gpa,
+    mut medium: Box<dyn BlockBackend>,
+) -> Result<flash::Parts, String> {
+    const SECTOR: usize = 512;
+    let failed = |what: &str| alloc::format!("VM {number}: UEFI's variables {what}");
+    let length = medium.sectors() as usize * SECTOR;
+    let memory = device_ram(length).ok_or_else(|| failed("find no memory"))?;
+    let mut block = [0; flash::BLOCK];
+    for offset in (0..length).step_by(flash::BLOCK) {
+        let sector = (offset / SECTOR) as u64;
+        let read = medium.read(sector, &mut block);
+        read.map_err(|_| failed("cannot be read"))?;
+        memory.ram.write(offset, &block);
+    }
+    let lasts = !medium.read_only();
+    log::info!(
+        "VM {number}: UEFI's variables {}",
+        match lasts {
+            true => "are kept",
+            false => "last until power-off",
+        }
+    );
+    Ok(flash::Parts {
+        at,
+        memory,
+        medium: lasts.then_some(medium),
+    })
 }
 
 /// What belongs to VM `number`, made from the first VM's.

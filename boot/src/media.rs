@@ -28,6 +28,8 @@ pub struct Media {
     pub disks: Vec<Box<dyn BlockBackend>>,
     /// For its floppy drive: the first is in it.
     pub floppies: Vec<Box<dyn BlockBackend>>,
+    /// What keeps UEFI's variables. A read-only one has them as the machine finds them the first time.
+    pub variables: Option<Box<dyn BlockBackend>>,
 }
 
 /// A medium for the CD-ROM or the floppy drive.
@@ -210,6 +212,7 @@ impl Media {
                 found.extend(sources.take(vm, role, number, named)?);
             }
         }
+        media.variables = sources.take(vm, Role::Variables, 1, None)?;
         media.floppies.retain(|floppy| {
             let usable = fdc::drive_for(floppy.sectors()).is_some();
             if !usable {

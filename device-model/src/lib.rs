@@ -3,7 +3,7 @@
 //! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
 //! and [`machine`] puts them there. There are the host and ISA bridges, IDE with disk and CD-ROM, VGA with the Bochs
 //! extensions, an RTL8029 network card, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
-//! power management, fw_cfg and debug ports.
+//! power management, fw_cfg, debug ports, and the flash chip with UEFI's variables.
 //!
 //! Not here: HPET, USB, sound, virtio. Each module says what of its chip is left out.
 #![cfg_attr(not(test), no_std)]
@@ -15,6 +15,7 @@ pub mod a20;
 pub mod debug;
 pub mod dma;
 pub mod fdc;
+pub mod flash;
 pub mod fwcfg;
 pub mod i8042;
 pub mod ide;

@@ -8,6 +8,7 @@ use crate::a20::A20;
 use crate::debug::DebugPort;
 use crate::dma::Dma;
 use crate::fdc::Fdc;
+use crate::flash::{self, Flash};
 use crate::fwcfg::FwCfg;
 use crate::i8042::I8042;
 use crate::ide::{self, Drive, Ide};
@@ -64,6 +65,8 @@ pub struct Outside {
     pub unix_time: u64,
     /// Contents of CMOS RAM by index.
     pub cmos: Vec<(u8, u8)>,
+    /// The flash chip with UEFI's variables.
+    pub flash: Option<flash::Parts>,
     /// The firmware's configuration device, with its items. None: a machine without firmware.
     pub fw_cfg: Option<FwCfg>,
 }
@@ -118,6 +121,7 @@ impl Machine {
             text,
             unix_time,
             cmos,
+            flash,
             fw_cfg,
         } = outside;
         let chips = InterruptChips::shared(desc.max_cpus as u8);
@@ -177,6 +181,10 @@ impl Machine {
             );
         }
 
+        if let Some(parts) = flash {
+            variables(bus, parts);
+        }
+
         let mut pci = PciBus::new();
         pci.add(machine::HOST_BRIDGE, Box::new(HostBridge::new(0)));
         pci.add(machine::ISA_BRIDGE, Box::new(IsaBridge::new(chips.clone())));
@@ -231,6 +239,17 @@ fn interrupt_chips(bus: &mut Bus, chips: &SharedChips, cpus: u32) {
     for _ in 0..cpus {
         bus.add_cpu_page(Gpa(machine::LAPIC));
     }
+}
+
+/// The flash chip. Its windows are numbered by the bus before it exists.
+fn variables(bus: &mut Bus, parts: flash::Parts) {
+    let place = bus.reserve();
+    let len = parts.memory.ram.len() as u64;
+    let windows = flash::Windows {
+        array: bus.add_rom_window(place, len, parts.memory.hpa),
+        registers: bus.add_mmio(place, len, None),
+    };
+    bus.occupy(place, Arc::new(Lock::device(Flash::new(parts, windows))));
 }
 
 fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {

@@ -40,6 +40,7 @@ enum WindowKind {
     Mmio,
     Ram {
         hpa: Hpa,
+        writable: bool,
     },
     /// Registers of a CPU itself, which it accesses without the bus and which hide from it whatever is there.
     Cpu {
@@ -246,7 +247,14 @@ impl Bus {
 
     /// Adds a movable window of host memory at `hpa` (video RAM), not yet placed.
     pub fn add_ram_window(&mut self, device: DeviceId, len: u64, hpa: Hpa) -> WindowId {
-        self.window(WindowKind::Ram { hpa }, device, len, None)
+        let writable = true;
+        self.window(WindowKind::Ram { hpa, writable }, device, len, None)
+    }
+
+    /// Adds a movable window of host memory at `hpa` (flash), not yet placed, which the guest reads itself; `device` gets what it writes.
+    pub fn add_rom_window(&mut self, device: DeviceId, len: u64, hpa: Hpa) -> WindowId {
+        let writable = false;
+        self.window(WindowKind::Ram { hpa, writable }, device, len, None)
     }
 
     fn window(
@@ -283,14 +291,14 @@ impl Bus {
         let window = self.windows.iter().find_map(|w| {
             let offset = gpa.0.wrapping_sub(w.base?);
             match w.kind {
-                WindowKind::Ram { hpa } if offset < w.len => Some(hpa.add(offset)),
+                WindowKind::Ram { hpa, writable } if offset < w.len => Some(Backing::Ram {
+                    hpa: hpa.add(offset),
+                    writable,
+                }),
                 _ => None,
             }
         });
-        window.map_or(Backing::Mmio, |hpa| Backing::Ram {
-            hpa,
-            writable: true,
-        })
+        window.unwrap_or(Backing::Mmio)
     }
 
     /// Tells what is in the second mebibyte, in as few pieces as possible.
@@ -386,11 +394,8 @@ impl Bus {
                 }
             }
             WindowKind::Mmio => {}
-            WindowKind::Ram { hpa } => {
-                let there = Backing::Ram {
-                    hpa,
-                    writable: true,
-                };
+            WindowKind::Ram { hpa, writable } => {
+                let there = Backing::Ram { hpa, writable };
                 for (base, backing) in [(old, Backing::Mmio), (base, there)] {
                     if let Some(start) = base.map(Gpa) {
                         changed(MapChange {

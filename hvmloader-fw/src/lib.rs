@@ -4,8 +4,8 @@
 //! ([`acpi`], [`smbios`]). Either the guest's firmware applies the script, having read it through fw_cfg ([`fwcfg`]), or we do
 //! ([`place`]) when a Linux kernel is booted directly ([`linux`]); then the chores of the firmware are ours too: base
 //! addresses and interrupt routing ([`pci_setup`]), memory types ([`mtrr`]), the MP table ([`mptable`]), $PIR ([`pir`]) and the whole memory map
-//! ([`e820`]). For stock SeaBIOS there are the CMOS contents ([`cmos`]), the boot order ([`bootorder`]) and the places of its
-//! image ([`bios`]).
+//! ([`e820`]). For stock SeaBIOS and OVMF there are the CMOS contents ([`cmos`]), the boot order ([`bootorder`]) and the places of their
+//! images ([`bios`]).
 //!
 //! Nothing here touches a device: the answers are bytes and addresses, and the caller puts them where they belong.
 #![cfg_attr(not(test), no_std)]

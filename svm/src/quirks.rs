@@ -6,6 +6,7 @@
 //! | [`inject_virtual`](Quirks::inject_virtual) | QEMU's software emulation | by QEMU's signature in CPUID |
 //! | [`cr_reads_as_cr0`](Quirks::cr_reads_as_cr0) | QEMU 10.0 | [`probe::cr_reads_as_cr0`](crate::probe::cr_reads_as_cr0) |
 //! | [`unchecked_cr0`](Quirks::unchecked_cr0) | QEMU 7.2 | by QEMU's signature in CPUID |
+//! | [`fatal_cr8`](Quirks::fatal_cr8) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`unguarded_xcr0`](Quirks::unguarded_xcr0) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`identity_map`](Quirks::identity_map) | QEMU before 7.2.16 and 9.1.2 | [`probe::nested_tables_hold_without_paging`](crate::probe::nested_tables_hold_without_paging) |
 //!
@@ -28,6 +29,9 @@ pub struct Quirks {
     /// MOV to CR0 takes NW without CD, and bits that do not exist, for which a CPU raises #GP. The next VMRUN then refuses the guest.
     /// Writes of CR0 that change more than TS and MP leave the guest there.
     pub unchecked_cr0: bool,
+    /// MOV to CR8 while a virtual interrupt waits ends the emulator itself: `helper_write_crN` in `target/i386/tcg/sysemu/misc_helper.c`
+    /// requests the interrupt without the lock that this needs. OVMF's interrupt handlers end with one. Such writes leave the guest there.
+    pub fatal_cr8: bool,
     /// XSETBV does not leave the guest, whatever the intercept says: the guest sets the CPU's own XCR0.
     pub unguarded_xcr0: bool,
     /// Nested tables are not walked while the guest's paging is off, so that it would have the host's memory for its own. It never is off

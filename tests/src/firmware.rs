@@ -250,11 +250,11 @@ impl FirmwarePc {
             floppy: FloppyDrive::M1440,
             boot: media.boot,
         };
-        let placement = BiosPlacement::of(&bios).expect("the image is a BIOS");
+        let placement = BiosPlacement::of(&bios, 0).expect("the image is a BIOS");
         let (low, part) = placement.low_copy();
         let memory = Arc::new(PcMemory {
             ram: VecMemory::new(RAM),
-            rom_at: placement.flash().0,
+            rom_at: placement.code().0,
             rom: bios.clone(),
         });
         let written = memory.write(low, &bios[part]);
@@ -283,6 +283,7 @@ impl FirmwarePc {
             text: mapped(vga::TEXT_RAM),
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
+            flash: None,
             fw_cfg: Some(fw_cfg),
         };
         let Machine {

@@ -27,7 +27,7 @@ use hv_core::mmu::{Access, PagingState};
 use hv_core::regs::{Cr0, Cr4, Efer, Rflags, SegAttr, SegReg, Segment};
 use hv_core::testing::VecMemory;
 use hv_core::{Gpa, Gva};
-use hvmloader_fw::bios::BiosPlacement;
+use hvmloader_fw::bios::{BiosPlacement, store_in};
 use hvmloader_fw::linux;
 use npt_shadow::Algorithm;
 use switch::{FRAME, Queue, Switch};
@@ -307,12 +307,12 @@ pub fn bios(data: &[u8]) {
     if let Some(at) = image.len().checked_sub(16).filter(|_| byte & 1 != 0) {
         image[at] = 0xea;
     }
-    if let Ok(placement) = BiosPlacement::of(&image) {
+    let store = store_in(&image);
+    if let Ok(placement) = BiosPlacement::of(&image[store..], store) {
         let (gpa, part) = placement.low_copy();
-        assert!(gpa.0 + image[part].len() as u64 == 1 << 20);
-        assert!(placement.flash().0 + image.len() as u64 == 1 << 32);
-        let (gpa, part) = placement.shadow();
-        assert!(gpa.0 + image[part].len() as u64 == 1 << 20);
+        assert!(gpa.0 + image[store..][part].len() as u64 == 1 << 20);
+        assert!(placement.code().0 + (image.len() - store) as u64 == 1 << 32);
+        assert!(placement.store().0 + image.len() as u64 == 1 << 32);
     }
 }
 

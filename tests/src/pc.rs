@@ -229,6 +229,7 @@ impl Pc {
             },
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
+            flash: None,
             fw_cfg: Some(fw_cfg),
         };
         let machine = Machine::build(&mut bus, &desc, outside);

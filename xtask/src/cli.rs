@@ -9,6 +9,7 @@ use protocol::MAX_RECORD;
 pub use protocol::options::BootFrom;
 use protocol::options::{Enlighten, MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
 
+use crate::firmware::Firmware;
 use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
 
 /// Builds, runs and tests Umbra.
@@ -77,6 +78,11 @@ pub struct VmArgs {
     /// The command line of a Linux kernel
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
+    /// The machine's firmware: bios (SeaBIOS), uefi (OVMF, from the package ovmf), or the file of an image of either kind, up to 16 MiB.
+    /// UEFI keeps its variables in a file beside the first hard disk (disk.img.vars); without a disk they last until power-off
+    /// [default: uefi where the guest boots by UEFI only, otherwise bios]
+    #[arg(long, value_name = "bios|uefi|FILE")]
+    pub firmware: Option<Firmware>,
     /// The guest's memory
     #[arg(
         long,

@@ -12,13 +12,12 @@ use tempfile::TempDir;
 
 use crate::cli::ImageArgs;
 use crate::guests::Guest;
-use crate::media::{Kind, Medium};
+use crate::media::{Boots, Kind, Medium};
 use crate::outcome::refuse;
 use crate::progress::Step;
 use crate::rig::{Boot, Module, parse_memory};
-use crate::run::FIRMWARE;
 use crate::setup::{self, Purpose};
-use crate::{cdrom, deb, kernel, paths};
+use crate::{cdrom, deb, firmware, kernel, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -47,11 +46,15 @@ impl Entry {
     /// An entry for CDs, each in a virtual machine of its own with `memory` bytes. The machine's own screen shows the first; there is a
     /// host tool if `control` says how to speak to it.
     pub fn cdroms(guests: &[Medium], memory: u64, control: Option<Transport>) -> Entry {
-        let mut modules = firmware();
-        modules.extend((1..).zip(guests).map(|(number, guest)| Module {
-            role: format!("{}cdrom", prefix(number)),
-            path: guest.path.clone(),
-        }));
+        let mut modules = firmware::common();
+        for (number, guest) in (1..).zip(guests) {
+            let prefix = prefix(number);
+            modules.extend(guest.boots.firmware().modules(&prefix));
+            modules.push(Module {
+                role: format!("{prefix}cdrom"),
+                path: guest.path.clone(),
+            });
+        }
         let vm = protocol::options::Vm {
             memory: Some(memory),
             ..Default::default()
@@ -88,15 +91,6 @@ impl Entry {
     }
 }
 
-/// The virtual machine's firmware as modules.
-pub fn firmware() -> Vec<Module> {
-    let module = |(role, path): (&str, _)| Module {
-        role: role.to_owned(),
-        path: PathBuf::from(path),
-    };
-    FIRMWARE.into_iter().map(module).collect()
-}
-
 /// The command.
 ///
 /// # Errors
@@ -121,6 +115,9 @@ pub fn image(args: &ImageArgs) -> Result<()> {
     setup::require(Purpose::Image)?;
     if guests.is_empty() {
         guests.push(Medium::open(&Guest::usual().provide()?)?);
+    }
+    if guests.iter().any(|guest| guest.boots == Boots::Uefi) {
+        setup::require(Purpose::Uefi)?;
     }
     let umbra = kernel::build()?;
     let output = args
@@ -314,6 +311,7 @@ mod tests {
         let guest = |name: &str| Medium {
             path: PathBuf::from(format!("/isos/{name}.iso")),
             kind: Kind::Cdrom,
+            boots: Boots::Bios,
             length: 0,
             warnings: Vec::new(),
         };

@@ -21,6 +21,7 @@ mod disk;
 mod emulator;
 mod events;
 mod exits;
+mod firmware;
 mod fuzz;
 mod gfxmenu;
 mod guests;

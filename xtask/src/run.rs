@@ -31,12 +31,6 @@ use crate::setup::{self, Purpose};
 use crate::terminal::KeyByKey;
 use crate::{kernel, paths};
 
-/// The virtual machine's firmware, by role.
-pub const FIRMWARE: [(&str, &str); 2] = [
-    ("bios", "/usr/share/seabios/bios-256k.bin"),
-    ("vgabios", "/usr/share/seabios/vgabios-stdvga.bin"),
-];
-
 /// What the host saw of a run.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Host {
@@ -234,6 +228,9 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
         rig: options.rig,
         window: options.window,
     })?;
+    if options.vms().any(|vm| vm.firmware.is_uefi()) {
+        setup::require(Purpose::Uefi)?;
+    }
     options.rig.check_installed_model(&options.cpu_model)?;
     options.rig.prepare()?;
     let umbra = kernel::build()?;

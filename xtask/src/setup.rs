@@ -27,6 +27,8 @@ pub const fn package(name: &'static str, file: &'static str) -> Package {
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc")];
 /// The virtual machine's firmware.
 const FIRMWARE: &[Package] = &[package("seabios", "/usr/share/seabios/bios-256k.bin")];
+/// The virtual machine's firmware for guests that boot by UEFI.
+const UEFI: &[Package] = &[package("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd")];
 /// What guests are made with.
 const GUESTS: &[Package] = &[
     package("xorriso", "/usr/bin/xorriso"),
@@ -79,6 +81,8 @@ pub enum Purpose {
         /// In a window.
         window: bool,
     },
+    /// To run a guest that boots by UEFI.
+    Uefi,
     /// To install a system onto a disk image.
     Install,
     /// To fetch and build the test guests.
@@ -106,12 +110,13 @@ impl Purpose {
                 groups.extend(QEMU_SVM.packages(false));
                 groups
             }
+            Purpose::Uefi => vec![UEFI],
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
             Purpose::Fuzz => vec![BUILD, FUZZ],
             Purpose::Test => {
-                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, FUZZ, TEST];
+                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, FUZZ, UEFI, TEST];
                 groups.extend(rig::ALL.into_iter().flat_map(|rig| rig.packages(false)));
                 groups
             }

@@ -8,6 +8,7 @@ use clap::Parser;
 use protocol::options::{Enlighten, MAX_CPUS, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
+use crate::firmware::Firmware;
 use crate::guests::Guest;
 use crate::media::{self, Floppy, Kind, Medium};
 use crate::outcome::{Refused, refuse};
@@ -47,6 +48,8 @@ pub struct Vm {
     pub floppies: Vec<Floppy>,
     /// What is booted first.
     pub boot: Option<BootFrom>,
+    /// What boots it.
+    pub firmware: Firmware,
 }
 
 /// The words of `--vm`.
@@ -137,6 +140,7 @@ impl Vm {
             }
         }
         check_drives(args, guest.as_ref(), rig)?;
+        let firmware = Firmware::choose(args.firmware.as_ref(), guest.as_ref())?;
         let boot = match &guest {
             // It is what is to boot, whatever else there is.
             Some(guest) if guest.kind == Kind::Floppy => args.boot.or(Some(BootFrom::Floppy)),
@@ -161,6 +165,7 @@ impl Vm {
             cdroms,
             floppies,
             boot,
+            firmware,
         })
     }
 
@@ -183,8 +188,10 @@ impl Vm {
     ///
     /// The guest cannot boot.
     pub fn of(guest: &Path) -> Result<Vm> {
+        let guest = Medium::open(guest)?;
+        let firmware = guest.boots.firmware();
         Ok(Vm {
-            guest: Some(Medium::open(guest)?),
+            guest: Some(guest),
             initrd: None,
             cmdline: CMDLINE.to_owned(),
             memory: 1024 * MIB,
@@ -198,6 +205,7 @@ impl Vm {
             cdroms: Vec::new(),
             floppies: Vec::new(),
             boot: None,
+            firmware,
         })
     }
 
@@ -265,6 +273,13 @@ impl Vm {
                 fs::write(&cmdline, &self.cmdline)?;
                 parts.modules.push(module("cmdline", &cmdline));
             }
+        }
+        if !matches!(guest.kind, Kind::Kernel { .. }) {
+            let firmware = self.firmware.modules(&prefix);
+            for module in &firmware {
+                parts.module_bytes += fs::metadata(&module.path)?.len();
+            }
+            parts.modules.extend(firmware);
         }
         // The guest itself is the first of its kind.
         let first = |kind| if guest.kind == kind { 2 } else { 1 };
@@ -390,6 +405,7 @@ fn named(path: &Path) -> Option<Guest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::Boots;
 
     #[test]
     fn the_words_of_a_further_machine_are_those_of_the_first() {
@@ -415,6 +431,7 @@ mod tests {
         let guest = |kind| Medium {
             path: "/g".into(),
             kind,
+            boots: Boots::Bios,
             length: 100,
             warnings: Vec::new(),
         };
@@ -436,6 +453,7 @@ mod tests {
                 writable: false,
             }],
             boot: None,
+            firmware: Firmware::Bios,
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {

@@ -18,6 +18,8 @@ pub enum Role {
     Disk,
     /// A floppy, likewise.
     Floppy,
+    /// What keeps UEFI's variables, likewise.
+    Variables,
 }
 
 impl Role {
@@ -39,6 +41,7 @@ impl Role {
             Self::Cdrom => "cdrom",
             Self::Disk => "disk",
             Self::Floppy => "floppy",
+            Self::Variables => "vars",
         }
     }
 
@@ -46,7 +49,7 @@ impl Role {
         match kind {
             Kind::Disk { .. } => true,
             // What cannot be written is a write-protected floppy.
-            Kind::Cdrom => self != Self::Disk,
+            Kind::Cdrom => matches!(self, Self::Cdrom | Self::Floppy),
             Kind::Other(_) => false,
         }
     }

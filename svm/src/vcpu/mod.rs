@@ -55,7 +55,8 @@ const INTERCEPT5: Intercept5 = Intercept5::all();
 const INTERCEPT_EXCEPTIONS: u32 =
     1 << vector::DB | 1 << vector::DF | 1 << vector::AC | 1 << vector::MC;
 
-/// The guest reads and writes V_TPR as its CR8. Writes leave it only while the task priority holds an interrupt back.
+/// The guest reads and writes V_TPR as its CR8. Writes leave it only while the task priority holds an interrupt back, and where they may not
+/// meet a virtual interrupt.
 const INTERCEPT_CR8: u16 = 1 << 8;
 
 /// Writes of CR4 leave the guest, because it must not set the bits of what CPUID hides, and AMD-V has no mask of bits. Some of them reach
@@ -268,6 +269,7 @@ impl SvmVcpu {
     #[cold]
     #[inline(never)]
     fn run_with(&mut self, entry: Entry) -> VmExit {
+        let writes = self.context.vmcb.intercept_cr_write;
         self.encode(&entry);
         self.enter();
         let exit = decode(&self.context.vmcb, &self.features);
@@ -290,6 +292,7 @@ impl SvmVcpu {
             .union(VirtualInterrupt::V_INTR_MASKING)
             .bits();
         v.intercept3 = self.always.bits();
+        v.intercept_cr_write = writes;
         VmExit {
             vectoring,
             untaken,
@@ -348,6 +351,9 @@ impl SvmVcpu {
         }
         if entry.nmi_window {
             i3 |= Intercept3::IRET;
+        }
+        if self.features.quirks.fatal_cr8 && vi & VirtualInterrupt::V_IRQ.bits() != 0 {
+            v.intercept_cr_write |= INTERCEPT_CR8;
         }
         v.virtual_interrupt = vi;
         v.intercept3 = i3.bits();

@@ -6,6 +6,8 @@ use super::*;
 use crate::Quirks;
 use crate::asid::Asids;
 use hv_core::{Gpa, Hpa};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ENTRY: Entry = Entry {
     root: Hpa(0x5000),
@@ -96,6 +98,43 @@ fn writes_of_cr0_leave_the_guest_only_where_the_cpu_does_not_check_them() {
         let left = c.context.vmcb.intercept3 & Intercept3::CR0_SEL_WRITE.bits() != 0;
         assert_eq!(left, unchecked_cr0);
         assert_eq!(c.context.vmcb.intercept_cr_write & 1, 0);
+    }
+}
+
+#[test]
+fn writes_of_cr8_do_not_meet_a_virtual_interrupt_where_that_is_fatal() {
+    let window = Entry {
+        irq_window: true,
+        ..ENTRY
+    };
+    let interrupt = Entry {
+        inject: Some(Event::interrupt(0x68)),
+        ..ENTRY
+    };
+    for fatal_cr8 in [false, true] {
+        let features = Features {
+            quirks: Quirks {
+                fatal_cr8,
+                inject_virtual: fatal_cr8,
+                ..Quirks::default()
+            },
+            ..cpu().features
+        };
+        let mut c = SvmVcpu::with_host(features, Asids::new(2).give(), Box::default());
+        let seen = Arc::new(AtomicBool::new(false));
+        let see = seen.clone();
+        c.fake = Some(Box::new(move |v| {
+            see.store(v.intercept_cr_write & 1 << 8 != 0, Ordering::Relaxed);
+        }));
+        for (entry, left) in [(window, fatal_cr8), (interrupt, fatal_cr8), (ENTRY, false)] {
+            c.run(&entry);
+            assert_eq!(seen.load(Ordering::Relaxed), left, "{entry:?}");
+            assert_eq!(c.context.vmcb.intercept_cr_write & 1 << 8, 0);
+        }
+        // The threshold's intercept stays.
+        c.set_task_priority(5, 6);
+        c.run(&window);
+        assert_ne!(c.context.vmcb.intercept_cr_write & 1 << 8, 0);
     }
 }
 

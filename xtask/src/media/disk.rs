@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::foreign::refuse_foreign;
-use super::{DISK_SECTOR, absolute, iso, kernel_magic, open, plain};
+use super::{Boots, DISK_SECTOR, absolute, iso, kernel_magic, le32, open, plain, read_at};
 use crate::outcome::refuse;
 use crate::rig::{MIB, bytes};
 
@@ -106,6 +106,50 @@ pub fn open_disk(path: &Path) -> Result<PathBuf> {
         refuse!("the disk image {name} cannot be written: {}", plain(&error));
     }
     absolute(path)
+}
+
+/// By which firmware a disk with a boot signature boots, from its partition table: UEFI Specification 5.2.3, "Protective MBR", and 5.3, "GUID
+/// Partition Table (GPT) Disk Layout". A boot sector without code is none for a BIOS.
+pub(super) fn boots(file: &mut File) -> Boots {
+    /// Code of a boot sector, and its four partitions (5.2.1, "Legacy Master Boot Record").
+    const CODE: usize = 440;
+    const PARTITIONS: usize = 446;
+    const TYPE: usize = 4;
+    const EFI_SYSTEM: u8 = 0xef;
+    let sector = read_at(file, 0, DISK_SECTOR as usize);
+    let bios = sector.iter().take(CODE).any(|&byte| byte != 0);
+    let entries = sector.get(PARTITIONS..PARTITIONS + 64).unwrap_or_default();
+    let mut entries = entries.chunks_exact(16);
+    let uefi =
+        entries.any(|entry| entry.get(TYPE) == Some(&EFI_SYSTEM)) || has_system_partition(file);
+    match (bios, uefi) {
+        (false, true) => Boots::Uefi,
+        (true, true) => Boots::Both,
+        (_, false) => Boots::Bios,
+    }
+}
+
+/// Whether the disk has a GPT with an EFI system partition.
+fn has_system_partition(file: &mut File) -> bool {
+    /// C12A7328-F81F-11D2-BA4B-00A0C93EC93B: UEFI Specification 5.3.3, "GPT Partition Entry Array".
+    const EFI_SYSTEM: [u8; 16] = [
+        0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9,
+        0x3b,
+    ];
+    /// Entries that are looked at: as many as every tool makes.
+    const MOST: u32 = 128;
+    let header = read_at(file, DISK_SECTOR, 92);
+    if !header.starts_with(b"EFI PART") || header.len() < 92 {
+        return false;
+    }
+    let (start, count, size) = (le32(&header, 72), le32(&header, 80), le32(&header, 84));
+    if !(128..=4096).contains(&size) {
+        return false;
+    }
+    let length = count.min(MOST) * size;
+    let entries = read_at(file, u64::from(start) * DISK_SECTOR, length as usize);
+    let mut entries = entries.chunks_exact(size as usize);
+    entries.any(|entry| entry.starts_with(&EFI_SYSTEM))
 }
 
 #[cfg(test)]

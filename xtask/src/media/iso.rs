@@ -1,4 +1,5 @@
-//! Whether SeaBIOS boots a CD image: "El Torito" Bootable CD-ROM Format Specification 1.0, as SeaBIOS's `cdrom_boot` reads it.
+//! Whether SeaBIOS or UEFI boots a CD image: "El Torito" Bootable CD-ROM Format Specification 1.0, as SeaBIOS's `cdrom_boot` reads it, and
+//! UEFI Specification 13.3.2.1, "ISO-9660 and El Torito".
 //!
 //! SeaBIOS looks at the boot record in sector 17, the validation entry's marks (its checksum it leaves alone) and the initial entry. What is
 //! damaged besides is worth a warning: the file may be cut off, and still boot.
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{le32, read_at};
+use super::{Boots, le32, read_at};
 use crate::outcome::refuse;
 
 /// Bytes of a CD sector.
@@ -41,12 +42,12 @@ pub(super) fn is_too_short(length: u64) -> bool {
     length < (PRIMARY_DESCRIPTOR + 1) * CD_SECTOR
 }
 
-/// Checks that SeaBIOS boots the image, and gives what is wrong with it all the same.
+/// Checks that a BIOS or UEFI boots the image, and tells which, and what is wrong with it all the same.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) with the reason why it does not boot.
-pub(super) fn check(file: &mut File, length: u64, path: &Path) -> Result<Vec<String>> {
+pub(super) fn check(file: &mut File, length: u64, path: &Path) -> Result<(Boots, Vec<String>)> {
     let name = path.display();
     let record = read_at(file, BOOT_RECORD * CD_SECTOR, CD_SECTOR as usize);
     if !record.starts_with(BOOT_RECORD_MARK) {
@@ -54,32 +55,34 @@ pub(super) fn check(file: &mut File, length: u64, path: &Path) -> Result<Vec<Str
     }
     let catalogue = u64::from(le32(&record, CATALOGUE_POINTER));
     let entries = read_at(file, catalogue * CD_SECTOR, CD_SECTOR as usize);
-    let Some(entries) = entries
-        .first_chunk::<64>()
-        .filter(|_| catalogue < length / CD_SECTOR)
-    else {
+    let first = entries.first_chunk::<64>();
+    let Some(first) = first.filter(|_| catalogue < length / CD_SECTOR) else {
         refuse!(
             "{name} is not bootable: its boot catalogue lies beyond the end of the file, which is cut off"
         );
     };
-    let (validation, initial) = entries.split_at(32);
+    let (validation, initial) = first.split_at(32);
     if validation[0] != 1 || validation[30..32] != [0x55, 0xaa] {
         refuse!("{name} is not bootable: its El Torito validation entry is damaged");
     }
-    match validation[1] {
-        PLATFORM_X86 => {}
-        PLATFORM_EFI => refuse!(
-            "{name} boots by UEFI only, and Umbra's virtual machines have a BIOS: look for an image of the system that boots by BIOS"
+    let platform = validation[1];
+    let has_efi_section = has_efi_section(&entries);
+    let boots = match (platform, initial[0] == BOOTABLE) {
+        (PLATFORM_EFI, true) => Boots::Uefi,
+        (PLATFORM_X86, true) if has_efi_section => Boots::Both,
+        (_, _) if has_efi_section => return Ok((Boots::Uefi, warnings(file, length, validation))),
+        (PLATFORM_X86, _) => Boots::Bios,
+        (PLATFORM_EFI, false) => Boots::Uefi,
+        (other, _) => refuse!(
+            "{name} is not bootable: its boot catalogue is for platform {other:02X}h, neither a BIOS nor UEFI"
         ),
-        other => refuse!(
-            "{name} is not bootable by a BIOS: its boot catalogue is for platform {other:02X}h"
-        ),
-    }
+    };
     if initial[0] != BOOTABLE {
         refuse!("{name} is not bootable: the first entry of its boot catalogue is not bootable");
     }
     let load = u64::from(u16::from_le_bytes([initial[6], initial[7]]));
-    if load == 0 {
+    // UEFI takes the rest of the medium where 0 or 1 is said: UEFI Specification 13.3.2.1, "ISO-9660 and El Torito".
+    if load == 0 && boots != Boots::Uefi {
         refuse!(
             "{name} is not bootable: its boot catalogue says that 0 sectors of the boot image are to be loaded"
         );
@@ -90,7 +93,22 @@ pub(super) fn check(file: &mut File, length: u64, path: &Path) -> Result<Vec<Str
             "{name} is not bootable: its boot image lies beyond the end of the file, which is cut off"
         );
     }
-    Ok(warnings(file, length, validation))
+    Ok((boots, warnings(file, length, validation)))
+}
+
+/// Whether a section of the catalogue is for UEFI and has a bootable entry: El Torito 2.3, "Section Header Entry", and 2.4, "Section Entry".
+fn has_efi_section(catalogue: &[u8]) -> bool {
+    const HEADER: u8 = 0x90;
+    const LAST_HEADER: u8 = 0x91;
+    let mut efi = false;
+    for entry in catalogue.chunks_exact(32).skip(2) {
+        match entry[0] {
+            HEADER | LAST_HEADER => efi = entry[1] == PLATFORM_EFI,
+            BOOTABLE if efi => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// What is wrong with an image that boots.
@@ -201,12 +219,32 @@ pub(super) mod tests {
         refused("catalogue lies beyond", &[(17 * 2048 + 0x47, 200)]);
         refused("validation entry is damaged", &[(CATALOGUE, 0)]);
         refused("validation entry is damaged", &[(CATALOGUE + 30, 0)]);
-        refused("UEFI only", &[(CATALOGUE + 1, 0xef)]);
         refused("platform 02h", &[(CATALOGUE + 1, 2)]);
         refused("is not bootable: the first entry", &[(CATALOGUE + 32, 0)]);
         refused("0 sectors", &[(CATALOGUE + 38, 0)]);
         refused("image lies beyond", &[(CATALOGUE + 40, 24)]);
         refused("image lies beyond", &[(CATALOGUE + 38, 17)]);
+    }
+
+    #[test]
+    fn the_catalogue_tells_by_which_firmware_it_boots() {
+        let boots = |changes: &[(usize, u8)]| {
+            let mut image = iso();
+            for &(at, byte) in changes {
+                image[at] = byte;
+            }
+            open(&image).unwrap().boots
+        };
+        assert_eq!(boots(&[]), Boots::Bios);
+        assert_eq!(boots(&[(CATALOGUE + 1, 0xef)]), Boots::Uefi);
+        let section = [(CATALOGUE + 64, 0x91), (CATALOGUE + 65, 0xef)];
+        assert_eq!(boots(&section), Boots::Bios);
+        let entry = [&section[..], &[(CATALOGUE + 96, 0x88)]].concat();
+        assert_eq!(boots(&entry), Boots::Both);
+        let only = [&entry[..], &[(CATALOGUE + 32, 0)]].concat();
+        assert_eq!(boots(&only), Boots::Uefi);
+        let for_bios = [&entry[..], &[(CATALOGUE + 65, 0)]].concat();
+        assert_eq!(boots(&for_bios), Boots::Bios);
     }
 
     #[test]

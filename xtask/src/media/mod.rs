@@ -19,6 +19,7 @@ pub use self::disk::{check_disk, make_disk, open_disk, parse_size};
 pub use self::floppy::{Floppy, open_floppy};
 use self::foreign::refuse_foreign;
 use self::iso::CD_SECTOR;
+use crate::firmware::Firmware;
 use crate::outcome::refuse;
 
 /// Bytes of a disk sector.
@@ -46,6 +47,27 @@ pub enum Kind {
     },
 }
 
+/// By which firmware a medium boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boots {
+    /// A BIOS only, or none: a Linux kernel is started without firmware.
+    Bios,
+    /// UEFI only.
+    Uefi,
+    /// Either.
+    Both,
+}
+
+impl Boots {
+    /// The firmware that it gets if nothing else is said.
+    pub fn firmware(self) -> Firmware {
+        match self {
+            Boots::Uefi => Firmware::Uefi,
+            Boots::Bios | Boots::Both => Firmware::Bios,
+        }
+    }
+}
+
 /// A guest file that passed its checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Medium {
@@ -53,6 +75,8 @@ pub struct Medium {
     pub path: PathBuf,
     /// What the file is.
     pub kind: Kind,
+    /// By which firmware it boots.
+    pub boots: Boots,
     /// Its length in bytes.
     pub length: u64,
     /// What is wrong with it, though it boots: each goes on from the file's name.
@@ -70,6 +94,7 @@ impl Medium {
         let name = path.display();
         let head = read_at(&mut file, 0, 0x300);
         let mut warnings = Vec::new();
+        let mut boots = Boots::Bios;
         let signed = head.get(BOOT_SIGNATURE..BOOT_SIGNATURE + 2) == Some(&[0x55, 0xaa]);
         let extension = path
             .extension()
@@ -77,7 +102,7 @@ impl Medium {
             .unwrap_or_default();
         refuse_foreign(&mut file, path, "guest")?;
         let kind = if iso::is_iso(&mut file) {
-            warnings = iso::check(&mut file, length, path)?;
+            (boots, warnings) = iso::check(&mut file, length, path)?;
             Kind::Cdrom
         } else if extension == "iso" {
             if iso::is_too_short(length) {
@@ -101,6 +126,7 @@ impl Medium {
                     "{name} is a truncated disk image: {length} bytes are no whole number of sectors"
                 );
             }
+            boots = disk::boots(&mut file);
             Kind::Disk
         } else if head.starts_with(b"\x7fELF") {
             refuse!(
@@ -118,6 +144,7 @@ impl Medium {
         Ok(Medium {
             path: absolute(path)?,
             kind,
+            boots,
             length,
             warnings,
         })

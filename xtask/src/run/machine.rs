@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Options;
 use crate::cli::BootFrom;
-use crate::image;
+use crate::firmware;
 use crate::outcome::refuse;
 use crate::rig::{Boot, MIB, Machine, Module, outer_memory};
 
@@ -37,7 +37,7 @@ pub fn machine(
     display: Option<&'static str>,
     scratch: &Path,
 ) -> Result<Machine> {
-    let mut modules = image::firmware();
+    let mut modules = firmware::common();
     if options.vms().any(|vm| vm.boot == Some(BootFrom::Net)) {
         modules.push(nic_rom()?);
     }

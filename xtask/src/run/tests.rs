@@ -3,7 +3,7 @@
 use super::options::TIMEOUT;
 use super::*;
 use crate::cli::{Cli, Command};
-use crate::media::{Kind, Medium};
+use crate::media::{Boots, Kind, Medium};
 use crate::outcome::Refused;
 use crate::rig::{BOCHS_VMX, Boot, MIB, Net, Paging};
 use crate::vm::Vm;
@@ -109,6 +109,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
         guest: Some(Medium {
             path: disk.clone(),
             kind: Kind::Disk,
+            boots: Boots::Bios,
             length: 512,
             warnings: Vec::new(),
         }),
@@ -136,6 +137,7 @@ fn a_guest_that_is_too_large_for_bochs_is_refused() {
     let guest = Medium {
         path: "/g.iso".into(),
         kind: Kind::Cdrom,
+        boots: Boots::Bios,
         length: 100 * MIB,
         warnings: Vec::new(),
     };

@@ -11,8 +11,8 @@ mod value;
 
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
-    BootFrom, Enlighten, MAX_ALTERNATION, MAX_CPUS, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging,
-    Place, Shadow, Transport,
+    BootFrom, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS, MAX_FIRMWARE, MAX_MEDIA,
+    MAX_MEMORY, MIN_MEMORY, Paging, Place, Shadow, Transport,
 };
 
 use alloc::string::String;

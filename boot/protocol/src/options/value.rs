@@ -15,6 +15,10 @@ pub const MAX_MEMORY: u64 = 512 << 30;
 
 /// The most virtual CPUs of a guest.
 pub const MAX_CPUS: u32 = 32;
+/// What the length of a firmware image with its variable store is a multiple of, in bytes, and the most that it may be.
+pub const FIRMWARE_STEP: u64 = 64 << 10;
+/// See [`FIRMWARE_STEP`].
+pub const MAX_FIRMWARE: u64 = 16 << 20;
 
 /// Media of one kind that a guest can have at most: more than there are drives for, since further ones wait to be inserted.
 pub const MAX_MEDIA: usize = 16;
