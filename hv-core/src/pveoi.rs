@@ -1,7 +1,7 @@
 //! The paravirtual end of interrupt: a bit in guest memory that saves the guest the exit of telling its local APIC.
 //!
-//! The interface is KVM's (Linux Documentation/virt/kvm/x86, "KVM-specific MSRs", MSR_KVM_EOI_EN): the guest names a 32-bit word.
-//! When we inject an interrupt whose end nobody waits for (edge-triggered, nothing else requested or in service), we set bit 0
+//! KVM's interface (Linux Documentation/virt/kvm/x86, "KVM-specific MSRs", MSR_KVM_EOI_EN) and Microsoft's (TLFS, "EOI Assist") mean the
+//! same: the guest names a 32-bit word, by a register of one or the other. When we inject an interrupt whose end nobody waits for (edge-triggered, nothing else requested or in service), we set bit 0
 //! there. A guest that finds the bit set clears it instead of writing EOI. At the next exit the bit is taken back: cleared by the
 //! guest, the interrupt has ended; still set, the guest will write EOI as always.
 
@@ -16,7 +16,9 @@ pub const FEATURE: u32 = 1 << 6;
 /// The state of one virtual CPU's word.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PvEoi {
+    /// MSR_KVM_EOI_EN.
     value: u64,
+    word: Option<Gpa>,
     offered: bool,
 }
 
@@ -31,27 +33,28 @@ impl PvEoi {
     pub fn write(&mut self, value: u64) -> bool {
         let valid = value & 2 == 0;
         if valid {
-            *self = Self {
-                value,
-                offered: false,
-            };
+            self.place((value & 1 != 0).then_some(Gpa(value & !3)));
+            self.value = value;
         }
         valid
+    }
+
+    /// The word is there from now on, or nowhere.
+    pub fn place(&mut self, word: Option<Gpa>) {
+        self.word = word;
+        self.offered = false;
     }
 
     /// Whether the guest takes part.
     #[must_use]
     pub fn enabled(&self) -> bool {
-        self.value & 1 != 0
-    }
-
-    fn word(&self) -> Gpa {
-        Gpa(self.value & !3)
+        self.word.is_some()
     }
 
     /// Offers the guest to end the interrupt that is being injected without an exit.
     pub fn offer(&mut self, mem: &dyn GuestMemory) {
-        self.offered = mem.write(self.word(), &1u32.to_le_bytes()).is_ok();
+        let word = self.word;
+        self.offered = word.is_some_and(|word| mem.write(word, &1u32.to_le_bytes()).is_ok());
     }
 
     /// Whether an offer is out: [`PvEoi::take_back`] is due at the next exit.
@@ -63,10 +66,13 @@ impl PvEoi {
     /// Takes the offer back. True: the guest has used it, so the interrupt has ended.
     pub fn take_back(&mut self, mem: &dyn GuestMemory) -> bool {
         self.offered = false;
-        match mem.read_u32(self.word()) {
-            Ok(word) if word & 1 == 0 => true,
+        let Some(word) = self.word else {
+            return false;
+        };
+        match mem.read_u32(word) {
+            Ok(value) if value & 1 == 0 => true,
             _ => {
-                let _ = mem.write(self.word(), &0u32.to_le_bytes());
+                let _ = mem.write(word, &0u32.to_le_bytes());
                 false
             }
         }

@@ -1,6 +1,7 @@
 //! What the hypervisor did: counters that cost two loads and two stores an exit, and the report made of them.
 
 use crate::exit::ExitReason;
+use crate::hyperv::CRASH_VALUES;
 use crate::mmu::{ShadowFaults, ShadowReport};
 use crate::record::Recorder;
 use crate::sched::Share;
@@ -130,6 +131,8 @@ pub struct Facts<'a> {
     pub share: Share,
     /// What shadow paging has done, where the guest runs on it.
     pub shadow: Option<ShadowReport>,
+    /// What the guest said of its crash, if it said that it has crashed.
+    pub crash: Option<[u64; CRASH_VALUES]>,
     /// The virtual CPUs.
     pub cpus: &'a [CpuFacts],
 }
@@ -224,6 +227,7 @@ impl Stats {
             tsc_hz,
             share: Share { weight, cap, warp },
             shadow,
+            crash,
             cpus,
         } = facts;
         let ticks_halted: u64 = cpus.iter().map(|cpu| cpu.halted).sum();
@@ -288,6 +292,9 @@ impl Stats {
         write!(out, "\"table_frames\": {table_frames} }}")?;
         if let Some(shadow) = shadow {
             write_shadow(shadow, out)?;
+        }
+        if let Some([a, b, c, d, e]) = crash {
+            write!(out, ",\n  \"crash\": [{a}, {b}, {c}, {d}, {e}]")?;
         }
         for (i, cpu) in cpus.iter().enumerate() {
             out.write_str(if i == 0 {

@@ -210,6 +210,10 @@ pub struct RunArgs {
     /// middle and right click, +left presses and -left lets go, wheel,1 turns the wheel
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub mouse: Vec<String>,
+    /// When a guest says that its system has crashed, which those do that use Microsoft's interface (--enlighten hyperv): the run ends, and
+    /// has failed, or it goes on
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "end")]
+    pub on_panic: OnPanic,
     /// Give up after this time [default: 120; none in a window without --until]
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
@@ -239,6 +243,15 @@ pub struct RunArgs {
     /// The memory of the outer machine [default: what the guests and Umbra need]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub outer_memory: Option<String>,
+}
+
+/// What becomes of a run whose guest has crashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnPanic {
+    /// It ends, and has failed.
+    End,
+    /// It goes on.
+    Continue,
 }
 
 /// What to install, and where.

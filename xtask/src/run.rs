@@ -105,6 +105,7 @@ pub fn execute(
         screenshot: options.screenshot.is_some(),
         report: options.report.is_some(),
         window: options.window,
+        ends_on_panic: options.ends_on_panic,
         interactive: options.interactive,
     };
     let run = converse(&machine, &plan, name, console)?;

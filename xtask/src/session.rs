@@ -56,6 +56,8 @@ pub struct Plan {
     pub screenshot: bool,
     /// Whether to ask for a report at the end.
     pub report: bool,
+    /// Whether a guest that says that its system has crashed ends the session.
+    pub ends_on_panic: bool,
     /// Whether a person sees a window and may close it.
     pub window: bool,
     /// Whether what is typed at the terminal goes to the guest's COM1.
@@ -335,11 +337,16 @@ impl Session {
                     };
                 }
                 Some(Event::Fatal(reason)) => {
-                    let which = match plan.vms {
-                        0 | 1 => String::new(),
-                        _ => format!(" {}", self.about + 1),
-                    };
-                    return Err(anyhow!("the guest's machine{which} cannot go on: {reason}"));
+                    return Err(anyhow!(
+                        "the guest's machine{} cannot go on: {reason}",
+                        self.which(plan)
+                    ));
+                }
+                Some(Event::Crashed(said)) if plan.ends_on_panic => {
+                    return Err(anyhow!(
+                        "the guest{} says that its system has crashed: {said}",
+                        self.which(plan)
+                    ));
                 }
                 Some(Event::Refused(reason)) => return Err(Refused(reason).into()),
                 Some(_) => {}
@@ -351,6 +358,14 @@ impl Session {
                 }
                 None => {}
             }
+        }
+    }
+
+    /// The number of the machine that the last message was about, if there are several.
+    fn which(&self, plan: &Plan) -> String {
+        match plan.vms {
+            0 | 1 => String::new(),
+            _ => format!(" {}", self.about + 1),
         }
     }
 

@@ -44,6 +44,8 @@ pub enum Event<T> {
     Focus,
     /// The guest's machine cannot go on, with the reason.
     Fatal(T),
+    /// The guest says that its system has crashed, with what it says of it. Its machine goes on.
+    Crashed(T),
     /// Umbra cannot work on this host or with these options, with the reason.
     Refused(T),
 }
@@ -58,6 +60,7 @@ impl<T> Event<T> {
             Event::Bye => Event::Bye,
             Event::Focus => Event::Focus,
             Event::Fatal(why) => Event::Fatal(f(why)),
+            Event::Crashed(why) => Event::Crashed(f(why)),
             Event::Refused(why) => Event::Refused(f(why)),
         }
     }
@@ -72,6 +75,7 @@ mod code {
     pub const FOCUS: u8 = 5;
     pub const FATAL: u8 = 6;
     pub const REFUSED: u8 = 7;
+    pub const CRASHED: u8 = 8;
 }
 
 impl<'a> Event<&'a str> {
@@ -83,6 +87,7 @@ impl<'a> Event<&'a str> {
             Event::Bye => (code::BYE, ""),
             Event::Focus => (code::FOCUS, ""),
             Event::Fatal(why) => (code::FATAL, cut(why)),
+            Event::Crashed(why) => (code::CRASHED, cut(why)),
             Event::Refused(why) => (code::REFUSED, cut(why)),
         }
     }
@@ -97,6 +102,7 @@ impl<'a> Event<&'a str> {
             code::BYE => Event::Bye,
             code::FOCUS => Event::Focus,
             code::FATAL => Event::Fatal(sentence()?),
+            code::CRASHED => Event::Crashed(sentence()?),
             code::REFUSED => Event::Refused(sentence()?),
             _ => return Err("an unknown event"),
         })

@@ -177,7 +177,8 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
                 Event::Focus,
                 Event::Fatal(&*why),
                 Event::Refused(&*why),
-            ][r.below(7) as usize];
+                Event::Crashed(&*why),
+            ][r.below(8) as usize];
             send(Message::Event(event));
             Whole::Event(event.map(String::from))
         }

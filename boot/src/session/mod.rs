@@ -213,6 +213,19 @@ impl<B: VcpuBackend> Session<B> {
         }
     }
 
+    /// The guest in VM `index` says that its system has crashed. It goes on: what it does then is its own affair.
+    fn crashed(&mut self, index: usize) {
+        let Some(values) = self.vms[index].crash() else {
+            return;
+        };
+        self.finish_output(index);
+        let number = self.vms[index].number;
+        let [what, rest @ ..] = values.map(|value| alloc::format!("{value:#x}"));
+        let said = alloc::format!("{what} ({})", rest.join(", "));
+        log::error!("VM {number}: the guest says that its system has crashed: {said}");
+        control::event(number, Event::Crashed(&said));
+    }
+
     /// No guest wants the CPU: waits for an interrupt, and serves.
     fn wait(&mut self) -> Flow {
         if control::console_waiting() {
@@ -402,6 +415,7 @@ impl<B: VcpuBackend> Session<B> {
                 tsc_hz: clock::tsc_hz(),
                 share: self.scheduler.share(index),
                 shadow: mmu.shadow_report(),
+                crash: vm.crash(),
                 cpus: &cpus,
             };
             drop(mmu);

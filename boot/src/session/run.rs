@@ -258,6 +258,10 @@ impl<B: VcpuBackend> Session<B> {
                 });
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
+            Stop::Crashed => {
+                self.crashed(index);
+                return false;
+            }
             Stop::Power(PowerAction::PowerOff) => {
                 let number = self.vms[index].number;
                 log::info!("VM {number}: the guest switched the machine off");

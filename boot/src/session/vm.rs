@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
+use hv_core::hyperv::CRASH_VALUES;
 use hv_core::lock::Lock;
 use hv_core::record::Recorder;
 use hv_core::scratch::Scratch;
@@ -246,9 +247,15 @@ impl<B: VcpuBackend> Vm<B> {
         }
     }
 
+    /// What the guest said of its crash, if it said that it has crashed.
+    pub fn crash(&self) -> Option<[u64; CRASH_VALUES]> {
+        self.guest.vm.hyperv.as_ref()?.crash().values()
+    }
+
     /// Its state in a word.
     pub fn state_name(&self) -> &'static str {
         match self.state {
+            State::Running if self.crash().is_some() => "crashed",
             State::Running => "running",
             State::Paused(_) => "paused",
             State::Off => "off",

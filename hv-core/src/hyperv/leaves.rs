@@ -1,4 +1,4 @@
-//! The CPUID leaves (TLFS 2.4, "Microsoft Hypervisor CPUID Leaves").
+//! The CPUID leaves (TLFS, "Microsoft Hypervisor CPUID Leaves").
 
 use crate::cpuid::{CpuidResult, signature};
 use crate::machine::Topology;
@@ -12,6 +12,8 @@ const LAST: u32 = BASE + 5;
 /// Leaf 4000_0003h EAX: what the guest may use.
 mod privilege {
     pub const TIME_REF_COUNT: u32 = 1 << 1;
+    /// EOI, ICR, TPR and the VP assist page.
+    pub const APIC: u32 = 1 << 4;
     /// Guest OS identity and hypercall page. Without this and the next one, no system uses anything of the interface.
     pub const HYPERCALL: u32 = 1 << 5;
     pub const VP_INDEX: u32 = 1 << 6;
@@ -22,10 +24,13 @@ mod privilege {
 /// Leaf 4000_0003h EDX: what there is besides.
 mod feature {
     pub const FREQUENCIES: u32 = 1 << 8;
+    pub const CRASH: u32 = 1 << 10;
 }
 
 /// Leaf 4000_0004h EAX: what the guest had better do.
 mod hint {
+    /// Use the registers for the local APIC, whose page costs the emulation of an instruction.
+    pub const APIC: u32 = 1 << 3;
     /// Time does not pass evenly here: no watchdogs.
     pub const RELAXED_TIMING: u32 = 1 << 5;
 }
@@ -48,6 +53,7 @@ pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
         CpuidResult::default(),
         CpuidResult {
             eax: privilege::TIME_REF_COUNT
+                | privilege::APIC
                 | privilege::HYPERCALL
                 | privilege::VP_INDEX
                 | privilege::REFERENCE_TSC
@@ -55,10 +61,10 @@ pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
             // Rights of a root partition, and messages and events between partitions: none.
             ebx: 0,
             ecx: 0,
-            edx: feature::FREQUENCIES,
+            edx: feature::FREQUENCIES | feature::CRASH,
         },
         CpuidResult {
-            eax: hint::RELAXED_TIMING,
+            eax: hint::APIC | hint::RELAXED_TIMING,
             ebx: NEVER_NOTIFY,
             ..CpuidResult::default()
         },

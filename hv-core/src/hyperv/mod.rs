@@ -5,19 +5,23 @@
 //! Hypervisor Interface". A [`Partition`] is what the CPUs of a virtual machine share of it; the run loop
 //! (`vcpu/hyperv.rs`) knows when it is asked.
 //!
-//! There are: guest OS identity, the hypercall page, VP indices, the reference counter, the reference TSC page, and frequencies.
+//! There are: guest OS identity, the hypercall page, VP indices, the reference counter, the reference TSC page, and frequencies; the VP assist
+//! page, in which the guest ends an interrupt without an exit, and registers for the local APIC; and crash registers, by which a system
+//! tells that it has failed.
 //!
 //! There are not: VMBus and its messages and events, nested virtualization (no leaf 4000_000Ah), hypercall parameters in XMM registers,
 //! idle states, statistics, the debugger.
 
+mod crash;
 mod leaves;
 mod overlay;
 mod partition;
 mod reference;
 
+pub use self::crash::{Crash, VALUES as CRASH_VALUES};
 pub use self::leaves::leaves;
 pub use self::overlay::{Overlays, Slot};
-pub use self::partition::{Moment, Partition};
+pub use self::partition::{Moment, Partition, placed};
 pub use self::reference::Reference;
 
 /// Register numbers (TLFS appendix, "MSRs"; here without the prefix HV_X64_MSR).
@@ -30,7 +34,14 @@ pub mod msr {
     pub const REFERENCE_TSC: u32 = 0x4000_0021;
     pub const TSC_FREQUENCY: u32 = 0x4000_0022;
     pub const APIC_FREQUENCY: u32 = 0x4000_0023;
+    pub const EOI: u32 = 0x4000_0070;
+    pub const ICR: u32 = 0x4000_0071;
+    pub const TPR: u32 = 0x4000_0072;
+    pub const VP_ASSIST_PAGE: u32 = 0x4000_0073;
+    pub const CRASH_P0: u32 = 0x4000_0100;
+    pub const CRASH_P4: u32 = 0x4000_0104;
+    pub const CRASH_CTL: u32 = 0x4000_0105;
     /// The first and last that are the interface's.
     pub const FIRST: u32 = GUEST_OS_ID;
-    pub const LAST: u32 = 0x4000_0105;
+    pub const LAST: u32 = CRASH_CTL;
 }

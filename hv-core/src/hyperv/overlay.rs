@@ -1,4 +1,4 @@
-//! Overlay pages (TLFS 5.2.1, "GPA Overlay Pages"): pages of the hypervisor's that the guest places over its memory. What is below is
+//! Overlay pages (TLFS, "GPA Overlay Pages"): pages of the hypervisor's that the guest places over its memory. What is below is
 //! hidden as long as one lies there, and comes back unchanged.
 //!
 //! Guest memory itself holds what is to be seen, and each overlay holds what it hides: placing one exchanges the two, so that CPUs, both
@@ -20,16 +20,21 @@ pub enum Slot {
     Hypercall,
     /// How the time-stamp counter becomes reference time.
     ReferenceTsc,
+    /// The VP assist page of this CPU.
+    Assist(usize),
 }
 
 impl Slot {
     /// Of the virtual machine.
     const SHARED: usize = 2;
+    /// Of each of its CPUs.
+    const OWN: usize = 1;
 
     fn index(self) -> usize {
         match self {
             Slot::Hypercall => 0,
             Slot::ReferenceTsc => 1,
+            Slot::Assist(cpu) => Self::SHARED + Self::OWN * cpu,
         }
     }
 }
@@ -52,8 +57,7 @@ impl Overlays {
     /// Those of a machine with so many CPUs, all zeroes, none placed. All memory that they will ever need is allocated here.
     #[must_use]
     pub fn new(cpus: usize) -> Self {
-        let _ = cpus;
-        let count = Slot::SHARED;
+        let count = Slot::SHARED + Slot::OWN * cpus;
         let overlay = || Overlay {
             at: None,
             held: alloc::vec![0; PAGE].into_boxed_slice(),
@@ -119,6 +123,13 @@ impl Overlays {
         above
             .find(|&&other| self.all.get(other).is_some_and(|o| o.at == Some(at)))
             .copied()
+    }
+
+    /// Whether the overlay lies over memory and is not to be seen there, because another one lies over it.
+    #[must_use]
+    pub fn is_covered(&self, slot: Slot) -> bool {
+        let at = self.all.get(slot.index()).and_then(|o| o.at);
+        at.is_some_and(|at| self.above(slot.index(), at).is_some())
     }
 
     /// Writes the overlay's contents from `offset` on, wherever they are. What does not fit into it is left out.

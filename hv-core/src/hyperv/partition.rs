@@ -1,12 +1,12 @@
 //! What the CPUs of a virtual machine share of the interface.
 
-use super::{Overlays, Reference, Slot};
+use super::{Crash, Overlays, Reference, Slot};
 use crate::Gpa;
 use crate::lock::{Lock, Rank};
 use crate::mem::GuestMemory;
 use crate::msr::MsrFault;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bit 0 of a register that places a page: the page is there.
 const ENABLE: u64 = 1 << 0;
@@ -14,7 +14,8 @@ const ENABLE: u64 = 1 << 0;
 const LOCKED: u64 = 1 << 1;
 
 /// Where a register that places a page places it.
-pub(super) fn place(value: u64) -> Option<Gpa> {
+#[must_use]
+pub fn placed(value: u64) -> Option<Gpa> {
     (value & ENABLE != 0).then_some(Gpa(value).page())
 }
 
@@ -23,6 +24,9 @@ pub struct Partition {
     guest_os_id: AtomicU64,
     hypercall: AtomicU64,
     reference_tsc: AtomicU64,
+    /// The CPUs, bit n is CPU n, whose assist page is hidden by another page.
+    covered: AtomicU32,
+    crash: Crash,
     /// The code of the hypercall page.
     code: [u8; 4],
     shared: Lock<Shared>,
@@ -57,6 +61,8 @@ impl Partition {
             guest_os_id: AtomicU64::new(0),
             hypercall: AtomicU64::new(0),
             reference_tsc: AtomicU64::new(0),
+            covered: AtomicU32::new(0),
+            crash: Crash::default(),
             code: if amd { VMMCALL_RET } else { VMCALL_RET },
             shared: Lock::new(
                 Rank::Overlays,
@@ -78,6 +84,52 @@ impl Partition {
         for slot in [Slot::ReferenceTsc, Slot::Hypercall] {
             shared.overlays.clear(mem, slot);
         }
+        self.see_covered(&shared);
+        self.crash.reset();
+    }
+
+    /// Back to the power-on state with what is CPU `cpu`'s.
+    pub fn reset_cpu(&self, mem: &dyn GuestMemory, cpu: usize) {
+        let mut shared = self.shared.lock();
+        shared.overlays.clear(mem, Slot::Assist(cpu));
+        self.see_covered(&shared);
+    }
+
+    /// What the guest says of its crash.
+    #[must_use]
+    pub fn crash(&self) -> &Crash {
+        &self.crash
+    }
+
+    /// Places the VP assist page of CPU `cpu`. False: it is not in RAM.
+    #[must_use]
+    pub fn place_assist(&self, mem: &dyn GuestMemory, cpu: usize, at: Option<Gpa>) -> bool {
+        self.place(&mut self.shared.lock(), mem, Slot::Assist(cpu), at)
+    }
+
+    /// Whether the VP assist page of CPU `cpu` is hidden by another page.
+    #[must_use]
+    pub fn is_covered(&self, cpu: usize) -> bool {
+        self.covered.load(Ordering::Relaxed) >> (cpu & 31) & 1 != 0
+    }
+
+    fn place(
+        &self,
+        shared: &mut Shared,
+        mem: &dyn GuestMemory,
+        slot: Slot,
+        at: Option<Gpa>,
+    ) -> bool {
+        let placed = shared.overlays.place(mem, slot, at);
+        self.see_covered(shared);
+        placed
+    }
+
+    fn see_covered(&self, shared: &Shared) {
+        let covered = |cpu: &usize| shared.overlays.is_covered(Slot::Assist(*cpu));
+        let cpus = (0..shared.tsc_offsets.len()).filter(covered);
+        let bits = cpus.fold(0, |bits, cpu| bits | 1 << (cpu & 31));
+        self.covered.store(bits, Ordering::Relaxed);
     }
 
     /// HV_X64_MSR_GUEST_OS_ID. Not 0: hypercalls are made as this interface has it.
@@ -86,12 +138,12 @@ impl Partition {
         self.guest_os_id.load(Ordering::Acquire)
     }
 
-    /// Writes HV_X64_MSR_GUEST_OS_ID (TLFS 3.13, "Establishing the Hypercall Interface"): without an identity there is no hypercall page.
+    /// Writes HV_X64_MSR_GUEST_OS_ID (TLFS, "Establishing the Hypercall Interface"): without an identity there is no hypercall page.
     pub fn set_guest_os_id(&self, mem: &dyn GuestMemory, value: u64) {
         let mut shared = self.shared.lock();
         self.guest_os_id.store(value, Ordering::Release);
         if value == 0 {
-            let _ = shared.overlays.place(mem, Slot::Hypercall, None);
+            let _ = self.place(&mut shared, mem, Slot::Hypercall, None);
             self.hypercall.fetch_and(!ENABLE, Ordering::AcqRel);
         }
     }
@@ -115,9 +167,8 @@ impl Partition {
             0 => value & !ENABLE,
             _ => value,
         };
-        let overlays = &mut shared.overlays;
-        overlays.write(mem, Slot::Hypercall, 0, &self.code);
-        if !overlays.place(mem, Slot::Hypercall, place(value)) {
+        shared.overlays.write(mem, Slot::Hypercall, 0, &self.code);
+        if !self.place(&mut shared, mem, Slot::Hypercall, placed(value)) {
             return Err(MsrFault);
         }
         self.hypercall.store(value, Ordering::Release);
@@ -130,11 +181,11 @@ impl Partition {
         self.reference_tsc.load(Ordering::Acquire)
     }
 
-    /// Writes HV_X64_MSR_REFERENCE_TSC. A page outside RAM is not there for the guest (TLFS 12.7.1, "Reference TSC MSR").
+    /// Writes HV_X64_MSR_REFERENCE_TSC. A page outside RAM is not there for the guest (TLFS, "Reference TSC MSR").
     pub fn set_reference_tsc(&self, mem: &dyn GuestMemory, value: u64, now: Moment) {
         let mut shared = self.shared.lock();
-        let at = place(value).filter(|&at| Overlays::can_lie(mem, at));
-        let _ = shared.overlays.place(mem, Slot::ReferenceTsc, at);
+        let at = placed(value).filter(|&at| Overlays::can_lie(mem, at));
+        let _ = self.place(&mut shared, mem, Slot::ReferenceTsc, at);
         self.reference_tsc.store(value, Ordering::Release);
         self.publish(&mut shared, mem, now);
     }

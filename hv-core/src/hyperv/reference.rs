@@ -1,4 +1,4 @@
-//! Reference time (TLFS 12, "Timers"): units of 100 ns since the virtual machine was created, from the time-stamp counter. The register and the page
+//! Reference time (TLFS, "Timers"): units of 100 ns since the virtual machine was created, from the time-stamp counter. The register and the page
 //! with which the guest computes it without an exit use the same scale, so that they agree.
 
 /// Units of reference time in a second.
@@ -35,7 +35,7 @@ impl Reference {
         ((u128::from(ticks) * u128::from(self.scale)) >> 64) as u64
     }
 
-    /// The contents of the page: sequence, scale and offset (TLFS 12.7.2, "Partition Reference TSC Page"). The guest's counter has the value `tsc`
+    /// The contents of the page: sequence, scale and offset (TLFS, "Partition Reference TSC Page"). The guest's counter has the value `tsc`
     /// `ticks` ticks after the machine was created. Sequence 0 says that the register has to be asked.
     #[must_use]
     pub fn page(self, sequence: u32, tsc: u64, ticks: u64) -> [u8; 24] {

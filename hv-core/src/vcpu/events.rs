@@ -47,7 +47,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             // Another one, from the other chip or with automatic end of interrupt, does not wait for the end of this one.
             (vector, self.irqs.attention().contains(Attention::INTERRUPT))
         });
-        if acknowledged && self.pveoi.enabled() && self.irqs.eoi_may_be_skipped() {
+        if acknowledged && self.pveoi.enabled() && self.may_skip_eoi() {
             self.pveoi.offer(&*self.vm.memory);
         }
         if let Some(e) = &injection.event {

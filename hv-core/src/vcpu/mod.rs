@@ -60,6 +60,8 @@ pub enum Stop {
     Power(PowerAction),
     /// The guest's CPU shut down: a triple fault.
     TripleFault,
+    /// The guest says that its system has crashed ([`Crash`](crate::hyperv::Crash)), and can go on.
+    Crashed,
     /// The VM cannot go on; the sentence says why.
     Fatal(String),
     /// The service interval that the caller set is over.
@@ -153,6 +155,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     steal: StealTime,
     /// How its ticks become the reference time of Microsoft's interface.
     reference: Reference,
+    /// HV_X64_MSR_VP_ASSIST_PAGE.
+    assist: u64,
     /// Another CPU has kicked this one: it does not halt the next time.
     kicked: bool,
     events: EventQueue,
@@ -198,6 +202,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             host: 0,
             others: !(1 << (index & 31)),
             reference: Reference::new(pvclock.tsc_hz()),
+            assist: 0,
             pvclock,
             pveoi: PvEoi::default(),
             steal: StealTime::default(),

@@ -1,27 +1,72 @@
 //! Guests that are offered interfaces of hypervisors: what they make of them.
 
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use protocol::options::Enlighten;
+use serde_json::Value;
 
 use super::checks::Check::{Console, PoweredOff};
-use super::{Case, What, case};
+use super::{Case, What, case, own, with_cpus};
 use crate::guests::Guest;
+use crate::run::{self, Options};
+use crate::vm::Vm;
+
+/// Microsoft's alone.
+const HYPERV: Enlighten = Enlighten {
+    kvm: false,
+    hyperv: true,
+};
 
 /// The cloud kernel with these interfaces, which has to say so and to switch the machine off.
-fn kernel(name: &'static str, enlighten: Enlighten, says: &'static [&'static str]) -> Case {
+fn kernel(
+    name: &'static str,
+    cpus: u32,
+    enlighten: Enlighten,
+    says: &'static [&'static str],
+) -> Case {
     let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
     let checks = [PoweredOff, Console(says)];
     Case {
         enlighten,
-        ..case(name, what, 512, 200, &[], &checks)
+        ..with_cpus(cpus, case(name, what, 512, 200, &[], &checks))
     }
+}
+
+/// A kernel that finds no root file system says that it has crashed, and the run ends with that.
+fn panics(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let report = scratch.join("report.json");
+    let kernel = Vm::of(&Guest::CloudKernel.provide()?)?;
+    let options = Options {
+        timeout: Some(Duration::from_secs(case.timeout)),
+        report: Some(report.clone()),
+        ..Options::headless(Vm {
+            memory: case.memory,
+            enlighten: HYPERV,
+            cmdline: "console=ttyS0 quiet".to_owned(),
+            ..kernel
+        })
+    };
+    let run = run::execute(&options, umbra, case.name, &mut |_| ())?;
+    let error = run.summary.result.err().context("the run succeeded")?;
+    let error = format!("{error:#}");
+    ensure!(
+        error.contains("the guest says that its system has crashed: 0x"),
+        "the run ended otherwise: {error}"
+    );
+    ensure!(run.host.exit == 1, "the exit code is {}", run.host.exit);
+    let report: Value = serde_json::from_str(&fs::read_to_string(&report)?)?;
+    let values = report.get("crash").and_then(Value::as_array);
+    let values = values.context("the report has no values")?;
+    ensure!(values.len() == 5, "the report has {values:?}");
+    ensure!(values.iter().any(|v| *v != 0), "all values are 0");
+    Ok(())
 }
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let hyperv = Enlighten {
-        kvm: false,
-        hyperv: true,
-    };
     let both = Enlighten {
         kvm: true,
         hyperv: true,
@@ -29,12 +74,14 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         kernel(
             "hyperv-kernel",
-            hyperv,
+            1,
+            HYPERV,
             &[
                 "GUEST-HYPERVISOR Microsoft Hyper-V",
                 "GUEST-CLOCK hyperv_clocksource_tsc_page",
             ],
         ),
-        kernel("kvm-and-hyperv-kernel", both, &["GUEST-HYPERVISOR KVM"]),
+        kernel("kvm-and-hyperv-kernel", 1, both, &["GUEST-HYPERVISOR KVM"]),
+        own("hyperv-panic", &[Guest::CloudKernel], panics, 256, 200),
     ]
 }

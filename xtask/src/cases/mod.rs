@@ -404,6 +404,7 @@ impl Case {
             screenshot: true,
             report: true,
             window: false,
+            ends_on_panic: true,
             interactive: false,
         };
         let mut console = Vec::new();

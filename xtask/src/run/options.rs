@@ -8,7 +8,7 @@ use anyhow::Result;
 use protocol::MAX_VMS;
 
 use super::images;
-use crate::cli::{RunArgs, VmArgs};
+use crate::cli::{OnPanic, RunArgs, VmArgs};
 use crate::keys;
 use crate::mouse;
 use crate::outcome::refuse;
@@ -58,6 +58,8 @@ pub struct Options {
     pub outer_memory: Option<u64>,
     /// What the guests' media are attached to in the outer machine.
     pub bus: Bus,
+    /// Whether a guest that says that its system has crashed ends the run.
+    pub ends_on_panic: bool,
     /// Whether what is typed at the terminal goes to the guest's COM1.
     pub interactive: bool,
 }
@@ -136,6 +138,7 @@ impl Options {
             vm,
             others,
             network,
+            ends_on_panic: args.on_panic == OnPanic::End,
             interactive: script.is_empty(),
             script,
             timeout,
@@ -175,6 +178,7 @@ impl Options {
             outer_memory: None,
             overflow: None,
             bus: Bus::Virtio,
+            ends_on_panic: true,
             interactive: false,
         }
     }

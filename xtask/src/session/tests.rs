@@ -64,6 +64,7 @@ fn plan(script: &[Step]) -> Plan {
     Plan {
         script: script.to_vec(),
         timeout: Some(Duration::from_secs(5)),
+        ends_on_panic: true,
         ..Plan::default()
     }
 }
@@ -240,6 +241,22 @@ fn a_fatal_event_ends_the_run_with_its_reason() {
 }
 
 #[test]
+fn a_guest_that_has_crashed_ends_the_run_unless_it_is_to_go_on() {
+    assert!(failure_after(Event::Crashed("0x1")).contains("its system has crashed: 0x1"));
+    let plan = Plan {
+        ends_on_panic: false,
+        ..plan(&[until("UP")])
+    };
+    let (summary, _) = converse(&plan, |umbra| {
+        umbra.say(&far::event(1, Event::Ready));
+        umbra.say(&far::event(1, Event::Crashed("0x1")));
+        umbra.say(&far::console(1, b"UP\n"));
+        umbra.hear();
+    });
+    assert_eq!(summary.result.unwrap(), Ending::ScriptDone);
+}
+
+#[test]
 fn a_reset_is_counted_and_the_run_goes_on() {
     let (summary, _) = converse(&plan(&[until("UP"), until("UP")]), |umbra| {
         umbra.say(&far::event(1, Event::Ready));
@@ -332,8 +349,9 @@ fn an_umbra_of_another_version_is_refused_at_once_and_told() {
         let session = Session::new(Channel::over(near, clone), &plan.script);
         let error = session.run(&plan, &mut |_| {}).result.unwrap_err();
         assert!(error.is::<Refused>());
-        let versions =
-            format!("speaks version {version} of the control protocol, and this tool version 2");
+        let versions = format!(
+            "speaks version {version} of the control protocol, and this tool version {VERSION}"
+        );
         assert!(error.to_string().contains(&versions), "{error}");
         player.join().unwrap();
     }
