@@ -319,10 +319,7 @@ impl<B: VcpuBackend> Guest<B> {
                     .or_else(|| firmware_image("bios"))
                     .ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
                 // The variables are a medium of their own, or what the image begins with.
-                let (first, code) = match &media.variables {
-                    Some(_) => (&[][..], image),
-                    None => image.split_at(bios::store_in(image)),
-                };
+                let (first, code) = image.split_at(bios::store_in(image));
                 store = match media.variables {
                     None if first.is_empty() => None,
                     None => Some(Box::new(ModuleDisk(first)) as Box<dyn BlockBackend>),

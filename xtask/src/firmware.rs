@@ -1,9 +1,12 @@
 //! A virtual machine's firmware: SeaBIOS, OVMF from the distribution's package, or any image.
 
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use protocol::options::{FIRMWARE_STEP, MAX_FIRMWARE};
 
 use crate::media::{Boots, Kind, Medium};
@@ -99,6 +102,85 @@ impl Firmware {
     }
 }
 
+/// Where a machine whose first hard disk is `disk` keeps UEFI's variables.
+pub fn variables_beside(disk: &Path) -> PathBuf {
+    let mut name = disk.as_os_str().to_owned();
+    name.push(".vars");
+    name.into()
+}
+
+impl Firmware {
+    /// What the file of UEFI's variables begins as. None: it has none.
+    fn fresh_variables(&self) -> Result<Option<Vec<u8>>> {
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(match self {
+            Firmware::Bios => None,
+            Firmware::Uefi => Some(read(OVMF[1].1.as_ref())?),
+            Firmware::File(path) => {
+                let mut image = read(path)?;
+                let length = store_in(&image);
+                image.truncate(length);
+                (length != 0).then_some(image)
+            }
+        })
+    }
+
+    /// Makes the file of UEFI's variables in `path` if there is none. Returns whether this firmware has any.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made, or a [`Refused`](crate::outcome::Refused): the one that is there is of another firmware.
+    pub fn keep_variables(&self, path: &Path) -> Result<bool> {
+        let name = path.display();
+        let Some(fresh) = self.fresh_variables()? else {
+            return Ok(false);
+        };
+        match fs::metadata(path) {
+            Ok(there) if there.len() == fresh.len() as u64 => return Ok(true),
+            Ok(there) => refuse!(
+                "{name} has {} bytes, and this firmware's variables have {}: move it away, or name the firmware that it is of",
+                there.len(),
+                fresh.len()
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => refuse!("{name} cannot be opened: {error}"),
+        }
+        // Whole or not at all.
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let made = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(directory.unwrap_or(Path::new(".")))
+            .and_then(|mut file| {
+                file.write_all(&fresh)?;
+                file.as_file().sync_all()?;
+                file.persist_noclobber(path)?;
+                Ok(())
+            });
+        made.with_context(|| format!("cannot make {name}"))?;
+        Ok(true)
+    }
+}
+
+/// The length of the variable store that an image begins with, or 0: UEFI Platform Initialization Specification vol 3, 3.2.1,
+/// "EFI_FIRMWARE_VOLUME_HEADER", with EDK II's `gEfiSystemNvDataFvGuid`.
+fn store_in(image: &[u8]) -> usize {
+    const NV_DATA: [u8; 16] = [
+        0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b, 0x4f,
+        0x50,
+    ];
+    let is_store = image.get(16..32) == Some(&NV_DATA) && image.get(40..44) == Some(b"_FVH");
+    let length = image.get(32..40).and_then(|bytes| bytes.try_into().ok());
+    let length = usize::try_from(length.map_or(0, u64::from_le_bytes)).unwrap_or(0);
+    if is_store && length < image.len() {
+        length
+    } else {
+        0
+    }
+}
+
 /// What all virtual machines have in common, as modules.
 pub fn common() -> Vec<Module> {
     let module = |(role, path): (&str, &str)| Module {
@@ -150,6 +232,36 @@ mod tests {
         assert_eq!(choose(Boots::Both), Firmware::Bios);
         assert_eq!(choose(Boots::Bios), Firmware::Bios);
         assert_eq!(Firmware::choose(None, None).unwrap(), Firmware::Bios);
+    }
+
+    #[test]
+    fn variables_are_made_once_and_those_of_another_firmware_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut image = vec![0; 1 << 20];
+        image[16..32].copy_from_slice(&[
+            0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b,
+            0x4f, 0x50,
+        ]);
+        image[32..40].copy_from_slice(&0x2_0000u64.to_le_bytes());
+        image[40..44].copy_from_slice(b"_FVH");
+        fs::write(path("both.fd"), &image).unwrap();
+        let firmware = Firmware::File(path("both.fd"));
+        let vars = variables_beside(&path("d.img"));
+        assert_eq!(vars, path("d.img.vars"));
+        assert!(firmware.keep_variables(&vars).unwrap());
+        assert_eq!(fs::read(&vars).unwrap(), image[..0x2_0000]);
+        fs::write(&vars, vec![7; 0x2_0000]).unwrap();
+        assert!(firmware.keep_variables(&vars).unwrap());
+        assert_eq!(fs::read(&vars).unwrap()[0], 7, "what is there stays");
+        fs::write(&vars, [7; 1000]).unwrap();
+        let error = firmware.keep_variables(&vars).unwrap_err();
+        assert!(error.is::<Refused>(), "{error}");
+        fs::write(path("code.fd"), vec![0; 1 << 20]).unwrap();
+        let without = Firmware::File(path("code.fd"));
+        assert!(!without.keep_variables(&path("e.img.vars")).unwrap());
+        assert!(!Firmware::Bios.keep_variables(&path("e.img.vars")).unwrap());
+        assert!(!path("e.img.vars").exists());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::Parser;
 use protocol::options::{Enlighten, MAX_CPUS, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
-use crate::firmware::Firmware;
+use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
 use crate::media::{self, Floppy, Kind, Medium};
 use crate::outcome::{Refused, refuse};
@@ -275,7 +275,14 @@ impl Vm {
             }
         }
         if !matches!(guest.kind, Kind::Kernel { .. }) {
-            let firmware = self.firmware.modules(&prefix);
+            let mut firmware = self.firmware.modules(&prefix);
+            if let Some(path) = self.variables(guest)
+                && self.firmware.keep_variables(&path)?
+            {
+                // In place of the empty ones.
+                firmware.truncate(1);
+                parts.drives.push(drive("vars", 1, &path, true, bus));
+            }
             for module in &firmware {
                 parts.module_bytes += fs::metadata(&module.path)?.len();
             }
@@ -296,6 +303,13 @@ impl Vm {
             drive("floppy", number, &floppy.path, floppy.writable, Bus::Virtio)
         }));
         Ok(parts)
+    }
+
+    /// The file that keeps UEFI's variables, if there is a hard disk beside which it can be.
+    pub fn variables(&self, guest: &Medium) -> Option<PathBuf> {
+        let itself = (guest.kind == Kind::Disk).then_some(&guest.path);
+        let disk = itself.or(self.disks.first())?;
+        (self.firmware != Firmware::Bios).then(|| firmware::variables_beside(disk))
     }
 
     /// The guest, which is made if it is the default one.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::cli::{RunArgs, VmArgs};
+use crate::firmware::{self, Firmware};
 use crate::media::Kind;
 use crate::outcome::refuse;
 use crate::vm::Vm;
@@ -70,6 +71,11 @@ pub fn check(args: &RunArgs, vms: &[(&VmArgs, &Vm)]) -> Result<()> {
         }
         for path in &args.disk {
             add(path, true)?;
+        }
+        let itself = vm.guest.as_ref().filter(|guest| guest.kind == Kind::Disk);
+        let disk = itself.map(|guest| &guest.path).or(args.disk.first());
+        if let Some(disk) = disk.filter(|_| vm.firmware != Firmware::Bios) {
+            add(&firmware::variables_beside(disk), true)?;
         }
         for floppy in &vm.floppies {
             add(&floppy.path, floppy.writable)?;
