@@ -271,7 +271,7 @@ fn geometry(path: &Path) -> String {
             format!("cylinders=80, heads=2, spt={}", length / (80 * 2 * 512))
         }
         // UEFI's variables.
-        _ if length < MIB && length.is_multiple_of(8 * 512) => {
+        1..MIB if length.is_multiple_of(8 * 512) => {
             format!("cylinders={}, heads=8, spt=1", length / (8 * 512))
         }
         _ => "cylinders=0, heads=16, spt=63".to_owned(),
