@@ -13,6 +13,7 @@
 //! locked instruction, so that all CPUs see them in one order; whoever finds a 0 there changes nothing. None takes a lock of the VM.
 
 use crate::flush::{CpuSet, Kick, MAX_CPUS};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 
@@ -36,15 +37,47 @@ impl Requests {
     }
 }
 
-/// A word that has a cache line for itself.
+/// Where a virtual CPU is, and what is requested of it. It has a cache line for itself.
 #[derive(Default)]
 #[repr(align(64))]
-struct Word(AtomicU32);
+pub struct Presence(AtomicU32);
 
-/// The words of all CPUs of a VM.
+impl Presence {
+    /// The word of a CPU that is in the guest on CPU `host` of the host's.
+    #[must_use]
+    pub const fn inside(host: usize) -> u32 {
+        INSIDE | (host as u32) << HOST_SHIFT
+    }
+
+    /// The CPU takes what is requested of it, and looks around after that.
+    #[inline]
+    pub fn take(&self) -> Option<Requests> {
+        if self.0.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Some(Requests(self.0.swap(0, Ordering::SeqCst)))
+    }
+
+    /// The CPU is in the guest from now on, as [`inside`](Self::inside) has it. False: something is requested of it, and it must not enter.
+    #[inline]
+    #[must_use]
+    pub fn enter(&self, inside: u32) -> bool {
+        self.0
+            .compare_exchange(0, inside, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// The CPU has left the guest.
+    #[inline]
+    pub fn leave(&self) {
+        self.0.fetch_and(LOOK | ROOT, Ordering::SeqCst);
+    }
+}
+
+/// All CPUs of a VM.
 #[derive(Default)]
 pub struct Kicks {
-    words: [Word; MAX_CPUS],
+    cpus: [Arc<Presence>; MAX_CPUS],
     interrupt: Once<fn(usize)>,
 }
 
@@ -65,35 +98,14 @@ impl Kicks {
         }
     }
 
-    #[inline]
-    fn word(&self, cpu: usize) -> &AtomicU32 {
-        &self.words[cpu % MAX_CPUS].0
-    }
-
-    /// CPU `cpu` takes what is requested of it, and looks around after that.
-    #[inline]
-    pub fn take(&self, cpu: usize) -> Option<Requests> {
-        let word = self.word(cpu);
-        if word.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        Some(Requests(word.swap(0, Ordering::SeqCst)))
-    }
-
-    /// CPU `cpu` enters the guest on CPU `host` of the host's. False: something is requested of it, and it must not.
-    #[inline]
+    /// CPU `cpu` itself.
     #[must_use]
-    pub fn enter(&self, cpu: usize, host: usize) -> bool {
-        let inside = INSIDE | (host as u32) << HOST_SHIFT;
-        self.word(cpu)
-            .compare_exchange(0, inside, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
+    pub fn presence(&self, cpu: usize) -> Arc<Presence> {
+        self.cpus[cpu % MAX_CPUS].clone()
     }
 
-    /// CPU `cpu` has left the guest.
-    #[inline]
-    pub fn leave(&self, cpu: usize) {
-        self.word(cpu).fetch_and(LOOK | ROOT, Ordering::SeqCst);
+    fn word(&self, cpu: usize) -> &AtomicU32 {
+        &self.cpus[cpu % MAX_CPUS].0
     }
 
     /// CPU `cpu` is to look around.
@@ -210,15 +222,15 @@ mod tests {
 
     impl World {
         /// Does something with the word.
-        fn with<R>(&mut self, f: impl FnOnce(&Kicks) -> R) -> R {
+        fn with<R>(&mut self, f: impl FnOnce(&Kicks, &Presence) -> R) -> R {
             let kicks = Kicks::default();
             kicks.interrupt_by(|host| {
                 assert_eq!(host, 3);
                 INTERRUPTED.set(true);
             });
-            kicks.words[1].0.store(self.word, Ordering::Relaxed);
-            let result = f(&kicks);
-            self.word = kicks.words[1].0.load(Ordering::Relaxed);
+            kicks.word(1).store(self.word, Ordering::Relaxed);
+            let result = f(&kicks, &kicks.cpus[1]);
+            self.word = kicks.word(1).load(Ordering::Relaxed);
             self.interrupt |= INTERRUPTED.take();
             result
         }
@@ -227,7 +239,7 @@ mod tests {
             let mut w = self.clone();
             w.owner = match self.owner {
                 Owner::Take => {
-                    let taken = w.with(|kicks| kicks.take(1));
+                    let taken = w.with(|_, cpu| cpu.take());
                     if taken.is_some_and(Requests::root) && mistake != Mistake::RootForgotten {
                         w.must_ask = true;
                     }
@@ -253,10 +265,10 @@ mod tests {
                     w.must_ask = false;
                     Owner::Enter
                 }
-                Owner::Enter => match w.with(|kicks| kicks.enter(1, 3)) {
+                Owner::Enter => match w.with(|_, cpu| cpu.enter(Presence::inside(3))) {
                     true => Owner::Inside,
                     false if mistake == Mistake::EntersAnyway => {
-                        w.word |= INSIDE | 3 << HOST_SHIFT;
+                        w.word |= Presence::inside(3);
                         Owner::Inside
                     }
                     false if mistake == Mistake::TakesLate => Owner::Look,
@@ -269,7 +281,7 @@ mod tests {
                 }
                 Owner::Inside => return None,
                 Owner::Leave => {
-                    w.with(|kicks| kicks.leave(1));
+                    w.with(|_, cpu| cpu.leave());
                     match mistake {
                         Mistake::TakesLate => Owner::Look,
                         _ => Owner::Take,
@@ -290,7 +302,7 @@ mod tests {
             if first == (mistake != Mistake::RequestFirst) {
                 w.message = true;
             } else {
-                w.with(|kicks| kicks.look(1));
+                w.with(|kicks, _| kicks.look(1));
             }
             Some(w)
         }
@@ -299,7 +311,7 @@ mod tests {
             let mut w = self.clone();
             w.changer = match self.changer {
                 Changer::Begin => Changer::Changed,
-                Changer::Changed => match w.with(|kicks| kicks.request(1, ROOT)) {
+                Changer::Changed => match w.with(|kicks, _| kicks.request(1, ROOT)) {
                     true if mistake != Mistake::NoWait => Changer::Waits,
                     _ => Changer::Freed,
                 },
@@ -375,18 +387,20 @@ mod tests {
     fn whoever_is_kicked_is_out_and_asks_again() {
         let kicks = Kicks::default();
         kicks.interrupt_by(|_| INTERRUPTED.set(true));
-        assert!(kicks.enter(31, 0));
-        kicks.leave(31);
-        assert!(kicks.enter(31, 0));
+        let (cpu, other) = (kicks.presence(31), kicks.presence(0));
+        let inside = Presence::inside(0);
+        assert!(cpu.enter(inside));
+        cpu.leave();
+        assert!(cpu.enter(inside));
         kicks.look(31);
         assert!(INTERRUPTED.take());
-        kicks.leave(31);
-        assert!(!kicks.enter(31, 0));
+        cpu.leave();
+        assert!(!cpu.enter(inside));
         kicks.kick(1 << 31 | 1);
         assert!(!INTERRUPTED.take(), "nobody is in the guest");
-        assert!(kicks.take(31).is_some_and(Requests::root));
-        assert_eq!(kicks.take(31), None);
-        assert!(kicks.enter(31, 0));
-        assert!(!kicks.enter(0, 0));
+        assert!(cpu.take().is_some_and(Requests::root));
+        assert_eq!(cpu.take(), None);
+        assert!(cpu.enter(inside));
+        assert!(!other.enter(inside));
     }
 }

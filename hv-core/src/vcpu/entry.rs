@@ -75,7 +75,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.shadow || self.generation != self.vm.generation() {
             flush = self.look_up_root();
         }
-        if !self.kicks.enter(self.index(), self.host) {
+        if !self.presence.enter(self.inside) {
             self.turned_back(flush);
             return None;
         }
@@ -90,7 +90,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.account(self.clock.ticks());
         let injected = injection.event.map(|event| (event, self.cpu.rip()));
         let mut exit = self.cpu.run(&entry);
-        self.kicks.leave(self.index());
+        self.presence.leave();
         let ticks = self.clock.ticks();
         if exit.vectoring.is_some() {
             self.drop_stale_vectoring(&mut exit, injected);

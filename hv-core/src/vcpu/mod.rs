@@ -32,7 +32,7 @@ use crate::event::{Event, EventKind, EventQueue, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::hyperv::Reference;
 use crate::irq::{Attention, InterruptController};
-use crate::kick::Kicks;
+use crate::kick::Presence;
 use crate::mmu::Mmu;
 use crate::msr::MsrStore;
 use crate::pvclock::PvClock;
@@ -140,10 +140,10 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub service_from: VmTime,
     /// Its number in the VM, from 0. 0 is the bootstrap processor.
     index: u8,
-    /// The number of the host's CPU that it has.
-    host: usize,
     /// How others make it look around.
-    kicks: Arc<Kicks>,
+    presence: Arc<Presence>,
+    /// What says there that it is in the guest, on the host's CPU that it has.
+    inside: u32,
     /// The other CPUs of the VM: bit n is CPU n.
     others: u32,
     irqs: Box<dyn InterruptController>,
@@ -196,10 +196,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         } = parts;
         let ticks = clock.ticks();
         let mut v = Self {
-            kicks: vm.wakeups.kicks.clone(),
+            presence: vm.wakeups.kicks.presence(index.into()),
+            inside: Presence::inside(0),
             vm,
             index,
-            host: 0,
             others: !(1 << (index & 31)),
             reference: Reference::new(pvclock.tsc_hz()),
             assist: 0,
@@ -315,7 +315,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         let mut armed = VmTime(0);
         loop {
-            if let Some(requests) = self.kicks.take(self.index())
+            if let Some(requests) = self.presence.take()
                 && requests.root()
             {
                 self.generation = 0;
@@ -415,7 +415,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// CPU `host` of the host's is its from now on; in all, others have had it for `steal` nanoseconds while this one could have run.
     pub fn begin_turn(&mut self, host: usize, steal: u64) {
-        self.host = host;
+        self.inside = Presence::inside(host);
         if self.steal.begin(&*self.vm.memory, steal) {
             self.reload_paging();
         }
