@@ -16,16 +16,6 @@ use svm::{Features, Quirks, SvmVcpu};
 const VM_CR: u32 = 0xc001_0114;
 const SVMDIS: u64 = 1 << 4;
 
-/// Whether the CPU is QEMU's software emulation, by its hypervisor signature.
-fn is_qemu_tcg() -> bool {
-    let leaf = cpuid(0x4000_0000, 0);
-    cpuid(1, 0).ecx & 1 << 31 != 0
-        && [leaf.ebx, leaf.ecx, leaf.edx]
-            .map(u32::to_le_bytes)
-            .concat()
-            == b"TCGTCGTCGTCG"
-}
-
 /// AMD-V, turned on.
 pub struct Amd {
     features: Features,
@@ -45,7 +35,7 @@ pub fn enable() -> Result<Amd, String> {
     }
     let leaf = cpuid(0x8000_000a, 0);
     let bit = |n: u32| leaf.edx >> n & 1 != 0;
-    let tcg = is_qemu_tcg();
+    let tcg = host::is_qemu_tcg();
     let mut features = Features {
         nested_paging: bit(0),
         next_rip: bit(3),

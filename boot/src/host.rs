@@ -249,3 +249,20 @@ pub fn unix_time() -> u64 {
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     ((days * 24 + hour.min(23)) * 60 + minute.min(59)) * 60 + second.min(59)
 }
+
+/// Whether the first CPU is to run no guests if there are others: in QEMU's software emulation, FXRSTOR on any CPU writes to the first one's flags,
+/// without a lock (`cpu_clear_ignne` in `target/i386/tcg/sysemu/fpu_helper.c`). Where that meets a #VMEXIT of the first CPU, nested paging stays on in
+/// the host, and the machine resets.
+pub fn first_only_serves() -> bool {
+    is_qemu_tcg()
+}
+
+/// Whether the CPU is QEMU's software emulation, by its hypervisor signature.
+pub fn is_qemu_tcg() -> bool {
+    let leaf = cpuid(0x4000_0000, 0);
+    cpuid(1, 0).ecx & 1 << 31 != 0
+        && [leaf.ebx, leaf.ecx, leaf.edx]
+            .map(u32::to_le_bytes)
+            .concat()
+            == b"TCGTCGTCGTCG"
+}

@@ -58,6 +58,12 @@ impl Presence {
         Some(Requests(self.0.swap(0, Ordering::SeqCst)))
     }
 
+    /// Whether something is requested of the CPU.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & (LOOK | ROOT) != 0
+    }
+
     /// The CPU is in the guest from now on, as [`inside`](Self::inside) has it. False: something is requested of it, and it must not enter.
     #[inline]
     #[must_use]
@@ -108,9 +114,9 @@ impl Kicks {
         &self.cpus[cpu % MAX_CPUS].0
     }
 
-    /// CPU `cpu` is to look around.
-    pub fn look(&self, cpu: usize) {
-        self.request(cpu, LOOK);
+    /// CPU `cpu` is to look around. Whether it was in the guest, or [waited](crate::vcpu::Vcpu::wait) there.
+    pub fn look(&self, cpu: usize) -> bool {
+        self.request(cpu, LOOK)
     }
 
     /// Makes a request. Whether the CPU was in the guest.

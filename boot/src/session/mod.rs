@@ -52,6 +52,8 @@ pub struct Session<B: VcpuBackend> {
     loaded: Vec<Option<Entity>>,
     /// Who is to run on each of them next.
     turns: Vec<Option<Turn>>,
+    /// How many of the first of these CPUs run no guests, and only serve them.
+    serves: usize,
     scheduler: Scheduler,
     /// The host's time, from the session's start.
     clock: HostClock,
@@ -133,6 +135,12 @@ impl<B: VcpuBackend> Session<B> {
             memory::own() >> 10,
             memory::heap_in_use() >> 10
         );
+        let serves = usize::from(smp::used() > 1 && host::first_only_serves());
+        if serves != 0 {
+            log::info!(
+                "the host's first CPU runs no guests: QEMU's emulation lets others change its flags"
+            );
+        }
         let font = vms.first().and_then(|vm| vm.guest.font());
         Ok(Self {
             view: View::new(options.window, font),
@@ -140,6 +148,7 @@ impl<B: VcpuBackend> Session<B> {
             focus: 0,
             loaded: vec![None; smp::used()],
             turns: vec![None; smp::used()],
+            serves,
             scheduler,
             clock: HostClock::new(),
             due: VmTime(0),

@@ -4,8 +4,8 @@
 //! become of each, while nothing runs.
 
 use super::{Dump, Flow, Session, Vm};
-use crate::clock;
 use crate::guest::{Cpu, CpuSlot};
+use crate::{clock, control};
 use crate::{interrupts, smp};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -25,6 +25,8 @@ struct Part<'a, B: VcpuBackend> {
     load: bool,
     /// Another CPU of its VM could run.
     sibling_waits: bool,
+    /// Nobody waits for a CPU of the host's: when it halts, it keeps its own.
+    may_wait: bool,
     /// The host's time when the round begins; when it is to end, and from when on if the guest has been left anyway.
     now: VmTime,
     end: VmTime,
@@ -34,8 +36,8 @@ struct Part<'a, B: VcpuBackend> {
     used: u64,
 }
 
-/// What a part of a round came to.
-type Ended = (Entity, u64, Option<Stop>);
+/// What a part of a round came to, on this CPU of the host's.
+type Ended = (usize, Entity, u64, Option<Stop>);
 
 impl<B: VcpuBackend> Part<'_, B> {
     /// Does it, on the host's CPU that it is for.
@@ -56,13 +58,29 @@ impl<B: VcpuBackend> Part<'_, B> {
         };
         cpu.service_at = guests_time(cpu, self.end);
         cpu.service_from = guests_time(cpu, self.soft_end);
-        let mut stop = run(cpu);
-        // What has come may be from another virtual CPU, and has been seen to when the interrupt is let in.
-        while stop == Stop::HostInterrupt && smp::goes_on() {
-            stop = run(cpu);
-        }
+        let mut waited = 0;
+        let stop = loop {
+            match run(&mut slot.cpu) {
+                // What has come may be from another virtual CPU, and has been seen to when the interrupt is let in.
+                Stop::HostInterrupt if smp::goes_on() => {}
+                Stop::Idle(until) if self.may_wait && !control::console_waiting() => {
+                    let since = clock::ticks();
+                    slot.halt();
+                    let goes_on = slot.cpu.wait(until, smp::halt);
+                    waited += clock::ticks() - since;
+                    if !goes_on {
+                        break Stop::Idle(until);
+                    }
+                    slot.wake();
+                    if smp::is_ending() {
+                        break Stop::HostInterrupt;
+                    }
+                }
+                stop => break stop,
+            }
+        };
         let after = clock::ticks();
-        self.used = after - before;
+        self.used = (after - before).saturating_sub(waited);
         slot.preempt(after);
         if matches!(stop, Stop::Idle(_)) {
             slot.halt();
@@ -103,14 +121,15 @@ impl<B: VcpuBackend> Session<B> {
     /// Decides who runs next, and where: on the CPU that it has, if it has one. Whether anybody does.
     pub(super) fn share_out(&mut self, now: u64) -> bool {
         self.turns.fill(None);
+        let turns = &mut self.turns[self.serves..];
+        let loaded = &self.loaded[self.serves..];
         let first = self.scheduler.pick(now);
-        let turns = &mut self.turns;
         turns[0] = first;
         for next in 1..turns.len() {
             let (chosen, rest) = turns.split_at_mut(next);
-            rest[0] = self.scheduler.pick_beside(now, chosen, &self.loaded);
+            rest[0] = self.scheduler.pick_beside(now, chosen, loaded);
         }
-        place(turns, &self.loaded);
+        place(turns, loaded);
         first.is_some()
     }
 
@@ -141,6 +160,9 @@ impl<B: VcpuBackend> Session<B> {
             turn.until
                 .map_or(VmTime::NEVER, |ticks| self.clock.time(ticks))
         };
+        let hosts = self.turns.len() - self.serves;
+        let may_wait =
+            self.turns.len() > 1 && self.vms.iter().map(Vm::runnable).sum::<usize>() <= hosts;
         let part = |host: usize, turn: &Turn, load, sibling_waits, slot| {
             // Service is the first CPU's, which ends the round for it.
             let (end, soft_end) = match host {
@@ -152,6 +174,7 @@ impl<B: VcpuBackend> Session<B> {
                 slot,
                 load,
                 sibling_waits,
+                may_wait,
                 now,
                 end,
                 soft_end,
@@ -177,8 +200,8 @@ impl<B: VcpuBackend> Session<B> {
             let load = load(0, turn.entity);
             let mut part = part(0, &turn, load, waits, &mut vm.guest.cpus[vcpu]);
             part.run();
-            let ended = (part.entity, part.used, part.stop);
-            return self.ended(&mut [ended]);
+            let ended = (0, part.entity, part.used, part.stop);
+            return self.ended(&mut [ended], false);
         }
         let mut parts: Vec<(usize, Part<'_, B>)> = Vec::with_capacity(turns.len());
         for (index, vm) in self.vms.iter_mut().enumerate() {
@@ -196,23 +219,27 @@ impl<B: VcpuBackend> Session<B> {
             }
         }
         parts.sort_unstable_by_key(|&(host, _)| host);
-        together(&mut parts);
+        let seen = interrupts::served();
+        let clock = &mut self.clock;
+        together(&mut parts, || {
+            clock.arm(next, now);
+            while smp::halt() {}
+        });
         let ended = parts
             .into_iter()
-            .map(|(_, part)| (part.entity, part.used, part.stop));
+            .map(|(host, part)| (host, part.entity, part.used, part.stop));
         let mut ended: Vec<Ended> = ended.collect();
-        self.ended(&mut ended)
+        self.ended(&mut ended, interrupts::served() != seen)
     }
 
-    /// A round has ended so for those that ran, the one on the first CPU first.
-    fn ended(&mut self, ended: &mut [Ended]) -> Flow {
-        for &mut (entity, used, _) in &mut *ended {
+    /// A round has ended so for those that ran. `serve`: the first CPU has something to see to.
+    fn ended(&mut self, ended: &mut [Ended], mut serve: bool) -> Flow {
+        for &mut (_, entity, used, _) in &mut *ended {
             self.scheduler.charge(entity, used);
         }
-        let mut serve = false;
-        for (n, (entity, _, stop)) in ended.iter_mut().enumerate() {
+        for (host, entity, _, stop) in ended {
             if let Some(stop) = stop.take() {
-                serve |= self.stopped(*entity, stop, n == 0);
+                serve |= self.stopped(*entity, stop, *host == 0);
             }
         }
         match serve {
@@ -286,10 +313,11 @@ impl<B: VcpuBackend> Session<B> {
     }
 }
 
-/// All do their parts, each on its CPU of the host's; the first of these is the first CPU.
-fn together<B: VcpuBackend>(parts: &mut [(usize, Part<'_, B>)]) {
-    let Some(((_, first), others)) = parts.split_first_mut() else {
-        return;
+/// All do their parts, each on its CPU of the host's; the first of these may be the first CPU, which otherwise does what is `free`.
+fn together<B: VcpuBackend>(parts: &mut [(usize, Part<'_, B>)], free: impl FnOnce()) {
+    let (own, others) = match parts {
+        [(0, own), others @ ..] => (Some(own), others),
+        others => (None, others),
     };
     let mut works: Vec<_> = others
         .iter_mut()
@@ -299,7 +327,10 @@ fn together<B: VcpuBackend>(parts: &mut [(usize, Part<'_, B>)]) {
         .iter_mut()
         .map(|(host, work)| (*host, work as &mut (dyn FnMut() + Send)))
         .collect();
-    smp::together(&mut works, || first.run());
+    smp::together(&mut works, || match own {
+        Some(own) => own.run(),
+        None => free(),
+    });
 }
 
 /// Gives each of those chosen the CPU of the host's that it has. The first CPU always gets one, as it is there anyway.

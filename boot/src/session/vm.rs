@@ -100,6 +100,13 @@ impl<B: VcpuBackend> Vm<B> {
         self.state == State::Running && self.guest.cpus[n].halted.is_none()
     }
 
+    /// How many CPUs want one of the host's.
+    pub fn runnable(&self) -> usize {
+        (0..self.guest.cpus.len())
+            .filter(|&n| self.can_run(n))
+            .count()
+    }
+
     /// Lets its devices do what is due, and wakes the CPUs that have something to do.
     pub fn poll(&mut self) {
         if self.state != State::Running {

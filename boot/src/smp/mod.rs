@@ -18,7 +18,7 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use host_cpus::MAX_HOST_CPUS;
-pub use round::{goes_on, together};
+pub use round::{goes_on, halt, is_ending, together};
 use spin::Mutex;
 pub use start::start;
 use x86::msr::{IA32_GS_BASE, wrmsr};

@@ -52,7 +52,24 @@ pub fn goes_on() -> bool {
     let seen = interrupts::served();
     interrupts::window();
     let serves = super::current().number == 0 && interrupts::served() != seen;
-    !serves && !ENDING.load(Ordering::SeqCst)
+    !serves && !is_ending()
+}
+
+/// Whether the round is to end.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
+/// Halts the current CPU, whose guest has nothing to do, until an interrupt comes. Whether it may go on waiting.
+pub fn halt() -> bool {
+    let seen = interrupts::served();
+    // An interrupt for it comes after that, and waits until the CPU halts.
+    if is_ending() {
+        return false;
+    }
+    interrupts::idle();
+    let serves = super::current().number == 0 && interrupts::served() != seen;
+    !serves && !is_ending()
 }
 
 /// Has each of these CPUs, by its place among those in use, do its work, while the first CPU, which is the current one, does `own`. Then they are interrupted, which leaves a

@@ -11,7 +11,7 @@ use crate::{clock, memory, paging};
 use alloc::string::String;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use host_cpus::{Features, Local, Plan};
+use host_cpus::{Features, Local, MAX_HOST_CPUS, Plan};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 /// Turns the virtualization of the current CPU on, as of the first.
@@ -149,9 +149,7 @@ fn wait(ms: u64, mut is_so: impl FnMut() -> bool) -> bool {
 pub fn start(cpus: &[Local], most: Option<u32>, enable: Enable) {
     let own = lapic::id();
     super::current().apic_id.store(own, Ordering::Relaxed);
-    // QEMU, which emulates CPUs in threads of its own, resets the machine now and then when virtual CPUs move: the reason is not known. So
-    // more than one CPU is used only where that is asked for.
-    let most = most.unwrap_or(1) as usize;
+    let most = most.map_or(MAX_HOST_CPUS, |most| most as usize);
     let plan = Plan::new(cpus.iter().copied(), own, lapic::is_x2apic(), most);
     if plan.unnamed != 0 {
         log::warn!(

@@ -178,7 +178,7 @@ impl Mailbox {
         }
     }
 
-    /// Sets `flags`, and has the owner see them: wakes it if it has halted, and makes it look around otherwise.
+    /// Sets `flags`, and has the owner see them: it looks around, or is woken if it has halted.
     pub fn tell(&self, flags: Flags) {
         self.set(flags);
         self.wake();
@@ -189,10 +189,9 @@ impl Mailbox {
     }
 
     fn wake(&self) {
-        if self.halted.load(SEQ) {
+        let looks = self.wakeups.kicks.look(self.cpu);
+        if self.halted.load(SEQ) && !looks {
             self.wakeups.wake(self.cpu);
-        } else {
-            self.wakeups.kicks.look(self.cpu);
         }
     }
 

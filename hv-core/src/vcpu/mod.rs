@@ -361,6 +361,25 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
+    /// The CPU has halted until `deadline` at most ([`Stop::Idle`]), and keeps the host's CPU, which `halt` halts until an interrupt comes; it says
+    /// whether to wait on. Whoever has something for this CPU interrupts it. Returns whether it is to [run](Self::run) again.
+    pub fn wait(&mut self, deadline: VmTime, mut halt: impl FnMut() -> bool) -> bool {
+        self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
+        let mut waits = true;
+        while waits && self.presence.enter(self.inside) {
+            self.clock.arm(deadline, self.now);
+            waits = halt();
+            self.presence.leave();
+            self.resume();
+            waits &= self.now < deadline;
+        }
+        if self.presence.is_requested() || self.now >= deadline {
+            return true;
+        }
+        self.vm.wakeups.set_timer(self.index(), self.timer);
+        false
+    }
+
     /// Does what is due, but for what the caller of [`run`](Self::run) has to do. Whether there was anything.
     #[cold]
     #[inline(never)]

@@ -354,6 +354,7 @@ impl Case {
         let log = run.log.clone();
         self.judge(run, &String::from_utf8_lossy(&console), &report)?;
         if let used @ 2.. = options.host_cpus {
+            let used = used + self.rig.serving_cpus();
             let says = format!("host CPUs: {used} found, {used} used");
             let text = fs::read_to_string(&log)?;
             ensure!(text.contains(&says), "Umbra's log does not say: {says}");

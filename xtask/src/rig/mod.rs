@@ -103,6 +103,11 @@ pub trait Rig: Sync {
         MAX_HOST_CPUS
     }
 
+    /// The CPUs that the outer machine has besides those for guests, if there are several of these: Umbra keeps them for itself.
+    fn serving_cpus(&self) -> u32 {
+        0
+    }
+
     /// Why the outer machine has no such part; nothing if it has it.
     fn lacks(&self, _part: Part) -> Option<&'static str> {
         None

@@ -44,6 +44,10 @@ impl Rig for QemuSvm {
         Counting::OnDemand
     }
 
+    fn serving_cpus(&self) -> u32 {
+        1
+    }
+
     fn display(&self) -> Result<&'static str> {
         qemu::display()
     }

@@ -50,11 +50,15 @@ pub fn machine(
         modules_length += parts.module_bytes;
         guests += vm.memory;
     }
+    let cpus = match options.host_cpus {
+        1 => 1,
+        several => several + options.rig.serving_cpus(),
+    };
     let umbra_options = protocol::options::Options {
         control: Some(options.rig.control()),
         window: options.window,
         check: false,
-        host_cpus: (options.host_cpus > 1).then_some(options.host_cpus),
+        host_cpus: (cpus > 1).then_some(cpus),
         overflow: options.overflow,
         vms: options
             .vms()
@@ -79,7 +83,7 @@ pub fn machine(
     Ok(Machine {
         rig: options.rig,
         cpu_model: options.cpu_model.clone(),
-        cpus: options.host_cpus,
+        cpus,
         memory,
         boot: Boot::Multiboot {
             umbra: umbra.to_owned(),
