@@ -4,6 +4,7 @@ mod ata;
 mod device;
 mod display;
 mod drives;
+mod flash;
 mod medium;
 mod protocol;
 mod vm;
@@ -13,6 +14,7 @@ pub use ata::ata;
 pub use device::{fw_cfg, i8042, ne2k, pm};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
+pub use flash::flash;
 pub use vm::vm;
 
 use crate::feed::Feed;
@@ -61,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     target("console", console, 1_024),
     target("emulator", emulator, 512),
     target("fdc", fdc, 4_096),
+    target("flash", flash, 2_048),
     target("fw_cfg", fw_cfg, 2_048),
     target("i8042", i8042, 1_024),
     target("ide", ide, 4_096),

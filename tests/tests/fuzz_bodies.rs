@@ -35,6 +35,11 @@ fn shadow_tables_survive_random_programs() {
 }
 
 #[test]
+fn flash_keeps_to_its_model_and_so_does_its_medium() {
+    feed(fuzz::flash, 300, 1_024);
+}
+
+#[test]
 fn fdc_keeps_to_the_lengths_of_its_commands() {
     feed(fuzz::fdc, 200, 4_000);
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::cdrom::{self, Entry};
 use crate::deb;
 use crate::disk;
+use crate::efi;
 use crate::initrd;
 use crate::outcome::refuse;
 use crate::paths;
@@ -42,6 +43,8 @@ pub enum Guest {
     CloudInitrd,
     /// Both on a hard disk with its own boot loader.
     LinuxDisk,
+    /// Both on a CD that boots by UEFI alone, through Debian's signed shim and GRUB.
+    LinuxEfi,
     /// Debian's kernel for 32-bit machines, with 32-bit two-level paging.
     I386Kernel,
     /// A RAM disk for that kernel, as the cloud kernel's.
@@ -54,7 +57,7 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 15] = [
+    pub const ALL: [Guest; 16] = [
         Guest::DebianAmd64,
         Guest::Debian13Amd64,
         Guest::DebianI386,
@@ -66,6 +69,7 @@ impl Guest {
         Guest::CloudKernel,
         Guest::CloudInitrd,
         Guest::LinuxDisk,
+        Guest::LinuxEfi,
         Guest::I386Kernel,
         Guest::I386Initrd,
         Guest::PaeKernel,
@@ -86,6 +90,7 @@ impl Guest {
             Guest::CloudKernel => "cloud-kernel",
             Guest::CloudInitrd => "cloud-initrd",
             Guest::LinuxDisk => "linux-disk",
+            Guest::LinuxEfi => "linux-efi",
             Guest::I386Kernel => "i386-kernel",
             Guest::I386Initrd => "i386-initrd",
             Guest::PaeKernel => "i386-pae-kernel",
@@ -132,6 +137,7 @@ impl Guest {
             Guest::CloudKernel => "Debian's Linux kernel for virtual machines (bzImage)",
             Guest::CloudInitrd => "a RAM disk for it that lists the hardware (initrd)",
             Guest::LinuxDisk => "both on a hard disk with GRUB in its boot sector (disk image)",
+            Guest::LinuxEfi => "both on a CD that boots by UEFI alone (ISO)",
             Guest::I386Kernel => "Debian's 32-bit Linux kernel without PAE (bzImage)",
             Guest::PaeKernel => "Debian's 32-bit Linux kernel with PAE (bzImage)",
             Guest::I386Initrd | Guest::PaeInitrd => {
@@ -153,6 +159,7 @@ impl Guest {
             Guest::CloudKernel => "vmlinuz-cloud",
             Guest::CloudInitrd => "initrd-cloud.img",
             Guest::LinuxDisk => "linux-disk.img",
+            Guest::LinuxEfi => "linux-efi.iso",
             Guest::I386Kernel => "vmlinuz-i386",
             Guest::I386Initrd => "initrd-i386.img",
             Guest::PaeKernel => "vmlinuz-i386-pae",
@@ -197,6 +204,12 @@ impl Guest {
             Guest::I386Initrd => I386.initrd(&path)?,
             Guest::PaeKernel => PAE.kernel(&path)?,
             Guest::PaeInitrd => PAE.initrd(&path)?,
+            Guest::LinuxEfi => efi::make_cd(
+                &path,
+                &Guest::CloudKernel.provide()?,
+                &Guest::CloudInitrd.provide()?,
+                &EFI_ENTRIES,
+            )?,
             Guest::LinuxDisk => disk::make(
                 &path,
                 &Guest::CloudKernel.provide()?,
@@ -210,7 +223,11 @@ impl Guest {
     /// What the cached file depends on besides the packages.
     fn recipe(self) -> String {
         match self {
-            Guest::CloudInitrd | Guest::I386Initrd | Guest::PaeInitrd | Guest::LinuxDisk => {
+            Guest::CloudInitrd
+            | Guest::I386Initrd
+            | Guest::PaeInitrd
+            | Guest::LinuxDisk
+            | Guest::LinuxEfi => {
                 format!(
                     "{RECIPE}\n{}\n{}\n{}",
                     initrd::INIT,
@@ -344,6 +361,12 @@ const TEXT_ENTRIES: [Entry<'_>; 3] = [
 const GTK_ENTRIES: [Entry<'_>; 1] = [Entry {
     label: "install",
     cmdline: "vga=788 ---",
+}];
+
+/// What the CD for UEFI boots.
+const EFI_ENTRIES: [Entry<'_>; 1] = [Entry {
+    label: "linux",
+    cmdline: "console=tty0 console=ttyS0 quiet umbra.then=poweroff",
 }];
 
 /// A release of Debian that has an installer.

@@ -36,6 +36,7 @@ echo "GUEST-MEMORY $(sed -n 's/^MemTotal: *//p' /proc/meminfo)"
 echo "GUEST-CPU $(grep -c '^processor' /proc/cpuinfo) $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
 echo "GUEST-HYPERVISOR $(dmesg | sed -n 's/.*Hypervisor detected: //p')"
 echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+[ -f /sys/firmware/efi/fw_platform_size ] && echo "GUEST-EFI $(cat /sys/firmware/efi/fw_platform_size)"
 echo "GUEST-PAT $(dmesg | sed -n 's/.*x86\/PAT: Configuration *//p')"
 echo "GUEST-DMI $(cat /sys/class/dmi/id/sys_vendor) $(cat /sys/class/dmi/id/product_name), $(cat /sys/class/dmi/id/bios_vendor)"
 

@@ -18,6 +18,7 @@ mod count;
 mod cpio;
 mod deb;
 mod disk;
+mod efi;
 mod emulator;
 mod events;
 mod exits;

@@ -40,6 +40,7 @@ const GUESTS: &[Package] = &[
     package("grub-common", "/usr/bin/grub-mkimage"),
     package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
     package("e2fsprogs", "/sbin/mke2fs"),
+    package("mtools", "/usr/bin/mformat"),
 ];
 /// What the bootable image is made with.
 const IMAGE: &[Package] = &[

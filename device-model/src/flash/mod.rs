@@ -138,6 +138,13 @@ impl Flash {
             .move_window(self.windows.registers, here(!is_array));
     }
 
+    /// The offset of an access to the array.
+    fn within(&self, offset: u64, size: usize) -> Option<usize> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(size)?;
+        (end <= self.array.len()).then_some(offset)
+    }
+
     /// A write while the chip waits for a command.
     fn command(&mut self, cx: &mut DevCx<'_>, command: u8) {
         let (expected, mode) = match command {
@@ -253,7 +260,9 @@ impl Device for Flash {
     }
 
     fn mmio_read(&mut self, _: &mut DevCx<'_>, _: WindowId, offset: u64, size: usize) -> u64 {
-        let offset = offset as usize;
+        let Some(offset) = self.within(offset, size) else {
+            return u64::MAX;
+        };
         let mut value = [0; 8];
         let value_bytes = value.get_mut(..size).unwrap_or_default();
         match self.mode {
@@ -276,7 +285,10 @@ impl Device for Flash {
         size: usize,
         value: u64,
     ) {
-        let (offset, low) = (offset as usize, value as u8);
+        let Some(offset) = self.within(offset, size) else {
+            return;
+        };
+        let low = value as u8;
         match self.expected {
             Expected::Command => self.command(cx, low),
             Expected::Data => {

@@ -17,6 +17,7 @@ mod refusal;
 mod rigs;
 mod screens;
 mod storage;
+mod uefi;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Case> {
     all.extend(fresh::cases());
     all.extend(events::cases());
     all.extend(interfaces::cases());
+    all.extend(uefi::cases());
     all
 }
 
