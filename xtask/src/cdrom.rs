@@ -7,11 +7,16 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::deb;
+use crate::efi;
+use crate::media::Boots;
 use crate::paths;
 use crate::progress::Step;
 
 const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
 const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
+
+/// Seconds until the first entry starts by itself.
+const TIMEOUT: u32 = 2;
 
 /// One thing a CD can boot.
 pub struct Entry<'a> {
@@ -33,10 +38,25 @@ pub fn make(
     initrd: &Path,
     entries: &[Entry<'_>],
 ) -> Result<()> {
-    make_with(path, volume, kernel, initrd, entries, &[])
+    make_with(path, volume, kernel, initrd, entries, Boots::Bios, &[])
 }
 
-/// The same with `files` besides, each with its name in the root directory.
+/// The same of a 64-bit system, which boots by UEFI too.
+///
+/// # Errors
+///
+/// As [`make`].
+pub fn make_for_both(
+    path: &Path,
+    volume: &str,
+    kernel: &Path,
+    initrd: &Path,
+    entries: &[Entry<'_>],
+) -> Result<()> {
+    make_with(path, volume, kernel, initrd, entries, Boots::Both, &[])
+}
+
+/// The same by the firmware that `boots` says, with `files` besides, each with its name in the root directory.
 ///
 /// # Errors
 ///
@@ -47,6 +67,7 @@ pub fn make_with(
     kernel: &Path,
     initrd: &Path,
     entries: &[Entry<'_>],
+    boots: Boots,
     files: &[(&Path, &str)],
 ) -> Result<()> {
     let parent = path.parent().context("the image has no directory")?;
@@ -68,14 +89,31 @@ pub fn make_with(
         copy(from, &tree.path().join(name))?;
     }
     fs::write(boot.join("isolinux.cfg"), configuration(entries))?;
+    let mut words = Vec::new();
+    if boots != Boots::Uefi {
+        words.extend(["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat"]);
+        words.extend(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
+    }
+    if boots != Boots::Bios {
+        efi::put(
+            tree.path(),
+            "/isolinux/linux",
+            "/isolinux/initrd.gz",
+            entries,
+            TIMEOUT,
+        )?;
+        if boots == Boots::Both {
+            words.push("-eltorito-alt-boot");
+        }
+        words.extend(["-e", efi::IMAGE, "-no-emul-boot"]);
+    }
     let step = Step::start(format!("Writing {}", path.display()));
     let unfinished = path.with_extension("part");
     deb::run(
         Command::new("xorriso")
             .args(["-as", "mkisofs", "-quiet", "-r", "-J", "-V", volume, "-o"])
             .arg(&unfinished)
-            .args(["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat"])
-            .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+            .args(words)
             .arg(tree.path()),
     )?;
     fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -139,9 +177,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
-/// The boot menu: a prompt on the screen and on COM1, which boots the first entry after two seconds.
+/// The boot menu: a prompt on the screen and on COM1, which boots the first entry after a while.
 fn configuration(entries: &[Entry<'_>]) -> String {
-    let mut text = String::from("SERIAL 0 115200\nPROMPT 1\nTIMEOUT 20\n");
+    let mut text = format!("SERIAL 0 115200\nPROMPT 1\nTIMEOUT {}\n", 10 * TIMEOUT);
     if let Some(first) = entries.first() {
         text.push_str(&format!("DEFAULT {}\n", first.label));
     }

@@ -85,11 +85,6 @@ fn programs() -> Result<[(PathBuf, &'static str); 2]> {
     Ok([(shim, "BOOTX64.EFI"), (grub, "grubx64.efi")])
 }
 
-/// xorriso's words, as mkisofs, for the image.
-pub fn boot_options() -> [&'static str; 3] {
-    ["-e", IMAGE, "-no-emul-boot"]
-}
-
 fn configuration(kernel: &str, initrd: &str, entries: &[Entry<'_>], timeout: u32) -> String {
     let mut text = format!("set timeout={timeout}\n");
     for entry in entries {
@@ -99,30 +94,6 @@ fn configuration(kernel: &str, initrd: &str, entries: &[Entry<'_>], timeout: u32
         ));
     }
     text
-}
-
-/// Makes a CD image in `path` that boots `kernel` with `initrd` by UEFI alone.
-///
-/// # Errors
-///
-/// A package cannot be had, or the image not be written.
-pub fn make_cd(path: &Path, kernel: &Path, initrd: &Path, entries: &[Entry<'_>]) -> Result<()> {
-    let parent = path.parent().context("the image has no directory")?;
-    let tree = tempfile::Builder::new().prefix("efi-").tempdir_in(parent)?;
-    for (from, name) in [(kernel, "linux"), (initrd, "initrd.gz")] {
-        fs::copy(from, tree.path().join(name))
-            .with_context(|| format!("cannot copy {}", from.display()))?;
-    }
-    put(tree.path(), "/linux", "/initrd.gz", entries, 0)?;
-    let unfinished = path.with_extension("part");
-    deb::run(
-        Command::new("xorriso")
-            .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA_EFI", "-o"])
-            .arg(&unfinished)
-            .args(boot_options())
-            .arg(tree.path()),
-    )?;
-    fs::rename(&unfinished, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

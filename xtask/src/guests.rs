@@ -8,15 +8,15 @@ use anyhow::{Context, Result};
 use crate::cdrom::{self, Entry};
 use crate::deb;
 use crate::disk;
-use crate::efi;
 use crate::initrd;
+use crate::media::Boots;
 use crate::outcome::refuse;
 use crate::paths;
 use crate::setup::{self, Purpose};
 use crate::work::{self, Width};
 
 /// Raised when a recipe below changes, so that cached guests are made again.
-const RECIPE: u32 = 6;
+const RECIPE: u32 = 7;
 
 /// A guest that the tool can provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,11 +204,14 @@ impl Guest {
             Guest::I386Initrd => I386.initrd(&path)?,
             Guest::PaeKernel => PAE.kernel(&path)?,
             Guest::PaeInitrd => PAE.initrd(&path)?,
-            Guest::LinuxEfi => efi::make_cd(
+            Guest::LinuxEfi => cdrom::make_with(
                 &path,
+                "UMBRA_EFI",
                 &Guest::CloudKernel.provide()?,
                 &Guest::CloudInitrd.provide()?,
                 &EFI_ENTRIES,
+                Boots::Uefi,
+                &[],
             )?,
             Guest::LinuxDisk => disk::make(
                 &path,
@@ -403,7 +406,12 @@ impl Release {
             .join("debian-installer")
             .join(architecture);
         let volume = format!("DEBIAN_{version}_{}", architecture.to_uppercase());
-        cdrom::make(
+        let make = if architecture == "amd64" {
+            cdrom::make_for_both
+        } else {
+            cdrom::make
+        };
+        make(
             path,
             &volume,
             &files.join("linux"),

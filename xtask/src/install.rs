@@ -19,6 +19,7 @@ use crate::cdrom::{self, Entry};
 use crate::cli::InstallArgs;
 use crate::deb;
 use crate::guests::Guest;
+use crate::media::Boots;
 use crate::outcome::refuse;
 use crate::progress::Step;
 use crate::rig::parse_memory;
@@ -126,7 +127,15 @@ fn cd() -> Result<PathBuf> {
     };
     let files = [(tree.as_path(), "debian.tar")];
     let kernel = Guest::CloudKernel.provide()?;
-    cdrom::make_with(&path, "DEBIAN_INSTALL", &kernel, &initrd, &[entry], &files)?;
+    cdrom::make_with(
+        &path,
+        "DEBIAN_INSTALL",
+        &kernel,
+        &initrd,
+        &[entry],
+        Boots::Bios,
+        &files,
+    )?;
     fs::write(&stamp, recipe)?;
     Ok(path)
 }

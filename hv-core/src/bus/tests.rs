@@ -7,6 +7,7 @@ use crate::testing::VecMemory;
 #[derive(Default)]
 struct Probe {
     writes: Vec<(u16, AccessSize, u32)>,
+    mmio_writes: Vec<(u64, usize, u64)>,
     move_to: Option<(WindowId, Option<u64>)>,
 }
 
@@ -28,6 +29,9 @@ impl Device for Probe {
     }
     fn mmio_read(&mut self, _cx: &mut DevCx<'_>, _w: WindowId, offset: u64, _size: usize) -> u64 {
         offset
+    }
+    fn mmio_write(&mut self, _: &mut DevCx<'_>, _: WindowId, offset: u64, size: usize, v: u64) {
+        self.mmio_writes.push((offset, size, v));
     }
 }
 
@@ -130,6 +134,25 @@ fn moved_ram_window_reports_the_old_and_the_new_place() {
             (0xe000_0000, false)
         ]
     );
+}
+
+#[test]
+fn a_rom_window_is_read_without_its_device_and_written_through_it() {
+    let (mut bus, probe, id) = bus();
+    bus.add_ports(id, 0x10, 1, Width::Byte);
+    let w = bus.add_rom_window(id, 0x1000, Hpa(0x8000));
+    probe.lock().move_to = Some((w, Some(0xffc0_0000)));
+    bus.port_write(NOW, 0x10, AccessSize::Byte, 0);
+    let mut changes = Vec::new();
+    let _ = bus.settle(|c| changes.push((c.start, c.backing)));
+    let rom = Backing::Ram {
+        hpa: Hpa(0x8000),
+        writable: false,
+    };
+    assert_eq!(changes, [(Gpa(0xffc0_0000), rom)]);
+    assert_eq!(bus.backing(Gpa(0xffc0_0000)), rom);
+    bus.mmio_write(NOW, Gpa(0xffc0_0010), 1, 0x50);
+    assert_eq!(probe.lock().mmio_writes, [(0x10, 1, 0x50)]);
 }
 
 #[test]
