@@ -34,6 +34,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::AccessSize;
 use hv_core::emulate::EmuCx;
+use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
 use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
@@ -349,11 +350,15 @@ impl<B: VcpuBackend> Guest<B> {
             needs_shadow.then_some(&shadow),
             memory_size,
         );
+        let overlays = match options.enlighten.hyperv {
+            true => Overlays::bytes(desc.max_cpus as usize),
+            false => 0,
+        };
         let demand = Demand {
             ram: memory_size,
             video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64
                 + store.as_ref().map_or(0, |medium| medium.sectors() * 512),
-            devices: DEVICES + u64::from(desc.max_cpus - 1) * CPU,
+            devices: DEVICES + u64::from(desc.max_cpus - 1) * CPU + overlays as u64,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
         };

@@ -61,6 +61,8 @@ bitflags! {
         const START_UP = 1 << 4;
         /// Another CPU has kicked this one (KVM_HC_KICK_CPU).
         const KICK = 1 << 5;
+        /// Another CPU asks this one to forget its translations of linear addresses. That does not wake it.
+        const FLUSH = 1 << 6;
         /// The task priority, CR8.
         const PRIORITY = 0xf << 8;
         /// The class below which it has to fall for a waiting interrupt to become deliverable; 0 if there is none such.
@@ -233,6 +235,21 @@ pub trait InterruptController: Send {
     /// Kicks the CPU with this APIC ID, if there is one.
     fn kick(&mut self, apic_id: u32) {
         let _ = apic_id;
+    }
+
+    /// Asks the CPU with this APIC ID, if there is one, to forget its translations of linear addresses before it enters the guest next.
+    fn ask_to_flush(&mut self, apic_id: u32) {
+        let _ = apic_id;
+    }
+
+    /// Whether another CPU has asked this one for that since the last call (and forgets it).
+    fn take_flush(&mut self) -> bool {
+        false
+    }
+
+    /// Requests an edge-triggered interrupt of its own local APIC.
+    fn request(&mut self, vector: u8) {
+        let _ = vector;
     }
 
     /// Sends an interprocessor interrupt, as bits 10:0 of the interrupt command register have it, to the CPU with this APIC ID. Whether there

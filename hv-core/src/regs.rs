@@ -22,6 +22,7 @@ pub mod gpr {
     pub const RBP: usize = 5;
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
+    pub const R8: usize = 8;
 }
 
 /// A segment register, in encoding order, and the four system segments.

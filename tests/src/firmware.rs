@@ -342,7 +342,8 @@ impl FirmwarePc {
                 | Stop::Service
                 | Stop::Wakeup
                 | Stop::Yield
-                | Stop::YieldTo(_) => {}
+                | Stop::YieldTo(_)
+                | Stop::Crashed => {}
                 // Nothing happens before then, so time passes at once.
                 Stop::Idle(until) if until != VmTime::NEVER => {
                     self.clock.0.fetch_max(until.0, Ordering::Relaxed);

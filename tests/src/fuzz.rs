@@ -5,6 +5,7 @@ mod device;
 mod display;
 mod drives;
 mod flash;
+mod hyperv;
 mod medium;
 mod protocol;
 mod vm;
@@ -15,6 +16,7 @@ pub use device::{fw_cfg, i8042, ne2k, pm};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
 pub use flash::flash;
+pub use hyperv::hyperv;
 pub use vm::vm;
 
 use crate::feed::Feed;
@@ -65,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     target("fdc", fdc, 4_096),
     target("flash", flash, 2_048),
     target("fw_cfg", fw_cfg, 2_048),
+    target("hyperv", hyperv, 2_048),
     target("i8042", i8042, 1_024),
     target("ide", ide, 4_096),
     target("ide_slow", ide_slow, 4_096),

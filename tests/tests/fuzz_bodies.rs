@@ -25,6 +25,11 @@ fn emulator_survives_random_instructions() {
 }
 
 #[test]
+fn hyperv_survives_any_calls_and_gives_memory_back() {
+    feed(fuzz::hyperv, 3_000, 2048);
+}
+
+#[test]
 fn walker_survives_random_tables() {
     feed(fuzz::walker, 3_000, 4096);
 }

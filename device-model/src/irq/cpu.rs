@@ -278,6 +278,23 @@ impl InterruptController for CpuInterrupts {
         }
     }
 
+    fn ask_to_flush(&mut self, apic_id: u32) {
+        if let Some(mailbox) = self.apics.with_id(apic_id) {
+            mailbox.set(Flags::FLUSH);
+        }
+    }
+
+    fn take_flush(&mut self) -> bool {
+        self.take(Flags::FLUSH).contains(Flags::FLUSH)
+    }
+
+    fn request(&mut self, vector: u8) {
+        self.look();
+        self.lapic.receive(fixed(vector, false));
+        self.update();
+        self.look();
+    }
+
     fn send_ipi(&mut self, apic_id: u32, icr: u32) -> bool {
         let there = self.apics.with_id(apic_id).is_some();
         if there {

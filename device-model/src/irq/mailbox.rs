@@ -22,6 +22,7 @@ bitflags::bitflags! {
         const INIT = Attention::INIT.bits() as u32;
         const START_UP = Attention::START_UP.bits() as u32;
         const KICK = Attention::KICK.bits() as u32;
+        const FLUSH = Attention::FLUSH.bits() as u32;
         const START_UP_VECTOR = 0xff << Self::START_UP_SHIFT;
         /// Vectors have been put in.
         const VECTORS = 1 << 16;
@@ -50,7 +51,8 @@ bitflags::bitflags! {
         const EVENTS = Self::NMI.bits()
             | Self::INIT.bits()
             | Self::START_UP.bits()
-            | Self::KICK.bits();
+            | Self::KICK.bits()
+            | Self::FLUSH.bits();
     }
 }
 
@@ -184,7 +186,8 @@ impl Mailbox {
         self.wake();
     }
 
-    fn set(&self, flags: Flags) {
+    /// Sets `flags`. Whoever calls sees to it that the owner looks.
+    pub fn set(&self, flags: Flags) {
         self.flags.fetch_or(flags.bits(), SEQ);
     }
 

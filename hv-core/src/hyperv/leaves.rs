@@ -12,6 +12,8 @@ const LAST: u32 = BASE + 5;
 /// Leaf 4000_0003h EAX: what the guest may use.
 mod privilege {
     pub const TIME_REF_COUNT: u32 = 1 << 1;
+    pub const SYNIC: u32 = 1 << 2;
+    pub const TIMERS: u32 = 1 << 3;
     /// EOI, ICR, TPR and the VP assist page.
     pub const APIC: u32 = 1 << 4;
     /// Guest OS identity and hypercall page. Without this and the next one, no system uses anything of the interface.
@@ -25,22 +27,39 @@ mod privilege {
 mod feature {
     pub const FREQUENCIES: u32 = 1 << 8;
     pub const CRASH: u32 = 1 << 10;
+    pub const DIRECT_TIMERS: u32 = 1 << 19;
 }
 
 /// Leaf 4000_0004h EAX: what the guest had better do.
 mod hint {
+    /// Flush other CPUs by hypercalls.
+    pub const REMOTE_FLUSH: u32 = 1 << 2;
     /// Use the registers for the local APIC, whose page costs the emulation of an instruction.
     pub const APIC: u32 = 1 << 3;
     /// Time does not pass evenly here: no watchdogs.
     pub const RELAXED_TIMING: u32 = 1 << 5;
+    /// Let no interrupt end by itself: it has to leave the guest for that.
+    pub const NO_AUTO_EOI: u32 = 1 << 9;
+    /// Interrupt other CPUs by hypercalls.
+    pub const CLUSTER_IPI: u32 = 1 << 10;
+    /// The same for sets of CPUs.
+    pub const EX_MASKS: u32 = 1 << 11;
 }
 
-/// Leaf 4000_0004h EBX: spin for ever, tell nobody.
+/// Leaf 4000_0004h EBX: spin for ever, tell nobody; or so often before the hypervisor is told, as others have it.
 const NEVER_NOTIFY: u32 = u32::MAX;
+const SPINS: u32 = 2047;
 
 /// The leaves from [`BASE`] on, for virtual CPUs that are arranged so.
 #[must_use]
 pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
+    let (several, spins) = match topology.cores() {
+        0 | 1 => (0, NEVER_NOTIFY),
+        _ => (
+            hint::REMOTE_FLUSH | hint::CLUSTER_IPI | hint::EX_MASKS,
+            SPINS,
+        ),
+    };
     let only = |eax| CpuidResult {
         eax,
         ..CpuidResult::default()
@@ -53,6 +72,8 @@ pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
         CpuidResult::default(),
         CpuidResult {
             eax: privilege::TIME_REF_COUNT
+                | privilege::SYNIC
+                | privilege::TIMERS
                 | privilege::APIC
                 | privilege::HYPERCALL
                 | privilege::VP_INDEX
@@ -61,11 +82,11 @@ pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
             // Rights of a root partition, and messages and events between partitions: none.
             ebx: 0,
             ecx: 0,
-            edx: feature::FREQUENCIES | feature::CRASH,
+            edx: feature::FREQUENCIES | feature::CRASH | feature::DIRECT_TIMERS,
         },
         CpuidResult {
-            eax: hint::APIC | hint::RELAXED_TIMING,
-            ebx: NEVER_NOTIFY,
+            eax: hint::APIC | hint::RELAXED_TIMING | hint::NO_AUTO_EOI | several,
+            ebx: spins,
             ..CpuidResult::default()
         },
         only(topology.cores()),

@@ -22,19 +22,29 @@ pub enum Slot {
     ReferenceTsc,
     /// The VP assist page of this CPU.
     Assist(usize),
+    /// Its messages.
+    Messages(usize),
+    /// Its event flags.
+    Events(usize),
 }
 
 impl Slot {
     /// Of the virtual machine.
     const SHARED: usize = 2;
     /// Of each of its CPUs.
-    const OWN: usize = 1;
+    const OWN: usize = 3;
+
+    fn count(cpus: usize) -> usize {
+        Self::SHARED + Self::OWN * cpus
+    }
 
     fn index(self) -> usize {
         match self {
             Slot::Hypercall => 0,
             Slot::ReferenceTsc => 1,
             Slot::Assist(cpu) => Self::SHARED + Self::OWN * cpu,
+            Slot::Messages(cpu) => Self::SHARED + Self::OWN * cpu + 1,
+            Slot::Events(cpu) => Self::SHARED + Self::OWN * cpu + 2,
         }
     }
 }
@@ -44,6 +54,14 @@ struct Overlay {
     at: Option<Gpa>,
     /// While it lies over memory: what it hides. Otherwise: its own contents.
     held: Box<[u8]>,
+}
+
+/// Where an overlay's contents are.
+enum Contents {
+    /// With this overlay: itself, or the next one above it.
+    Held(usize),
+    /// In guest memory.
+    Seen(Gpa),
 }
 
 /// The overlays of a virtual machine.
@@ -57,7 +75,7 @@ impl Overlays {
     /// Those of a machine with so many CPUs, all zeroes, none placed. All memory that they will ever need is allocated here.
     #[must_use]
     pub fn new(cpus: usize) -> Self {
-        let count = Slot::SHARED + Slot::OWN * cpus;
+        let count = Slot::count(cpus);
         let overlay = || Overlay {
             at: None,
             held: alloc::vec![0; PAGE].into_boxed_slice(),
@@ -66,6 +84,12 @@ impl Overlays {
             all: (0..count).map(|_| overlay()).collect(),
             placed: Vec::with_capacity(count),
         }
+    }
+
+    /// The memory that those of a machine with so many CPUs take, in bytes.
+    #[must_use]
+    pub fn bytes(cpus: usize) -> usize {
+        Slot::count(cpus) * PAGE
     }
 
     /// Whether an overlay can be placed at `at`: on a page of RAM.
@@ -134,27 +158,47 @@ impl Overlays {
 
     /// Writes the overlay's contents from `offset` on, wherever they are. What does not fit into it is left out.
     pub fn write(&mut self, mem: &dyn GuestMemory, slot: Slot, offset: usize, bytes: &[u8]) {
-        let index = slot.index();
-        let Some(at) = self.all.get(index).map(|o| o.at) else {
-            return;
-        };
         let end = offset.saturating_add(bytes.len());
-        let holder = match at {
-            None => Some(index),
-            Some(at) => self.above(index, at),
-        };
-        match (holder, at) {
-            (Some(holder), _) => {
+        match self.contents(slot) {
+            Some(Contents::Held(holder)) => {
                 let held = self.all.get_mut(holder).map(|o| &mut o.held);
                 if let Some(place) = held.and_then(|held| held.get_mut(offset..end)) {
                     place.copy_from_slice(bytes);
                 }
             }
-            (None, Some(at)) if end <= PAGE => {
+            Some(Contents::Seen(at)) if end <= PAGE => {
                 let _ = mem.write(at.add(offset as u64), bytes);
             }
-            (None, _) => {}
+            _ => {}
         }
+    }
+
+    /// Reads the overlay's contents from `offset` on, wherever they are. False: it does not have so many.
+    #[must_use]
+    pub fn read(&self, mem: &dyn GuestMemory, slot: Slot, offset: usize, buf: &mut [u8]) -> bool {
+        let end = offset.saturating_add(buf.len());
+        match self.contents(slot) {
+            Some(Contents::Held(holder)) => {
+                let held = self.all.get(holder).and_then(|o| o.held.get(offset..end));
+                held.is_some_and(|held| {
+                    buf.copy_from_slice(held);
+                    true
+                })
+            }
+            Some(Contents::Seen(at)) => end <= PAGE && mem.read(at.add(offset as u64), buf).is_ok(),
+            None => false,
+        }
+    }
+
+    fn contents(&self, slot: Slot) -> Option<Contents> {
+        let index = slot.index();
+        let Some(at) = self.all.get(index)?.at else {
+            return Some(Contents::Held(index));
+        };
+        Some(match self.above(index, at) {
+            Some(above) => Contents::Held(above),
+            None => Contents::Seen(at),
+        })
     }
 
     /// Takes the overlay away, and fills it with zeroes.

@@ -91,7 +91,9 @@ impl Partition {
     /// Back to the power-on state with what is CPU `cpu`'s.
     pub fn reset_cpu(&self, mem: &dyn GuestMemory, cpu: usize) {
         let mut shared = self.shared.lock();
-        shared.overlays.clear(mem, Slot::Assist(cpu));
+        for slot in [Slot::Assist(cpu), Slot::Messages(cpu), Slot::Events(cpu)] {
+            shared.overlays.clear(mem, slot);
+        }
         self.see_covered(&shared);
     }
 
@@ -105,6 +107,36 @@ impl Partition {
     #[must_use]
     pub fn place_assist(&self, mem: &dyn GuestMemory, cpu: usize, at: Option<Gpa>) -> bool {
         self.place(&mut self.shared.lock(), mem, Slot::Assist(cpu), at)
+    }
+
+    /// Places a page of a synthetic interrupt controller. One outside RAM is not there for the guest.
+    pub fn place_synic(&self, mem: &dyn GuestMemory, slot: Slot, at: Option<Gpa>) {
+        let at = at.filter(|&at| Overlays::can_lie(mem, at));
+        let _ = self.place(&mut self.shared.lock(), mem, slot, at);
+    }
+
+    /// Puts a message into the place of `source` on the page of CPU `cpu` (TLFS, "SynIC Message Page"). False: there is one that the guest has
+    /// not taken yet; it is told that another waits.
+    #[must_use]
+    pub fn post(&self, mem: &dyn GuestMemory, cpu: usize, source: usize, message: &[u8]) -> bool {
+        const PLACE: usize = 256;
+        const TYPE: usize = 4;
+        const FLAGS: usize = 5;
+        const PENDING: u8 = 1 << 0;
+        let mut shared = self.shared.lock();
+        let (slot, at) = (Slot::Messages(cpu), source * PLACE);
+        let overlays = &mut shared.overlays;
+        let mut kind = [0; TYPE];
+        if !overlays.read(mem, slot, at, &mut kind) || kind != [0; TYPE] {
+            overlays.write(mem, slot, at + FLAGS, &[PENDING]);
+            return false;
+        }
+        // The type comes last: with it, the message is there.
+        if let Some((kind, rest)) = message.split_at_checked(TYPE) {
+            overlays.write(mem, slot, at + TYPE, rest);
+            overlays.write(mem, slot, at, kind);
+        }
+        true
     }
 
     /// Whether the VP assist page of CPU `cpu` is hidden by another page.
@@ -273,6 +305,33 @@ mod tests {
         p.reset(&m);
         assert_eq!((p.hypercall(), p.guest_os_id()), (0, 0));
         assert_eq!(m.read_u32(Gpa(0x5000)), Ok(0));
+    }
+
+    #[test]
+    fn message_is_put_where_there_is_none_and_is_kept_while_the_page_is_away() {
+        let (m, p) = new(2);
+        let at = Gpa(0x5200);
+        p.place_synic(&m, Slot::Messages(1), Some(Gpa(0x5000)));
+        let message = [0x10, 0, 0, 0x80, 24, 0, 0, 0, 9, 9];
+        assert!(p.post(&m, 1, 2, &message));
+        assert_eq!(m.read_u64(at), Ok(24 << 32 | 0x8000_0010));
+        assert!(!p.post(&m, 1, 2, &message));
+        assert_eq!(
+            m.read_u64(at),
+            Ok(0x118 << 32 | 0x8000_0010),
+            "another waits"
+        );
+        p.place_synic(&m, Slot::Messages(1), None);
+        assert_eq!(m.read_u64(at), Ok(0));
+        p.place_synic(&m, Slot::Messages(1), Some(Gpa(0x5000)));
+        assert_eq!(m.read_u32(at), Ok(0x8000_0010));
+        m.write(at, &[0; 4]).unwrap();
+        assert!(p.post(&m, 1, 2, &message));
+        // Nowhere is no place.
+        p.place_synic(&m, Slot::Messages(0), Some(Gpa(1 << 30)));
+        assert!(p.post(&m, 0, 15, &message));
+        p.reset_cpu(&m, 1);
+        assert_eq!(m.read_u64(at), Ok(0));
     }
 
     #[test]

@@ -35,6 +35,14 @@ impl Reference {
         ((u128::from(ticks) * u128::from(self.scale)) >> 64) as u64
     }
 
+    /// How many ticks after the machine was created the reference time is `time`, or a little more. None: in years.
+    #[must_use]
+    pub fn ticks_of(self, time: u64) -> Option<u64> {
+        const FAR: u128 = 1 << 56;
+        let ticks = (u128::from(time) * u128::from(self.tsc_hz)).div_ceil(u128::from(HZ)) + 1;
+        (ticks < FAR).then_some(ticks as u64)
+    }
+
     /// The contents of the page: sequence, scale and offset (TLFS, "Partition Reference TSC Page"). The guest's counter has the value `tsc`
     /// `ticks` ticks after the machine was created. Sequence 0 says that the register has to be asked.
     #[must_use]
@@ -56,6 +64,11 @@ mod tests {
     fn a_second_is_ten_million_units_at_any_frequency() {
         for hz in [10_000_001, 1_000_000_000, 2_597_123_456, 6_000_000_000] {
             let r = Reference::new(hz);
+            assert_eq!(r.ticks_of(u64::MAX), None);
+            for time in [0, 1, 999, 12_345_678_901] {
+                let reached = r.of_ticks(r.ticks_of(time).unwrap());
+                assert!(reached == time || reached == time + 1, "{hz}: {time}");
+            }
             for seconds in [1, 120, 1_000_000] {
                 assert!(r.of_ticks(hz * seconds).abs_diff(HZ * seconds) <= 1, "{hz}");
             }

@@ -102,6 +102,9 @@ impl Clock for ManualClock {
     fn ticks(&self) -> u64 {
         self.ticks.load(Ordering::Relaxed)
     }
+    fn origin(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
     fn time(&self, ticks: u64) -> VmTime {
         VmTime(ticks - self.skipped.load(Ordering::Relaxed))
     }

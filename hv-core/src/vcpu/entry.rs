@@ -24,6 +24,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn prepare(&mut self, attention: Attention) -> Next {
+        if attention.contains(Attention::FLUSH) && self.irqs.take_flush() {
+            self.reload_paging();
+        }
         let waits = self.activity != Activity::Active
             || attention.intersects(Attention::EVENTS)
             || !self.events.is_quiet();
@@ -46,7 +49,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.cpu
                 .set_task_priority(attention.cr8(), attention.threshold());
         }
-        self.calm = if self.recorder.is_some() || attention.intersects(Attention::EVENTS) {
+        self.calm = if self.recorder.is_some()
+            || attention.intersects(Attention::EVENTS | Attention::FLUSH)
+        {
             Attention::UNKNOWN
         } else {
             attention

@@ -47,7 +47,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             // Another one, from the other chip or with automatic end of interrupt, does not wait for the end of this one.
             (vector, self.irqs.attention().contains(Attention::INTERRUPT))
         });
-        if acknowledged && self.pveoi.enabled() && self.may_skip_eoi() {
+        if acknowledged
+            && let Some(e) = &injection.event
+            && self.ends_by_itself(e.vector)
+        {
+            self.irqs.end_of_interrupt();
+        } else if acknowledged && self.pveoi.enabled() && self.may_skip_eoi() {
             self.pveoi.offer(&*self.vm.memory);
         }
         if let Some(e) = &injection.event {

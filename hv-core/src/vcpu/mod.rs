@@ -30,7 +30,7 @@ use crate::emulate::{
 };
 use crate::event::{Event, EventKind, EventQueue, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
-use crate::hyperv::Reference;
+use crate::hyperv::{Processor, Reference};
 use crate::irq::{Attention, InterruptController};
 use crate::kick::Presence;
 use crate::mmu::Mmu;
@@ -155,8 +155,9 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     steal: StealTime,
     /// How its ticks become the reference time of Microsoft's interface.
     reference: Reference,
-    /// HV_X64_MSR_VP_ASSIST_PAGE.
-    assist: u64,
+    /// What it has of that interface, and when its timers are due.
+    hyperv: Option<Box<Processor>>,
+    synthetic_timer: VmTime,
     /// Another CPU has kicked this one: it does not halt the next time.
     kicked: bool,
     events: EventQueue,
@@ -202,7 +203,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             index,
             others: !(1 << (index & 31)),
             reference: Reference::new(pvclock.tsc_hz()),
-            assist: 0,
+            hyperv: None,
+            synthetic_timer: VmTime::NEVER,
             pvclock,
             pveoi: PvEoi::default(),
             steal: StealTime::default(),
@@ -250,7 +252,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.kicked = false;
         self.stop = None;
         self.irqs.reset();
-        self.timer = self.irqs.deadline();
+        self.set_timer();
         self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         self.set_activity(match self.index {
             0 => Activity::Active,
@@ -387,13 +389,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let own = self.now >= self.timer;
         if own {
             self.irqs.poll(self.now);
-            self.timer = self.irqs.deadline();
+            if self.now >= self.synthetic_timer {
+                self.poll_synthetic_timers();
+            }
+            self.set_timer();
         }
         let all = self.now >= self.vm.deadline();
         if all {
             self.vm.poll(self.now);
         }
         own || all
+    }
+
+    /// Notes when its timers are due: the local APIC's, and the synthetic ones.
+    #[inline]
+    fn set_timer(&mut self) {
+        self.timer = self.irqs.deadline().min(self.synthetic_timer);
     }
 
     /// What [`run`](Self::run) returns, once the last exit is accounted for.

@@ -88,7 +88,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             VmTime::NEVER
         };
         self.irqs.set_tsc_deadline(value, at, self.now);
-        self.timer = self.irqs.deadline();
+        self.set_timer();
     }
 
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
@@ -135,7 +135,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 if !self.irqs.x2apic_write(msr, value, self.now) {
                     return Err(MsrFault);
                 }
-                self.timer = self.irqs.deadline();
+                self.set_timer();
             }
             Some(Special::ApicBase) => {
                 if value >> self.vm.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {

@@ -27,7 +27,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn start_or_stop(&mut self) {
         if self.irqs.take_init() {
             self.init();
-            self.timer = self.irqs.deadline();
+            self.set_timer();
         }
         if let Some(vector) = self.irqs.take_start_up()
             && self.activity == Activity::WaitForSipi

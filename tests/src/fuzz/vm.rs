@@ -9,6 +9,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::PowerAction;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::interface::Interfaces;
 use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -99,7 +100,7 @@ impl Machine {
             mmu,
             bus,
             memory: watched,
-            cpuid: Cpuid::new(host, Topology::new(1)),
+            cpuid: Cpuid::new(host, Topology::new(1)).offering(Interfaces::all()),
             wakeups: Arc::default(),
             scratch: None,
         });
@@ -136,7 +137,8 @@ impl Machine {
         match self.vcpu.run() {
             Stop::Idle(_) => self.vcpu.resume(),
             Stop::Service => self.vcpu.service_at = VmTime::NEVER,
-            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {}
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) | Stop::Crashed => {
+            }
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
         }
@@ -154,7 +156,9 @@ impl Machine {
     fn address(f: &mut Feed<'_>) -> u64 {
         match f.below(8) {
             0 => f.u64(),
-            1 => 0xfee0_0000 + u64::from(f.u8()) * 16,
+            1 if f.bool() => 0xfee0_0000 + u64::from(f.u8()) * 16,
+            // The number of a register.
+            1 => 0x4000_0000 + u64::from(f.u16() & 0x1ff),
             2 => 0xa_0000 + u64::from(f.u32() & 0x1_ffff),
             3 => pc::RAM as u64 - 8 + u64::from(f.below(16)),
             4 => TABLES + u64::from(f.u16()),

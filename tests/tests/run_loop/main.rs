@@ -3,6 +3,7 @@
 mod control;
 mod events;
 mod halt;
+mod hyperv;
 mod length;
 mod locked;
 mod memory;

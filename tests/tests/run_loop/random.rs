@@ -58,8 +58,9 @@ fn address(r: &mut Random) -> u64 {
 
 /// A model-specific register, mostly one that there is.
 fn msr(r: &mut Random) -> u64 {
-    match r.below(6) {
+    match r.below(7) {
         0 => r.next(),
+        5 => 0x4000_0000 + r.below(0x106),
         1 => 0xc000_0080 + r.below(8),
         2 => 0x4b56_4d00 + r.below(4),
         3 => 0x200 + r.below(0x100),
@@ -334,6 +335,7 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
             Stop::Service => 5,
             Stop::Yield => 6,
             Stop::Wakeup | Stop::YieldTo(_) => unreachable!("it is alone in its VM"),
+            Stop::Crashed => unreachable!("it cannot say so"),
         }] += 1;
         match stop {
             Stop::Service => rig.vcpu.service_at = VmTime::NEVER,
@@ -342,7 +344,8 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
                 rig.reset();
                 model.lock().nmi = false;
             }
-            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) => {}
+            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) | Stop::Crashed => {
+            }
         }
         forget(&mut rig);
     }

@@ -7,6 +7,7 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::exit::{ExitReason, VmExit};
 use hv_core::hypercall::{KICK_CPU, NO_SUCH_CALL, NOT_PERMITTED, SCHED_YIELD, SEND_IPI};
+use hv_core::interface::Interfaces;
 use hv_core::machine::Topology;
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegAttr, SegReg, SysReg, gpr};
@@ -17,7 +18,7 @@ use hv_core::vm::{self, Vm};
 use std::sync::Arc;
 use tests::rig::{RAM, host};
 
-type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
+pub type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 
 const WRMSR: ExitReason = ExitReason::Wrmsr;
 const APIC_BASE: u32 = 0x1b;
@@ -27,13 +28,22 @@ const INIT: u64 = 0x4500;
 const START_UP: u64 = 0x4600;
 const IF: u64 = 0x202;
 
-struct Machine {
-    cpus: Vec<Cpu>,
+/// A machine with several CPUs, whose local APICs are real.
+pub struct Machine {
+    /// Its CPUs.
+    pub cpus: Vec<Cpu>,
+    /// Their clock.
+    pub clock: ManualClock,
     _chips: SharedChips,
 }
 
 impl Machine {
     fn new(count: u8) -> Self {
+        Self::offering(count, Interfaces::default())
+    }
+
+    /// One whose guest is offered these interfaces.
+    pub fn offering(count: u8, interfaces: Interfaces) -> Self {
         let memory = Arc::new(VecMemory::new(RAM));
         let mut bus = Bus::new(memory.clone());
         let chips = InterruptChips::shared(count);
@@ -46,7 +56,7 @@ impl Machine {
             mmu: FlatMmu::default(),
             bus,
             memory,
-            cpuid: Cpuid::new(host, Topology::new(count.into())),
+            cpuid: Cpuid::new(host, Topology::new(count.into())).offering(interfaces),
             wakeups,
             scratch: None,
         }));
@@ -64,6 +74,7 @@ impl Machine {
         };
         let mut machine = Self {
             cpus: (0..count).map(cpu).collect(),
+            clock: clock.clone(),
             _chips: chips,
         };
         let ticks = Clock::ticks(&clock);
@@ -72,7 +83,7 @@ impl Machine {
     }
 
     /// CPU `n` writes a register.
-    fn wrmsr(&mut self, n: usize, msr: u32, value: u64) -> Stop {
+    pub fn wrmsr(&mut self, n: usize, msr: u32, value: u64) -> Stop {
         let _ = self.cpus[n].vm.wakeups.take();
         let cpu = &mut self.cpus[n];
         let regs = &mut cpu.cpu.gprs.regs;
@@ -103,7 +114,7 @@ impl Machine {
     }
 
     /// CPU `n` is started, in x2APIC mode, software-enabled, and halts with these flags.
-    fn halt(&mut self, n: usize, rflags: u64) -> Stop {
+    pub fn halt(&mut self, n: usize, rflags: u64) -> Stop {
         if self.cpus[n].activity() == Activity::WaitForSipi {
             self.x2apic(0);
             self.wrmsr(0, ICR, (n as u64) << 32 | INIT);
@@ -121,7 +132,7 @@ impl Machine {
     }
 
     /// CPU `n` turns x2APIC mode on.
-    fn x2apic(&mut self, n: usize) {
+    pub fn x2apic(&mut self, n: usize) {
         let bootstrap = if n == 0 { 0x100 } else { 0 };
         let stop = self.wrmsr(n, APIC_BASE, 0xfee0_0c00 | bootstrap);
         assert_eq!(stop, Stop::HostInterrupt);

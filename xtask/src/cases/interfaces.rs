@@ -81,6 +81,19 @@ pub(super) fn cases() -> Vec<Case> {
                 "GUEST-CLOCK hyperv_clocksource_tsc_page",
             ],
         ),
+        // Its interrupts are sent by hypercalls, and its timers are synthetic ones.
+        kernel(
+            "hyperv-cpus-4-kernel",
+            4,
+            HYPERV,
+            &[
+                "GUEST-CPU 4",
+                "GUEST-HYPERVISOR Microsoft Hyper-V",
+                "GUEST-HYPERV Using IPI hypercalls",
+                "GUEST-HYPERV Using enlightened APIC",
+                "GUEST-IRQ HVS:",
+            ],
+        ),
         kernel("kvm-and-hyperv-kernel", 1, both, &["GUEST-HYPERVISOR KVM"]),
         own("hyperv-panic", &[Guest::CloudKernel], panics, 256, 200),
     ]
