@@ -420,6 +420,11 @@ pub(super) fn cases() -> Vec<Case> {
             Some("corei5_lynnfield_750"),
             operands("bochs-vmx-operands-in-software", ALL_EXCEPTIONS),
         ),
+        on(
+            BOCHS_SVM,
+            None,
+            operands("bochs-svm-operands", ALL_EXCEPTIONS),
+        ),
     ];
     let ways = [
         ("reboot", "umbra.then=reboot"),
