@@ -52,6 +52,8 @@ pub fn enable() -> Result<Amd, String> {
     };
     turn_on()?;
     features.quirks.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
+    features.quirks.invalid_cr3_fails_entry = svm::probe::invalid_cr3_fails_entry();
+    features.quirks.stale_vectoring = svm::probe::vectoring_may_be_stale();
     if features.quirks.cr_reads_as_cr0 {
         log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
     }
@@ -61,6 +63,7 @@ pub fn enable() -> Result<Amd, String> {
             "AMD-V: nested tables do not confine a guest without paging: it runs on an identity map"
         );
     }
+    log::info!("AMD-V: {:?}", features.quirks);
     log::info!(
         "AMD-V: {} ASIDs, next-RIP {}, flush by ASID {}",
         features.asids,

@@ -118,6 +118,14 @@ pub trait VcpuBackend: Send + 'static {
         let _ = injection;
         true
     }
+    /// Whether [`VmExit::vectoring`] may be an older event while INT n, INT3 or INTO is delivered, against the manual.
+    fn vectoring_may_be_stale(&self) -> bool {
+        false
+    }
+    /// Whether a MOV that sets reserved bits of CR3 leaves the guest as if its entry had failed, against the manual.
+    fn invalid_cr3_fails_entry(&self) -> bool {
+        false
+    }
     /// Whether the hardware keeps the task priority (CR8) while the guest runs. Then the run loop tells it before an entry and asks
     /// for it after an exit; otherwise accesses to CR8 leave the guest.
     fn has_tpr_shadow(&self) -> bool {

@@ -35,17 +35,23 @@ const _: () = assert!(core::mem::offset_of!(Context, host) == 136);
 const _: () = assert!(core::mem::offset_of!(Context, mxcsr) == 144);
 const _: () = assert!(core::mem::offset_of!(Context, fx) == 160);
 
-// The guest that `probe` runs; it never comes past HLT, which is intercepted.
+// The guests that `probe` runs; they never come past HLT, which is intercepted.
 global_asm!(
     ".global umbra_svm_probe",
     "umbra_svm_probe:",
     "mov rax, cr3",
     "2: hlt",
     "jmp 2b",
+    ".global umbra_svm_probe_cr3",
+    "umbra_svm_probe_cr3:",
+    "mov rax, 0x4000000000000000",
+    "mov cr3, rax",
+    "jmp 2b",
 );
 
 unsafe extern "C" {
     fn umbra_svm_probe();
+    fn umbra_svm_probe_cr3();
 }
 
 impl Context {
@@ -179,6 +185,11 @@ pub fn renew_host(host: &mut Vmcb) -> bool {
 /// Where the guest that [`probe`](crate::probe) runs begins.
 pub fn probe_code() -> u64 {
     umbra_svm_probe as *const () as u64
+}
+
+/// Where the one begins that sets reserved bits of CR3.
+pub fn probe_cr3_code() -> u64 {
+    umbra_svm_probe_cr3 as *const () as u64
 }
 
 /// The hypervisor's own control registers.

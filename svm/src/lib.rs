@@ -35,10 +35,10 @@
 //! * The whole TLB is flushed at every VMRUN and #VMEXIT (`handleCpuContextChange` in `cpu/proc_ctrl.cc`), whatever ASID and
 //!   TLB_CONTROL say. A flush that is missing shows neither there nor in QEMU.
 //! * VMRUN does not load CR2 (`SvmEnterLoadCheckGuestState`): whoever writes the guest's CR2 writes the CPU's too.
-//! * Bochs has been seen to end itself where a guest was in virtual-8086 mode. The likely cause: at an exit, `SvmExitLoadHostState` in
-//!   `cpu/svm.cc` sets the host's RFLAGS while the CPU still counts as in that mode; its source was mended in October 2025.
-//! * An exit while INT n, INT3 or INTO is delivered tells the event before it as interrupted (`interrupt` in `cpu/exception.cc`
-//!   records none): the run loop looks whether INT n is at RIP, and [`exit`] whether a task switch has an error code.
+//! * Bochs ends itself at an exit from virtual-8086 mode ("VM is set in long mode !"): `SvmExitLoadHostState` in
+//!   `cpu/svm.cc` sets the host's RFLAGS while the CPU still counts as in that mode; its source was mended in October 2025. With
+//!   `panic: action=fatal, cpu0=report` in its configuration it goes on, and rightly: kvm-unit-tests' `taskswitch2` then passes whole.
+//! * See [`Quirks::stale_vectoring`]; at a task switch [`exit`] looks whether there is an error code.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 

@@ -1,7 +1,8 @@
 //! What this CPU's AMD-V does otherwise than the manual says and does not tell: found out by running guests of two instructions.
 //!
-//! One guest is the hypervisor itself, in its own page tables, at `umbra_svm_probe` in [`hw`]: it reads CR3 and halts. The
-//! other is in protected mode without paging, in `TASKS`: it jumps to another task, which halts. Their own interrupt flag, which is
+//! Two guests are the hypervisor itself, in its own page tables, in [`hw`]: at `umbra_svm_probe` it reads CR3 and halts, at
+//! `umbra_svm_probe_cr3` it writes reserved bits of it. The others are in protected mode without paging, in `TASKS`: one jumps to
+//! another task, which halts, and one executes INT n without an IDT. Their own interrupt flag, which is
 //! clear, holds host interrupts back: one may be waiting, and nobody takes it meanwhile.
 
 use crate::exit::code;
@@ -10,6 +11,7 @@ use crate::permission::{IoPermissionMap, MsrPermissionMap};
 use crate::vmcb::{Intercept3, Intercept4, NP_ENABLE, Vmcb, VmcbSegment};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
+use hv_core::event::vector;
 use hv_core::regs::Efer;
 
 /// How often the guest is entered again after an NMI or an SMI has ended it before its first instruction.
@@ -24,6 +26,33 @@ pub fn cr_reads_as_cr0() -> bool {
         v.rip = hw::probe_code();
     });
     exit.is_some_and(is_quirk)
+}
+
+/// Whether a MOV that sets reserved bits of CR3 leaves a guest as one that cannot be entered, in place of #GP. As above.
+#[must_use]
+pub fn invalid_cr3_fails_entry() -> bool {
+    let exit = first_exit(|v| {
+        prepare(v, hw::own_control());
+        v.rip = hw::probe_cr3_code();
+    });
+    exit.is_some_and(|exit| exit as u32 == code::INVALID_LOW)
+}
+
+/// Whether EXITINTINFO may tell something else than the INT n whose delivery an exit has interrupted. As above.
+#[must_use]
+pub fn vectoring_may_be_stale() -> bool {
+    let exit = first_state(|v| {
+        prepare_task(v, hw::address(&TASKS).0);
+        v.rip = hw::address(&TASKS).0 + SOFTWARE;
+    });
+    exit.is_none_or(|v| !tells_int_n(&v))
+}
+
+/// Whether the guest with INT n has left as the manual says (APM vol 2 15.7.2, "Intercepts During IDT Interrupt Delivery").
+fn tells_int_n(v: &Vmcb) -> bool {
+    const VALID_SOFTWARE: u64 = 1 << 31 | 4 << 8;
+    v.exit_code == code::EXCP0 + u64::from(vector::GP)
+        && v.exit_int_info & 0xffff_ffff == VALID_SOFTWARE | u64::from(INT_N)
 }
 
 /// Whether a guest is left for hardware task switches, as [`Intercept3::TASK_SWITCH`] says. Not in doubt. As above.
@@ -59,6 +88,11 @@ fn nested_fault(prepare: impl Fn(&mut Vmcb)) -> bool {
 
 /// Runs a guest and says why it was left first. None: that cannot be had.
 fn first_exit(prepare: impl Fn(&mut Vmcb)) -> Option<u64> {
+    first_state(prepare).map(|v| v.exit_code)
+}
+
+/// Runs a guest and gives its state at the first exit. None: that cannot be had.
+fn first_state(prepare: impl Fn(&mut Vmcb)) -> Option<Box<Vmcb>> {
     let iopm = IoPermissionMap::all();
     let msrpm = MsrPermissionMap::all_but(&[]);
     let mut host = Box::new(Vmcb::default());
@@ -73,13 +107,13 @@ fn first_exit(prepare: impl Fn(&mut Vmcb)) -> Option<u64> {
         context.run();
         match context.vmcb.exit_code {
             code::NMI | code::SMI => {}
-            exit => return Some(exit),
+            _ => return Some(context.vmcb),
         }
     }
     None
 }
 
-/// What the guest with two tasks consists of, in 8-byte words. It is in Umbra's image and so below 4 GiB.
+/// What the guests without paging consist of, in 8-byte words. It is in Umbra's image and so below 4 GiB.
 #[repr(C, align(4096))]
 struct Area([AtomicU64; 64]);
 
@@ -97,6 +131,9 @@ const SECOND: u64 = 0xc0;
 const CODE: u64 = 0x140;
 /// Where the second task begins.
 const HALT: u64 = CODE + 7;
+/// Where the guest with INT n begins, and its vector.
+const SOFTWARE: u64 = CODE + 8;
+const INT_N: u8 = 0x20;
 
 /// The memory of the guest with two tasks, which is at `at`.
 fn tasks(at: u64) -> [u64; 64] {
@@ -128,6 +165,7 @@ fn tasks(at: u64) -> [u64; 64] {
     }
     // jmp 20h:0; hlt
     put(CODE, &[0xea, 0, 0, 0, 0, 0x20, 0, 0xf4]);
+    put(SOFTWARE, &[0xcd, INT_N, 0xf4]);
     words
 }
 
@@ -152,6 +190,7 @@ fn prepare_task(v: &mut Vmcb, at: u64) {
     };
     v.gdtr = table(at, 0x27);
     v.ldtr = table(0, 0);
+    v.idtr = table(0, 0);
     v.tr = VmcbSegment {
         selector: 0x18,
         attrib: 0x8b,
@@ -214,6 +253,34 @@ mod tests {
         assert!(!is_quirk(code::CR0_READ + 3));
         assert!(is_quirk(code::HLT));
         assert!(!is_quirk(code::SHUTDOWN), "and nothing is known then");
+    }
+
+    #[test]
+    fn int_n_is_told_as_such() {
+        let mut v = Vmcb::default();
+        (v.exit_code, v.exit_int_info) = (0x4d, 0x102 << 32 | 0x8000_0420);
+        assert!(tells_int_n(&v));
+        for stale in [0, 0x8000_0b0e, 0x8000_0421, 0x420] {
+            v.exit_int_info = stale;
+            assert!(!tells_int_n(&v), "{stale:x}");
+        }
+    }
+
+    /// The guest with INT n executes that, in the emulator; its IDT is empty.
+    #[test]
+    fn the_guest_with_int_n_executes_it() {
+        use hv_core::emulate::testing::{FakeCpu, RegionKind};
+        use hv_core::emulate::{StepKind, step};
+        const AT: u64 = 0x12_3000;
+        let mut cpu = FakeCpu::protected32().region(AT, 0x200, RegionKind::Ram);
+        let bytes: Vec<u8> = tasks(AT).iter().flat_map(|w| w.to_le_bytes()).collect();
+        cpu.poke(AT, &bytes);
+        cpu.rip = AT + SOFTWARE;
+        let kind = step(&mut cpu).map(|s| s.kind);
+        assert!(
+            matches!(kind, Ok(StepKind::SoftwareInterrupt { vector: INT_N, .. })),
+            "{kind:?}"
+        );
     }
 
     #[test]

@@ -9,9 +9,20 @@
 //! | [`fatal_cr8`](Quirks::fatal_cr8) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`unguarded_xcr0`](Quirks::unguarded_xcr0) | QEMU 7.2 | by QEMU's signature in CPUID |
 //! | [`identity_map`](Quirks::identity_map) | QEMU before 7.2.16 and 9.1.2 | [`probe::nested_tables_hold_without_paging`](crate::probe::nested_tables_hold_without_paging) |
+//! | [`invalid_cr3_fails_entry`](Quirks::invalid_cr3_fails_entry) | QEMU | [`probe::invalid_cr3_fails_entry`](crate::probe::invalid_cr3_fails_entry) |
+//! | [`stale_vectoring`](Quirks::stale_vectoring) | Bochs 2.7 | [`probe::vectoring_may_be_stale`](crate::probe::vectoring_may_be_stale) |
 //!
-//! What needs no field: flags that no CPU has are seen at the exit that tells them (`vcpu`, `mend_flags`), and what the [crate](crate)'s
-//! documentation lists besides.
+//! What needs no field, because it is right on every CPU and no exit costs more for it:
+//!
+//! * Flags that no CPU has are seen at the exit that tells them (`vcpu`, `mend_flags`).
+//! * #DF is delivered in software: Bochs 2.7 does not look at the intercept of a shutdown then, and a probe of that would end Bochs.
+//! * Host interrupts are let in whenever service is due, and not only after exits for them: Bochs 2.7 makes no such exit while the guest's
+//!   interrupt flag is clear.
+//! * Bit 5 of the page-directory-pointer entries of PAE paging is not checked, though reserved: QEMU's walker sets it in the guest's tables,
+//!   also where KVM is between it and Umbra, so that no signature tells.
+//! * Without next-RIP saving INVD and WBINVD are decoded together: QEMU tells the one as the other.
+//! * CR2 is loaded before VMRUN, for Bochs, and an STI precedes VMRUN in a shadow, for QEMU.
+//! * Of a task switch, only an exception has an error code (`exit`).
 
 use hv_core::Gpa;
 
@@ -37,4 +48,10 @@ pub struct Quirks {
     /// Nested tables are not walked while the guest's paging is off, so that it would have the host's memory for its own. It never is off
     /// there: a guest that turns it off runs on the identity map at this address.
     pub identity_map: Option<Gpa>,
+    /// A MOV that sets reserved bits of CR3 leaves the guest as if VMRUN had refused it (`helper_write_crN` in
+    /// `target/i386/tcg/sysemu/misc_helper.c`). It raises #GP for the guest.
+    pub invalid_cr3_fails_entry: bool,
+    /// While INT n, INT3 or INTO is delivered, EXITINTINFO tells the event before it (`interrupt` in `cpu/exception.cc` records none). The run
+    /// loop looks whether INT n is at RIP.
+    pub stale_vectoring: bool,
 }

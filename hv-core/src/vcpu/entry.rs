@@ -97,7 +97,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let mut exit = self.cpu.run(&entry);
         self.presence.leave();
         let ticks = self.clock.ticks();
-        if exit.vectoring.is_some() {
+        if exit.vectoring.is_some() && self.cpu.vectoring_may_be_stale() {
             self.drop_stale_vectoring(&mut exit, injected);
         }
         self.last = (exit.reason.index(), ticks);

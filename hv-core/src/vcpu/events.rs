@@ -78,8 +78,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Where INT n is at RIP, its own event is what was being delivered, unless another was `injected` there, or a fault of it has met a
-    /// task gate. Bochs 2.7 tells the event before it instead (`interrupt` in `cpu/exception.cc` records none for INT n). The
-    /// instruction runs again, and a fault of it comes again.
+    /// task gate. The instruction runs again, and a fault of it comes again. For [CPUs that tell the event before
+    /// it](VcpuBackend::vectoring_may_be_stale).
     #[cold]
     #[inline(never)]
     pub(super) fn drop_stale_vectoring(

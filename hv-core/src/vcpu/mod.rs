@@ -527,11 +527,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// Whether the next instruction is a MOV that sets reserved bits of CR3, where a CPU raises #GP. QEMU's AMD-V ends the guest instead, as
-    /// if the entry had failed.
+    /// Whether the next instruction is a MOV that sets reserved bits of CR3, on a CPU that [tells that
+    /// as a failed entry](VcpuBackend::invalid_cr3_fails_entry) in place of #GP.
     #[cold]
     #[inline(never)]
     fn at_invalid_mov_to_cr3(&mut self) -> bool {
+        if !self.cpu.invalid_cr3_fails_entry() {
+            return false;
+        }
         let Ok(Some(mov)) = emulate::mov_system(self) else {
             return false;
         };

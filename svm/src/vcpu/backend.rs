@@ -256,6 +256,14 @@ impl VcpuBackend for SvmVcpu {
         event && (i.nmi_blocked || !i.nmi_window)
     }
 
+    fn vectoring_may_be_stale(&self) -> bool {
+        self.features.quirks.stale_vectoring
+    }
+
+    fn invalid_cr3_fails_entry(&self) -> bool {
+        self.features.quirks.invalid_cr3_fails_entry
+    }
+
     #[inline(always)]
     fn has_tpr_shadow(&self) -> bool {
         true

@@ -22,6 +22,8 @@ const PACKAGES: &str = "--include=ca-certificates,gcc,libc6-dev";
 /// The tests that are run there: each kind of guest and each emulator.
 const TESTS: &str =
     "red-zone kernel-power-off kernel-i386-pae shadow-vtlb-kernel bochs-svm-cdrom image-uefi";
+/// How long the installer may take to its first question, in seconds: it comes after two minutes, and the machine may be busy.
+const LIMIT: &str = "3600";
 /// Names other tests, between blanks.
 const NAMED: &str = "UMBRA_FRESH_TESTS";
 
@@ -119,7 +121,7 @@ impl System {
         let seen = "Select a language";
         self.run(
             &tree,
-            &["run", "--headless", "--timeout", "900", "--until", seen],
+            &["run", "--headless", "--timeout", LIMIT, "--until", seen],
         )?;
         let tests = env::var(NAMED).unwrap_or_else(|_| TESTS.to_owned());
         let words: Vec<&str> = ["test"]
