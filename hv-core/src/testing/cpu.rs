@@ -34,6 +34,10 @@ pub struct ScriptedCpu {
     pub flushes: u32,
     /// Whether the hardware could run the guest as it is; what it cannot, the run loop executes in software.
     pub can_run: fn(&ScriptedCpu) -> bool,
+    /// [`VcpuBackend::vectoring_may_be_stale`].
+    pub stale_vectoring: bool,
+    /// [`VcpuBackend::invalid_cr3_fails_entry`].
+    pub invalid_cr3_fails_entry: bool,
     /// The entries there have been, oldest first.
     pub entries: Vec<Entry>,
     sysregs: [u64; SysReg::COUNT],
@@ -54,6 +58,8 @@ impl Default for ScriptedCpu {
             flushes: 0,
             shadow_paging: false,
             can_run: |_| true,
+            stale_vectoring: false,
+            invalid_cr3_fails_entry: false,
             entries: Vec::new(),
             sysregs: [0; SysReg::COUNT],
             segments: [Segment::default(); 10],
@@ -172,6 +178,12 @@ impl VcpuBackend for ScriptedCpu {
     }
     fn set_rflags(&mut self, rflags: u64) {
         self.rflags = rflags | 2;
+    }
+    fn vectoring_may_be_stale(&self) -> bool {
+        self.stale_vectoring
+    }
+    fn invalid_cr3_fails_entry(&self) -> bool {
+        self.invalid_cr3_fails_entry
     }
     fn cpl(&self) -> u8 {
         self.segments[SegReg::Ss as usize].attr.dpl()

@@ -125,15 +125,16 @@ fn cr3_above_the_physical_addresses_is_general_protection_in_long_mode() {
 /// QEMU's AMD-V ends the guest there, as if the entry had failed.
 #[test]
 fn cr3_above_the_physical_addresses_is_general_protection_where_the_entry_fails_of_it() {
-    let at_mov = || Rig::new().code(&[0x0f, 0x22, 0xd9]); // MOV CR3, RCX.
-    let mut r = at_mov();
-    r.set(&[(RCX, 1 << 40)]);
-    r.bare(ExitReason::EntryFailed);
-    assert_eq!(r.injected(), [None, Some(GP)]);
-    let mut r = at_mov();
-    r.set(&[(RCX, 0x7000)]);
-    r.bare(ExitReason::EntryFailed);
-    assert!(matches!(r.run(), Stop::Fatal(_)));
+    let at_mov = |value, fails| {
+        let mut r = Rig::new().code(&[0x0f, 0x22, 0xd9]); // MOV CR3, RCX.
+        r.vcpu.cpu.invalid_cr3_fails_entry = fails;
+        r.set(&[(RCX, value)]);
+        r.bare(ExitReason::EntryFailed);
+        r
+    };
+    assert_eq!(at_mov(1 << 40, true).injected(), [None, Some(GP)]);
+    assert!(matches!(at_mov(0x7000, true).run(), Stop::Fatal(_)));
+    assert!(matches!(at_mov(1 << 40, false).run(), Stop::Fatal(_)));
 }
 
 #[test]

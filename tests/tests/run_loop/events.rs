@@ -42,16 +42,21 @@ fn event_that_is_told_as_interrupted_where_int_n_is_was_delivered_before() {
     const INT_80: [u8; 2] = [0xcd, 0x80];
     for event in [Event::interrupt(0x31), GP, Event::nmi()] {
         let mut r = Rig::new().code_at(CODE, &INT_80);
+        r.vcpu.cpu.stale_vectoring = true;
         r.interrupted(ExternalInterrupt, event);
         assert_eq!(r.injected(), [None], "the script's only entry");
         assert_eq!(r.injected(), [None], "INT 80h runs again");
         assert_eq!(r.irqs.lock().given_back, []);
-        // Elsewhere, and where it has been injected, it is what it says.
-        let mut r = Rig::new().code_at(CODE, &[0x90]);
-        r.interrupted(ExternalInterrupt, event);
-        r.run();
-        assert_eq!(r.injected(), [Some(event)]);
+        // Elsewhere, on other CPUs, and where it has been injected, it is what it says.
+        for (stale, code) in [(true, &[0x90][..]), (false, &INT_80)] {
+            let mut r = Rig::new().code_at(CODE, code);
+            r.vcpu.cpu.stale_vectoring = stale;
+            r.interrupted(ExternalInterrupt, event);
+            r.run();
+            assert_eq!(r.injected(), [Some(event)]);
+        }
         let mut r = Rig::new().code_at(CODE, &INT_80);
+        r.vcpu.cpu.stale_vectoring = true;
         r.vcpu.cpu.rflags = 0x202;
         match event.kind {
             EventKind::ExternalInterrupt => r.irqs.lock().waiting.push_back(0x31),
@@ -68,6 +73,7 @@ fn event_that_is_told_as_interrupted_where_int_n_is_was_delivered_before() {
 fn fault_of_int_n_that_meets_a_task_gate_goes_through_it() {
     // There is no gate here: the fault meets another.
     let mut r = Rig::new().code_at(CODE, &[0xcd, 0x80]);
+    r.vcpu.cpu.stale_vectoring = true;
     r.interrupted(ExitReason::TaskSwitch, GP);
     assert_eq!(r.injected(), [None, Some(DF)]);
 }
