@@ -13,7 +13,7 @@ use crate::deb;
 pub const ATTACK: Program = Program {
     start: PROTECTED,
     source: include_str!("attack.s"),
-    length: 2048,
+    length: 2560,
 };
 /// Hardware task switches.
 pub const TASKS: Program = Program {

@@ -5,6 +5,8 @@
 
     .set ROUNDS, 20000
     .set IDT, 0x9000
+    .set ROM, 0xfffe0000
+    .set ROM_LENGTH, 0x4000
 
     mov edi, IDT                    # every vector notes itself by its gate and goes on at [resume]
     mov ecx, 256
@@ -51,6 +53,34 @@
     wrmsr
     jmp bad
 2:  cmp dword ptr [faults], 2
+    jne bad
+
+    # The firmware's ROM stays what it is, whatever writes to it.
+    call rom_sum
+    mov ebp, ebx
+    mov edi, ROM
+    mov eax, 0x12345678
+    mov [edi], eax
+    mov [edi + 4], al
+    mov [edi + 0xfff], eax          # on two pages
+    not word ptr [edi + 8]
+    xchg [edi + 12], eax
+    lock inc dword ptr [edi + 16]
+    push dword ptr [faults]
+    pop dword ptr [edi + 20]
+    mov ecx, ROM_LENGTH / 4
+    rep stosd
+    mov edi, ROM
+    mov esi, 0x7c00
+    mov ecx, 512
+    rep movsb
+    mov edi, ROM
+    mov ecx, 512
+    mov edx, 0x5678
+    rep insw
+    call rom_sum
+    mov esi, offset bad_rom
+    cmp ebx, ebp
     jne bad
 
     # Ports.
@@ -242,6 +272,17 @@ bad:
 1:  hlt
     jmp 1b
 
+    # What is in the ROM, in EBX.
+rom_sum:
+    mov esi, ROM
+    mov ecx, ROM_LENGTH / 4
+    xor ebx, ebx
+1:  lodsd
+    rol ebx, 1
+    add ebx, eax
+    loop 1b
+    ret
+
 general_protection:
     inc dword ptr [faults]
 trap:
@@ -346,4 +387,5 @@ after_rare: .asciz "ATTACK: instructions done\r\n"
 survived: .asciz "ATTACK SURVIVED\r\n"
 bad_port: .asciz "ATTACK FAILED: an unknown port is not all ones\r\n"
 bad_msr: .asciz "ATTACK FAILED: an unknown register does not fault\r\n"
-    .org 2048
+bad_rom: .asciz "ATTACK FAILED: the ROM was written\r\n"
+    .org 2560

@@ -47,6 +47,15 @@ pub(super) fn cases() -> Vec<Case> {
         keys("echo a$grub_platform-$grub_cpu\\n"),
         until("apc-i386"),
     ];
+    let attack = |name| {
+        let script = [
+            until("ATTACK BEGINS"),
+            until("ATTACK SURVIVED"),
+            until("ATTACK BEGINS"),
+        ];
+        let checks = [Resets(1), OwnMemory];
+        case(name, What::Program(ATTACK), 64, 120, &script, &checks)
+    };
     let mut cases = vec![
         on(
             BOCHS_VMX,
@@ -397,18 +406,8 @@ pub(super) fn cases() -> Vec<Case> {
             &[],
             &[PoweredOff, Console(HARDWARE), OwnMemory],
         ),
-        case(
-            "attack-is-survived",
-            What::Program(ATTACK),
-            64,
-            120,
-            &[
-                until("ATTACK BEGINS"),
-                until("ATTACK SURVIVED"),
-                until("ATTACK BEGINS"),
-            ],
-            &[Resets(1), OwnMemory],
-        ),
+        attack("attack-is-survived"),
+        shadowed(Shadow::Unsync, attack("shadow-attack-is-survived")),
         operands("operands-on-devices", EXCEPTIONS),
         shadowed(
             Shadow::Unsync,
