@@ -236,8 +236,7 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
-    /// The CPUs of the outer machine, which share out the virtual machines: 1 to 32, in Bochs to 8. More than one is an experiment:
-    /// QEMU then resets the machine now and then [default: 1]
+    /// On how many CPUs of the outer machine guests run: 1 to 32, in Bochs to 8. In QEMU's emulation there is one more, which only serves them [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub host_cpus: Option<String>,
     /// The memory of the outer machine [default: what the guests and Umbra need]

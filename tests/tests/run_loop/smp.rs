@@ -6,12 +6,16 @@ use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::flush::Kick;
 use hv_core::hypercall::{KICK_CPU, NO_SUCH_CALL, NOT_PERMITTED, SCHED_YIELD, SEND_IPI};
 use hv_core::interface::Interfaces;
+use hv_core::irq::{Attention, InterruptController};
+use hv_core::kick::Kicks;
 use hv_core::machine::Topology;
+use hv_core::mmu::TlbFlush;
 use hv_core::pvclock::PvClock;
 use hv_core::regs::{SegAttr, SegReg, SysReg, gpr};
-use hv_core::testing::{FlatMmu, ManualClock, ScriptedCpu, VecMemory};
+use hv_core::testing::{FakeInterrupts, FlatMmu, ManualClock, ScriptedCpu, VecMemory};
 use hv_core::time::Clock;
 use hv_core::vcpu::{self, Activity, Stop, Vcpu};
 use hv_core::vm::{self, Vm};
@@ -254,6 +258,114 @@ fn a_halted_cpu_is_woken_by_an_interrupt_and_only_it() {
     assert_eq!(injected, Some(0x41));
     // It runs: nobody has to be told of the next one.
     assert_eq!(m.wrmsr(0, ICR, 2 << 32 | 0x42), Stop::HostInterrupt);
+}
+
+#[test]
+fn a_halted_cpu_that_keeps_the_hosts_cpu_is_interrupted_there_and_nobody_else_has_to_wake_it() {
+    let mut m = Machine::new(3);
+    let Stop::Idle(until) = m.halt(1, 0x202) else {
+        panic!("it has halted");
+    };
+    let mut one = m.cpus.remove(1);
+    let sends = |m: &mut Machine| m.wrmsr(0, ICR, 1 << 32 | 0x41);
+    // An interrupt of the host's, which is not for it, and then one of another CPU's.
+    let mut halts = 0;
+    assert!(one.wait(until, || {
+        halts += 1;
+        if halts == 2 {
+            assert_eq!(sends(&mut m), Stop::HostInterrupt);
+        }
+        true
+    }));
+    assert_eq!(halts, 2);
+    one.cpu.entries.clear();
+    assert_eq!(one.run(), Stop::HostInterrupt);
+    let injected = one.cpu.entries[0].inject.map(|e| e.vector);
+    assert_eq!(injected, Some(0x41));
+
+    // Its time is up; or something has come as it gives up.
+    m.cpus.insert(1, one);
+    m.halt(1, 0x202);
+    let mut one = m.cpus.remove(1);
+    let now = one.now();
+    assert!(one.wait(now, || true));
+    assert!(one.wait(VmTime::NEVER, || {
+        sends(&mut m);
+        false
+    }));
+    one.run();
+
+    // Once it has given up, it has to be woken again.
+    m.cpus.insert(1, one);
+    m.halt(1, 0x202);
+    let mut one = m.cpus.remove(1);
+    assert!(!one.wait(VmTime::NEVER, || false));
+    assert_eq!(sends(&mut m), Stop::Wakeup);
+    assert_eq!(m.cpus[0].vm.wakeups.take(), 1 << 1);
+}
+
+/// Interrupts, and another CPU that requests something just after one was acknowledged, once.
+struct Late(FakeInterrupts, Arc<Kicks>, bool);
+
+impl InterruptController for Late {
+    fn attention(&mut self) -> Attention {
+        self.0.attention()
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        if std::mem::take(&mut self.2) {
+            assert!(!self.1.look(0), "it is not in the guest");
+        }
+        self.0.acknowledge()
+    }
+    fn unacknowledge(&mut self, vector: u8) {
+        self.0.unacknowledge(vector);
+    }
+    fn take_nmi(&mut self) -> bool {
+        self.0.take_nmi()
+    }
+    fn cr8(&self) -> u8 {
+        self.0.cr8()
+    }
+    fn set_cr8(&mut self, value: u8) {
+        self.0.set_cr8(value);
+    }
+    fn apic_base(&self) -> u64 {
+        self.0.apic_base()
+    }
+    fn set_apic_base(&mut self, value: u64) -> bool {
+        self.0.set_apic_base(value)
+    }
+}
+
+#[test]
+fn a_cpu_that_is_to_look_around_does_not_enter_and_loses_neither_interrupt_nor_flush() {
+    let m = Machine::new(1);
+    let vm = m.cpus[0].vm.clone();
+    let interrupts = FakeInterrupts {
+        waiting: [0x30].into(),
+        ..FakeInterrupts::default()
+    };
+    let parts = vcpu::Parts {
+        cpu: ScriptedCpu::default(),
+        clock: m.clock.clone(),
+        pvclock: PvClock::new(1_000_000_000, 0),
+        irqs: Box::new(Late(interrupts, vm.wakeups.kicks.clone(), true)),
+    };
+    let mut cpu = Vcpu::new(vm.clone(), 0, parts);
+    cpu.cpu.rflags = IF;
+    assert_eq!(cpu.run(), Stop::HostInterrupt);
+    let entries = &cpu.cpu.entries;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(entries[0].inject.map(|e| e.vector), Some(0x30));
+    assert_eq!(entries[0].flush, TlbFlush::Guest, "the first entry flushes");
+    // Requested while it is outside, for its root: it asks, and need not flush for that.
+    vm.wakeups.kicks.kick(1);
+    cpu.run();
+    vm.mmu().flushes.require();
+    cpu.run();
+    let flushes = cpu.cpu.entries.iter().map(|entry| entry.flush);
+    let expected = [TlbFlush::Guest, TlbFlush::None, TlbFlush::Guest];
+    assert_eq!(flushes.collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -159,7 +159,12 @@ pub(super) fn cases() -> Vec<Case> {
         shadowed(Shadow::Cached, litmus("shadow-cached-litmus", 4, 200)),
         shadowed(Shadow::Vtlb, litmus("shadow-vtlb-litmus", 4, 200)),
         on(BOCHS_VMX, None, litmus("bochs-vmx-litmus", 2, 400)),
-        // By hand: QEMU's machine with several CPUs resets now and then.
+        on_host_cpus(2, litmus("host-cpus-2-litmus", 4, 400)),
+        on_host_cpus(
+            2,
+            shadowed(Shadow::Unsync, litmus("host-cpus-2-shadow-litmus", 4, 400)),
+        ),
+        // By hand: several CPUs in QEMU need as many here, which have nothing else to do.
         by_hand(on_host_cpus(
             2,
             kernel("host-cpus-2-cpus-4-kernel", 4, 300, FOUR),
@@ -167,11 +172,6 @@ pub(super) fn cases() -> Vec<Case> {
         by_hand(on_host_cpus(
             2,
             shadow("host-cpus-2-shadow-cpus-4-kernel", Shadow::Unsync),
-        )),
-        by_hand(on_host_cpus(2, litmus("host-cpus-2-litmus", 4, 200))),
-        by_hand(on_host_cpus(
-            2,
-            shadowed(Shadow::Unsync, litmus("host-cpus-2-shadow-litmus", 4, 200)),
         )),
         on_host_cpus(
             2,

@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
-        by_hand(moves("host-cpus-2-three-vms-keep-their-registers")),
+        moves("host-cpus-2-three-vms-keep-their-registers"),
         by_hand(on(
             BOCHS_VMX,
             None,

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use protocol::options::Transport;
 
+use super::machine::MAX_HOST_CPUS;
 use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
 use crate::emulator::Emulator;
@@ -42,6 +43,10 @@ impl Rig for QemuSvm {
 
     fn counting(&self) -> Counting {
         Counting::OnDemand
+    }
+
+    fn most_cpus(&self) -> u32 {
+        MAX_HOST_CPUS - self.serving_cpus()
     }
 
     fn serving_cpus(&self) -> u32 {
