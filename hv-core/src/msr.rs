@@ -89,13 +89,9 @@ pub enum Special {
     X2Apic,
     /// EFER.
     Efer,
-    /// The paravirtual clock's.
-    PvClock,
-    /// The paravirtual end of interrupt's.
-    PvEoi,
-    /// Steal time's.
-    StealTime,
-    /// Of Microsoft's interface, or of none.
+    /// Of KVM's interface, if the guest has it.
+    Kvm,
+    /// Of Microsoft's interface, if the guest has it.
     HyperV,
     /// A register that the backend keeps.
     Sys(SysReg),
@@ -110,9 +106,9 @@ pub const fn special(msr: u32) -> Option<Special> {
         nr::APIC_BASE => Special::ApicBase,
         nr::X2APIC..=nr::X2APIC_LAST => Special::X2Apic,
         nr::EFER => Special::Efer,
-        pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME => Special::PvClock,
-        pveoi::MSR => Special::PvEoi,
-        pvsteal::MSR => Special::StealTime,
+        pvclock::MSR_WALL_CLOCK | pvclock::MSR_SYSTEM_TIME | pveoi::MSR | pvsteal::MSR => {
+            Special::Kvm
+        }
         hyperv::msr::FIRST..=hyperv::msr::LAST => Special::HyperV,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),

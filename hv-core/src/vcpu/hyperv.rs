@@ -6,7 +6,6 @@ use crate::emulate::{Intercepted, Kind, Mode};
 use crate::flush::Kick;
 use crate::hyperv::hypercall::{self, Call};
 use crate::hyperv::{Expired, Moment, Partition, Processor, Slot, Synic, msr, placed};
-use crate::interface::Interfaces;
 use crate::machine::{LAPIC_HZ, Topology};
 use crate::mmu::Mmu;
 use crate::msr::{MsrFault, nr};
@@ -23,11 +22,6 @@ const EOI: u64 = 0xb0;
 const ICR: u64 = 0x300;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    /// Whether the guest is offered KVM's interface.
-    pub(super) fn has_kvm(&self) -> bool {
-        self.vm.cpuid.interfaces().contains(Interfaces::KVM)
-    }
-
     /// Whether the guest has said who it is, and makes hypercalls by Microsoft's interface from then on, even if it has KVM's too.
     pub(super) fn speaks_hyperv(&self) -> bool {
         let partition = self.vm.hyperv.as_ref();

@@ -13,6 +13,7 @@ mod events;
 mod hypercall;
 mod hyperv;
 mod instruction;
+mod kvm;
 mod lacking;
 mod msr_access;
 mod native;

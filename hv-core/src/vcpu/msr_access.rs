@@ -52,12 +52,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::TscDeadline) => Ok(self.irqs.tsc_deadline(self.now)),
             Some(Special::ApicBase) => Ok(self.irqs.apic_base()),
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
-            Some(Special::PvClock | Special::PvEoi | Special::StealTime) if !self.has_kvm() => {
-                Err(MsrFault)
-            }
-            Some(Special::PvClock) => Ok(self.pvclock.read(msr)),
-            Some(Special::PvEoi) => Ok(self.pveoi.read()),
-            Some(Special::StealTime) => Ok(self.steal.read()),
+            Some(Special::Kvm) => self.kvm_read(msr),
             Some(Special::HyperV) => self.hyperv_read(msr),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
@@ -107,30 +102,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
             }
             Some(Special::TscDeadline) => self.set_tsc_deadline(value),
-            Some(Special::PvClock | Special::PvEoi | Special::StealTime) if !self.has_kvm() => {
-                return Err(MsrFault);
-            }
+            Some(Special::Kvm) => return self.kvm_write(msr, value),
             Some(Special::HyperV) => return self.hyperv_write(msr, value),
-            Some(Special::StealTime) => {
-                return if self.steal.write(value) {
-                    Ok(())
-                } else {
-                    Err(MsrFault)
-                };
-            }
-            Some(Special::PvEoi) => {
-                return if self.pveoi.write(value) {
-                    Ok(())
-                } else {
-                    Err(MsrFault)
-                };
-            }
-            Some(Special::PvClock) => {
-                let ticks = self.clock.ticks();
-                let tsc = ticks.wrapping_add(self.cpu.sysreg(SysReg::TscOffset));
-                self.pvclock
-                    .write(&*self.vm.memory, msr, value, tsc, self.clock.time(ticks));
-            }
             Some(Special::X2Apic) => {
                 if !self.irqs.x2apic_write(msr, value, self.now) {
                     return Err(MsrFault);
