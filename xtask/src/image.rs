@@ -307,6 +307,22 @@ mod tests {
     use crate::rig::MIB;
 
     #[test]
+    fn a_guest_that_boots_by_uefi_alone_brings_its_firmware() {
+        let guest = |boots| Medium {
+            path: PathBuf::from("/isos/a.iso"),
+            kind: Kind::Cdrom,
+            boots,
+            length: 0,
+            warnings: Vec::new(),
+        };
+        let entry = Entry::cdroms(&[guest(Boots::Both), guest(Boots::Uefi)], MIB, None);
+        let roles: Vec<&str> = entry.modules.iter().map(|module| &*module.role).collect();
+        let uefi = ["vm2-firmware", "vm2-vars", "vm2-cdrom"];
+        assert_eq!(roles[..3], ["bios", "vgabios", "cdrom"]);
+        assert_eq!(roles[3..], uefi);
+    }
+
+    #[test]
     fn the_last_entry_of_a_menu_has_all_guests() {
         let guest = |name: &str| Medium {
             path: PathBuf::from(format!("/isos/{name}.iso")),

@@ -306,6 +306,15 @@ pub(super) fn cases() -> Vec<Case> {
             &grub_answers,
             &[Shown],
         ),
+        // Loading the guest into memory takes its time.
+        by_hand(case(
+            "image-with-a-uefi-guest",
+            What::Image(Guest::LinuxEfi, None),
+            512,
+            240,
+            &[until("GUEST-EFI 64")],
+            &[],
+        )),
         case(
             "image-uefi",
             What::Image(Guest::GrubRescue, Some(OVMF)),
