@@ -32,12 +32,16 @@ use crate::{kernel, media, paths};
 
 /// The installer: the CD's first program.
 const INIT: &str = include_str!("install.sh");
-/// Drivers for the CD and its file system, besides those for the disk.
+/// Drivers for the CD and its file system, besides those for the disk; and those for UEFI's variables and its system partition.
 const DRIVERS: [&str; 3] = ["isofs", "crc32c_generic", "ext4"];
+const EFI_DRIVERS: [&str; 4] = ["efivarfs", "nls_cp437", "nls_ascii", "vfat"];
 /// What is installed besides the packages that Debian calls required: a kernel, a boot loader, what starts the system, the network, and
 /// something to read and write with.
-const PACKAGES: &str = "linux-image-amd64,grub-pc,systemd-sysv,udev,kmod,ifupdown,isc-dhcp-client,iproute2,iputils-ping,login,passwd,\
+const PACKAGES: &str = "linux-image-amd64,systemd-sysv,udev,kmod,ifupdown,isc-dhcp-client,iproute2,iputils-ping,login,passwd,\
     e2fsprogs,nano,less,procps";
+/// The boot loader, and what goes with it.
+const BIOS_PACKAGES: &str = "grub-pc";
+const EFI_PACKAGES: &str = "grub-efi-amd64,efibootmgr,dosfstools";
 /// Each line of the installer starts with it.
 const SAYS: &str = "INSTALL ";
 /// When the installation is given up.
@@ -61,11 +65,15 @@ pub fn install(args: &InstallArgs) -> Result<()> {
             args.disk.display()
         );
     }
+    let efi = args.firmware == "uefi";
     setup::require(Purpose::Install)?;
+    if efi {
+        setup::require(Purpose::Uefi)?;
+    }
     let umbra = kernel::build()?;
-    let cd = cd()?;
+    let cd = cd(efi)?;
     let options = Options {
-        script: script(),
+        script: script(efi),
         timeout: Some(TIMEOUT),
         screenshot: args.screenshot.clone(),
         ..Options::headless(Vm {
@@ -88,10 +96,27 @@ pub fn install(args: &InstallArgs) -> Result<()> {
     Ok(())
 }
 
-/// What must be seen: the end of the installation, the installed system's login on the screen, and that it lets us in.
-fn script() -> Vec<script::Step> {
+/// What must be seen: the end of the installation, the installed system's login, and that it lets us in.
+fn script(efi: bool) -> Vec<script::Step> {
     let until = |text: &str| script::Step::Until(text.to_owned());
     let keys = |text: &str| script::Step::Type(text.to_owned());
+    if efi {
+        // The screen is a picture, and nobody reads it: COM1 has a login of its own, and what the one on the screen is told to say.
+        let pause = || script::Step::Sleep(Duration::from_secs(5));
+        return vec![
+            until("INSTALL done"),
+            until("umbra login:"),
+            pause(),
+            keys("root\\n"),
+            pause(),
+            keys("umbra\\n"),
+            pause(),
+            keys("efibootmgr > /dev/ttyS0\\n"),
+            until("* debian"),
+            keys("echo installed-$(cat /etc/debian_version)-$(uname -m) > /dev/ttyS0\\n"),
+            until("installed-12."),
+        ];
+    }
     vec![
         until("INSTALL done"),
         until("umbra login:"),
@@ -104,11 +129,16 @@ fn script() -> Vec<script::Step> {
     ]
 }
 
-/// The installer's CD, made unless it is in the cache.
-fn cd() -> Result<PathBuf> {
-    let path = paths::guests().join("debian-install.iso");
-    let stamp = paths::guests().join(".debian-install.iso");
-    let recipe = format!("{PACKAGES}\n{INIT}");
+/// The installer's CD, made unless it is in the cache. It boots by the firmware for which it installs.
+fn cd(efi: bool) -> Result<PathBuf> {
+    let (name, loader, boots) = match efi {
+        true => ("debian-install-efi.iso", EFI_PACKAGES, Boots::Uefi),
+        false => ("debian-install.iso", BIOS_PACKAGES, Boots::Bios),
+    };
+    let path = paths::guests().join(name);
+    let stamp = paths::guests().join(format!(".{name}"));
+    let packages = format!("{PACKAGES},{loader}");
+    let recipe = format!("{packages}\n{INIT}");
     if path.exists() && fs::read_to_string(&stamp).is_ok_and(|made_by| made_by == recipe) {
         return Ok(path);
     }
@@ -116,8 +146,9 @@ fn cd() -> Result<PathBuf> {
     let scratch = tempfile::Builder::new()
         .prefix("install-")
         .tempdir_in(paths::guests())?;
-    let tree = system(scratch.path())?;
-    let drivers = DRIVERS.into_iter();
+    let tree = system(scratch.path(), &packages)?;
+    let more = EFI_DRIVERS.into_iter().filter(|_| efi);
+    let drivers = DRIVERS.into_iter().chain(more);
     let mut archive = storage::archive(drivers, &storage::MAKING, &storage::FILE_SYSTEM_LIBRARIES)?;
     archive.program("init", INIT.as_bytes());
     let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, scratch.path())?;
@@ -133,7 +164,7 @@ fn cd() -> Result<PathBuf> {
         &kernel,
         &initrd,
         &[entry],
-        Boots::Bios,
+        boots,
         &files,
     )?;
     fs::write(&stamp, recipe)?;
@@ -141,7 +172,7 @@ fn cd() -> Result<PathBuf> {
 }
 
 /// Has debootstrap make the system in a folder of `scratch`, and gives the folder as an archive.
-fn system(scratch: &Path) -> Result<PathBuf> {
+fn system(scratch: &Path, packages: &str) -> Result<PathBuf> {
     let own = deb::unpacked_tool("debootstrap")?;
     let archive = deb::mirror()?;
     let cache = paths::guests().join("debootstrap-cache");
@@ -156,7 +187,7 @@ fn system(scratch: &Path) -> Result<PathBuf> {
             .args(["--arch=amd64", "--variant=minbase"])
             .arg(format!("--keyring={}", deb::KEYRING))
             .arg(format!("--cache-dir={}", cache.display()))
-            .arg(format!("--include={PACKAGES}"))
+            .arg(format!("--include={packages}"))
             .arg(deb::RELEASE)
             .arg(&tree)
             .arg(archive),

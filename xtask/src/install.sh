@@ -17,12 +17,20 @@ for wait in 1 2 3 4 5 6 7 8 9 10; do
 done
 
 say partition
-echo 'start=2048, type=83, bootable' | /bin/sfdisk -q /dev/sda || fail sfdisk
-for wait in 1 2 3 4 5; do [ -b /dev/sda1 ] || sleep 1; done
-/bin/mke2fs -q -t ext4 -L debian /dev/sda1 || fail mke2fs
+efi=
+[ -d /sys/firmware/efi ] && efi=yes
+if [ "$efi" ]; then
+    root=/dev/sda2
+    printf 'label: gpt\nsize=64MiB, type=U\ntype=L\n' | /bin/sfdisk -q /dev/sda || fail sfdisk
+else
+    root=/dev/sda1
+    echo 'start=2048, type=83, bootable' | /bin/sfdisk -q /dev/sda || fail sfdisk
+fi
+for wait in 1 2 3 4 5; do [ -b $root ] || sleep 1; done
+/bin/mke2fs -q -t ext4 -L debian $root || fail mke2fs
 mkdir -p /target /cd
 # Half an installation is worth nothing: until it is whole, nothing is flushed.
-mount -t ext4 -o barrier=0 /dev/sda1 /target || fail "mount the disk"
+mount -t ext4 -o barrier=0 $root /target || fail "mount the disk"
 mount -t iso9660 -o ro /dev/sr0 /cd || fail "mount the CD"
 
 say unpack
@@ -34,7 +42,7 @@ mount --bind /dev /target/dev
 say settings
 echo umbra > /target/etc/hostname
 echo '127.0.0.1 localhost umbra' > /target/etc/hosts
-echo '/dev/sda1 / ext4 errors=remount-ro 0 1' > /target/etc/fstab
+echo "$root / ext4 errors=remount-ro 0 1" > /target/etc/fstab
 cat > /target/etc/network/interfaces <<'END'
 auto lo
 iface lo inet loopback
@@ -61,12 +69,24 @@ chroot /target useradd -m -s /bin/bash user || fail useradd
 printf 'root:umbra\nuser:umbra\n' | chroot /target chpasswd || fail chpasswd
 
 say boot loader
-chroot /target grub-install /dev/sda || fail grub-install
+if [ "$efi" ]; then
+    chroot /target mkfs.vfat -n ESP /dev/sda1 || fail mkfs.vfat
+    mkdir -p /target/boot/efi
+    mount -t vfat /dev/sda1 /target/boot/efi || fail "mount the EFI system partition"
+    echo '/dev/sda1 /boot/efi vfat umask=0077 0 1' >> /target/etc/fstab
+    mount -t efivarfs efivarfs /target/sys/firmware/efi/efivars || fail "mount the variables"
+    # It makes a boot entry.
+    chroot /target grub-install --target=x86_64-efi --efi-directory=/boot/efi || fail grub-install
+    umount /target/sys/firmware/efi/efivars
+else
+    chroot /target grub-install /dev/sda || fail grub-install
+fi
 chroot /target update-grub || fail update-grub
 
 mount -o remount,barrier=1 /target || fail remount
 sync
 say done
+[ "$efi" ] && umount /target/boot/efi
 umount /target/dev /target/sys /target/proc
 umount /target || fail umount
 reboot -f
