@@ -181,6 +181,18 @@ fn store_in(image: &[u8]) -> usize {
     }
 }
 
+/// Makes one image of OVMF's pair in `path`, for an emulator.
+///
+/// # Errors
+///
+/// A file cannot be read, or the image not be written.
+pub fn join_ovmf(path: &Path) -> Result<()> {
+    let [(_, code), (_, variables)] = OVMF;
+    let read = |path| fs::read(path).with_context(|| format!("cannot read {path}"));
+    fs::write(path, [read(variables)?, read(code)?].concat())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// What all virtual machines have in common, as modules.
 pub fn common() -> Vec<Module> {
     let module = |(role, path): (&str, &str)| Module {

@@ -57,7 +57,6 @@ const IMAGE: &[Package] = &[
 const FUZZ: &[Package] = &[package("g++", "/usr/bin/c++")];
 /// What the tests need besides.
 const TEST: &[Package] = &[
-    package("ovmf", "/usr/share/ovmf/OVMF.fd"),
     package("acpica-tools", "/usr/bin/iasl"),
     package("dmidecode", "/usr/sbin/dmidecode"),
     package("binutils", "/usr/bin/objdump"),

@@ -1,7 +1,7 @@
 //! Tests that boot one guest and follow a script.
 
 use super::checks::Check;
-use super::{Case, OVMF, What, by_hand, case, keys, on, on_ide, shadowed, until};
+use super::{Case, Outer, What, by_hand, case, keys, on, on_ide, shadowed, until};
 use crate::attack::{ATTACK, ESCAPE, OPERANDS, TASKS};
 use crate::guests::Guest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, KVM_IN_BOCHS, KVM_IN_QEMU, Paging, QEMU_SVM, Shadow};
@@ -300,7 +300,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "image-bios",
-            What::Image(Guest::GrubRescue, None),
+            What::Image(Guest::GrubRescue, Outer::Bios),
             256,
             240,
             &grub_answers,
@@ -309,7 +309,7 @@ pub(super) fn cases() -> Vec<Case> {
         // Loading the guest into memory takes its time.
         by_hand(case(
             "image-with-a-uefi-guest",
-            What::Image(Guest::LinuxEfi, None),
+            What::Image(Guest::LinuxEfi, Outer::Bios),
             512,
             240,
             &[until("GUEST-EFI 64")],
@@ -317,7 +317,7 @@ pub(super) fn cases() -> Vec<Case> {
         )),
         case(
             "image-uefi",
-            What::Image(Guest::GrubRescue, Some(OVMF)),
+            What::Image(Guest::GrubRescue, Outer::Uefi),
             256,
             240,
             &grub_answers,

@@ -31,6 +31,7 @@ use self::checks::Check;
 use self::refusal::Bad;
 use crate::attack::Program;
 use crate::control::Picture;
+use crate::firmware;
 use crate::guests::Guest;
 use crate::image::{self, Contents, Entry};
 use crate::media::{self, Medium};
@@ -42,8 +43,12 @@ use crate::script::Step::{self, Type, Until};
 use crate::session::Plan;
 use crate::vm::Vm;
 
-/// UEFI firmware for the outer machine.
-const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+/// The outer machine's firmware.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outer {
+    Bios,
+    Uefi,
+}
 
 /// A whole-guest test.
 pub struct Case {
@@ -101,7 +106,7 @@ enum What {
     /// The disk of a small program.
     Program(Program),
     /// The bootable image with a CD as its guest, under a firmware of the outer machine.
-    Image(Guest, Option<&'static str>),
+    Image(Guest, Outer),
     /// A guest that cannot boot, and what the refusal says.
     Refusal(Bad, &'static str),
 }
@@ -300,14 +305,18 @@ impl Case {
                 program.make(&disk)?;
                 self.run_once(&Options::headless(Vm::of(&disk)?), umbra, scratch.path())
             }
-            What::Image(guest, firmware) => self
-                .run_image(
-                    &guest.provide()?,
-                    firmware.map(PathBuf::from),
-                    umbra,
-                    scratch.path(),
-                )
-                .map(drop),
+            What::Image(guest, outer) => {
+                let firmware = scratch.path().join("ovmf.fd");
+                let firmware = match outer {
+                    Outer::Bios => None,
+                    Outer::Uefi => {
+                        firmware::join_ovmf(&firmware)?;
+                        Some(firmware)
+                    }
+                };
+                self.run_image(&guest.provide()?, firmware, umbra, scratch.path())
+                    .map(drop)
+            }
             What::Refusal(bad, sentence) => refusal::run(bad, sentence, umbra, scratch.path()),
         }
     }
