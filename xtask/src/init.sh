@@ -9,9 +9,21 @@ case "$cmdline" in
     *umbra.bench*)
         if [ -e /jobs ]; then
             read jobs < /jobs
+            case "$jobs" in
+                # What runs in the background reads /dev/null.
+                *+*) mount -t devtmpfs dev /dev ;;
+            esac
             for job in $jobs; do
                 echo "GUEST-JOB $job"
-                work $job
+                case "$job" in
+                    # Two at the same time.
+                    *+*)
+                        work "${job%+*}" &
+                        work "${job#*+}"
+                        wait
+                        ;;
+                    *) work "$job" ;;
+                esac
             done
             echo GUEST-END
             # Time for the serial port to say it.

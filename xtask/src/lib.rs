@@ -53,6 +53,7 @@ mod serve;
 mod session;
 mod setup;
 mod smp;
+mod speedup;
 mod storage;
 mod terminal;
 mod test;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench smp`: what a guest's CPUs cost each other on one CPU of the host, in instructions, as the guest sees it.
+//! `cargo xtask bench smp`: what a guest's CPUs cost each other on one CPU of the host, in instructions, as the guest sees it; and what two gain on
+//! two (`speedup.rs`).
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::kernel;
 use crate::progress::Step;
 use crate::rig::QEMU_SVM;
 use crate::setup::{self, Purpose};
+use crate::speedup;
 
 const SOURCE: &str = concat!(include_str!("several.s"), include_str!("smp.s"));
 /// Bytes of the program: a boot sector and the three sectors that it loads.
@@ -45,6 +47,7 @@ pub fn smp() -> Result<()> {
     if let [one, several] = &said[..] {
         print!("{}", table(one, several)?);
     }
+    print!("\n{}", speedup::measure(&umbra)?);
     Ok(())
 }
 

@@ -70,19 +70,30 @@ pub struct Done {
 impl Done {
     /// Finds what was said of `job`, once its line is whole.
     pub fn of(job: &str, console: &str) -> Option<Done> {
-        let said = console.split(SAID).skip(1).find_map(|said| {
-            let (line, _) = said.split_once(['\r', '\n'])?;
-            line.strip_prefix(job)
-        })?;
-        let mut words = said.split_whitespace();
-        let checksum = u32::from_str_radix(words.next()?, 16).ok()?;
-        let mut ticks = words.map(str::parse::<u64>);
-        let (start, end) = (ticks.next()?.ok()?, ticks.next()?.ok()?);
+        let (checksum, start, end) = said(job, console).next()?;
         Some(Done {
             checksum,
             ticks: end.checked_sub(start)?,
         })
     }
+}
+
+/// The checksum of each whole line about `job`, and when that began and ended by the time stamp counter.
+fn said<'a>(job: &'a str, console: &'a str) -> impl Iterator<Item = (u32, u64, u64)> + 'a {
+    console.split(SAID).skip(1).filter_map(move |said| {
+        let (line, _) = said.split_once(['\r', '\n'])?;
+        let mut words = line.strip_prefix(job)?.split_whitespace();
+        let checksum = u32::from_str_radix(words.next()?, 16).ok()?;
+        let mut ticks = words.map(str::parse::<u64>);
+        Some((checksum, ticks.next()?.ok()?, ticks.next()?.ok()?))
+    })
+}
+
+/// How long all together took that have done `job`, by the time stamp counter, and how many these were. Nothing: nobody has.
+pub fn span(job: &str, console: &str) -> Option<(u64, usize)> {
+    let start = said(job, console).map(|(_, start, _)| start).min()?;
+    let end = said(job, console).map(|(_, _, end)| end).max()?;
+    Some((end.checked_sub(start)?, said(job, console).count()))
 }
 
 /// What the program says of `job` on this machine, without any virtualization of ours. It is built in `directory` when it is first
