@@ -50,7 +50,7 @@ mod hint {
 const NEVER_NOTIFY: u32 = u32::MAX;
 const SPINS: u32 = 2047;
 
-/// The leaves from [`BASE`] on, for virtual CPUs that are arranged so.
+/// The leaves from 4000_0000h on, for virtual CPUs that are arranged so.
 #[must_use]
 pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
     let (several, spins) = match topology.cores() {
