@@ -1,5 +1,5 @@
 # A guest that tries corners of the architecture, behind `protected.s`: the A20 gate, the local APIC's page on RAM, machine-check banks,
-# INVLPG, the resume flag of faults, and a triple fault. It says CORNERS DONE on COM1, or CORNER and the letter of the one that is wrong.
+# INVLPG, the resume flag of faults, when an interrupt comes, and a triple fault. It says CORNERS DONE on COM1, or CORNER and the letter of the one that is wrong.
 
     .set IDT, 0xa000
     .set VERSION, 0x050014          # of the local APIC
@@ -99,6 +99,24 @@
     pop eax
     test eax, 0xfffff728             # bits 3 and 5 and those from 8 on, but OF
     jnz wrong
+
+    # An interrupt to itself comes before the next instruction: STI before an entry delays nothing in the guest.
+    mov byte ptr [letter], 'T'
+    mov al, 0xff
+    out 0x21, al
+    out 0xa1, al
+    mov dword ptr [0xfee000f0], 0x11f
+    mov dword ptr [resume], offset 2f
+    xor ebx, ebx
+    sti
+    nop
+    mov dword ptr [0xfee00300], 0x4001f
+    inc ebx
+    jmp wrong
+2:  test ebx, ebx
+    jnz wrong
+    test dword ptr [0xfee00100], 1 << 31
+    jz wrong                        # it was another one
 
     # A triple fault resets the machine. The flag survives it.
     cmp dword ptr [0x200000], 0x52455345
