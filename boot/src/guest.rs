@@ -2,10 +2,12 @@
 
 mod cpu_slot;
 mod cpus;
+mod direct;
+mod paging;
 
 use crate::clock::HostClock;
 use crate::disk::ModuleDisk;
-use crate::host::{Confinement, ExtendedState, Virtualization};
+use crate::host::{ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
 use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
@@ -27,12 +29,11 @@ use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
-use host_memory::{Demand, MIB, PAGE};
+use host_memory::{Demand, MIB};
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
-use hv_core::device::AccessSize;
 use hv_core::emulate::EmuCx;
 use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
@@ -41,85 +42,25 @@ use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, Machin
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
-use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hv_core::scratch::Scratch;
-use hv_core::sentence::sentence;
 use hv_core::time::Clock;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::vm;
 use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::{self, BiosPlacement};
 use hvmloader_fw::fwcfg::{self, Roms};
-use hvmloader_fw::linux::{self, LinuxBoot, Source};
-use hvmloader_fw::{cmos, mtrr, pci_setup, vga_text};
-use npt_shadow::paging::Kind;
+use hvmloader_fw::linux::{self, LinuxBoot};
+use hvmloader_fw::{cmos, mtrr, vga_text};
 use npt_shadow::shadow::Config;
-use npt_shadow::{Algorithm, Format, NestedMmu, Paging, ShadowMmu, WatchedMemory};
-use protocol::options::{self, Shadow};
+use npt_shadow::{Paging, WatchedMemory};
+pub use paging::SecondStage;
+use paging::{Ways, algorithm, shadow_pages};
+use protocol::options;
 
 /// What the virtual CPUs of a guest share.
 pub type Vm = vm::Vm<Paging<HostFrames>>;
 /// A virtual CPU on this machine.
 pub type Cpu<B> = Vcpu<B, Paging<HostFrames>, HostClock>;
-
-/// What the CPU asks of second-stage page tables.
-#[derive(Clone, Copy)]
-pub struct SecondStage {
-    /// Their format.
-    pub format: Format,
-    /// The level of their largest pages.
-    pub largest: u32,
-    /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
-    /// [`IDENTITY_MAP`](machine::IDENTITY_MAP).
-    pub identity_map: Option<Backing>,
-}
-
-/// What nested and shadow paging are made of.
-struct Ways {
-    /// None: the CPU was not set up for nested paging.
-    second_stage: Option<SecondStage>,
-    confinement: Confinement,
-    memory: Arc<WatchedMemory>,
-    shadow: Config,
-}
-
-impl Ways {
-    /// Nested paging, with nothing mapped. None: the CPU has none, or there is no memory for it.
-    fn nested(&self) -> Option<Kind<HostFrames>> {
-        let SecondStage {
-            format, largest, ..
-        } = self.second_stage?;
-        NestedMmu::new(HostFrames, format, largest).map(Kind::Nested)
-    }
-
-    /// Shadow paging, likewise.
-    fn shadow(&self) -> Option<Kind<HostFrames>> {
-        let mut shadow = ShadowMmu::new(HostFrames, self.memory.clone(), self.shadow)?;
-        match self.confinement {
-            Confinement::Hardware => {}
-            Confinement::Fence(stage) => {
-                let tables = NestedMmu::new(HostFrames, stage.format, stage.largest)?;
-                if !shadow.enclose(tables) {
-                    return None;
-                }
-            }
-            Confinement::None => return None,
-        }
-        Some(Kind::Shadow(Box::new(shadow)))
-    }
-
-    /// What nested or shadow paging takes for a guest with so many bytes of RAM.
-    fn demand(second_stage: Option<SecondStage>, shadow: Option<&Config>, ram: u64) -> Demand {
-        let nested = second_stage.map_or(0, |stage| {
-            NestedMmu::<HostFrames>::tables(ram, stage.largest)
-        });
-        Demand {
-            tables: PAGE * (nested + shadow.map_or(0, Config::least_frames)),
-            books: shadow.map_or(0, Config::books),
-            ..Demand::default()
-        }
-    }
-}
 
 /// RAM of a guest when the command line does not say.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -212,15 +153,6 @@ impl ConsoleBackend for FirmwareLog {
         } else if byte >= b' ' {
             self.line.push(char::from(byte & 0x7f));
         }
-    }
-}
-
-/// How shadow tables are kept, as the user said or as is best.
-fn algorithm(shadow: Option<Shadow>) -> Algorithm {
-    match shadow {
-        Some(Shadow::Vtlb) => Algorithm::Vtlb,
-        Some(Shadow::Cached) => Algorithm::Cached,
-        Some(Shadow::Unsync) | None => Algorithm::Unsync,
     }
 }
 
@@ -570,142 +502,6 @@ impl<B: VcpuBackend> Guest<B> {
     pub fn font(&self) -> Option<&'static [u8]> {
         vga_text::find_font(self.vgabios)
     }
-
-    /// Nested or shadow paging from now on, whatever it was before. The guest does not notice.
-    ///
-    /// # Errors
-    /// A sentence that says why not.
-    pub fn use_paging(&mut self, shadow: bool) -> Result<(), String> {
-        if shadow == self.vm.is_shadow() {
-            return Ok(());
-        }
-        if !self.switch_paging() {
-            self.add_paging(shadow)?;
-            self.switch_paging();
-        }
-        // What the user says now overrides turns that were asked for at the start.
-        self.paging = if shadow {
-            options::Paging::Shadow
-        } else {
-            options::Paging::Nested
-        };
-        Ok(())
-    }
-
-    /// Goes from nested to shadow paging or back. Returns whether this guest has both.
-    pub fn switch_paging(&self) -> bool {
-        self.vm.mmu().set_shadow(!self.vm.is_shadow())
-    }
-
-    /// Adds nested or shadow paging to the one that is used, if there is memory for it. Otherwise all stays as it was.
-    fn add_paging(&mut self, shadow: bool) -> Result<(), String> {
-        let ways = &self.ways;
-        if !shadow && ways.second_stage.is_none() {
-            return Err(sentence(format_args!(
-                "this machine was not set up for nested paging: start with paging=nested"
-            )));
-        }
-        let config = shadow.then_some(&ways.shadow);
-        let second_stage = ways.second_stage.filter(|_| !shadow);
-        let need = Ways::demand(second_stage, config, self.memory_size).total();
-        let left = memory::left();
-        let lacks = || {
-            sentence(format_args!(
-                "there is too little memory for {} paging: it needs {} MiB, and {} MiB are left; the guest goes on as it was",
-                if shadow { "shadow" } else { "nested" },
-                need.div_ceil(MIB),
-                left / MIB
-            ))
-        };
-        if need > left {
-            return Err(lacks());
-        }
-        let way = if shadow { ways.shadow() } else { ways.nested() };
-        let added = way.is_some_and(|way| self.vm.mmu().add(way));
-        added.then_some(()).ok_or_else(lacks)
-    }
-
-    /// Text mode 3, whose registers have been set, with the VGA BIOS's font and an empty screen.
-    fn clear_text_screen(&self) {
-        let vga = self.vga.lock();
-        // Four planes interleaved: character, attribute, font.
-        for cell in 0..80 * 25 {
-            vga.vram().write(4 * cell, b" \x07");
-        }
-        let glyphs = vga_text::find_font(self.vgabios)
-            .unwrap_or_default()
-            .chunks_exact(vga_text::FONT_HEIGHT);
-        for (character, glyph) in glyphs.enumerate() {
-            for (line, dots) in glyph.iter().enumerate() {
-                vga.vram().write(4 * (32 * character + line) + 2, &[*dots]);
-            }
-        }
-    }
-
-    /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
-    fn start_linux(&mut self) -> Result<(), String> {
-        let Firmware::Linux {
-            boot,
-            kernel,
-            initrd,
-            setup,
-        } = &self.firmware
-        else {
-            return Ok(());
-        };
-        for (at, bytes) in &setup.tables {
-            self.memory.write(*at, bytes).map_err(|e| e.to_string())?;
-        }
-        let now = self.cpus[0].cpu.now();
-        let out = |port, size, value| self.vm.bus().port_write(now, port, size, value);
-        for w in &setup.config {
-            let address = 1 << 31 | u32::from(w.slot.devfn()) << 8 | u32::from(w.offset & 0xfc);
-            out(0xcf8, AccessSize::Dword, address);
-            out(0xcfc + u16::from(w.offset & 3), w.size, w.value);
-        }
-        for (port, value) in pci_setup::port_writes() {
-            out(port, AccessSize::Byte, value.into());
-        }
-        self.chips.lock().preset_virtual_wire();
-        for &(port, value) in &setup.text_mode {
-            out(port, AccessSize::Byte, value.into());
-        }
-        self.clear_text_screen();
-        for c in &boot.copies {
-            let from: &[u8] = match c.source {
-                Source::Kernel => kernel,
-                Source::Initrd => initrd,
-            };
-            let part = from
-                .get(c.range.start as usize..c.range.end as usize)
-                .ok_or("the kernel file is cut off")?;
-            self.memory.write(c.to, part).map_err(|e| e.to_string())?;
-        }
-        for w in [&boot.boot_params, &boot.command_line, &boot.gdt] {
-            self.memory
-                .write(w.to, &w.bytes)
-                .map_err(|e| e.to_string())?;
-        }
-        let e = &boot.entry;
-        let cpu = &mut self.cpus[0].cpu.cpu;
-        cpu.set_segment(SegReg::Cs, e.code);
-        for s in [SegReg::Ds, SegReg::Es, SegReg::Ss, SegReg::Fs, SegReg::Gs] {
-            cpu.set_segment(s, e.data);
-        }
-        cpu.set_segment(
-            SegReg::Gdtr,
-            Segment {
-                base: e.gdt.0,
-                limit: e.gdt_limit.into(),
-                ..Segment::default()
-            },
-        );
-        cpu.set_sysreg(SysReg::Cr0, 0x11);
-        cpu.gprs_mut().regs = [0; 16];
-        cpu.gprs_mut().regs[gpr::RSI] = e.esi.into();
-        cpu.set_rip(e.eip.into());
-        Ok(())
-    }
 }
 
 /// The drives on the IDE channels of VM `number`: the CD-ROM drive has its place, if there is one, and the hard disks the others.
@@ -771,12 +567,6 @@ fn numbered<const N: usize>(mut first: [u8; N], number: u8) -> [u8; N] {
         *last = last.wrapping_add(number - 1);
     }
     first
-}
-
-/// How many shadow pages a guest with so many bytes of RAM may use: enough to map all of it once with 4 KiB pages, twice the tables
-/// that a usual system has, within what Umbra's heap can keep books of.
-fn shadow_pages(memory: u64) -> usize {
-    (memory >> 18).clamp(1024, 4096) as usize
 }
 
 /// Memory of `len` bytes that a device has and the guest can be given.
