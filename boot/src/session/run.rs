@@ -237,10 +237,17 @@ impl<B: VcpuBackend> Session<B> {
         for &mut (_, entity, used, _) in &mut *ended {
             self.scheduler.charge(entity, used);
         }
+        // Once a machine has been reset or switched off, what its other CPUs came to is of the past.
+        let mut over = 0u64;
         for (host, entity, _, stop) in ended {
-            if let Some(stop) = stop.take() {
-                serve |= self.stopped(*entity, stop, *host == 0);
+            let machine = 1 << (entity.vm % 64);
+            let Some(stop) = stop.take().filter(|_| over & machine == 0) else {
+                continue;
+            };
+            if matches!(stop, Stop::Power(_) | Stop::TripleFault | Stop::Fatal(_)) {
+                over |= machine;
             }
+            serve |= self.stopped(*entity, stop, *host == 0);
         }
         match serve {
             true => self.service(),

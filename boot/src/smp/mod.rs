@@ -198,9 +198,7 @@ pub fn interrupt(number: usize) {
 /// Interrupts the first CPU, so that the guest there is left soon and the session looks around.
 pub fn kick_first() {
     interrupts::serve();
-    if let Some(first) = all().next() {
-        lapic::send(first.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
-    }
+    interrupt(0);
 }
 
 /// Umbra has failed on some CPU.

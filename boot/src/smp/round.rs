@@ -1,7 +1,7 @@
 //! CPUs work together in *rounds*: the first CPU gives others something to do, does something itself, has them come to an end, and waits until
 //! all have. Outside a round only the first CPU does anything, so that all that the session has is its alone.
 
-use super::{HostCpu, State, all, kick_first};
+use super::{HostCpu, State, all};
 use crate::interrupts;
 use crate::lapic::{self, Ipi};
 use core::cell::UnsafeCell;
@@ -39,7 +39,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// This CPU has done what it was to do: the others need not go on for it.
 pub(super) fn ended() {
     if !ENDING.swap(true, Ordering::SeqCst) {
-        kick_first();
+        super::interrupt(0);
     }
 }
 
