@@ -189,7 +189,7 @@ impl System {
 
     /// Runs `cargo xtask` with these words in the system.
     fn run(&self, tree: &Path, words: &[&str]) -> Result<()> {
-        let log = paths::new_log(&format!("fresh-{}", self.name))?;
+        let log = paths::new_log(&format!("fresh-{}-{}", self.name, words[0]))?;
         let output = File::create(&log)?;
         let home = |variable: &str, usual: &str| -> PathBuf {
             let home = env::var_os("HOME").unwrap_or_default();
