@@ -43,6 +43,16 @@ pub const SPIN: Program = Program {
     length: 512,
 };
 
+/// The same on so many CPUs, in the disk image `path`.
+///
+/// # Errors
+///
+/// It cannot be assembled or written.
+pub fn spin_on(cpus: u32, path: &Path) -> Result<()> {
+    const SOURCE: &str = concat!(include_str!("several.s"), include_str!("spin_all.s"));
+    assemble_protected(&format!(".set CPUS, {cpus}\n{SOURCE}"), 2048, path)
+}
+
 /// A program.
 #[derive(Clone, Copy)]
 pub struct Program {

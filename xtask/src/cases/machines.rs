@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use protocol::options::Share;
 
 use super::network::md5;
-use super::{Case, by_hand, keys, on, own, until};
+use super::{Case, by_hand, keys, on, on_host_cpus, own, until, with_cpus};
 use crate::guests::Guest;
 use crate::largest::Largest;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Net, Network, Paging};
@@ -38,6 +38,13 @@ pub(super) fn cases() -> Vec<Case> {
             200,
         ),
         own("three-vms-share-by-weight-and-cap", &[], share, 64, 120),
+        on_host_cpus(
+            2,
+            with_cpus(
+                2,
+                own("host-cpus-2-share-by-weight", &[], share_two, 64, 200),
+            ),
+        ),
         own("screen-of-1024-rows-ends-no-run", &[], rows, 64, 120),
         own("screen-of-2560x1600-comes-whole", &[], pixels, 64, 240),
         keep("two-vms-keep-their-registers"),
@@ -181,6 +188,45 @@ fn share(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     ensure!(
         (72.0..=78.0).contains(&of_two) && (17.0..=21.0).contains(&of_all),
         "the second had {of_two:.1} % of what it shares with the first, the third {of_all:.1} % of all"
+    );
+    Ok(())
+}
+
+/// Two guests of two CPUs each that compute all the time, on two CPUs of the host: the second has three times the weight.
+fn share_two(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let vm = |number: usize, weight| -> Result<Vm> {
+        let disk = scratch.join(format!("{number}.img"));
+        attack::spin_on(case.cpus, &disk)?;
+        Ok(Vm {
+            memory: case.memory,
+            cpus: case.cpus,
+            max_cpus: case.cpus,
+            share: Share {
+                weight,
+                ..Share::default()
+            },
+            ..Vm::of(&disk)?
+        })
+    };
+    let options = Options {
+        script: vec![
+            until("SPINS"),
+            Step::Focus(2),
+            until("SPINS"),
+            Step::Sleep(Duration::from_secs(10)),
+        ],
+        others: vec![vm(2, 300)?],
+        ..Options::headless(vm(1, 100)?)
+    };
+    let report = case.look(&options, umbra, scratch)?.report;
+    let run = |number: usize| {
+        let ticks = &report["vms"][number - 1]["ticks"]["run"];
+        ticks.as_f64().context("the report tells of no time")
+    };
+    let of_all = 100.0 * run(2)? / (run(1)? + run(2)?);
+    ensure!(
+        (72.0..=78.0).contains(&of_all),
+        "the second had {of_all:.1} % of both"
     );
     Ok(())
 }
