@@ -106,7 +106,7 @@ pub trait Virtualization {
     fn spare_vcpu(&mut self) -> Option<Self::Cpu>;
 }
 
-/// The extended state of a guest that is put aside, beyond x87 and SSE (SDM vol 1 13.4, "XSAVE Area"): AVX and what follows it. While
+/// The extended state of a guest that is unloaded, beyond x87 and SSE (SDM vol 1 13.4, "XSAVE Area"): AVX and what follows it. While
 /// guests run it is in the CPU's registers, which Umbra itself does not touch.
 pub struct ExtendedState {
     /// XCR0 bits that guests can set; none where there is no XSAVE.

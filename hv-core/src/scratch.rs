@@ -19,7 +19,7 @@ use crate::regs::{Cr0, Cr4, Efer, Rflags, SegAttr, SegReg, Segment, SysReg};
 
 /// Something that executes one instruction.
 pub trait Scratch: Send {
-    /// Executes `insn` on the CPU, which no guest has at the moment: it has been put aside.
+    /// Executes `insn` on the CPU, which no guest has at the moment: it has been unloaded.
     fn execute(&mut self, insn: &mut NativeInsn) -> Executed;
 }
 

@@ -250,7 +250,7 @@ pub fn write_cr2(value: u64) {
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Reads debug register `n` (0 to 3). They are the guest's all the time, until it is put aside: the world switch leaves them
+/// Reads debug register `n` (0 to 3). They are the guest's all the time, until it is unloaded: the world switch leaves them
 /// alone, and the hypervisor has no use for them.
 pub fn debug_address(n: u8) -> u64 {
     if cfg!(test) {

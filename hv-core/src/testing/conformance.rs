@@ -18,11 +18,11 @@ pub fn check<B: VcpuBackend>(make: impl Fn() -> B) {
     shadow_is_set_and_cleared(&mut make());
     reset_undoes_everything(&mut make(), &make());
     switching_to_shadow_paging_does_not_show(&mut make());
-    putting_it_aside_does_not_show(&mut make());
+    unloading_does_not_show(&mut make());
 }
 
 /// What the guest has in its registers is there again when the hardware is its own again.
-fn putting_it_aside_does_not_show<B: VcpuBackend>(c: &mut B) {
+fn unloading_does_not_show<B: VcpuBackend>(c: &mut B) {
     const REGISTERS: [SysReg; 12] = [
         SysReg::Cr2,
         SysReg::Cr3,

@@ -317,7 +317,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 && self.cpu.can_run()
             {
                 if let Some(exit) = self.enter(&Injection::default(), deadline, &mut armed) {
-                    self.left(exit);
+                    self.handle_exit(exit);
                 }
                 continue;
             }
@@ -367,19 +367,19 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// The guest has been left: acts on it.
     #[inline(always)]
-    fn left(&mut self, exit: VmExit) {
+    fn handle_exit(&mut self, exit: VmExit) {
         self.take_back_eoi();
         self.take_task_priority();
         if let Some(e) = exit.vectoring {
             self.put_back(e);
         }
         let result = self.dispatch(exit);
-        self.come_to(result);
+        self.conclude(result);
     }
 
     /// Sees to what an exit or an instruction has come to.
     #[inline(always)]
-    fn come_to(&mut self, result: Result<(), Trouble>) {
+    fn conclude(&mut self, result: Result<(), Trouble>) {
         match result {
             Ok(()) | Err(Trouble::Again) => {}
             Err(Trouble::Exception(e)) => self.raise(e),

@@ -1,4 +1,4 @@
-//! Instructions that the CPU executes for the emulator, while the guest is put aside.
+//! Instructions that the CPU executes for the emulator, while the guest is unloaded.
 
 use super::{Stop, Vcpu};
 use crate::cpu::VcpuBackend;

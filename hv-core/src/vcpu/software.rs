@@ -34,7 +34,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             None => self.batch(injection.irq_window || injection.nmi_window),
         };
         let done = injection.event.is_some() || before != self.stats.software_instructions;
-        self.come_to(result);
+        self.conclude(result);
         self.take_back_eoi();
         let end = self.clock.ticks();
         self.stats.software_ticks += end.wrapping_sub(start);

@@ -192,7 +192,7 @@ impl VcpuBackend for SvmVcpu {
     }
     fn xcr0(&self) -> u64 {
         // QEMU lets the guest set it without an exit: the CPU's own is the guest's.
-        if self.features.xsave && self.aside.is_none() {
+        if self.features.xsave && self.unloaded.is_none() {
             hw::xcr0()
         } else {
             self.xcr0
@@ -217,7 +217,7 @@ impl VcpuBackend for SvmVcpu {
     fn unload(&mut self) {
         // Everything else is in the control block, the context and the FPU state.
         self.xcr0 = self.xcr0();
-        self.aside = Some(Aside {
+        self.unloaded = Some(Unloaded {
             debug: [0, 1, 2, 3].map(hw::debug_address),
             x87: hw::save_x87_environment(),
         });
@@ -228,11 +228,11 @@ impl VcpuBackend for SvmVcpu {
         // What another CPU remembers of the guest may be out of date. (Its ASIDs are the same numbers.)
         self.flush_linear |= hw::renew_host(&mut self.context.host);
         self.flush_linear |= self.asid.claim();
-        if let Some(aside) = self.aside.take() {
-            for (n, value) in (0..).zip(aside.debug) {
+        if let Some(unloaded) = self.unloaded.take() {
+            for (n, value) in (0..).zip(unloaded.debug) {
                 hw::set_debug_address(n, value);
             }
-            hw::load_x87_environment(&aside.x87);
+            hw::load_x87_environment(&unloaded.x87);
         }
     }
 

@@ -66,8 +66,8 @@ const INTERCEPT_CR4: u16 = 1 << 4;
 /// What of RFLAGS shows that the rest is wrong: bits that no CPU sets, and VM, which few guests do (APM vol 2 3.1.6, "RFLAGS Register").
 const SUSPICIOUS_FLAGS: u32 = !(Rflags::DEFINED.bits() as u32) | Rflags::VM.bits() as u32;
 
-/// The registers of a guest that is put aside which neither the control block nor FXSAVE has.
-struct Aside {
+/// The registers of a guest that is unloaded which neither the control block nor FXSAVE has.
+struct Unloaded {
     /// Debug registers 0 to 3.
     debug: [u64; 4],
     x87: X87Environment,
@@ -86,8 +86,8 @@ pub struct SvmVcpu {
     /// What is always left for.
     pub(crate) always: Intercept3,
     xcr0: u64,
-    /// What the hardware holds of a guest that is put aside.
-    aside: Option<Aside>,
+    /// What the hardware holds of a guest that is unloaded.
+    unloaded: Option<Unloaded>,
     asid: Asid,
     /// CR8 as it was set last.
     task_priority: u8,
@@ -139,7 +139,7 @@ impl SvmVcpu {
             root: Hpa(0),
             always,
             xcr0: 1,
-            aside: None,
+            unloaded: None,
             asid,
             task_priority: 0,
             flush_linear: false,

@@ -196,13 +196,13 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     }
 
     fn unload(&mut self) {
-        self.aside = CpuRegister::ALL.map(|register| self.hw.register(register));
+        self.unloaded = CpuRegister::ALL.map(|register| self.hw.register(register));
         self.hw.clear();
     }
 
     fn load(&mut self) {
         self.flush_linear |= self.hw.make_current();
-        for (register, value) in CpuRegister::ALL.into_iter().zip(self.aside) {
+        for (register, value) in CpuRegister::ALL.into_iter().zip(self.unloaded) {
             self.hw.set_register(register, value);
         }
     }

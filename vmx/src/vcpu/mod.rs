@@ -84,8 +84,8 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     /// RSP as the VMCS holds it.
     rsp: u64,
     flush_linear: bool,
-    /// The registers that the hardware holds otherwise, while the guest is put aside.
-    aside: [u64; CpuRegister::ALL.len()],
+    /// The registers that the hardware holds otherwise, while the guest is unloaded.
+    unloaded: [u64; CpuRegister::ALL.len()],
     /// CR8 as it was set last, and the threshold that the VMCS holds.
     task_priority: (u8, u8),
     virtual_apic: Box<VirtualApic>,
@@ -155,7 +155,7 @@ impl<H: Hardware> VmxVcpu<H> {
             root: Hpa(u64::MAX),
             rsp: 0,
             flush_linear: true,
-            aside: [0; CpuRegister::ALL.len()],
+            unloaded: [0; CpuRegister::ALL.len()],
             task_priority: (0, 0),
             virtual_apic: VirtualApic::new(),
             identity_map,

@@ -485,7 +485,7 @@ fn a_cpu_that_moves_is_written_to_memory_and_flushes_on_the_other_processor() {
 }
 
 #[test]
-fn another_guest_may_use_the_registers_while_this_one_is_put_aside() {
+fn another_guest_may_use_the_registers_while_this_one_is_unloaded() {
     let mut c = cpu();
     c.set_sysreg(SysReg::Cr2, 0x1111);
     c.set_sysreg(SysReg::Lstar, 0x2222);
