@@ -23,7 +23,7 @@ pub struct SecondStage {
     /// The level of their largest pages.
     pub largest: u32,
     /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
-    /// [`IDENTITY_MAP`](machine::IDENTITY_MAP).
+    /// [`IDENTITY_MAP`](hv_core::machine::IDENTITY_MAP).
     pub identity_map: Option<Backing>,
 }
 
