@@ -46,7 +46,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.reload_paging();
     }
 
-    /// The CPU has halted until `deadline` at most ([`Stop::Idle`]), and keeps the host's CPU, which `halt` halts until an interrupt comes; it says
+    /// The CPU has halted until `deadline` at most ([`Stop::Idle`](super::Stop::Idle)), and keeps the host's CPU, which `halt` halts until an interrupt comes; it says
     /// whether to wait on. Whoever has something for this CPU interrupts it. Returns whether it is to [run](Self::run) again.
     pub fn wait(&mut self, deadline: VmTime, mut halt: impl FnMut() -> bool) -> bool {
         self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
