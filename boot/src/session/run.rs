@@ -208,10 +208,12 @@ impl<B: VcpuBackend> Session<B> {
             let waits = sibling_waits(vm, index);
             for (vcpu, slot) in vm.guest.cpus.iter_mut().enumerate() {
                 let entity = Entity { vm: index, vcpu };
-                let all = (0..).zip(turns);
-                let its = all.filter_map(|(host, turn)| Some((host, turn.as_ref()?)));
-                let Some((host, turn)) = its.into_iter().find(|(_, turn)| turn.entity == entity)
-                else {
+                let mut all = (0..).zip(turns);
+                let its = all.find_map(|(host, turn)| {
+                    let turn = turn.as_ref().filter(|turn| turn.entity == entity)?;
+                    Some((host, turn))
+                });
+                let Some((host, turn)) = its else {
                     continue;
                 };
                 let load = load(host, entity);

@@ -49,8 +49,13 @@ pub fn goes_on() -> bool {
     if !ROUNDS.load(Ordering::Relaxed) {
         return false;
     }
+    let_in(interrupts::window)
+}
+
+/// Lets interrupts in by `how`. Whether the current CPU goes on: the round is not to end, and the first CPU has nothing to serve.
+fn let_in(how: fn()) -> bool {
     let seen = interrupts::served();
-    interrupts::window();
+    how();
     let serves = super::current().number == 0 && interrupts::served() != seen;
     !serves && !is_ending()
 }
@@ -62,14 +67,8 @@ pub fn is_ending() -> bool {
 
 /// Halts the current CPU, whose guest has nothing to do, until an interrupt comes. Whether it may go on waiting.
 pub fn halt() -> bool {
-    let seen = interrupts::served();
-    // An interrupt for it comes after that, and waits until the CPU halts.
-    if is_ending() {
-        return false;
-    }
-    interrupts::idle();
-    let serves = super::current().number == 0 && interrupts::served() != seen;
-    !serves && !is_ending()
+    // The interrupt that ends the round comes after that, and waits until the CPU halts.
+    !is_ending() && let_in(interrupts::idle)
 }
 
 /// Has each of these CPUs, by its place among those in use, do its work, while the first CPU, which is the current one, does `own`. Then they are interrupted, which leaves a
