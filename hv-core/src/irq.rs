@@ -1,4 +1,5 @@
-//! Interrupt lines. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
+//! Interrupt lines and messages. A device holds the *wire* ([`IrqLine`]), never a number: which pin it ends at is the wiring's business.
+//! A device that interrupts by messages holds their way ([`MsiLine`]); what is in them is the guest's.
 
 use crate::kick::Kicks;
 use crate::machine::MAX_CPUS;
@@ -44,6 +45,35 @@ impl IrqLine {
 impl fmt::Debug for IrqLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IrqLine({})", self.pin)
+    }
+}
+
+/// Where messages of devices go that are interrupts. Called with a device locked.
+pub trait MsiSink: Send + Sync {
+    /// A device writes the doubleword `data` to `address`. What is no address of an interrupt goes nowhere.
+    fn send(&self, address: u64, data: u32);
+}
+
+/// The way on which a device sends messages that are interrupts.
+#[derive(Clone)]
+pub struct MsiLine(Arc<dyn MsiSink>);
+
+impl MsiLine {
+    /// A way to `sink`.
+    #[must_use]
+    pub fn new(sink: Arc<dyn MsiSink>) -> Self {
+        Self(sink)
+    }
+
+    /// Sends a message.
+    pub fn send(&self, address: u64, data: u32) {
+        self.0.send(address, data);
+    }
+}
+
+impl fmt::Debug for MsiLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MsiLine")
     }
 }
 

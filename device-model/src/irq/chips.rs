@@ -11,7 +11,6 @@ use super::apics::Apics;
 use super::ioapic::IoApic;
 use super::mailbox::Flags;
 use super::pic::PicPair;
-use super::{DeliveryMode, Message};
 use alloc::sync::Arc;
 use hv_core::irq::Wakeups;
 use hv_core::lock::{Lock, Rank};
@@ -150,19 +149,6 @@ impl InterruptChips {
         for gsi in [old, new].into_iter().flatten() {
             self.drive(gsi);
         }
-    }
-
-    /// A device writes `data` to `address` FEEx_xxxxh: a message-signalled interrupt (SDM vol 3A 12.11, "Message Signalled
-    /// Interrupts").
-    pub fn msi(&mut self, address: u64, data: u32) {
-        let message = Message {
-            destination: Message::wide((address >> 12) as u8),
-            logical: address & 1 << 2 != 0,
-            mode: DeliveryMode::of(data),
-            vector: data as u8,
-            level: data & 1 << 15 != 0,
-        };
-        self.apics.deliver(message);
     }
 
     /// Whether anything but a CPU can send an NMI, an INIT or a start-up message. If not, CPUs that have all halted with interrupts off have

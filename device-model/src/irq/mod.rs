@@ -21,7 +21,7 @@ mod wires;
 pub use chips::{InterruptChips, SharedChips};
 pub use cpu::CpuInterrupts;
 pub use ports::{IoApicMmio, PicPorts};
-pub use wires::{GsiSink, PciSink};
+pub use wires::{GsiSink, MessageSink, PciSink};
 
 /// What an interrupt message asks its receiver to do (SDM vol 3A 12.6.1, "Interrupt Command Register (ICR)", and 82093AA
 /// 3.2.4, "I/O Redirection Table Registers").
@@ -69,6 +69,20 @@ pub(crate) struct Message {
 impl Message {
     /// The destination that means all local APICs.
     pub(crate) const BROADCAST: u32 = u32::MAX;
+
+    /// What a device says that writes `data` to `address` (SDM vol 3A 12.11, "Message Signalled Interrupts"). None: that is no
+    /// interrupt.
+    pub(crate) fn signalled(address: u64, data: u32) -> Option<Self> {
+        const LOGICAL: u64 = 1 << 2;
+        const LEVEL: u32 = 1 << 15;
+        (address >> 20 == 0xfee).then(|| Self {
+            destination: Self::wide((address >> 12) as u8),
+            logical: address & LOGICAL != 0,
+            mode: DeliveryMode::of(data),
+            vector: data as u8,
+            level: data & LEVEL != 0,
+        })
+    }
 
     /// The 32-bit destination that an 8-bit one stands for.
     pub(crate) const fn wide(destination: u8) -> u32 {

@@ -1,10 +1,10 @@
 //! The interrupt chips together, driven as guests drive them.
 
-use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, PciSink, PicPorts};
+use super::{CpuInterrupts, GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts};
 use alloc::sync::Arc;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, Device, WindowId};
-use hv_core::irq::{Attention, InterruptController, IrqLine};
+use hv_core::irq::{Attention, InterruptController, IrqLine, MsiSink};
 use hv_core::testing::{Bench, Random};
 
 const W: WindowId = WindowId(0);
@@ -409,12 +409,12 @@ fn timer_is_due_when_it_says_and_fires_in_poll() {
 fn msi_reaches_the_addressed_cpu() {
     let mut m = Machine::new();
     m.lapic(0xf0, 0x1ff);
-    m.chips.lock().msi(0xfee0_1000, 0x41);
+    MessageSink::new(&m.chips).send(0xfee0_1000, 0x41);
     assert!(!m.cpu.attention().contains(Attention::INTERRUPT));
-    m.chips.lock().msi(0xfee0_0000, 0x4041);
+    MessageSink::new(&m.chips).send(0xfee0_0000, 0x4041);
     assert_eq!(m.cpu.acknowledge(), Some(0x41));
     m.lapic(0xd0, 0x0100_0000);
-    m.chips.lock().msi(0xfee0_100c, 0x4151); // logical, lowest priority
+    MessageSink::new(&m.chips).send(0xfee0_100c, 0x4151); // logical, lowest priority
     assert_eq!(m.cpu.acknowledge(), Some(0x51));
 }
 
@@ -468,14 +468,14 @@ fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
         }
         own
     });
-    chips.lock().msi(0xfee0_3004, 0x141);
-    chips.lock().msi(0xfee0_3004, 0x142);
+    MessageSink::new(&chips).send(0xfee0_3004, 0x141);
+    MessageSink::new(&chips).send(0xfee0_3004, 0x142);
     assert_eq!(
         cpus.each_mut().map(|c| c.acknowledge()),
         [Some(0x41), Some(0x42)]
     );
     cpus[0].set_cr8(8);
-    chips.lock().msi(0xfee0_3004, 0x151);
+    MessageSink::new(&chips).send(0xfee0_3004, 0x151);
     assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert!(cpus[1].attention().contains(Attention::INTERRUPT));
 }
@@ -589,11 +589,11 @@ fn device_interrupts_reach_cpus_in_x2apic_mode() {
         assert!(cpu.set_apic_base(X2APIC & !0x100 | if i == 0 { 0x100 } else { 0 }));
         assert!(cpu.x2apic_write(0x80f, 0x1ff, VmTime(0)));
     }
-    chips.lock().msi(0xfee0_1000, 0x41);
-    chips.lock().msi(0xfee0_2004, 0x42); // logical: second member of cluster 0
+    MessageSink::new(&chips).send(0xfee0_1000, 0x41);
+    MessageSink::new(&chips).send(0xfee0_2004, 0x42); // logical: second member of cluster 0
     assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert_eq!(cpus[1].acknowledge(), Some(0x42));
-    chips.lock().msi(0xfeef_f000, 0x51);
+    MessageSink::new(&chips).send(0xfeef_f000, 0x51);
     assert_eq!(cpus[0].acknowledge(), Some(0x51), "FFh means all");
     assert!(cpus[0].x2apic_write(0x830, 1 << 32 | 0x61, VmTime(0)));
     assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
@@ -644,7 +644,7 @@ fn random_abuse_never_panics_and_signals_stay_true() {
                 m.ioapic.mmio_read(&mut m.bench.cx(), W, b & 0xfff, size);
             }
             10 => match b % 7 {
-                0 => m.chips.lock().msi(a, b as u32),
+                0 => MessageSink::new(&m.chips).send(a, b as u32),
                 1 => m.cpu.set_cr8(b as u8),
                 2 => {
                     m.cpu.set_apic_base(0xfee0_0100 | a & 0xe00);

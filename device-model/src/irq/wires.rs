@@ -1,7 +1,9 @@
-//! The ends of interrupt wires at the interrupt chips.
+//! The ends of interrupt wires at the interrupt chips, and of the way of messages at the local APICs.
 
-use super::SharedChips;
-use hv_core::irq::IrqSink;
+use super::apics::Apics;
+use super::{Message, SharedChips};
+use alloc::sync::Arc;
+use hv_core::irq::{IrqSink, MsiSink};
 
 /// The ISA inputs: pin number is GSI, 0 to 23; 0 to 15 are the PIC's inputs too.
 ///
@@ -30,5 +32,25 @@ impl PciSink {
 impl IrqSink for PciSink {
     fn set(&self, pin: u8, level: bool) {
         self.0.lock().set_pci(pin, level);
+    }
+}
+
+/// Where devices send messages. No lock is taken on the way to the local APICs.
+#[derive(Clone)]
+pub struct MessageSink(Arc<Apics>);
+
+impl MessageSink {
+    /// The way to the local APICs of the machine of `chips`.
+    #[must_use]
+    pub fn new(chips: &SharedChips) -> Self {
+        Self(chips.lock().apics())
+    }
+}
+
+impl MsiSink for MessageSink {
+    fn send(&self, address: u64, data: u32) {
+        if let Some(message) = Message::signalled(address, data) {
+            self.0.deliver(message);
+        }
     }
 }

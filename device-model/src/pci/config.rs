@@ -2,7 +2,7 @@
 //!
 //! Base address registers are sized and moved as the PCI Local Bus Specification 3.0 6.2.5, "Base Addresses", says, with the
 //! windows following every write, as on hardware: a base that is 0 or reaches past the end of its space decodes nothing.
-//! Not implemented: 64-bit base address registers and memory below 1 MiB.
+//! Not implemented: memory below 1 MiB.
 //!
 //! Invariant: the machine has been told of each window what its base address register and the command register say.
 
@@ -30,10 +30,22 @@ bitflags::bitflags! {
 
 /// Bits of the status register that are cleared by writing 1.
 const STATUS_W1C: u16 = 0xf900;
+/// Bit 3 of the status register: the function asks for an interrupt on its pin.
+const STATUS_INTERRUPT: u8 = 1 << 3;
+/// Bit 4 of the status register: there is a list of capabilities.
+const STATUS_CAPABILITIES: u8 = 1 << 4;
+/// Where the device-specific part begins, and with it the first capability.
+const DEVICE_SPECIFIC: u8 = 0x40;
 /// Bit 0 of a base address register: ports.
 const BAR_IO: u32 = 1 << 0;
 /// Bit 3 of a base address register: prefetchable memory.
 const BAR_PREFETCHABLE: u32 = 1 << 3;
+/// Bits 2:1 of a base address register for memory: it is 64 bits wide, with the next register as its upper half.
+const BAR_64: u32 = 2 << 1;
+/// Where the addresses of 32 bits end, short of their last byte.
+const END_32: u64 = 0xffff_ffff;
+/// Where physical addresses end (SDM vol 3A 4.1.4, "Enumeration of Paging Features by CPUID": 52 bits at most).
+const END_64: u64 = 1 << 52;
 /// Bit 0 of the expansion ROM base address register.
 const ROM_ENABLE: u32 = 1 << 0;
 
@@ -56,6 +68,7 @@ pub struct Identity {
 enum Space {
     Io,
     Memory,
+    Memory64,
     Rom,
 }
 
@@ -63,7 +76,7 @@ enum Space {
 struct Bar {
     register: u8,
     space: Space,
-    len: u32,
+    len: u64,
     window: WindowId,
     /// Where the machine believes the window to be.
     base: Option<u64>,
@@ -79,6 +92,8 @@ pub struct ConfigSpace {
     clearable: [u8; 256],
     /// Six base address registers and the expansion ROM's.
     bars: [Option<Bar>; 7],
+    /// Where the last capability is, and the first byte behind it.
+    capabilities: (u8, u8),
 }
 
 impl ConfigSpace {
@@ -92,6 +107,7 @@ impl ConfigSpace {
             writable: [0; 256],
             clearable: [0; 256],
             bars: [None; 7],
+            capabilities: (register::CAPABILITIES - 1, DEVICE_SPECIFIC),
         };
         let [class_low, class_mid, class_high, _] = identity.class.to_le_bytes();
         store(
@@ -158,7 +174,7 @@ impl ConfigSpace {
             usize::from(index),
             register::BAR0 + 4 * index,
             Space::Io,
-            len,
+            len.into(),
             BAR_IO,
             window,
         )
@@ -176,8 +192,36 @@ impl ConfigSpace {
             usize::from(index),
             register::BAR0 + 4 * index,
             Space::Memory,
-            len,
+            len.into(),
             kind,
+            window,
+        )
+    }
+
+    /// Adds a base address register `index` (0 to 4) of 64 bits for `len` bytes (a power of two, at least 16) of memory. The next register
+    /// is its upper half.
+    ///
+    /// # Panics
+    /// There is no such register or length.
+    #[must_use]
+    pub fn memory_bar_64(
+        mut self,
+        index: u8,
+        len: u64,
+        prefetchable: bool,
+        window: WindowId,
+    ) -> Self {
+        assert!(index < 5 && len >= 16, "a base address register for memory");
+        let kind = if prefetchable { BAR_PREFETCHABLE } else { 0 };
+        let register = register::BAR0 + 4 * index;
+        let [.., a, b, c, d] = (!(len - 1)).to_le_bytes();
+        store(&mut self.writable, register + 4, &[a, b, c, d]);
+        self.bar(
+            usize::from(index),
+            register,
+            Space::Memory64,
+            len,
+            kind | BAR_64,
             window,
         )
     }
@@ -189,7 +233,7 @@ impl ConfigSpace {
     #[must_use]
     pub fn rom_bar(self, len: u32, window: WindowId) -> Self {
         assert!(len >= 2048, "an expansion ROM");
-        let mut config = self.bar(6, register::ROM, Space::Rom, len, 0, window);
+        let mut config = self.bar(6, register::ROM, Space::Rom, len.into(), 0, window);
         if let Some(low) = config.writable.get_mut(usize::from(register::ROM)) {
             *low |= ROM_ENABLE as u8;
         }
@@ -201,7 +245,7 @@ impl ConfigSpace {
         index: usize,
         register: u8,
         space: Space,
-        len: u32,
+        len: u64,
         kind: u32,
         window: WindowId,
     ) -> Self {
@@ -218,8 +262,44 @@ impl ConfigSpace {
                 base: None,
             });
         }
-        store(&mut self.writable, register, &(!(len - 1)).to_le_bytes());
+        let sized = !(len - 1) as u32;
+        store(&mut self.writable, register, &sized.to_le_bytes());
         self.preset(register, &kind.to_le_bytes())
+    }
+
+    /// Adds a capability to the end of the list (PCI Local Bus Specification 3.0 6.7, "Capabilities List") and returns where it is. `body`
+    /// is what follows its identifier and the link, as it is at power-on, read-only.
+    ///
+    /// # Panics
+    /// There is no room for it.
+    pub fn add_capability(&mut self, id: u8, body: &[u8]) -> u8 {
+        let (last, at) = self.capabilities;
+        let end = usize::from(at) + 2 + body.len();
+        assert!(end <= 256, "capabilities that fit");
+        for bytes in [&mut self.reset, &mut self.bytes] {
+            store(bytes, last + 1, &[at]);
+            store(bytes, at, &[id, 0]);
+            store(bytes, at + 2, body);
+            let status = usize::from(register::STATUS);
+            if let Some(status) = bytes.get_mut(status) {
+                *status |= STATUS_CAPABILITIES;
+            }
+        }
+        // Each begins at a multiple of four.
+        self.capabilities = (at, end.next_multiple_of(4).min(0xfc) as u8);
+        at
+    }
+
+    /// Makes the bits of `mask` writable, whose lowest byte is at `offset`.
+    pub fn set_writable(&mut self, offset: u8, mask: &[u8]) {
+        store(&mut self.writable, offset, mask);
+    }
+
+    /// The function's interrupt pin asks for service, or no longer: the status register says so, whatever becomes of the wire.
+    pub fn set_interrupt_status(&mut self, level: bool) {
+        let status = self.byte(register::STATUS) & !STATUS_INTERRUPT;
+        let level = if level { STATUS_INTERRUPT } else { 0 };
+        self.set_byte(register::STATUS, status | level);
     }
 
     /// Reads `size` bytes at `offset`; bytes past the end are all ones.
@@ -286,22 +366,24 @@ impl ConfigSpace {
         let command = self.command();
         for bar in self.bars.iter_mut().flatten() {
             let at = usize::from(bar.register);
-            let mut value = [0; 4];
-            if let Some(bytes) = self.bytes.get(at..at + 4) {
-                value.copy_from_slice(bytes);
+            let mut value = [0; 8];
+            let width = if bar.space == Space::Memory64 { 8 } else { 4 };
+            if let Some(bytes) = self.bytes.get(at..at + width) {
+                value.iter_mut().zip(bytes).for_each(|(v, b)| *v = *b);
             }
-            let value = u32::from_le_bytes(value);
-            let base = u64::from(value & !(bar.len - 1));
-            let end = base + u64::from(bar.len);
+            let value = u64::from_le_bytes(value);
+            let base = value & !(bar.len - 1);
             let (on, limit) = match bar.space {
                 Space::Io => (command.contains(Command::IO), 0x1_0000),
-                Space::Memory => (command.contains(Command::MEMORY), 0xffff_ffff),
+                Space::Memory => (command.contains(Command::MEMORY), END_32),
+                Space::Memory64 => (command.contains(Command::MEMORY), END_64),
                 Space::Rom => {
-                    let enabled = value & ROM_ENABLE != 0;
-                    (enabled && command.contains(Command::MEMORY), 0xffff_ffff)
+                    let enabled = value & u64::from(ROM_ENABLE) != 0;
+                    (enabled && command.contains(Command::MEMORY), END_32)
                 }
             };
-            let now = (on && base != 0 && end <= limit).then_some(base);
+            let inside = base.checked_add(bar.len).is_some_and(|end| end <= limit);
+            let now = (on && base != 0 && inside).then_some(base);
             if now != bar.base {
                 bar.base = now;
                 requests.move_window(bar.window, now);
@@ -325,6 +407,7 @@ mod tests {
     const IO: WindowId = WindowId(1);
     const MEM: WindowId = WindowId(2);
     const ROM: WindowId = WindowId(3);
+    const WIDE: WindowId = WindowId(4);
 
     fn device() -> ConfigSpace {
         let identity = Identity {
@@ -434,5 +517,51 @@ mod tests {
         c.set_byte(7, 0x22);
         c.write(&mut r, 6, Word, 0x2000);
         assert_eq!(c.read(6, Word), 0x0200);
+    }
+
+    #[test]
+    fn base_of_64_bits_is_sized_and_moved_in_halves() {
+        let mut c = device().memory_bar_64(4, 0x4000, false, WIDE);
+        let mut r = Requests::default();
+        c.write(&mut r, 0x20, Dword, !0);
+        c.write(&mut r, 0x24, Dword, !0);
+        assert_eq!(
+            (c.read(0x20, Dword), c.read(0x24, Dword)),
+            (0xffff_c004, !0)
+        );
+        c.write(&mut r, 4, Word, 2);
+        assert_eq!(moved(&mut r), [], "it would reach past the end");
+        c.write(&mut r, 0x20, Dword, 0xfe00_0000);
+        c.write(&mut r, 0x24, Dword, 0);
+        assert_eq!(moved(&mut r), [(WIDE, Some(0xfe00_0000))]);
+        c.write(&mut r, 0x24, Dword, 0x80);
+        assert_eq!(moved(&mut r), [(WIDE, Some(0x80_fe00_0000))]);
+        c.write(&mut r, 0x24, Dword, 0xffff_ffff);
+        assert_eq!(moved(&mut r), [(WIDE, None)]);
+    }
+
+    #[test]
+    fn capabilities_are_a_list_that_the_status_register_announces() {
+        let mut c = device();
+        assert_eq!((c.read(6, Word) & 0x10, c.read(0x34, Byte)), (0, 0));
+        let first = c.add_capability(0x11, &[1, 2, 3, 4, 5]);
+        let second = c.add_capability(0x09, &[6]);
+        assert_eq!(
+            (c.read(6, Word) & 0x10, c.read(0x34, Byte)),
+            (0x10, first.into())
+        );
+        assert_eq!((first, second), (0x40, 0x48));
+        assert_eq!(c.read(first, Dword), 0x0201_4811);
+        assert_eq!(c.read(second, Dword), 0x0006_0009);
+        let mut r = Requests::default();
+        c.write(&mut r, first, Dword, !0);
+        c.write(&mut r, 0x34, Byte, 0xff);
+        c.reset(&mut r);
+        assert_eq!(
+            c.read(first, Dword),
+            0x0201_4811,
+            "read-only, and of the power-on state"
+        );
+        assert_eq!(c.read(0x34, Byte), 0x40);
     }
 }

@@ -1,19 +1,24 @@
-//! The PCI bus: configuration mechanism #1, what a function is, and the two functions that are nothing but configuration
-//! space: the i440FX host bridge and the PIIX3 ISA bridge.
+//! The PCI bus: configuration mechanism #1, what a function is and how it interrupts (its pin, MSI, MSI-X), and the two functions that
+//! are nothing but configuration space: the i440FX host bridge and the PIIX3 ISA bridge.
 //!
-//! Not there: bridges and buses other than 0, configuration mechanism #2, memory-mapped configuration space, MSI
-//! capabilities.
+//! Not there: bridges and buses other than 0, configuration mechanism #2, memory-mapped configuration space.
 
 mod bus;
 mod config;
 mod host;
+mod intx;
 mod isa;
+mod msi;
+mod msix;
 mod shared;
 
 pub use bus::PciBus;
 pub use config::{Command, ConfigSpace, Identity};
 pub use host::HostBridge;
+pub use intx::Intx;
 pub use isa::IsaBridge;
+pub use msi::Msi;
+pub use msix::MsiX;
 pub use shared::Shared;
 
 use hv_core::device::{AccessSize, DevCx};
@@ -34,8 +39,17 @@ pub mod register {
     pub const SUBSYSTEM_VENDOR: u8 = 0x2c;
     pub const SUBSYSTEM: u8 = 0x2e;
     pub const ROM: u8 = 0x30;
+    pub const CAPABILITIES: u8 = 0x34;
     pub const INTERRUPT_LINE: u8 = 0x3c;
     pub const INTERRUPT_PIN: u8 = 0x3d;
+}
+
+/// Capability identifiers (PCI Local Bus Specification 3.0 appendix H, "Capability IDs").
+#[allow(missing_docs)]
+pub mod capability {
+    pub const MSI: u8 = 0x05;
+    pub const VENDOR_SPECIFIC: u8 = 0x09;
+    pub const MSI_X: u8 = 0x11;
 }
 
 /// A function on the PCI bus. Most do nothing here but pass everything on to a [`ConfigSpace`].
