@@ -27,6 +27,7 @@ use device_model::irq::{CpuInterrupts, SharedChips};
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
+use device_model::rtc::Rtc;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
 use host_memory::{Demand, MIB};
@@ -50,7 +51,7 @@ use hv_core::{Gpa, Hpa, VmTime};
 use hvmloader_fw::bios::{self, BiosPlacement};
 use hvmloader_fw::fwcfg::{self, Roms};
 use hvmloader_fw::linux::{self, LinuxBoot};
-use hvmloader_fw::{cmos, mtrr, vga_text};
+use hvmloader_fw::{cmos, low_memory, mtrr, vga_text};
 use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
 pub use paging::SecondStage;
@@ -100,6 +101,8 @@ pub struct Guest<B: VcpuBackend> {
     pub keyboard: Arc<Lock<I8042>>,
     /// COM1.
     pub uart: Arc<Lock<Uart>>,
+    /// The clock, with CMOS memory.
+    rtc: Arc<Lock<Rtc>>,
     /// The IDE controller, with the CD-ROM drive.
     pub ide: Arc<Lock<Ide>>,
     /// The floppy disk controller.
@@ -110,6 +113,8 @@ pub struct Guest<B: VcpuBackend> {
     pub port: Option<usize>,
     /// RAM in bytes.
     pub memory_size: u64,
+    /// What kind of PC it is.
+    pub profile: options::Profile,
     chips: SharedChips,
     /// How its memory was to be virtualized when it was started.
     pub paging: options::Paging,
@@ -266,8 +271,8 @@ impl<B: VcpuBackend> Guest<B> {
             }
         };
 
-        let cpuid =
-            Cpuid::new(host::cpuid, desc.topology()).offering(interfaces(options.enlighten));
+        let cpuid = Cpuid::new(host::cpuid, desc.topology())
+            .offering(interfaces(options.profile.enlighten()));
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),
@@ -282,7 +287,7 @@ impl<B: VcpuBackend> Guest<B> {
             needs_shadow.then_some(&shadow),
             memory_size,
         );
-        let overlays = match options.enlighten.hyperv {
+        let overlays = match options.profile.enlighten().hyperv {
             true => Overlays::bytes(desc.max_cpus as usize),
             false => 0,
         };
@@ -374,7 +379,7 @@ impl<B: VcpuBackend> Guest<B> {
             floppy,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
             text: device_ram(vga::TEXT_RAM).ok_or_else(enough)?,
-            unix_time: host::unix_time(),
+            unix_time: host::unix_time().saturating_add_signed(options.profile.rtc().ahead()),
             cmos: cmos::cmos(&desc),
             flash,
             fw_cfg: has_firmware.then(|| fw_cfg(&desc, roms)),
@@ -384,12 +389,13 @@ impl<B: VcpuBackend> Guest<B> {
             vga,
             keyboard,
             uart,
+            rtc,
             ide,
             fdc,
             pm,
         } = Machine::build(&mut bus, &desc, outside);
         let wakeups = chips.lock().wakeups();
-        let vm = Arc::new(Vm::new(vm::Parts {
+        let mut vm = Vm::new(vm::Parts {
             number,
             mmu,
             bus,
@@ -397,7 +403,9 @@ impl<B: VcpuBackend> Guest<B> {
             cpuid,
             wakeups,
             scratch,
-        }));
+        });
+        vm.unknown_msrs.ignored = options.profile.unknown_msrs == options::UnknownMsrs::Ignore;
+        let vm = Arc::new(vm);
         if smp::used() > 1 {
             let kicks = &vm.wakeups.kicks;
             kicks.interrupt_by(smp::interrupt);
@@ -429,11 +437,13 @@ impl<B: VcpuBackend> Guest<B> {
             vga,
             keyboard,
             uart,
+            rtc,
             ide,
             fdc,
             pm,
             port,
             memory_size,
+            profile: options.profile,
             chips,
             memory,
             firmware,
@@ -455,6 +465,8 @@ impl<B: VcpuBackend> Guest<B> {
             slot.wake();
             slot.reset(ticks);
         }
+        let status = self.rtc.lock().cmos(cmos::SHUTDOWN_STATUS);
+        low_memory::clear(&*self.memory, status).map_err(|e| e.to_string())?;
         match &self.firmware {
             Firmware::Bios { code, placement } => {
                 let (at, part) = placement.low_copy();

@@ -81,6 +81,8 @@ pub struct Machine {
     pub keyboard: Arc<Lock<I8042>>,
     /// COM1.
     pub uart: Arc<Lock<Uart>>,
+    /// The clock, with CMOS memory.
+    pub rtc: Arc<Lock<Rtc>>,
     /// The IDE controller.
     pub ide: Arc<Lock<Ide>>,
     /// The floppy disk controller.
@@ -149,7 +151,8 @@ impl Machine {
         for (index, value) in cmos {
             rtc.set_cmos(index, value);
         }
-        put(bus, Arc::new(Lock::device(rtc)), &[(0x70, 2)], Width::Byte);
+        let rtc = Arc::new(Lock::device(rtc));
+        put(bus, rtc.clone(), &[(0x70, 2)], Width::Byte);
         let a20 = A20::new(bus.add_wrap());
         let keyboard = Arc::new(Lock::device(I8042::new(
             line(irq::KEYBOARD),
@@ -220,6 +223,7 @@ impl Machine {
             vga,
             keyboard,
             uart,
+            rtc,
             ide,
             fdc,
             pm,

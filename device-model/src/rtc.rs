@@ -170,6 +170,12 @@ impl Rtc {
         }
     }
 
+    /// A byte of CMOS memory, as [`set_cmos`](Self::set_cmos) counts them.
+    #[must_use]
+    pub fn cmos(&self, index: u8) -> u8 {
+        self.byte(index)
+    }
+
     fn byte(&self, index: u8) -> u8 {
         self.cmos.get(usize::from(index)).copied().unwrap_or(0xff)
     }

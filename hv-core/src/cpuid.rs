@@ -52,7 +52,10 @@ const HYPERVISOR: u32 = 0x4000_0000;
 const SECOND: u32 = 0x4000_0100;
 
 /// XCR0 components that guests may use: x87, SSE, AVX.
-pub const XCR0_ALLOWED: u64 = 0b111;
+pub const XCR0_ALLOWED: u64 = XCR0_X87_SSE | XCR0_AVX;
+/// Without these there is no XSAVE.
+const XCR0_X87_SSE: u64 = 0b011;
+const XCR0_AVX: u64 = 0b100;
 
 /// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
 /// RDRAND. What is not here (MONITOR, VMX, PCID, PDCM, ...) the virtual CPU does not have.
@@ -70,6 +73,15 @@ const LEAF1_ECX: u32 = 1
     | 1 << 28
     | 1 << 29
     | 1 << 30;
+/// Leaf 1 ECX: XSAVE.
+const LEAF1_ECX_XSAVE: u32 = 1 << 26;
+/// Leaf 1 ECX: AVX.
+const LEAF1_ECX_AVX: u32 = 1 << 28;
+/// Leaf 1 ECX: what is encoded as AVX is: FMA, F16C.
+const LEAF1_ECX_VEX: u32 = 1 << 12 | 1 << 29;
+/// Leaf 7.0 EBX and ECX likewise: AVX2; VAES, VPCLMULQDQ.
+const LEAF7_EBX_VEX: u32 = 1 << 5;
+const LEAF7_ECX_VEX: u32 = 1 << 9 | 1 << 10;
 /// Leaf 1 ECX: x2APIC, and the local APIC's timer in TSC-deadline mode, which are emulated whatever the host has.
 const LEAF1_ECX_APIC: u32 = 1 << 21 | 1 << 24;
 /// Leaf 1 ECX: there is a hypervisor.
@@ -127,7 +139,8 @@ impl Cpuid {
         let host_max = host(0, 0).eax;
         let amd = topology::is_amd(host(0, 0));
         let (package, htt) = topology::leaf1(topology);
-        let has_xsave = host_max >= 0x0d && host(1, 0).ecx & 1 << 26 != 0;
+        let xcr0 = xcr0_of(&mut host, host_max);
+        let hidden = Hidden::without(xcr0);
         let mut basic = Vec::new();
         for leaf in 0..=MAX_BASIC.min(host_max) {
             let h = host(leaf, 0);
@@ -140,7 +153,9 @@ impl Cpuid {
                     eax: h.eax,
                     // The CLFLUSH line size is the host's.
                     ebx: h.ebx & 0xff00 | package,
-                    ecx: h.ecx & LEAF1_ECX | LEAF1_ECX_APIC | LEAF1_ECX_HYPERVISOR,
+                    ecx: h.ecx & LEAF1_ECX & !hidden.leaf1_ecx
+                        | LEAF1_ECX_APIC
+                        | LEAF1_ECX_HYPERVISOR,
                     edx: h.edx & LEAF1_EDX | htt,
                 },
                 2 => h,
@@ -158,22 +173,21 @@ impl Cpuid {
         };
         let leaf7 = CpuidResult {
             eax: 0,
-            ebx: h7.ebx & LEAF7_EBX,
-            ecx: h7.ecx & LEAF7_ECX,
+            ebx: h7.ebx & LEAF7_EBX & !hidden.leaf7_ebx,
+            ecx: h7.ecx & LEAF7_ECX & !hidden.leaf7_ecx,
             edx: h7.edx & LEAF7_EDX,
         };
         let mut xsave = [CpuidResult::default(); 3];
-        if has_xsave {
-            let (h0, h1, h2) = (host(0x0d, 0), host(0x0d, 1), host(0x0d, 2));
-            let allowed = u64::from(h0.eax) & XCR0_ALLOWED;
-            let avx = allowed & 0b100 != 0;
+        if xcr0 != 0 {
+            let (h1, h2) = (host(0x0d, 1), host(0x0d, 2));
+            let avx = xcr0 & XCR0_AVX != 0;
             let max = if avx {
                 h2.ebx.saturating_add(h2.eax)
             } else {
                 576
             };
             xsave[0] = CpuidResult {
-                eax: allowed as u32,
+                eax: xcr0 as u32,
                 ebx: 576,
                 ecx: max,
                 edx: 0,
@@ -348,7 +362,7 @@ impl Cpuid {
                     .get(subleaf as usize)
                     .copied()
                     .unwrap_or_default();
-                if subleaf == 0 && state().xcr0 & 0b100 != 0 {
+                if subleaf == 0 && state().xcr0 & XCR0_AVX != 0 {
                     r.ebx = r.ecx;
                 }
                 r
@@ -359,6 +373,44 @@ impl Cpuid {
             0x4000_0000..=0x7fff_ffff => at(&self.hypervisor, HYPERVISOR).unwrap_or_default(),
             _ => at(&self.extended, 0x8000_0000).unwrap_or_default(),
         }
+    }
+}
+
+/// The XCR0 bits that the guest may set, on a host with such answers: those that leaf 0Dh and the feature bits agree on.
+fn xcr0_of(host: &mut impl FnMut(u32, u32) -> CpuidResult, host_max: u32) -> u64 {
+    let features = host(1, 0).ecx;
+    if host_max < 0x0d || features & LEAF1_ECX_XSAVE == 0 {
+        return 0;
+    }
+    let allowed = u64::from(host(0x0d, 0).eax) & XCR0_ALLOWED;
+    match (allowed & XCR0_X87_SSE, features & LEAF1_ECX_AVX) {
+        (XCR0_X87_SSE, 0) => XCR0_X87_SSE,
+        (XCR0_X87_SSE, _) => allowed,
+        _ => 0,
+    }
+}
+
+/// Features that cannot be used where XCR0 lacks their component (SDM vol 1 13.2, "Enumeration of CPU Support for XSAVE Instructions
+/// and XSAVE-Supported Features").
+#[derive(Default)]
+struct Hidden {
+    leaf1_ecx: u32,
+    leaf7_ebx: u32,
+    leaf7_ecx: u32,
+}
+
+impl Hidden {
+    fn without(xcr0: u64) -> Self {
+        let mut hidden = Self::default();
+        if xcr0 & XCR0_AVX == 0 {
+            hidden.leaf1_ecx = LEAF1_ECX_AVX | LEAF1_ECX_VEX;
+            hidden.leaf7_ebx = LEAF7_EBX_VEX;
+            hidden.leaf7_ecx = LEAF7_ECX_VEX;
+        }
+        if xcr0 == 0 {
+            hidden.leaf1_ecx |= LEAF1_ECX_XSAVE;
+        }
+        hidden
     }
 }
 
@@ -479,6 +531,47 @@ mod tests {
         assert_eq!(c.get(0, 0, || STATE).eax, MAX_BASIC);
         assert_eq!(c.get(0x8000_0000, 0, || STATE).eax, MAX_EXTENDED);
         assert_eq!(c.get(0x0d, 0, || STATE).eax, 7);
+    }
+
+    /// A guest that found a feature without its state, or state without the feature, would enable what XSETBV refuses.
+    #[test]
+    fn features_and_sizes_are_those_of_the_state_that_xcr0_allows() {
+        // What leaf 0Dh of the host says of XCR0, whether leaf 1 has AVX, and what the guest may set.
+        for (state, avx, allowed) in [
+            (0xff, true, 7),
+            (0xff, false, 3),
+            (3, true, 3),
+            (1, true, 0),
+            (0, true, 0),
+        ] {
+            let host = |leaf, sub| {
+                let mut all = all_ones(leaf, sub);
+                match (leaf, sub) {
+                    (1, _) if !avx => all.ecx &= !LEAF1_ECX_AVX,
+                    (0x0d, 0) => all.eax = state,
+                    (0x0d, 2) => (all.eax, all.ebx) = (256, 576),
+                    _ => {}
+                }
+                all
+            };
+            let c = Cpuid::new(host, ONE);
+            assert_eq!(c.xcr0_allowed(), allowed, "{state:#x} {avx}");
+            let has_avx = allowed & XCR0_AVX != 0;
+            let vex = c.leaf1().ecx & (LEAF1_ECX_AVX | LEAF1_ECX_VEX) != 0
+                || c.leaf7().ebx & LEAF7_EBX_VEX != 0
+                || c.leaf7().ecx & LEAF7_ECX_VEX != 0;
+            assert_eq!(vex, has_avx, "{state:#x} {avx}");
+            assert_eq!(c.leaf1().ecx & LEAF1_ECX_XSAVE != 0, allowed != 0);
+            let leaf = |sub, xcr0| c.get(0x0d, sub, || CpuidState { xcr0, ..STATE });
+            assert_eq!(leaf(2, 1).eax != 0, has_avx);
+            let most = match allowed {
+                7 => 576 + 256,
+                3 => 576,
+                _ => 0,
+            };
+            assert_eq!((leaf(0, allowed).ecx, leaf(0, allowed).ebx), (most, most));
+            assert_eq!(leaf(0, 1).ebx, most.min(576));
+        }
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! Registers that the hardware switches with the guest (FS and GS base, SYSENTER, STAR, ...) never come here: the backend lets
 //! them through. Everything else is either emulated by the run loop, kept here as plain storage, reads a constant, or does not
-//! exist: #GP(0).
+//! exist: #GP(0), unless the VM [ignores](UnknownMsrs) such accesses.
+
+mod unknown;
 
 use crate::regs::SysReg;
 use crate::{hyperv, pvclock, pveoi, pvsteal};
+pub use unknown::UnknownMsrs;
 
 /// Register numbers, by the SDM's and APM's names.
 #[allow(missing_docs)]
@@ -13,7 +16,9 @@ pub mod nr {
     pub const TSC: u32 = 0x10;
     pub const APIC_BASE: u32 = 0x1b;
     pub const FEATURE_CONTROL: u32 = 0x3a;
+    pub const BIOS_UPDT_TRIG: u32 = 0x79;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
+    pub const PLATFORM_INFO: u32 = 0xce;
     pub const MTRRCAP: u32 = 0xfe;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
@@ -158,11 +163,23 @@ pub struct MsrStore {
     debugctl: u64,
     mcg_ctl: u64,
     mc_ctl: [u64; BANKS],
+    platform_info: u64,
 }
 
-impl Default for MsrStore {
-    fn default() -> Self {
+/// IA32_PLATFORM_INFO: the rate of the time-stamp counter in units of 100 MHz, as the highest and the most efficient one (SDM vol 4
+/// 2.17, "MSRs in Processors Based on Skylake Microarchitecture").
+fn platform_info(tsc_hz: u64) -> u64 {
+    const UNIT: u64 = 100_000_000;
+    let ratio = ((tsc_hz + UNIT / 2) / UNIT).min(0xff);
+    ratio << 8 | ratio << 40
+}
+
+impl MsrStore {
+    /// The registers after reset, of a CPU whose time-stamp counter runs at `tsc_hz`.
+    #[must_use]
+    pub fn new(tsc_hz: u64) -> Self {
         Self {
+            platform_info: platform_info(tsc_hz.min(1 << 40)),
             mtrr_variable: [0; 2 * RANGES],
             mtrr_fixed: [0; 11],
             mtrr_def_type: 0,
@@ -171,6 +188,12 @@ impl Default for MsrStore {
             mcg_ctl: u64::MAX,
             mc_ctl: [0; BANKS],
         }
+    }
+
+    /// Whether the register is there, if it is none that the run loop [handles itself](special).
+    #[must_use]
+    pub fn has(&self, msr: u32) -> bool {
+        msr == nr::BIOS_UPDT_TRIG || self.read(msr).is_ok()
     }
 }
 
@@ -207,7 +230,10 @@ impl MsrStore {
             nr::DEBUGCTL => self.debugctl,
             // Locked, nothing enabled. Windows 10 reads it before it has a #GP handler.
             nr::FEATURE_CONTROL => 1,
+            // EBC_FREQUENCY_ID, FSB_FREQ.
+            0x2c => 1 << 24,
             0xcd => 3,
+            nr::PLATFORM_INFO => self.platform_info,
             // BBL_CR_CTL3: Windows XP.
             0x11e => 0xbe70_2111,
             nr::MCG_CAP => MCG_CAP,
@@ -257,7 +283,7 @@ impl MsrStore {
             nr::DEBUGCTL => self.debugctl = value & 3,
             nr::MTRRCAP | nr::FEATURE_CONTROL => return Err(MsrFault),
             // Microcode updates are taken without effect: Windows loads them before it has an IDT.
-            0x79 | 0xcd | 0x11e | 0x606 => {}
+            nr::BIOS_UPDT_TRIG | 0x2c | 0xcd | nr::PLATFORM_INFO | 0x11e | 0x606 => {}
             nr::MCG_CTL => self.mcg_ctl = value,
             nr::MC0_CTL..=MC_LAST if msr & 3 == 0 => {
                 self.mc_ctl[((msr - nr::MC0_CTL) / 4) as usize] = value;
@@ -280,17 +306,19 @@ const fn reads_zero(msr: u32) -> bool {
         msr,
         // PLATFORM_ID, EBL_CR_POWERON, SMI_COUNT, BIOS_SIGN_ID.
         0x17 | 0x2a | 0x34 | 0x8b
+        // MPERF and APERF.
+        | 0xe7 | 0xe8
         // Performance counters and events.
         | 0xc1 | 0xc2 | 0x186 | 0x187 | 0x309 | 0x345 | 0x38d..=0x390
-        // MISC_FEATURES, MCG_STATUS, PERF_STATUS to THERM2, TEMPERATURE_TARGET, ENERGY_PERF_BIAS.
-        | 0x140 | 0x17a | 0x198..=0x19c | 0x1a2 | 0x1b0
+        // MISC_FEATURES, MCG_STATUS, PERF_STATUS to THERM2, TEMPERATURE_TARGET, MISC_FEATURE_CONTROL, ENERGY_PERF_BIAS.
+        | 0x140 | 0x17a | 0x198..=0x19c | 0x1a2 | 0x1a4 | 0x1b0
         // Last-branch records.
         | 0x1c9 | 0x1db..=0x1de | 0x680..=0x68f | 0x6c0..=0x6cf
         // RAPL.
         | 0x611 | 0x619 | 0x639 | 0x641
-        // AMD: performance counters, NB_CFG, TOP_MEM, P-states, patch level, and others that Windows and OpenBSD read.
+        // AMD: performance counters, NB_CFG, TOP_MEM, P-states, patch level, SEV_STATUS, and others that Windows and OpenBSD read.
         | 0xc001_0000..=0xc001_0007 | 0xc001_001a | 0xc001_001d | 0xc001_001f | 0xc001_0020 | 0xc001_0055 | 0xc001_0058
-        | 0xc001_0061..=0xc001_006b | 0xc001_0111..=0xc001_0113 | 0xc001_0117 | 0xc001_0140 | 0xc001_0141
+        | 0xc001_0061..=0xc001_006b | 0xc001_0111..=0xc001_0113 | 0xc001_0117 | 0xc001_0131 | 0xc001_0140 | 0xc001_0141
         | 0xc001_1020..=0xc001_1028 | 0xc001_102a..=0xc001_102d
     )
 }
@@ -301,7 +329,7 @@ mod tests {
 
     #[test]
     fn reserved_memory_types_fault() {
-        let mut s = MsrStore::default();
+        let mut s = MsrStore::new(2_500_000_000);
         assert_eq!(
             s.write(nr::MTRR_FIX64K, 0x0606_0606_0606_0602),
             Err(MsrFault)
@@ -316,7 +344,7 @@ mod tests {
 
     #[test]
     fn variable_ranges_are_as_many_as_mtrrcap_says() {
-        let mut s = MsrStore::default();
+        let mut s = MsrStore::new(2_500_000_000);
         let count = s.read(nr::MTRRCAP).unwrap() as u32 & 0xff;
         for msr in (nr::MTRR_PHYSBASE0..).take(2 * count as usize) {
             assert_eq!(s.write(msr, 6), Ok(()), "{msr:#x}");
@@ -356,12 +384,12 @@ mod tests {
         assert_eq!(special(0x800), Some(Special::X2Apic));
         assert_eq!(special(0x83f), Some(Special::X2Apic));
         assert_eq!(special(0x840), None);
-        assert_eq!(MsrStore::default().read(0x840), Err(MsrFault));
+        assert_eq!(MsrStore::new(2_500_000_000).read(0x840), Err(MsrFault));
     }
 
     #[test]
     fn there_are_as_many_machine_check_banks_as_mcg_cap_says() {
-        let mut s = MsrStore::default();
+        let mut s = MsrStore::new(2_500_000_000);
         let banks = s.read(nr::MCG_CAP).unwrap() as u32 & 0xff;
         for bank in 0..32 {
             let ctl = nr::MC0_CTL + 4 * bank;
@@ -380,28 +408,36 @@ mod tests {
 
     #[test]
     fn unknown_registers_fault_and_the_must_not_fault_list_does_not() {
-        let mut s = MsrStore::default();
+        let mut s = MsrStore::new(2_500_000_000);
         for msr in [0u32, 0x4000_0106, 0x4b56_4d02, 0xc000_0104, u32::MAX] {
             assert_eq!(s.read(msr), Err(MsrFault), "{msr:#x}");
             assert_eq!(s.write(msr, 0), Err(MsrFault), "{msr:#x}");
         }
         for msr in [
             0x17,
+            0x2c,
             0x3a,
             0x8b,
+            0xce,
+            0xe7,
+            0xe8,
             0xfe,
             0x11e,
             0x140,
             0x198,
             0x199,
             0x1a0,
+            0x1a4,
             0x1d9,
             0x400,
             0xc001_0015,
+            0xc001_0131,
             0xc001_1029,
         ] {
-            assert!(s.read(msr).is_ok(), "{msr:#x}");
+            assert!(s.read(msr).is_ok() && s.has(msr), "{msr:#x}");
         }
+        assert_eq!(s.read(nr::PLATFORM_INFO), Ok(25 << 8 | 25 << 40));
+        assert!(s.has(0x79) && s.read(0x79).is_err(), "it is write-only");
         assert_eq!(s.write(0x79, 0x1000), Ok(()));
     }
 }

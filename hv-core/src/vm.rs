@@ -13,6 +13,7 @@ use crate::irq::Wakeups;
 use crate::lock::{Guard, Lock, Rank};
 use crate::mem::GuestMemory;
 use crate::mmu::Mmu;
+use crate::msr::UnknownMsrs;
 use crate::scratch::Scratch;
 use crate::time::VmTime;
 use alloc::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Vm<M: Mmu> {
     pub scratch: Option<Arc<Lock<dyn Scratch>>>,
     /// Microsoft's interface, if the guest has it.
     pub hyperv: Option<Partition>,
+    /// What becomes of accesses to model-specific registers that are not there.
+    pub unknown_msrs: UnknownMsrs,
     bus: Lock<Bus>,
     mmu: Lock<M>,
     mirror: Mirror,
@@ -83,6 +86,7 @@ impl<M: Mmu> Vm<M> {
         let vm = Self {
             number,
             hyperv: hyperv.then(|| Partition::new(cpus, cpuid.is_amd())),
+            unknown_msrs: UnknownMsrs::default(),
             memory,
             cpuid,
             wakeups,

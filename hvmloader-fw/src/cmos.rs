@@ -10,7 +10,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
 
-const SHUTDOWN_STATUS: u8 = 0x0f;
+/// Where firmware goes on after a reset.
+pub const SHUTDOWN_STATUS: u8 = 0x0f;
 const FLOPPY_TYPES: u8 = 0x10;
 const DISK_TYPES: u8 = 0x12;
 const EQUIPMENT: u8 = 0x14;

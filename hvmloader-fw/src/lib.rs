@@ -22,6 +22,7 @@ pub mod cmos;
 pub mod e820;
 pub mod fwcfg;
 pub mod linux;
+pub mod low_memory;
 pub mod mptable;
 pub mod mtrr;
 pub mod pci_setup;

@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_registers_take_them_and_are_on() {
-        let mut msrs = MsrStore::default();
+        let mut msrs = MsrStore::new(1_000_000_000);
         for (msr, value) in writes(40) {
             assert_eq!(msrs.write(msr, value), Ok(()), "{msr:#x}");
             assert_eq!(msrs.read(msr), Ok(value), "{msr:#x}");

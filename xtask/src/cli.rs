@@ -7,9 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use protocol::MAX_RECORD;
 pub use protocol::options::BootFrom;
-use protocol::options::{Enlighten, MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
+use protocol::options::{MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
 
 use crate::firmware::Firmware;
+use crate::profile::ProfileArgs;
 use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
 
 /// Builds, runs and tests Umbra.
@@ -123,10 +124,9 @@ pub struct VmArgs {
     /// How shadow tables are kept up to date [default: unsync]
     #[arg(long, value_parser = PossibleValuesParser::new(Shadow::NAMES).try_map(|name| name.parse::<Shadow>()))]
     pub shadow: Option<Shadow>,
-    /// The interfaces of hypervisors that the guest is offered: kvm, hyperv (Microsoft's, for Windows), both as in kvm,hyperv, or none.
-    /// Linux takes KVM's where there are both
-    #[arg(long, value_name = "NAMES", default_value = "kvm")]
-    pub enlighten: Enlighten,
+    /// What kind of PC it is.
+    #[command(flatten)]
+    pub profile: ProfileArgs,
     /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
     /// bootable, and otherwise from the CD. May be repeated: there is room for four drives with that of the CD
     #[arg(long, value_name = "FILE")]

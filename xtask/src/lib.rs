@@ -42,6 +42,7 @@ mod paging;
 pub mod parsers;
 mod paths;
 mod peer;
+mod profile;
 mod progress;
 mod registers;
 mod rig;

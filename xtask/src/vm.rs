@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::{Enlighten, MAX_CPUS, Share, prefix};
+use protocol::options::{MAX_CPUS, Profile, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
 use crate::firmware::{self, Firmware};
@@ -38,8 +38,8 @@ pub struct Vm {
     pub paging: Paging,
     /// How shadow tables are kept, if that is not left to Umbra.
     pub shadow: Option<Shadow>,
-    /// The interfaces of hypervisors that the guest is offered.
-    pub enlighten: Enlighten,
+    /// What kind of PC it is.
+    pub profile: Profile,
     /// Further hard disks.
     pub disks: Vec<PathBuf>,
     /// Further media for the CD-ROM drive.
@@ -160,7 +160,7 @@ impl Vm {
             },
             paging: args.paging,
             shadow: args.shadow,
-            enlighten: args.enlighten,
+            profile: args.profile.profile()?,
             disks: Vec::new(),
             cdroms,
             floppies,
@@ -200,7 +200,7 @@ impl Vm {
             share: Share::default(),
             paging: Paging::Nested,
             shadow: None,
-            enlighten: Enlighten::default(),
+            profile: Profile::default(),
             disks: Vec::new(),
             cdroms: Vec::new(),
             floppies: Vec::new(),
@@ -218,7 +218,7 @@ impl Vm {
             share: self.share,
             paging: self.paging,
             shadow: self.shadow,
-            enlighten: self.enlighten,
+            profile: self.profile,
             record,
             count,
             boot: self.boot,
@@ -458,7 +458,7 @@ mod tests {
             max_cpus: 1,
             share: Share::default(),
             paging: Paging::Nested,
-            enlighten: Enlighten::default(),
+            profile: Profile::default(),
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],
             cdroms: vec!["/c".into(), "/e".into()],

@@ -171,6 +171,7 @@ impl<B: VcpuBackend> Session<B> {
                     cap => alloc::format!("{cap} %"),
                 }
             );
+            say!(self, "     {}", self.vms[index].guest.profile.decided());
             if self.vms[index].guest.cpus.len() > 1 {
                 self.list_cpus(index);
             }

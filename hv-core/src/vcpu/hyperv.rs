@@ -123,7 +123,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn hyperv_read(&mut self, msr: u32) -> Result<u64, MsrFault> {
-        let partition = self.vm.hyperv.as_ref().ok_or(MsrFault)?;
+        let Some(partition) = &self.vm.hyperv else {
+            return self.unknown_read(msr);
+        };
         Ok(match msr {
             msr::GUEST_OS_ID => partition.guest_os_id(),
             msr::HYPERCALL => partition.hypercall(),
@@ -147,7 +149,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn hyperv_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
-        let partition = self.vm.hyperv.as_ref().ok_or(MsrFault)?;
+        let Some(partition) = &self.vm.hyperv else {
+            return self.unknown_write(msr);
+        };
         let memory = &*self.vm.memory;
         match msr {
             msr::GUEST_OS_ID => partition.set_guest_os_id(memory, value),

@@ -20,7 +20,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn kvm_read(&mut self, msr: u32) -> Result<u64, MsrFault> {
         match msr {
-            _ if !self.has_kvm() => Err(MsrFault),
+            _ if !self.has_kvm() => self.unknown_read(msr),
             pveoi::MSR => Ok(self.pveoi.read()),
             pvsteal::MSR => Ok(self.steal.read()),
             _ => Ok(self.pvclock.read(msr)),
@@ -32,7 +32,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn kvm_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
         let valid = match msr {
-            _ if !self.has_kvm() => false,
+            _ if !self.has_kvm() => return self.unknown_write(msr),
             pveoi::MSR => self.pveoi.write(value),
             pvsteal::MSR => self.steal.write(value),
             _ => {

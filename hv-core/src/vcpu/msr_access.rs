@@ -16,10 +16,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn rdmsr(&mut self, next_rip: Option<u64>) -> Result<(), Trouble> {
         let next = self.next_rip(next_rip, Intercepted::Rdmsr)?;
         let msr = self.cpu.gprs().regs[gpr::RCX] as u32;
-        let value = self.msr_read(msr).map_err(|MsrFault| {
-            log::debug!("guest reads unknown MSR {msr:#x}");
-            general_protection()
-        })?;
+        let value = self.msr_read(msr);
+        let value = value.map_err(|MsrFault| general_protection())?;
         let regs = &mut self.cpu.gprs_mut().regs;
         regs[gpr::RAX] = value & 0xffff_ffff;
         regs[gpr::RDX] = value >> 32;
@@ -42,9 +40,26 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
+    /// RDMSR of a register that is not there.
+    pub(super) fn unknown_read(&self, msr: u32) -> Result<u64, MsrFault> {
+        let unknown = &self.vm.unknown_msrs;
+        unknown.tell(self.vm.number, msr, false);
+        unknown.ignored.then_some(0).ok_or(MsrFault)
+    }
+
+    /// WRMSR to a register that is not there.
+    pub(super) fn unknown_write(&self, msr: u32) -> Result<(), MsrFault> {
+        let unknown = &self.vm.unknown_msrs;
+        unknown.tell(self.vm.number, msr, true);
+        unknown.ignored.then_some(()).ok_or(MsrFault)
+    }
+
     pub(super) fn msr_read(&mut self, msr: u32) -> Result<u64, MsrFault> {
         match msr::special(msr) {
-            None => self.msrs.read(msr),
+            None => self.msrs.read(msr).or_else(|_| match self.msrs.has(msr) {
+                true => Err(MsrFault),
+                false => self.unknown_read(msr),
+            }),
             Some(Special::Tsc) => Ok(self
                 .clock
                 .ticks()
@@ -88,7 +103,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     pub(super) fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), MsrFault> {
         match msr::special(msr) {
-            None => return self.msrs.write(msr, value),
+            None => {
+                return self
+                    .msrs
+                    .write(msr, value)
+                    .or_else(|_| match self.msrs.has(msr) {
+                        true => Err(MsrFault),
+                        false => self.unknown_write(msr),
+                    });
+            }
             Some(Special::Tsc) => {
                 let offset = value.wrapping_sub(self.clock.ticks());
                 self.cpu.set_sysreg(SysReg::TscOffset, offset);

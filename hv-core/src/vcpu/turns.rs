@@ -18,7 +18,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.set_power_on_state();
         self.cpu
             .set_sysreg(SysReg::TscOffset, 0u64.wrapping_sub(ticks));
-        self.msrs = MsrStore::default();
+        self.msrs = MsrStore::new(self.pvclock.tsc_hz());
         self.pvclock.reset();
         self.pveoi = PvEoi::default();
         self.steal = StealTime::default();

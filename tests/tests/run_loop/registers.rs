@@ -5,9 +5,11 @@ use hv_core::cpu::VcpuBackend;
 use hv_core::event::{Event, vector};
 use hv_core::exit::ExitReason;
 use hv_core::mem::GuestMemory;
+use hv_core::msr::UnknownMsrs;
 use hv_core::regs::gpr::{RAX, RBX, RCX, RDX};
 use hv_core::regs::{SegReg, SysReg};
 use hv_core::vcpu::Stop;
+use std::sync::Arc;
 use tests::rig::{CODE, Rig};
 
 const GP: Event = Event::exception(13, Some(0));
@@ -56,6 +58,27 @@ fn apic_base_has_as_many_bits_as_physical_addresses() {
     let mut r = Rig::new();
     assert!(write(&mut r, 0x1b, 0xff_fee0_0900));
     assert!(!write(&mut r, 0x1b, 0x100_fee0_0900));
+}
+
+#[test]
+fn unknown_registers_fault_unless_they_are_ignored() {
+    // One that no CPU has, and those of interfaces that the guest is not offered.
+    let unknown = [0xc000_0104, 0x4000_0000];
+    let mut r = Rig::new();
+    for msr in unknown {
+        assert_eq!((read(&mut r, msr), write(&mut r, msr, 1)), (None, false));
+    }
+    let mut r = Rig::new();
+    let vm = Arc::get_mut(&mut r.vcpu.vm).expect("it has one CPU");
+    vm.unknown_msrs = UnknownMsrs::new(true);
+    for msr in unknown {
+        assert_eq!((read(&mut r, msr), write(&mut r, msr, 1)), (Some(0), true));
+    }
+    // What is there keeps its rules: a read-only register, a value that is not valid, a mode that is off.
+    assert!(!write(&mut r, 0xfe, 0));
+    assert!(!write(&mut r, PAT, 2));
+    assert_eq!(read(&mut r, 0x79), None);
+    assert_eq!(read(&mut r, 0x802), None);
 }
 
 fn cpuid(r: &mut Rig, leaf: u64) -> [u64; 4] {

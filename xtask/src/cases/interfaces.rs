@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::Enlighten;
+use protocol::options::{Enlighten, Os, Profile};
 use serde_json::Value;
 
 use super::checks::Check::{Console, PoweredOff};
@@ -14,23 +14,20 @@ use crate::guests::Guest;
 use crate::run::{self, Options};
 use crate::vm::Vm;
 
-/// Microsoft's alone.
-const HYPERV: Enlighten = Enlighten {
-    kvm: false,
-    hyperv: true,
-};
+/// Microsoft's alone, as Windows has it.
+fn windows() -> Profile {
+    Profile {
+        os: Os::Windows,
+        ..Profile::default()
+    }
+}
 
 /// The cloud kernel with these interfaces, which has to say so and to switch the machine off.
-fn kernel(
-    name: &'static str,
-    cpus: u32,
-    enlighten: Enlighten,
-    says: &'static [&'static str],
-) -> Case {
+fn kernel(name: &'static str, cpus: u32, profile: Profile, says: &'static [&'static str]) -> Case {
     let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
     let checks = [PoweredOff, Console(says)];
     Case {
-        enlighten,
+        profile,
         ..with_cpus(cpus, case(name, what, 512, 200, &[], &checks))
     }
 }
@@ -44,7 +41,7 @@ fn panics(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         report: Some(report.clone()),
         ..Options::headless(Vm {
             memory: case.memory,
-            enlighten: HYPERV,
+            profile: windows(),
             cmdline: "console=ttyS0 quiet".to_owned(),
             ..kernel
         })
@@ -67,15 +64,18 @@ fn panics(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let both = Enlighten {
-        kvm: true,
-        hyperv: true,
+    let both = Profile {
+        enlighten: Some(Enlighten {
+            kvm: true,
+            hyperv: true,
+        }),
+        ..Profile::default()
     };
     vec![
         kernel(
             "hyperv-kernel",
             1,
-            HYPERV,
+            windows(),
             &[
                 "GUEST-HYPERVISOR Microsoft Hyper-V",
                 "GUEST-CLOCK hyperv_clocksource_tsc_page",
@@ -85,7 +85,7 @@ pub(super) fn cases() -> Vec<Case> {
         kernel(
             "hyperv-cpus-4-kernel",
             4,
-            HYPERV,
+            windows(),
             &[
                 "GUEST-CPU 4",
                 "GUEST-HYPERVISOR Microsoft Hyper-V",

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::{Enlighten, Transport};
+use protocol::options::{Profile, Transport};
 use serde_json::Value;
 
 use self::checks::Check;
@@ -71,8 +71,8 @@ pub struct Case {
     /// How the guest's memory is virtualized.
     paging: Paging,
     shadow: Option<Shadow>,
-    /// The interfaces of hypervisors that the guest is offered.
-    enlighten: Enlighten,
+    /// What kind of PC the guest has.
+    profile: Profile,
     /// What must hold besides the script.
     checks: Vec<Check>,
     /// It runs only when it is named: it takes too long for every day.
@@ -154,7 +154,7 @@ fn case(
         bus: Bus::Virtio,
         paging: Paging::Nested,
         shadow: None,
-        enlighten: Enlighten::default(),
+        profile: Profile::default(),
         checks: checks.to_vec(),
         by_hand: false,
     }
@@ -342,7 +342,7 @@ impl Case {
                 max_cpus: self.max_cpus.max(self.cpus),
                 paging: self.paging,
                 shadow: self.shadow,
-                enlighten: self.enlighten,
+                profile: self.profile,
                 ..options.vm.clone()
             },
             script,

@@ -4,11 +4,13 @@
 //! those of the first virtual machine; behind `vm=2` those of the second, and so on. What stands behind `--` is the command line of the
 //! first one's guest.
 
+mod profile;
 mod share;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
     BootFrom, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS, MAX_FIRMWARE, MAX_MEDIA,
@@ -37,8 +39,8 @@ pub struct Vm<'a> {
     pub paging: Paging,
     /// How shadow tables are kept, if that is said.
     pub shadow: Option<Shadow>,
-    /// The interfaces of hypervisors that it is offered.
-    pub enlighten: Enlighten,
+    /// What kind of PC it is.
+    pub profile: Profile,
     /// How many exits are recorded into the report: up to [`MAX_RECORD`].
     pub record: u32,
     /// Whether exits are counted by port and by MSR for the report.
@@ -167,7 +169,6 @@ impl Vm<'_> {
             }
             "paging" => self.paging = value.parse()?,
             "shadow" => self.shadow = Some(value.parse()?),
-            "enlighten" => self.enlighten = value.parse()?,
             "record" => {
                 let count = number(value).filter(|&count| count <= MAX_RECORD);
                 self.record = count.ok_or("it is a number of exits up to 10000")?;
@@ -177,7 +178,7 @@ impl Vm<'_> {
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
             "floppy" => add(&mut self.floppies, value)?,
-            _ => return self.share.take(key, value),
+            _ => return Ok(self.share.take(key, value)? || self.profile.take(key, value)?),
         }
         Ok(true)
     }
@@ -248,7 +249,7 @@ impl fmt::Display for Vm<'_> {
             share,
             paging,
             shadow,
-            enlighten,
+            profile,
             record,
             count,
             cdroms,
@@ -265,12 +266,9 @@ impl fmt::Display for Vm<'_> {
                 write!(f, "{key}={cpus} ")?;
             }
         }
-        write!(f, "{share}paging={paging}")?;
+        write!(f, "{share}{profile}paging={paging}")?;
         if let Some(shadow) = shadow {
             write!(f, " shadow={}", shadow.name())?;
-        }
-        if *enlighten != Enlighten::default() {
-            write!(f, " enlighten={enlighten}")?;
         }
         if *record != 0 {
             write!(f, " record={record}")?;

@@ -14,6 +14,20 @@ fn random_share(r: &mut Random) -> Share {
     }
 }
 
+fn random_profile(r: &mut Random) -> Profile {
+    let enlighten = Enlighten {
+        kvm: r.below(2) == 0,
+        hyperv: r.below(2) == 0,
+    };
+    let minutes = r.below(2 * MAX_OFFSET as u64 + 1) as i16 - MAX_OFFSET;
+    Profile {
+        os: r.pick(&Os::ALL),
+        enlighten: (r.below(2) == 0).then_some(enlighten),
+        rtc: r.pick(&[None, Some(Rtc::Utc), Some(Rtc::Local(minutes))]),
+        unknown_msrs: r.pick(&[UnknownMsrs::Fault, UnknownMsrs::Ignore]),
+    }
+}
+
 fn random_vm(r: &mut Random) -> Vm<'static> {
     let places = |r: &mut Random| {
         let place = |r: &mut Random| Place {
@@ -37,10 +51,7 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
             _ => Paging::Alternate(1 + r.below(1_000_000) as u32),
         },
         shadow: (r.below(2) == 0).then(|| Shadow::ALL[r.below(3) as usize]),
-        enlighten: Enlighten {
-            kvm: r.below(2) == 0,
-            hyperv: r.below(2) == 0,
-        },
+        profile: random_profile(r),
         record: r.below(10_001) as u32,
         count: r.below(2) == 0,
         cdroms: places(r),
@@ -86,7 +97,12 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "warp=",
         "paging=",
         "shadow=",
+        "os=",
+        "windows",
         "enlighten=",
+        "rtc=",
+        "local:",
+        "unknown-msrs=",
         "hyperv",
         ",",
         "record=",
@@ -167,6 +183,9 @@ fn a_wrong_word_is_named() {
         ("window paging=both", "paging=both"),
         ("paging=alternate:0ms", "paging=alternate:0ms"),
         ("shadow=none", "shadow=none"),
+        ("os=dos", "os=dos"),
+        ("os=windows rtc=local:+900", "rtc=local:+900"),
+        ("unknown-msrs=", "unknown-msrs="),
         ("enlighten=xen", "enlighten=xen"),
         ("enlighten=", "enlighten="),
         ("enlighten=none,kvm", "enlighten=none,kvm"),
