@@ -226,6 +226,7 @@ impl<B: VcpuBackend> Guest<B> {
             drives: described,
             floppy: floppy_drive,
             boot: options.boot.map(boot_from),
+            tablet: options.tablet,
         };
 
         let mut store = None;
@@ -393,6 +394,7 @@ impl<B: VcpuBackend> Guest<B> {
             ide,
             fdc,
             pm,
+            usb: _,
         } = Machine::build(&mut bus, &desc, outside);
         let wakeups = chips.lock().wakeups();
         let mut vm = Vm::new(vm::Parts {

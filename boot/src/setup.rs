@@ -47,7 +47,7 @@ impl Setup {
         place::place(desc, &notes).map_err(|e| e.to_string())?;
         Ok(Self {
             tables: notes.0.into_inner(),
-            config: pci_setup::config_writes(),
+            config: pci_setup::config_writes(desc),
             text_mode: vga_text::mode3(),
         })
     }

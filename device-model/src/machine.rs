@@ -20,6 +20,8 @@ use crate::pm::{CpuHotplug, Piix4Pm};
 use crate::rtc::Rtc;
 use crate::syscontrol::SystemControl;
 use crate::uart::Uart;
+use crate::usb::tablet::Tablet;
+use crate::usb::uhci::{self, Uhci};
 use crate::vga::{self, Vga};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -89,6 +91,8 @@ pub struct Machine {
     pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
+    /// The USB controller with the tablet.
+    pub usb: Option<Shared<Uhci<Tablet>>>,
 }
 
 /// A new device's place on the bus.
@@ -207,6 +211,11 @@ impl Machine {
         let pm = Shared::new(pm);
         put(bus, pm.on_bus(), &blocks, Width::Native);
         pci.add(machine::PM, Box::new(pm.clone()));
+        let usb = desc.tablet.then(|| {
+            let wire = PciSink::input(machine::USB.device, uhci::PIN);
+            let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), wire);
+            tablet(bus, &mut pci, wire)
+        });
         let vga = display(bus, &mut pci, video, text);
         let nic = machine::NIC.device;
         let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
@@ -227,6 +236,7 @@ impl Machine {
             ide,
             fdc,
             pm,
+            usb,
         }
     }
 }
@@ -270,6 +280,16 @@ fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {
         .writable(0x40, 0x44, 0xff)
         .io_bar(BUS_MASTER_BAR, BUS_MASTER_LEN.into(), registers);
     pci.add(machine::IDE, Box::new(config));
+}
+
+/// The USB controller with the tablet. Its window is numbered by the bus before it exists.
+fn tablet(bus: &mut Bus, pci: &mut PciBus, wire: IrqLine) -> Shared<Uhci<Tablet>> {
+    let place = bus.reserve();
+    let registers = bus.add_port_window(place, uhci::PORTS, Width::Native);
+    let usb = Shared::new(Uhci::new(wire, registers, Tablet::new()));
+    bus.occupy(place, usb.on_bus());
+    pci.add(machine::USB, Box::new(usb.clone()));
+    usb
 }
 
 /// The VGA. Its windows are numbered by the bus before the device exists.

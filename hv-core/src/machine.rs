@@ -39,6 +39,11 @@ pub const IDE: Slot = Slot {
     device: 1,
     function: 1,
 };
+/// USB host controller (PIIX3), in machines with a tablet.
+pub const USB: Slot = Slot {
+    device: 1,
+    function: 2,
+};
 /// Power management (PIIX4).
 pub const PM: Slot = Slot {
     device: 1,
@@ -203,6 +208,8 @@ pub struct MachineDesc {
     pub floppy: FloppyDrive,
     /// What is booted first. None: the usual order.
     pub boot: Option<BootFrom>,
+    /// Whether there is a USB controller with a tablet.
+    pub tablet: bool,
 }
 
 impl MachineDesc {

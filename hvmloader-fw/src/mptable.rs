@@ -87,7 +87,7 @@ fn table(desc: &MachineDesc) -> Vec<u8> {
     ]);
 
     let mut taken_by_pci = 0u16;
-    for i in interrupts() {
+    for i in interrupts(desc) {
         let source = i.slot.device << 2 | i.pin;
         add(&[IO_INTERRUPT, INT, 0, 0, PCI_BUS, source, IOAPIC_ID, i.irq]);
         taken_by_pci |= 1 << i.irq;

@@ -6,7 +6,9 @@
 
 use alloc::vec::Vec;
 use hv_core::device::AccessSize;
-use hv_core::machine::{IDE, ISA_BRIDGE, NIC, PM, PM_BASE, SCI_IRQ, Slot, VGA, irq, pirq};
+use hv_core::machine::{
+    IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, SCI_IRQ, Slot, USB, VGA, irq, pirq,
+};
 
 /// One write to a configuration register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +42,8 @@ pub const VGA_REGISTERS: u32 = 0xfebf_0000;
 pub const NIC_PORTS: u16 = 0xc000;
 /// The IDE controller's bus-master ports.
 pub const BUS_MASTER_PORTS: u16 = 0xc100;
+/// The USB controller's ports.
+pub const USB_PORTS: u16 = 0xc120;
 
 const COMMAND: u8 = 0x04;
 const BAR0: u8 = 0x10;
@@ -70,26 +74,26 @@ const COMMAND_BYTE: u8 = 0x61;
 
 /// The interrupts of all functions that have a pin. The power-management function's is the SCI, which is wired past the links.
 #[must_use]
-pub fn interrupts() -> [Interrupt; 2] {
+pub fn interrupts(desc: &MachineDesc) -> Vec<Interrupt> {
     const INTA: u8 = 0;
-    let link = usize::from(pirq(NIC.device, INTA));
-    [
-        Interrupt {
-            slot: PM,
-            pin: INTA,
-            irq: SCI_IRQ,
-        },
-        Interrupt {
-            slot: NIC,
-            pin: INTA,
-            irq: irq::PIRQ[link],
-        },
-    ]
+    const INTD: u8 = 3;
+    let linked = |slot: Slot, pin| Interrupt {
+        slot,
+        pin,
+        irq: irq::PIRQ[usize::from(pirq(slot.device, pin))],
+    };
+    let sci = Interrupt {
+        slot: PM,
+        pin: INTA,
+        irq: SCI_IRQ,
+    };
+    let usb = desc.tablet.then(|| linked(USB, INTD));
+    usb.into_iter().chain([sci, linked(NIC, INTA)]).collect()
 }
 
 /// The configuration writes in order. Each function decodes only after its base addresses are set.
 #[must_use]
-pub fn config_writes() -> Vec<PciWrite> {
+pub fn config_writes(desc: &MachineDesc) -> Vec<PciWrite> {
     let mut writes = Vec::new();
     let mut write = |slot, offset, size, value| {
         writes.push(PciWrite {
@@ -106,15 +110,19 @@ pub fn config_writes() -> Vec<PciWrite> {
         write(IDE, channel, AccessSize::Word, IDE_DECODE);
     }
     write(IDE, BAR4, AccessSize::Dword, u32::from(BUS_MASTER_PORTS));
+    if desc.tablet {
+        write(USB, BAR4, AccessSize::Dword, u32::from(USB_PORTS));
+    }
     write(PM, PMBASE, AccessSize::Dword, u32::from(PM_BASE) | 1);
     write(PM, PMREGMISC, AccessSize::Byte, 1);
     write(VGA, BAR0, AccessSize::Dword, VGA_FRAME_BUFFER);
     write(VGA, BAR2, AccessSize::Dword, VGA_REGISTERS);
     write(NIC, BAR0, AccessSize::Dword, u32::from(NIC_PORTS));
-    for i in interrupts() {
+    for i in interrupts(desc) {
         write(i.slot, INTERRUPT_LINE, AccessSize::Byte, u32::from(i.irq));
     }
-    for slot in [IDE, PM, VGA, NIC] {
+    let usb = desc.tablet.then_some(USB);
+    for slot in [IDE, PM, VGA, NIC].into_iter().chain(usb) {
         write(
             slot,
             COMMAND,
@@ -143,6 +151,20 @@ pub fn port_writes() -> [(u16, u8); 4] {
 mod tests {
     use super::*;
 
+    fn with_tablet() -> MachineDesc {
+        MachineDesc {
+            tablet: true,
+            ..crate::testing::machine(1 << 30, 1)
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_tablet_has_no_usb_controller() {
+        let plain = crate::testing::machine(1 << 30, 1);
+        assert!(config_writes(&plain).iter().all(|w| w.slot != USB));
+        assert!(interrupts(&plain).iter().all(|i| i.slot != USB));
+    }
+
     #[test]
     fn ports_get_what_seabios_writes() {
         assert_eq!(
@@ -153,8 +175,8 @@ mod tests {
 
     #[test]
     fn base_addresses_come_before_the_command_register() {
-        let writes = config_writes();
-        for slot in [IDE, PM, VGA, NIC] {
+        let writes = config_writes(&with_tablet());
+        for slot in [IDE, USB, PM, VGA, NIC] {
             let of = writes.iter().filter(|w| w.slot == slot).collect::<Vec<_>>();
             assert_eq!(of.last().unwrap().offset, COMMAND);
         }
@@ -163,12 +185,13 @@ mod tests {
     #[test]
     fn interrupt_lines_follow_the_wiring() {
         let line = |slot| {
-            config_writes()
+            config_writes(&with_tablet())
                 .iter()
                 .find(|w| w.slot == slot && w.offset == INTERRUPT_LINE)
                 .map(|w| w.value)
         };
         assert_eq!(line(NIC), Some(11));
+        assert_eq!(line(USB), Some(11));
         assert_eq!(line(PM), Some(9));
         assert_eq!(line(VGA), None);
     }

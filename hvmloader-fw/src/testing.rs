@@ -23,6 +23,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
         ],
         floppy: FloppyDrive::M1440,
         boot: None,
+        tablet: false,
     }
 }
 

@@ -249,6 +249,7 @@ impl FirmwarePc {
             drives: described,
             floppy: FloppyDrive::M1440,
             boot: media.boot,
+            tablet: false,
         };
         let placement = BiosPlacement::of(&bios, 0).expect("the image is a BIOS");
         let (low, part) = placement.low_copy();

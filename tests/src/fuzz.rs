@@ -244,6 +244,7 @@ fn desc(memory: u64) -> MachineDesc {
         ],
         floppy: FloppyDrive::M1440,
         boot: None,
+        tablet: false,
     }
 }
 

@@ -170,6 +170,7 @@ fn desc() -> MachineDesc {
         ],
         floppy: FloppyDrive::M1440,
         boot: None,
+        tablet: true,
     }
 }
 
@@ -241,7 +242,7 @@ impl Pc {
             memory,
             now: VmTime(0),
             painter: Painter::default(),
-            config: pci_setup::config_writes(),
+            config: pci_setup::config_writes(&desc),
         };
         pc.reset();
         pc

@@ -43,6 +43,7 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],
         floppy: FloppyDrive::M1440,
         boot: None,
+        tablet: true,
     };
     let mem = VecMemory::new(MEMORY);
     let placement = place(&desc, &mem).unwrap();

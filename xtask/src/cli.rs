@@ -150,6 +150,19 @@ pub struct VmArgs {
     /// What the guest boots from first [default: the hard disk if that is bootable, then the CD, then the floppy]
     #[arg(long, value_parser = PossibleValuesParser::new(BootFrom::NAMES).try_map(|name| name.parse::<BootFrom>()))]
     pub boot: Option<BootFrom>,
+    /// A tablet at a USB controller, so that the guest's pointer is where the hand is and the window grabs no mouse. Guests without a
+    /// driver for it have the mouse all the same [default: on with a window, off without]
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub tablet: Option<Switch>,
+}
+
+/// Whether there is something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// There is.
+    On,
+    /// There is not.
+    Off,
 }
 
 /// How to run guests.

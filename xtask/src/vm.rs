@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use protocol::options::{MAX_CPUS, Profile, Share, prefix};
 
-use crate::cli::{BootFrom, VmArgs};
+use crate::cli::{BootFrom, Switch, VmArgs};
 use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
 use crate::media::{self, Floppy, Kind, Medium};
@@ -48,6 +48,8 @@ pub struct Vm {
     pub floppies: Vec<Floppy>,
     /// What is booted first.
     pub boot: Option<BootFrom>,
+    /// Whether there is a tablet.
+    pub tablet: bool,
     /// What boots it.
     pub firmware: Firmware,
 }
@@ -165,6 +167,7 @@ impl Vm {
             cdroms,
             floppies,
             boot,
+            tablet: args.tablet == Some(Switch::On),
             firmware,
         })
     }
@@ -205,6 +208,7 @@ impl Vm {
             cdroms: Vec::new(),
             floppies: Vec::new(),
             boot: None,
+            tablet: false,
             firmware,
         })
     }
@@ -222,6 +226,7 @@ impl Vm {
             record,
             count,
             boot: self.boot,
+            tablet: self.tablet,
             ..Default::default()
         }
     }
@@ -467,6 +472,7 @@ mod tests {
                 writable: false,
             }],
             boot: None,
+            tablet: false,
             firmware: Firmware::Bios,
         };
         let scratch = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 //! ```text
 //! \_SB   PCI0  host bridge: windows, interrupt routing
 //!              ISA_  PIIX3: KBD_ MOU_ RTC_ COM1 FDC0 MBRD (the ports that belong to no device) and PIRQ routing registers
-//!              IDE_ PM__ VGA_ NIC_
+//!              IDE_ PM__ VGA_ NIC_, USB_ with a tablet
 //!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
 //!        C000, or CPUS   processors (see `processors.rs`)
 //! \_S5   power off; there is no other sleep state
@@ -29,7 +29,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::machine::{
     CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN, FloppyDrive, GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC,
-    PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, VGA, VGA_WINDOW, irq, pirq,
+    PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, USB, VGA, VGA_WINDOW, irq, pirq,
 };
 
 pub(super) const REVISION: u8 = 1;
@@ -183,20 +183,18 @@ fn host_bridge(desc: &MachineDesc) -> Raw {
             window.end,
         ),
     ]);
-    device(
-        "PCI0",
-        vec![
-            &hid("PNP0A03"),
-            &uid(0),
-            &crs,
-            &routing(),
-            &isa_bridge(desc),
-            &device("IDE_", vec![&adr(IDE)]),
-            &device("PM__", vec![&adr(PM)]),
-            &device("VGA_", vec![&adr(VGA)]),
-            &device("NIC_", vec![&adr(NIC)]),
-        ],
-    )
+    let (routing, isa) = (routing(), isa_bridge(desc));
+    let usb = desc.tablet.then_some(("USB_", USB));
+    let functions = [("IDE_", IDE), ("PM__", PM), ("VGA_", VGA), ("NIC_", NIC)];
+    let functions: Vec<Raw> = functions
+        .into_iter()
+        .chain(usb)
+        .map(|(name, slot)| device(name, vec![&adr(slot)]))
+        .collect();
+    let (hid, uid) = (hid("PNP0A03"), uid(0));
+    let mut children: Vec<&dyn Aml> = vec![&hid, &uid, &crs, &routing, &isa];
+    children.extend(functions.iter().map(|function| function as &dyn Aml));
+    device("PCI0", children)
 }
 
 /// _PRT: every pin of every slot ends at a link (ACPI 6.2.13, "_PRT (PCI Routing Table)").

@@ -118,6 +118,13 @@ impl Options {
         let mut vm = Vm::check(&args.vm, rig)?;
         let others = further.iter().map(|args| Vm::check(args, rig));
         let mut others = others.collect::<Result<Vec<_>>>()?;
+        let headless = args.headless;
+        // A window's pointer is where the hand is.
+        let default = |args: &VmArgs| args.tablet.is_none() && !headless;
+        vm.tablet |= default(&args.vm);
+        for (vm, args) in others.iter_mut().zip(&further) {
+            vm.tablet |= default(args);
+        }
         let guests_cpus: u32 = others.iter().map(|vm| vm.max_cpus).sum();
         let guests_cpus = guests_cpus + vm.max_cpus;
         let host_cpus = match &args.host_cpus {

@@ -53,6 +53,8 @@ pub struct Vm<'a> {
     pub floppies: Vec<Place>,
     /// What the firmware boots first, if that is said.
     pub boot: Option<BootFrom>,
+    /// Whether there is a USB controller with a tablet.
+    pub tablet: bool,
     /// The command line of the first virtual machine's guest, if it comes from a boot menu.
     pub cmdline: Option<&'a str>,
 }
@@ -174,6 +176,7 @@ impl Vm<'_> {
                 self.record = count.ok_or("it is a number of exits up to 10000")?;
             }
             "count" => self.count = true,
+            "tablet" => self.tablet = true,
             "boot" => self.boot = Some(value.parse()?),
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
@@ -256,6 +259,7 @@ impl fmt::Display for Vm<'_> {
             disks,
             floppies,
             boot,
+            tablet,
             cmdline: _,
         } = self;
         if let Some(bytes) = memory {
@@ -277,6 +281,7 @@ impl fmt::Display for Vm<'_> {
         if let Some(boot) = boot {
             write!(f, " boot={}", boot.name())?;
         }
+        f.write_str(if *tablet { " tablet" } else { "" })?;
         for (key, places) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
             for place in places {
                 write!(f, " {key}={place}")?;

@@ -58,6 +58,7 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         disks: places(r),
         floppies: places(r),
         boot: r.pick(&[None, Some(BootFrom::Cd), Some(BootFrom::Net)]),
+        tablet: r.below(2) == 0,
         cmdline: None,
     }
 }
@@ -106,6 +107,7 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "hyperv",
         ",",
         "record=",
+        "tablet",
         "cdrom=",
         "disk=",
         "vm=",
