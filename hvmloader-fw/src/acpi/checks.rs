@@ -1,5 +1,5 @@
-//! The tables as others read them: `iasl` disassembles all of them and compiles the DSDT again, and a walker with SeaBIOS' rules
-//! looks for the keyboard.
+//! The tables as others read them: `iasl` disassembles all of them and compiles the DSDT again, `acpiexec` evaluates every method of
+//! it, and a walker with SeaBIOS' rules looks for the keyboard.
 
 use crate::place::place;
 use crate::testing::{machines, pluggable, scratch, tool};
@@ -145,6 +145,102 @@ fn iasl_compiles_the_disassembled_dsdt() {
         let complaint = complaints.find(|l| !l.contains(" 3168 ") && !l.contains(" 2173 "));
         assert_eq!(complaint, None, "{text}");
         assert!(text.contains("0 Errors"), "{text}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// What ACPICA's interpreter says when it does `commands` with the DSDT in `dir`. What stands in an operation region is memory there, at
+/// first 0.
+fn acpiexec(dir: &Path, commands: &str) -> Option<String> {
+    let out = tool(
+        Command::new("acpiexec")
+            .args(["-b", commands, "dsdt.dat"])
+            .current_dir(dir),
+    )?;
+    let text =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "acpiexec {commands}: {text}");
+    for bad in ["Error", "Warning", "AE_", "Exception", "Could not"] {
+        assert!(!text.contains(bad), "acpiexec {commands}: {text}");
+    }
+    Some(text)
+}
+
+/// The methods of the table in `dir`, with how many arguments they take.
+fn methods(dir: &Path) -> Option<Vec<(String, usize)>> {
+    let text = acpiexec(dir, "methods")?;
+    let lines = text.lines().filter(|line| line.contains(" Method "));
+    let own = lines.filter(|line| {
+        // What the interpreter brings itself.
+        !line.contains("\\_OSI ") && !line.contains("\\_TI.")
+    });
+    let read = own.map(|line| {
+        let mut words = line.split_whitespace();
+        let path = words.next().unwrap().to_owned();
+        let args = words.skip_while(|word| *word != "Args").nth(1).unwrap();
+        (path, args.parse().unwrap())
+    });
+    Some(read.collect())
+}
+
+/// What a method is called with: what a system gives it (ACPI 6.2 and 6.3), or as many zeroes as it wants.
+fn arguments(path: &str, count: usize) -> String {
+    let name = &path[path.rfind('.').map_or(1, |dot| dot + 1)..];
+    let given = match name {
+        "_SRS" => "(89 06 00 09 01 0B 00 00 00 79 00)",
+        "_OST" => "1 0 (00)",
+        "_EJ0" | "_PIC" => "1",
+        _ => return ["0"; 7][..count].join(" "),
+    };
+    given.to_owned()
+}
+
+#[test]
+fn acpiexec_evaluates_every_method_without_complaint() {
+    for (desc, least) in [(pluggable(1, 1), 19), (pluggable(1, 3), 30)] {
+        let dir = scratch(&format!("acpiexec-{}", desc.max_cpus));
+        let tables = placed_tables(&desc);
+        let (_, dsdt) = tables.iter().find(|t| t.0 == "dsdt").unwrap();
+        std::fs::write(dir.join("dsdt.dat"), dsdt).unwrap();
+        let Some(methods) = methods(&dir) else {
+            return;
+        };
+        assert!(methods.len() >= least, "{methods:?}");
+        // Each run of the interpreter takes longer than what it does.
+        for some in methods.chunks(8) {
+            let commands = some
+                .iter()
+                .map(|(path, count)| format!("evaluate {path} {}", arguments(path, *count)));
+            let text = acpiexec(&dir, &commands.collect::<Vec<_>>().join(";")).unwrap();
+            for (path, _) in some {
+                assert!(
+                    text.contains(&format!("valuation of {path}")),
+                    "{path}: {text}"
+                );
+            }
+        }
+        // A link is where it was set, until it is off.
+        let link = "\\_SB.LNKB";
+        let text = acpiexec(
+            &dir,
+            &format!(
+                "evaluate {link}._SRS {};evaluate {link}._CRS;evaluate {link}._STA;evaluate {link}._DIS;evaluate {link}._STA",
+                arguments("\\_SRS", 1)
+            ),
+        );
+        let text = text.unwrap();
+        let lines = text.lines().map(str::trim);
+        let values: Vec<_> = lines
+            .filter(|line| line.starts_with("[Buffer]") || line.starts_with("[Integer]"))
+            .collect();
+        let [set, enabled, disabled] = values[..] else {
+            panic!("{text}");
+        };
+        assert!(set.contains("89 06 00 09 01 0B 00 00 00 79 00"), "{text}");
+        assert!(
+            enabled.ends_with("0B") && disabled.ends_with("09"),
+            "{text}"
+        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
