@@ -41,7 +41,11 @@ pub enum Guest {
     CloudKernel,
     /// A RAM disk for that kernel, with busybox and a script that says what it finds.
     CloudInitrd,
-    /// Both on a hard disk with its own boot loader.
+    /// The same kernel of Debian 13.
+    Cloud13Kernel,
+    /// A RAM disk for that kernel.
+    Cloud13Initrd,
+    /// Both of Debian 12 on a hard disk with its own boot loader.
     LinuxDisk,
     /// Both on a CD that boots by UEFI alone, through Debian's signed shim and GRUB.
     LinuxEfi,
@@ -57,7 +61,7 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 16] = [
+    pub const ALL: [Guest; 18] = [
         Guest::DebianAmd64,
         Guest::Debian13Amd64,
         Guest::DebianI386,
@@ -68,6 +72,8 @@ impl Guest {
         Guest::Ipxe,
         Guest::CloudKernel,
         Guest::CloudInitrd,
+        Guest::Cloud13Kernel,
+        Guest::Cloud13Initrd,
         Guest::LinuxDisk,
         Guest::LinuxEfi,
         Guest::I386Kernel,
@@ -89,6 +95,8 @@ impl Guest {
             Guest::Ipxe => "ipxe",
             Guest::CloudKernel => "cloud-kernel",
             Guest::CloudInitrd => "cloud-initrd",
+            Guest::Cloud13Kernel => "cloud-13-kernel",
+            Guest::Cloud13Initrd => "cloud-13-initrd",
             Guest::LinuxDisk => "linux-disk",
             Guest::LinuxEfi => "linux-efi",
             Guest::I386Kernel => "i386-kernel",
@@ -112,6 +120,7 @@ impl Guest {
     pub fn initrd(self) -> Option<Guest> {
         match self {
             Guest::CloudKernel => Some(Guest::CloudInitrd),
+            Guest::Cloud13Kernel => Some(Guest::Cloud13Initrd),
             Guest::I386Kernel => Some(Guest::I386Initrd),
             Guest::PaeKernel => Some(Guest::PaeInitrd),
             _ => None,
@@ -136,7 +145,11 @@ impl Guest {
             Guest::Ipxe => "iPXE network boot loader (ISO)",
             Guest::CloudKernel => "Debian's Linux kernel for virtual machines (bzImage)",
             Guest::CloudInitrd => "a RAM disk for it that lists the hardware (initrd)",
-            Guest::LinuxDisk => "both on a hard disk with GRUB in its boot sector (disk image)",
+            Guest::Cloud13Kernel => "the same kernel of Debian 13 (bzImage)",
+            Guest::Cloud13Initrd => "a RAM disk for it that lists the hardware (initrd)",
+            Guest::LinuxDisk => {
+                "both of Debian 12 on a hard disk with GRUB in its boot sector (disk image)"
+            }
             Guest::LinuxEfi => "both on a CD that boots by UEFI alone (ISO)",
             Guest::I386Kernel => "Debian's 32-bit Linux kernel without PAE (bzImage)",
             Guest::PaeKernel => "Debian's 32-bit Linux kernel with PAE (bzImage)",
@@ -158,6 +171,8 @@ impl Guest {
             Guest::Ipxe => "ipxe.iso",
             Guest::CloudKernel => "vmlinuz-cloud",
             Guest::CloudInitrd => "initrd-cloud.img",
+            Guest::Cloud13Kernel => "vmlinuz-cloud-13",
+            Guest::Cloud13Initrd => "initrd-cloud-13.img",
             Guest::LinuxDisk => "linux-disk.img",
             Guest::LinuxEfi => "linux-efi.iso",
             Guest::I386Kernel => "vmlinuz-i386",
@@ -200,6 +215,8 @@ impl Guest {
             Guest::Ipxe => packaged(&path, "ipxe", "usr/lib/ipxe/ipxe.iso")?,
             Guest::CloudKernel => CLOUD.kernel(&path)?,
             Guest::CloudInitrd => CLOUD.initrd(&path)?,
+            Guest::Cloud13Kernel => CLOUD_13.kernel(&path)?,
+            Guest::Cloud13Initrd => CLOUD_13.initrd(&path)?,
             Guest::I386Kernel => I386.kernel(&path)?,
             Guest::I386Initrd => I386.initrd(&path)?,
             Guest::PaeKernel => PAE.kernel(&path)?,
@@ -227,6 +244,7 @@ impl Guest {
     fn recipe(self) -> String {
         match self {
             Guest::CloudInitrd
+            | Guest::Cloud13Initrd
             | Guest::I386Initrd
             | Guest::PaeInitrd
             | Guest::LinuxDisk
@@ -247,7 +265,7 @@ impl Guest {
 struct Flavour {
     /// The package that depends on the current version.
     meta: &'static str,
-    /// The packages' architecture in apt's notation, if it is not the usual one.
+    /// The packages' architecture or suite in apt's notation, if it is not the usual one.
     suffix: &'static str,
     /// Where the current version's name is noted.
     note: &'static str,
@@ -259,6 +277,11 @@ const CLOUD: Flavour = Flavour {
     suffix: "",
     note: ".cloud-package",
     width: Width::Bits64,
+};
+const CLOUD_13: Flavour = Flavour {
+    suffix: "/trixie",
+    note: ".cloud-13-package",
+    ..CLOUD
 };
 const I386: Flavour = Flavour {
     meta: "linux-image-686",
@@ -289,6 +312,11 @@ impl Flavour {
         deb::unpacked(&format!("{}{}", self.package()?, self.suffix))
     }
 
+    /// Where its modules are.
+    fn modules(&self) -> Result<PathBuf> {
+        Ok(merged(&self.unpacked()?, "lib/modules"))
+    }
+
     /// Copies the kernel to `path`.
     fn kernel(&self, path: &Path) -> Result<()> {
         let package = self.package()?;
@@ -303,8 +331,8 @@ impl Flavour {
     /// Builds the RAM disk in `path`.
     fn initrd(&self, path: &Path) -> Result<()> {
         let busybox = deb::unpacked(&format!("busybox-static{}", self.suffix))?;
-        let modules = self.unpacked()?.join("lib/modules");
-        let image = initrd::build(&busybox.join("bin/busybox"), &modules, self.width)?;
+        let modules = self.modules()?;
+        let image = initrd::build(&merged(&busybox, "bin/busybox"), &modules, self.width)?;
         place(path, &image)
     }
 }
@@ -315,7 +343,7 @@ impl Flavour {
 ///
 /// Its package cannot be had.
 pub fn cloud_modules() -> Result<PathBuf> {
-    Ok(CLOUD.unpacked()?.join("lib/modules"))
+    CLOUD.modules()
 }
 
 /// The modules of the 32-bit kernel.
@@ -324,7 +352,16 @@ pub fn cloud_modules() -> Result<PathBuf> {
 ///
 /// Its package cannot be had.
 pub fn i386_modules() -> Result<PathBuf> {
-    Ok(I386.unpacked()?.join("lib/modules"))
+    I386.modules()
+}
+
+/// `/bin` and `/lib` of an unpacked package: from Debian 13 on they are below `/usr`.
+fn merged(files: &Path, path: &str) -> PathBuf {
+    let place = files.join(path);
+    match place.exists() {
+        true => place,
+        false => files.join("usr").join(path),
+    }
 }
 
 /// Copies one file of a package.

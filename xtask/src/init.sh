@@ -48,6 +48,9 @@ echo "GUEST-MEMORY $(sed -n 's/^MemTotal: *//p' /proc/meminfo)"
 echo "GUEST-CPU $(grep -c '^processor' /proc/cpuinfo) $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
 echo "GUEST-HYPERVISOR $(dmesg | sed -n 's/.*Hypervisor detected: //p')"
 dmesg | sed -n 's/.*Hyper-V: \(Using.*\)/GUEST-HYPERV \1/p'
+# On every PC it says what to do if there is a bug.
+dmesg | grep -i -E 'acpi.*(error|bug|warn)' | grep -v 'if necessary, use "pci=nocrs"' | sed 's/^/GUEST-ACPI-SAYS /' > /says
+[ -s /says ] && cat /says || echo "GUEST-ACPI-CLEAN"
 echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 [ -f /sys/firmware/efi/fw_platform_size ] && echo "GUEST-EFI $(cat /sys/firmware/efi/fw_platform_size)"
 echo "GUEST-PAT $(dmesg | sed -n 's/.*x86\/PAT: Configuration *//p')"

@@ -10,10 +10,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
+use crate::deb;
 use crate::work::{self, Width};
 
 /// The first program.
@@ -39,6 +41,9 @@ pub const DRIVERS: [&str; 6] = [
     "ne2k_pci",
     "af_packet",
 ];
+
+/// Behind the names of modules that are compressed, as Debian 13's are.
+const PACKED: &str = ".xz";
 
 /// Builds the RAM disk from `busybox`, from the drivers below `modules` that this kernel has, and from the program that works.
 ///
@@ -78,6 +83,27 @@ pub fn jobs(jobs: &[&str]) -> Vec<u8> {
     archive.finish()
 }
 
+/// The name of the module in this file, if it is one.
+fn module_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(PACKED).unwrap_or(name);
+    Some(name.strip_suffix(".ko")?.replace('-', "_"))
+}
+
+/// A module as the kernel takes it.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    if path.to_string_lossy().ends_with(PACKED) {
+        let unpack = deb::run(
+            Command::new("xz")
+                .arg("--decompress")
+                .arg("--stdout")
+                .arg(path),
+        );
+        return Ok(unpack?.stdout);
+    }
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// All modules below `directory`.
 fn find(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -85,7 +111,7 @@ fn find(directory: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(find(&path));
-        } else if path.extension().is_some_and(|extension| extension == "ko") {
+        } else if module_name(&path).is_some() {
             found.push(path);
         }
     }
@@ -118,10 +144,7 @@ fn load(
     loaded: &mut Vec<(String, Vec<u8>)>,
 ) -> Result<()> {
     let plain = name.replace('-', "_");
-    let is_it = |path: &&PathBuf| {
-        path.file_stem()
-            .is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == plain)
-    };
+    let is_it = |path: &&PathBuf| module_name(path).is_some_and(|name| name == plain);
     // What is not there as a module is part of the kernel, or the kernel has no such driver.
     let Some(path) = available
         .iter()
@@ -130,7 +153,7 @@ fn load(
     else {
         return Ok(());
     };
-    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let content = content(path)?;
     for dependency in dependencies(&content) {
         load(&dependency, available, seen, loaded)?;
     }
@@ -176,6 +199,15 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         assert_eq!(order, ["scsi_mod", "libata", "ata_piix", "sd_mod"]);
+    }
+
+    #[test]
+    fn modules_have_their_names_packed_or_not() {
+        let name = |path: &str| module_name(Path::new(path));
+        assert_eq!(name("a/ne2k-pci.ko"), Some("ne2k_pci".to_owned()));
+        assert_eq!(name("a/ne2k-pci.ko.xz"), Some("ne2k_pci".to_owned()));
+        assert_eq!(name("a/modules.dep"), None);
+        assert_eq!(name("a/x.xz"), None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ const GUESTS: &[Package] = &[
     package("grub-pc-bin", "/usr/lib/grub/i386-pc/multiboot2.mod"),
     package("e2fsprogs", "/sbin/mke2fs"),
     package("mtools", "/usr/bin/mformat"),
+    package("xz-utils", "/usr/bin/xz"),
 ];
 /// What the bootable image is made with.
 const IMAGE: &[Package] = &[

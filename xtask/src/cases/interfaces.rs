@@ -22,9 +22,25 @@ fn windows() -> Profile {
     }
 }
 
-/// The cloud kernel with these interfaces, which has to say so and to switch the machine off.
-fn kernel(name: &'static str, cpus: u32, profile: Profile, says: &'static [&'static str]) -> Case {
-    let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
+/// What a kernel with several CPUs says: its interrupts are sent by hypercalls, and its timers are synthetic ones.
+const SEVERAL: &[&str] = &[
+    "GUEST-CPU 4",
+    "GUEST-HYPERVISOR Microsoft Hyper-V",
+    "GUEST-HYPERV Using IPI hypercalls",
+    "GUEST-HYPERV Using enlightened APIC",
+    "GUEST-CLOCK hyperv_clocksource_tsc_page",
+    "GUEST-IRQ HVS:",
+];
+
+/// A kernel with these interfaces, which has to say so and to switch the machine off.
+fn kernel(
+    name: &'static str,
+    guest: Guest,
+    cpus: u32,
+    profile: Profile,
+    says: &'static [&'static str],
+) -> Case {
+    let what = What::Kernel(guest, "umbra.then=poweroff");
     let checks = [PoweredOff, Console(says)];
     Case {
         profile,
@@ -74,6 +90,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         kernel(
             "hyperv-kernel",
+            Guest::CloudKernel,
             1,
             windows(),
             &[
@@ -81,20 +98,27 @@ pub(super) fn cases() -> Vec<Case> {
                 "GUEST-CLOCK hyperv_clocksource_tsc_page",
             ],
         ),
-        // Its interrupts are sent by hypercalls, and its timers are synthetic ones.
         kernel(
             "hyperv-cpus-4-kernel",
+            Guest::CloudKernel,
             4,
             windows(),
-            &[
-                "GUEST-CPU 4",
-                "GUEST-HYPERVISOR Microsoft Hyper-V",
-                "GUEST-HYPERV Using IPI hypercalls",
-                "GUEST-HYPERV Using enlightened APIC",
-                "GUEST-IRQ HVS:",
-            ],
+            SEVERAL,
         ),
-        kernel("kvm-and-hyperv-kernel", 1, both, &["GUEST-HYPERVISOR KVM"]),
+        kernel(
+            "hyperv-cpus-4-kernel-of-debian-13",
+            Guest::Cloud13Kernel,
+            4,
+            windows(),
+            SEVERAL,
+        ),
+        kernel(
+            "kvm-and-hyperv-kernel",
+            Guest::CloudKernel,
+            1,
+            both,
+            &["GUEST-HYPERVISOR KVM"],
+        ),
         own("hyperv-panic", &[Guest::CloudKernel], panics, 256, 200),
     ]
 }

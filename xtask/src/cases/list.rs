@@ -23,6 +23,8 @@ const HARDWARE: &[&str] = &[
     "GUEST-ACPI FACP",
     "GUEST-ACPI FACS",
     "GUEST-ACPI WAET",
+    // No line of its log is about ACPI and an error.
+    "GUEST-ACPI-CLEAN",
     "GUEST-IRQ LOC:",
     "GUEST-IRQ 1:",
     "GUEST-IRQ 4:",
@@ -398,6 +400,14 @@ pub(super) fn cases() -> Vec<Case> {
             120,
             &[],
             &[PoweredOff, Console(HARDWARE), OwnMemory],
+        ),
+        case(
+            "kernel-of-debian-13",
+            What::Kernel(Guest::Cloud13Kernel, "umbra.then=poweroff"),
+            512,
+            120,
+            &[],
+            &[PoweredOff, Console(HARDWARE)],
         ),
         case(
             "kernel-i386",
