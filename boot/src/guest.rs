@@ -462,11 +462,7 @@ impl<B: VcpuBackend> Guest<B> {
     pub fn reset(&mut self) -> Result<(), String> {
         self.vm.bus().reset(self.now());
         self.tell_chips();
-        let ticks = clock::ticks();
-        for slot in &mut self.cpus {
-            slot.wake();
-            slot.reset(ticks);
-        }
+        self.reset_cpus();
         let status = self.rtc.lock().cmos(cmos::SHUTDOWN_STATUS);
         low_memory::clear(&*self.memory, status).map_err(|e| e.to_string())?;
         match &self.firmware {
@@ -477,20 +473,50 @@ impl<B: VcpuBackend> Guest<B> {
                     .map_err(|e| e.to_string())
             }
             Firmware::Linux { .. } => {
-                let bits = self.vm.cpuid.physical_bits();
-                for slot in &mut self.cpus {
-                    slot.while_loaded(|cpu| {
-                        for (msr, value) in mtrr::writes(bits) {
-                            let set = cpu.write_msr(msr, value);
-                            debug_assert!(set.is_ok(), "firmware sets registers that are there");
-                        }
-                    });
-                }
                 self.cpus[0].load();
                 let started = self.start_linux();
                 self.cpus[0].unload();
                 started
             }
+        }
+    }
+
+    /// The machine wakes from S3: its memory is as it was, and the firmware or Umbra in its place starts. None of its CPUs is loaded.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn wake_up(&mut self) -> Result<(), String> {
+        self.vm.bus().wake_up(self.now());
+        self.tell_chips();
+        self.reset_cpus();
+        match self.firmware {
+            Firmware::Bios { .. } => Ok(()),
+            Firmware::Linux { .. } => {
+                self.cpus[0].load();
+                let resumed = self.resume_linux();
+                self.cpus[0].unload();
+                resumed
+            }
+        }
+    }
+
+    /// All CPUs to the power-on state; without firmware, with the memory types that it would have set.
+    fn reset_cpus(&mut self) {
+        let ticks = clock::ticks();
+        let bits = self.vm.cpuid.physical_bits();
+        let has_firmware = matches!(self.firmware, Firmware::Bios { .. });
+        for slot in &mut self.cpus {
+            slot.wake();
+            slot.reset(ticks);
+            if has_firmware {
+                continue;
+            }
+            slot.while_loaded(|cpu| {
+                for (msr, value) in mtrr::writes(bits) {
+                    let set = cpu.write_msr(msr, value);
+                    debug_assert!(set.is_ok(), "firmware sets registers that are there");
+                }
+            });
         }
     }
 

@@ -31,6 +31,8 @@ impl GuestMemory for Notes {
 pub struct Setup {
     /// The tables that it leaves in memory, in order.
     pub tables: Vec<(Gpa, Vec<u8>)>,
+    /// Where the FACS is, by which a system wakes.
+    pub facs: Gpa,
     /// What it writes to configuration space.
     pub config: Vec<PciWrite>,
     /// What it writes to the video card's ports, for text mode 3.
@@ -44,8 +46,9 @@ impl Setup {
     /// A sentence that says what does not fit.
     pub fn new(desc: &MachineDesc) -> Result<Self, String> {
         let notes = Notes::default();
-        place::place(desc, &notes).map_err(|e| e.to_string())?;
+        let placed = place::place(desc, &notes).map_err(|e| e.to_string())?;
         Ok(Self {
+            facs: placed.acpi_tables,
             tables: notes.0.into_inner(),
             config: pci_setup::config_writes(desc),
             text_mode: vga_text::mode3(),

@@ -38,8 +38,7 @@ impl A20 {
     pub fn set(&self, cx: &mut DevCx<'_>, on: bool) {
         if self.on.swap(on, Ordering::Relaxed) != on {
             cx.requests
-                .moved
-                .push((self.wrap, (!on).then_some(A20_WRAP)));
+                .move_window(self.wrap, (!on).then_some(A20_WRAP));
         }
     }
 }

@@ -151,7 +151,8 @@ impl Machine {
             &[(0x40, 4), (0x61, 1)],
             Width::Byte,
         );
-        let mut rtc = Rtc::new(line(irq::RTC), unix_time);
+        let pm = Piix4Pm::new(line(machine::SCI_IRQ));
+        let mut rtc = Rtc::new(line(irq::RTC), unix_time).with_alarm(pm.alarm());
         for (index, value) in cmos {
             rtc.set_cmos(index, value);
         }
@@ -198,7 +199,7 @@ impl Machine {
         let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
         let ide = Arc::new(Lock::device(ide));
         storage(bus, &mut pci, ide.clone());
-        let mut pm = Piix4Pm::new(line(machine::SCI_IRQ));
+        let mut pm = pm;
         let mut blocks = vec![
             (machine::PM_BASE, machine::PM_LEN),
             (machine::PM_BASE_ALT, machine::PM_LEN),

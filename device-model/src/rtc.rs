@@ -19,6 +19,7 @@
 
 mod date;
 
+use crate::pm::RtcAlarm;
 use bitflags::bitflags;
 use date::{DAY, Date};
 use hv_core::VmTime;
@@ -104,6 +105,11 @@ bitflags! {
     }
 }
 
+/// The reason for a start of the firmware, in CMOS memory (IBM AT Technical Reference, "Shutdown status byte").
+const SHUTDOWN_STATUS: u8 = 0x0f;
+/// That reason after S3, as QEMU's clock writes it (`hw/rtc/mc146818rtc.c`): SeaBIOS and OVMF wake the system then.
+const WOKEN: u8 = 0xfe;
+
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 /// The time base in hertz.
@@ -116,6 +122,9 @@ const LOST_MAX: u64 = 64;
 /// The real-time clock and CMOS memory.
 pub struct Rtc {
     irq8: IrqLine,
+    /// Where the alarm ends besides, and whether its interrupt is asserted.
+    power: Option<RtcAlarm>,
+    rings: bool,
     index: u8,
     /// Memory and alarm bytes; the time bytes are only up to date while the clock stands still.
     cmos: [u8; CMOS_SIZE],
@@ -143,6 +152,8 @@ impl Rtc {
     pub fn new(irq8: IrqLine, unix_seconds: u64) -> Self {
         Self {
             irq8,
+            power: None,
+            rings: false,
             index: 0,
             cmos: [0; CMOS_SIZE],
             a: 0x26,
@@ -157,6 +168,13 @@ impl Rtc {
             lost: 0,
             make_up_at: VmTime(0),
         }
+    }
+
+    /// The same with its alarm wired to power management too.
+    #[must_use]
+    pub fn with_alarm(mut self, power: RtcAlarm) -> Self {
+        self.power = Some(power);
+        self
     }
 
     /// Sets a byte of CMOS memory (`index` below 128) as the factory does. Clock registers A to D and time bytes are not memory:
@@ -265,6 +283,14 @@ impl Rtc {
             self.c.bits() & self.b.bits() & (Flags::PF | Flags::AF | Flags::UF).bits() != 0;
         self.c.set(Flags::IRQF, asserted);
         self.irq8.set(asserted);
+        let rings = self.b.contains(Control::AIE) && self.c.contains(Flags::AF);
+        if rings
+            && !self.rings
+            && let Some(power) = &self.power
+        {
+            power.ring();
+        }
+        self.rings = rings;
     }
 
     /// When [`Rtc::sync`] next raises an interrupt.
@@ -546,6 +572,13 @@ impl Device for Rtc {
         self.c = Flags::empty();
         self.lost = 0;
         self.drive();
+    }
+
+    /// It has power while the machine sleeps, and its alarm may have woken it.
+    fn wake(&mut self, cx: &mut DevCx<'_>) {
+        self.sync(cx.now);
+        self.index = 0;
+        self.set_byte(SHUTDOWN_STATUS, WOKEN);
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {

@@ -507,13 +507,22 @@ impl Bus {
 
     /// Resets all devices.
     pub fn reset(&mut self, now: VmTime) {
+        self.restart(now, |device, cx| device.reset(cx));
+    }
+
+    /// Wakes all devices from S3.
+    pub fn wake_up(&mut self, now: VmTime) {
+        self.restart(now, |device, cx| device.wake(cx));
+    }
+
+    fn restart(&mut self, now: VmTime, mut f: impl FnMut(&mut dyn Device, &mut DevCx<'_>)) {
         for d in &self.devices {
             let mut cx = DevCx {
                 now,
                 dma: &*self.memory,
                 requests: &mut self.requests,
             };
-            d.lock().reset(&mut cx);
+            f(&mut *d.lock(), &mut cx);
         }
         self.requests.power = None;
         self.requests.wake = None;

@@ -59,6 +59,8 @@ pub enum PowerAction {
     Reset,
     /// Switch it off (ACPI S5).
     PowerOff,
+    /// Suspend it to RAM (ACPI S3): nothing but memory keeps what it has.
+    Suspend,
 }
 
 /// A window of a device that the guest can move (a PCI base address register), as numbered by the bus when it was added.
@@ -123,6 +125,11 @@ pub trait Device: Send {
 
     /// Back to the power-on state.
     fn reset(&mut self, cx: &mut DevCx<'_>) {}
+
+    /// The machine wakes from S3: back to the power-on state, but for what has power while it sleeps.
+    fn wake(&mut self, cx: &mut DevCx<'_>) {
+        self.reset(cx);
+    }
 
     /// Does what has become due by `cx.now` and tells when to call next (at most once a reason; early calls are harmless).
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {

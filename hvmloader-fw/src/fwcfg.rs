@@ -30,8 +30,10 @@ mod key {
 const FEATURES: u32 = 3;
 /// `etc/boot-fail-wait`: say that nothing is bootable and stay there, instead of rebooting for ever.
 const NEVER_RETRY: u32 = u32::MAX;
-/// `etc/system-states`, by sleep state: bit 7 says that it exists, the low bits are SLP_TYP. No S3, no S4.
-const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
+/// `etc/system-states`, by sleep state: bit 7 says that it exists, the low bits are SLP_TYP. There is S3, which OVMF prepares for, and no S4.
+const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 0x81, 2, 0x80];
+/// `etc/s3-resume-vga-init`: SeaBIOS starts the VGA BIOS again when the machine wakes, so that text shows for systems without a driver.
+const VGA_AFTER_S3: u64 = 1;
 /// The VGA BIOS as SeaBIOS looks it up: by vendor and device of the VGA's PCI function.
 const VGA_ROM_FILE: &str = "pci1234,1111.rom";
 /// The network card's option ROM, likewise.
@@ -87,6 +89,10 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
         ("etc/boot-fail-wait", NEVER_RETRY.to_le_bytes().to_vec()),
         ("etc/show-boot-menu", 0u16.to_le_bytes().to_vec()),
         ("etc/system-states", SYSTEM_STATES.to_vec()),
+        (
+            "etc/s3-resume-vga-init",
+            VGA_AFTER_S3.to_le_bytes().to_vec(),
+        ),
         ("bootorder", bootorder::bootorder(desc)),
         (VGA_ROM_FILE, roms.vga.to_vec()),
         (NIC_ROM_FILE, roms.nic.to_vec()),

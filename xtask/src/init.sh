@@ -157,6 +157,24 @@ meet() {
     echo "GUEST-MET ${sum%% *}"
 }
 
+# Suspends to RAM, and is woken by the clock's alarm twice, then by a key.
+suspend() {
+    echo "GUEST-SLEEP $(cat /sys/power/mem_sleep)"
+    for round in 1 2 key; do
+        echo 0 > /sys/class/rtc/rtc0/wakealarm
+        case $round in
+            key) ;;
+            *) echo +2 > /sys/class/rtc/rtc0/wakealarm ;;
+        esac
+        before=$(cat /sys/class/rtc/rtc0/since_epoch)
+        echo mem > /sys/power/state && echo "GUEST-WOKE $round $(($(cat /sys/class/rtc/rtc0/since_epoch) - before)) s"
+    done
+    echo "GUEST-CPUS $(grep -c '^processor' /proc/cpuinfo)"
+    [ -b /dev/sda ] && echo 3 > /proc/sys/vm/drop_caches && dd if=/dev/sda bs=4096 count=64 2>/dev/null | wc -c | sed 's/^/GUEST-READ /'
+    dmesg | grep -i -E 'acpi.*(error|bug|warn)' | sed 's/^/GUEST-COMPLAINS /'
+    echo "GUEST-SLEPT"
+}
+
 url=
 address=
 for word in $(cat /proc/cmdline); do
@@ -172,6 +190,7 @@ case "$(cat /proc/cmdline)" in
     *umbra.then=meet*) meet ;;
     *umbra.then=tables*) tables; poweroff -f ;;
     *umbra.then=load*) load; poweroff -f ;;
+    *umbra.then=suspend*) suspend; poweroff -f ;;
     *umbra.then=poweroff*) poweroff -f ;;
     *umbra.then=reboot*) reboot -f ;;
     *umbra.then=cf9*) echo pci > /sys/kernel/reboot/type; reboot -f ;;

@@ -3,7 +3,7 @@
 //! The script says `GUEST-UP` as its first deed and `GUEST-TSC` with the time stamp counter as its second. With `umbra.bench` on
 //! the kernel's command line it then says `GUEST-BENCH`, sleeps, and switches the machine off; where there are [jobs], it does these
 //! instead. Otherwise it says what hardware Linux found, one `GUEST-...` line each, and does what the command line asks with
-//! `umbra.then=`: `poweroff`, `reboot`, `cf9`, `i8042`, `triple` (ways of rebooting), or nothing, which leaves a shell on the
+//! `umbra.then=`: `poweroff`, `suspend` (thrice), `reboot`, `cf9`, `i8042`, `triple` (ways of rebooting), or nothing, which leaves a shell on the
 //! console. With `net` it gets an address by DHCP (`GUEST-NET`), fetches the file that `umbra.url=` names by HTTP (`GUEST-FETCHED`, with
 //! its MD5 sum and the time), and serves a page on TCP port 80 (`GUEST-SERVES`).
 

@@ -1,10 +1,12 @@
-//! Starts a Linux kernel without firmware.
+//! Starts a Linux kernel without firmware, and wakes it.
 
 use super::{Firmware, Guest};
+use crate::setup::Setup;
 use alloc::string::{String, ToString};
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::AccessSize;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
+use hvmloader_fw::acpi::facs;
 use hvmloader_fw::linux::Source;
 use hvmloader_fw::{pci_setup, vga_text};
 
@@ -26,20 +28,8 @@ impl<B: VcpuBackend> Guest<B> {
         }
     }
 
-    /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
-    pub(super) fn start_linux(&mut self) -> Result<(), String> {
-        let Firmware::Linux {
-            boot,
-            kernel,
-            initrd,
-            setup,
-        } = &self.firmware
-        else {
-            return Ok(());
-        };
-        for (at, bytes) in &setup.tables {
-            self.memory.write(*at, bytes).map_err(|e| e.to_string())?;
-        }
+    /// The chips and the screen as firmware leaves them.
+    fn set_up_chips(&self, setup: &Setup) {
         let now = self.cpus[0].cpu.now();
         let out = |port, size, value| self.vm.bus().port_write(now, port, size, value);
         for w in &setup.config {
@@ -55,6 +45,47 @@ impl<B: VcpuBackend> Guest<B> {
             out(port, AccessSize::Byte, value.into());
         }
         self.clear_text_screen();
+    }
+
+    /// What firmware does when the machine wakes from S3: the chips, then the waking vector in the FACS, in real mode (ACPI 16.3.2, "BIOS
+    /// Initialization of Memory").
+    ///
+    /// # Errors
+    /// The guest has left no vector.
+    pub(super) fn resume_linux(&mut self) -> Result<(), String> {
+        let Firmware::Linux { setup, .. } = &self.firmware else {
+            return Ok(());
+        };
+        let mut facs = [0; facs::LEN];
+        let read = self.memory.read(setup.facs, &mut facs);
+        read.map_err(|e| e.to_string())?;
+        let vector = facs::waking_vector(&facs);
+        let vector = vector.ok_or("it has left no waking vector below 1 MiB")?;
+        self.set_up_chips(setup);
+        let cpu = &mut self.cpus[0].cpu.cpu;
+        let mut code = cpu.segment(SegReg::Cs);
+        code.selector = (vector >> 4) as u16;
+        code.base = u64::from(vector & !0xf);
+        cpu.set_segment(SegReg::Cs, code);
+        cpu.set_rip(u64::from(vector & 0xf));
+        Ok(())
+    }
+
+    /// What firmware would have done, then the kernel's 32-bit entry (Linux/x86 boot protocol, "32-bit BOOT PROTOCOL").
+    pub(super) fn start_linux(&mut self) -> Result<(), String> {
+        let Firmware::Linux {
+            boot,
+            kernel,
+            initrd,
+            setup,
+        } = &self.firmware
+        else {
+            return Ok(());
+        };
+        for (at, bytes) in &setup.tables {
+            self.memory.write(*at, bytes).map_err(|e| e.to_string())?;
+        }
+        self.set_up_chips(setup);
         for c in &boot.copies {
             let from: &[u8] = match c.source {
                 Source::Kernel => kernel,

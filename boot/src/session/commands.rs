@@ -69,6 +69,7 @@ impl<B: VcpuBackend> Session<B> {
                     say!(self, "paused");
                 }
                 State::Paused(_) => say!(self, "it is paused already"),
+                State::Suspended => say!(self, "it is suspended"),
                 State::Off => say!(self, "it is off"),
             },
             Command::Resume => match vm.state {
@@ -77,13 +78,12 @@ impl<B: VcpuBackend> Session<B> {
                     vm.resume();
                     say!(self, "running");
                 }
+                State::Suspended => say!(self, "it is suspended; `power` or a key wakes it"),
                 State::Off => say!(self, "it is off; `reset` starts it"),
             },
             Command::Reset => {
                 vm.resume();
-                if vm.state == State::Off {
-                    vm.state = State::Running;
-                }
+                vm.state = State::Running;
                 say!(self, "reset");
                 self.reset(index, "reset from the console");
             }
@@ -94,7 +94,11 @@ impl<B: VcpuBackend> Session<B> {
                     vm.resume();
                     vm.guest.pm.lock().press_power_button();
                     vm.wake_devices();
-                    say!(self, "pressed; a guest with ACPI shuts down by itself");
+                    let what = match vm.state {
+                        State::Suspended => "it wakes",
+                        _ => "a guest with ACPI shuts down by itself",
+                    };
+                    say!(self, "pressed; {what}");
                 }
             }
             Command::Off => {

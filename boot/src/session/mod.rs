@@ -264,6 +264,17 @@ impl<B: VcpuBackend> Session<B> {
         }
     }
 
+    /// VM `index` wakes from S3.
+    fn wake_up(&mut self, index: usize) {
+        self.unload();
+        let vm = &mut self.vms[index];
+        log::info!("VM {}: it wakes", vm.number);
+        if let Err(e) = vm.wake_up() {
+            log::error!("VM {}: the guest cannot be woken: {e}", vm.number);
+            self.switched_off(index, Event::Fatal(&e));
+        }
+    }
+
     /// Sends what VM `index` has still to send.
     fn finish_output(&mut self, index: usize) {
         control::flush_console();
@@ -314,7 +325,10 @@ impl<B: VcpuBackend> Session<B> {
                 next = next.min(now + KEY_INTERVAL);
             }
             vm.poll();
-            if vm.guest.has_answered() {
+            if vm.wakes() {
+                self.wake_up(index);
+            }
+            if self.vms[index].guest.has_answered() {
                 self.unload();
                 self.vms[index].guest.take_away_cpus();
             }

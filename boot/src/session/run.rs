@@ -3,7 +3,7 @@
 //! They run in rounds ([`smp::together`]): each of the host's CPUs runs one, until one of them stops. Then all stop, and the first CPU sees to what has
 //! become of each, while nothing runs.
 
-use super::{Dump, Flow, Session, Vm};
+use super::{Dump, Flow, Session, State, Vm};
 use crate::guest::{Cpu, CpuSlot};
 use crate::{clock, control};
 use crate::{interrupts, smp};
@@ -302,6 +302,15 @@ impl<B: VcpuBackend> Session<B> {
                 let number = self.vms[index].number;
                 log::info!("VM {number}: the guest switched the machine off");
                 self.switched_off(index, Event::PowerOff);
+            }
+            Stop::Power(PowerAction::Suspend) => {
+                self.finish_output(index);
+                let vm = &mut self.vms[index];
+                log::info!(
+                    "VM {}: the guest has suspended the machine to RAM: a key, the power button or its clock wakes it",
+                    vm.number
+                );
+                vm.stop(State::Suspended);
             }
             Stop::Fatal(why) => {
                 let number = self.vms[index].number;

@@ -20,6 +20,8 @@ use protocol::options::{self, Paging};
 
 /// Keys that wait at most.
 const KEYS: usize = 64 << 10;
+/// Set in the code of a key that is let go of, in scan code set 1.
+const RELEASED: u8 = 0x80;
 /// Resets with less than this between them are a storm.
 const RESET_PAUSE: VmTime = VmTime::from_millis(500);
 /// Resets without a pause between them before the guest is called stuck.
@@ -32,6 +34,8 @@ pub(super) enum State {
     Running,
     /// It is kept from running since the time-stamp counter had this value.
     Paused(u64),
+    /// The guest has suspended its machine to RAM. Its clock goes on, and may wake it.
+    Suspended,
     /// It has been switched off, or cannot go on.
     Off,
 }
@@ -90,7 +94,7 @@ impl<B: VcpuBackend> Vm<B> {
     /// The guest's time.
     pub fn time(&self) -> VmTime {
         match self.state {
-            State::Running => self.guest.now(),
+            State::Running | State::Suspended => self.guest.now(),
             State::Paused(_) | State::Off => self.guest.cpus[0].cpu.now(),
         }
     }
@@ -107,9 +111,28 @@ impl<B: VcpuBackend> Vm<B> {
             .count()
     }
 
+    /// Whether its devices' time goes on.
+    fn has_power(&self) -> bool {
+        matches!(self.state, State::Running | State::Suspended)
+    }
+
+    /// Whether it is suspended, and something has come that wakes it.
+    pub fn wakes(&self) -> bool {
+        self.state == State::Suspended && self.guest.pm.lock().wakes()
+    }
+
+    /// It wakes: the firmware starts, and finds that it does. None of its CPUs is loaded.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot.
+    pub fn wake_up(&mut self) -> Result<(), String> {
+        self.state = State::Running;
+        self.guest.wake_up()
+    }
+
     /// Lets its devices do what is due, and wakes the CPUs that have something to do.
     pub fn poll(&mut self) {
-        if self.state != State::Running {
+        if !self.has_power() {
             return;
         }
         let vm = &self.guest.vm;
@@ -137,9 +160,7 @@ impl<B: VcpuBackend> Vm<B> {
     /// When it has to be [polled](Self::poll) next, in the host's time, which is `now`.
     pub fn poll_due(&self, now: VmTime) -> VmTime {
         match self.guest.vm.deadline() {
-            due if due != VmTime::NEVER && self.state == State::Running => {
-                now + (due - self.guest.now())
-            }
+            due if due != VmTime::NEVER && self.has_power() => now + (due - self.guest.now()),
             _ => VmTime::NEVER,
         }
     }
@@ -219,6 +240,13 @@ impl<B: VcpuBackend> Vm<B> {
 
     /// Gives the guest's keyboard as many keys as it has room for. True: some have to wait.
     pub fn give_keys(&mut self) -> bool {
+        if self.state == State::Suspended {
+            // A key that is let go of is no reason.
+            if self.keys.drain(..).any(|code| code & RELEASED == 0) {
+                self.guest.pm.lock().press_key();
+            }
+            return false;
+        }
         if !self.keys.is_empty() {
             let n = self.guest.keyboard.lock().key_scancodes(&self.keys);
             self.keys.drain(..n.min(self.keys.len()));
@@ -265,6 +293,7 @@ impl<B: VcpuBackend> Vm<B> {
             State::Running if self.crash().is_some() => "crashed",
             State::Running => "running",
             State::Paused(_) => "paused",
+            State::Suspended => "suspended",
             State::Off => "off",
         }
     }

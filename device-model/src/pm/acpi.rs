@@ -4,6 +4,7 @@
 //! The timer is computed from the VM's time. Its overflow status is too: it is set when the moment has passed at which
 //! bit 23 toggles next after the status was cleared.
 
+use super::RtcAlarm;
 use hv_core::VmTime;
 use hv_core::device::{AccessSize, DevCx, PowerAction};
 use hv_core::irq::IrqLine;
@@ -46,8 +47,9 @@ bitflags::bitflags! {
     }
 }
 
-/// The sleep type that our `\_S5` package names: soft-off.
+/// The sleep types that our `\_S5` and `\_S3` packages name: soft-off, and suspend to RAM.
 const SOFT_OFF: u16 = 0;
+const SUSPEND: u16 = 1;
 
 /// The fixed registers and general-purpose events, with the SCI they raise.
 pub(super) struct AcpiBlock {
@@ -59,6 +61,11 @@ pub(super) struct AcpiBlock {
     overflow: VmTime,
     gpe_status: u16,
     gpe_enable: u16,
+    /// The clock's alarm, whose status is one of ours.
+    alarm: RtcAlarm,
+    /// The machine is suspended to RAM, and since then the power button or a key has been pressed.
+    asleep: bool,
+    pressed: bool,
 }
 
 /// Ticks of the timer since time 0. Exact, without the 128-bit division of [`VmTime::ticks`]: guests poll it.
@@ -75,6 +82,7 @@ fn next_overflow(now: VmTime) -> VmTime {
 impl AcpiBlock {
     pub(super) fn new(sci: IrqLine) -> Self {
         Self {
+            alarm: RtcAlarm::new(sci.clone()),
             sci,
             status: Pm1::empty(),
             enable: Pm1::empty(),
@@ -82,20 +90,63 @@ impl AcpiBlock {
             overflow: next_overflow(VmTime(0)),
             gpe_status: 0,
             gpe_enable: 0,
+            asleep: false,
+            pressed: false,
         }
     }
 
+    pub(super) fn alarm(&self) -> RtcAlarm {
+        self.alarm.clone()
+    }
+
     pub(super) fn reset(&mut self, cx: &mut DevCx<'_>) {
+        self.alarm.clear();
+        self.alarm.enable(false);
         *self = Self {
             overflow: next_overflow(cx.now),
+            alarm: self.alarm.clone(),
             ..Self::new(self.sci.clone())
         };
         self.drive_sci();
     }
 
+    /// The end of S3: what has come meanwhile can be read, with WAK_STS; nothing is enabled.
+    pub(super) fn wake(&mut self, cx: &mut DevCx<'_>) {
+        let rings = self.alarm.rings();
+        let kept = self.status & (Pm1::PWRBTN | Pm1::GBL);
+        let gpe_status = self.gpe_status;
+        self.reset(cx);
+        self.status = kept | Pm1::WAK;
+        self.gpe_status = gpe_status;
+        if rings {
+            self.alarm.ring();
+        }
+    }
+
+    /// The button wakes a machine that sleeps.
     pub(super) fn press_power_button(&mut self) {
         self.status |= Pm1::PWRBTN;
+        self.pressed = self.asleep;
         self.drive_sci();
+    }
+
+    /// A key wakes a machine that sleeps, and is the power button then, as in QEMU: there is no status of its own for it.
+    pub(super) fn press_key(&mut self) {
+        if self.asleep {
+            self.press_power_button();
+        }
+    }
+
+    /// Whether the machine sleeps, and something has come that wakes it.
+    pub(super) fn wakes(&self) -> bool {
+        let enabled = self.status() & self.enable;
+        self.asleep && (self.pressed || enabled.contains(Pm1::RTC))
+    }
+
+    fn status(&self) -> Pm1 {
+        let mut status = self.status;
+        status.set(Pm1::RTC, self.alarm.rings());
+        status
     }
 
     /// Sets the status of general-purpose event `event` (0 to 15).
@@ -119,7 +170,7 @@ impl AcpiBlock {
     }
 
     fn drive_sci(&self) {
-        let fixed = self.status & self.enable & Pm1::EVENTS;
+        let fixed = self.status() & self.enable & Pm1::EVENTS;
         self.sci
             .set(!fixed.is_empty() || self.gpe_status & self.gpe_enable != 0);
     }
@@ -130,7 +181,7 @@ impl AcpiBlock {
             return timer & size.ones();
         }
         self.notice_overflow(now);
-        let low = u64::from(self.status.bits())
+        let low = u64::from(self.status().bits())
             | u64::from(self.enable.bits()) << 16
             | u64::from(self.control.bits()) << 32;
         let block = u128::from(low) | u128::from(timer) << (8 * PM_TMR);
@@ -147,6 +198,7 @@ impl AcpiBlock {
                 PM1_EN => {
                     let enable = self.enable.bits() & keep | bits;
                     self.enable = Pm1::from_bits_truncate(enable) & Pm1::EVENTS;
+                    self.alarm.enable(self.enable.contains(Pm1::RTC));
                 }
                 PM1_CNT => self.set_control(cx, self.control.bits() & keep | bits),
                 _ => {}
@@ -162,6 +214,9 @@ impl AcpiBlock {
         if self.status.contains(Pm1::TMR) && bits.contains(Pm1::TMR) {
             self.overflow = next_overflow(now);
         }
+        if bits.contains(Pm1::RTC) {
+            self.alarm.clear();
+        }
         self.status &= !bits;
     }
 
@@ -169,10 +224,13 @@ impl AcpiBlock {
         let value = Pm1Control::from_bits_truncate(value);
         if value.contains(Pm1Control::SLP_EN) {
             let sleep_type = (value & Pm1Control::SLP_TYP).bits() >> 10;
-            if sleep_type == SOFT_OFF {
-                cx.requests.power = Some(PowerAction::PowerOff);
-            } else {
-                log::debug!("pm: sleep type {sleep_type} is not implemented");
+            match sleep_type {
+                SOFT_OFF => cx.requests.power = Some(PowerAction::PowerOff),
+                SUSPEND => {
+                    cx.requests.power = Some(PowerAction::Suspend);
+                    (self.asleep, self.pressed) = (true, false);
+                }
+                _ => log::debug!("pm: sleep type {sleep_type} is not implemented"),
             }
         }
         self.control = value & !Pm1Control::SLP_EN | Pm1Control::SCI_EN;

@@ -5,13 +5,15 @@
 //! and each firmware programs another; and the general-purpose event block at [`GPE0_BASE`]. In machines that can have more than
 //! one CPU there are the registers of CPU hotplug too, at [`CPU_HOTPLUG_BASE`].
 //!
-//! Implemented: the ACPI fixed registers, the 24-bit timer with its overflow event, power button, soft-off, SCI. SCI_EN is
-//! permanently set: there is no legacy mode. Not implemented: sleep states other than soft-off, SMIs, device monitors and
+//! Implemented: the ACPI fixed registers, the 24-bit timer with its overflow event, power button, the clock's alarm, soft-off, suspend
+//! to RAM, SCI. SCI_EN is permanently set: there is no legacy mode. Not implemented: other sleep states, SMIs, device monitors and
 //! clock control (their registers read 0), and the SMBus host, which says that it is not enabled.
 
 mod acpi;
+mod alarm;
 mod cpus;
 
+pub use alarm::RtcAlarm;
 pub use cpus::{CpuHotplug, Cpus};
 
 use acpi::AcpiBlock;
@@ -90,9 +92,26 @@ impl Piix4Pm {
         Some(answer)
     }
 
-    /// Someone presses the power button: an ACPI guest shuts down.
+    /// Someone presses the power button: an ACPI guest shuts down, or wakes.
     pub fn press_power_button(&mut self) {
         self.acpi.press_power_button();
+    }
+
+    /// Someone presses a key: a guest that sleeps wakes.
+    pub fn press_key(&mut self) {
+        self.acpi.press_key();
+    }
+
+    /// Whether the machine [is suspended](hv_core::device::PowerAction::Suspend), and something has come that wakes it.
+    #[must_use]
+    pub fn wakes(&self) -> bool {
+        self.acpi.wakes()
+    }
+
+    /// Where the clock's alarm ends.
+    #[must_use]
+    pub fn alarm(&self) -> RtcAlarm {
+        self.acpi.alarm()
     }
 }
 
@@ -134,6 +153,11 @@ impl Device for Piix4Pm {
         if let Some(cpus) = &mut self.cpus {
             cpus.reset();
         }
+    }
+
+    /// The registers of CPU hotplug have power while the machine sleeps: the CPUs stay.
+    fn wake(&mut self, cx: &mut DevCx<'_>) {
+        self.acpi.wake(cx);
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
@@ -298,11 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn sleep_type_0_switches_off_and_others_do_nothing() {
+    fn sleep_type_0_switches_off_1_suspends_and_others_do_nothing() {
         let mut m = Machine::new();
-        m.write(0x604, Word, 0x2401);
+        m.write(0x604, Word, 0x2801);
         assert_eq!(m.bench.requests.power, None);
-        assert_eq!(m.read(0x604, Word), 0x0401, "SLP_EN is write-only");
+        assert_eq!(m.read(0x604, Word), 0x0801, "SLP_EN is write-only");
+        m.write(0x604, Word, 0x2401);
+        assert_eq!(m.bench.requests.power.take(), Some(PowerAction::Suspend));
         m.write(0x604, Word, 0x0001);
         assert_eq!(m.bench.requests.power, None);
         m.write(0xb004, Word, 0x2001);
@@ -367,6 +393,76 @@ mod tests {
         m.pm.reset(&mut m.bench.cx());
         assert!(!m.sci());
         assert_eq!(m.read(0x600, Dword), 0);
+    }
+
+    /// A machine that sleeps as Linux lets it: with the power button and the clock enabled.
+    fn asleep() -> Machine {
+        let mut m = Machine::new();
+        m.write(0x602, Word, 0x500);
+        m.write(0x604, Word, 0x2401);
+        assert!(!m.pm.wakes());
+        m
+    }
+
+    #[test]
+    fn button_key_and_alarm_wake_and_leave_their_status() {
+        for (event, status) in [
+            (Piix4Pm::press_power_button as fn(&mut Piix4Pm), 0x8100),
+            (Piix4Pm::press_key, 0x8100),
+            (|pm| pm.alarm().ring(), 0x8400),
+        ] {
+            let mut m = asleep();
+            event(&mut m.pm);
+            assert!(m.pm.wakes());
+            m.pm.wake(&mut m.bench.cx());
+            assert!(!m.pm.wakes() && !m.sci(), "nothing is enabled");
+            assert_eq!(m.read(0x600, Dword), status);
+            m.write(0x600, Word, 0x8500);
+            assert_eq!(m.read(0x600, Word), 0);
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_is_not_enabled_does_not_wake_nor_does_a_key_before_sleep() {
+        let mut m = Machine::new();
+        m.pm.press_key();
+        assert_eq!(m.read(0x600, Word), 0);
+        m.pm.press_power_button();
+        m.write(0x604, Word, 0x2401);
+        m.pm.alarm().ring();
+        assert!(!m.pm.wakes());
+        m.write(0x602, Word, 0x400);
+        assert!(m.pm.wakes());
+    }
+
+    #[test]
+    fn the_alarm_raises_sci_while_it_is_enabled() {
+        let mut m = Machine::new();
+        m.pm.alarm().ring();
+        assert!(!m.sci());
+        m.write(0x602, Word, 0x400);
+        assert!(m.sci());
+        m.write(0x600, Word, 0x400);
+        assert!(!m.sci());
+        m.pm.alarm().ring();
+        assert!(m.sci());
+        m.pm.reset(&mut m.bench.cx());
+        assert!(!m.sci());
+        m.pm.alarm().ring();
+        assert!(!m.sci());
+    }
+
+    #[test]
+    fn cpus_that_have_come_are_there_after_sleep() {
+        let mut m = asleep();
+        assert_eq!(m.pm.cpus(|cpus| cpus.plug(2)), Some(true));
+        m.pm.wake(&mut m.bench.cx());
+        assert_eq!(m.pm.cpus(|cpus| cpus.present().count()), Some(3));
+        assert_eq!(
+            m.read(0xafe0, Byte),
+            1 << 2,
+            "the system has still to be told"
+        );
     }
 
     #[test]

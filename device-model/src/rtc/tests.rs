@@ -245,6 +245,24 @@ fn alarm_comes_at_its_time_once_a_day() {
 }
 
 #[test]
+fn the_alarm_outlasts_sleep_rings_at_power_management_and_tells_the_firmware() {
+    let mut pm = crate::pm::Piix4Pm::new(IrqLine::new(RecordingIrqs::new(), 9));
+    let mut r = Rig::new();
+    r.rtc = Rtc::new(IrqLine::new(r.irqs.clone(), 8), START).with_alarm(pm.alarm());
+    for (index, value) in [(5, 0x23), (3, 0x31), (1, 0x35), (0x0b, 0x22)] {
+        r.write(index, value);
+    }
+    assert_eq!(r.poll(), Some(VmTime(5 * SECOND)));
+    r.at(5 * SECOND).poll();
+    assert!(pm.alarm().rings());
+    r.rtc.wake(&mut r.bench.cx());
+    pm.wake(&mut r.bench.cx());
+    assert!(pm.alarm().rings() && r.irqs.level(8));
+    assert_eq!((r.read(0x0f), r.read(0x0b)), (0xfe, 0x22));
+    assert_eq!(r.read(0x0c) & 0xa0, 0xa0);
+}
+
+#[test]
 fn alarm_bytes_from_c0_match_everything() {
     let mut r = Rig::new();
     for (index, value) in [(1, 0x15), (3, 0xff), (5, 0xc0), (0x0b, 0x22)] {

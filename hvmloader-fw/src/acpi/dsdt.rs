@@ -7,6 +7,7 @@
 //!              IDE_ PM__ VGA_ NIC_, USB_ with a tablet
 //!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
 //!        C000, or CPUS   processors (see `processors.rs`)
+//! \_S3   suspend to RAM
 //! \_S5   power off; there is no other sleep state
 //! ```
 //!
@@ -64,6 +65,7 @@ pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
     if let Some(handler) = processors::event_handler(desc) {
         handler.to_aml_bytes(&mut aml);
     }
+    Name::new(path("\\_S3_"), &package(&[&1u8, &1u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
     Name::new(path("\\_S5_"), &package(&[&0u8, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
     // The links are used with PIC and I/O APIC alike, so there is nothing to remember.
     Method::new(path("\\_PIC"), 1, false, vec![]).to_aml_bytes(&mut aml);

@@ -1,12 +1,12 @@
 //! The ACPI tables: RSDP, RSDT and XSDT, FADT, FACS, DSDT, MADT, WAET, as two blobs and the script that relocates them.
 //!
-//! Not here: an HPET (we have none), MCFG (the i440FX has no memory-mapped configuration space), S3 and S4.
+//! Not here: an HPET (we have none), MCFG (the i440FX has no memory-mapped configuration space), S4.
 //!
 //! Invariant: an address inside a blob is only ever stored together with an ADD_POINTER command of the script, so that
 //! whoever places the blobs (SeaBIOS, OVMF or [`place`](crate::place)) resolves all of them.
 
 mod dsdt;
-mod facs;
+pub mod facs;
 mod fadt;
 pub mod loader;
 mod madt;

@@ -17,6 +17,7 @@ mod refusal;
 mod rigs;
 mod screens;
 mod storage;
+mod suspend;
 mod uefi;
 
 use std::fs;
@@ -128,6 +129,7 @@ pub fn all() -> Vec<Case> {
     all.extend(events::cases());
     all.extend(interfaces::cases());
     all.extend(uefi::cases());
+    all.extend(suspend::cases());
     all
 }
 

@@ -1,0 +1,91 @@
+//! Guests that suspend their machine to RAM (S3): the clock's alarm wakes them twice, then a key. Each of the ways in which a machine wakes is
+//! tried: by SeaBIOS, by OVMF, and by Umbra in the place of firmware.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::checks::Check;
+use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
+use crate::cdrom::{self, Entry};
+use crate::firmware::Firmware;
+use crate::guests::Guest;
+use crate::media::{self, Boots};
+use crate::rig::{BOCHS_VMX, Shadow};
+use crate::run::Options;
+use crate::script::Step;
+use crate::vm::Vm;
+
+const CMDLINE: &str = "umbra.then=suspend";
+const NEEDS: &[Guest] = &[Guest::CloudKernel, Guest::CloudInitrd];
+/// The guest's disk in bytes.
+const DISK: u64 = 1 << 20;
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    let direct = |name, timeout| {
+        let says: &[&str] = &["GUEST-READ 262144"];
+        let checks = [Check::PoweredOff, Check::Console(says)];
+        let what = What::Kernel(Guest::CloudKernel, CMDLINE);
+        case(name, what, 256, timeout, &script(), &checks)
+    };
+    vec![
+        with_cpus(2, own("suspend", NEEDS, by_bios, 256, 120)),
+        shadowed(Shadow::Unsync, direct("shadow-suspend", 120)),
+        by_hand(on_host_cpus(
+            2,
+            with_cpus(2, direct("suspend-host-cpus-2", 120)),
+        )),
+        by_hand(with_cpus(2, own("uefi-suspend", NEEDS, by_uefi, 512, 180))),
+        by_hand(on(BOCHS_VMX, None, direct("bochs-vmx-suspend", 900))),
+    ]
+}
+
+/// What is seen, and the key: more than once, since one that comes before the machine sleeps wakes nobody.
+fn script() -> Vec<Step> {
+    let mut script = vec![
+        until("[deep]"),
+        until("GUEST-WOKE 1"),
+        until("GUEST-WOKE 2"),
+        until("Suspending console"),
+    ];
+    for _ in 0..3 {
+        script.extend([Step::Sleep(Duration::from_secs(1)), keys(" ")]);
+    }
+    script.extend([until("GUEST-WOKE key"), until("GUEST-SLEPT")]);
+    script
+}
+
+fn by_bios(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    by(Firmware::Bios, case, umbra, scratch)
+}
+
+fn by_uefi(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    by(Firmware::Uefi, case, umbra, scratch)
+}
+
+/// A CD that boots by this firmware, with the kernel whose command line has it suspended.
+fn by(firmware: Firmware, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let path = scratch.join("suspend.iso");
+    let entry = Entry {
+        label: "suspend",
+        cmdline: &format!("console=tty0 console=ttyS0 {CMDLINE}"),
+    };
+    let boots = match firmware {
+        Firmware::Uefi => Boots::Uefi,
+        _ => Boots::Bios,
+    };
+    let (kernel, initrd) = (Guest::CloudKernel.provide()?, Guest::CloudInitrd.provide()?);
+    cdrom::make_with(&path, "SUSPEND", &kernel, &initrd, &[entry], boots, &[])?;
+    let disk = media::make_disk(&scratch.join("disk.img"), Some(DISK))?;
+    let options = Options {
+        script: script(),
+        ..Options::headless(Vm {
+            firmware,
+            disks: vec![disk],
+            ..Vm::of(&path)?
+        })
+    };
+    case.run_once(&options, umbra, scratch)
+}
