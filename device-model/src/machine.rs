@@ -279,6 +279,8 @@ fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {
     let config = config_space(VENDOR, DEVICE, CLASS, 0)
         .preset(0x06, &STATUS.to_le_bytes())
         .writable(0x40, 0x44, 0xff)
+        // Firmware switches the channels on (IDETIM) at power-on only, and systems give up a channel that is off.
+        .kept(0x40, 0x44)
         .io_bar(BUS_MASTER_BAR, BUS_MASTER_LEN.into(), registers);
     pci.add(machine::IDE, Box::new(config));
 }

@@ -171,7 +171,6 @@ suspend() {
     done
     echo "GUEST-CPUS $(grep -c '^processor' /proc/cpuinfo)"
     [ -b /dev/sda ] && echo 3 > /proc/sys/vm/drop_caches && dd if=/dev/sda bs=4096 count=64 2>/dev/null | wc -c | sed 's/^/GUEST-READ /'
-    dmesg | grep -i -E 'acpi.*(error|bug|warn)' | sed 's/^/GUEST-COMPLAINS /'
     echo "GUEST-SLEPT"
 }
 
@@ -190,7 +189,7 @@ case "$(cat /proc/cmdline)" in
     *umbra.then=meet*) meet ;;
     *umbra.then=tables*) tables; poweroff -f ;;
     *umbra.then=load*) load; poweroff -f ;;
-    *umbra.then=suspend*) suspend; poweroff -f ;;
+    *umbra.then=suspend*) suspend ;;
     *umbra.then=poweroff*) poweroff -f ;;
     *umbra.then=reboot*) reboot -f ;;
     *umbra.then=cf9*) echo pci > /sys/kernel/reboot/type; reboot -f ;;

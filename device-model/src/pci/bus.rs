@@ -64,6 +64,14 @@ impl PciBus {
     }
 }
 
+impl PciBus {
+    fn restart(&mut self, f: impl FnMut(&mut Box<dyn PciFunction>)) {
+        self.address = 0;
+        self.reset_control = 0;
+        self.functions.iter_mut().flatten().for_each(f);
+    }
+}
+
 impl Default for PciBus {
     fn default() -> Self {
         Self::new()
@@ -76,11 +84,11 @@ impl Device for PciBus {
     }
 
     fn reset(&mut self, cx: &mut DevCx<'_>) {
-        self.address = 0;
-        self.reset_control = 0;
-        for function in self.functions.iter_mut().flatten() {
-            function.config_reset(cx);
-        }
+        self.restart(|function| function.config_reset(cx));
+    }
+
+    fn wake(&mut self, cx: &mut DevCx<'_>) {
+        self.restart(|function| function.config_wake(cx));
     }
 
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {

@@ -7,6 +7,7 @@
 //! Invariant: the machine has been told of each window what its base address register and the command register say.
 
 use super::register;
+use core::ops::Range;
 use hv_core::device::{AccessSize, Requests, WindowId};
 
 bitflags::bitflags! {
@@ -86,6 +87,8 @@ struct Bar {
 pub struct ConfigSpace {
     bytes: [u8; 256],
     reset: [u8; 256],
+    /// The bytes that are kept over S3.
+    kept: Range<usize>,
     /// Bits that a write stores.
     writable: [u8; 256],
     /// Bits that a write of 1 clears.
@@ -104,6 +107,7 @@ impl ConfigSpace {
         let mut config = Self {
             bytes: [0; 256],
             reset: [0; 256],
+            kept: 0..0,
             writable: [0; 256],
             clearable: [0; 256],
             bars: [None; 7],
@@ -151,6 +155,13 @@ impl ConfigSpace {
         {
             bytes.fill(mask);
         }
+        self
+    }
+
+    /// Keeps the bytes from `first` to `last` over S3.
+    #[must_use]
+    pub fn kept(mut self, first: u8, last: u8) -> Self {
+        self.kept = usize::from(first)..usize::from(last) + 1;
         self
     }
 
@@ -342,6 +353,17 @@ impl ConfigSpace {
         self.decode(requests);
     }
 
+    /// The same when the machine wakes from S3; what is [kept](Self::kept) stays.
+    pub fn wake(&mut self, requests: &mut Requests) {
+        let bytes = self.bytes.iter_mut().zip(&self.reset).enumerate();
+        for (at, (byte, reset)) in bytes {
+            if !self.kept.contains(&at) {
+                *byte = *reset;
+            }
+        }
+        self.decode(requests);
+    }
+
     /// The command register.
     #[must_use]
     pub fn command(&self) -> Command {
@@ -476,6 +498,24 @@ mod tests {
         assert_eq!(moved(&mut r), [(IO, None)]);
         c.write(&mut r, 0x30, Dword, 0xfeb0_0001);
         assert_eq!(moved(&mut r), [(ROM, Some(0xfeb0_0000))]);
+    }
+
+    #[test]
+    fn what_is_kept_outlasts_sleep_and_no_reset() {
+        let (mut c, mut r) = (
+            device().writable(0x40, 0x47, 0xff).kept(0x40, 0x43),
+            Requests::default(),
+        );
+        for (offset, value) in [(0x40, 0x8000_8000), (0x44, 7), (4, 3), (0x10, 0xc000)] {
+            c.write(&mut r, offset, Dword, value);
+        }
+        moved(&mut r);
+        c.wake(&mut r);
+        assert_eq!(moved(&mut r), [(IO, None)]);
+        assert_eq!((c.read(0x40, Dword), c.read(0x44, Dword)), (0x8000_8000, 0));
+        assert!(c.command().is_empty());
+        c.reset(&mut r);
+        assert_eq!(c.read(0x40, Dword), 0);
     }
 
     #[test]

@@ -62,6 +62,11 @@ pub trait PciFunction: Send {
 
     /// Configuration space back to the power-on state.
     fn config_reset(&mut self, cx: &mut DevCx<'_>);
+
+    /// The same when the machine wakes from S3, but for what the system finds as it was.
+    fn config_wake(&mut self, cx: &mut DevCx<'_>) {
+        self.config_reset(cx);
+    }
 }
 
 /// A configuration space without side effects is a function.
@@ -76,5 +81,9 @@ impl PciFunction for ConfigSpace {
 
     fn config_reset(&mut self, cx: &mut DevCx<'_>) {
         self.reset(cx.requests);
+    }
+
+    fn config_wake(&mut self, cx: &mut DevCx<'_>) {
+        self.wake(cx.requests);
     }
 }

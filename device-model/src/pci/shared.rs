@@ -41,6 +41,10 @@ impl<T: PciFunction> PciFunction for Shared<T> {
     fn config_reset(&mut self, cx: &mut DevCx<'_>) {
         self.lock().config_reset(cx);
     }
+
+    fn config_wake(&mut self, cx: &mut DevCx<'_>) {
+        self.lock().config_wake(cx);
+    }
 }
 
 impl<T: Device + 'static> Shared<T> {
