@@ -63,7 +63,11 @@ fn flush_is_asked_for_once_and_counted() {
 
 #[test]
 fn power_action_stops_before_the_next_entry() {
-    for action in [PowerAction::Reset, PowerAction::PowerOff] {
+    for action in [
+        PowerAction::Reset,
+        PowerAction::PowerOff,
+        PowerAction::Suspend,
+    ] {
         let mut r = Rig::new();
         r.probe.lock().power = Some(action);
         r.exit(OUT, 1);

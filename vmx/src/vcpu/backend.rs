@@ -208,7 +208,10 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
     }
 
     fn can_run(&self) -> bool {
-        self.unrestricted() || self.cr0.contains(Cr0::PE) && self.segments_fit()
+        match self.unrestricted() {
+            true => !(self.wants_rpl_0 && self.has_odd_real_mode_selector()),
+            false => self.cr0.contains(Cr0::PE) && self.segments_fit(),
+        }
     }
 
     fn has_tpr_shadow(&self) -> bool {
@@ -261,6 +264,11 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         let mut d = decode(|field| hw.read(field), rip);
         self.settle(d.block_nmis, d.unblock_nmis);
         match d.exit.reason {
+            ExitReason::EntryFailed if self.learns_of_selectors() => {
+                // The guest has not been entered: the event waits, and the instruction is executed in software.
+                d.exit.reason = ExitReason::InterruptWindow;
+                d.exit.vectoring = entry.inject;
+            }
             ExitReason::EntryFailed => return self.failed(None),
             ExitReason::Nmi => self.hw.host_nmi(),
             // INT1 says nothing about debug conditions.

@@ -22,6 +22,19 @@ impl<H: Hardware> VmxVcpu<H> {
         !self.shadow && !self.plan.unrestricted_guest() && !self.cr0.contains(Cr0::PG)
     }
 
+    /// Whether the guest is in real mode with bits set in CS where protected mode has the RPL. Bochs 2.7 does not enter it then, with unrestricted
+    /// guest too, of which no manual has a rule (SDM vol 3C 27.3.1.2, "Checks on Guest Segment Registers").
+    pub(super) fn has_odd_real_mode_selector(&self) -> bool {
+        !self.cr0.contains(Cr0::PE) && self.segment(SegReg::Cs).selector & 3 != 0
+    }
+
+    /// An entry has failed: whether it may have been for that, which from then on is known.
+    pub(super) fn learns_of_selectors(&mut self) -> bool {
+        let learns = !self.wants_rpl_0 && self.unrestricted() && self.has_odd_real_mode_selector();
+        self.wants_rpl_0 |= learns;
+        learns
+    }
+
     fn cr0_owned(&self) -> Cr0 {
         if self.shadow {
             CR0_SHADOW_OWNED

@@ -96,6 +96,8 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     /// Whether a CPU without unrestricted guest can run the guest as it is. Unknown after a change in software; what the hardware
     /// itself has run, it can go on with.
     fits: Cell<Option<bool>>,
+    /// The CPU has refused a real-mode guest for its code selector.
+    wants_rpl_0: bool,
     /// Why the last entry failed.
     failure: Option<String>,
     entry_msrs: Box<MsrArea>,
@@ -161,6 +163,7 @@ impl<H: Hardware> VmxVcpu<H> {
             identity_map,
             check_entries: cfg!(debug_assertions),
             fits: Cell::new(None),
+            wants_rpl_0: false,
             failure: None,
             entry_msrs: MsrArea::new(),
             exit_msrs: MsrArea::new(),

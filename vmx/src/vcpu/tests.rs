@@ -430,6 +430,26 @@ fn a_failed_entry_names_the_rule() {
     assert_eq!(c.run(&ENTRY).reason, ExitReason::EntryFailed);
 }
 
+/// Bochs 2.7.
+#[test]
+fn real_mode_with_an_odd_selector_is_run_in_software_once_the_cpu_has_refused_it() {
+    let mut c = cpu();
+    set(&mut c, SegReg::Cs, 0x9b, 0xffff, 0x991f);
+    assert!(c.can_run());
+    c.hw.guest = Some(Box::new(|fields| {
+        fields.insert(Field::EXIT_REASON, 0x8000_0021);
+        Ok(())
+    }));
+    let inject = Some(Event::interrupt(0x30));
+    let exit = c.run(&Entry { inject, ..ENTRY });
+    assert_eq!(exit.reason, ExitReason::InterruptWindow);
+    assert_eq!(exit.vectoring, inject, "it is put back");
+    assert!(!c.can_run());
+    set(&mut c, SegReg::Cs, 0x9b, 0xffff, 0x9900);
+    assert!(c.can_run());
+    assert_eq!(c.run(&ENTRY).reason, ExitReason::EntryFailed);
+}
+
 #[test]
 fn an_instruction_that_fails_gives_its_number() {
     let mut c = cpu();
