@@ -8,7 +8,7 @@ use hv_core::device::AccessSize;
 use hv_core::regs::{SegReg, Segment, SysReg, gpr};
 use hvmloader_fw::acpi::facs;
 use hvmloader_fw::linux::Source;
-use hvmloader_fw::{pci_setup, vga_text};
+use hvmloader_fw::{cmos, pci_setup, vga_text};
 
 impl<B: VcpuBackend> Guest<B> {
     /// Text mode 3, whose registers have been set, with the VGA BIOS's font and an empty screen.
@@ -62,6 +62,8 @@ impl<B: VcpuBackend> Guest<B> {
         let vector = facs::waking_vector(&facs);
         let vector = vector.ok_or("it has left no waking vector below 1 MiB")?;
         self.set_up_chips(setup);
+        // The status has been seen.
+        self.rtc.lock().set_cmos(cmos::SHUTDOWN_STATUS, 0);
         let cpu = &mut self.cpus[0].cpu.cpu;
         let mut code = cpu.segment(SegReg::Cs);
         code.selector = (vector >> 4) as u16;

@@ -265,7 +265,10 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.settle(d.block_nmis, d.unblock_nmis);
         match d.exit.reason {
             ExitReason::EntryFailed if self.learns_of_selectors() => {
-                // The guest has not been entered: the event waits, and the instruction is executed in software.
+                // The guest has not been entered: the event waits, and the instruction is executed in software. The VMCS may not have been
+                // launched.
+                self.hw.clear();
+                self.hw.make_current();
                 d.exit.reason = ExitReason::InterruptWindow;
                 d.exit.vectoring = entry.inject;
             }

@@ -445,6 +445,7 @@ fn real_mode_with_an_odd_selector_is_run_in_software_once_the_cpu_has_refused_it
     assert_eq!(exit.reason, ExitReason::InterruptWindow);
     assert_eq!(exit.vectoring, inject, "it is put back");
     assert!(!c.can_run());
+    assert!(c.hw.cleared > 0, "the next entry launches it");
     set(&mut c, SegReg::Cs, 0x9b, 0xffff, 0x9900);
     assert!(c.can_run());
     assert_eq!(c.run(&ENTRY).reason, ExitReason::EntryFailed);
