@@ -1,6 +1,6 @@
 //! The host's virtio disks: where the guest's media come from when they are not boot-loader modules. VIRTIO 1.2, 5.2, "Block Device".
 //!
-//! A request is given to the disk and the guest runs on; the disk's interrupt says that it is over. The memory of a request may be the
+//! Requests are given to the disk, many at a time, and the guest runs on; the disk's interrupt says that some are over. The memory of a request may be the
 //! guest's own: its pieces are the buffers that the disk works on, so that nobody copies.
 
 use crate::virtio::{self, HostHal, HostTransport, Interrupt};
@@ -67,7 +67,6 @@ fn header(kind: u32, sector: u64) -> Header {
 
 /// A request that the disk has.
 struct Asked {
-    token: u16,
     request: BlockRequest,
     frame: Box<Frame>,
 }
@@ -76,6 +75,15 @@ struct Asked {
 struct Frame {
     header: Header,
     status: [u8; 1],
+}
+
+impl Frame {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            header: header(IN, 0),
+            status: [NO_STATUS],
+        })
+    }
 }
 
 struct Device {
@@ -87,11 +95,13 @@ struct Device {
     data_buffers: usize,
     /// How it says that a request is over. None: it does not.
     interrupt: Option<Interrupt>,
-    asked: Option<Asked>,
+    /// The requests that it has, by their tokens.
+    asked: [Option<Asked>; QUEUE_SIZE],
+    begun: usize,
     /// The VMs, a bit each, that are told when a request is over.
     vms: u8,
-    /// The frame of the next request.
-    frame: Option<Box<Frame>>,
+    /// Frames for further requests.
+    frames: Vec<Box<Frame>>,
 }
 
 // SAFETY: the transport holds pointers to device registers and queues that belong to this object alone.
@@ -171,12 +181,10 @@ impl Device {
             sectors,
             data_buffers,
             interrupt,
-            asked: None,
+            asked: [const { None }; QUEUE_SIZE],
+            begun: 0,
             vms: u8::MAX,
-            frame: Some(Box::new(Frame {
-                header: header(IN, 0),
-                status: [NO_STATUS],
-            })),
+            frames: (0..QUEUE_SIZE / 2).map(|_| Frame::new()).collect(),
         })
     }
 
@@ -225,8 +233,7 @@ impl Device {
             BlockOp::Write => OUT,
             BlockOp::Flush => FLUSH,
         };
-        // There is one request at a time.
-        let Some(mut frame) = self.frame.take() else {
+        let Some(mut frame) = self.frames.pop() else {
             return Err(request);
         };
         (frame.header, frame.status) = (header(kind, request.sector), [NO_STATUS]);
@@ -237,32 +244,28 @@ impl Device {
             buffers(&mut request, &mut frame)
                 .and_then(|(read, mut written)| self.queue.add(&read, &mut written).ok())
         };
-        let Some(token) = token else {
-            self.frame = Some(frame);
+        let slot = token.and_then(|token| self.asked.get_mut(usize::from(token)));
+        let Some(slot) = slot else {
+            self.frames.push(frame);
             return Err(request);
         };
+        *slot = Some(Asked { request, frame });
+        self.begun += 1;
         if self.queue.should_notify() {
             self.transport.notify(QUEUE);
         }
-        self.asked = Some(Asked {
-            token,
-            request,
-            frame,
-        });
         Ok(())
     }
 
-    /// The request, if it is over.
+    /// A request that is over.
     fn answer(&mut self) -> Option<BlockDone> {
-        let token = self.asked.as_ref()?.token;
-        if self.queue.peek_used() != Some(token) {
-            return None;
-        }
+        let token = self.queue.peek_used()?;
+        let slot = self.asked.get_mut(usize::from(token))?;
         let Asked {
             mut request,
             mut frame,
-            ..
-        } = self.asked.take()?;
+        } = slot.take()?;
+        self.begun -= 1;
         // SAFETY: these are the buffers of the request.
         let popped = unsafe {
             buffers(&mut request, &mut frame)
@@ -272,16 +275,15 @@ impl Device {
             Some(Ok(_)) => result(frame.status),
             _ => Err(BlockError),
         };
-        self.frame = Some(frame);
+        self.frames.push(frame);
         Some((request, result))
     }
 
-    /// The request that was begun, if it is over; with `wait`, it is waited for.
+    /// A request that was begun and is over; with `wait`, one is waited for.
     fn finish(&mut self, wait: bool) -> Option<BlockDone> {
-        self.asked.as_ref()?;
         loop {
             let done = self.answer();
-            if done.is_some() || !wait {
+            if done.is_some() || !wait || self.begun == 0 {
                 return done;
             }
             core::hint::spin_loop();
@@ -312,6 +314,11 @@ impl BlockBackend for VirtioDisk {
         let device = self.0.lock();
         device.interrupt.map_or(0, |_| device.data_buffers)
     }
+    fn has_room(&self, pieces: usize) -> bool {
+        let device = self.0.lock();
+        // The header and the status have a descriptor each.
+        !device.frames.is_empty() && device.queue.available_desc() >= pieces + 2
+    }
     fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
         if !self.0.lock().answers(&request) {
             let result = request.perform(self);
@@ -327,7 +334,7 @@ impl BlockBackend for VirtioDisk {
 
 impl Drop for VirtioDisk {
     fn drop(&mut self) {
-        self.finish(true);
+        while self.finish(true).is_some() {}
     }
 }
 

@@ -30,6 +30,8 @@ use device_model::pm::Piix4Pm;
 use device_model::rtc::Rtc;
 use device_model::uart::Uart;
 use device_model::vga::{self, Vga};
+use device_model::virtio::DeviceType;
+use device_model::virtio::block::{self, Block};
 use host_memory::{Demand, MIB};
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
@@ -39,7 +41,9 @@ use hv_core::emulate::EmuCx;
 use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
-use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
+use hv_core::machine::{
+    self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc, PCI_DISKS, Slot, pci_disk,
+};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
@@ -56,7 +60,7 @@ use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
 pub use paging::SecondStage;
 use paging::{Ways, algorithm, shadow_pages};
-use protocol::options;
+use protocol::options::{self, DiskBus};
 
 /// What the virtual CPUs of a guest share.
 pub type Vm = vm::Vm<Paging<HostFrames>>;
@@ -216,7 +220,13 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let (cdroms, cdrom) = Cabinet::of(media.cdroms);
         let (floppies, floppy) = Cabinet::of(media.floppies);
-        let (described, drives) = ide_drives(number, media.disks, cdrom);
+        let (ide_disks, virtio_disks) = match options.disk_bus {
+            DiskBus::Ide => (media.disks, Vec::new()),
+            DiskBus::Virtio => (Vec::new(), media.disks),
+        };
+        let (described, drives) = ide_drives(number, ide_disks, cdrom);
+        let queues = options.cpus() as u16;
+        let virtio = pci_disks(number, virtio_disks, queues);
         let desc = MachineDesc {
             memory: memory_size,
             cpus: options.cpus(),
@@ -224,6 +234,7 @@ impl<B: VcpuBackend> Guest<B> {
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
             drives: described,
+            pci_disks: virtio.len(),
             floppy: floppy_drive,
             boot: options.boot.map(boot_from),
             tablet: options.tablet,
@@ -296,7 +307,10 @@ impl<B: VcpuBackend> Guest<B> {
             ram: memory_size,
             video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64
                 + store.as_ref().map_or(0, |medium| medium.sectors() * 512),
-            devices: DEVICES + u64::from(desc.max_cpus - 1) * CPU + overlays as u64,
+            devices: DEVICES
+                + u64::from(desc.max_cpus - 1) * CPU
+                + (virtio.len() * block::MEMORY) as u64
+                + overlays as u64,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
         };
@@ -377,6 +391,7 @@ impl<B: VcpuBackend> Guest<B> {
             }),
             net,
             drives,
+            virtio,
             floppy,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
             text: device_ram(vga::TEXT_RAM).ok_or_else(enough)?,
@@ -567,6 +582,23 @@ fn ide_drives(
         drives[at] = Some(Drive::disk(disk));
     }
     (described, drives)
+}
+
+/// The hard disks of VM `number` on the PCI bus, with so many queues each.
+fn pci_disks(
+    number: u8,
+    disks: Vec<Box<dyn BlockBackend>>,
+    queues: u16,
+) -> Vec<(Slot, Box<dyn DeviceType>)> {
+    if disks.len() > PCI_DISKS {
+        log::warn!("VM {number}: only {PCI_DISKS} hard disks are used");
+    }
+    let disk = |(n, medium): (usize, Box<dyn BlockBackend>)| {
+        let name = alloc::format!("umbra-disk{}", n + 1);
+        let device: Box<dyn DeviceType> = Box::new(Block::new(medium, &name, queues));
+        (pci_disk(n), device)
+    };
+    (0..PCI_DISKS).zip(disks).map(disk).collect()
 }
 
 /// The flash chip at `at` of VM `number`, with UEFI's variables from `medium`, which keeps them if it can be written.

@@ -3,9 +3,9 @@
 //! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
 //! and [`machine`] puts them there. There are the host and ISA bridges, IDE with disk and CD-ROM, VGA with the Bochs
 //! extensions, an RTL8029 network card, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
-//! power management, a USB controller with a tablet, fw_cfg, debug ports, and the flash chip with UEFI's variables.
+//! power management, a USB controller with a tablet, fw_cfg, debug ports, the flash chip with UEFI's variables, and virtio devices.
 //!
-//! Not here: HPET, sound, virtio. Each module says what of its chip is left out.
+//! Not here: HPET, sound. Each module says what of its chip is left out.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -30,3 +30,4 @@ pub mod syscontrol;
 pub mod uart;
 pub mod usb;
 pub mod vga;
+pub mod virtio;

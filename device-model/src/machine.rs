@@ -12,7 +12,9 @@ use crate::flash::{self, Flash};
 use crate::fwcfg::FwCfg;
 use crate::i8042::I8042;
 use crate::ide::{self, Drive, Ide};
-use crate::irq::{GsiSink, InterruptChips, IoApicMmio, PciSink, PicPorts, SharedChips};
+use crate::irq::{
+    GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts, SharedChips,
+};
 use crate::ne2k::{self, Ne2k};
 use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
 use crate::pit::Pit;
@@ -23,15 +25,16 @@ use crate::uart::Uart;
 use crate::usb::tablet::Tablet;
 use crate::usb::uhci::{self, Uhci};
 use crate::vga::{self, Vga};
+use crate::virtio::{self, DeviceType, VirtioPci};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
-use hv_core::irq::IrqLine;
+use hv_core::irq::{IrqLine, MsiLine};
 use hv_core::lock::{Lock, Rank};
-use hv_core::machine::{self, IDE_DRIVES, MachineDesc, irq};
+use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Slot, irq};
 use hv_core::mem::DeviceRam;
 use hv_core::{Gpa, Hpa, VmTime};
 
@@ -57,6 +60,8 @@ pub struct Outside {
     pub net: Box<dyn NetBackend>,
     /// The drives on the IDE channels, as the description has them.
     pub drives: [Option<Drive>; IDE_DRIVES],
+    /// Virtio devices, and where each is on the PCI bus.
+    pub virtio: Vec<(Slot, Box<dyn DeviceType>)>,
     /// The disk in the floppy drive.
     pub floppy: Option<Box<dyn BlockBackend>>,
     /// Video memory of [`vga::pci_id::VRAM_SIZE`] bytes.
@@ -122,6 +127,7 @@ impl Machine {
             debug,
             net,
             drives,
+            virtio,
             floppy,
             video,
             text,
@@ -221,6 +227,9 @@ impl Machine {
         let nic = machine::NIC.device;
         let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
         network(bus, &mut pci, Ne2k::new(wire, desc.mac, net));
+        for (slot, device) in virtio {
+            put_virtio(bus, &mut pci, &chips, slot, device);
+        }
         put(
             bus,
             Arc::new(Lock::device(pci)),
@@ -335,4 +344,29 @@ fn network(bus: &mut Bus, pci: &mut PciBus, nic: Ne2k) {
         .interrupt_pin(0)
         .io_bar(0, BAR0_LEN.into(), registers);
     pci.add(machine::NIC, Box::new(config));
+}
+
+/// A virtio device. Its windows are numbered by the bus before it exists.
+fn put_virtio(
+    bus: &mut Bus,
+    pci: &mut PciBus,
+    chips: &SharedChips,
+    slot: Slot,
+    device: Box<dyn DeviceType>,
+) {
+    let place = bus.reserve();
+    let windows = virtio::Windows {
+        ports: bus.add_port_window(place, virtio::PORTS_LEN, Width::Native),
+        msi_x: bus.add_mmio(place, virtio::MSI_X_LEN, None),
+        memory: bus.add_mmio(place, virtio::MEMORY_LEN, None),
+    };
+    let input = PciSink::input(slot.device, 0);
+    let parts = virtio::Parts {
+        line: IrqLine::new(Arc::new(PciSink(chips.clone())), input),
+        messages: MsiLine::new(Arc::new(MessageSink::new(chips))),
+        windows,
+    };
+    let function = Shared::new(VirtioPci::new(device, parts));
+    bus.occupy(place, function.on_bus());
+    pci.add(slot, Box::new(function));
 }

@@ -73,6 +73,8 @@ pub struct BlockRequest {
     pub sector: u64,
     /// The memory.
     pub memory: BlockMemory,
+    /// By what whoever asks knows it again.
+    pub tag: u16,
 }
 
 impl BlockRequest {
@@ -130,14 +132,21 @@ pub trait BlockBackend: Send {
         0
     }
 
-    /// Begins a request. One that is over at once is returned; of another [`finish`](Self::finish) tells. There is one at a time, and
-    /// no other call but that until it is over. A medium that is dropped waits for it.
+    /// Whether a further request can be begun that has so many pieces of memory.
+    fn has_room(&self, pieces: usize) -> bool {
+        let _ = pieces;
+        true
+    }
+
+    /// Begins a request. One that is over at once is returned; of another [`finish`](Self::finish) tells. There may be several, as long as
+    /// there [is room](Self::has_room); they are over in any order, and a flush covers the writes that were over before it was begun. While
+    /// there is one, nothing else is read, written or flushed. A medium that is dropped waits for all.
     fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
         let result = request.perform(self);
         Some((request, result))
     }
 
-    /// The request that was begun, if it is over; with `wait`, it is waited for.
+    /// A request that was begun and is over, if there is one; with `wait`, one is waited for if any is not over.
     fn finish(&mut self, wait: bool) -> Option<BlockDone> {
         let _ = wait;
         None

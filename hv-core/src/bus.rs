@@ -526,6 +526,7 @@ impl Bus {
         }
         self.requests.power = None;
         self.requests.wake = None;
+        self.requests.wake_all = None;
         self.wake_at(VmTime(0));
     }
 
@@ -546,6 +547,9 @@ impl Bus {
         let result = f(&mut *d.lock(), &mut cx);
         if let Some(w) = self.requests.wake.take() {
             self.wake(device, w);
+        }
+        if let Some(w) = self.requests.wake_all.take() {
+            self.wake_at(w);
         }
         result
     }

@@ -76,6 +76,9 @@ pub struct Requests {
     pub moved: Vec<(WindowId, Option<u64>)>,
     /// The earliest moment at which a device wants [`Device::poll`] called, if it is earlier than what it said before.
     pub wake: Option<VmTime>,
+    /// The same for all devices: what a function on the PCI bus asks for while its configuration space is accessed, since the bus knows
+    /// it by its ports and windows only.
+    pub wake_all: Option<VmTime>,
 }
 
 impl Requests {
@@ -99,7 +102,10 @@ impl Requests {
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.wake.is_none() && self.power.is_none() && self.moved.is_empty()
+        self.wake.is_none()
+            && self.wake_all.is_none()
+            && self.power.is_none()
+            && self.moved.is_empty()
     }
 }
 

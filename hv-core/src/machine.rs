@@ -60,6 +60,18 @@ pub const NIC: Slot = Slot {
     function: 0,
 };
 
+/// Hard disks on the PCI bus at most.
+pub const PCI_DISKS: usize = 8;
+
+/// The place of hard disk `n` on the PCI bus (0 to 7), where hard disks are no IDE drives.
+#[must_use]
+pub const fn pci_disk(n: usize) -> Slot {
+    Slot {
+        device: 8 + n as u8 % PCI_DISKS as u8,
+        function: 0,
+    }
+}
+
 /// Where RAM below 4 GiB ends at the latest: what is above it is the PCI window.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 /// Where RAM above 4 GiB begins.
@@ -204,6 +216,8 @@ pub struct MachineDesc {
     pub uuid: [u8; 16],
     /// The drives on the IDE channels.
     pub drives: [Option<IdeDrive>; IDE_DRIVES],
+    /// Hard disks on the PCI bus: up to [`PCI_DISKS`].
+    pub pci_disks: usize,
     /// The floppy drive, perhaps without a disk in it.
     pub floppy: FloppyDrive,
     /// What is booted first. None: the usual order.

@@ -3,10 +3,12 @@
 pub mod conformance;
 mod cpu;
 pub mod events;
+mod medium;
 mod random;
 mod vm;
 
 pub use cpu::ScriptedCpu;
+pub use medium::ManyDisk;
 pub use random::Random;
 pub use vm::{FakeInterrupts, FlatMmu, ManualClock};
 

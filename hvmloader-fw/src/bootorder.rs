@@ -8,7 +8,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use hv_core::machine::{BootFrom, IDE, ISA_BRIDGE, IdeDrive, MachineDesc, NIC};
+use hv_core::machine::{BootFrom, IDE, ISA_BRIDGE, IdeDrive, MachineDesc, NIC, pci_disk};
 
 /// The usual order. The network is booted from if it is asked for.
 const USUAL: [BootFrom; 3] = [BootFrom::Disk, BootFrom::Cdrom, BootFrom::Floppy];
@@ -27,7 +27,9 @@ pub(crate) const fn cmos_code(from: BootFrom) -> u8 {
 fn present(desc: &MachineDesc, from: BootFrom) -> bool {
     let has = |wanted: fn(&IdeDrive) -> bool| desc.drives.iter().flatten().any(wanted);
     match from {
-        BootFrom::Disk => has(|drive| matches!(drive, IdeDrive::Disk { .. })),
+        BootFrom::Disk => {
+            desc.pci_disks != 0 || has(|drive| matches!(drive, IdeDrive::Disk { .. }))
+        }
         BootFrom::Cdrom => has(|drive| *drive == IdeDrive::Cdrom),
         BootFrom::Floppy | BootFrom::Network => true,
     }
@@ -61,6 +63,7 @@ fn paths(desc: &MachineDesc, from: BootFrom) -> Vec<String> {
                     n % 2
                 )
             })
+            .chain(pci_disks(desc, from))
             .collect(),
         BootFrom::Floppy => [format!(
             "/pci@i0cf8/isa@{:x}/fdc@03f0/floppy@0",
@@ -69,6 +72,15 @@ fn paths(desc: &MachineDesc, from: BootFrom) -> Vec<String> {
         .into(),
         BootFrom::Network => [format!("/pci@i0cf8/ethernet@{:x}", NIC.device)].into(),
     }
+}
+
+/// The paths of hard disks on the PCI bus, if these are what is asked for.
+fn pci_disks(desc: &MachineDesc, from: BootFrom) -> impl Iterator<Item = String> {
+    let count = match from {
+        BootFrom::Disk => desc.pci_disks,
+        _ => 0,
+    };
+    (0..count).map(|n| format!("/pci@i0cf8/scsi@{:x}/disk@0,0", pci_disk(n).device))
 }
 
 /// The `bootorder` file: one path a line, ended by a NUL.
@@ -130,6 +142,17 @@ mod tests {
         let slave = "/pci@i0cf8/ide@1,1/drive@0/disk@1";
         let fourth = "/pci@i0cf8/ide@1,1/drive@1/disk@1";
         assert_eq!(lines(&desc), [DISK, slave, fourth, FLOPPY]);
+    }
+
+    #[test]
+    fn disks_on_the_pci_bus_have_the_paths_of_their_functions() {
+        let desc = MachineDesc {
+            drives: [None, None, Some(IdeDrive::Cdrom), None],
+            pci_disks: 2,
+            ..machine(1 << 30, 1)
+        };
+        let disk = |slot| format!("/pci@i0cf8/scsi@{slot}/disk@0,0");
+        assert_eq!(lines(&desc), [&*disk(8), &*disk(9), CD, FLOPPY]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
         tablet: false,

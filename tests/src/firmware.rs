@@ -247,6 +247,7 @@ impl FirmwarePc {
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             uuid: [7; 16],
             drives: described,
+            pci_disks: 0,
             floppy: FloppyDrive::M1440,
             boot: media.boot,
             tablet: false,

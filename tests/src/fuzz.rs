@@ -242,6 +242,7 @@ fn desc(memory: u64) -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
         tablet: false,

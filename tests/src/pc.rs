@@ -168,6 +168,7 @@ fn desc() -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
         tablet: true,

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use protocol::MAX_RECORD;
 pub use protocol::options::BootFrom;
-use protocol::options::{MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
+use protocol::options::{DiskBus, MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
 
 use crate::firmware::Firmware;
 use crate::profile::ProfileArgs;
@@ -128,9 +128,14 @@ pub struct VmArgs {
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// A raw hard disk for the guest, made if there is none; what the guest writes stays. It boots from the disk if that is
-    /// bootable, and otherwise from the CD. May be repeated: there is room for four drives with that of the CD
+    /// bootable, and otherwise from the CD. May be repeated: there is room for four drives on IDE with that of the CD, and for eight disks on
+    /// virtio
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
+    /// What the hard disks hang at: ide, which every system has a driver for, or virtio, which Linux, the BSDs, SeaBIOS and OVMF know, with a
+    /// tenth of the exits
+    #[arg(long, value_name = "BUS", default_value = "ide", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
+    pub disk_bus: DiskBus,
     /// The size of a disk that is made [default: 16G]
     #[arg(
         long,

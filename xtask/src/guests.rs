@@ -250,7 +250,8 @@ impl Guest {
             | Guest::LinuxDisk
             | Guest::LinuxEfi => {
                 format!(
-                    "{RECIPE}\n{}\n{}\n{}",
+                    "{RECIPE}\n{}\n{}\n{}\n{}",
+                    initrd::DRIVERS.join(" "),
                     initrd::INIT,
                     initrd::LEASE,
                     work::SOURCE

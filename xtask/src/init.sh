@@ -59,7 +59,7 @@ echo "GUEST-DMI $(cat /sys/class/dmi/id/sys_vendor) $(cat /sys/class/dmi/id/prod
 # The kernel looks for disks in the background.
 for second in 1 2 3 4 5 6 7 8 9 10; do
     case "$(ls /sys/block)" in
-        *sd* | *sr*) break ;;
+        *sd* | *sr* | *vd*) break ;;
     esac
     case "$(ls /sys/class/ata_link 2>/dev/null)" in
         "") break ;;
@@ -86,10 +86,12 @@ sed -n 's/^\([0-9]*: uart:1.*\)/GUEST-SERIAL \1/p' /proc/tty/driver/serial
 [ -e /sys/class/rtc/rtc0/time ] && echo "GUEST-RTC $(cat /sys/class/rtc/rtc0/date) $(cat /sys/class/rtc/rtc0/time)"
 
 # A disk with the mark of the test image counts its boots in its sector 2000.
-if [ -b /dev/sda ] && [ "$(dd if=/dev/sda bs=512 skip=2000 count=1 2>/dev/null | head -c 11)" = "UMBRA-BOOTS" ]; then
-    boots=$(dd if=/dev/sda bs=512 skip=2000 count=1 2>/dev/null | sed -n 's/^UMBRA-BOOTS \([0-9]*\).*/\1/p' | head -n 1)
+disk=/dev/sda
+[ -b /dev/vda ] && disk=/dev/vda
+if [ -b $disk ] && [ "$(dd if=$disk bs=512 skip=2000 count=1 2>/dev/null | head -c 11)" = "UMBRA-BOOTS" ]; then
+    boots=$(dd if=$disk bs=512 skip=2000 count=1 2>/dev/null | sed -n 's/^UMBRA-BOOTS \([0-9]*\).*/\1/p' | head -n 1)
     boots=$((boots + 1))
-    printf 'UMBRA-BOOTS %d\n' $boots | dd of=/dev/sda bs=512 seek=2000 conv=notrunc,sync 2>/dev/null
+    printf 'UMBRA-BOOTS %d\n' $boots | dd of=$disk bs=512 seek=2000 conv=notrunc,sync 2>/dev/null
     sync
     echo "GUEST-BOOTS $boots"
 fi

@@ -33,8 +33,10 @@ const APPLETS: [&str; 33] = [
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
 /// that DHCP needs.
-pub const DRIVERS: [&str; 6] = [
+pub const DRIVERS: [&str; 8] = [
     "ata_piix",
+    "virtio_pci",
+    "virtio_blk",
     "sd_mod",
     "sr_mod",
     "button",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::{MAX_CPUS, Profile, Share, prefix};
+use protocol::options::{DiskBus, MAX_CPUS, Profile, Share, prefix};
 
 use crate::cli::{BootFrom, Switch, VmArgs};
 use crate::firmware::{self, Firmware};
@@ -42,6 +42,8 @@ pub struct Vm {
     pub profile: Profile,
     /// Further hard disks.
     pub disks: Vec<PathBuf>,
+    /// What all hard disks hang at.
+    pub disk_bus: DiskBus,
     /// Further media for the CD-ROM drive.
     pub cdroms: Vec<PathBuf>,
     /// Further media for the floppy drive.
@@ -164,6 +166,7 @@ impl Vm {
             shadow: args.shadow,
             profile: args.profile.profile()?,
             disks: Vec::new(),
+            disk_bus: args.disk_bus,
             cdroms,
             floppies,
             boot,
@@ -205,6 +208,7 @@ impl Vm {
             shadow: None,
             profile: Profile::default(),
             disks: Vec::new(),
+            disk_bus: DiskBus::default(),
             cdroms: Vec::new(),
             floppies: Vec::new(),
             boot: None,
@@ -227,6 +231,7 @@ impl Vm {
             count,
             boot: self.boot,
             tablet: self.tablet,
+            disk_bus: self.disk_bus,
             ..Default::default()
         }
     }
@@ -348,6 +353,8 @@ pub struct Parts {
     pub drives: Vec<Drive>,
 }
 
+/// Hard disks on the guest's PCI bus.
+const PCI_DISKS: usize = 8;
 /// Drives on the guest's IDE channels.
 const IDE_DRIVES: usize = 4;
 
@@ -357,7 +364,11 @@ fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<
     // No guest is the default one, which is a CD.
     let cd = matches!(kind, None | Some(Kind::Cdrom)) || !args.cdrom.is_empty();
     let disks = args.disk.len() + usize::from(kind == Some(Kind::Disk));
-    if disks + usize::from(cd) > IDE_DRIVES {
+    if args.disk_bus == DiskBus::Virtio {
+        if disks > PCI_DISKS {
+            refuse!("{disks} hard disks are too many: there is room for {PCI_DISKS}");
+        }
+    } else if disks + usize::from(cd) > IDE_DRIVES {
         let drives = if cd {
             "three hard disks and the CD-ROM drive"
         } else {
@@ -466,6 +477,7 @@ mod tests {
             profile: Profile::default(),
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],
+            disk_bus: DiskBus::Ide,
             cdroms: vec!["/c".into(), "/e".into()],
             floppies: vec![Floppy {
                 path: "/f".into(),

@@ -85,6 +85,7 @@ impl Channel {
             op,
             sector: span.sector,
             memory: BlockMemory::Buffer { buffer, part },
+            tag: 0,
         };
         let Some(done) = self.request(drive, request) else {
             return Supply::Pending;
@@ -127,6 +128,7 @@ impl Channel {
             op,
             sector: span.sector,
             memory: BlockMemory::Guest(pieces),
+            tag: 0,
         };
         let Some(done) = self.request(drive, request) else {
             return Some(Supply::Pending);
@@ -145,6 +147,7 @@ impl Channel {
             op: BlockOp::Flush,
             sector: 0,
             memory: BlockMemory::none(),
+            tag: 0,
         };
         match self.request(drive, request) {
             None => Supply::Pending,

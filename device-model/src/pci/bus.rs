@@ -115,6 +115,8 @@ impl Device for PciBus {
             _ => {
                 if let Some((function, offset)) = self.target(port, size) {
                     function.config_write(cx, offset, size, value);
+                    // It is the function that is to be polled, not this bus.
+                    cx.requests.wake_all = cx.requests.wake.take();
                 }
             }
         }

@@ -18,7 +18,7 @@ pub use host::HostBridge;
 pub use intx::Intx;
 pub use isa::IsaBridge;
 pub use msi::Msi;
-pub use msix::MsiX;
+pub use msix::{MsiX, WINDOW as MSI_X_WINDOW};
 pub use shared::Shared;
 
 use hv_core::device::{AccessSize, DevCx};

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use protocol::options::DiskBus;
 
 use super::network::md5;
 use super::{Case, What, case, own, until};
 use crate::guests::Guest;
 use crate::media;
+use crate::rig::Paging;
 use crate::run::Options;
 use crate::storage::crash::{Crash, DISK};
 use crate::storage::{floppy_ram_disk, options};
@@ -37,6 +39,13 @@ pub(super) fn cases() -> Vec<Case> {
             "disk-boots-before-the-cd",
             &[Guest::GrubRescue, Guest::LinuxDisk],
             order,
+            512,
+            120,
+        ),
+        own(
+            "virtio-disk-boots-and-keeps-what-is-written",
+            &[Guest::LinuxDisk],
+            virtio,
             512,
             120,
         ),
@@ -99,6 +108,29 @@ fn floppy(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         kept && written.get(new..new + 4) == Some(b"\x7fELF"),
         "the image does not have what the guest wrote"
     );
+    Ok(())
+}
+
+/// SeaBIOS and GRUB boot Linux from a virtio disk, which its own driver writes to; the next boot, under shadow paging, finds that.
+fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let disk = scratch.join("virtio.img");
+    fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
+    for (paging, text) in [
+        (Paging::Nested, "GUEST-BOOTS 1"),
+        (Paging::Shadow, "GUEST-BOOTS 2"),
+    ] {
+        let options = Options {
+            script: vec![until("GUEST-DISK vda"), until(text)],
+            ..Options::headless(Vm {
+                disk_bus: DiskBus::Virtio,
+                paging,
+                memory: case.memory,
+                ..Vm::of(&disk)?
+            })
+        };
+        case.run_once(&options, umbra, scratch)
+            .with_context(|| format!("until {text}"))?;
+    }
     Ok(())
 }
 

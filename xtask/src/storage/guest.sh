@@ -1,14 +1,16 @@
 # What the test guest does with its disk, as umbra.storage= on the kernel's command line says. init.sh has loaded the drivers.
 # Programs of busybox would be preferred to those of their name that have no path.
+disk=/dev/sda
+[ -b /dev/vda ] && disk=/dev/vda
 word() { tr ' ' '\n' < /proc/cmdline | sed -n "s/^umbra\.$1=//p"; }
 fail() { echo "STORAGE-FAILED $1"; sleep 1; poweroff -f; }
-attach() { mount -t ext4 /dev/sda1 /disk || fail mount; }
+attach() { mount -t ext4 ${disk}1 /disk || fail mount; }
 
 # A partition with a journalling file system, and files whose checksums are in one more.
 prepare() {
-    echo 'start=2048, type=83' | /bin/sfdisk -q /dev/sda || fail sfdisk
-    for wait in 1 2 3 4 5; do [ -b /dev/sda1 ] || sleep 1; done
-    /bin/mke2fs -q -t ext4 /dev/sda1 || fail mke2fs
+    echo 'start=2048, type=83' | /bin/sfdisk -q $disk || fail sfdisk
+    for wait in 1 2 3 4 5; do [ -b ${disk}1 ] || sleep 1; done
+    /bin/mke2fs -q -t ext4 ${disk}1 || fail mke2fs
     attach
     cd /disk
     for number in $(seq 20); do
@@ -22,9 +24,9 @@ prepare() {
 
 # The file system as it was found, its journal replayed; and the files.
 check() {
-    /bin/e2fsck -p /dev/sda1
+    /bin/e2fsck -p ${disk}1
     [ $? -le 1 ] || fail "e2fsck -p"
-    /bin/e2fsck -fn /dev/sda1 || fail "e2fsck -fn"
+    /bin/e2fsck -fn ${disk}1 || fail "e2fsck -fn"
     attach
     cd /disk
     md5sum -c sums || fail md5sum
@@ -63,7 +65,7 @@ measure() {
             sequential-read) how=read ;;
             sequential-write) how=write ;;
         esac
-        /bin/fio --name=$job --filename=/dev/sda --size=256M --rw=$how --bs=$size --direct=1 --ioengine=libaio --iodepth=1 \
+        /bin/fio --name=$job --filename=$disk --size=256M --rw=$how --bs=$size --direct=1 --ioengine=libaio --iodepth=1 \
             --end_fsync=1 --time_based --runtime=$(word seconds) --randseed=1 --minimal || fail fio
     done
     echo STORAGE-MEASURED

@@ -155,6 +155,39 @@ impl FromStr for Shadow {
     }
 }
 
+/// What a guest's hard disks hang at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DiskBus {
+    /// IDE channels, which every system has a driver for.
+    #[default]
+    Ide,
+    /// Virtio functions on the PCI bus.
+    Virtio,
+}
+
+impl DiskBus {
+    /// All of them.
+    pub const ALL: [DiskBus; 2] = [DiskBus::Ide, DiskBus::Virtio];
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["ide", "virtio"];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for DiskBus {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<DiskBus, Self::Err> {
+        let mut all = DiskBus::ALL.into_iter();
+        all.find(|bus| bus.name() == text)
+            .ok_or("use ide or virtio")
+    }
+}
+
 /// The interfaces of hypervisors that a guest is offered, beside what a PC has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Enlighten {
