@@ -76,24 +76,38 @@ impl Apics {
 
     /// Sends an interprocessor interrupt of `cpu`.
     pub fn send(&self, cpu: usize, message: Message, shorthand: Shorthand) {
-        match shorthand {
-            Shorthand::Destination => {
-                self.deliver(message);
-            }
-            Shorthand::Itself => {
-                if let Some(mailbox) = self.boxes.get(cpu) {
-                    mailbox.post(message);
+        if message.mode == DeliveryMode::LowestPriority && shorthand == Shorthand::Destination {
+            self.arbitrate(message);
+        } else if self.send_to_others(cpu, message, shorthand)
+            && let Some(own) = self.boxes.get(cpu)
+        {
+            own.post(message);
+        }
+    }
+
+    /// The same, not in lowest-priority mode, to all but itself. Whether it goes to itself too.
+    pub fn send_to_others(&self, cpu: usize, message: Message, shorthand: Shorthand) -> bool {
+        if shorthand == Shorthand::Itself {
+            return true;
+        }
+        let mut to_itself = false;
+        for (other, mailbox) in self.boxes.iter().enumerate() {
+            let address = mailbox.address();
+            let addressed = match shorthand {
+                Shorthand::Destination => {
+                    address.is_destination(message.destination, message.logical)
                 }
+                _ => address.enabled(),
+            };
+            if !addressed {
+                continue;
             }
-            Shorthand::All | Shorthand::Others => {
-                for (other, mailbox) in self.boxes.iter().enumerate() {
-                    if mailbox.address().enabled() && (shorthand == Shorthand::All || other != cpu)
-                    {
-                        mailbox.post(message);
-                    }
-                }
+            match other == cpu {
+                true => to_itself = shorthand != Shorthand::Others,
+                false => _ = mailbox.post(message),
             }
         }
+        to_itself
     }
 
     /// The mailbox of the CPU with this APIC ID.

@@ -71,9 +71,7 @@ impl CpuInterrupts {
             self.lapic.preset_virtual_wire();
             self.publish();
         }
-        if mail.contains(Flags::VECTORS) {
-            self.take_vectors();
-        }
+        self.take_vectors(mail);
         if mail.contains(Flags::ILLEGAL) {
             self.lapic.receive(fixed(0, false));
         }
@@ -88,14 +86,14 @@ impl CpuInterrupts {
         self.update();
     }
 
-    fn take_vectors(&mut self) {
+    fn take_vectors(&mut self, mail: Flags) {
         let Self {
             mailbox,
             lapic,
             chips,
             ..
         } = self;
-        mailbox.take_vectors(|vector, level| {
+        mailbox.take_vectors(mail, |vector, level| {
             // It has been disabled since: for whoever waits for its end, the interrupt has ended.
             if lapic.receive(fixed(vector, level)) == Accept::Refused && level {
                 chips.lock().end_of_interrupt(vector);
@@ -109,12 +107,13 @@ impl CpuInterrupts {
         let (flags, lapic) = (self.mailbox.flags(), &self.lapic);
         // Mail that has not been opened is new to the next look.
         self.seen = flags.difference(Flags::MAIL);
-        let mut attention = Attention::priority(lapic.tpr() >> 4, lapic.held_back_by_tpr());
+        let waiting = lapic.waiting();
+        let mut attention = Attention::priority(lapic.tpr() >> 4, waiting.held_back_by_tpr);
         attention |= Attention::from_bits_retain((flags & Flags::EVENTS).bits() as u16);
-        let interrupt = lapic.deliverable().is_some() || self.takes_pic();
+        let interrupt = waiting.deliverable.is_some() || self.takes_pic();
         attention.set(Attention::INTERRUPT, interrupt);
         self.attention = attention;
-        self.mailbox.publish_class(lapic.ppr() >> 4);
+        self.mailbox.publish_class(waiting.ppr >> 4);
     }
 
     /// Whether the PIC has an interrupt for this CPU, as of the last look.
@@ -160,10 +159,14 @@ impl CpuInterrupts {
         self.look();
     }
 
-    /// Sends an interprocessor interrupt.
+    /// Sends an interprocessor interrupt. A fixed one to itself has no way to go.
     fn send(&mut self, message: Message, shorthand: Shorthand) {
         self.ipis += 1;
-        self.apics.send(self.cpu, message, shorthand);
+        if message.mode != DeliveryMode::Fixed {
+            self.apics.send(self.cpu, message, shorthand);
+        } else if self.apics.send_to_others(self.cpu, message, shorthand) {
+            self.lapic.receive(message);
+        }
     }
 }
 
@@ -303,6 +306,8 @@ impl InterruptController for CpuInterrupts {
                 ..event(DeliveryMode::of(icr), icr as u8)
             };
             self.send(message, Shorthand::Destination);
+            self.update();
+            self.look();
         }
         there
     }

@@ -24,7 +24,7 @@ bitflags::bitflags! {
         const KICK = Attention::KICK.bits() as u32;
         const FLUSH = Attention::FLUSH.bits() as u32;
         const START_UP_VECTOR = 0xff << Self::START_UP_SHIFT;
-        /// Vectors have been put in.
+        /// Vectors of edge-triggered interrupts have been put in.
         const VECTORS = 1 << 16;
         /// A message with an illegal vector came.
         const ILLEGAL = 1 << 17;
@@ -34,6 +34,8 @@ bitflags::bitflags! {
         const LINT1 = 1 << 19;
         /// LINT0 is to be as firmware leaves it.
         const VIRTUAL_WIRE = 1 << 20;
+        /// Vectors of level-triggered interrupts have been put in.
+        const LEVEL_VECTORS = 1 << 21;
         /// The PIC's output is up.
         const PIC = 1 << 24;
         /// The I/O APIC passes it on to this CPU.
@@ -41,6 +43,7 @@ bitflags::bitflags! {
 
         /// What the owner's local APIC sees to.
         const MAIL = Self::VECTORS.bits()
+            | Self::LEVEL_VECTORS.bits()
             | Self::ILLEGAL.bits()
             | Self::LINT0.bits()
             | Self::LINT1.bits()
@@ -68,12 +71,12 @@ impl Flags {
 
 /// A set of vectors.
 #[derive(Default)]
-struct Posted([AtomicU32; 8]);
+struct Posted([AtomicU64; 4]);
 
 impl Posted {
     fn put(&self, vector: u8) {
-        if let Some(word) = self.0.get(usize::from(vector >> 5)) {
-            word.fetch_or(1 << (vector & 31), SEQ);
+        if let Some(word) = self.0.get(usize::from(vector >> 6)) {
+            word.fetch_or(1 << (vector & 63), SEQ);
         }
     }
 
@@ -85,7 +88,7 @@ impl Posted {
             }
             let mut bits = word.swap(0, SEQ);
             while bits != 0 {
-                f((i as u32 * 32 + bits.trailing_zeros()) as u8);
+                f((i as u32 * 64 + bits.trailing_zeros()) as u8);
                 bits &= bits - 1;
             }
         }
@@ -161,8 +164,8 @@ impl Mailbox {
                     // A refused vector must not leave the I/O APIC waiting for its end.
                     return !message.level;
                 }
-                self.put(message.vector, message.level);
-                self.tell(Flags::VECTORS);
+                let flag = self.put(message.vector, message.level);
+                self.tell(flag);
             }
             DeliveryMode::Nmi => self.tell(Flags::NMI),
             DeliveryMode::Init => self.init(),
@@ -172,11 +175,14 @@ impl Mailbox {
         true
     }
 
-    fn put(&self, vector: u8, level: bool) {
+    /// Puts `vector` in; returns the flag that says so.
+    fn put(&self, vector: u8, level: bool) -> Flags {
         if level {
             self.level.put(vector);
+            Flags::LEVEL_VECTORS
         } else {
             self.edge.put(vector);
+            Flags::VECTORS
         }
     }
 
@@ -261,10 +267,15 @@ impl Mailbox {
         Flags::from_bits_retain(self.flags.fetch_and(!flags.bits(), SEQ)) & flags
     }
 
-    /// Takes the vectors: edge-triggered before level-triggered ones, whose end somebody waits for. Their flag has been taken before.
-    pub fn take_vectors(&self, mut f: impl FnMut(u8, bool)) {
-        self.edge.take(|vector| f(vector, false));
-        self.level.take(|vector| f(vector, true));
+    /// Takes the vectors whose flags are in `mail`, which has been taken before: edge-triggered before level-triggered ones, whose end somebody
+    /// waits for.
+    pub fn take_vectors(&self, mail: Flags, mut f: impl FnMut(u8, bool)) {
+        if mail.contains(Flags::VECTORS) {
+            self.edge.take(|vector| f(vector, false));
+        }
+        if mail.contains(Flags::LEVEL_VECTORS) {
+            self.level.take(|vector| f(vector, true));
+        }
     }
 
     /// Tells others where the owner is to be found.

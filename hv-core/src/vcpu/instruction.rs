@@ -1,8 +1,8 @@
 //! The length of an intercepted instruction, where the CPU does not tell the next RIP.
 //!
-//! Nearly all such instructions are one or two bytes without prefixes. Their bytes are compared at the place where the code page
-//! was last found; only when they differ is the page looked up again and the instruction decoded. A remembered page may be out
-//! of date, but the bytes there must still be exactly those of the instruction that caused the exit.
+//! Nearly all such instructions are one or two bytes without prefixes. Their bytes are compared at the place where they were found
+//! before, or in the code page that was looked up last; only when they differ is the page looked up again and the instruction decoded. What is remembered may be
+//! out of date, but the bytes there must still be exactly those of the instruction that caused the exit.
 
 use super::{Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
@@ -20,11 +20,31 @@ pub(super) struct LengthCache {
     /// Linear page of the last one, with bit 0 set when the entry is valid.
     page: u64,
     gpa: Gpa,
-    /// The last one of two bytes itself: CR3 and RIP, where its bytes are, and RIP behind it.
-    last_cr3: u64,
-    last_rip: u64,
-    last_gpa: Gpa,
-    last_next: u64,
+    /// The last ones of two bytes themselves, by their RIP.
+    last: [Place; PLACES],
+}
+
+/// How many instructions are remembered: those of an interrupt that one CPU sends and another ends, and some more.
+const PLACES: usize = 8;
+
+/// Where an instruction of two bytes is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    cr3: u64,
+    /// Of CS, which counts where the CPU is not in 64-bit mode.
+    base: u64,
+    rip: u64,
+    /// Its bytes.
+    gpa: Gpa,
+    /// RIP behind it.
+    next: u64,
+}
+
+impl LengthCache {
+    /// Where an instruction at `rip` is remembered.
+    const fn slot(rip: u64) -> usize {
+        ((rip ^ rip >> 4) as usize) & (PLACES - 1)
+    }
 }
 
 /// The opcode of an instruction without prefixes, least significant byte first, with its length in bytes. None: it is left to the decoder.
@@ -51,14 +71,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return Ok(rip);
         }
         let (bytes, len) = opcode(what).unwrap_or_default();
-        // The same instruction as last time, in a loop.
-        let c = &self.lengths;
+        let rip = self.cpu.rip();
         if len == 2
-            && c.last_rip == self.cpu.rip()
-            && c.last_cr3 == self.cpu.sysreg(SysReg::Cr3)
-            && self.vm.memory.is_u16(c.last_gpa, bytes)
+            && let Some(place) = self.lengths.last.get(LengthCache::slot(rip))
+            && place.rip == rip
+            && place.base == self.cpu.segment(SegReg::Cs).base
+            && place.cr3 == self.cpu.sysreg(SysReg::Cr3)
+            && self.vm.memory.is_u16(place.gpa, bytes)
         {
-            return Ok(c.last_next);
+            return Ok(place.next);
         }
         self.find_next_rip(what, bytes, len)
     }
@@ -79,8 +100,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 let next = mode.next_rip(rip, len);
                 // One of another length would be taken for this one if it came to the same place.
                 if len == 2 {
-                    let c = &mut self.lengths;
-                    (c.last_cr3, c.last_rip, c.last_gpa, c.last_next) = (c.cr3, rip, gpa, next);
+                    let cr3 = self.lengths.cr3;
+                    let base = self.cpu.segment(SegReg::Cs).base;
+                    if let Some(place) = self.lengths.last.get_mut(LengthCache::slot(rip)) {
+                        *place = Place {
+                            cr3,
+                            base,
+                            rip,
+                            gpa,
+                            next,
+                        };
+                    }
                 }
                 return Ok(next);
             }

@@ -172,3 +172,21 @@ fn code_is_found_through_the_base_of_cs() {
     r.run();
     assert_eq!(r.vcpu.cpu.rip, 0x102);
 }
+
+#[test]
+fn the_same_rip_in_another_segment_is_another_instruction() {
+    let mut r = Rig::new();
+    r.vcpu.cpu.set_sysreg(SysReg::Efer, 0);
+    r.vcpu.cpu.set_sysreg(SysReg::Cr0, 0x10);
+    r.memory.write(Gpa(0x3_0100), &CPUID).unwrap();
+    r.memory.write(Gpa(0x4_0100), &[0x66, 0x0f, 0xa2]).unwrap();
+    for (base, next) in [(0x3_0000, 0x102), (0x4_0000, 0x103)] {
+        let mut cs = r.vcpu.cpu.segment(SegReg::Cs);
+        (cs.attr, cs.base) = (cs.attr - SegAttr::L, base);
+        r.vcpu.cpu.set_segment(SegReg::Cs, cs);
+        r.vcpu.cpu.rip = 0x100;
+        r.bare(Cpuid);
+        r.run();
+        assert_eq!(r.vcpu.cpu.rip, next, "CS at {base:#x}");
+    }
+}

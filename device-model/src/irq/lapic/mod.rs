@@ -125,6 +125,26 @@ pub(super) enum Accept {
     StartUp(u8),
 }
 
+/// What waits in a local APIC.
+pub(super) struct Waiting {
+    /// The processor priority.
+    pub(super) ppr: u8,
+    /// The requested interrupt whose priority is above the processor's.
+    pub(super) deliverable: Option<u8>,
+    /// The priority class of the requested interrupt that only the task priority holds back, or 0: it can be delivered as soon as
+    /// the task priority's class is below.
+    pub(super) held_back_by_tpr: u8,
+}
+
+/// SDM vol 3A 12.8.3.1, "Task and Processor Priorities", where `served` is the highest interrupt in service, or 0.
+const fn processor_priority(tpr: u8, served: u8) -> u8 {
+    if tpr >> 4 >= served >> 4 {
+        tpr
+    } else {
+        served & 0xf0
+    }
+}
+
 /// One local APIC.
 pub(super) struct Lapic {
     /// The number of its CPU, which is its ID after power-on.
@@ -243,14 +263,8 @@ impl Lapic {
         self.tpr = value;
     }
 
-    /// SDM vol 3A 12.8.3.1, "Task and Processor Priorities".
-    pub(super) fn ppr(&self) -> u8 {
-        let served = self.isr.highest().unwrap_or(0);
-        if self.tpr & 0xf0 >= served & 0xf0 {
-            self.tpr
-        } else {
-            served & 0xf0
-        }
+    fn ppr(&self) -> u8 {
+        processor_priority(self.tpr, self.isr.highest().unwrap_or(0))
     }
 
     /// SDM vol 3A 12.6.2.4, "Lowest Priority Delivery Mode": the arbitration priority register.
@@ -265,27 +279,28 @@ impl Lapic {
         }
     }
 
-    /// The requested interrupt whose priority is above the processor's.
-    pub(super) fn deliverable(&self) -> Option<u8> {
-        let vector = self.irr.highest()?;
-        (vector & 0xf0 > self.ppr() & 0xf0 && self.enabled()).then_some(vector)
-    }
-
-    /// The priority class of the requested interrupt that only the task priority holds back, or 0: it can be delivered as soon as
-    /// the task priority's class is below.
-    pub(super) fn held_back_by_tpr(&self) -> u8 {
-        let requested = self.irr.highest().unwrap_or(0) >> 4;
-        let served = self.isr.highest().unwrap_or(0) >> 4;
-        if self.enabled() && requested > served && requested <= self.tpr >> 4 {
-            requested
-        } else {
-            0
+    /// What waits, and what for.
+    #[inline]
+    pub(super) fn waiting(&self) -> Waiting {
+        let requested = self.irr.highest().unwrap_or(0);
+        let served = self.isr.highest().unwrap_or(0);
+        let ppr = processor_priority(self.tpr, served);
+        let class = requested >> 4;
+        let held_back = class > served >> 4 && class <= self.tpr >> 4;
+        Waiting {
+            ppr,
+            deliverable: (class > ppr >> 4 && self.enabled()).then_some(requested),
+            held_back_by_tpr: if held_back && self.enabled() {
+                class
+            } else {
+                0
+            },
         }
     }
 
     /// Takes the deliverable interrupt into service.
     pub(super) fn acknowledge(&mut self) -> Option<u8> {
-        let vector = self.deliverable()?;
+        let vector = self.waiting().deliverable?;
         self.irr.clear(vector);
         self.isr.set(vector);
         Some(vector)

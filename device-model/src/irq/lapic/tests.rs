@@ -47,12 +47,12 @@ fn interrupt_is_delivered_only_above_the_task_priority() {
     let mut a = enabled();
     a.write(T0, 0x80, 0x40);
     assert_eq!(a.receive(fixed(0x4f, false)), Accept::Interrupt);
-    assert_eq!(a.deliverable(), None);
+    assert_eq!(a.waiting().deliverable, None);
     a.receive(fixed(0x51, false));
     assert_eq!(a.acknowledge(), Some(0x51));
     assert_eq!(a.read(T0, 0xa0), 0x50);
     a.write(T0, 0x80, 0x3f);
-    assert_eq!(a.deliverable(), None, "51h is in service");
+    assert_eq!(a.waiting().deliverable, None, "51h is in service");
     a.write(T0, 0xb0, 0);
     assert_eq!(a.acknowledge(), Some(0x4f));
 }
@@ -158,7 +158,7 @@ fn periodic_timer_keeps_its_phase_and_coalesces_missed_periods() {
     assert_eq!(a.read(now, 0x390), 500_000);
     assert_eq!(a.acknowledge(), Some(0xef));
     a.write(now, 0xb0, 0);
-    assert_eq!(a.deliverable(), None);
+    assert_eq!(a.waiting().deliverable, None);
     a.write(now, 0x380, 0);
     assert_eq!(a.deadline(), None);
 }
@@ -303,6 +303,6 @@ fn apic_base_refuses_reserved_bits_and_disabling_forgets() {
     assert!(a.set_apic_base(0xfee0_0900));
     a.receive(fixed(0x40, false));
     assert!(a.set_apic_base(0xfee0_0100));
-    assert_eq!(a.deliverable(), None);
+    assert_eq!(a.waiting().deliverable, None);
     assert!(!a.enabled());
 }

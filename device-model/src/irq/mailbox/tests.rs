@@ -36,20 +36,21 @@ enum Sending {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Owner {
     TakeFlag,
-    TakeVectors,
+    /// Those that these flags tell of.
+    TakeVectors(u32),
     Halt,
     Look,
     Asleep,
 }
 
 const SENDERS: usize = 2;
-const VECTORS: [(u8, bool); SENDERS] = [(0x41, false), (0x91, true)];
+const SENT: [(u8, bool); SENDERS] = [(0x41, false), (0x91, true)];
 
 /// Where everybody is, and what is in the mailbox.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct World {
     flags: u32,
-    posted: [[u32; 8]; 2],
+    posted: [[u64; 4]; 2],
     halted: bool,
     woken: bool,
     /// How far each sender is with its steps.
@@ -63,7 +64,7 @@ impl World {
     fn start() -> Self {
         Self {
             flags: 0,
-            posted: [[0; 8]; 2],
+            posted: [[0; 4]; 2],
             halted: false,
             woken: false,
             senders: [0; SENDERS],
@@ -96,7 +97,7 @@ impl World {
         f(&mailbox, &mut next);
         next.flags = mailbox.flags.load(SEQ);
         next.posted = [&mailbox.edge, &mailbox.level].map(|set| {
-            let mut words = [0; 8];
+            let mut words = [0; 4];
             for (to, word) in words.iter_mut().zip(&set.0) {
                 *to = word.load(SEQ);
             }
@@ -120,12 +121,13 @@ impl World {
     /// Everything that can happen next.
     fn next(&self, mistake: Mistake) -> Vec<World> {
         let mut all = Vec::new();
-        for (sender, (vector, level)) in VECTORS.into_iter().enumerate() {
+        for (sender, (vector, level)) in SENT.into_iter().enumerate() {
             if let Some(step) = Self::sends(mistake).get(self.senders[sender]) {
                 all.push(self.with(|mailbox, w| {
                     w.senders[sender] += 1;
                     match step {
-                        Sending::Put => mailbox.put(vector, level),
+                        Sending::Put => _ = mailbox.put(vector, level),
+                        Sending::Flag if level => mailbox.set(Flags::LEVEL_VECTORS),
                         Sending::Flag => mailbox.set(Flags::VECTORS),
                         Sending::Wake => mailbox.wake(),
                     }
@@ -137,34 +139,37 @@ impl World {
     }
 
     fn owner_next(&self, mistake: Mistake) -> Option<World> {
-        let take = |mailbox: &Mailbox, w: &mut World| {
-            mailbox.take_vectors(|vector, level| {
-                let sender = VECTORS.iter().position(|&v| v == (vector, level));
+        const VECTORS: Flags = Flags::VECTORS.union(Flags::LEVEL_VECTORS);
+        let take = |mailbox: &Mailbox, w: &mut World, mail| {
+            mailbox.take_vectors(mail, |vector, level| {
+                let sender = SENT.iter().position(|&v| v == (vector, level));
                 w.arrived[sender.expect("it was sent")] = true;
             });
         };
         let next = match self.owner {
             Owner::TakeFlag => self.with(|mailbox, w| {
                 if mistake == Mistake::VectorsBeforeFlag {
-                    if mailbox.flags().contains(Flags::VECTORS) {
-                        take(mailbox, w);
-                        w.owner = Owner::TakeVectors;
+                    let mail = mailbox.flags() & VECTORS;
+                    if !mail.is_empty() {
+                        take(mailbox, w, mail);
+                        w.owner = Owner::TakeVectors(0);
                     } else {
                         w.owner = Owner::Halt;
                     }
                     return;
                 }
-                w.owner = match mailbox.take(Flags::MAIL).contains(Flags::VECTORS) {
-                    true => Owner::TakeVectors,
+                let mail = mailbox.take(Flags::MAIL);
+                w.owner = match mail.intersects(VECTORS) {
+                    true => Owner::TakeVectors(mail.bits()),
                     false if mistake == Mistake::LookBeforeHalt => Owner::Look,
                     false => Owner::Halt,
                 };
             }),
-            Owner::TakeVectors => self.with(|mailbox, w| {
+            Owner::TakeVectors(mail) => self.with(|mailbox, w| {
                 if mistake == Mistake::VectorsBeforeFlag {
                     mailbox.take(Flags::MAIL);
                 } else {
-                    take(mailbox, w);
+                    take(mailbox, w, Flags::from_bits_retain(mail));
                 }
                 w.owner = Owner::TakeFlag;
             }),
