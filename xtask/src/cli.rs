@@ -254,7 +254,7 @@ pub struct RunArgs {
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,
-    /// On how many CPUs of the outer machine guests run: 1 to 32, in Bochs to 8. In QEMU's emulation there is one more, which only serves them [default: 1]
+    /// On how many CPUs of the outer machine guests run: 1 to 32, in Bochs to 8. In QEMU's emulation there is one more, which only serves them [default: as many as they have and this computer has; 1 in Bochs and with --icount]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub host_cpus: Option<String>,
     /// The memory of the outer machine [default: what the guests and Umbra need]

@@ -66,6 +66,10 @@ impl Rig for BochsRig {
         bochs::MOST_CPUS
     }
 
+    fn runs_in_parallel(&self) -> bool {
+        false
+    }
+
     fn lacks(&self, part: Part) -> Option<&'static str> {
         Some(bochs::lacks(part))
     }

@@ -103,6 +103,11 @@ pub trait Rig: Sync {
         MAX_HOST_CPUS
     }
 
+    /// Whether the outer machine's CPUs run at the same time: more of them make guests with several CPUs faster.
+    fn runs_in_parallel(&self) -> bool {
+        true
+    }
+
     /// The CPUs that the outer machine has besides those for guests, if there are several of these: Umbra keeps them for itself.
     fn serving_cpus(&self) -> u32 {
         0

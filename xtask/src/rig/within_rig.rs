@@ -57,6 +57,10 @@ impl Rig for WithinRig {
         self.most_memory
     }
 
+    fn runs_in_parallel(&self) -> bool {
+        false
+    }
+
     fn lacks(&self, part: Part) -> Option<&'static str> {
         (part == Part::Network).then_some("the Linux between has none")
     }

@@ -129,6 +129,8 @@ impl Options {
         let guests_cpus = guests_cpus + vm.max_cpus;
         let host_cpus = match &args.host_cpus {
             Some(text) => parse_cpus("--host-cpus", text, rig.most_cpus())?,
+            // Instructions are counted in one order only.
+            None if args.icount => 1,
             None => host_cpus(rig, guests_cpus),
         };
         let all = [(&args.vm, &vm)].into_iter();
@@ -165,12 +167,12 @@ impl Options {
         })
     }
 
-    /// Options for a headless run of `vm`, as the tests and the benchmarks use them.
+    /// Options for a headless run of `vm` on one CPU of the host, as the tests and the benchmarks use them.
     pub fn headless(vm: Vm) -> Options {
         Options {
             rig: QEMU_SVM,
             cpu_model: QEMU_SVM.usual_model().to_owned(),
-            host_cpus: host_cpus(QEMU_SVM, vm.max_cpus),
+            host_cpus: 1,
             vm,
             others: Vec::new(),
             network: Network::default(),
