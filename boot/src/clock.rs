@@ -92,7 +92,8 @@ pub fn init() {
     );
 }
 
-/// The clock of one VM, or of the host.
+/// The clock of one VM, or of the host. A clone tells the same time, and is not to be armed.
+#[derive(Clone)]
 pub struct HostClock {
     /// From 1; another one whenever it goes differently.
     number: u64,

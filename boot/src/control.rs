@@ -3,8 +3,9 @@
 //! From the tool its bytes come on COM2. To it they go there too, or to Bochs's port E9h: Bochs gives a serial port its 115,200 baud of
 //! virtual time, far too little for screens, and takes a byte at port E9h ("port_e9_hack" in bochsrc(5)) in one instruction.
 
+use crate::interrupts::{self, Concerns};
+use crate::logger;
 use crate::serial::Serial;
-use crate::{interrupts, logger};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use protocol::options::Transport;
 use protocol::{Decoder, Event, Item, MAX_PAYLOAD, Message, Request, VERSION};
@@ -141,11 +142,12 @@ pub fn is_open() -> bool {
 }
 
 /// Takes what has been received.
-fn interrupt() {
+fn interrupt() -> Concerns {
     let (mut channel, mut received) = (CHANNEL.lock(), RECEIVED.lock());
     while let Some(byte) = channel.sender.com2.read() {
         received.push(byte);
     }
+    Concerns::Session
 }
 
 /// Sends one message about VM `vm`.

@@ -3,6 +3,7 @@
 //! Requests are given to the disk, many at a time, and the guest runs on; the disk's interrupt says that some are over. The memory of a request may be the
 //! guest's own: its pieces are the buffers that the disk works on, so that nobody copies.
 
+use crate::interrupts::Concerns;
 use crate::virtio::{self, HostHal, HostTransport, Interrupt};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -339,7 +340,7 @@ impl Drop for VirtioDisk {
 }
 
 /// A disk interrupts: a request is over.
-fn interrupt() {
+fn interrupt() -> Concerns {
     for disk in &*DISKS.lock() {
         let mut disk = disk.lock();
         if disk.interrupt == Some(Interrupt::Message) || !disk.transport.ack_interrupt().is_empty()
@@ -347,6 +348,7 @@ fn interrupt() {
             ANSWERED.fetch_or(disk.vms, Ordering::Relaxed);
         }
     }
+    Concerns::Devices
 }
 
 /// The VMs, a bit each from bit 0 on, whose requests have come to an end since this was last asked.

@@ -6,7 +6,7 @@
 use crate::stacks::{DOUBLE_FAULT, GUARD, IST, PAGE_FAULT, Stacks};
 use crate::{lapic, smp};
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
@@ -16,8 +16,17 @@ pub static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
 const PIC_BASE: u8 = 0x20;
 const IRQ_CASCADE: u8 = 2;
 
-/// What is done about an interrupt.
-pub type Handler = fn();
+/// Whom an interrupt concerns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Concerns {
+    /// The session: keys, movements, messages.
+    Session,
+    /// Devices of guests, whose requests have been answered.
+    Devices,
+}
+
+/// What is done about an interrupt, and whom it concerns.
+pub type Handler = fn() -> Concerns;
 
 /// Vectors of messages: of devices that interrupt without a line.
 const MESSAGES: core::ops::Range<u8> = 0x50..0x60;
@@ -216,24 +225,36 @@ unsafe fn init_pics() {
     }
 }
 
-/// Interrupts that the first CPU has had, but for kicks: the session has something to see to after each.
-static SERVED: AtomicU32 = AtomicU32::new(0);
+/// The session has something to see to, or devices of guests.
+static SESSION: AtomicBool = AtomicBool::new(false);
+static DEVICES: AtomicBool = AtomicBool::new(false);
 
-/// How many interrupts the first CPU has had so far, but for kicks.
-pub fn served() -> u32 {
-    SERVED.load(Ordering::Relaxed)
+/// There is something to see to for these. The first CPU looks when it has had an interrupt.
+pub fn concern(who: Concerns) {
+    match who {
+        Concerns::Session => &SESSION,
+        Concerns::Devices => &DEVICES,
+    }
+    .store(true, Ordering::Release);
 }
 
-/// The session is to look around as after an interrupt.
-pub fn serve() {
-    SERVED.fetch_add(1, Ordering::Relaxed);
+/// Whether there has been something for the session since this was last asked.
+pub fn concerned_session() -> bool {
+    SESSION.swap(false, Ordering::Acquire)
+}
+
+/// Whether the session waits to be asked that.
+pub fn concerns_session() -> bool {
+    SESSION.load(Ordering::Relaxed)
+}
+
+/// Whether there has been something for devices since this was last asked.
+pub fn concerned_devices() -> bool {
+    DEVICES.load(Ordering::Relaxed) && DEVICES.swap(false, Ordering::Acquire)
 }
 
 extern "C" fn trap(frame: &Frame) {
     let vector = frame.vector as u8;
-    if vector >= 32 && vector != lapic::KICK_VECTOR && smp::current().number == 0 {
-        serve();
-    }
     match vector {
         0..=31 => exception(frame),
         lapic::TIMER_VECTOR => {
@@ -249,13 +270,16 @@ extern "C" fn trap(frame: &Frame) {
         v @ PIC_BASE..0x30 => {
             let line = v - PIC_BASE;
             let handlers = HANDLERS.lock()[usize::from(line)];
-            handlers.into_iter().flatten().for_each(|handler| handler());
+            handlers
+                .into_iter()
+                .flatten()
+                .for_each(|handler| concern(handler()));
             end_of_interrupt(line);
         }
         v if MESSAGES.contains(&v) => {
             let handler = MESSAGE_HANDLERS.lock()[usize::from(v - MESSAGES.start)];
             if let Some(handler) = handler {
-                handler();
+                concern(handler());
             }
             lapic::eoi();
         }

@@ -4,7 +4,8 @@
 //! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard". The mouse's
 //! bytes go to [`mouse`].
 
-use crate::{interrupts, mouse};
+use crate::interrupts::{self, Concerns};
+use crate::mouse;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -199,13 +200,13 @@ pub unsafe fn discard() {
 }
 
 /// Takes what the keyboard and the mouse have sent.
-fn interrupt() {
+fn interrupt() -> Concerns {
     for _ in 0..LIMIT {
         // SAFETY: ring 0; the keyboard controller is ours.
         let (status, code) = unsafe {
             let status = inb(STATUS);
             if status & OUTPUT_FULL == 0 {
-                return;
+                break;
             }
             (status, inb(DATA))
         };
@@ -221,6 +222,7 @@ fn interrupt() {
             keys.push_back(code);
         }
     }
+    Concerns::Session
 }
 
 /// Takes the scan codes that wait.

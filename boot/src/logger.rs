@@ -1,8 +1,9 @@
 //! The log: lines on COM1, with the time since start. Where no host tool is at the control channel, COM1 carries the guest's COM1 and
 //! Umbra's console too.
 
+use crate::clock;
+use crate::interrupts::{self, Concerns};
 use crate::serial::Serial;
-use crate::{clock, interrupts};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -56,13 +57,14 @@ pub fn listen() {
     interrupts::unmask(IRQ, interrupt);
 }
 
-fn interrupt() {
+fn interrupt() -> Concerns {
     let (mut port, mut received) = (COM1.lock(), RECEIVED.lock());
     while let Some(byte) = port.read() {
         if received.len() < LIMIT {
             received.push_back(byte);
         }
     }
+    Concerns::Session
 }
 
 /// Takes what has been received.

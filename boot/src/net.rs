@@ -3,6 +3,7 @@
 //! The host card's interrupt says that frames have arrived; they are sorted into the guests' queues then, or when a guest's card
 //! asks for its next, whichever is first. Nothing is allocated for a frame.
 
+use crate::interrupts::Concerns;
 use crate::smp;
 use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
@@ -200,7 +201,7 @@ fn open_card() -> Option<Card> {
 }
 
 /// The card interrupts: frames have arrived, or have been sent.
-fn interrupt() {
+fn interrupt() -> Concerns {
     if let Some(network) = &mut *NETWORK.lock()
         && let Some(card) = network.uplink()
     {
@@ -208,6 +209,7 @@ fn interrupt() {
         card.sent();
         network.sort();
     }
+    Concerns::Devices
 }
 
 /// The ports of guests for which frames have come since this was last asked.

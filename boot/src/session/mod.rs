@@ -4,12 +4,14 @@
 //! One VM has the *focus*: keyboard, mouse, screen and the host's serial line are its, and the console's commands are about it. One VM, which
 //! may be another, has the CPU. Times here are the host's; a guest's own time stands still while it is paused.
 
+mod answers;
 mod commands;
 mod console;
 mod run;
 mod view;
 mod vm;
 
+use self::answers::{Answers, Waiting};
 use self::console::Console;
 use self::view::View;
 use self::vm::{State, Vm};
@@ -18,7 +20,7 @@ use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::memory::HostFrames;
-use crate::{control, disk, keyboard, logger, media, memory, mouse, net, smp};
+use crate::{control, keyboard, logger, media, memory, mouse, smp};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Session<B: VcpuBackend> {
     /// How many of the first of these CPUs run no guests, and only serve them.
     serves: usize,
     scheduler: Scheduler,
+    /// The VMs, as far as their devices wait for answers.
+    waiting: Vec<Waiting>,
     /// The host's time, from the session's start.
     clock: HostClock,
     /// When service is due.
@@ -144,6 +148,10 @@ impl<B: VcpuBackend> Session<B> {
         let font = vms.first().and_then(|vm| vm.guest.font());
         Ok(Self {
             view: View::new(options.window, font),
+            waiting: vms
+                .iter()
+                .map(|vm: &Vm<B>| Waiting::new(&vm.guest))
+                .collect(),
             vms,
             focus: 0,
             loaded: vec![None; smp::used()],
@@ -298,6 +306,7 @@ impl<B: VcpuBackend> Session<B> {
     /// Does what is due: requests, keys, console, screen; wakes guests; and says when to be called again.
     fn service(&mut self) -> Flow {
         TIMER_FIRED.store(false, Ordering::Relaxed);
+        interrupts::concerned_session();
         while let Some(flow) = control::request(|request| self.serve(request)) {
             flow?;
         }
@@ -310,15 +319,14 @@ impl<B: VcpuBackend> Session<B> {
         self.received(&bytes);
         let now = self.time();
         let mut next = VmTime::NEVER;
-        let (frames, answered) = (net::arrived(), disk::answered());
+        let answers = Answers::take();
         for index in 0..self.vms.len() {
             let vm = &mut self.vms[index];
             if now >= vm.turn_due() {
                 vm.take_turns(now);
             }
             next = next.min(vm.turn_due());
-            let answered = answered >> (vm.number - 1) & 1 != 0;
-            if answered || vm.guest.port.is_some_and(|port| frames.contains(port)) {
+            if answers.is_for(vm.number, vm.guest.port) {
                 vm.wake_devices();
             }
             if vm.give_keys() {

@@ -3,12 +3,15 @@
 //! They run in rounds ([`smp::together`]): each of the host's CPUs runs one, until one of them stops. Then all stop, and the first CPU sees to what has
 //! become of each, while nothing runs.
 
+use super::answers::{self, Waiting};
 use super::{Dump, Flow, Session, State, Vm};
 use crate::guest::{Cpu, CpuSlot};
+use crate::interrupts::{self, TIMER_FIRED};
+use crate::smp;
 use crate::{clock, control};
-use crate::{interrupts, smp};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
+use core::sync::atomic::Ordering;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::device::PowerAction;
@@ -31,6 +34,8 @@ struct Part<'a, B: VcpuBackend> {
     now: VmTime,
     end: VmTime,
     soft_end: VmTime,
+    /// Whose devices the first CPU sees to meanwhile.
+    waiting: &'a [Waiting],
     /// Why it ended, and how long it took.
     stop: Option<Stop>,
     used: u64,
@@ -59,14 +64,16 @@ impl<B: VcpuBackend> Part<'_, B> {
         cpu.service_at = guests_time(cpu, self.end);
         cpu.service_from = guests_time(cpu, self.soft_end);
         let mut waited = 0;
+        let waiting = self.waiting;
         let stop = loop {
             match run(&mut slot.cpu) {
                 // What has come may be from another virtual CPU, and has been seen to when the interrupt is let in.
-                Stop::HostInterrupt if smp::goes_on() => {}
+                Stop::HostInterrupt if smp::goes_on() && answers::pass_on(waiting) => {}
                 Stop::Idle(until) if self.may_wait && !control::console_waiting() => {
                     let since = clock::ticks();
                     slot.halt();
-                    let goes_on = slot.cpu.wait(until, smp::halt);
+                    let halt = || smp::halt() && answers::pass_on(waiting);
+                    let goes_on = slot.cpu.wait(until, halt);
                     waited += clock::ticks() - since;
                     if !goes_on {
                         break Stop::Idle(until);
@@ -153,6 +160,12 @@ impl<B: VcpuBackend> Session<B> {
     /// Those that have turns run.
     pub(super) fn run_cpus(&mut self) -> Flow {
         self.make_room();
+        if self.turns.len() > 1 {
+            for (waiting, vm) in self.waiting.iter_mut().zip(&self.vms) {
+                let clock = &vm.guest.cpus[0].cpu.clock;
+                waiting.begin(clock, vm.state == State::Running);
+            }
+        }
         let now = self.time();
         let service = self.due;
         let next = self.next(now, true);
@@ -163,6 +176,7 @@ impl<B: VcpuBackend> Session<B> {
         let hosts = self.turns.len() - self.serves;
         let may_wait =
             self.turns.len() > 1 && self.vms.iter().map(Vm::runnable).sum::<usize>() <= hosts;
+        let waiting = &self.waiting[..];
         let part = |host: usize, turn: &Turn, load, sibling_waits, slot| {
             // Service is the first CPU's, which ends the round for it.
             let (end, soft_end) = match host {
@@ -178,6 +192,7 @@ impl<B: VcpuBackend> Session<B> {
                 now,
                 end,
                 soft_end,
+                waiting,
                 stop: None,
                 used: 0,
             }
@@ -221,17 +236,18 @@ impl<B: VcpuBackend> Session<B> {
             }
         }
         parts.sort_unstable_by_key(|&(host, _)| host);
-        let seen = interrupts::served();
         let clock = &mut self.clock;
         together(&mut parts, || {
             clock.arm(next, now);
-            while smp::halt() {}
+            let fired = || TIMER_FIRED.load(Ordering::Relaxed);
+            while !fired() && smp::halt() && answers::pass_on(waiting) {}
         });
+        let serve = TIMER_FIRED.load(Ordering::Relaxed) || interrupts::concerned_session();
         let ended = parts
             .into_iter()
             .map(|(host, part)| (host, part.entity, part.used, part.stop));
         let mut ended: Vec<Ended> = ended.collect();
-        self.ended(&mut ended, interrupts::served() != seen)
+        self.ended(&mut ended, serve)
     }
 
     /// A round has ended so for those that ran. `serve`: the first CPU has something to see to.

@@ -9,7 +9,7 @@ mod round;
 mod start;
 
 use crate::clock::Armed;
-use crate::interrupts;
+use crate::interrupts::{self, Concerns};
 use crate::lapic::{self, Ipi};
 use crate::stacks::{Stack, Stacks};
 use alloc::boxed::Box;
@@ -195,9 +195,9 @@ pub fn interrupt(number: usize) {
     }
 }
 
-/// Interrupts the first CPU, so that the guest there is left soon and the session looks around.
+/// Interrupts the first CPU, so that it looks soon who has been answered.
 pub fn kick_first() {
-    interrupts::serve();
+    interrupts::concern(Concerns::Devices);
     interrupt(0);
 }
 

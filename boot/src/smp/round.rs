@@ -52,11 +52,10 @@ pub fn goes_on() -> bool {
     let_in(interrupts::window)
 }
 
-/// Lets interrupts in by `how`. Whether the current CPU goes on: the round is not to end, and the first CPU has nothing to serve.
+/// Lets interrupts in by `how`. Whether the current CPU goes on: the round is not to end, and the session has nothing to see to.
 fn let_in(how: fn()) -> bool {
-    let seen = interrupts::served();
     how();
-    let serves = super::current().number == 0 && interrupts::served() != seen;
+    let serves = super::current().number == 0 && interrupts::concerns_session();
     !serves && !is_ending()
 }
 
