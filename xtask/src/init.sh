@@ -186,6 +186,7 @@ for word in $(cat /proc/cmdline); do
 done
 case "$(cat /proc/cmdline)" in
     *umbra.then=storage*) exec sh /storage.sh ;;
+    *umbra.then=stress*) exec sh /stress.sh ;;
     *umbra.then=network*) exec sh /network.sh ;;
     *umbra.then=net*) net ;;
     *umbra.then=meet*) meet ;;

@@ -56,6 +56,7 @@ mod setup;
 mod smp;
 mod speedup;
 mod storage;
+mod stress;
 mod terminal;
 mod test;
 mod vm;

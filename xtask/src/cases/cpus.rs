@@ -13,6 +13,7 @@ use crate::litmus;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
 use crate::run::Options;
 use crate::script::Step;
+use crate::stress;
 use crate::vm::Vm;
 
 /// The cloud kernel, which has to find so many and to switch the machine off.
@@ -60,6 +61,21 @@ fn litmus(name: &'static str, cpus: u32, timeout: u64) -> Case {
 fn long_litmus(name: &'static str) -> Case {
     let long = |case: &Case, umbra: &Path, scratch: &Path| rounds(1_000_000, case, umbra, scratch);
     by_hand(with_cpus(4, own(name, &[], long, 32, 100_000)))
+}
+
+/// Ten minutes of what stresses several CPUs together: nothing of it fails, and the kernel complains of nothing.
+fn stressed(name: &'static str) -> Case {
+    const SECONDS: u64 = 600;
+    fn work(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+        let initrd = stress::ram_disk(scratch)?;
+        let options = Options {
+            script: vec![until("STRESS-FINE")],
+            ..stress::options(&initrd, SECONDS)?
+        };
+        case.run_once(&options, umbra, scratch)
+    }
+    let guests = &[Guest::CloudKernel, Guest::CloudInitrd];
+    by_hand(with_cpus(4, own(name, guests, work, 1024, 3 * SECONDS)))
 }
 
 fn rounds(rounds: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
@@ -183,6 +199,13 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         // By hand: what the host tool sends comes at another moment in each run, and is an exit too.
         by_hand(with_cpus(4, own("cpus-4-repeat", &[], repeat, 32, 200))),
+        stressed("stress-ng"),
+        shadowed(Shadow::Unsync, stressed("shadow-stress-ng")),
+        on_host_cpus(2, stressed("host-cpus-2-stress-ng")),
+        on_host_cpus(
+            2,
+            shadowed(Shadow::Unsync, stressed("host-cpus-2-shadow-stress-ng")),
+        ),
         long_litmus("litmus-million"),
         shadowed(Shadow::Unsync, long_litmus("shadow-litmus-million")),
     ]
