@@ -258,12 +258,12 @@ impl VirtioPci {
             if self.registers.is_legacy() {
                 self.device.agree(agreed);
             }
-            self.wake(cx);
+            self.look_soon(cx);
         }
     }
 
-    /// Looks around soon.
-    fn wake(&self, cx: &mut DevCx<'_>) {
+    /// Has the queues looked at soon.
+    fn look_soon(&self, cx: &mut DevCx<'_>) {
         cx.requests.wake_at(cx.now);
     }
 
@@ -444,7 +444,7 @@ impl PciFunction for VirtioPci {
         self.intx.settle(&self.config);
         self.msix.settle(&self.config);
         if self.runs() && !master {
-            self.wake(cx);
+            self.look_soon(cx);
         }
         if let Some((bar, at, len)) = self.pointed(offset) {
             match bar {
