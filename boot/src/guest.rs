@@ -237,6 +237,7 @@ impl<B: VcpuBackend> Guest<B> {
             pci_disks: virtio.len(),
             floppy: floppy_drive,
             boot: options.boot.map(boot_from),
+            hpet: options.profile.hpet,
             tablet: options.tablet,
         };
 

@@ -17,6 +17,7 @@ pub mod dma;
 pub mod fdc;
 pub mod flash;
 pub mod fwcfg;
+pub mod hpet;
 pub mod i8042;
 pub mod ide;
 pub mod irq;

@@ -10,10 +10,11 @@ use crate::dma::Dma;
 use crate::fdc::Fdc;
 use crate::flash::{self, Flash};
 use crate::fwcfg::FwCfg;
+use crate::hpet::Hpet;
 use crate::i8042::I8042;
 use crate::ide::{self, Drive, Ide};
 use crate::irq::{
-    GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts, SharedChips,
+    GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts, Replaceable, SharedChips,
 };
 use crate::ne2k::{self, Ne2k};
 use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
@@ -151,14 +152,15 @@ impl Machine {
         let fdc = Arc::new(Lock::device(fdc));
         // 3F6h between them is the IDE controller's.
         put(bus, fdc.clone(), &[(0x3f2, 4), (0x3f7, 1)], Width::Byte);
+        let (irq0, irq8) = timers(bus, desc, &line);
         put(
             bus,
-            Arc::new(Lock::device(Pit::new(line(irq::PIT)))),
+            Arc::new(Lock::device(Pit::new(irq0))),
             &[(0x40, 4), (0x61, 1)],
             Width::Byte,
         );
         let pm = Piix4Pm::new(line(machine::SCI_IRQ));
-        let mut rtc = Rtc::new(line(irq::RTC), unix_time).with_alarm(pm.alarm());
+        let mut rtc = Rtc::new(irq8, unix_time).with_alarm(pm.alarm());
         for (index, value) in cmos {
             rtc.set_cmos(index, value);
         }
@@ -249,6 +251,19 @@ impl Machine {
             usb,
         }
     }
+}
+
+/// The interrupts of the PIT and the RTC, with the HPET before them if there is one.
+fn timers(bus: &mut Bus, desc: &MachineDesc, line: &impl Fn(u8) -> IrqLine) -> (IrqLine, IrqLine) {
+    if !desc.hpet {
+        return (line(irq::PIT), line(irq::RTC));
+    }
+    let legacy = [irq::PIT, irq::RTC].map(|pin| Replaceable::new(line(pin)));
+    let [irq0, irq8] = &legacy;
+    let own = (irq0.own(), irq8.own());
+    let id = bus.add(Arc::new(Lock::device(Hpet::new(legacy, line))));
+    bus.add_mmio(id, 0x1000, Some(machine::HPET));
+    own
 }
 
 fn interrupt_chips(bus: &mut Bus, chips: &SharedChips, cpus: u32) {

@@ -80,6 +80,10 @@ pub const HIGH_RAM: u64 = 0x1_0000_0000;
 pub const VGA_WINDOW: core::ops::Range<u64> = 0xa_0000..0xc_0000;
 /// I/O APIC registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
+/// The high precision event timers' registers.
+pub const HPET: u64 = 0xfed0_0000;
+/// Their identity, as in the ACPI table: revision 1, three timers, a counter of 64 bits, legacy replacement, Intel.
+pub const HPET_ID: u32 = 0x8086_a201;
 /// Local APIC registers.
 pub const LAPIC: u64 = 0xfee0_0000;
 /// Where the first mebibyte is shown once more while A20 is off.
@@ -222,6 +226,8 @@ pub struct MachineDesc {
     pub floppy: FloppyDrive,
     /// What is booted first. None: the usual order.
     pub boot: Option<BootFrom>,
+    /// Whether there are high precision event timers.
+    pub hpet: bool,
     /// Whether there is a USB controller with a tablet.
     pub tablet: bool,
 }

@@ -24,6 +24,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
         pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
+        hpet: false,
         tablet: false,
     }
 }
@@ -33,6 +34,14 @@ pub(crate) fn pluggable(cpus: u32, max_cpus: u32) -> MachineDesc {
     MachineDesc {
         max_cpus,
         ..machine(1 << 30, cpus)
+    }
+}
+
+/// A machine with high precision event timers.
+pub(crate) fn with_hpet() -> MachineDesc {
+    MachineDesc {
+        hpet: true,
+        ..machine(1 << 30, 1)
     }
 }
 
@@ -47,7 +56,7 @@ pub(crate) fn machines() -> Vec<MachineDesc> {
     ]
     .map(|(memory, cpus)| machine(memory, cpus))
     .into_iter()
-    .chain([pluggable(1, 2), pluggable(3, MAX_CPUS)])
+    .chain([pluggable(1, 2), pluggable(3, MAX_CPUS), with_hpet()])
     .collect()
 }
 

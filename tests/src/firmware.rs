@@ -250,6 +250,7 @@ impl FirmwarePc {
             pci_disks: 0,
             floppy: FloppyDrive::M1440,
             boot: media.boot,
+            hpet: false,
             tablet: false,
         };
         let placement = BiosPlacement::of(&bios, 0).expect("the image is a BIOS");

@@ -12,7 +12,7 @@ mod vm;
 
 pub use self::protocol::{messages, requests, screens};
 pub use ata::ata;
-pub use device::{fw_cfg, i8042, ne2k, pm};
+pub use device::{fw_cfg, hpet, i8042, ne2k, pm};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
 pub use flash::flash;
@@ -67,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     target("fdc", fdc, 4_096),
     target("flash", flash, 2_048),
     target("fw_cfg", fw_cfg, 2_048),
+    target("hpet", hpet, 1_024),
     target("hyperv", hyperv, 2_048),
     target("i8042", i8042, 1_024),
     target("ide", ide, 4_096),
@@ -245,6 +246,7 @@ fn desc(memory: u64) -> MachineDesc {
         pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
+        hpet: false,
         tablet: false,
     }
 }

@@ -171,6 +171,7 @@ fn desc() -> MachineDesc {
         pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
+        hpet: true,
         tablet: true,
     }
 }
@@ -349,6 +350,7 @@ impl Pc {
         Gpa(match feed.below(6) {
             0 => machine::VGA_WINDOW.start + u64::from(feed.u32() & 0x1_ffff),
             1 => machine::LAPIC + u64::from(feed.u8()) * 16 % 0x1000,
+            2 if feed.bool() => machine::HPET + u64::from(feed.u16() & 0x1f8),
             2 => machine::IOAPIC + feed.pick(&[0, 0x10, 0x40, 0x20]),
             3 => u64::from(pci_setup::VGA_REGISTERS) + u64::from(feed.u16() & 0xfff),
             4 => {

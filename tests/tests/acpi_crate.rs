@@ -44,6 +44,7 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         pci_disks: 0,
         floppy: FloppyDrive::M1440,
         boot: None,
+        hpet: true,
         tablet: true,
     };
     let mem = VecMemory::new(MEMORY);

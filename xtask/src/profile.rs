@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::cli::Switch;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -26,6 +27,10 @@ pub struct ProfileArgs {
     /// read 0). Umbra's log names each once
     #[arg(long, default_value = "fault", value_parser = PossibleValuesParser::new(UnknownMsrs::NAMES).try_map(|name| name.parse::<UnknownMsrs>()))]
     pub unknown_msrs: UnknownMsrs,
+    /// High precision event timers (HPET): on or off. Systems that find them may use them as their clock, each reading of which is an exit
+    /// [default: off]
+    #[arg(long, value_enum)]
+    pub hpet: Option<Switch>,
 }
 
 /// A time that a machine's clock can show.
@@ -58,6 +63,7 @@ impl ProfileArgs {
             enlighten: self.enlighten,
             rtc,
             unknown_msrs: self.unknown_msrs,
+            hpet: self.hpet == Some(Switch::On),
         })
     }
 }
@@ -105,6 +111,7 @@ mod tests {
             enlighten: None,
             rtc,
             unknown_msrs: UnknownMsrs::Fault,
+            hpet: None,
         };
         let rtc = |os, zone| args(os, zone).profile().unwrap().rtc;
         let local = Some(Rtc::Local(minutes_from_utc().unwrap()));

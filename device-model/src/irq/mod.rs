@@ -14,6 +14,7 @@ mod lapic;
 mod mailbox;
 mod pic;
 mod ports;
+mod replaceable;
 #[cfg(test)]
 mod tests;
 mod wires;
@@ -21,6 +22,7 @@ mod wires;
 pub use chips::{InterruptChips, SharedChips};
 pub use cpu::CpuInterrupts;
 pub use ports::{IoApicMmio, PicPorts};
+pub use replaceable::Replaceable;
 pub use wires::{GsiSink, MessageSink, PciSink};
 
 /// What an interrupt message asks its receiver to do (SDM vol 3A 12.6.1, "Interrupt Command Register (ICR)", and 82093AA

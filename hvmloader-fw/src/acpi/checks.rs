@@ -2,7 +2,7 @@
 //! it, and a walker with SeaBIOS' rules looks for the keyboard.
 
 use crate::place::place;
-use crate::testing::{machines, pluggable, scratch, tool};
+use crate::testing::{machines, pluggable, scratch, tool, with_hpet};
 use hv_core::Gpa;
 use hv_core::machine::MachineDesc;
 use hv_core::mem::GuestMemory;
@@ -98,6 +98,7 @@ fn iasl_disassembles_every_table_without_complaint() {
                     "PC-AT Compatibility : 1",
                 ],
                 "waet" => &["PM timer"],
+                "hpet" => &["Hardware Block ID : 8086A201", "Address : 00000000FED00000"],
                 _ => &[],
             };
             // iasl aligns its columns with blanks and marks the values with brackets or not.
@@ -242,6 +243,16 @@ fn acpiexec_evaluates_every_method_without_complaint() {
             "{text}"
         );
         std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+#[test]
+fn hpet_is_told_of_where_there_is_one() {
+    for (desc, there) in [(with_hpet(), true), (machines()[0], false)] {
+        let tables = placed_tables(&desc);
+        assert_eq!(tables.iter().any(|t| t.0 == "hpet"), there);
+        let (_, dsdt) = tables.iter().find(|t| t.0 == "dsdt").unwrap();
+        assert_eq!(dsdt.windows(4).any(|name| name == b"HPET"), there);
     }
 }
 

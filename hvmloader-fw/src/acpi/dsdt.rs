@@ -7,6 +7,7 @@
 //!              IDE_ PM__ VGA_ NIC_, USB_ with a tablet
 //!        LNKA..LNKD  interrupt links over the PIIX3's PIRQ routing registers
 //!        C000, or CPUS   processors (see `processors.rs`)
+//!        HPET   in machines that have one
 //! \_S3   suspend to RAM
 //! \_S5   power off; there is no other sleep state
 //! ```
@@ -20,17 +21,17 @@ use super::processors;
 use crate::e820::pci_window;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Device, EISAName,
-    Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan, Method,
-    MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder, Path, ResourceTemplate, Return,
-    Scope, Store, ZERO,
+    Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan,
+    Memory32Fixed, Method, MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder, Path,
+    ResourceTemplate, Return, Scope, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use hv_core::machine::{
-    CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN, FloppyDrive, GPE0_BASE, IDE, ISA_BRIDGE, MachineDesc, NIC,
-    PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, USB, VGA, VGA_WINDOW, irq, pirq,
+    CPU_HOTPLUG_BASE, CPU_HOTPLUG_LEN, FloppyDrive, GPE0_BASE, HPET, IDE, ISA_BRIDGE, MachineDesc,
+    NIC, PM, PM_BASE, PM_BASE_ALT, PM_LEN, Slot, USB, VGA, VGA_WINDOW, irq, pirq,
 };
 
 pub(super) const REVISION: u8 = 1;
@@ -57,11 +58,19 @@ const BOARD_PORTS: [(u16, u8); 8] = [
     (GPE0_BASE, 4),
 ];
 
+/// Length of the HPET's registers (IA-PC HPET specification 1.0a 2.3, "Memory Mapped Registers").
+const HPET_LEN: u32 = 0x400;
+
 /// The definition block after the table's header.
 pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
     let mut aml = Vec::new();
     Scope::new(path("\\_SB_"), vec![&host_bridge(desc)]).to_aml_bytes(&mut aml);
     Scope::new(path("\\_SB_"), vec![&links(), &processors::objects(desc)]).to_aml_bytes(&mut aml);
+    if desc.hpet {
+        let page = Memory32Fixed::new(true, HPET as u32, HPET_LEN);
+        let timers = device("HPET", vec![&hid("PNP0103"), &crs(vec![&page])]);
+        Scope::new(path("\\_SB_"), vec![&timers]).to_aml_bytes(&mut aml);
+    }
     if let Some(handler) = processors::event_handler(desc) {
         handler.to_aml_bytes(&mut aml);
     }

@@ -1,4 +1,4 @@
-//! The ACPI tables: RSDP, RSDT and XSDT, FADT, FACS, DSDT, MADT, WAET, as two blobs and the script that relocates them.
+//! The ACPI tables: RSDP, RSDT and XSDT, FADT, FACS, DSDT, MADT, WAET, HPET, as two blobs and the script that relocates them.
 //!
 //! Not here: an HPET (we have none), MCFG (the i440FX has no memory-mapped configuration space), S4.
 //!
@@ -8,6 +8,7 @@
 mod dsdt;
 pub mod facs;
 mod fadt;
+mod hpet;
 pub mod loader;
 mod madt;
 mod processors;
@@ -63,13 +64,17 @@ pub fn build(desc: &MachineDesc) -> AcpiBlobs {
     let madt = tables.add(&table(b"APIC", madt::revision(desc), &madt::body(desc)));
     let waet = tables.add(&table(b"WAET", 1, &waet::body()));
 
-    let listed = [fadt, madt, waet];
+    let hpet = desc
+        .hpet
+        .then(|| tables.add(&table(b"HPET", 1, &hpet::body())));
+
+    let listed: Vec<Table> = [fadt, madt, waet].into_iter().chain(hpet).collect();
     let rsdt = tables.add_root(b"RSDT", 4, &listed);
     let xsdt = tables.add_root(b"XSDT", 8, &listed);
 
     // Checksums come after all pointers: what they add up is final then.
-    for table in [dsdt, fadt, madt, waet, rsdt, xsdt] {
-        tables.checksum(table);
+    for table in [dsdt, rsdt, xsdt].iter().chain(&listed) {
+        tables.checksum(*table);
     }
     let Tables { bytes, mut script } = tables;
     let rsdp = rsdp::build(rsdt.at, xsdt.at, &mut script);

@@ -3,7 +3,9 @@
 use crate::feed::Feed;
 use device_model::a20::A20;
 use device_model::fwcfg::FwCfg;
+use device_model::hpet::Hpet;
 use device_model::i8042::I8042;
+use device_model::irq::Replaceable;
 use device_model::ne2k::Ne2k;
 use device_model::pm::{CpuHotplug, Piix4Pm};
 use hv_core::backend::NetBackend;
@@ -183,6 +185,15 @@ pub fn fw_cfg(data: &[u8]) {
         );
         card.port_write(&mut bench.cx(), 0x518, AccessSize::Dword, at.swap_bytes());
     });
+}
+
+/// The high precision event timers, before a PIT and an RTC.
+pub fn hpet(data: &[u8]) {
+    let legacy = [(); 2].map(|()| Replaceable::new(line()));
+    let own = legacy[0].own();
+    let card = Hpet::new(legacy, |_| line());
+    let windows = [(WindowId(0), 0x180)];
+    device(data, card, &[], &windows, |_, _, _| own.pulse());
 }
 
 /// Power management, with CPUs that come and go.

@@ -1,5 +1,7 @@
 //! Tests that boot one guest and follow a script.
 
+use protocol::options::Profile;
+
 use super::checks::Check;
 use super::{Case, Outer, What, by_hand, case, keys, on, on_ide, shadowed, until};
 use crate::attack::{ATTACK, ESCAPE, OPERANDS, TASKS};
@@ -34,6 +36,9 @@ const HARDWARE: &[&str] = &[
 
 /// What it finds besides if it does not use the local APIC's timer in TSC-deadline mode, and has to measure that timer by the PIT.
 const PIT: &[&str] = &["GUEST-IRQ 0:"];
+
+/// What it finds where there are high precision event timers.
+const HPET: &[&str] = &["GUEST-ACPI HPET 56", "GUEST-CLOCK hpet", "GUEST-IRQ 0:"];
 
 /// These tests; long ones first, so that two lanes end together.
 pub(super) fn cases() -> Vec<Case> {
@@ -409,6 +414,23 @@ pub(super) fn cases() -> Vec<Case> {
             &[],
             &[PoweredOff, Console(HARDWARE)],
         ),
+        Case {
+            profile: Profile {
+                hpet: true,
+                ..Profile::default()
+            },
+            ..case(
+                "hpet-is-linuxs-clock",
+                What::Kernel(
+                    Guest::CloudKernel,
+                    "umbra.then=poweroff clocksource=hpet lapic=notscdeadline",
+                ),
+                512,
+                120,
+                &[],
+                &[PoweredOff, Console(HARDWARE), Console(HPET)],
+            )
+        },
         case(
             "kernel-i386",
             What::Kernel(Guest::I386Kernel, "umbra.then=poweroff lapic=notscdeadline"),

@@ -155,6 +155,8 @@ pub struct Profile {
     pub rtc: Option<Rtc>,
     /// What becomes of an access to a model-specific register that is not there.
     pub unknown_msrs: UnknownMsrs,
+    /// Whether there are high precision event timers.
+    pub hpet: bool,
 }
 
 impl Profile {
@@ -183,6 +185,13 @@ impl Profile {
             "enlighten" => self.enlighten = Some(value.parse()?),
             "rtc" => self.rtc = Some(value.parse()?),
             "unknown-msrs" => self.unknown_msrs = value.parse()?,
+            "hpet" => {
+                self.hpet = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err("use on or off"),
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -203,6 +212,7 @@ impl fmt::Display for Profile {
             enlighten,
             rtc,
             unknown_msrs,
+            hpet,
         } = self;
         if *os != Os::default() {
             write!(f, "os={} ", os.name())?;
@@ -216,6 +226,7 @@ impl fmt::Display for Profile {
         if *unknown_msrs != UnknownMsrs::default() {
             write!(f, "unknown-msrs={} ", unknown_msrs.name())?;
         }
+        f.write_str(if *hpet { "hpet=on " } else { "" })?;
         Ok(())
     }
 }
@@ -228,11 +239,12 @@ impl fmt::Display for Decided {
         let all = self.0;
         write!(
             f,
-            "os {}: enlighten {}, rtc {}, unknown-msrs {}",
+            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}",
             all.os.name(),
             all.enlighten(),
             all.rtc(),
-            all.unknown_msrs.name()
+            all.unknown_msrs.name(),
+            if all.hpet { "on" } else { "off" }
         )
     }
 }
@@ -255,17 +267,18 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off"
         );
-        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore";
+        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on";
         let words = [
             "enlighten=none",
             "rtc=local:-330",
             "unknown-msrs=ignore",
+            "hpet=on",
             "os=windows",
         ];
         for turn in 0..words.len() {

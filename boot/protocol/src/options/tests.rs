@@ -25,6 +25,7 @@ fn random_profile(r: &mut Random) -> Profile {
         enlighten: (r.below(2) == 0).then_some(enlighten),
         rtc: r.pick(&[None, Some(Rtc::Utc), Some(Rtc::Local(minutes))]),
         unknown_msrs: r.pick(&[UnknownMsrs::Fault, UnknownMsrs::Ignore]),
+        hpet: r.below(2) == 0,
     }
 }
 
@@ -105,6 +106,8 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "rtc=",
         "local:",
         "unknown-msrs=",
+        "hpet=",
+        "on",
         "hyperv",
         ",",
         "record=",
@@ -189,6 +192,7 @@ fn a_wrong_word_is_named() {
         ("os=dos", "os=dos"),
         ("os=windows rtc=local:+900", "rtc=local:+900"),
         ("unknown-msrs=", "unknown-msrs="),
+        ("hpet", "hpet"),
         ("enlighten=xen", "enlighten=xen"),
         ("enlighten=", "enlighten="),
         ("enlighten=none,kvm", "enlighten=none,kvm"),
