@@ -281,6 +281,7 @@ impl FirmwarePc {
             debug: Box::new(debug.clone()),
             net: Box::new(NullNet),
             drives,
+            virtio: Vec::new(),
             floppy: media.floppy.map(|data| ram_disk(data) as Box<_>),
             video: mapped(vga::pci_id::VRAM_SIZE),
             text: mapped(vga::TEXT_RAM),

@@ -221,6 +221,7 @@ impl Pc {
                 Some(Drive::cdrom(Some(disk(1024)))),
                 None,
             ],
+            virtio: Vec::new(),
             floppy: Some(disk(2880)),
             video: Mapped {
                 ram: video,
