@@ -280,10 +280,10 @@ pub struct InstallArgs {
     /// The disk image, which is made
     #[arg(long, value_name = "FILE")]
     pub disk: PathBuf,
-    /// The machine's firmware: with uefi the disk has a GPT and an EFI system partition, and UEFI's variables, with the system's boot
-    /// entry, are in a file beside it
-    #[arg(long, value_parser = ["bios", "uefi"], default_value = "bios")]
-    pub firmware: String,
+    /// The machine's firmware: bios, uefi, or the file of an image of either kind. With UEFI the disk has a GPT and an EFI system
+    /// partition, and UEFI's variables, with the system's boot entry, are in a file beside it
+    #[arg(long, value_name = "FIRMWARE", default_value = "bios")]
+    pub firmware: Firmware,
     /// Its size [default: 16G]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk_size: Option<String>,

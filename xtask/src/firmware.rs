@@ -110,6 +110,26 @@ pub fn variables_beside(disk: &Path) -> PathBuf {
 }
 
 impl Firmware {
+    /// Whether a system that is installed has to make a boot entry: the firmware is UEFI.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or a [`Refused`](crate::outcome::Refused): it is UEFI and keeps none.
+    pub fn keeps_boot_entries(&self) -> Result<bool> {
+        if self.fresh_variables()?.is_some() {
+            return Ok(true);
+        }
+        if let Firmware::File(path) = self
+            && has_volume(&fs::read(path)?)
+        {
+            refuse!(
+                "{} is UEFI without a variable store, and an installed system boots by an entry in that: name an image that begins with one",
+                path.display()
+            );
+        }
+        Ok(false)
+    }
+
     /// What the file of UEFI's variables begins as. None: it has none.
     fn fresh_variables(&self) -> Result<Option<Vec<u8>>> {
         let read =
@@ -179,6 +199,13 @@ fn store_in(image: &[u8]) -> usize {
     } else {
         0
     }
+}
+
+/// Whether there is a volume of UEFI's firmware in an image (in the same section): a BIOS has none.
+fn has_volume(image: &[u8]) -> bool {
+    const SIGNATURE: usize = 40;
+    let mut blocks = image.chunks_exact(0x1000);
+    blocks.any(|block| block[SIGNATURE..].starts_with(b"_FVH"))
 }
 
 /// Makes one image of OVMF's pair in `path`, for an emulator.
@@ -272,6 +299,13 @@ mod tests {
         fs::write(path("code.fd"), vec![0; 1 << 20]).unwrap();
         let without = Firmware::File(path("code.fd"));
         assert!(!without.keep_variables(&path("e.img.vars")).unwrap());
+        assert!(firmware.keeps_boot_entries().unwrap());
+        assert!(!without.keeps_boot_entries().unwrap(), "a BIOS");
+        let mut code = vec![0; 1 << 20];
+        code[0x1_0028..0x1_002c].copy_from_slice(b"_FVH");
+        fs::write(path("code.fd"), &code).unwrap();
+        let error = without.keeps_boot_entries().unwrap_err();
+        assert!(error.is::<Refused>(), "{error}");
         assert!(!Firmware::Bios.keep_variables(&path("e.img.vars")).unwrap());
         assert!(!path("e.img.vars").exists());
     }

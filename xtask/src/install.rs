@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cdrom::{self, Entry};
 use crate::cli::InstallArgs;
 use crate::deb;
+use crate::firmware::Firmware;
 use crate::guests::Guest;
 use crate::media::Boots;
 use crate::outcome::refuse;
@@ -65,11 +66,12 @@ pub fn install(args: &InstallArgs) -> Result<()> {
             args.disk.display()
         );
     }
-    let efi = args.firmware == "uefi";
+    let firmware = Firmware::choose(Some(&args.firmware), None)?;
     setup::require(Purpose::Install)?;
-    if efi {
+    if firmware.is_uefi() {
         setup::require(Purpose::Uefi)?;
     }
+    let efi = firmware.keeps_boot_entries()?;
     let umbra = kernel::build()?;
     let cd = cd(efi)?;
     let options = Options {
@@ -79,6 +81,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         ..Options::headless(Vm {
             memory,
             disks: vec![media::make_disk(&args.disk, size)?],
+            firmware: firmware.clone(),
             ..Vm::of(&cd)?
         })
     };
@@ -89,8 +92,12 @@ pub fn install(args: &InstallArgs) -> Result<()> {
     let resets = run.summary.resets;
     run::conclude(run)?;
     ensure!(resets > 0, "the machine was not started again");
+    let needs = match &firmware {
+        Firmware::File(path) => format!(" --firmware {}", path.display()),
+        _ => String::new(),
+    };
     println!(
-        "Debian is installed in {0}: cargo xtask run {0}, and log in as root or user with the password umbra",
+        "Debian is installed in {0}: cargo xtask run {0}{needs}, and log in as root or user with the password umbra",
         args.disk.display()
     );
     Ok(())

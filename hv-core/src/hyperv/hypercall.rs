@@ -51,6 +51,21 @@ pub type Read<'a> = &'a mut dyn FnMut(Gpa, &mut [u8]) -> bool;
 
 const PAGE: u64 = 0x1000;
 
+/// The registers with the parameters of a fast call: two general ones, or pairs of them, then XMM0 to XMM5 (TLFS, "Fast Hypercall
+/// Interface"). The first two have the addresses of input and output of a call that is not fast.
+pub type Registers = [u64; 14];
+
+/// All of them: the first two, and what `xmm` says of the others.
+#[must_use]
+pub fn registers([a, b]: [u64; 2], xmm: impl Fn(usize) -> [u8; 16]) -> Registers {
+    let mut all = [a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (n, pair) in all[2..].chunks_exact_mut(2).enumerate() {
+        let value = u128::from_le_bytes(xmm(n));
+        pair.copy_from_slice(&[value as u64, (value >> 64) as u64]);
+    }
+    all
+}
+
 /// The input value (TLFS, "Hypercall Inputs").
 #[derive(Clone, Copy)]
 struct Input(u64);
@@ -99,7 +114,7 @@ impl Input {
 /// The parameters.
 struct Parameters<'a> {
     input: Input,
-    registers: [u64; 2],
+    registers: Registers,
     read: Read<'a>,
 }
 
@@ -107,33 +122,28 @@ impl Parameters<'_> {
     /// The first `N` values of 8 bytes, of a header that has `fixed` of them besides its variable part.
     fn header<const N: usize>(&mut self) -> Result<[u64; N], Status> {
         let mut values = [0; N];
+        let all = N as u64 + self.input.variable() + self.input.count();
+        let at = self.registers[0];
         if self.input.fast() {
-            for (value, register) in values.iter_mut().zip(self.registers) {
-                *value = register;
+            if all > self.registers.len() as u64 {
+                return Err(Status::InvalidHypercallInput);
             }
-            // More would be in XMM registers, which is not offered.
-            return match N + self.input.variable() as usize <= self.registers.len() {
-                true => Ok(values),
-                false => Err(Status::InvalidHypercallInput),
-            };
-        }
-        let [at, _] = self.registers;
-        let list = match self.input.count() {
-            0 => 0,
-            count => count * 8,
-        };
-        let len = 8 * (N as u64 + self.input.variable()) + list;
-        if at % 8 != 0 || at % PAGE + len > PAGE {
+        } else if at % 8 != 0 || at % PAGE + 8 * all > PAGE {
             return Err(Status::InvalidAlignment);
         }
-        for (value, at) in values.iter_mut().zip((at..).step_by(8)) {
-            *value = self.value(at)?;
+        for (n, value) in values.iter_mut().enumerate() {
+            *value = self.value(n)?;
         }
         Ok(values)
     }
 
-    /// A page that is not there is an address outside the guest's (TLFS, "Alignment Requirements").
-    fn value(&mut self, at: u64) -> Result<u64, Status> {
+    /// Value `n`. A page that is not there is an address outside the guest's (TLFS, "Alignment Requirements").
+    fn value(&mut self, n: usize) -> Result<u64, Status> {
+        if self.input.fast() {
+            let value = self.registers.get(n).copied();
+            return value.ok_or(Status::InvalidHypercallInput);
+        }
+        let at = self.registers[0].wrapping_add(8 * n as u64);
         let mut bytes = [0; 8];
         match (self.read)(Gpa(at), &mut bytes) {
             true => Ok(u64::from_le_bytes(bytes)),
@@ -153,13 +163,11 @@ impl Parameters<'_> {
         if u64::from(banks.count_ones()) != self.input.variable() {
             return Err(Status::InvalidHypercallInput);
         }
-        // All CPUs are in the first bank. A set with banks is never in registers.
+        // All CPUs are in the first bank.
         if banks & 1 == 0 {
             return Ok(0);
         }
-        let [at, _] = self.registers;
-        self.value(at.wrapping_add(8 * N as u64))
-            .map(|bank| bank as Cpus)
+        self.value(N).map(|bank| bank as Cpus)
     }
 }
 
@@ -182,11 +190,11 @@ fn ipi(cpus: Cpus, what: u64) -> Result<Call, Status> {
     }
 }
 
-/// Reads a hypercall: its input value, and the two registers that have its parameters or the addresses of input and output.
+/// Reads a hypercall: its input value, and the registers that have its parameters or the addresses of input and output.
 ///
 /// # Errors
 /// The status that the guest gets.
-pub fn parse(input: u64, registers: [u64; 2], read: Read<'_>) -> Result<Call, Status> {
+pub fn parse(input: u64, registers: Registers, read: Read<'_>) -> Result<Call, Status> {
     let input = Input(input);
     let mut p = Parameters {
         input,
@@ -257,10 +265,20 @@ mod tests {
         let m = VecMemory::new(0x4000);
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let _ = m.write(Gpa(at), &bytes);
-        parse(input, [at, 0], &mut |gpa, buf| m.read(gpa, buf).is_ok())
+        let registers = registers([at, 0], |_| nothing());
+        parse(input, registers, &mut |gpa, buf| m.read(gpa, buf).is_ok())
     }
 
-    fn fast(input: u64, registers: [u64; 2]) -> Result<Call, Status> {
+    /// What no call is to look at.
+    fn nothing() -> [u8; 16] {
+        [0xff; 16]
+    }
+
+    fn fast(input: u64, first: [u64; 2]) -> Result<Call, Status> {
+        fast_with(input, registers(first, |_| [0; 16]))
+    }
+
+    fn fast_with(input: u64, registers: Registers) -> Result<Call, Status> {
         parse(input | FAST, registers, &mut |_, _| {
             panic!("all is in registers")
         })
@@ -305,6 +323,33 @@ mod tests {
     }
 
     #[test]
+    fn parameters_go_on_in_xmm_registers() {
+        let xmm = |n: usize| {
+            let value = [(1u128 << 64) | 1, 0b110, 0, 0, 0, 7][n];
+            value.to_le_bytes()
+        };
+        let all = registers([0x7000, 0], xmm);
+        assert_eq!(
+            (all[2], all[3], all[4], all[12], all[13]),
+            (1, 1, 0b110, 7, 0)
+        );
+        assert_eq!(fast_with(2, all), Ok(Call::Flush(1)));
+        assert_eq!(
+            fast_with(3 | reps(11, 0), all),
+            Ok(Call::Flush(1)),
+            "the last that fits"
+        );
+        let set = registers([0x7000, 0], |n| {
+            [1u128 << 64, 0b101, 0, 0, 0, 0][n].to_le_bytes()
+        });
+        assert_eq!(fast_with(0x13 | banks(1), set), Ok(Call::Flush(0b101)));
+        let ipi = registers([0x30, 0], |n| {
+            [(6u128 << 64) | 1, 0, 0, 0, 0, 0][n].to_le_bytes()
+        });
+        assert_eq!(fast_with(0x15 | banks(1), ipi), Ok(Call::Ipi(6, 0x30)));
+    }
+
+    #[test]
     fn input_values_that_cannot_be_are_refused() {
         for bad in [
             1 << 27,
@@ -320,12 +365,9 @@ mod tests {
         for (count, start) in [(0, 0), (2, 2), (1, 5)] {
             assert_eq!(slow(3 | reps(count, start), AT, &[0; 8]), Err(GET));
         }
-        assert_eq!(
-            fast(2, [0, 0]),
-            Err(GET),
-            "it does not fit into two registers"
-        );
-        assert_eq!(fast(0x15 | banks(1), [0x30, 0]), Err(GET));
+        let too_much = fast(3 | reps(12, 0), [0, 3]);
+        assert_eq!(too_much, Err(GET), "it does not fit into the registers");
+        assert_eq!(fast(0x15 | banks(12), [0x30, 0]), Err(GET));
         // As many banks as the mask has bits.
         assert_eq!(slow(0x13 | banks(2), AT, &[0, 0, 0, 1, 1]), Err(GET));
         for (code, status) in [

@@ -20,11 +20,14 @@ mod privilege {
     pub const HYPERCALL: u32 = 1 << 5;
     pub const VP_INDEX: u32 = 1 << 6;
     pub const REFERENCE_TSC: u32 = 1 << 9;
+    pub const GUEST_IDLE: u32 = 1 << 10;
     pub const FREQUENCIES: u32 = 1 << 11;
 }
 
 /// Leaf 4000_0003h EDX: what there is besides.
 mod feature {
+    /// Parameters of hypercalls in XMM registers.
+    pub const XMM_INPUT: u32 = 1 << 4;
     pub const FREQUENCIES: u32 = 1 << 8;
     pub const CRASH: u32 = 1 << 10;
     pub const DIRECT_TIMERS: u32 = 1 << 19;
@@ -78,11 +81,15 @@ pub fn leaves(topology: Topology) -> Vec<CpuidResult> {
                 | privilege::HYPERCALL
                 | privilege::VP_INDEX
                 | privilege::REFERENCE_TSC
+                | privilege::GUEST_IDLE
                 | privilege::FREQUENCIES,
             // Rights of a root partition, and messages and events between partitions: none.
             ebx: 0,
             ecx: 0,
-            edx: feature::FREQUENCIES | feature::CRASH | feature::DIRECT_TIMERS,
+            edx: feature::XMM_INPUT
+                | feature::FREQUENCIES
+                | feature::CRASH
+                | feature::DIRECT_TIMERS,
         },
         CpuidResult {
             eax: hint::APIC | hint::RELAXED_TIMING | hint::NO_AUTO_EOI | several,

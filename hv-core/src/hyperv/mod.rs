@@ -55,6 +55,7 @@ pub mod msr {
     pub const SINT15: u32 = 0x4000_009f;
     pub const STIMER0_CONFIG: u32 = 0x4000_00b0;
     pub const STIMER3_COUNT: u32 = 0x4000_00b7;
+    pub const GUEST_IDLE: u32 = 0x4000_00f0;
     pub const CRASH_P0: u32 = 0x4000_0100;
     pub const CRASH_P4: u32 = 0x4000_0104;
     pub const CRASH_CTL: u32 = 0x4000_0105;

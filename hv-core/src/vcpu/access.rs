@@ -147,7 +147,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             match bus::own_register(at) {
                 Some(offset) => {
                     self.irqs.mmio_write(now, offset, n, value);
-                    self.set_timer();
+                    self.apic_written(offset);
                 }
                 None => self.vm.bus().mmio_write(now, at, n, value),
             }

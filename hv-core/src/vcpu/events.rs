@@ -31,11 +31,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         let pending = attention.contains(Attention::INTERRUPT);
         let state = self.interruptibility();
-        if self.activity == Activity::Halted {
-            if !(self.events.busy()
-                || self.events.nmi_waiting()
-                || (pending && state.interrupts_enabled))
-            {
+        if self.activity != Activity::Active {
+            let wakes = state.interrupts_enabled || self.activity == Activity::Idle;
+            if !(self.events.busy() || self.events.nmi_waiting() || (pending && wakes)) {
                 return None;
             }
             self.set_activity(Activity::Active);

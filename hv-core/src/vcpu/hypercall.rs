@@ -81,7 +81,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn kicked(&mut self) {
         match self.activity {
-            Activity::Halted => self.set_activity(Activity::Active),
+            Activity::Halted | Activity::Idle => self.set_activity(Activity::Active),
             Activity::Active => self.kicked = true,
             Activity::WaitForSipi => {}
         }

@@ -1,6 +1,6 @@
 //! Microsoft's interface ([`hyperv`](crate::hyperv)) as one CPU uses it: model-specific registers and hypercalls.
 
-use super::{Stop, Trouble, Vcpu, undefined};
+use super::{Activity, Stop, Trouble, Vcpu, undefined};
 use crate::cpu::VcpuBackend;
 use crate::emulate::{Intercepted, Kind, Mode};
 use crate::flush::Kick;
@@ -137,6 +137,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             msr::ICR => self.apic_read(ICR)?,
             msr::TPR => self.apic_read(TPR)?,
             msr::VP_ASSIST_PAGE => self.processor()?.assist,
+            msr::GUEST_IDLE => {
+                self.set_activity(Activity::Idle);
+                0
+            }
             msr::SCONTROL..=msr::SINT15 => self.processor()?.synic.read(msr).ok_or(MsrFault)?,
             msr::STIMER0_CONFIG..=msr::STIMER3_COUNT => {
                 self.processor()?.timers.read(msr).ok_or(MsrFault)?
@@ -159,7 +163,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             msr::REFERENCE_TSC => partition.set_reference_tsc(memory, value, self.moment()),
             msr::EOI if value >> 32 == 0 => {
                 self.apic_write(EOI, 0)?;
-                self.retry_messages();
+                self.apic_written(EOI);
             }
             msr::ICR => self.apic_write(ICR, value)?,
             msr::TPR if value >> 8 == 0 => self.apic_write(TPR, value)?,
@@ -199,6 +203,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 [pair(gpr::RBX, gpr::RCX), pair(gpr::RDI, gpr::RSI)],
             ),
         };
+        let registers = hypercall::registers(registers, |n| self.cpu.fx().xmm(n));
         let memory = &self.vm.memory;
         let read = &mut |gpa, buf: &mut [u8]| memory.read(gpa, buf).is_ok();
         let call = hypercall::parse(input, registers, read);
@@ -303,6 +308,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.hyperv = Some(own);
         }
         self.arm_synthetic_timers();
+    }
+
+    /// The local APIC's register at this offset of its page has been written. The end of an interrupt lets the next message come (TLFS, "SynIC
+    /// Message Page").
+    pub(super) fn apic_written(&mut self, offset: u64) {
+        if offset & !0xf == EOI {
+            self.retry_messages();
+        }
+        self.set_timer();
     }
 
     /// The guest has taken a message: the next one may have its place.

@@ -93,6 +93,8 @@ pub enum Activity {
     Active,
     /// It has executed HLT.
     Halted,
+    /// It is idle by Microsoft's interface: an interrupt wakes it that it does not take, too.
+    Idle,
     /// It waits for a start-up message (SDM vol 3A 10.4.3, "MP Initialization Protocol Algorithm for MP Systems").
     WaitForSipi,
 }
@@ -104,6 +106,7 @@ impl Activity {
         match self {
             Activity::Active => "active",
             Activity::Halted => "halted",
+            Activity::Idle => "idle",
             Activity::WaitForSipi => "not started",
         }
     }
@@ -263,7 +266,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[must_use]
     pub fn ignores_interrupts(&self) -> bool {
         match self.activity {
-            Activity::Active => false,
+            Activity::Active | Activity::Idle => false,
             Activity::Halted => self.cpu.rflags() & Rflags::IF.bits() == 0,
             Activity::WaitForSipi => true,
         }

@@ -131,7 +131,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 if !self.irqs.x2apic_write(msr, value, self.now) {
                     return Err(MsrFault);
                 }
-                self.set_timer();
+                self.apic_written(u64::from(msr - msr::nr::X2APIC) << 4);
             }
             Some(Special::ApicBase) => {
                 if value >> self.vm.cpuid.physical_bits() != 0 || !self.irqs.set_apic_base(value) {

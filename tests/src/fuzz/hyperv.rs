@@ -85,7 +85,12 @@ pub fn hyperv(data: &[u8]) {
 /// One hypercall: its input is read once, from one page.
 fn call(f: &mut Feed<'_>, at: u64) {
     let input = f.u64();
-    let registers = [if f.bool() { f.u64() } else { at }, f.u64()];
+    let first = [if f.bool() { f.u64() } else { at }, f.u64()];
+    let fast = f.bool();
+    let input = input & !(1 << 16) | u64::from(fast) << 16;
+    let high = f.bytes(16);
+    let xmm = |n: usize| [high.get(n).copied().unwrap_or(0); 16];
+    let registers = hypercall::registers(first, xmm);
     let bytes = f.bytes(64);
     let mut pages = Vec::new();
     let mut reads = 0;
@@ -98,7 +103,7 @@ fn call(f: &mut Feed<'_>, at: u64) {
     };
     let parsed = hypercall::parse(input, registers, &mut read);
     pages.dedup();
-    assert!(pages.len() <= 1 && reads <= 5);
+    assert!(pages.len() <= 1 && reads <= 5 && !(fast && reads > 0));
     if let Ok(Call::Ipi(_, vector)) = parsed {
         assert!(vector >= 16);
     }

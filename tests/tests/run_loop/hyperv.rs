@@ -8,7 +8,7 @@ use hv_core::hyperv::msr;
 use hv_core::interface::Interfaces;
 use hv_core::mem::GuestMemory;
 use hv_core::regs::{SegAttr, SegReg, SysReg, gpr};
-use hv_core::vcpu::Stop;
+use hv_core::vcpu::{Activity, Stop};
 use hv_core::{Gpa, VmTime};
 use std::sync::Arc;
 
@@ -273,6 +273,56 @@ fn timer_sends_a_message_and_another_when_the_first_is_taken() {
     // The source's interrupts end by themselves: nothing holds the next one back.
     assert_eq!(m.given(0), Some(Event::interrupt(0x51)));
     assert_eq!(memory.read_u64(Gpa(place.0 + 24)), Ok(2_123));
+}
+
+/// The end of the interrupt, by the local APIC's page or its register, does what HV_X64_MSR_EOM does.
+#[test]
+fn the_end_of_an_interrupt_lets_the_next_message_come() {
+    const X2APIC_EOI: u32 = 0x80b;
+    for register in [msr::EOI, X2APIC_EOI] {
+        let mut m = Machine::hyperv(1);
+        m.listen();
+        let memory = m.memory();
+        for (register, value) in [
+            (msr::SIMP, 0x5001),
+            (msr::SCONTROL, 1),
+            (SINT2, 0x51),
+            (STIMER0_COUNT, 1_000),
+            (msr::STIMER0_CONFIG, 2 << 16 | 0b11),
+        ] {
+            m.wrmsr(0, register, value);
+        }
+        for _ in 0..2 {
+            m.clock.pass(101_000);
+            m.cpus[0].resume();
+            m.cpus[0].cpu.rflags = 0x202;
+            m.cpus[0].run();
+        }
+        memory.write(Gpa(0x5200), &[0; 8]).unwrap();
+        m.wrmsr(0, register, 0);
+        assert_eq!(m.given(0), Some(Event::interrupt(0x51)), "{register:#x}");
+        assert_eq!(memory.read_u64(Gpa(0x5200 + 24)), Ok(2_123));
+    }
+}
+
+#[test]
+fn an_idle_cpu_is_woken_by_an_interrupt_that_it_does_not_take() {
+    let mut m = Machine::hyperv(2);
+    m.listen();
+    m.start(1);
+    m.x2apic(1);
+    m.wrmsr(1, SPURIOUS, 0x1ff);
+    m.cpus[1].cpu.rflags = 2;
+    m.rdmsr(1, msr::GUEST_IDLE);
+    assert_eq!(m.cpus[1].activity(), Activity::Idle);
+    assert!(!m.cpus[1].ignores_interrupts());
+    assert!(matches!(m.cpus[1].run(), Stop::Idle(_)));
+    let entries = m.cpus[1].cpu.entries.len();
+    m.hypercall(0, FAST | SEND_IPI, [0xf2, 0b10]);
+    m.cpus[1].run();
+    assert_eq!(m.cpus[1].activity(), Activity::Active);
+    assert!(m.cpus[1].cpu.entries.len() > entries);
+    assert_eq!(m.given(1), None, "its interrupt flag is clear");
 }
 
 #[test]
