@@ -17,6 +17,7 @@ use crate::device::{DevCx, Requests};
 use crate::irq::IrqSink;
 use crate::mem::{DeviceRam, GuestMemory, NotRam, Piece};
 use crate::{Gpa, Hpa, VmTime};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -254,6 +255,83 @@ impl BlockBackend for RamDisk {
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         if self.fail { Err(BlockError) } else { Ok(()) }
+    }
+}
+
+/// A disk that its clones share, so that it stays readable from outside.
+#[derive(Clone)]
+pub struct SharedDisk(Arc<Mutex<(RamDisk, u32)>>);
+
+impl SharedDisk {
+    /// Sector `n` has `n` in its first bytes.
+    #[must_use]
+    pub fn new(sectors: usize) -> Self {
+        let mut data = vec![0; sectors * 512];
+        for (i, s) in data.chunks_exact_mut(512).enumerate() {
+            s[..4].copy_from_slice(&(i as u32).to_le_bytes());
+            s[511] = i as u8;
+        }
+        Self::of(data)
+    }
+    /// One with these contents.
+    #[must_use]
+    pub fn of(data: Vec<u8>) -> Self {
+        let disk = RamDisk {
+            data,
+            read_only: false,
+            fail: false,
+        };
+        Self(Arc::new(Mutex::new((disk, 0))))
+    }
+    /// What it has.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        self.0.lock().unwrap().0.data.clone()
+    }
+    /// What `sectors` sectors from `sector` on have.
+    #[must_use]
+    pub fn bytes(&self, sector: usize, sectors: usize) -> Vec<u8> {
+        self.0.lock().unwrap().0.data[sector * 512..(sector + sectors) * 512].to_vec()
+    }
+    /// Whether every access fails from now on; returns whether it did.
+    pub fn set_fail(&self, fail: bool) -> bool {
+        core::mem::replace(&mut self.0.lock().unwrap().0.fail, fail)
+    }
+    /// Writes fail from now on.
+    pub fn set_read_only(&self) {
+        self.0.lock().unwrap().0.read_only = true;
+    }
+    /// How often it was flushed.
+    #[must_use]
+    pub fn flushes(&self) -> u32 {
+        self.0.lock().unwrap().1
+    }
+    /// A clone for a device.
+    #[must_use]
+    pub fn boxed(&self) -> Box<dyn BlockBackend> {
+        Box::new(self.clone())
+    }
+}
+
+impl BlockBackend for SharedDisk {
+    fn sectors(&self) -> u64 {
+        self.0.lock().unwrap().0.sectors()
+    }
+    fn read_only(&self) -> bool {
+        self.0.lock().unwrap().0.read_only
+    }
+    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
+        self.0.lock().unwrap().0.read(sector, buf)
+    }
+    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
+        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
+        self.0.lock().unwrap().0.write(sector, buf)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        let mut disk = self.0.lock().unwrap();
+        disk.1 += 1;
+        disk.0.flush()
     }
 }
 

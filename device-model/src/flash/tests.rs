@@ -2,55 +2,25 @@
 
 use super::*;
 use hv_core::Hpa;
-use hv_core::testing::{Bench, VecDeviceRam};
-use std::sync::Mutex;
+use hv_core::testing::{Bench, SharedDisk, VecDeviceRam};
 
 const AT: Gpa = Gpa(0xffc0_0000);
 const LEN: usize = 4 * BLOCK;
 const ARRAY: WindowId = WindowId(0);
 const REGISTERS: WindowId = WindowId(1);
 
-/// What the medium has heard: its bytes, how often it was flushed, and whether it fails.
-#[derive(Clone, Default)]
-struct Medium(Arc<Mutex<(Vec<u8>, u32, bool)>>);
-
-impl BlockBackend for Medium {
-    fn sectors(&self) -> u64 {
-        (LEN / SECTOR) as u64
-    }
-    fn read_only(&self) -> bool {
-        false
-    }
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BlockError> {
-        Err(BlockError)
-    }
-    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        let mut inner = self.0.lock().unwrap();
-        if inner.2 {
-            return Err(BlockError);
-        }
-        inner.0[sector as usize * SECTOR..][..buf.len()].copy_from_slice(buf);
-        Ok(())
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        self.0.lock().unwrap().1 += 1;
-        Ok(())
-    }
-}
-
 struct Rig {
     flash: Flash,
     bench: Bench,
     ram: Arc<VecDeviceRam>,
-    medium: Medium,
+    medium: SharedDisk,
 }
 
 impl Rig {
     fn new() -> Self {
         let ram = Arc::new(VecDeviceRam::new(LEN));
         ram.fill(0, LEN, 0xff);
-        let medium = Medium::default();
-        medium.0.lock().unwrap().0 = vec![0xff; LEN];
+        let medium = SharedDisk::of(vec![0xff; LEN]);
         let memory = Mapped {
             ram: ram.clone(),
             hpa: Hpa(0),
@@ -58,7 +28,7 @@ impl Rig {
         let parts = Parts {
             at: AT,
             memory,
-            medium: Some(Box::new(medium.clone())),
+            medium: Some(medium.boxed()),
         };
         let windows = Windows {
             array: ARRAY,
@@ -102,7 +72,7 @@ impl Rig {
     }
 
     fn kept(&self, offset: usize, len: usize) -> Vec<u8> {
-        self.medium.0.lock().unwrap().0[offset..][..len].to_vec()
+        self.medium.contents()[offset..][..len].to_vec()
     }
 }
 
@@ -208,10 +178,10 @@ fn what_is_programmed_is_kept_when_the_command_is_over() {
     assert_eq!(r.kept(510, 3), [0xff; 3]);
     r.write(0, 0xff);
     assert_eq!(r.kept(510, 3), [1, 2, 3]);
-    assert_eq!(r.medium.0.lock().unwrap().1, 1, "flushed once");
+    assert_eq!(r.medium.flushes(), 1, "flushed once");
     // Nothing has changed.
     r.write(0, 0xff);
-    assert_eq!(r.medium.0.lock().unwrap().1, 1);
+    assert_eq!(r.medium.flushes(), 1);
 }
 
 #[test]
@@ -237,11 +207,11 @@ fn a_program_without_a_command_after_it_is_kept_soon() {
 #[test]
 fn what_the_medium_refuses_is_tried_again() {
     let mut r = Rig::new();
-    r.medium.0.lock().unwrap().2 = true;
+    r.medium.set_fail(true);
     r.program(9, &[7]);
     r.write(0, 0x70);
     assert_eq!(r.read(0) & 0x10, 0x10, "the program has failed");
-    r.medium.0.lock().unwrap().2 = false;
+    r.medium.set_fail(false);
     r.program(3000, &[8]);
     assert_eq!((r.kept(9, 1), r.kept(3000, 1)), (vec![7], vec![8]));
 }

@@ -3,57 +3,28 @@
 use super::device::device;
 use device_model::flash::{BLOCK, Flash, Parts, Windows};
 use device_model::machine::Mapped;
-use hv_core::backend::{BlockBackend, BlockError};
 use hv_core::device::{Device, WindowId};
 use hv_core::mem::DeviceRam;
-use hv_core::testing::VecDeviceRam;
+use hv_core::testing::{SharedDisk, VecDeviceRam};
 use hv_core::{Gpa, Hpa};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 const LEN: usize = 3 * BLOCK;
 const ARRAY: WindowId = WindowId(0);
 const REGISTERS: WindowId = WindowId(1);
 
-/// A medium, and whether it refuses what is written.
-#[derive(Clone)]
-struct Medium(Arc<Mutex<(Vec<u8>, bool)>>);
-
-impl BlockBackend for Medium {
-    fn sectors(&self) -> u64 {
-        LEN as u64 / 512
-    }
-    fn read_only(&self) -> bool {
-        false
-    }
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BlockError> {
-        Err(BlockError)
-    }
-    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        let mut inner = self.0.lock().unwrap();
-        if inner.1 {
-            return Err(BlockError);
-        }
-        let at = sector as usize * 512;
-        inner.0[at..at + buf.len()].copy_from_slice(buf);
-        Ok(())
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        Ok(())
-    }
-}
-
 /// Commands, programs and erases in any order: a program clears bits and an erase sets a block, nothing else changes the contents, and the medium has
 /// them when the chip shows its array.
 pub fn flash(data: &[u8]) {
     let ram = Arc::new(VecDeviceRam::new(LEN));
-    let medium = Medium(Arc::new(Mutex::new((vec![0; LEN], false))));
+    let medium = SharedDisk::of(vec![0; LEN]);
     let parts = Parts {
         at: Gpa(0xffc0_0000),
         memory: Mapped {
             ram: ram.clone(),
             hpa: Hpa(0),
         },
-        medium: Some(Box::new(medium.clone())),
+        medium: Some(medium.boxed()),
     };
     let windows = Windows {
         array: ARRAY,
@@ -74,7 +45,7 @@ pub fn flash(data: &[u8]) {
         for _ in 0..2 {
             write(flash, 0, 0xff);
         }
-        medium.0.lock().unwrap().1 = f.below(8) == 0;
+        medium.set_fail(f.below(8) == 0);
         let mut model = contents();
         for _ in 0..f.below(6) {
             let offset = f.u16() as usize % LEN;
@@ -99,8 +70,8 @@ pub fn flash(data: &[u8]) {
         }
         write(flash, 0, 0xff);
         assert!(contents() == model, "the contents are those of the model");
-        if !std::mem::take(&mut medium.0.lock().unwrap().1) {
-            assert!(medium.0.lock().unwrap().0 == model, "the medium has them");
+        if !medium.set_fail(false) {
+            assert!(medium.contents() == model, "the medium has them");
         }
     });
 }

@@ -189,7 +189,7 @@ fn medium_errors_become_ata_errors() {
 #[test]
 fn write_protected_disk_refuses_writes() {
     let disk = SharedDisk::new(8);
-    disk.0.lock().unwrap().0.read_only = true;
+    disk.set_read_only();
     let mut rig = Rig::new([Some(Drive::disk(disk.boxed())), None, None, None]);
     for command in [0x30, 0xca, 0xc5] {
         rig.command28(P, command, 0, 1);

@@ -10,9 +10,9 @@ use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp
 use hv_core::device::{AccessSize, Device};
 use hv_core::irq::IrqLine;
 use hv_core::mem::{GuestMemory, Piece};
-use hv_core::testing::{Bench, RamDisk, RecordingIrqs, VecMemory};
+pub(super) use hv_core::testing::SharedDisk;
+use hv_core::testing::{Bench, RecordingIrqs, VecMemory};
 use hv_core::time::VmTime;
-use std::sync::Mutex;
 
 /// Base of the bus-master block.
 pub(super) const BM: u16 = 0xc000;
@@ -25,63 +25,6 @@ pub(super) const S: u16 = 0x170;
 /// Word `i` of IDENTIFY data.
 pub(super) fn word(d: &[u8], i: usize) -> u16 {
     u16::from_le_bytes([d[i * 2], d[i * 2 + 1]])
-}
-
-/// A disk that stays readable from outside.
-#[derive(Clone)]
-pub(super) struct SharedDisk(pub(super) Arc<Mutex<(RamDisk, u32)>>);
-
-impl SharedDisk {
-    /// Sector `n` is filled with `n` in its first bytes.
-    pub(super) fn new(sectors: usize) -> Self {
-        let mut data = vec![0; sectors * 512];
-        for (i, s) in data.chunks_exact_mut(512).enumerate() {
-            s[..4].copy_from_slice(&(i as u32).to_le_bytes());
-            s[511] = i as u8;
-        }
-        Self(Arc::new(Mutex::new((
-            RamDisk {
-                data,
-                read_only: false,
-                fail: false,
-            },
-            0,
-        ))))
-    }
-    pub(super) fn bytes(&self, sector: usize, sectors: usize) -> Vec<u8> {
-        self.0.lock().unwrap().0.data[sector * 512..(sector + sectors) * 512].to_vec()
-    }
-    pub(super) fn set_fail(&self, fail: bool) {
-        self.0.lock().unwrap().0.fail = fail;
-    }
-    pub(super) fn flushes(&self) -> u32 {
-        self.0.lock().unwrap().1
-    }
-    pub(super) fn boxed(&self) -> Box<dyn BlockBackend> {
-        Box::new(self.clone())
-    }
-}
-
-impl BlockBackend for SharedDisk {
-    fn sectors(&self) -> u64 {
-        self.0.lock().unwrap().0.sectors()
-    }
-    fn read_only(&self) -> bool {
-        self.0.lock().unwrap().0.read_only
-    }
-    fn read(&mut self, sector: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
-        self.0.lock().unwrap().0.read(sector, buf)
-    }
-    fn write(&mut self, sector: u64, buf: &[u8]) -> Result<(), BlockError> {
-        assert!(buf.len().is_multiple_of(512) && !buf.is_empty());
-        self.0.lock().unwrap().0.write(sector, buf)
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        let mut d = self.0.lock().unwrap();
-        d.1 += 1;
-        d.0.flush()
-    }
 }
 
 /// The sector number that stands for a disk's write cache.
