@@ -42,7 +42,7 @@ use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
 use hv_core::machine::{
-    self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc, PCI_DISKS, Slot, pci_disk,
+    self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc, Nic, PCI_DISKS, Slot, pci_disk,
 };
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -179,6 +179,15 @@ fn boot_from(boot: options::BootFrom) -> BootFrom {
     }
 }
 
+/// The network card that the user wants.
+fn nic(nic: options::Nic) -> Nic {
+    match nic {
+        options::Nic::None => Nic::None,
+        options::Nic::Ne2k => Nic::Ne2k,
+        options::Nic::Virtio => Nic::Virtio,
+    }
+}
+
 /// The interfaces of hypervisors that the user wants offered.
 fn interfaces(enlighten: options::Enlighten) -> Interfaces {
     let mut all = Interfaces::empty();
@@ -220,7 +229,7 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let (cdroms, cdrom) = Cabinet::of(media.cdroms);
         let (floppies, floppy) = Cabinet::of(media.floppies);
-        let (ide_disks, virtio_disks) = match options.disk_bus {
+        let (ide_disks, virtio_disks) = match options.profile.disk_bus() {
             DiskBus::Ide => (media.disks, Vec::new()),
             DiskBus::Virtio => (Vec::new(), media.disks),
         };
@@ -231,6 +240,7 @@ impl<B: VcpuBackend> Guest<B> {
             memory: memory_size,
             cpus: options.cpus(),
             max_cpus: options.max_cpus(),
+            nic: nic(options.profile.nic()),
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
             drives: described,
@@ -368,12 +378,20 @@ impl<B: VcpuBackend> Guest<B> {
         let mut bus = Bus::new(memory.clone());
         let vgabios = firmware_image("vgabios").unwrap_or(&[]);
         // It asks for keys, and takes its time.
-        let nic = firmware_image("nicrom").filter(|_| desc.boot == Some(BootFrom::Network));
+        let role = match desc.nic {
+            Nic::Virtio => "nicrom-virtio",
+            Nic::None | Nic::Ne2k => "nicrom",
+        };
+        let nic = firmware_image(role).filter(|_| desc.boot == Some(BootFrom::Network));
         let roms = Roms {
             vga: vgabios,
             nic: nic.unwrap_or(&[]),
         };
-        let (net, port) = match net::plug(number, desc.mac) {
+        let plugged = match desc.nic {
+            Nic::None => None,
+            Nic::Ne2k | Nic::Virtio => net::plug(number, desc.mac),
+        };
+        let (net, port) = match plugged {
             Some((cable, port)) => (cable, Some(port)),
             None => (Box::new(NullNet) as Box<_>, None),
         };

@@ -35,7 +35,7 @@ use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::{IrqLine, MsiLine};
 use hv_core::lock::{Lock, Rank};
-use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Slot, irq};
+use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Nic, Slot, irq};
 use hv_core::mem::DeviceRam;
 use hv_core::{Gpa, Hpa, VmTime};
 
@@ -228,7 +228,14 @@ impl Machine {
         let vga = display(bus, &mut pci, video, text);
         let nic = machine::NIC.device;
         let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
-        network(bus, &mut pci, Ne2k::new(wire, desc.mac, net));
+        match desc.nic {
+            Nic::None => {}
+            Nic::Ne2k => network(bus, &mut pci, Ne2k::new(wire, desc.mac, net)),
+            Nic::Virtio => {
+                let card = Box::new(virtio::net::Net::new(desc.mac, net));
+                put_virtio(bus, &mut pci, &chips, machine::NIC, card);
+            }
+        }
         for (slot, device) in virtio {
             put_virtio(bus, &mut pci, &chips, slot, device);
         }

@@ -54,7 +54,7 @@ pub const VGA: Slot = Slot {
     device: 2,
     function: 0,
 };
-/// NE2000.
+/// The network card.
 pub const NIC: Slot = Slot {
     device: 3,
     function: 0,
@@ -182,6 +182,18 @@ pub const IDE_DRIVES: usize = 4;
 /// Where the CD-ROM drive is: secondary master.
 pub const CDROM: usize = 2;
 
+/// The network card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Nic {
+    /// None.
+    None,
+    /// An NE2000 (RTL8029).
+    #[default]
+    Ne2k,
+    /// A virtio network device.
+    Virtio,
+}
+
 /// The kind of the floppy drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FloppyDrive {
@@ -214,6 +226,8 @@ pub struct MachineDesc {
     pub cpus: u32,
     /// Virtual CPUs that can be there in all: `cpus` to [`MAX_CPUS`].
     pub max_cpus: u32,
+    /// The network card.
+    pub nic: Nic,
     /// The network card's address.
     pub mac: [u8; 6],
     /// The SMBIOS system UUID.

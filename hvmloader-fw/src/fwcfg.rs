@@ -8,7 +8,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use hv_core::machine::MachineDesc;
+use hv_core::machine::{MachineDesc, Nic};
 
 /// Numbers of the items (QEMU's `FW_CFG_*`).
 mod key {
@@ -37,7 +37,12 @@ const VGA_AFTER_S3: u64 = 1;
 /// The VGA BIOS as SeaBIOS looks it up: by vendor and device of the VGA's PCI function.
 const VGA_ROM_FILE: &str = "pci1234,1111.rom";
 /// The network card's option ROM, likewise.
-const NIC_ROM_FILE: &str = "pci10ec,8029.rom";
+const fn nic_rom_file(nic: Nic) -> &'static str {
+    match nic {
+        Nic::None | Nic::Ne2k => "pci10ec,8029.rom",
+        Nic::Virtio => "pci1af4,1000.rom",
+    }
+}
 
 /// What fw_cfg has.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,7 +100,7 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
         ),
         ("bootorder", bootorder::bootorder(desc)),
         (VGA_ROM_FILE, roms.vga.to_vec()),
-        (NIC_ROM_FILE, roms.nic.to_vec()),
+        (nic_rom_file(desc.nic), roms.nic.to_vec()),
     ]
     .into_iter()
     .filter(|(_, bytes)| !bytes.is_empty())

@@ -22,6 +22,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
             None,
         ],
         pci_disks: 0,
+        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: false,

@@ -248,6 +248,7 @@ impl FirmwarePc {
             uuid: [7; 16],
             drives: described,
             pci_disks: 0,
+            nic: hv_core::machine::Nic::Ne2k,
             floppy: FloppyDrive::M1440,
             boot: media.boot,
             hpet: false,

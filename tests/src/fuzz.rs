@@ -8,6 +8,7 @@ mod flash;
 mod hyperv;
 mod medium;
 mod protocol;
+mod virtio;
 mod vm;
 
 pub use self::protocol::{messages, requests, screens};
@@ -17,6 +18,7 @@ pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
 pub use flash::flash;
 pub use hyperv::hyperv;
+pub use virtio::virtio;
 pub use vm::vm;
 
 use crate::feed::Feed;
@@ -81,6 +83,7 @@ pub const TARGETS: &[Target] = &[
     target("shadow", shadow, 2_048),
     target("switch", switch, 4_096),
     target("vga", vga, 4_096),
+    target("virtio", virtio, 2_048),
     target("vm", vm, 4_096),
     target("walker", walker, 4_096),
 ];
@@ -244,6 +247,7 @@ fn desc(memory: u64) -> MachineDesc {
             None,
         ],
         pci_disks: 0,
+        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: false,

@@ -6,6 +6,7 @@ use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Mapped, Outside};
 use device_model::vga::{self, Painter};
+use device_model::virtio::block::Block;
 use hv_core::backend::{NetBackend, NullConsole};
 use hv_core::bus::{Bus, decode, own_register};
 use hv_core::device::AccessSize;
@@ -169,6 +170,7 @@ fn desc() -> MachineDesc {
             None,
         ],
         pci_disks: 0,
+        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: true,
@@ -221,7 +223,10 @@ impl Pc {
                 Some(Drive::cdrom(Some(disk(1024)))),
                 None,
             ],
-            virtio: Vec::new(),
+            virtio: vec![(
+                machine::pci_disk(0),
+                Box::new(Block::new(disk(64), "fuzz", 1)) as Box<_>,
+            )],
             floppy: Some(disk(2880)),
             video: Mapped {
                 ram: video,

@@ -42,6 +42,7 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         uuid: [7; 16],
         drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],
         pci_disks: 0,
+        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: true,

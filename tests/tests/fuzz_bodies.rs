@@ -50,6 +50,11 @@ fn fdc_keeps_to_the_lengths_of_its_commands() {
 }
 
 #[test]
+fn virtio_rings_survive_any_driver_and_any_host() {
+    feed(fuzz::virtio, 1_500, 1_024);
+}
+
+#[test]
 fn ide_survives_random_accesses() {
     feed(fuzz::ide, 60, 20_000);
 }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use protocol::MAX_RECORD;
 pub use protocol::options::BootFrom;
-use protocol::options::{DiskBus, MAX_CAP, MAX_WARP, MAX_WEIGHT, WEIGHT};
+use protocol::options::{DiskBus, MAX_CAP, MAX_WARP, MAX_WEIGHT, Nic, WEIGHT};
 
 use crate::firmware::Firmware;
 use crate::profile::ProfileArgs;
@@ -132,10 +132,6 @@ pub struct VmArgs {
     /// virtio
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
-    /// What the hard disks hang at: ide, which every system has a driver for, or virtio, which Linux, the BSDs, SeaBIOS and OVMF know, with a
-    /// tenth of the exits
-    #[arg(long, value_name = "BUS", default_value = "ide", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
-    pub disk_bus: DiskBus,
     /// The size of a disk that is made [default: 16G]
     #[arg(
         long,
@@ -351,9 +347,9 @@ pub enum Bench {
     Disk(DiskArgs),
     /// The guest's network: native against Umbra.
     ///
-    /// A 32-bit Debian kernel with its ne2k-pci driver receives and sends bytes by TCP, and sends requests whose answers it waits for
-    /// (ping), to and from this machine: once bare in QEMU with its ne2k_pci, and once in Umbra. Further runs in Umbra, one for each kind
-    /// of traffic, count the exits. Frames are the guest's own count, of both directions. The bare guest may be the slower one: QEMU's card
+    /// A 32-bit Debian kernel with its driver for the card receives and sends bytes by TCP, and sends requests whose answers it waits for
+    /// (ping), to and from this machine: once bare in QEMU with the same card, and once in Umbra. Further runs in Umbra, one for each kind
+    /// of traffic, count the exits. Frames are the guest's own count, of both directions. With the NE2000 the bare guest may be the slower one: QEMU's card
     /// drops frames when its ring is full, which Umbra's lets wait outside.
     Net(NetArgs),
     /// Kills the emulator again and again while the guest writes, and checks that what was flushed is there.
@@ -369,6 +365,9 @@ pub struct DiskArgs {
     /// Only this: random-read, random-write, sequential-read or sequential-write; may be repeated
     #[arg(long, value_name = "NAME")]
     pub work: Vec<String>,
+    /// Only a disk on this bus [default: all of them, beside the same bare in QEMU]
+    #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
+    pub disk_bus: Option<DiskBus>,
     /// Write all figures
     #[arg(long, value_name = "FILE.json")]
     pub json: Option<PathBuf>,
@@ -386,6 +385,9 @@ pub struct NetArgs {
     /// Only this: download, upload or ping; may be repeated
     #[arg(long, value_name = "NAME")]
     pub work: Vec<String>,
+    /// Only this card: ne2k or virtio [default: all of them, beside the same bare in QEMU]
+    #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(["ne2k", "virtio"]).try_map(|name| name.parse::<Nic>()))]
+    pub nic: Option<Nic>,
     /// Write all figures
     #[arg(long, value_name = "FILE.json")]
     pub json: Option<PathBuf>,

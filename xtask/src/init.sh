@@ -139,7 +139,7 @@ net() {
     sed -n 's/^ *\(eth0:.*\)/GUEST-CARD \1/p' /proc/net/dev
     sed -n 's/^ *\(.*eth0\)/GUEST-CARD-IRQ \1/p' /proc/interrupts
     mkdir /www
-    echo "served by $(uname -r) from its ne2k card" > /www/index.html
+    echo "served by $(uname -r) from its card" > /www/index.html
     echo "GUEST-SERVES"
     # It says each request and the status of its response.
     httpd -f -v -p 80 -h /www > /dev/console 2>&1

@@ -33,7 +33,7 @@ const APPLETS: [&str; 33] = [
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
 /// that DHCP needs.
-pub const DRIVERS: [&str; 8] = [
+pub const DRIVERS: [&str; 9] = [
     "ata_piix",
     "virtio_pci",
     "virtio_blk",
@@ -41,6 +41,7 @@ pub const DRIVERS: [&str; 8] = [
     "sr_mod",
     "button",
     "ne2k_pci",
+    "virtio_net",
     "af_packet",
 ];
 

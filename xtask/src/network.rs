@@ -1,4 +1,4 @@
-//! `cargo xtask bench net`: the guest's network, bare in QEMU with its ne2k_pci and in Umbra, in the same guest.
+//! `cargo xtask bench net`: the guest's network, bare in QEMU and in Umbra with the same card, in the same guest.
 //!
 //! The guest receives from a [`Peer`], sends to it, and pings. One run tells the speed of each; another in Umbra for each, and one that does
 //! nothing, tell the exits that it costs.
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use protocol::options::{Nic, Profile};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -46,6 +47,7 @@ struct Comparison {
 /// One kind of traffic.
 #[derive(Debug, Serialize)]
 struct Row {
+    nic: &'static str,
     work: &'static str,
     native: Traffic,
     umbra: Traffic,
@@ -79,21 +81,13 @@ struct Traffic {
 pub fn net(args: &NetArgs) -> Result<()> {
     let work = chosen("traffic", &WORK, &args.work)?;
     setup::require(Purpose::Test)?;
-    let bench = Bench::new(args)?;
-    let native = measure("Native", || bench.native(&work))?;
-    let (inside, _) = measure("Umbra", || bench.inside(&work))?;
-    let (_, idle) = measure("Umbra, without work", || bench.inside(&[]))?;
+    let mut bench = Bench::new(args)?;
     let mut rows = Vec::new();
-    for name in work {
-        let (console, report) =
-            measure(&format!("Umbra, exits of {name}"), || bench.inside(&[name]))?;
-        let traffic = |console: &str| Traffic::of(name, bench.amount(name), console);
-        rows.push(Row::new(
-            name,
-            bench.mib(name),
-            [traffic(&native)?, traffic(&inside)?, traffic(&console)?],
-            Exits::beyond(&idle, &report)?,
-        ));
+    for nic in [Nic::Ne2k, Nic::Virtio] {
+        if args.nic.is_none_or(|only| only == nic) {
+            bench.nic = nic;
+            rows.extend(bench.rows(&work)?);
+        }
     }
     let comparison = Comparison {
         mib: args.mib,
@@ -111,6 +105,7 @@ struct Bench<'a> {
     scratch: tempfile::TempDir,
     initrd: PathBuf,
     peer: Peer,
+    nic: Nic,
 }
 
 impl Bench<'_> {
@@ -128,7 +123,29 @@ impl Bench<'_> {
             scratch,
             initrd,
             peer: Peer::start(u64::from(args.mib) * MIB)?,
+            nic: Nic::Ne2k,
         })
+    }
+
+    /// Measures one card.
+    fn rows(&self, work: &[&'static str]) -> Result<Vec<Row>> {
+        let nic = self.nic.name();
+        let say = |what: &str| format!("{nic}: {what}");
+        let native = measure(&say("native"), || self.native(work))?;
+        let (inside, _) = measure(&say("Umbra"), || self.inside(work))?;
+        let (_, idle) = measure(&say("Umbra, without work"), || self.inside(&[]))?;
+        let row = |&name: &&'static str| {
+            let what = say(&format!("Umbra, exits of {name}"));
+            let (console, report) = measure(&what, || self.inside(&[name]))?;
+            let traffic = |console: &str| Traffic::of(name, self.amount(name), console);
+            Ok(Row::new(
+                (nic, name),
+                self.mib(name),
+                [traffic(&native)?, traffic(&inside)?, traffic(&console)?],
+                Exits::beyond(&idle, &report)?,
+            ))
+        };
+        work.iter().map(row).collect()
     }
 
     /// The MiB that are moved, if it is about these.
@@ -141,9 +158,10 @@ impl Bench<'_> {
         self.mib(work).unwrap_or(self.args.requests.into())
     }
 
-    fn network() -> Network {
+    fn network(&self) -> Network {
         Network {
             net: Net::User,
+            native_card: self.nic,
             ..Network::default()
         }
     }
@@ -158,13 +176,17 @@ impl Bench<'_> {
             self.peer.sink
         );
         Ok(Options {
-            network: Self::network(),
+            network: self.network(),
             report: Some(self.scratch.path().join("report.json")),
             timeout: Some(TIMEOUT),
             ..Options::headless(Vm {
                 initrd: Some(media::open_initrd(&self.initrd)?),
                 cmdline,
                 memory: 256 * MIB,
+                profile: Profile {
+                    nic: Some(self.nic),
+                    ..Profile::default()
+                },
                 ..Vm::of(&Guest::I386Kernel.provide()?)?
             })
         })
@@ -180,7 +202,7 @@ impl Bench<'_> {
     /// A run without Umbra.
     fn native(&self, work: &[&str]) -> Result<String> {
         self.sent(work, || {
-            WORDS.native(self.options(work)?, Vec::new(), Self::network())
+            WORDS.native(self.options(work)?, Vec::new(), self.network())
         })
     }
 
@@ -201,12 +223,13 @@ impl Bench<'_> {
 
 impl Row {
     fn new(
-        work: &'static str,
+        (nic, work): (&'static str, &'static str),
         mib: Option<f64>,
         [native, umbra, counted]: [Traffic; 3],
         exits: Exits,
     ) -> Row {
         Row {
+            nic,
             work,
             native,
             umbra,
@@ -255,8 +278,8 @@ impl Traffic {
 
 fn table(comparison: &Comparison) -> String {
     let mut text = format!(
-        "{:20} {:>9} {:>9} {:>7} {:>9} {:>10} {:>12}  most of them\n",
-        "network, by ne2k", "native", "Umbra", "share", "errors", "exits/MiB", "exits/frame"
+        "{:26} {:>9} {:>9} {:>7} {:>9} {:>10} {:>12}  most of them\n",
+        "network", "native", "Umbra", "share", "errors", "exits/MiB", "exits/frame"
     );
     for row in &comparison.rows {
         let (unit, per_mib) = match row.exits_per_mib {
@@ -264,8 +287,8 @@ fn table(comparison: &Comparison) -> String {
             None => ("requests/s", String::new()),
         };
         text += &format!(
-            "{:20} {:9.2} {:9.2} {:7.2} {:>9} {per_mib:>10} {:12.1}  {}\n",
-            format!("{}, {unit}", row.work),
+            "{:26} {:9.2} {:9.2} {:7.2} {:>9} {per_mib:>10} {:12.2}  {}\n",
+            format!("{}, {}, {unit}", row.nic, row.work),
             row.native.per_second,
             row.umbra.per_second,
             row.share,
@@ -310,12 +333,17 @@ mod tests {
         let comparison = Comparison {
             mib: 4,
             requests: 200,
-            rows: vec![Row::new("download", Some(4.0), [traffic; 3], exits)],
+            rows: vec![Row::new(
+                ("ne2k", "download"),
+                Some(4.0),
+                [traffic; 3],
+                exits,
+            )],
         };
         let row = table(&comparison);
         let row = row.lines().nth(1).unwrap_or_default();
         let words: Vec<_> = row.split_whitespace().collect();
-        let line = "download, MiB/s 2.00 2.00 1.00 2, 2 750 2.0 port i/o 100 %";
+        let line = "ne2k, download, MiB/s 2.00 2.00 1.00 2, 2 750 2.00 port i/o 100 %";
         assert_eq!(words.join(" "), line);
     }
 }

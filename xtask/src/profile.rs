@@ -6,13 +6,13 @@ use crate::cli::Switch;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use protocol::options::{Enlighten, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
+use protocol::options::{DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs};
 
 /// The options.
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
-    /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. linux and any: --enlighten kvm
-    /// --rtc utc. windows: --enlighten hyperv --rtc local
+    /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
+    /// --rtc utc --disk-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio. windows: --enlighten hyperv --rtc local
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
     /// The interfaces of hypervisors that the guest is offered: kvm, hyperv (Microsoft's, for Windows), both as in kvm,hyperv, or none.
@@ -31,6 +31,13 @@ pub struct ProfileArgs {
     /// [default: off]
     #[arg(long, value_enum)]
     pub hpet: Option<Switch>,
+    /// What the hard disks hang at: ide, which every system has a driver for, or virtio, which Linux, the BSDs, SeaBIOS and OVMF know, with
+    /// far fewer exits [default: ide, with --os linux virtio]
+    #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
+    pub disk_bus: Option<DiskBus>,
+    /// The network card: ne2k (an NE2000), virtio, or none [default: ne2k, with --os linux virtio]
+    #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(Nic::NAMES).try_map(|name| name.parse::<Nic>()))]
+    pub nic: Option<Nic>,
 }
 
 /// A time that a machine's clock can show.
@@ -64,6 +71,8 @@ impl ProfileArgs {
             rtc,
             unknown_msrs: self.unknown_msrs,
             hpet: self.hpet == Some(Switch::On),
+            disk_bus: self.disk_bus,
+            nic: self.nic,
         })
     }
 }
@@ -112,6 +121,8 @@ mod tests {
             rtc,
             unknown_msrs: UnknownMsrs::Fault,
             hpet: None,
+            disk_bus: None,
+            nic: None,
         };
         let rtc = |os, zone| args(os, zone).profile().unwrap().rtc;
         let local = Some(Rtc::Local(minutes_from_utc().unwrap()));

@@ -42,8 +42,6 @@ pub struct Vm {
     pub profile: Profile,
     /// Further hard disks.
     pub disks: Vec<PathBuf>,
-    /// What all hard disks hang at.
-    pub disk_bus: DiskBus,
     /// Further media for the CD-ROM drive.
     pub cdroms: Vec<PathBuf>,
     /// Further media for the floppy drive.
@@ -166,7 +164,6 @@ impl Vm {
             shadow: args.shadow,
             profile: args.profile.profile()?,
             disks: Vec::new(),
-            disk_bus: args.disk_bus,
             cdroms,
             floppies,
             boot,
@@ -208,7 +205,6 @@ impl Vm {
             shadow: None,
             profile: Profile::default(),
             disks: Vec::new(),
-            disk_bus: DiskBus::default(),
             cdroms: Vec::new(),
             floppies: Vec::new(),
             boot: None,
@@ -231,7 +227,6 @@ impl Vm {
             count,
             boot: self.boot,
             tablet: self.tablet,
-            disk_bus: self.disk_bus,
             ..Default::default()
         }
     }
@@ -353,6 +348,12 @@ pub struct Parts {
     pub drives: Vec<Drive>,
 }
 
+/// What the hard disks hang at.
+fn disk_bus(args: &VmArgs) -> DiskBus {
+    let said = args.profile.disk_bus;
+    said.unwrap_or(args.profile.os.disk_bus())
+}
+
 /// Hard disks on the guest's PCI bus.
 const PCI_DISKS: usize = 8;
 /// Drives on the guest's IDE channels.
@@ -364,7 +365,7 @@ fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<
     // No guest is the default one, which is a CD.
     let cd = matches!(kind, None | Some(Kind::Cdrom)) || !args.cdrom.is_empty();
     let disks = args.disk.len() + usize::from(kind == Some(Kind::Disk));
-    if args.disk_bus == DiskBus::Virtio {
+    if disk_bus(args) == DiskBus::Virtio {
         if disks > PCI_DISKS {
             refuse!("{disks} hard disks are too many: there is room for {PCI_DISKS}");
         }
@@ -477,7 +478,6 @@ mod tests {
             profile: Profile::default(),
             shadow: None,
             disks: vec!["/d".into(), "/d2".into()],
-            disk_bus: DiskBus::Ide,
             cdroms: vec!["/c".into(), "/e".into()],
             floppies: vec![Floppy {
                 path: "/f".into(),

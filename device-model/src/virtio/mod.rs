@@ -9,6 +9,7 @@
 //! Not there: the reset of single queues, notification data, shared memory regions, administration.
 
 pub mod block;
+pub mod net;
 mod pci;
 pub mod queue;
 mod registers;

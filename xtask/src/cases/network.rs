@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use protocol::options::{Nic, Profile};
 
 use super::{Case, by_hand, keys, own, until};
 use crate::deb;
@@ -26,7 +27,7 @@ const FETCHED: &str = "#!ipxe\necho fetched by ${net0/ip}\n";
 /// Length in bytes of the file that a whole system fetches.
 const FILE: usize = 16_000_000;
 /// The page that it serves, in part.
-const PAGE: &str = "from its ne2k card";
+const PAGE: &str = "from its card";
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -49,15 +50,30 @@ pub(super) fn cases() -> Vec<Case> {
         own(
             "linux-ne2k-fetches-and-serves",
             &[Guest::I386Kernel, Guest::I386Initrd],
-            linux,
+            ne2k,
+            256,
+            300,
+        ),
+        own(
+            "linux-virtio-fetches-and-serves",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            virtio,
             256,
             300,
         ),
     ]
 }
 
-/// Linux with its ne2k-pci driver: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
-fn linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+fn ne2k(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    linux(Nic::Ne2k, case, umbra, scratch)
+}
+
+fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    linux(Nic::Virtio, case, umbra, scratch)
+}
+
+/// Linux with its driver for the card: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
+fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let served = scratch.join("served");
     fs::create_dir(&served)?;
     let file = served.join("random");
@@ -87,6 +103,10 @@ fn linux(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ..Options::headless(Vm {
             initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
             cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),
+            profile: Profile {
+                nic: Some(nic),
+                ..Profile::default()
+            },
             ..Vm::of(&Guest::I386Kernel.provide()?)?
         })
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::DiskBus;
+use protocol::options::{DiskBus, Profile};
 
 use super::network::md5;
 use super::{Case, What, case, own, until};
@@ -122,7 +122,10 @@ fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         let options = Options {
             script: vec![until("GUEST-DISK vda"), until(text)],
             ..Options::headless(Vm {
-                disk_bus: DiskBus::Virtio,
+                profile: Profile {
+                    disk_bus: Some(DiskBus::Virtio),
+                    ..Profile::default()
+                },
                 paging,
                 memory: case.memory,
                 ..Vm::of(&disk)?

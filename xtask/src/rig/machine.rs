@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Result;
-use protocol::options::{MAX_MEMORY, MIN_MEMORY};
+use protocol::options::{MAX_MEMORY, MIN_MEMORY, Nic};
 pub use protocol::options::{Paging, Shadow};
 
 use super::Rig;
@@ -69,6 +69,8 @@ pub struct Network {
     pub net: Net,
     /// Ports that lead to the guest, with [`Net::User`].
     pub forwards: Vec<Forward>,
+    /// The card of a guest that runs without Umbra.
+    pub native_card: Nic,
     /// A directory whose files the guest can have by TFTP, with [`Net::User`].
     pub tftp: Option<PathBuf>,
 }

@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use protocol::options::Nic;
 use tempfile::TempDir;
 
 use super::machine::{Boot, Bus, Drive, Forward, Machine, Module, Net, Network, REMAINS};
@@ -40,7 +41,8 @@ const MONITOR: Duration = Duration::from_secs(30);
 /// The outer machine's network card. It takes frames to all addresses, among them the guest's.
 const NETWORK_CARD: &str = "virtio-net-pci,netdev=net,mac=52:54:00:75:6d:62,romfile=";
 /// The card that Umbra's guests have, for those that run without it.
-const NATIVE_NETWORK_CARD: &str = "ne2k_pci,netdev=net,romfile=";
+const NATIVE_NE2K: &str = "ne2k_pci,netdev=net,romfile=";
+const NATIVE_VIRTIO: &str = "virtio-net-pci,netdev=net,romfile=";
 
 /// A flag of open(2), as Linux has it on x86.
 const O_NONBLOCK: i32 = 0o4000;
@@ -301,7 +303,10 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
     }
     if let Some(network) = network(&machine.network)? {
         let card = match machine.boot {
-            Boot::Native { .. } => NATIVE_NETWORK_CARD,
+            Boot::Native { .. } => match machine.network.native_card {
+                Nic::Virtio => NATIVE_VIRTIO,
+                Nic::Ne2k | Nic::None => NATIVE_NE2K,
+            },
             Boot::Multiboot { .. } | Boot::Cd { .. } => NETWORK_CARD,
         };
         add(&["-netdev", &network, "-device", card]);
@@ -490,6 +495,7 @@ mod tests {
     fn a_network_card_is_there_only_with_a_network() {
         assert!(!line(&machine()).contains("virtio-net"));
         let network = Network {
+            native_card: Nic::default(),
             net: Net::User,
             forwards: vec![Forward {
                 host: 8080,

@@ -3,26 +3,32 @@
 use std::path::Path;
 
 use anyhow::Result;
+use protocol::options::Nic;
 
 use super::Options;
 use crate::cli::BootFrom;
 use crate::firmware;
 use crate::outcome::refuse;
 use crate::rig::{Boot, MIB, Machine, Module, outer_memory};
+use crate::vm::Vm;
 
 /// Memory of the outer machine for each guest but the first, besides that guest's RAM: its video memory, and the books of its shadow
 /// paging.
 const OTHER: u64 = 80 * MIB;
 
 /// The network card's option ROM, with which the firmware boots from the network.
-fn nic_rom() -> Result<Module> {
-    const PATH: &str = "/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom";
-    if !Path::new(PATH).exists() {
-        refuse!("--boot net needs {PATH}, which Debian's package ipxe-qemu has");
+fn nic_rom(nic: Nic) -> Result<Module> {
+    let (role, path) = match nic {
+        Nic::Ne2k => ("nicrom", "/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom"),
+        Nic::Virtio => ("nicrom-virtio", "/usr/lib/ipxe/qemu/pxe-virtio.rom"),
+        Nic::None => refuse!("--boot net needs a network card, and --nic none is none"),
+    };
+    if !Path::new(path).exists() {
+        refuse!("--boot net needs {path}, which Debian's package ipxe-qemu has");
     }
     Ok(Module {
-        role: "nicrom".to_owned(),
-        path: PATH.into(),
+        role: role.to_owned(),
+        path: path.into(),
     })
 }
 
@@ -38,8 +44,11 @@ pub fn machine(
     scratch: &Path,
 ) -> Result<Machine> {
     let mut modules = firmware::common();
-    if options.vms().any(|vm| vm.boot == Some(BootFrom::Net)) {
-        modules.push(nic_rom()?);
+    for nic in Nic::ALL {
+        let boots = |vm: &Vm| vm.boot == Some(BootFrom::Net) && vm.profile.nic() == nic;
+        if options.vms().any(boots) {
+            modules.push(nic_rom(nic)?);
+        }
     }
     let mut drives = Vec::new();
     let (mut guests, mut modules_length) = (0, MIB);

@@ -243,5 +243,6 @@ fn network(args: &RunArgs, rig: &dyn Rig) -> Result<Network> {
         net,
         forwards: args.forward.clone(),
         tftp,
+        ..Network::default()
     })
 }

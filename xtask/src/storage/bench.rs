@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use protocol::options::DiskBus;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -99,6 +100,7 @@ struct Comparison {
 /// One kind of access.
 #[derive(Debug, Serialize)]
 struct Row {
+    bus: &'static str,
     work: &'static str,
     native: Speed,
     umbra: Speed,
@@ -126,21 +128,13 @@ struct Speed {
 pub fn disk(args: &DiskArgs) -> Result<()> {
     let work = chosen("access", &WORK, &args.work)?;
     setup::require(Purpose::Test)?;
-    let bench = Bench::new(args.seconds, kernel::build()?)?;
-    let native = measure("Native", || bench.native(&work))?;
-    let (inside, _) = measure("Umbra", || bench.inside(&work))?;
-    let (_, idle) = measure("Umbra, without work", || bench.inside(&[]))?;
+    let mut bench = Bench::new(args.seconds, kernel::build()?)?;
     let mut rows = Vec::new();
-    for name in work {
-        let (console, report) =
-            measure(&format!("Umbra, exits of {name}"), || bench.inside(&[name]))?;
-        rows.push(Row::new(
-            name,
-            &native,
-            &inside,
-            (&console, &report),
-            &idle,
-        )?);
+    for bus in DiskBus::ALL {
+        if args.disk_bus.is_none_or(|only| only == bus) {
+            bench.bus = bus;
+            rows.extend(bench.rows(&work)?);
+        }
     }
     let comparison = Comparison {
         seconds: args.seconds,
@@ -157,6 +151,7 @@ struct Bench {
     scratch: tempfile::TempDir,
     initrd: PathBuf,
     disk: PathBuf,
+    bus: DiskBus,
 }
 
 impl Bench {
@@ -176,7 +171,23 @@ impl Bench {
             scratch,
             initrd,
             disk: media::open_disk(&disk)?,
+            bus: DiskBus::Ide,
         })
+    }
+
+    /// Measures a disk on one bus.
+    fn rows(&self, work: &[&'static str]) -> Result<Vec<Row>> {
+        let bus = self.bus.name();
+        let say = |what: &str| format!("{bus}: {what}");
+        let native = measure(&say("native"), || self.native(work))?;
+        let (inside, _) = measure(&say("Umbra"), || self.inside(work))?;
+        let (_, idle) = measure(&say("Umbra, without work"), || self.inside(&[]))?;
+        let row = |&name: &&'static str| {
+            let what = say(&format!("Umbra, exits of {name}"));
+            let (console, report) = measure(&what, || self.inside(&[name]))?;
+            Row::new((bus, name), &native, &inside, (&console, &report), &idle)
+        };
+        work.iter().map(row).collect()
     }
 
     fn options(&self, work: &[&str]) -> Result<Options> {
@@ -191,6 +202,7 @@ impl Bench {
             ..options(&self.initrd, &self.disk, &work)?
         };
         options.vm.memory = 768 << 20;
+        options.vm.profile.disk_bus = Some(self.bus);
         Ok(options)
     }
 
@@ -205,7 +217,10 @@ impl Bench {
             serial: "umbra-disk".to_owned(),
             path: self.disk.clone(),
             writable: true,
-            bus: Bus::Ide,
+            bus: match self.bus {
+                DiskBus::Ide => Bus::Ide,
+                DiskBus::Virtio => Bus::Virtio,
+            },
         };
         WORDS.native(self.options(work)?, vec![disk], Network::default())
     }
@@ -219,7 +234,7 @@ const WORDS: Words = Words {
 
 impl Row {
     fn new(
-        name: &'static str,
+        (bus, name): (&'static str, &'static str),
         native: &str,
         inside: &str,
         counted: (&str, &Value),
@@ -233,6 +248,7 @@ impl Row {
             "{name}: nothing was moved"
         );
         Ok(Row {
+            bus,
             work: name,
             native,
             umbra,
@@ -270,17 +286,17 @@ impl Speed {
 
 fn table(comparison: &Comparison) -> String {
     let mut text = format!(
-        "{:18} {:>9} {:>9} {:>11} {:>11} {:>8} {:>11}  most of them\n",
+        "{:25} {:>9} {:>9} {:>11} {:>11} {:>8} {:>11}  most of them\n",
         "disk, fio", "native", "Umbra", "native", "Umbra", "share", "exits/MiB"
     );
     text += &format!(
-        "{:18} {:>9} {:>9} {:>11} {:>11}\n",
+        "{:25} {:>9} {:>9} {:>11} {:>11}\n",
         "", "MiB/s", "MiB/s", "requests/s", "requests/s"
     );
     for row in &comparison.rows {
         text += &format!(
-            "{:18} {:9.1} {:9.1} {:11.0} {:11.0} {:8.2} {:11.1}  {}\n",
-            row.work,
+            "{:25} {:9.1} {:9.1} {:11.0} {:11.0} {:8.2} {:11.1}  {}\n",
+            format!("{}, {}", row.bus, row.work),
             row.native.mib_per_second,
             row.umbra.mib_per_second,
             row.native.requests_per_second,

@@ -14,7 +14,7 @@ pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
     BootFrom, DiskBus, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS, MAX_FIRMWARE,
-    MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Paging, Place, Shadow, Transport,
+    MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow, Transport,
 };
 
 use alloc::string::String;
@@ -49,8 +49,6 @@ pub struct Vm<'a> {
     pub cdroms: Vec<Place>,
     /// The ATA drives that are the guest's hard disks.
     pub disks: Vec<Place>,
-    /// What the guest's hard disks hang at.
-    pub disk_bus: DiskBus,
     /// The ATA drives that are the guest's floppies: the first is in its drive.
     pub floppies: Vec<Place>,
     /// What the firmware boots first, if that is said.
@@ -181,7 +179,6 @@ impl Vm<'_> {
             "tablet" => self.tablet = true,
             "boot" => self.boot = Some(value.parse()?),
             "cdrom" => add(&mut self.cdroms, value)?,
-            "disk-bus" => self.disk_bus = value.parse()?,
             "disk" => add(&mut self.disks, value)?,
             "floppy" => add(&mut self.floppies, value)?,
             _ => return Ok(self.share.take(key, value)? || self.profile.take(key, value)?),
@@ -260,7 +257,6 @@ impl fmt::Display for Vm<'_> {
             count,
             cdroms,
             disks,
-            disk_bus,
             floppies,
             boot,
             tablet,
@@ -286,9 +282,6 @@ impl fmt::Display for Vm<'_> {
             write!(f, " boot={}", boot.name())?;
         }
         f.write_str(if *tablet { " tablet" } else { "" })?;
-        if *disk_bus != DiskBus::default() {
-            write!(f, " disk-bus={}", disk_bus.name())?;
-        }
         for (key, places) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
             for place in places {
                 write!(f, " {key}={place}")?;

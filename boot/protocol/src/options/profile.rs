@@ -5,7 +5,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use super::value::Enlighten;
+use super::value::{DiskBus, Enlighten, Nic};
 
 /// The system that a machine is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,6 +38,24 @@ impl Os {
         Enlighten {
             kvm: !hyperv,
             hyperv,
+        }
+    }
+
+    /// What hard disks hang at that it has drivers for.
+    #[must_use]
+    pub const fn disk_bus(self) -> DiskBus {
+        match self {
+            Os::Linux => DiskBus::Virtio,
+            Os::Windows | Os::Any => DiskBus::Ide,
+        }
+    }
+
+    /// The network card that it has a driver for.
+    #[must_use]
+    pub const fn nic(self) -> Nic {
+        match self {
+            Os::Linux => Nic::Virtio,
+            Os::Windows | Os::Any => Nic::Ne2k,
         }
     }
 
@@ -157,9 +175,25 @@ pub struct Profile {
     pub unknown_msrs: UnknownMsrs,
     /// Whether there are high precision event timers.
     pub hpet: bool,
+    /// What its hard disks hang at, if that is said.
+    pub disk_bus: Option<DiskBus>,
+    /// Its network card, if that is said.
+    pub nic: Option<Nic>,
 }
 
 impl Profile {
+    /// What its hard disks hang at.
+    #[must_use]
+    pub fn disk_bus(&self) -> DiskBus {
+        self.disk_bus.unwrap_or(self.os.disk_bus())
+    }
+
+    /// Its network card.
+    #[must_use]
+    pub fn nic(&self) -> Nic {
+        self.nic.unwrap_or(self.os.nic())
+    }
+
     /// The interfaces of hypervisors that the guest is offered.
     #[must_use]
     pub fn enlighten(&self) -> Enlighten {
@@ -192,6 +226,8 @@ impl Profile {
                     _ => return Err("use on or off"),
                 }
             }
+            "disk-bus" => self.disk_bus = Some(value.parse()?),
+            "nic" => self.nic = Some(value.parse()?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -213,6 +249,8 @@ impl fmt::Display for Profile {
             rtc,
             unknown_msrs,
             hpet,
+            disk_bus,
+            nic,
         } = self;
         if *os != Os::default() {
             write!(f, "os={} ", os.name())?;
@@ -227,6 +265,12 @@ impl fmt::Display for Profile {
             write!(f, "unknown-msrs={} ", unknown_msrs.name())?;
         }
         f.write_str(if *hpet { "hpet=on " } else { "" })?;
+        if let Some(disk_bus) = disk_bus {
+            write!(f, "disk-bus={} ", disk_bus.name())?;
+        }
+        if let Some(nic) = nic {
+            write!(f, "nic={} ", nic.name())?;
+        }
         Ok(())
     }
 }
@@ -239,12 +283,14 @@ impl fmt::Display for Decided {
         let all = self.0;
         write!(
             f,
-            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}",
+            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, nic {}",
             all.os.name(),
             all.enlighten(),
             all.rtc(),
             all.unknown_msrs.name(),
-            if all.hpet { "on" } else { "off" }
+            if all.hpet { "on" } else { "off" },
+            all.disk_bus().name(),
+            all.nic().name()
         )
     }
 }
@@ -267,18 +313,20 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k"
         );
-        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on";
+        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, nic none";
         let words = [
             "enlighten=none",
             "rtc=local:-330",
             "unknown-msrs=ignore",
             "hpet=on",
+            "disk-bus=virtio",
+            "nic=none",
             "os=windows",
         ];
         for turn in 0..words.len() {
@@ -287,7 +335,12 @@ mod tests {
             assert_eq!(read(&line.join(" ")).decided().to_string(), windows);
         }
         assert_eq!(read("os=windows rtc=utc").rtc(), Rtc::Utc);
-        assert_eq!(read("os=linux").enlighten(), Enlighten::default());
+        let linux = read("os=linux");
+        assert_eq!(linux.enlighten(), Enlighten::default());
+        assert_eq!(
+            (linux.disk_bus(), linux.nic()),
+            (DiskBus::Virtio, Nic::Virtio)
+        );
     }
 
     #[test]

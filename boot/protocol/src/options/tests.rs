@@ -26,6 +26,8 @@ fn random_profile(r: &mut Random) -> Profile {
         rtc: r.pick(&[None, Some(Rtc::Utc), Some(Rtc::Local(minutes))]),
         unknown_msrs: r.pick(&[UnknownMsrs::Fault, UnknownMsrs::Ignore]),
         hpet: r.below(2) == 0,
+        disk_bus: r.pick(&[None, Some(DiskBus::Ide), Some(DiskBus::Virtio)]),
+        nic: r.pick(&[None, Some(Nic::Ne2k), Some(Nic::Virtio), Some(Nic::None)]),
     }
 }
 
@@ -57,7 +59,6 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         count: r.below(2) == 0,
         cdroms: places(r),
         disks: places(r),
-        disk_bus: r.pick(&DiskBus::ALL),
         floppies: places(r),
         boot: r.pick(&[None, Some(BootFrom::Cd), Some(BootFrom::Net)]),
         tablet: r.below(2) == 0,
@@ -201,6 +202,7 @@ fn a_wrong_word_is_named() {
         ("disk=ata0.2", "disk=ata0.2"),
         ("boot=hd", "boot=hd"),
         ("disk-bus=scsi", "disk-bus=scsi"),
+        ("nic=e100", "nic=e100"),
         ("vm=3", "vm=3"),
         ("vm=2 vm=2", "vm=2"),
         ("control=com1", "control=com1"),

@@ -188,6 +188,41 @@ impl FromStr for DiskBus {
     }
 }
 
+/// A guest's network card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Nic {
+    /// An NE2000 (RTL8029), which every system but 64-bit Windows has a driver for.
+    #[default]
+    Ne2k,
+    /// A virtio network device.
+    Virtio,
+    /// None.
+    None,
+}
+
+impl Nic {
+    /// All of them.
+    pub const ALL: [Nic; 3] = [Nic::Ne2k, Nic::Virtio, Nic::None];
+    /// Their names.
+    pub const NAMES: [&'static str; 3] = ["ne2k", "virtio", "none"];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Nic {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Nic, Self::Err> {
+        let mut all = Nic::ALL.into_iter();
+        all.find(|nic| nic.name() == text)
+            .ok_or("use ne2k, virtio or none")
+    }
+}
+
 /// The interfaces of hypervisors that a guest is offered, beside what a PC has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Enlighten {

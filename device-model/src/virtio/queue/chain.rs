@@ -30,7 +30,8 @@ impl Chain {
         self.buffers.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Forgets the buffers.
+    pub fn clear(&mut self) {
         self.buffers.clear();
         self.read = 0;
     }
