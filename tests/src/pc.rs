@@ -152,15 +152,15 @@ fn items() -> &'static fwcfg::Items {
             vga: &[0x55; 512],
             nic: &[],
         };
-        fwcfg::fw_cfg_items(&desc(), roms)
+        fwcfg::fw_cfg_items(&desc(1), roms)
     })
 }
 
-fn desc() -> MachineDesc {
+fn desc(cpus: u32) -> MachineDesc {
     MachineDesc {
         memory: RAM as u64,
-        cpus: 1,
-        max_cpus: 1,
+        cpus,
+        max_cpus: cpus,
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
         uuid: [7; 16],
         drives: [
@@ -193,16 +193,16 @@ impl Pc {
     /// The machine cannot be built: a bug in its wiring.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_memory(|ram| ram)
+        Self::with(1, |ram| ram)
     }
 
-    /// The same, with devices that see what `dma` makes of its memory.
+    /// The same for so many CPUs, with devices that see what `dma` makes of its memory.
     ///
     /// # Panics
     /// The machine cannot be built: a bug in its wiring.
     #[must_use]
-    pub fn with_memory(dma: impl FnOnce(Arc<VecMemory>) -> Arc<dyn GuestMemory>) -> Self {
-        let desc = desc();
+    pub fn with(cpus: u32, dma: impl FnOnce(Arc<VecMemory>) -> Arc<dyn GuestMemory>) -> Self {
+        let desc = desc(cpus);
         let Memory { ram, video, text } = Memory::take();
         let memory = ram.clone();
         let mut bus = Bus::new(dma(ram));
@@ -239,6 +239,7 @@ impl Pc {
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
             flash: None,
+            virtio: Vec::new(),
             fw_cfg: Some(fw_cfg),
         };
         let machine = Machine::build(&mut bus, &desc, outside);

@@ -186,6 +186,7 @@ for word in $(cat /proc/cmdline); do
 done
 case "$(cat /proc/cmdline)" in
     *umbra.then=storage*) exec sh /storage.sh ;;
+    *umbra.then=kexec*) /bin/kexec -l /kernel --initrd=/ramdisk --append="console=ttyS0 quiet umbra.then=poweroff" && /bin/kexec -e ;;
     *umbra.then=stress*) exec sh /stress.sh ;;
     *umbra.then=network*) exec sh /network.sh ;;
     *umbra.then=net*) net ;;

@@ -30,6 +30,7 @@ mod image;
 mod initrd;
 mod install;
 mod kernel;
+mod kexec;
 mod keys;
 mod largest;
 mod litmus;

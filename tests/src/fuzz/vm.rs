@@ -1,15 +1,17 @@
-//! A whole virtual machine: the run loop with the whole virtual PC around it, under nested and shadow paging in turn. Its guest is
+//! A whole virtual machine: the run loops of its CPUs with the whole virtual PC around them, under nested and shadow paging in turn. Its guest is
 //! whatever the bytes say: registers, code, page tables, and what the hardware of either vendor tells of each exit.
 
 use crate::feed::Feed;
 use crate::firmware::VecFrames;
 use crate::pc::{self, Pc};
 use crate::rig::host;
+use device_model::irq::{CpuInterrupts, MessageSink};
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
 use hv_core::device::PowerAction;
 use hv_core::exit::{ExitReason, VmExit};
 use hv_core::interface::Interfaces;
+use hv_core::irq::MsiSink;
 use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -29,6 +31,8 @@ const RAM: Hpa = Hpa(0x4000_0000);
 /// Code and tables are here: both are small, so that the bytes meet them often.
 const CODE: u64 = 0x8000;
 const TABLES: u64 = 0x1_0000;
+/// How many CPUs it has. The second waits for a start-up message, which the first or a device may send.
+const CPUS: u8 = 2;
 /// What one string of bytes may do at most.
 const STEPS: usize = 400;
 
@@ -36,7 +40,9 @@ type Cpu = Vcpu<ScriptedCpu, Paging<VecFrames>, ManualClock>;
 
 /// The machine and what the bytes do to it.
 struct Machine {
-    vcpu: Cpu,
+    cpus: Vec<Cpu>,
+    /// The way of interrupt messages.
+    messages: MessageSink,
     ram: Arc<VecMemory>,
     clock: ManualClock,
 }
@@ -62,15 +68,18 @@ impl Machine {
         let frames = (pc::RAM >> 12) as u64;
         let mut watched = None;
         let Pc {
-            bus, irqs, memory, ..
-        } = Pc::with_memory(|ram| {
+            bus,
+            machine,
+            memory,
+            ..
+        } = Pc::with(CPUS.into(), |ram| {
             let memory = WatchedMemory::new(ram, frames).expect("there is memory for a test");
             watched.insert(memory).clone()
         });
         let watched = watched.expect("the bus has been given its memory");
         let config = shadow::Config {
             algorithm,
-            cpus: 1,
+            cpus: CPUS.into(),
             pages: shadow::MIN_PAGES,
             frames,
             physical_bits: 40,
@@ -95,61 +104,79 @@ impl Machine {
             },
         );
         let clock = ManualClock::default();
-        let vm = Vm::new(vm::Parts {
+        let vm = Arc::new(Vm::new(vm::Parts {
             number: 1,
             mmu,
             bus,
             memory: watched,
-            cpuid: Cpuid::new(host, Topology::new(1)).offering(Interfaces::all()),
-            wakeups: Arc::default(),
+            cpuid: Cpuid::new(host, Topology::new(CPUS.into())).offering(Interfaces::all()),
+            wakeups: machine.chips.lock().wakeups(),
             scratch: None,
-        });
-        let parts = vcpu::Parts {
-            cpu: ScriptedCpu::default(),
-            clock: clock.clone(),
-            pvclock: PvClock::new(1_000_000_000, 0),
-            irqs: Box::new(irqs),
+        }));
+        let cpu = |n: u8| {
+            let irqs = CpuInterrupts::new(&machine.chips, n.into());
+            let parts = vcpu::Parts {
+                cpu: ScriptedCpu::default(),
+                clock: clock.clone(),
+                pvclock: PvClock::new(1_000_000_000, 0),
+                irqs: Box::new(irqs.expect("the machine has this CPU")),
+            };
+            Vcpu::new(vm.clone(), n, parts)
         };
         Self {
-            vcpu: Vcpu::new(Arc::new(vm), 0, parts),
+            cpus: (0..CPUS).map(cpu).collect(),
+            messages: MessageSink::new(&machine.chips),
             ram: memory,
             clock,
         }
     }
 
-    /// Something that guest or host do, then entries until the next stop.
+    /// Something that guest or host do, then entries of one CPU until its next stop.
     fn step(&mut self, f: &mut Feed<'_>) {
+        let n = usize::from(f.below(CPUS.into()));
         match f.below(16) {
-            0..=3 => self.registers(f),
+            0..=3 => self.registers(n, f),
             4 | 5 => self.tables(f),
-            6..=9 => self.code(f),
-            10 => self.vcpu.cpu.shadow = f.bool(),
+            6..=9 => self.code(n, f),
+            10 => self.cpus[n].cpu.shadow = f.bool(),
             11 if f.below(8) == 0 => {
                 let on = f.bool();
-                assert!(self.vcpu.vm.mmu().set_shadow(on), "both ways are there");
+                assert!(self.cpus[n].vm.mmu().set_shadow(on), "both ways are there");
             }
+            12 => self.message(f),
             _ => self.clock.pass(f.scaled() >> 24),
         }
         for _ in 0..1 + f.below(3) {
-            let exit = self.exit(f);
-            self.vcpu.cpu.exit(exit);
+            let exit = self.exit(n, f);
+            self.cpus[n].cpu.exit(exit);
         }
-        match self.vcpu.run() {
-            Stop::Idle(_) => self.vcpu.resume(),
-            Stop::Service => self.vcpu.service_at = VmTime::NEVER,
-            Stop::HostInterrupt | Stop::Wakeup | Stop::Yield | Stop::YieldTo(_) | Stop::Crashed => {
-            }
+        match self.cpus[n].run() {
+            Stop::Idle(_) => self.cpus[n].resume(),
+            Stop::Service => self.cpus[n].service_at = VmTime::NEVER,
+            // As the session does: what has halted is run again.
+            Stop::Wakeup => _ = self.cpus[n].vm.wakeups.take(),
+            Stop::HostInterrupt | Stop::Yield | Stop::YieldTo(_) | Stop::Crashed => {}
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
         }
-        self.vcpu.cpu.entries.clear();
-        self.vcpu.cpu.cut();
+        self.cpus[n].cpu.entries.clear();
+        self.cpus[n].cpu.cut();
+    }
+
+    /// A device says something to the local APICs.
+    fn message(&mut self, f: &mut Feed<'_>) {
+        let address = match f.below(8) {
+            0 => f.u64(),
+            _ => 0xfee0_0000 | u64::from(f.below(u16::from(CPUS) + 1)) << 12 | u64::from(f.u8() & 0xc),
+        };
+        self.messages.send(address, f.u32() & 0xc7ff);
     }
 
     fn reset(&mut self) {
-        self.vcpu.vm.bus().reset(self.vcpu.now());
+        let now = self.cpus[0].now();
+        self.cpus[0].vm.bus().reset(now);
         let ticks = Clock::ticks(&self.clock);
-        self.vcpu.reset(ticks);
+        self.cpus.iter_mut().for_each(|cpu| cpu.reset(ticks));
     }
 
     /// An address that leads somewhere more often than not.
@@ -167,8 +194,8 @@ impl Machine {
         }
     }
 
-    fn registers(&mut self, f: &mut Feed<'_>) {
-        let cpu = &mut self.vcpu.cpu;
+    fn registers(&mut self, n: usize, f: &mut Feed<'_>) {
+        let cpu = &mut self.cpus[n].cpu;
         match f.below(4) {
             0 => {
                 cpu.flat_real_mode();
@@ -208,8 +235,9 @@ impl Machine {
             }
         }
         // The guest has loaded CR3 by its own means.
-        let on = self.vcpu.vm.mmu().is_shadow();
-        let _ = self.vcpu.vm.mmu().set_shadow(!on) && self.vcpu.vm.mmu().set_shadow(on);
+        let vm = &self.cpus[n].vm;
+        let on = vm.mmu().is_shadow();
+        let _ = vm.mmu().set_shadow(!on) && vm.mmu().set_shadow(on);
     }
 
     /// Page tables, most of which lead on.
@@ -226,32 +254,32 @@ impl Machine {
     }
 
     /// An instruction where the guest is.
-    fn code(&mut self, f: &mut Feed<'_>) {
-        let cs = self.vcpu.cpu.segment(SegReg::Cs).base;
-        let at = cs.wrapping_add(self.vcpu.cpu.rip);
+    fn code(&mut self, n: usize, f: &mut Feed<'_>) {
+        let cpu = &self.cpus[n].cpu;
+        let at = cpu.segment(SegReg::Cs).base.wrapping_add(cpu.rip);
         let _ = self.ram.write(Gpa(at), f.bytes(15));
     }
 
     /// What the hardware of either vendor tells, as its own decoder reads it.
-    fn exit(&self, f: &mut Feed<'_>) -> VmExit {
+    fn exit(&self, n: usize, f: &mut Feed<'_>) -> VmExit {
         let exit = if f.bool() {
-            self.exit_of_svm(f)
+            Self::exit_of_svm(f)
         } else {
-            self.exit_of_vmx(f)
+            self.exit_of_vmx(n, f)
         };
         match exit.reason {
             // The host's own troubles may end a VM, and no guest makes them.
             ExitReason::EntryFailed | ExitReason::Unknown(_) => VmExit::bare(ExitReason::Cpuid),
             ExitReason::Exception { vector: 18, .. } => VmExit::bare(ExitReason::Cpuid),
             // Shadow tables lead to the guest's memory only.
-            ExitReason::NestedFault(_) if self.vcpu.vm.mmu().is_shadow() => {
+            ExitReason::NestedFault(_) if self.cpus[n].vm.mmu().is_shadow() => {
                 VmExit::bare(ExitReason::Cpuid)
             }
             _ => exit,
         }
     }
 
-    fn exit_of_svm(&self, f: &mut Feed<'_>) -> VmExit {
+    fn exit_of_svm(f: &mut Feed<'_>) -> VmExit {
         let mut vmcb = svm::vmcb::Vmcb::default();
         vmcb.exit_code = match f.below(4) {
             0 => 0x400,
@@ -270,7 +298,7 @@ impl Machine {
         svm::exit::decode(&vmcb, &svm::Features::default())
     }
 
-    fn exit_of_vmx(&self, f: &mut Feed<'_>) -> VmExit {
+    fn exit_of_vmx(&self, n: usize, f: &mut Feed<'_>) -> VmExit {
         let fields: [u64; 6] = std::array::from_fn(|_| {
             if f.bool() {
                 u64::from(f.u32())
@@ -297,6 +325,6 @@ impl Machine {
                 _ => fields[5],
             }
         };
-        vmx::exit::decode(read, self.vcpu.cpu.rip).exit
+        vmx::exit::decode(read, self.cpus[n].cpu.rip).exit
     }
 }

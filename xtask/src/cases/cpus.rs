@@ -16,6 +16,9 @@ use crate::script::Step;
 use crate::stress;
 use crate::vm::Vm;
 
+/// What is booted here.
+const GUEST: &[Guest] = &[Guest::CloudKernel, Guest::CloudInitrd];
+
 /// The cloud kernel, which has to find so many and to switch the machine off.
 fn kernel(name: &'static str, cpus: u32, timeout: u64, says: &'static [&'static str]) -> Case {
     let what = What::Kernel(Guest::CloudKernel, "umbra.then=poweroff");
@@ -63,6 +66,20 @@ fn long_litmus(name: &'static str) -> Case {
     by_hand(with_cpus(4, own(name, &[], long, 32, 100_000)))
 }
 
+/// Linux starts itself in its own place, without a reset: the new one finds and starts all CPUs again.
+fn kexec(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let options = Options {
+        script: vec![
+            until("GUEST-CPU 4"),
+            until("GUEST-DONE"),
+            until("GUEST-CPU 4"),
+            until("GUEST-DONE"),
+        ],
+        ..crate::kexec::options(scratch)?
+    };
+    case.run_once(&options, umbra, scratch)
+}
+
 /// Ten minutes of what stresses several CPUs together: nothing of it fails, and the kernel complains of nothing.
 fn stressed(name: &'static str) -> Case {
     const SECONDS: u64 = 600;
@@ -74,8 +91,7 @@ fn stressed(name: &'static str) -> Case {
         };
         case.run_once(&options, umbra, scratch)
     }
-    let guests = &[Guest::CloudKernel, Guest::CloudInitrd];
-    by_hand(with_cpus(4, own(name, guests, work, 1024, 3 * SECONDS)))
+    by_hand(with_cpus(4, own(name, GUEST, work, 1024, 3 * SECONDS)))
 }
 
 fn rounds(rounds: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
@@ -199,6 +215,11 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         // By hand: what the host tool sends comes at another moment in each run, and is an exit too.
         by_hand(with_cpus(4, own("cpus-4-repeat", &[], repeat, 32, 200))),
+        with_cpus(4, own("cpus-4-kexec", GUEST, kexec, 512, 200)),
+        shadowed(
+            Shadow::Unsync,
+            with_cpus(4, own("shadow-cpus-4-kexec", GUEST, kexec, 512, 300)),
+        ),
         stressed("stress-ng"),
         shadowed(Shadow::Unsync, stressed("shadow-stress-ng")),
         on_host_cpus(2, stressed("host-cpus-2-stress-ng")),
