@@ -289,6 +289,7 @@ impl FirmwarePc {
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
             flash: None,
+            virtio: Vec::new(),
             fw_cfg: Some(fw_cfg),
         };
         let Machine {

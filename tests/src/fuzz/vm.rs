@@ -104,13 +104,14 @@ impl Machine {
             },
         );
         let clock = ManualClock::default();
+        let wakeups = machine.chips.lock().wakeups();
         let vm = Arc::new(Vm::new(vm::Parts {
             number: 1,
             mmu,
             bus,
             memory: watched,
             cpuid: Cpuid::new(host, Topology::new(CPUS.into())).offering(Interfaces::all()),
-            wakeups: machine.chips.lock().wakeups(),
+            wakeups,
             scratch: None,
         }));
         let cpu = |n: u8| {
