@@ -1,7 +1,6 @@
 //! AMD-V on this CPU: whether it can do what Umbra needs, and turning it on.
 
-use crate::guest::SecondStage;
-use crate::host::{self, Confinement, Virtualization, cpuid};
+use crate::host::{self, Confinement, SecondStage, Virtualization, cpuid};
 use crate::memory;
 use alloc::string::String;
 use hv_core::Gpa;

@@ -24,7 +24,8 @@ use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ide::{Drive, Ide};
 use device_model::irq::{CpuInterrupts, SharedChips};
-use device_model::machine::{Machine, Mapped, Outside};
+use device_model::machine::{Machine, Outside};
+use device_model::mapped::Mapped;
 use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::rtc::Rtc;
@@ -58,7 +59,6 @@ use hvmloader_fw::linux::{self, LinuxBoot};
 use hvmloader_fw::{cmos, low_memory, mtrr, vga_text};
 use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
-pub use paging::SecondStage;
 use paging::{Ways, algorithm, shadow_pages};
 use protocol::options::{self, DiskBus};
 
@@ -196,13 +196,6 @@ fn interfaces(enlighten: options::Enlighten) -> Interfaces {
     all
 }
 
-/// A module's contents.
-pub fn bytes(module: &Module) -> &'static [u8] {
-    let r = module.range;
-    // SAFETY: modules are never given to the allocator, never written, and stay mapped.
-    unsafe { core::slice::from_raw_parts(r.start as *const u8, (r.end - r.start) as usize) }
-}
-
 impl<B: VcpuBackend> Guest<B> {
     /// Builds the machine of VM `number` (from 1) that the boot modules and options describe.
     ///
@@ -218,9 +211,9 @@ impl<B: VcpuBackend> Guest<B> {
     ) -> Result<(Self, Removable), String> {
         let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
-        let need = |role: &str| boot.module(number.into(), role).map(bytes);
+        let need = |role: &str| boot.module(number.into(), role).map(Module::bytes);
         // The firmware is the same for all.
-        let firmware_image = |role: &str| boot.module(1, role).map(bytes);
+        let firmware_image = |role: &str| boot.module(1, role).map(Module::bytes);
         let sizes = media.floppies.iter().map(|floppy| floppy.sectors());
         let large = Some(FloppyDrive::M2880);
         let floppy_drive = match sizes.map(fdc::drive_for).any(|drive| drive == large) {

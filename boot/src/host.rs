@@ -1,11 +1,12 @@
 //! What both vendors' CPUs have in common, and which vendor's this is.
 
-use crate::guest::SecondStage;
 use crate::memory;
 use alloc::string::String;
 use core::arch::asm;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::CpuidResult;
+use hv_core::mmu::Backing;
+use npt_shadow::Format;
 use protocol::options::Paging;
 use raw_cpuid::CpuId;
 use x86::controlregs::{Cr4, cr4, cr4_write};
@@ -61,6 +62,18 @@ pub fn set_up_cr4() -> bool {
 pub fn has_osxsave() -> bool {
     // SAFETY: ring 0; reading has no effect.
     unsafe { cr4() }.contains(Cr4::CR4_ENABLE_OS_XSAVE)
+}
+
+/// What the CPU asks of second-stage page tables.
+#[derive(Clone, Copy)]
+pub struct SecondStage {
+    /// Their format.
+    pub format: Format,
+    /// The level of their largest pages.
+    pub largest: u32,
+    /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
+    /// [`IDENTITY_MAP`](hv_core::machine::IDENTITY_MAP).
+    pub identity_map: Option<Backing>,
 }
 
 /// What keeps a guest under shadow paging from loading a CR3 of its own by a hardware task switch.

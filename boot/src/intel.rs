@@ -1,7 +1,6 @@
 //! VT-x on this CPU: whether it can do what Umbra needs, and turning it on.
 
-use crate::guest::SecondStage;
-use crate::host::{self, Virtualization};
+use crate::host::{self, SecondStage, Virtualization};
 use crate::memory;
 use alloc::string::String;
 use hv_core::Gpa;

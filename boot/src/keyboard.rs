@@ -1,15 +1,16 @@
-//! The host's keyboard controller and its PS/2 keyboard: scan codes of set 1, as the controller translates them, go to the guest's
+//! The host's PS/2 keyboard: scan codes of set 1, as the controller translates them, go to the guest's
 //! keyboard, and the guest's lamps to ours.
 //!
 //! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Keyboard". The mouse's
 //! bytes go to [`mouse`].
 
+use crate::i8042::{ACK, DATA, OUTPUT_FULL, STATUS, discard, send, wait};
 use crate::interrupts::{self, Concerns};
 use crate::mouse;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use spin::Mutex;
-use x86::io::{inb, outb};
+use x86::io::inb;
 
 /// Keys that nobody has taken yet.
 static KEYS: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
@@ -18,11 +19,7 @@ const LIMIT: usize = 256;
 
 /// Its line at the interrupt controllers.
 const IRQ: u8 = 1;
-const DATA: u16 = 0x60;
-const STATUS: u16 = 0x64;
-/// Status: a byte waits to be read; one waits to be taken by the controller; the byte to be read is the mouse's.
-const OUTPUT_FULL: u8 = 1;
-const INPUT_FULL: u8 = 2;
+/// Status: the byte to be read is the mouse's.
 const MOUSE: u8 = 0x20;
 /// Command byte: keyboard interrupt, mouse interrupt, keyboard off, mouse off, translation to set 1.
 const KEYBOARD_IRQ: u8 = 1;
@@ -30,16 +27,12 @@ const MOUSE_IRQ: u8 = 2;
 const KEYBOARD_OFF: u8 = 0x10;
 const MOUSE_OFF: u8 = 0x20;
 const TRANSLATE: u8 = 0x40;
-/// How often the controller is asked whether it is ready.
-const PATIENCE: usize = 100_000;
 /// The mouse's interrupt line.
 const IRQ_MOUSE: u8 = 12;
-/// Commands of the controller: the next byte is for the mouse; the mouse's port on.
-const TO_MOUSE: u8 = 0xd4;
+/// Command of the controller: the mouse's port on.
 const ENABLE_MOUSE: u8 = 0xa8;
-/// The keyboard's command for the lamps, which byte follows; what keyboard and mouse answer to each byte.
+/// The keyboard's command for the lamps, which byte follows; what it answers where it cannot.
 const SET_LEDS: u8 = 0xed;
-const ACK: u8 = 0xfa;
 const RESEND: u8 = 0xfe;
 
 /// How far the keyboard is with its lamps.
@@ -139,64 +132,6 @@ pub fn init() {
         );
     }
     interrupts::unmask(IRQ, interrupt);
-}
-
-/// Waits until the bits `mask` of the status are `value`. False: they never were.
-///
-/// # Safety
-/// Ring 0.
-unsafe fn wait(mask: u8, value: u8) -> bool {
-    // SAFETY: reading the status has no effect.
-    (0..PATIENCE).any(|_| unsafe { inb(STATUS) } & mask == value)
-}
-
-/// Writes to the controller when it is ready. False: it never was.
-///
-/// # Safety
-/// Ring 0; the keyboard controller is ours.
-unsafe fn send(port: u16, byte: u8) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let ready = wait(INPUT_FULL, 0);
-        if ready {
-            outb(port, byte);
-        }
-        ready
-    }
-}
-
-/// Sends `byte` to the mouse and waits for its acknowledgement. False: none came.
-///
-/// # Safety
-/// Ring 0; the keyboard controller is ours, and sends no interrupts.
-pub unsafe fn tell_mouse(byte: u8) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { send(STATUS, TO_MOUSE) && send(DATA, byte) && answer() == Some(ACK) }
-}
-
-/// The next byte that a device sends, if one comes.
-///
-/// # Safety
-/// Ring 0; the keyboard controller is ours, and sends no interrupts.
-pub unsafe fn answer() -> Option<u8> {
-    // SAFETY: the caller's promise.
-    unsafe { wait(OUTPUT_FULL, OUTPUT_FULL).then(|| inb(DATA)) }
-}
-
-/// Throws away what waits to be read, which would hold up what comes after it.
-///
-/// # Safety
-/// Ring 0; the keyboard controller is ours.
-pub unsafe fn discard() {
-    for _ in 0..LIMIT {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if inb(STATUS) & OUTPUT_FULL == 0 {
-                return;
-            }
-            inb(DATA);
-        }
-    }
 }
 
 /// Takes what the keyboard and the mouse have sent.

@@ -14,6 +14,15 @@ pub struct Module {
     pub role: &'static str,
 }
 
+impl Module {
+    /// Its contents.
+    pub fn bytes(&self) -> &'static [u8] {
+        let Range { start, end } = self.range;
+        // SAFETY: modules are never given to the allocator, never written, and stay mapped.
+        unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) }
+    }
+}
+
 /// A linear framebuffer with 32 bits a pixel.
 #[derive(Clone, Copy, Debug)]
 pub struct Framebuffer {

@@ -16,6 +16,7 @@ mod control;
 mod disk;
 mod guest;
 mod host;
+mod i8042;
 mod ide;
 mod intel;
 mod interrupts;

@@ -5,7 +5,6 @@
 //! names of the second VM's media are `umbra-vm2-cdrom` and so on.
 
 use crate::disk::{self, ModuleDisk};
-use crate::guest::bytes;
 use crate::ide::{self, HostPorts};
 use crate::loader::BootInfo;
 use alloc::boxed::Box;
@@ -190,7 +189,7 @@ impl Sources<'_> {
             (_, 1) => module(role.option()),
             _ => module(&alloc::format!("{}{number}", role.option())),
         };
-        Some(Box::new(ModuleDisk(bytes(found?))))
+        Some(Box::new(ModuleDisk(found?.bytes())))
     }
 }
 

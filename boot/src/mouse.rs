@@ -1,9 +1,9 @@
 //! The host's PS/2 mouse, on the keyboard controller's second port: three buttons and, where it has one, a wheel.
 //!
 //! Sources: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller" and "Mouse"; Microsoft,
-//! "PS/2 Mouse Wheel and 5-Button Support". Its bytes come through [`keyboard`], which has the controller.
+//! "PS/2 Mouse Wheel and 5-Button Support". Its bytes come through [`keyboard`](crate::keyboard), which has the interrupts.
 
-use crate::keyboard;
+use crate::i8042;
 use alloc::collections::VecDeque;
 use spin::Mutex;
 
@@ -60,17 +60,17 @@ const BUTTONS: u8 = 7;
 /// Ring 0; the keyboard controller is ours, its second port is on, and the keyboard is off.
 pub unsafe fn init() -> bool {
     // SAFETY: the caller's promise.
-    let tell = |byte| unsafe { keyboard::tell_mouse(byte) };
+    let tell = |byte| unsafe { i8042::tell_mouse(byte) };
     // The firmware may have left it talking: then this byte's answer is not the first to come.
     tell(BE_QUIET);
     // SAFETY: the caller's promise.
-    unsafe { keyboard::discard() };
+    unsafe { i8042::discard() };
     if !tell(SET_DEFAULTS) {
         return false;
     }
     let knocked = KNOCK.into_iter().all(|rate| tell(SET_RATE) && tell(rate));
     // SAFETY: the caller's promise.
-    let wheel = knocked && tell(IDENTIFY) && unsafe { keyboard::answer() } == Some(WITH_WHEEL);
+    let wheel = knocked && tell(IDENTIFY) && unsafe { i8042::answer() } == Some(WITH_WHEEL);
     PACKET.lock().size = if wheel { 4 } else { 3 };
     tell(REPORT)
 }

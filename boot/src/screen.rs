@@ -4,7 +4,6 @@
 //! display interface; then the mode follows the size of the guest's picture. Without one there is the text screen at B8000h.
 //! Only rows that have changed are given to it, because frame buffers are slow to write.
 
-use crate::guest;
 use crate::loader::{BootInfo, Framebuffer};
 use crate::pci::Ports;
 use core::fmt::{self, Write};
@@ -58,7 +57,7 @@ pub fn init(boot: &BootInfo, window: bool) {
     );
     let font = boot
         .module(1, "vgabios")
-        .and_then(|m| vga_text::find_font(guest::bytes(m)));
+        .and_then(|m| vga_text::find_font(m.bytes()));
     *SCREEN.lock() = Some(Screen {
         buffer,
         bochs: given.is_none(),

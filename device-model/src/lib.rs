@@ -22,6 +22,7 @@ pub mod i8042;
 pub mod ide;
 pub mod irq;
 pub mod machine;
+pub mod mapped;
 pub mod ne2k;
 pub mod pci;
 pub mod pit;

@@ -16,6 +16,7 @@ use crate::ide::{self, Drive, Ide};
 use crate::irq::{
     GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts, Replaceable, SharedChips,
 };
+use crate::mapped::Mapped;
 use crate::ne2k::{self, Ne2k};
 use crate::pci::{ConfigSpace, HostBridge, Identity, IsaBridge, PciBus, Shared};
 use crate::pit::Pit;
@@ -36,20 +37,11 @@ use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::{IrqLine, MsiLine};
 use hv_core::lock::{Lock, Rank};
 use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Nic, Slot, irq};
-use hv_core::mem::DeviceRam;
-use hv_core::{Gpa, Hpa, VmTime};
+use hv_core::{Gpa, VmTime};
 
 /// The subsystem that all PCI functions name: QEMU's vendor and device.
 const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 const COM1: u16 = 0x3f8;
-
-/// A device's memory that can be mapped into the guest.
-pub struct Mapped {
-    /// As the device sees it.
-    pub ram: Arc<dyn DeviceRam>,
-    /// Where it is.
-    pub hpa: Hpa,
-}
 
 /// What the machine is given from outside.
 pub struct Outside {

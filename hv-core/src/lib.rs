@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod addr;
 pub mod backend;
 pub mod bus;
+pub mod counts;
 pub mod cpu;
 pub mod cpuid;
 pub mod device;

@@ -3,10 +3,10 @@
 //! One line an exit: the VM's time in nanoseconds, the exit, RIP and RAX, RBX, RCX, RDX as the guest was left, and RIP and RAX
 //! afterwards; hexadecimal but for time. Exits that need guest memory or tell more than fits are there by name only.
 
+use crate::counts::Counts;
 use crate::device::AccessSize;
 use crate::exit::{ExitReason, VmExit};
 use crate::regs::{Gprs, gpr};
-use crate::stats::Counts;
 use crate::time::VmTime;
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -7,10 +7,6 @@ use crate::record::Recorder;
 use crate::sched::Share;
 use core::fmt::{self, Write};
 
-mod counts;
-
-pub use counts::Counts;
-
 /// Counters of one virtual CPU.
 #[derive(Clone, Debug)]
 pub struct Stats {

@@ -9,7 +9,8 @@ use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
-use device_model::machine::{Machine, Mapped, Outside};
+use device_model::machine::{Machine, Outside};
+use device_model::mapped::Mapped;
 use device_model::pci::Shared;
 use device_model::vga::{self, TextScreen, Vga};
 use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
@@ -289,7 +290,6 @@ impl FirmwarePc {
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
             flash: None,
-            virtio: Vec::new(),
             fw_cfg: Some(fw_cfg),
         };
         let Machine {

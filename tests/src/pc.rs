@@ -4,7 +4,8 @@ use crate::feed::Feed;
 use device_model::fwcfg::FwCfg;
 use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
-use device_model::machine::{Machine, Mapped, Outside};
+use device_model::machine::{Machine, Outside};
+use device_model::mapped::Mapped;
 use device_model::vga::{self, Painter};
 use device_model::virtio::block::Block;
 use hv_core::backend::{NetBackend, NullConsole};
@@ -239,7 +240,6 @@ impl Pc {
             unix_time: 1_700_000_000,
             cmos: cmos::cmos(&desc),
             flash: None,
-            virtio: Vec::new(),
             fw_cfg: Some(fw_cfg),
         };
         let machine = Machine::build(&mut bus, &desc, outside);

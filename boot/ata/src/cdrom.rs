@@ -2,12 +2,12 @@
 //!
 //! The medium must stay in the drive: when the drive reports that it may have been changed, one of another length is an error.
 
+use crate::access::Access;
 use crate::channel::Channel;
 use crate::fault::Fault;
 use crate::host::Host;
 use crate::packet::Sink;
 use crate::pieces::{Piece, pieces};
-use crate::probe::Access;
 use crate::registers::Status;
 use crate::sense::{self, Remedy, Sense};
 use alloc::string::{String, ToString};

@@ -1,11 +1,11 @@
 //! A hard disk as a guest's medium.
 
+use crate::access::Access;
 use crate::channel::{COMMAND_LIMIT, FLUSH_LIMIT};
 use crate::command::{Command, DISABLE_WRITE_CACHE, Direction, LBA28_MOST, LBA48_MOST};
 use crate::fault::Fault;
 use crate::host::Host;
 use crate::pieces::{Piece, SECTOR, pieces};
-use crate::probe::Access;
 use crate::registers::Status;
 use hv_core::backend::{BlockBackend, BlockError};
 

@@ -22,6 +22,7 @@
 
 extern crate alloc;
 
+mod access;
 mod busmaster;
 mod cdrom;
 mod channel;

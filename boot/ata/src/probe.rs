@@ -1,18 +1,17 @@
 //! Finds the drives of a channel. ATA/ATAPI-6 9.12, "Signature and persistence".
 
+use crate::access::Access;
 use crate::cdrom::Cdrom;
-use crate::channel::{COMMAND_LIMIT, Channel, Location};
+use crate::channel::{Channel, Location};
 use crate::command::{Command, op, select};
 use crate::disk::Disk;
-use crate::fault::Fault;
 use crate::host::{DmaBuffer, Host};
-use crate::identify::{self, Dma, Identity, Kind};
+use crate::identify::{self, Identity, Kind};
 use crate::registers::{DEVICE_ONES, Status, reg};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use hv_core::backend::BlockBackend;
 use spin::Mutex;
 
@@ -33,19 +32,6 @@ pub struct Found<H> {
     /// What it says of itself.
     pub identity: Identity,
     channel: Arc<Mutex<Channel<H>>>,
-}
-
-/// What a [`Found`] needs to be used.
-pub(crate) struct Access<H> {
-    pub(crate) channel: Arc<Mutex<Channel<H>>>,
-    pub(crate) position: u8,
-    pub(crate) identity: Identity,
-    /// Memory for DMA, if transfers are to be made so.
-    pub(crate) buffer: Option<DmaBuffer>,
-    /// A fault was logged: further ones are not, a guest can make too many.
-    pub(crate) complained: bool,
-    /// It could not be reset.
-    pub(crate) dead: bool,
 }
 
 /// Finds the drives of the channel at `at`. It touches nothing where nothing answers; both drives are reset where something does.
@@ -179,74 +165,5 @@ impl<H: Host + 'static> Found<H> {
             Kind::Cdrom => Ok(Box::new(Cdrom::new(access)?)),
             Kind::Other(what) => Err(what.into()),
         }
-    }
-}
-
-impl<H: Host> Access<H> {
-    /// Whether the drive is, or now has been, set up for DMA behind a bus master.
-    fn set_up_dma(&mut self) -> bool {
-        let mut channel = self.channel.lock();
-        if channel.at.bus_master.is_none() {
-            return false;
-        }
-        match self.identity.dma {
-            Dma::None => false,
-            Dma::Selected => true,
-            Dma::Multiword(mode) => {
-                let set = channel.set_mode(self.position, mode).is_ok();
-                channel.modes[usize::from(self.position & 1)] = set.then_some(mode);
-                set
-            }
-        }
-    }
-
-    /// Logs the first thing that goes wrong with the drive.
-    pub(crate) fn note(&mut self, what: &dyn fmt::Display) {
-        if !self.complained {
-            self.complained = true;
-            log::warn!("ATA drive {:?}: {what}", self.identity.model);
-        }
-    }
-
-    /// Notes a fault, and does what has to come before another try. False if there can be none.
-    pub(crate) fn recover(&mut self, fault: Fault) -> bool {
-        self.note(&fault);
-        if fault.needs_reset() {
-            let mut channel = self.channel.lock();
-            let alone = self.identity.kind == Kind::Cdrom
-                && channel.reset_packet_drive(self.position).is_ok();
-            if !alone {
-                channel.reset();
-                self.dead = !channel.present[usize::from(self.position & 1)];
-            }
-            if self.dead {
-                log::error!(
-                    "ATA drive {:?} does not come back from a reset and is given up",
-                    self.identity.model
-                );
-            }
-        }
-        !self.dead
-    }
-
-    /// From now on transfers are by PIO.
-    pub(crate) fn give_up_dma(&mut self) {
-        if self.buffer.take().is_some() {
-            log::warn!("ATA drive {:?}: no more DMA", self.identity.model);
-        }
-    }
-
-    /// Empties the write cache, for which the drive takes `command`.
-    pub(crate) fn flush(&mut self, command: u8, limit: u64) -> Result<(), Fault> {
-        let command = Command::plain(command);
-        let mut channel = self.channel.lock();
-        channel.command(self.position, &command, Status::DRDY, limit)
-    }
-
-    /// SET FEATURES.
-    pub(crate) fn set_features(&mut self, feature: u8) -> Result<(), Fault> {
-        let command = Command::set_features(feature, 0);
-        let mut channel = self.channel.lock();
-        channel.command(self.position, &command, Status::DRDY, COMMAND_LIMIT)
     }
 }

@@ -1,31 +1,19 @@
 //! How a guest's memory is virtualized: what nested and shadow paging are made of, and the change from one to the other while it runs.
 
 use super::Guest;
-use crate::host::Confinement;
+use crate::host::{Confinement, SecondStage};
 use crate::memory::{self, HostFrames};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use host_memory::{Demand, MIB, PAGE};
 use hv_core::cpu::VcpuBackend;
-use hv_core::mmu::{Backing, Mmu};
+use hv_core::mmu::Mmu;
 use hv_core::sentence::sentence;
 use npt_shadow::paging::Kind;
 use npt_shadow::shadow::Config;
-use npt_shadow::{Algorithm, Format, NestedMmu, ShadowMmu, WatchedMemory};
+use npt_shadow::{Algorithm, NestedMmu, ShadowMmu, WatchedMemory};
 use protocol::options::{self, Shadow};
-
-/// What the CPU asks of second-stage page tables.
-#[derive(Clone, Copy)]
-pub struct SecondStage {
-    /// Their format.
-    pub format: Format,
-    /// The level of their largest pages.
-    pub largest: u32,
-    /// Where the identity page table is that unpaged guests need on this CPU, to be mapped at
-    /// [`IDENTITY_MAP`](hv_core::machine::IDENTITY_MAP).
-    pub identity_map: Option<Backing>,
-}
 
 /// What nested and shadow paging are made of.
 pub(super) struct Ways {

@@ -14,7 +14,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::machine::Mapped;
+use crate::mapped::Mapped;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;

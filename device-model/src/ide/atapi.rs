@@ -5,7 +5,7 @@ use super::ata::{IDENTIFY_DEVICE, SET_FEATURES, is_check_power, is_power_command
 use super::channel::Channel;
 use super::drive::{Cdrom, Drive, Kind, SECTORS_PER_BLOCK};
 use super::identify;
-use super::scsi::{PACKET_LEN, Reply, Sense};
+use super::packet::{PACKET_LEN, Reply, Sense};
 use super::taskfile::{Error, Status, TaskFile};
 use super::transfer::{Phase, Protocol, Span, Transfer};
 use hv_core::device::DevCx;

@@ -1,6 +1,6 @@
 //! What hangs at a channel: a hard disk or a CD-ROM drive.
 
-use super::scsi::Sense;
+use super::packet::Sense;
 use alloc::boxed::Box;
 use hv_core::backend::BlockBackend;
 use hv_core::machine::IdeDrive;

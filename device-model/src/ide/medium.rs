@@ -4,7 +4,7 @@
 
 use super::channel::Channel;
 use super::drive::{Drive, Kind, SECTOR};
-use super::transfer::Phase;
+use super::transfer::{Phase, Supply};
 use core::ops::Range;
 use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp, BlockRequest};
 use hv_core::device::DevCx;
@@ -12,17 +12,6 @@ use hv_core::mem::GuestMemory;
 
 /// Most bytes moved at once between a medium and the guest's memory.
 const DIRECT_CHUNK: usize = 2 << 20;
-
-/// How it stands with data that are asked of the medium, or given to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Supply {
-    /// They are there.
-    Ready,
-    /// The medium is at it.
-    Pending,
-    /// The medium failed.
-    Failed,
-}
 
 impl Channel {
     fn medium(&mut self, drive: usize) -> Option<&mut dyn BlockBackend> {

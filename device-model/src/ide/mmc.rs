@@ -2,7 +2,7 @@
 //! one data track.
 
 use super::drive::{Cdrom, MediaEvent};
-use super::scsi::{PACKET_LEN, Reply, Sense, answer, be16, be32};
+use super::packet::{PACKET_LEN, Reply, Sense, answer, be16, be32};
 
 /// Blocks of the longest CD, of 80 minutes. A larger medium is a DVD.
 const CD_BLOCKS_MAX: u32 = 80 * 60 * 75;

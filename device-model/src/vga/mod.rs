@@ -19,6 +19,7 @@ mod memory;
 mod mmio;
 mod picture;
 mod retrace;
+mod rows;
 mod scan;
 mod screen;
 mod sequencer;

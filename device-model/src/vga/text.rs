@@ -4,7 +4,7 @@
 //! Plane 0 has the characters, plane 1 the attributes, plane 2 the fonts: 32 bytes for each of 256 characters.
 
 use super::Vga;
-use super::picture::{Rows, read_wrapped};
+use super::rows::{Rows, read_wrapped};
 use super::scan::Scan;
 use super::screen::{ScreenKind, cursor_hidden, text_hidden};
 use alloc::vec::Vec;

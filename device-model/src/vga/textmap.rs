@@ -8,7 +8,7 @@
 //! A plain read does not load the latches then, which matters to nobody: what uses them is not text.
 
 use super::Vga;
-use super::picture::checksum;
+use super::rows::checksum;
 use alloc::sync::Arc;
 use core::ops::Range;
 use hv_core::device::{DevCx, WindowId};

@@ -1,8 +1,10 @@
 //! Integer arithmetic, logic, shifts, bit tests and the read-modify-write instructions (SDM vol 2, each under its name).
 
+use super::Res;
 use super::alu::{self, AF, CF, SF, ZF, mask, sign_extend};
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::operand::Place;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault};
 use crate::event::vector;
 use crate::regs::gpr::{RAX, RBX, RCX, RDX};

@@ -4,10 +4,12 @@
 //!
 //! Shadow stacks are not implemented.
 
+use super::Res;
 use super::alu::mask;
 use super::descriptor::Descriptor;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::interrupt::{Stack, null_ss, stack_width};
+use super::segment::Use;
 use super::{AccessKind, EmuCx, Mode};
 use crate::event::vector;
 use crate::regs::gpr::RSP;

@@ -1,8 +1,10 @@
 //! Near branches and the stack.
 
+use super::Res;
 use super::alu::{condition, mask};
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::operand::segreg;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, Kind, Shadow};
 use crate::regs::gpr::{RBP, RCX, RSP};
 use crate::regs::{Rflags, SegReg};

@@ -26,6 +26,9 @@ pub enum EmuFault {
     Unsupported(&'static str),
 }
 
+/// Something failed; see [`EmuFault`].
+pub(super) type Res<T> = Result<T, EmuFault>;
+
 impl EmuFault {
     /// #UD.
     pub const UD: Self = Self::Exception {

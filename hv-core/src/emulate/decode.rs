@@ -1,7 +1,8 @@
 //! Fetching and decoding one instruction. Its bytes are read once: what was decoded is what is executed, even if another CPU
 //! rewrites it meanwhile.
 
-use super::exec::{Res, Use, canonical, check_segment, usable};
+use super::Res;
+use super::segment::{Use, canonical, check_segment, usable};
 use super::{EmuCx, EmuFault, Kind, Mode};
 use crate::Gva;
 use crate::event::vector;

@@ -1,7 +1,9 @@
 //! Segment descriptors: reading them, and loading segment registers from them (SDM vol 3A 3.4.5, "Segment Descriptors", and
 //! 5.6 to 5.8 for the privilege checks; APM vol 2 4.7 and 4.8).
 
-use super::exec::{Exec, Res};
+use super::Res;
+use super::exec::Exec;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode};
 use crate::event::vector;
 use crate::regs::{SegAttr, SegReg, Segment};
@@ -339,7 +341,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     pub fn inspect_segment(&mut self, limit: bool) -> Res<()> {
         let selector = match self.is_memory(1) {
             true => {
-                let linear = self.memory_at(0, 2, super::exec::Use::Read)?;
+                let linear = self.memory_at(0, 2, Use::Read)?;
                 self.read(linear, 2, AccessKind::Data)?
             }
             false => self.value(1)?,
@@ -378,7 +380,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             return Err(EmuFault::UD);
         }
         let rpl = self.value(1)? & 3;
-        let place = self.place(0, super::exec::Use::Write)?;
+        let place = self.place(0, Use::Write)?;
         self.update(place, false, |a, f| match a & 3 < rpl {
             true => (a & !3 | rpl, f | super::alu::ZF),
             false => (a, f & !super::alu::ZF),

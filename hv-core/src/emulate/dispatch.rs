@@ -1,8 +1,9 @@
 //! The table of instructions: one line each.
 
+use super::Res;
 use super::alu;
 use super::arith::{ADC, ADD, AND, Bit, OR, SBB, SUB, XOR};
-use super::exec::{Exec, Res};
+use super::exec::Exec;
 use super::operand::segreg;
 use super::strings::StringOp;
 use super::{EmuCx, EmuFault, StepKind};

@@ -1,8 +1,10 @@
 //! Far transfers: JMP, CALL and RET between segments, IRET, and the instructions that raise interrupts.
 
+use super::Res;
 use super::control::POPF;
 use super::descriptor::Transfer;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, Kind, Mode, SoftInt, StepKind};
 use crate::regs::gpr::RSP;
 use crate::regs::{Rflags, SegAttr, SegReg, Segment};

@@ -3,8 +3,10 @@
 //!
 //! Intel's CPUs have SYSCALL in 64-bit mode only, AMD's have SYSENTER outside long mode only; the guest's CPU is the host's in this.
 
-use super::exec::{Exec, Res, canonical};
+use super::Res;
+use super::exec::Exec;
 use super::operand::gpr;
+use super::segment::canonical;
 use super::{EmuCx, EmuFault, Kind};
 use crate::regs::gpr::{RCX, RDX, RSP};
 use crate::regs::{Cr4, Efer, Rflags, SegAttr, SegReg, Segment, SysReg};

@@ -5,9 +5,11 @@
 //!
 //! Task gates lead to a [task switch](super::task). Not implemented: redirection of software interrupts in virtual-8086 mode (VME); shadow stacks.
 
+use super::Res;
 use super::alu::mask;
 use super::descriptor::Descriptor;
-use super::exec::{Exec, Res, Use, canonical, check_segment};
+use super::exec::Exec;
+use super::segment::{Use, canonical, check_segment};
 use super::task::TASK_GATE;
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Step};
 use crate::event::{Event, EventKind, vector};

@@ -39,8 +39,10 @@ mod length;
 mod mode;
 mod moves;
 mod native;
+mod native_insn;
 mod operand;
 mod rewrite;
+mod segment;
 mod string_io;
 mod strings;
 mod system;
@@ -57,10 +59,11 @@ pub use cx::{AccessKind, EmuCx, EmuFault};
 pub use interrupt::deliver;
 pub use length::{Intercepted, MovSystem, SystemRegister, length, mov_system};
 pub use mode::{Kind, Mode};
-pub use native::{Executed, NativeInsn};
+pub use native_insn::{Executed, NativeInsn};
 pub use string_io::{StringIo, string_io};
 pub use task::complete_task_switch;
 
+use cx::Res;
 use exec::Exec;
 use iced_x86::{Decoder, DecoderOptions};
 

@@ -1,8 +1,10 @@
 //! Data movement: MOV and its relatives, and the SSE moves that drivers use on frame buffers and queues.
 
+use super::Res;
 use super::alu::{mask, sign_extend};
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::operand::{segreg, xmm};
+use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault};
 use crate::regs::{Cr0, Cr4, SysReg};
 use iced_x86::{Mnemonic, OpKind, Register};

@@ -18,55 +18,16 @@
 //! same in both was written. Likewise a store of the x87 FPU that an unmasked exception may have stopped. The pages of a masked load are
 //! all checked, also those of which it reads nothing.
 
+use super::Res;
 use super::alu::ARITH;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
+use super::native_insn::{Executed, NativeInsn};
 use super::rewrite::{Map, Parts, rewrite};
+use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault};
 use crate::event::vector;
-use crate::fx::FxState;
-use crate::regs::{Cr0, Cr4, Gprs, SysReg, gpr};
+use crate::regs::{Cr0, Cr4, SysReg, gpr};
 use iced_x86::{Mnemonic, OpKind, Register};
-
-/// One instruction for [`EmuCx::execute`], with the registers that it sees and changes.
-#[derive(Clone, Debug)]
-pub struct NativeInsn {
-    /// Its bytes, 64-bit code to be executed at [`CODE`](Self::CODE).
-    pub code: [u8; 16],
-    /// How many bytes it has, 1 to 15.
-    pub len: usize,
-    /// The general-purpose registers.
-    pub gprs: Gprs,
-    /// RFLAGS; only the arithmetic flags count.
-    pub flags: u64,
-    /// x87, MMX and SSE state. What is beyond it (the upper halves of the YMM registers) is in the CPU.
-    pub fx: FxState,
-    /// The memory operand.
-    pub operand: [u8; Self::MOST],
-    /// How many bytes it has.
-    pub operand_len: usize,
-}
-
-impl NativeInsn {
-    /// The linear address of the memory operand.
-    pub const OPERAND: u64 = 0x3000_0000;
-    /// The linear address of the instruction.
-    pub const CODE: u64 = 0x3000_1000;
-    /// The largest operand: an XSAVE area with AVX has 832 bytes.
-    pub const MOST: usize = 1024;
-}
-
-/// What [`EmuCx::execute`] came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Executed {
-    /// The instruction is done.
-    Done,
-    /// It raised this exception.
-    Raised(u8),
-    /// Something else wanted the CPU: nothing has been done.
-    Interrupted,
-    /// There is nothing that could execute it, or it did what it may not.
-    Impossible,
-}
 
 /// Which part of the CPU executes an instruction, which decides what has to be switched on.
 #[derive(Clone, Copy, PartialEq, Eq)]

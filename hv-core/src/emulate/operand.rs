@@ -1,7 +1,9 @@
 //! Operands: registers, immediates, and memory through effective addresses.
 
+use super::Res;
 use super::alu::mask;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault};
 use crate::regs::SegReg;
 use iced_x86::{Code, MemorySize, OpKind, Register};

@@ -6,7 +6,7 @@
 //! the prefixes for address size and segments go) and what 16- and 32-bit code cannot say (REX.W, VEX.W and the upper half of VEX.vvvv).
 //! The result is decoded again, and is good only if it is the same instruction on the same registers.
 
-use super::native::NativeInsn;
+use super::native_insn::NativeInsn;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 /// The group that an opcode belongs to (SDM vol 2A 2.1.2, "Opcodes").

@@ -3,9 +3,11 @@
 //! An installer's boot reads tens of millions of words through REP INSW: elements travel a page's worth at a time, through
 //! one call of the port's device. Memory is checked before a port is read, so a page fault loses no data.
 
+use super::Res;
 use super::decode::Bytes;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::operand::segreg;
+use super::segment::Use;
 use super::strings::{Pass, in_page};
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Step};
 use crate::Gva;

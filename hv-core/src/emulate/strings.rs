@@ -3,10 +3,12 @@
 //! One step does a bounded number of iterations. Where a run of elements lies in plain RAM it moves at once; elements in a
 //! device are accessed one by one, but without leaving the emulator.
 
+use super::Res;
 use super::alu::mask;
 use super::arith::SUB;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
 use super::operand::segreg;
+use super::segment::Use;
 use super::{AccessKind, EmuCx, StepKind};
 use crate::Gva;
 use crate::regs::gpr::{RAX, RCX, RDI, RSI};

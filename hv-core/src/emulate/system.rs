@@ -1,8 +1,10 @@
 //! System instructions. Each checks its privilege before anything else; what values mean is up to the hooks of [`EmuCx`].
 
+use super::Res;
 use super::alu::mask;
-use super::exec::{Exec, Res, Use, canonical};
+use super::exec::Exec;
 use super::operand::{gpr, segreg};
+use super::segment::{Use, canonical};
 use super::{AccessKind, EmuCx, EmuFault, Shadow, SystemRegister};
 use crate::Gva;
 use crate::regs::gpr::{RAX, RBX, RCX, RDX};

@@ -8,8 +8,10 @@
 //!
 //! Shadow stacks are not implemented.
 
+use super::Res;
 use super::descriptor::{BUSY, Descriptor, LDT};
-use super::exec::{Exec, Res, Use, check_segment};
+use super::exec::Exec;
+use super::segment::{Use, check_segment};
 use super::{AccessKind, EmuCx, EmuFault, Kind, Mode, Step};
 use crate::event::vector;
 use crate::regs::gpr::RSP;

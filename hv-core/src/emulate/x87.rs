@@ -1,8 +1,10 @@
 //! The x87 instructions that look for an FPU and start it, as boot loaders and kernels do before anything else, and FXSAVE and FXRSTOR.
 //! FSTENV and its kin are in `x87_state`; arithmetic is left to the CPU (`native`).
 
+use super::Res;
 use super::cx::AccessKind;
-use super::exec::{Exec, Res, Use};
+use super::exec::Exec;
+use super::segment::Use;
 use super::{EmuCx, EmuFault};
 use crate::fx::FxState;
 use crate::regs::{Cr0, SysReg};

@@ -5,7 +5,9 @@
 //! selectors of the last instruction and operand are stored as 0: CPUs do not keep them any more (SDM vol 1 8.1.8, "x87 FPU Instruction
 //! and Data (Operand) Pointers").
 
-use super::exec::{Exec, Res, Use};
+use super::Res;
+use super::exec::Exec;
+use super::segment::Use;
 use super::{AccessKind, EmuCx};
 use crate::fx::FxState;
 use iced_x86::Code;

@@ -2,7 +2,7 @@
 
 use super::device::device;
 use device_model::flash::{BLOCK, Flash, Parts, Windows};
-use device_model::machine::Mapped;
+use device_model::mapped::Mapped;
 use hv_core::device::{Device, WindowId};
 use hv_core::mem::DeviceRam;
 use hv_core::testing::{SharedDisk, VecDeviceRam};

@@ -168,7 +168,11 @@ impl Machine {
     fn message(&mut self, f: &mut Feed<'_>) {
         let address = match f.below(8) {
             0 => f.u64(),
-            _ => 0xfee0_0000 | u64::from(f.below(u16::from(CPUS) + 1)) << 12 | u64::from(f.u8() & 0xc),
+            _ => {
+                0xfee0_0000
+                    | u64::from(f.below(u16::from(CPUS) + 1)) << 12
+                    | u64::from(f.u8() & 0xc)
+            }
         };
         self.messages.send(address, f.u32() & 0xc7ff);
     }
