@@ -7,7 +7,7 @@
 //!
 //! Not there: discard, writing zeroes, lifetime, secure erase, zones.
 //!
-//! Invariant: requests that the medium has are [`SLOTS`] at most, and each knows its slot by its tag.
+//! Invariant: requests that the medium has are `SLOTS` at most, and each knows its slot by its tag.
 
 use super::queue::chain::{self, Buffer};
 use super::queue::{Chain, Fault};

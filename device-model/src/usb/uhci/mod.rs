@@ -3,7 +3,7 @@
 //!
 //! A frame's work is done at its end, all at once: what the schedule holds is executed, the frame number counts, interrupts are raised.
 //! UHCI has no doorbell: a driver queues a transfer by writing to memory, and nobody is told. So the controller has to look, but not a thousand times a
-//! second. While nothing moves it waits a quarter of the time that nothing has moved for, up to [`LONGEST`], and then makes up for the
+//! second. While nothing moves it waits a quarter of the time that nothing has moved for, up to `LONGEST`, and then makes up for the
 //! frames that have passed. A register that is accessed finds them made up for, too. As soon as something moves, or the device has something new,
 //! each frame has its turn. A controller that is stopped, as drivers do when they suspend their bus, does nothing.
 //!
