@@ -128,7 +128,7 @@ impl Parameters<'_> {
             if all > self.registers.len() as u64 {
                 return Err(Status::InvalidHypercallInput);
             }
-        } else if at % 8 != 0 || at % PAGE + 8 * all > PAGE {
+        } else if !at.is_multiple_of(8) || at % PAGE + 8 * all > PAGE {
             return Err(Status::InvalidAlignment);
         }
         for (n, value) in values.iter_mut().enumerate() {
