@@ -6,6 +6,7 @@ use crate::interrupts;
 use crate::lapic::{self, Ipi};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
+use host_cpus::MAX_HOST_CPUS;
 use hv_core::kick;
 
 /// What a CPU is to do. It lives until that CPU has answered.
@@ -75,11 +76,12 @@ pub fn halt() -> bool {
 pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
     ROUNDS.store(true, Ordering::Relaxed);
     ENDING.store(false, Ordering::SeqCst);
-    for (number, work) in &mut *others {
+    let mut called = [None; MAX_HOST_CPUS];
+    for ((number, work), called) in others.iter_mut().zip(&mut called) {
         let work: *mut Work<'a> = core::ptr::from_mut(*work);
         // SAFETY: only the lifetime is another one: the work is used up to this function's end, which waits for it.
         let work = unsafe { core::mem::transmute::<*mut Work<'a>, *mut Work<'static>>(work) };
-        let cpu = cpu(*number);
+        let cpu = *called.insert(cpu(*number));
         assert!(cpu.is_free(), "host CPU {number} still does something else");
         // SAFETY: the CPU has no call to answer, so it does not touch the cell.
         unsafe { *cpu.job.0.get() = Some(work) };
@@ -87,12 +89,7 @@ pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
     }
     own();
     ENDING.store(true, Ordering::SeqCst);
-    let busy = || {
-        others
-            .iter()
-            .map(|(number, _)| cpu(*number))
-            .filter(|cpu| !cpu.is_free())
-    };
+    let busy = || called.iter().flatten().filter(|cpu| !cpu.is_free());
     let mut looks = 0u32;
     while busy().next().is_some() {
         if looks.is_multiple_of(kick::PATIENCE) {
