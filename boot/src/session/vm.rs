@@ -126,6 +126,7 @@ impl<B: VcpuBackend> Vm<B> {
     /// # Errors
     /// A sentence that says why it cannot.
     pub fn wake_up(&mut self) -> Result<(), String> {
+        self.count_restart()?;
         self.state = State::Running;
         self.guest.wake_up()
     }
@@ -218,6 +219,12 @@ impl<B: VcpuBackend> Vm<B> {
     /// A sentence that says why it cannot.
     pub fn reset(&mut self) -> Result<(), String> {
         self.guest.cpus[0].cpu.stats.resets += 1;
+        self.count_restart()?;
+        self.guest.reset()
+    }
+
+    /// The machine starts again, after a reset or from sleep: not as often as the guest likes.
+    fn count_restart(&mut self) -> Result<(), String> {
         let now = self.guest.now();
         self.resets = if now < self.last_reset + RESET_PAUSE {
             self.resets + 1
@@ -225,10 +232,10 @@ impl<B: VcpuBackend> Vm<B> {
             0
         };
         self.last_reset = now;
-        if self.resets > RESET_STORM {
-            return Err("the guest resets again and again".into());
+        match self.resets > RESET_STORM {
+            true => Err("the guest resets again and again".into()),
+            false => Ok(()),
         }
-        self.guest.reset()
     }
 
     /// A key has been pressed or released.
