@@ -30,6 +30,8 @@ use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::rtc::Rtc;
 use device_model::uart::Uart;
+use device_model::usb::tablet::Tablet;
+use device_model::usb::uhci::Uhci;
 use device_model::vga::{self, Vga};
 use device_model::virtio::DeviceType;
 use device_model::virtio::block::{self, Block};
@@ -113,6 +115,8 @@ pub struct Guest<B: VcpuBackend> {
     pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
+    /// The USB controller with the tablet.
+    pub usb: Option<Shared<Uhci<Tablet>>>,
     /// Where its network card is plugged in.
     pub port: Option<usize>,
     /// RAM in bytes.
@@ -421,7 +425,7 @@ impl<B: VcpuBackend> Guest<B> {
             ide,
             fdc,
             pm,
-            usb: _,
+            usb,
         } = Machine::build(&mut bus, &desc, outside);
         let wakeups = chips.lock().wakeups();
         let mut vm = Vm::new(vm::Parts {
@@ -470,6 +474,7 @@ impl<B: VcpuBackend> Guest<B> {
             ide,
             fdc,
             pm,
+            usb,
             port,
             memory_size,
             profile: options.profile,

@@ -2,7 +2,7 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`smp`] and [`stacks`] (the host's CPUs), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
+//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`tablet`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
 //! (frame buffer). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
 #![no_std]
 #![no_main]
@@ -39,6 +39,7 @@ mod setup;
 mod smp;
 mod stacks;
 mod start;
+mod tablet;
 mod virtio;
 
 use alloc::string::{String, ToString};
@@ -86,6 +87,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
     clock::init();
     if options.window {
         keyboard::init();
+        tablet::init();
     }
     screen::init(&boot, options.window);
     let cpus = acpi_tables::survey(boot.rsdp);

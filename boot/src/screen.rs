@@ -6,6 +6,7 @@
 
 use crate::loader::{BootInfo, Framebuffer};
 use crate::pci::Ports;
+use crate::tablet::Part;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use hvmloader_fw::vga_text::{self, FONT_HEIGHT};
@@ -126,6 +127,19 @@ pub fn row(y: u32, pixels: &[u32]) {
     if let Some(s) = SCREEN.lock().as_mut() {
         s.row(y, pixels);
     }
+}
+
+/// The pixel of the picture that is shown there on the screen. What is to the left of the picture or above it is at its edge. None: there
+/// is no screen.
+pub fn within(x: Part, y: Part) -> Option<(u32, u32)> {
+    let screen = SCREEN.lock();
+    let s = screen.as_ref()?;
+    let pixel = |at: Part, size: u32, shown: u32| {
+        let from = (size - shown.min(size)) / 2;
+        at.pixel(size).saturating_sub(from)
+    };
+    let (f, (width, height)) = (s.buffer, s.shown);
+    Some((pixel(x, f.width, width), pixel(y, f.height, height)))
 }
 
 impl Screen {

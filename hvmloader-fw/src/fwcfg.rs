@@ -62,6 +62,14 @@ pub struct Roms<'a> {
     pub nic: &'a [u8],
 }
 
+/// For how many milliseconds SeaBIOS waits for devices at a port: what it could use would be there at once.
+fn usb_wait(desc: &MachineDesc) -> Vec<u8> {
+    match desc.tablet {
+        true => 0u16.to_le_bytes().to_vec(),
+        false => Vec::new(),
+    }
+}
+
 /// The items of a machine with these option ROMs.
 #[must_use]
 pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
@@ -98,6 +106,7 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
             "etc/s3-resume-vga-init",
             VGA_AFTER_S3.to_le_bytes().to_vec(),
         ),
+        ("etc/usb-time-sigatt", usb_wait(desc)),
         ("bootorder", bootorder::bootorder(desc)),
         (VGA_ROM_FILE, roms.vga.to_vec()),
         (nic_rom_file(desc.nic), roms.nic.to_vec()),

@@ -13,7 +13,7 @@ mod vm;
 
 pub use self::protocol::{messages, requests, screens};
 pub use ata::ata;
-pub use device::{fw_cfg, hpet, i8042, ne2k, pm};
+pub use device::{fw_cfg, hpet, i8042, ne2k, pm, uhci};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
 pub use flash::flash;
@@ -82,6 +82,7 @@ pub const TARGETS: &[Target] = &[
     target("screens", screens, 4_096),
     target("shadow", shadow, 2_048),
     target("switch", switch, 4_096),
+    target("uhci", uhci, 2_048),
     target("vga", vga, 4_096),
     target("virtio", virtio, 2_048),
     target("vm", vm, 4_096),

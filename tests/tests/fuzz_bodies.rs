@@ -45,6 +45,11 @@ fn flash_keeps_to_its_model_and_so_does_its_medium() {
 }
 
 #[test]
+fn uhci_survives_any_schedule() {
+    feed(fuzz::uhci, 300, 2_048);
+}
+
+#[test]
 fn fdc_keeps_to_the_lengths_of_its_commands() {
     feed(fuzz::fdc, 200, 4_000);
 }

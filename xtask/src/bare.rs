@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::control::{Mouse, Picture, TextScreen};
+use crate::control::{Picture, TextScreen};
 use crate::emulator::{Channel, Emulator};
 use crate::keys;
 use crate::monitor::Monitor;
-use crate::mouse;
+use crate::mouse::{self, Hand, Motion};
 use crate::outcome::{Interrupted, interrupted};
 use crate::paths;
 use crate::rig::{Boot, Machine, Network, QEMU_SVM};
@@ -39,7 +39,7 @@ struct Bare {
     /// What the guest says on COM1, and how much of it was read.
     console: PathBuf,
     read: usize,
-    held: u8,
+    hand: Hand,
     deadline: Instant,
     _emulator: Box<dyn Emulator>,
     _channel: Channel,
@@ -73,7 +73,7 @@ pub fn compare(
             }
             Step::Focus(number) => ensure!(*number == 1, "a bare machine is one machine"),
             Step::Mouse(words) => {
-                for movement in mouse::movements(words, &mut bare.held)? {
+                for movement in mouse::movements(words, &mut bare.hand)? {
                     bare.mouse(movement)?;
                 }
             }
@@ -119,6 +119,7 @@ impl Bare {
             remains: None,
             icount: false,
             display: None,
+            tablet: false,
         };
         let console = paths::new_log(&format!("{name}-bare"))?;
         let mut emulator = machine.rig.start(&machine, &console)?;
@@ -128,7 +129,7 @@ impl Bare {
             watch: Watch::new(script),
             console,
             read: 0,
-            held: 0,
+            hand: Hand::default(),
             deadline: Instant::now() + timeout,
             _emulator: emulator,
         })
@@ -185,10 +186,16 @@ impl Bare {
         Ok(())
     }
 
-    fn mouse(&mut self, movement: Mouse) -> Result<()> {
-        self.monitor.mouse(movement)?;
-        let still = (movement.dx, movement.dy, movement.wheel) == (0, 0, 0);
-        sleep(if still { CLICK_PAUSE } else { STRIDE_PAUSE });
+    fn mouse(&mut self, motion: Motion) -> Result<()> {
+        let Motion::By(mouse) = motion else {
+            bail!("what is to be compared has no tablet")
+        };
+        self.monitor.mouse(mouse)?;
+        sleep(if motion.is_still() {
+            CLICK_PAUSE
+        } else {
+            STRIDE_PAUSE
+        });
         Ok(())
     }
 

@@ -206,6 +206,7 @@ pub fn native_machine(
         remains: None,
         icount,
         display: None,
+        tablet: false,
     }
 }
 

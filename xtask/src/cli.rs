@@ -11,7 +11,7 @@ use protocol::options::{DiskBus, MAX_CAP, MAX_WARP, MAX_WEIGHT, Nic, WEIGHT};
 
 use crate::firmware::Firmware;
 use crate::profile::ProfileArgs;
-use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow};
+use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow, Vnc};
 
 /// Builds, runs and tests Umbra.
 #[derive(Debug, Parser)]
@@ -200,6 +200,10 @@ pub struct RunArgs {
     /// No window: the COM1 of the guest that has the focus on standard output, Umbra's own log in a file
     #[arg(long)]
     pub headless: bool,
+    /// No window: the screen is shown by a VNC server at this port, from 5900 on, of this computer, or at an address of its that other
+    /// computers reach, as in 192.168.1.2:5900. It asks for no password
+    #[arg(long, value_name = "[ADDRESS:]PORT", conflicts_with = "headless")]
+    pub vnc: Option<Vnc>,
     /// Succeed when TEXT has appeared on the guest's COM1 or text screen; may be repeated, then in that order
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub until: Vec<String>,
@@ -221,7 +225,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "NUMBER")]
     pub focus: Vec<usize>,
     /// What the guest's mouse does after the --until before it: 10,-5 moves by so many counts to the right and downwards, left,
-    /// middle and right click, +left presses and -left lets go, wheel,1 turns the wheel
+    /// middle and right click, +left presses and -left lets go, wheel,1 turns the wheel; to,320,200 puts the pointer onto that pixel, if the guest
+    /// drives the tablet
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub mouse: Vec<String>,
     /// When a guest says that its system has crashed, which those do that use Microsoft's interface (--enlighten hyperv): the run ends, and

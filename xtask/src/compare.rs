@@ -83,6 +83,7 @@ impl Words {
             remains: None,
             icount: false,
             display: None,
+            tablet: false,
         };
         let mut console = String::new();
         let timeout = options.timeout.unwrap_or(Duration::MAX);

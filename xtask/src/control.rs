@@ -6,7 +6,7 @@ pub mod far;
 #[cfg(test)]
 mod tests;
 
-pub use protocol::{Mouse, Picture, TextScreen};
+pub use protocol::{Mouse, Picture, Point, TextScreen};
 
 use protocol::{Assembler, FirstVersion, Item};
 

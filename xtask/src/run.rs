@@ -23,7 +23,7 @@ pub use self::options::Options;
 use crate::cli::RunArgs;
 use crate::emulator::{self, with_words};
 use crate::outcome::exit_code;
-use crate::rig::Machine;
+use crate::rig::{Display, Machine};
 use crate::screen::write_png;
 use crate::script::{self, Step, wait};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -95,7 +95,11 @@ pub fn execute(
     name: &str,
     console: &mut dyn FnMut(&[u8]),
 ) -> Result<Run> {
-    let display = options.window.then(|| options.rig.display()).transpose()?;
+    let display = match options.vnc {
+        Some(vnc) => Some(Display::Vnc(vnc)),
+        None if options.window => Some(Display::Window(options.rig.display()?)),
+        None => None,
+    };
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let machine = machine(options, umbra, display, scratch.path())?;
     let plan = Plan {
@@ -104,7 +108,7 @@ pub fn execute(
         timeout: options.timeout,
         screenshot: options.screenshot.is_some(),
         report: options.report.is_some(),
-        window: options.window,
+        window: options.window && options.vnc.is_none(),
         ends_on_panic: options.ends_on_panic,
         interactive: options.interactive,
     };
@@ -222,12 +226,13 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
             .chain(step("sleep", sleeps)),
     );
     let options = Options::check(args, steps)?;
-    if options.window {
+    let window = options.window && options.vnc.is_none();
+    if window {
         emulator::window_system()?;
     }
     setup::require(Purpose::Run {
         rig: options.rig,
-        window: options.window,
+        window,
     })?;
     if options.vms().any(|vm| vm.firmware.is_uefi()) {
         setup::require(Purpose::Uefi)?;

@@ -18,11 +18,11 @@ use anyhow::{Context, Result, anyhow};
 use protocol::VERSION;
 
 use self::pictures::Silence;
-use crate::control::{Decoder, Event, Message, Mouse, Picture, Request, Said};
+use crate::control::{Decoder, Event, Message, Picture, Request, Said};
 use crate::emulator::{self, Channel};
 use crate::keys;
 use crate::monitor::Monitor;
-use crate::mouse;
+use crate::mouse::{self, Hand, Motion};
 use crate::outcome::{Interrupted, Refused, interrupted};
 use crate::script::{Step, Watch};
 
@@ -113,7 +113,7 @@ pub struct Com1<'a> {
 enum Deed {
     /// Presses and releases a key, or some together.
     Keys(Vec<u8>),
-    Mouse(Mouse),
+    Motion(Motion),
 }
 
 enum Arrival {
@@ -149,8 +149,8 @@ pub struct Session {
     outer: Option<Picture>,
     reports: Vec<String>,
     monitor: Option<Monitor>,
-    /// The mouse's buttons that are held.
-    held: u8,
+    /// What moves mouse and tablet.
+    hand: Hand,
     /// Events that came while the script waited for something else, and the machines that they are about.
     events: VecDeque<(usize, Event)>,
     /// When the script goes on.
@@ -184,7 +184,7 @@ impl Session {
             outer: None,
             reports: Vec::new(),
             monitor: None,
-            held: 0,
+            hand: Hand::default(),
             events: VecDeque::new(),
             awake: None,
             steady: None,
@@ -293,8 +293,8 @@ impl Session {
                         self.send(&Request::Focus(u8::try_from(*number)?))?;
                     }
                     Step::Mouse(words) => {
-                        let movements = mouse::movements(words, &mut self.held)?;
-                        deeds.extend(movements.into_iter().map(Deed::Mouse));
+                        let movements = mouse::movements(words, &mut self.hand)?;
+                        deeds.extend(movements.into_iter().map(Deed::Motion));
                     }
                     Step::Steady(time) if self.steady(*time, console)? => {}
                     Step::Steady(_) => break,
@@ -529,17 +529,18 @@ impl Session {
 
     /// Does one thing and says how long to wait before the next.
     fn carry_out(&mut self, deed: Deed) -> Result<Duration> {
-        let still = (0, 0, 0);
         let pause = match &deed {
             Deed::Keys(_) => KEY_PAUSE,
-            Deed::Mouse(m) if (m.dx, m.dy, m.wheel) == still => CLICK_PAUSE,
-            Deed::Mouse(_) => STRIDE_PAUSE,
+            Deed::Motion(motion) if motion.is_still() => CLICK_PAUSE,
+            Deed::Motion(_) => STRIDE_PAUSE,
         };
         match (&mut self.monitor, deed) {
             (Some(monitor), Deed::Keys(scancodes)) => monitor.press(&scancodes)?,
-            (Some(monitor), Deed::Mouse(movement)) => monitor.mouse(movement)?,
+            (Some(monitor), Deed::Motion(Motion::By(mouse))) => monitor.mouse(mouse)?,
             (None, Deed::Keys(scancodes)) => self.send(&Request::Keys(scancodes))?,
-            (None, Deed::Mouse(movement)) => self.send(&Request::Mouse(movement))?,
+            (None, Deed::Motion(Motion::By(mouse))) => self.send(&Request::Mouse(mouse))?,
+            // Umbra alone knows where the pixel is on the outer machine's screen.
+            (_, Deed::Motion(Motion::To(point))) => self.send(&Request::Point(point))?,
         }
         Ok(pause)
     }

@@ -24,6 +24,7 @@ pub(crate) mod kind {
     pub const ASK_HELLO: u8 = b'H';
     pub const KEYS: u8 = b'K';
     pub const MOUSE: u8 = b'M';
+    pub const POINT: u8 = b'P';
     pub const INPUT: u8 = b'I';
     pub const FOCUS: u8 = b'F';
     pub const ASK_SCREENSHOT: u8 = b'S';

@@ -38,7 +38,7 @@ pub use frame::{Decoder, Frame, Item};
 pub use message::{Event, Message};
 pub use picture::{Band, Bands, Size};
 pub use report::Report;
-pub use request::{Mouse, Request};
+pub use request::{Mouse, Point, Request};
 pub use skipped::Skipped;
 pub use text::{Rows, TextRows};
 

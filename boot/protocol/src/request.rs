@@ -18,6 +18,19 @@ pub struct Mouse {
     pub buttons: u8,
 }
 
+/// Where a pointer is put, and what is done there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Point {
+    /// The pixel of the guest's picture, from the left.
+    pub x: u16,
+    /// From the top.
+    pub y: u16,
+    /// Steps of the wheel towards the user.
+    pub wheel: i8,
+    /// The buttons that are held from then on: bit 0 left, 1 right, 2 middle.
+    pub buttons: u8,
+}
+
 /// Something that the tool asks of Umbra. Bytes are a `T`: slices where they are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request<T> {
@@ -27,6 +40,8 @@ pub enum Request<T> {
     Keys(T),
     /// What the guest's mouse does.
     Mouse(Mouse),
+    /// Puts the guest's pointer somewhere, by its tablet.
+    Point(Point),
     /// Bytes for the guest's COM1 to receive.
     Input(T),
     /// Gives the virtual machine of this number keyboard, mouse, COM1 and screen.
@@ -64,6 +79,15 @@ impl<T: AsRef<[u8]>> Request<T> {
                     0,
                     &[&dx.to_le_bytes(), &dy.to_le_bytes(), &rest],
                 );
+            }
+            Request::Point(Point {
+                x,
+                y,
+                wheel,
+                buttons,
+            }) => {
+                let rest = [wheel.cast_unsigned(), *buttons];
+                frame(kind::POINT, 0, &[&x.to_le_bytes(), &y.to_le_bytes(), &rest]);
             }
             Request::Focus(vm) => frame(kind::FOCUS, *vm, &[]),
             Request::Screenshot => frame(kind::ASK_SCREENSHOT, 0, &[]),
@@ -106,6 +130,15 @@ impl<'a> Request<&'a [u8]> {
                     buttons,
                 })),
                 _ => Err("it is no movement"),
+            },
+            kind::POINT => match *payload {
+                [x0, x1, y0, y1, wheel, buttons] => Ok(Request::Point(Point {
+                    x: u16::from_le_bytes([x0, x1]),
+                    y: u16::from_le_bytes([y0, y1]),
+                    wheel: wheel.cast_signed(),
+                    buttons,
+                })),
+                _ => Err("it is no point"),
             },
             kind::INPUT => Ok(Request::Input(payload)),
             kind::FOCUS => match vm {

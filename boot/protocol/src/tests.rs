@@ -74,6 +74,7 @@ fn umbra(bytes: &[u8]) -> Vec<Result<Request<Vec<u8>>, Skipped>> {
                 Request::Input(bytes) => Request::Input(bytes.to_vec()),
                 Request::Hello(version) => Request::Hello(version),
                 Request::Mouse(mouse) => Request::Mouse(mouse),
+                Request::Point(point) => Request::Point(point),
                 Request::Focus(vm) => Request::Focus(vm),
                 Request::Screenshot => Request::Screenshot,
                 Request::Report => Request::Report,
@@ -188,7 +189,7 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
 
 fn random_request(r: &mut Random) -> Request<Vec<u8>> {
     let bytes = noise(r, 100);
-    match r.below(8) {
+    match r.below(9) {
         0 => Request::Hello(r.next() as u16),
         1 if !bytes.is_empty() => Request::Keys(bytes),
         2 => Request::Mouse(Mouse {
@@ -201,6 +202,12 @@ fn random_request(r: &mut Random) -> Request<Vec<u8>> {
         4 => Request::Focus(r.below(8) as u8 + 1),
         5 => Request::Screenshot,
         6 => Request::Report,
+        7 => Request::Point(Point {
+            x: r.next() as u16,
+            y: r.next() as u16,
+            wheel: r.next() as i8,
+            buttons: r.next() as u8,
+        }),
         _ => Request::Quit,
     }
 }

@@ -7,12 +7,14 @@
 mod answers;
 mod commands;
 mod console;
+mod pointer;
 mod run;
 mod view;
 mod vm;
 
 use self::answers::{Answers, Waiting};
 use self::console::Console;
+use self::pointer::{Deed, Pixel};
 use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
@@ -20,7 +22,7 @@ use crate::host::{self, Virtualization};
 use crate::interrupts::{self, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::memory::HostFrames;
-use crate::{control, keyboard, logger, media, memory, mouse, smp};
+use crate::{control, keyboard, logger, media, memory, mouse, smp, tablet};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -315,6 +317,9 @@ impl<B: VcpuBackend> Session<B> {
         while let Some(movement) = mouse::next() {
             self.mouse_moved(movement);
         }
+        while let Some(touch) = tablet::next() {
+            self.touched(touch);
+        }
         let bytes = logger::received();
         self.received(&bytes);
         let now = self.time();
@@ -367,6 +372,22 @@ impl<B: VcpuBackend> Session<B> {
                 wheel: wheel.into(),
                 buttons,
             }),
+            Request::Point(protocol::Point {
+                x,
+                y,
+                wheel,
+                buttons,
+            }) => {
+                let pixel = Pixel {
+                    x: x.into(),
+                    y: y.into(),
+                };
+                let deed = Deed {
+                    wheel: wheel.into(),
+                    buttons,
+                };
+                self.pointed(pixel, deed);
+            }
             Request::Input(bytes) => self.received(bytes),
             Request::Focus(number) => {
                 let index = usize::from(number).wrapping_sub(1);
@@ -392,19 +413,6 @@ impl<B: VcpuBackend> Session<B> {
             if let Some(command) = command {
                 self.execute(command);
             }
-        }
-    }
-
-    /// The mouse has been moved, or a button pressed: it is the guest's, unless the console hides its screen.
-    fn mouse_moved(&mut self, m: mouse::Move) {
-        if !self.console.on_screen() {
-            self.view.hurry();
-            let vm = self.vm();
-            vm.guest
-                .keyboard
-                .lock()
-                .mouse_move(m.dx, m.dy, m.wheel, m.buttons);
-            vm.wake_devices();
         }
     }
 

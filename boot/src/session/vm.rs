@@ -1,5 +1,6 @@
 //! One virtual machine as the session has it.
 
+use super::pointer::Pixel;
 use crate::clock;
 use crate::guest::{CpuSlot, Guest, Removable};
 use crate::host::Virtualization;
@@ -54,6 +55,8 @@ pub(super) struct Vm<B: VcpuBackend> {
     last_reset: VmTime,
     /// When nested and shadow paging took turns last, in the host's time.
     switched: VmTime,
+    /// Where the pointer has been put last, unless a mouse has moved it since.
+    pub pointer: Option<Pixel>,
 }
 
 impl<B: VcpuBackend> Vm<B> {
@@ -88,6 +91,7 @@ impl<B: VcpuBackend> Vm<B> {
             resets: 0,
             last_reset: VmTime(0),
             switched: VmTime(0),
+            pointer: None,
         })
     }
 

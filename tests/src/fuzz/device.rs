@@ -7,7 +7,10 @@ use device_model::hpet::Hpet;
 use device_model::i8042::I8042;
 use device_model::irq::Replaceable;
 use device_model::ne2k::Ne2k;
+use device_model::pci::PciFunction;
 use device_model::pm::{CpuHotplug, Piix4Pm};
+use device_model::usb::tablet::{Point, Tablet};
+use device_model::usb::uhci::{self, Uhci};
 use hv_core::backend::NetBackend;
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::irq::IrqLine;
@@ -224,6 +227,31 @@ pub fn pm(data: &[u8]) {
         assert!(done.is_some_and(|present| present.contains(0) && present.count() <= 5));
         if what == 5 {
             card.press_power_button();
+        }
+    });
+}
+
+/// The USB controller with the tablet, whose schedule lies in the memory that is written to.
+pub fn uhci(data: &[u8]) {
+    let card = Uhci::new(line(), WindowId(0), Tablet::new());
+    let ports = [(0, uhci::PORTS)];
+    device(data, card, &ports, &[], |card, bench, f| match f.below(8) {
+        0..3 => card.device_mut().point(Point {
+            x: f.u16(),
+            y: f.u16(),
+            wheel: i32::from(f.u8()) - 0x80,
+            buttons: f.u8(),
+        }),
+        3 => {
+            let (at, size) = (f.u8(), f.size());
+            card.config_write(&mut bench.cx(), at, size, f.value(size));
+        }
+        _ => {
+            // As a driver starts it.
+            card.config_write(&mut bench.cx(), 4, AccessSize::Byte, 5);
+            for (port, value) in [(0x10, 4), (4, 0xf), (0, 1)] {
+                card.port_write(&mut bench.cx(), port, AccessSize::Word, value);
+            }
         }
     });
 }

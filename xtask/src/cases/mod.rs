@@ -13,6 +13,7 @@ mod interfaces;
 mod list;
 mod machines;
 mod network;
+mod pointer;
 mod refusal;
 mod rigs;
 mod screens;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Case> {
     all.extend(cpus::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
+    all.extend(pointer::cases());
     all.extend(rigs::cases());
     all.extend(fresh::cases());
     all.extend(events::cases());
@@ -410,6 +412,7 @@ impl Case {
             remains: None,
             icount: false,
             display: None,
+            tablet: false,
         };
         let plan = Plan {
             vms: 1,

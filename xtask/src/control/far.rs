@@ -80,6 +80,7 @@ pub fn request(decoder: &mut protocol::Decoder, bytes: &mut &[u8]) -> Option<Req
         Request::Hello(version) => Request::Hello(version),
         Request::Keys(codes) => Request::Keys(codes.to_vec()),
         Request::Mouse(mouse) => Request::Mouse(mouse),
+        Request::Point(point) => Request::Point(point),
         Request::Input(bytes) => Request::Input(bytes.to_vec()),
         Request::Focus(vm) => Request::Focus(vm),
         Request::Screenshot => Request::Screenshot,

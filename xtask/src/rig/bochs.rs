@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::machine::{Boot, MIB, Machine};
+use super::machine::{Boot, Display, MIB, Machine};
 use super::{Part, models, sockets};
 use crate::emulator::{
     self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
@@ -221,6 +221,7 @@ pub fn packages(window: bool) -> Vec<&'static [Package]> {
 pub fn lacks(part: Part) -> &'static str {
     match part {
         Part::Network => "Umbra has no driver for a network card of Bochs",
+        Part::Vnc => "the VNC server of Bochs lets the whole network in",
     }
 }
 
@@ -281,9 +282,9 @@ fn geometry(path: &Path) -> String {
 /// The configuration file (bochsrc(5)); names are relative to the directory in which Bochs runs.
 fn configuration(machine: &Machine, reach: Reach, port: u16, log: &Path) -> String {
     let display = match machine.display {
-        Some(library) => library.to_owned(),
+        Some(Display::Window(library)) => library.to_owned(),
         // A VNC server is all there is without a window system. It does not wait for a viewer.
-        None => "rfb, options=\"timeout=0\"".to_owned(),
+        Some(Display::Vnc(_)) | None => "rfb, options=\"timeout=0\"".to_owned(),
     };
     // Where a person watches, virtual time must not run away while the machine is idle.
     let sync = if machine.display.is_some() {
@@ -369,6 +370,7 @@ mod tests {
             remains: None,
             icount: false,
             display: None,
+            tablet: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an outer machine is made of.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -219,8 +220,55 @@ pub struct Machine {
     pub remains: Option<PathBuf>,
     /// Whether it counts instructions instead of measuring time.
     pub icount: bool,
-    /// The window system that shows its screen, if any.
-    pub display: Option<&'static str>,
+    /// What shows its screen, if anything does.
+    pub display: Option<Display>,
+    /// Whether its pointing device is a tablet, too. QEMU only.
+    pub tablet: bool,
+}
+
+/// What shows an outer machine's screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Display {
+    /// A window, by this window system of the emulator.
+    Window(&'static str),
+    /// A VNC server at this address.
+    Vnc(Vnc),
+}
+
+/// Where a VNC server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vnc(SocketAddr);
+
+/// The port of a VNC server's display 0 (RFC 6143, 3, "Initial Connection").
+const VNC_PORT: u16 = 5900;
+
+impl Vnc {
+    /// Its address.
+    pub fn ip(self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// Its display: its port, from [`VNC_PORT`].
+    pub fn display(self) -> u16 {
+        self.0.port() - VNC_PORT
+    }
+}
+
+impl FromStr for Vnc {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Vnc, Self::Err> {
+        let address = match text.parse::<u16>() {
+            Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            Err(_) => text
+                .parse()
+                .map_err(|_| "use a port, or an address and a port as in 192.168.1.2:5900")?,
+        };
+        if address.port() < VNC_PORT {
+            return Err("ports of VNC servers are 5900 and above");
+        }
+        Ok(Vnc(address))
+    }
 }
 
 /// The memory that the outer machine needs for a guest of `guest` bytes and modules of `modules` bytes.
@@ -255,6 +303,20 @@ mod tests {
                 error.contains("--cpus") && error.contains("from 1 to 32"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_vnc_server_listens_here_unless_an_address_is_given() {
+        let at = |text: &str| {
+            text.parse::<Vnc>()
+                .map(|vnc| (vnc.ip().to_string(), vnc.display()))
+        };
+        assert_eq!(at("5900"), Ok(("127.0.0.1".to_owned(), 0)));
+        assert_eq!(at("0.0.0.0:5907"), Ok(("0.0.0.0".to_owned(), 7)));
+        assert_eq!(at("[::1]:6000"), Ok(("::1".to_owned(), 100)));
+        for wrong in ["", "5899", "99999", "host:5900", "::1:5900", "1.2.3.4"] {
+            assert!(at(wrong).is_err(), "{wrong}");
         }
     }
 

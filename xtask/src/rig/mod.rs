@@ -31,8 +31,8 @@ pub use self::kvm::KVM;
 pub use self::kvm_in_bochs::KVM_IN_BOCHS;
 pub use self::kvm_in_qemu::KVM_IN_QEMU;
 pub use self::machine::{
-    Boot, Bus, Drive, Forward, MAX_HOST_CPUS, MIB, Machine, Module, Net, Network, Paging, REMAINS,
-    Shadow, bytes, host_cpus, outer_memory, parse_cpus, parse_memory,
+    Boot, Bus, Display, Drive, Forward, MAX_HOST_CPUS, MIB, Machine, Module, Net, Network, Paging,
+    REMAINS, Shadow, Vnc, bytes, host_cpus, outer_memory, parse_cpus, parse_memory,
 };
 pub use self::qemu_svm::QEMU_SVM;
 use crate::emulator::Emulator;
@@ -151,6 +151,8 @@ pub trait Rig: Sync {
 pub enum Part {
     /// A network card for which Umbra has a driver.
     Network,
+    /// A VNC server at an address that is said.
+    Vnc,
 }
 
 /// Whether an outer machine's clock counts instructions.

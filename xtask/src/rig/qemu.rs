@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use protocol::options::Nic;
 use tempfile::TempDir;
 
-use super::machine::{Boot, Bus, Drive, Forward, Machine, Module, Net, Network, REMAINS};
+use super::machine::{Boot, Bus, Display, Drive, Forward, Machine, Module, Net, Network, REMAINS};
 use super::{Rig, models};
 use crate::deb;
 use crate::emulator::{
@@ -247,8 +248,11 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
         "-m",
         &format!("{}M", machine.memory >> 20),
         "-display",
-        machine.display.unwrap_or("none"),
+        &shown(machine.display),
     ]);
+    if machine.tablet {
+        add(&["-device", "virtio-tablet-pci"]);
+    }
     if machine.cpus > 1 {
         add(&["-smp", &machine.cpus.to_string()]);
     }
@@ -322,6 +326,18 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
         add(&["-serial", "chardev:control"]);
     }
     Ok(arguments)
+}
+
+/// What shows the screen, as the value of `-display`.
+fn shown(display: Option<Display>) -> String {
+    match display {
+        None => "none".to_owned(),
+        Some(Display::Window(system)) => system.to_owned(),
+        Some(Display::Vnc(vnc)) => match vnc.ip() {
+            IpAddr::V4(address) => format!("vnc={address}:{}", vnc.display()),
+            IpAddr::V6(address) => format!("vnc=[{address}]:{}", vnc.display()),
+        },
+    }
 }
 
 /// A drive as the values of `-drive` and `-device`.
@@ -488,6 +504,7 @@ mod tests {
             remains: None,
             icount: true,
             display: None,
+            tablet: false,
         }
     }
 

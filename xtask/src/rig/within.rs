@@ -252,6 +252,7 @@ mod tests {
             remains: None,
             icount: false,
             display: None,
+            tablet: false,
         };
         let outer = Outer {
             drivers: &[],

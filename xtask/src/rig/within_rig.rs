@@ -62,7 +62,10 @@ impl Rig for WithinRig {
     }
 
     fn lacks(&self, part: Part) -> Option<&'static str> {
-        (part == Part::Network).then_some("the Linux between has none")
+        Some(match part {
+            Part::Network => "the Linux between has none",
+            Part::Vnc => "it has no screen",
+        })
     }
 
     fn counting(&self) -> Counting {

@@ -9,7 +9,7 @@ use super::Options;
 use crate::cli::BootFrom;
 use crate::firmware;
 use crate::outcome::refuse;
-use crate::rig::{Boot, MIB, Machine, Module, outer_memory};
+use crate::rig::{Boot, Display, MIB, Machine, Module, outer_memory};
 use crate::vm::Vm;
 
 /// Memory of the outer machine for each guest but the first, besides that guest's RAM: its video memory, and the books of its shadow
@@ -40,7 +40,7 @@ fn nic_rom(nic: Nic) -> Result<Module> {
 pub fn machine(
     options: &Options,
     umbra: &Path,
-    display: Option<&'static str>,
+    display: Option<Display>,
     scratch: &Path,
 ) -> Result<Machine> {
     let mut modules = firmware::common();
@@ -104,5 +104,6 @@ pub fn machine(
         remains: None,
         icount: options.icount,
         display,
+        tablet: options.window && options.vms().any(|vm| vm.tablet),
     })
 }

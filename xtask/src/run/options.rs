@@ -10,10 +10,10 @@ use protocol::MAX_VMS;
 use super::images;
 use crate::cli::{OnPanic, RunArgs, VmArgs};
 use crate::keys;
-use crate::mouse;
+use crate::mouse::{self, Hand};
 use crate::outcome::refuse;
 use crate::rig::{
-    Bus, Counting, Net, Network, Part, QEMU_SVM, Rig, host_cpus, parse_cpus, parse_memory,
+    Bus, Counting, Net, Network, Part, QEMU_SVM, Rig, Vnc, host_cpus, parse_cpus, parse_memory,
 };
 use crate::script::Step;
 use crate::vm::{self, Vm};
@@ -40,8 +40,10 @@ pub struct Options {
     pub script: Vec<Step>,
     /// When to give up.
     pub timeout: Option<Duration>,
-    /// Whether a window shows the guest.
+    /// Whether the outer machine's screen shows the guest: in a window, if nothing else is said.
     pub window: bool,
+    /// The VNC server that shows it instead of a window.
+    pub vnc: Option<Vnc>,
     /// Where the picture goes.
     pub screenshot: Option<PathBuf>,
     /// Where the report goes.
@@ -98,6 +100,9 @@ impl Options {
         for step in &script {
             check_step(step, 1 + further.len())?;
         }
+        if let (Some(_), Some(reason)) = (args.vnc, rig.lacks(Part::Vnc)) {
+            refuse!("--vnc cannot go with --rig {}: {reason}", rig.name());
+        }
         let network = network(args, rig)?;
         for path in [&args.screenshot, &args.report].into_iter().flatten() {
             let directory = path
@@ -152,6 +157,7 @@ impl Options {
             script,
             timeout,
             window: !args.headless,
+            vnc: args.vnc,
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
             record: args.record,
@@ -179,6 +185,7 @@ impl Options {
             script: Vec::new(),
             timeout: Some(TIMEOUT),
             window: false,
+            vnc: None,
             screenshot: None,
             report: None,
             record: 0,
@@ -210,7 +217,7 @@ fn check_step(step: &Step, vms: usize) -> Result<()> {
             }
         }
         Step::Mouse(words) => {
-            if let Err(error) = mouse::movements(words, &mut 0) {
+            if let Err(error) = mouse::movements(words, &mut Hand::default()) {
                 refuse!("--mouse {words:?}: {error}");
             }
         }

@@ -1,7 +1,7 @@
 //! Conversations with an Umbra that the tests play.
 
 use super::*;
-use crate::control::far;
+use crate::control::{Mouse, far};
 use crate::script::wait;
 use protocol::Event;
 use std::io::Write;

@@ -73,7 +73,11 @@ pub fn floppy_ram_disk(directory: &Path) -> Result<PathBuf> {
 }
 
 /// Puts `drivers` of the kernel whose modules are below `modules` into an archive, with what they need and in an order that works.
-fn add_drivers<'a>(
+///
+/// # Errors
+///
+/// A file cannot be read.
+pub fn add_drivers<'a>(
     archive: &mut Archive,
     modules: &Path,
     drivers: impl Iterator<Item = &'a str>,

@@ -44,6 +44,9 @@ const LEGSUP: u8 = 0xc0;
 const LEGSUP_WRITABLE: [u8; 2] = [0xbf, 0x20];
 const LEGSUP_RESET: [u8; 2] = [0x00, 0x20];
 
+/// When the device is plugged in, after power-on: firmware that waits for keyboards and disks finds none, and goes on. SeaBIOS takes 70 ms to learn
+/// that it has no driver for a tablet.
+const PLUG: VmTime = VmTime::from_millis(1_000);
 /// A frame.
 const FRAME: VmTime = VmTime::from_millis(1);
 /// The longest time between two looks at the schedule, in frames.
@@ -112,11 +115,13 @@ pub struct Uhci<D> {
     irq: Intx,
     state: State,
     ports: [PortStatus; 2],
+    /// When the device will be plugged in; none once it is.
+    plug: Option<VmTime>,
     device: D,
 }
 
 impl<D: UsbDevice> Uhci<D> {
-    /// The controller in power-on state, with `device` in its first port, interrupting on `irq`. Its ports are the window `registers`.
+    /// The controller in power-on state, with `device` for its first port, interrupting on `irq`. Its ports are the window `registers`.
     #[must_use]
     pub fn new(irq: IrqLine, registers: WindowId, device: D) -> Self {
         let identity = Identity {
@@ -139,7 +144,8 @@ impl<D: UsbDevice> Uhci<D> {
             config,
             irq: Intx::new(irq),
             state: State::new(),
-            ports: power_on(),
+            ports: [PortStatus::power_on(false); 2],
+            plug: Some(PLUG),
             device,
         }
     }
@@ -226,24 +232,38 @@ impl<D: UsbDevice> Uhci<D> {
         result
     }
 
-    /// The device wants to be heard: a suspended bus sees that it resumes (UHCI Design Guide 1.5, "Suspend/Resume").
+    /// The device wants to be heard: a suspended port sees that it resumes.
     fn wake(&mut self) {
         let port = &mut self.ports[0];
-        let global = self.state.command.contains(Command::GLOBAL_SUSPEND);
-        let sleeps = global || port.contains(PortStatus::SUSPENDED);
+        let sleeps = self.state.command.contains(Command::GLOBAL_SUSPEND)
+            || port.contains(PortStatus::SUSPENDED);
         let can = port.contains(PortStatus::ENABLED) && !port.contains(PortStatus::RESUME);
         if sleeps && can && self.device.wakes() {
             port.insert(PortStatus::RESUME);
-            if global {
-                self.state.command |= Command::GLOBAL_RESUME;
-                self.state.status |= Status::RESUME;
-            }
+            self.resume();
+        }
+    }
+
+    /// Something has happened at a port, which a suspended bus sees (UHCI Design Guide 2.1.1, "USB Command Register", "Force Global Resume").
+    fn resume(&mut self) {
+        if self.state.command.contains(Command::GLOBAL_SUSPEND) {
+            self.state.command |= Command::GLOBAL_RESUME;
+            self.state.status |= Status::RESUME;
             self.update_irq();
         }
     }
 
+    /// Plugs the device in when it is time.
+    fn plug(&mut self, now: VmTime) {
+        if self.plug.is_some_and(|plug| now >= plug) {
+            self.plug = None;
+            self.ports[0] = PortStatus::power_on(true);
+            self.resume();
+        }
+    }
+
     fn reset_ports(&mut self) {
-        self.ports = power_on();
+        self.ports = [self.plug.is_none(), false].map(PortStatus::power_on);
         self.device.bus_reset();
     }
 
@@ -335,24 +355,23 @@ impl<D: UsbDevice> Uhci<D> {
     }
 }
 
-/// The ports after power-on.
-fn power_on() -> [PortStatus; 2] {
-    [PortStatus::power_on(true), PortStatus::power_on(false)]
-}
-
 impl<D: UsbDevice> Device for Uhci<D> {
     fn name(&self) -> &'static str {
         "uhci"
     }
 
     /// Power-on of the registers and of the device; configuration space is reset with the PCI bus.
-    fn reset(&mut self, _cx: &mut DevCx<'_>) {
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
         self.state = State::new();
+        let plug = cx.now + PLUG;
+        self.plug = Some(plug);
+        cx.requests.wake_at(plug);
         self.reset_ports();
         self.update_irq();
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
+        self.plug(cx.now);
         let due = self.device.due();
         if self.device.take_news() {
             self.wake();
@@ -365,7 +384,8 @@ impl<D: UsbDevice> Device for Uhci<D> {
         let state = &self.state;
         let due = Some(self.device.due()).filter(|&due| due > cx.now && due != VmTime::NEVER);
         let next = due.map_or(state.look, |due| state.look.min(due.max(state.frame_end)));
-        state.runs().then_some(next)
+        let next = state.runs().then_some(next);
+        next.into_iter().chain(self.plug).min()
     }
 
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {

@@ -44,6 +44,8 @@ impl<D: UsbDevice> Rig<D> {
         for entry in 0..1024 {
             rig.poke(LIST + 4 * entry, 1);
         }
+        rig.bench.now = PLUG;
+        rig.uhci.poll(&mut rig.bench.cx());
         rig
     }
 
@@ -84,7 +86,6 @@ impl<D: UsbDevice> Rig<D> {
         self.out(0x10, 0x0200);
         self.out(0x10, 0);
         self.out(0x10, 0x000e);
-        assert_eq!(self.inw(0x10), 0x0095);
         self.uhci
             .port_write(&mut self.bench.cx(), 0xc128, AccessSize::Dword, LIST);
         self.out(4, 0xf);
@@ -131,6 +132,7 @@ impl<D: UsbDevice> Rig<D> {
 fn tablet() -> Rig<Tablet> {
     let mut rig = Rig::with(Tablet::new());
     rig.start();
+    assert_eq!(rig.inw(0x10), 0x0095);
     rig
 }
 
@@ -596,8 +598,30 @@ fn resets_of_the_controller_and_of_the_bus() {
     let mut rig = tablet();
     rig.out(2, 0);
     rig.uhci.reset(&mut rig.bench.cx());
-    assert_eq!((rig.inw(0), rig.inw(0x10)), (0, 0x0093));
-    assert_eq!(rig.pass(100), 0);
+    assert_eq!((rig.inw(0), rig.inw(0x10)), (0, 0x0080));
+    assert_eq!(rig.pass(2_000), 1);
+    assert_eq!(rig.inw(0x10), 0x0093);
+}
+
+/// SeaBIOS finds nothing, and stops the controller; Linux, whose root hub has gone to sleep, is told.
+#[test]
+fn the_device_is_plugged_in_after_a_second() {
+    let mut rig = Rig::with(Tablet::new());
+    rig.uhci.reset(&mut rig.bench.cx());
+    rig.out(4, 2);
+    rig.out(0, 0x48);
+    rig.pass(999);
+    assert_eq!((rig.inw(0x10), rig.inw(2)), (0x0080, 0x20));
+    rig.pass(1);
+    assert_eq!((rig.inw(0x10), rig.inw(2)), (0x0093, 0x24));
+    assert!(rig.irq());
+    rig.out(0, 4);
+    rig.out(0, 0);
+    assert_eq!(
+        rig.inw(0x10),
+        0x0093,
+        "a reset of the bus does not unplug it"
+    );
 }
 
 #[test]
