@@ -4,7 +4,9 @@
 //! guest's own: its pieces are the buffers that the disk works on, so that nobody copies.
 
 use crate::interrupts::Concerns;
-use crate::virtio::{self, HostHal, HostTransport, Interrupt};
+mod queue;
+
+use crate::virtio::{self, HostTransport, Interrupt};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -17,7 +19,6 @@ use hv_core::mem::Piece;
 use protocol::{MAX_VMS, options};
 use spin::Mutex;
 use virtio_drivers::device::common::Feature;
-use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{DeviceType, Transport};
 
 bitflags! {
@@ -38,9 +39,8 @@ bitflags! {
 
 /// The only queue.
 const QUEUE: u16 = 0;
-const QUEUE_SIZE: usize = 128;
-/// Most buffers of data of a request: the header and the status have a descriptor each.
-const DATA_BUFFERS: usize = QUEUE_SIZE - 2;
+/// Requests that a disk has at most.
+const REQUESTS: usize = 64;
 
 /// Offsets in the configuration (5.2.4, "Device configuration layout").
 const CAPACITY: usize = 0;
@@ -89,7 +89,7 @@ impl Frame {
 
 struct Device {
     transport: HostTransport,
-    queue: VirtQueue<HostHal, QUEUE_SIZE>,
+    queue: Box<dyn queue::Queue>,
     features: Features,
     sectors: u64,
     /// Most buffers of data of a request.
@@ -97,7 +97,7 @@ struct Device {
     /// How it says that a request is over. None: it does not.
     interrupt: Option<Interrupt>,
     /// The requests that it has, by their tokens.
-    asked: [Option<Asked>; QUEUE_SIZE],
+    asked: [Option<Asked>; queue::LARGE],
     begun: usize,
     /// The VMs, a bit each, that are told when a request is over.
     vms: u8,
@@ -169,11 +169,13 @@ impl Device {
             Ok(u64::from(word(CAPACITY)?) | u64::from(word(CAPACITY + 4)?) << 32)
         })?;
         let data_buffers = if features.contains(Features::SEG_MAX) {
-            DATA_BUFFERS.min(word(SEG_MAX)? as usize)
+            word(SEG_MAX)? as usize
         } else {
             1
         };
-        let queue = VirtQueue::new(&mut transport, QUEUE, false, false)?;
+        let queue = queue::open(&mut transport)?;
+        // The header and the status have a descriptor each.
+        let data_buffers = data_buffers.min(queue.size() - 2);
         transport.finish_init();
         Ok(Self {
             transport,
@@ -182,10 +184,10 @@ impl Device {
             sectors,
             data_buffers,
             interrupt,
-            asked: [const { None }; QUEUE_SIZE],
+            asked: [const { None }; queue::LARGE],
             begun: 0,
             vms: u8::MAX,
-            frames: (0..QUEUE_SIZE / 2).map(|_| Frame::new()).collect(),
+            frames: (0..REQUESTS).map(|_| Frame::new()).collect(),
         })
     }
 
@@ -201,7 +203,7 @@ impl Device {
         let read: Vec<&[u8]> = [head].into_iter().chain(out).collect();
         let mut written: Vec<&mut [u8]> = data.into_iter().chain([&mut status[..]]).collect();
         self.queue
-            .add_notify_wait_pop(&read, &mut written, &mut self.transport)
+            .wait(&read, &mut written, &mut self.transport)
             .map_err(|_| BlockError)?;
         result(status)
     }
@@ -260,7 +262,7 @@ impl Device {
 
     /// A request that is over.
     fn answer(&mut self) -> Option<BlockDone> {
-        let token = self.queue.peek_used()?;
+        let token = self.queue.peek()?;
         let slot = self.asked.get_mut(usize::from(token))?;
         let Asked {
             mut request,
@@ -270,7 +272,7 @@ impl Device {
         // SAFETY: these are the buffers of the request.
         let popped = unsafe {
             buffers(&mut request, &mut frame)
-                .map(|(read, mut written)| self.queue.pop_used(token, &read, &mut written))
+                .map(|(read, mut written)| self.queue.pop(token, &read, &mut written))
         };
         let result = match popped {
             Some(Ok(_)) => result(frame.status),
@@ -318,7 +320,7 @@ impl BlockBackend for VirtioDisk {
     fn has_room(&self, pieces: usize) -> bool {
         let device = self.0.lock();
         // The header and the status have a descriptor each.
-        !device.frames.is_empty() && device.queue.available_desc() >= pieces + 2
+        !device.frames.is_empty() && device.queue.free() >= pieces + 2
     }
     fn begin(&mut self, mut request: BlockRequest) -> Option<BlockDone> {
         if !self.0.lock().answers(&request) {
@@ -405,7 +407,7 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
             continue;
         };
         // What is asked here is waited for.
-        device.queue.set_dev_notify(false);
+        device.queue.set_interrupts(false);
         let serial = device.serial();
         device.vms = owners(&serial);
         log::info!(
@@ -418,7 +420,7 @@ pub fn find() -> Vec<(String, Box<dyn BlockBackend>)> {
             }
         );
         if interrupt.is_some() {
-            device.queue.set_dev_notify(true);
+            device.queue.set_interrupts(true);
         }
         let device = Arc::new(Mutex::new(device));
         if interrupt.is_some() {
