@@ -33,7 +33,10 @@ fn refusal(line: &str) -> String {
 
 #[test]
 fn each_guest_has_its_own_number_of_cpus_and_the_outer_machine_has_one() {
-    let option = |line| check(line).unwrap().vm.options(0, false).to_string();
+    let option = |line| {
+        let options = check(&format!("--headless {line}")).unwrap();
+        options.vm.options(0, false).to_string()
+    };
     assert_eq!(option("--cpus 1"), "memory=1024M paging=nested");
     assert_eq!(option("--cpus 4"), "memory=1024M cpus=4 paging=nested");
     assert_eq!(
@@ -55,7 +58,7 @@ fn each_guest_has_its_own_number_of_cpus_and_the_outer_machine_has_one() {
 #[test]
 fn paging_is_nested_shadow_or_both_in_turn() {
     let option = |line| {
-        let options = check(line).unwrap();
+        let options = check(&format!("--headless {line}")).unwrap();
         options.vm.options(0, false).to_string()
     };
     assert_eq!(option(""), "memory=1024M paging=nested");
@@ -68,6 +71,23 @@ fn paging_is_nested_shadow_or_both_in_turn() {
     for wrong in ["both", "alternate", "alternate:0ms", "alternate:5s"] {
         assert!(wrong.parse::<Paging>().is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn there_is_a_tablet_where_somebody_looks_unless_it_is_said() {
+    let tablets = |line| {
+        let options = check(line).unwrap();
+        (options.vm.tablet, options.others[0].tablet)
+    };
+    assert_eq!(tablets("--vm=--memory=64M"), (true, true));
+    assert_eq!(tablets("--headless --vm=--memory=64M"), (false, false));
+    assert_eq!(
+        tablets("--vnc 5901 --tablet off --vm=--memory=64M"),
+        (false, true)
+    );
+    assert_eq!(tablets("--headless --vm=--tablet=on"), (false, true));
+    assert!(check("--vnc 5901").unwrap().window);
+    assert!(refusal("--rig bochs-vmx --vnc 5901").contains("--vnc cannot go with"));
 }
 
 #[test]
@@ -125,7 +145,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
         panic!("not by Multiboot");
     };
     assert!(
-        options.ends_with("memory=1024M paging=shadow vm=2 memory=64M paging=nested"),
+        options.ends_with("memory=1024M paging=shadow tablet vm=2 memory=64M paging=nested tablet"),
         "{options}"
     );
     assert_eq!(machine.drives.len(), 2);
