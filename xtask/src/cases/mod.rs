@@ -53,6 +53,7 @@ enum Outer {
 }
 
 /// A whole-guest test.
+#[derive(Clone)]
 pub struct Case {
     /// Its name.
     pub name: &'static str,

@@ -74,6 +74,13 @@ fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 
 /// Linux with its driver for the card: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
 fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let case = &Case {
+        profile: Profile {
+            nic: Some(nic),
+            ..Profile::default()
+        },
+        ..case.clone()
+    };
     let served = scratch.join("served");
     fs::create_dir(&served)?;
     let file = served.join("random");
@@ -103,10 +110,6 @@ fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ..Options::headless(Vm {
             initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
             cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),
-            profile: Profile {
-                nic: Some(nic),
-                ..Profile::default()
-            },
             ..Vm::of(&Guest::I386Kernel.provide()?)?
         })
     };

@@ -121,15 +121,15 @@ fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     ] {
         let options = Options {
             script: vec![until("GUEST-DISK vda"), until(text)],
-            ..Options::headless(Vm {
-                profile: Profile {
-                    disk_bus: Some(DiskBus::Virtio),
-                    ..Profile::default()
-                },
-                paging,
-                memory: case.memory,
-                ..Vm::of(&disk)?
-            })
+            ..Options::headless(Vm::of(&disk)?)
+        };
+        let case = Case {
+            paging,
+            profile: Profile {
+                disk_bus: Some(DiskBus::Virtio),
+                ..Profile::default()
+            },
+            ..case.clone()
         };
         case.run_once(&options, umbra, scratch)
             .with_context(|| format!("until {text}"))?;
