@@ -39,6 +39,7 @@ pub fn enable() -> Result<Amd, String> {
         nested_paging: bit(0),
         next_rip: bit(3),
         flush_by_asid: bit(6),
+        v_spec_ctrl: bit(20),
         asids: leaf.ebx,
         xsave: host::set_up_cr4(),
         quirks: Quirks {

@@ -291,8 +291,9 @@ impl<B: VcpuBackend> Guest<B> {
             }
         };
 
-        let cpuid = Cpuid::new(host::cpuid, desc.topology())
-            .offering(interfaces(options.profile.enlighten()));
+        let cpuid =
+            Cpuid::with_capabilities(host::cpuid, desc.topology(), host::arch_capabilities())
+                .offering(interfaces(options.profile.enlighten()));
         let frames = desc.top_of_ram() >> 12;
         let shadow = Config {
             algorithm: algorithm(options.shadow),

@@ -22,6 +22,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     }
 }
 
+/// IA32_ARCH_CAPABILITIES, if the CPU has it.
+pub fn arch_capabilities() -> Option<u64> {
+    const LEAF7_EDX: u32 = 1 << 29;
+    let has = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & LEAF7_EDX != 0;
+    // SAFETY: ring 0; the register exists.
+    has.then(|| unsafe { x86::msr::rdmsr(0x10a) })
+}
+
 /// Sets CR4 up, and says whether the CPU has XSAVE, so that XCR0 exists.
 ///
 /// Its other bits are as a 64-bit system has them: supervisor-mode execution and access prevention (SDM vol 3A 4.6, "Access Rights"), which

@@ -55,6 +55,8 @@ pub trait VcpuBackend: Send + 'static {
     fn set_pdptes(&mut self, entries: [u64; 4]) {
         let _ = entries;
     }
+    /// IA32_PRED_CMD.IBPB: branches that were seen before this decide no guess from now on. The CPU has it.
+    fn prediction_barrier(&mut self) {}
     /// Forgets every translation of linear addresses before the guest runs again: control registers have been written for it.
     fn flush_linear(&mut self);
     /// Turns shadow paging on or off. With it, the hardware's CR3 is [`Entry::root`], CR0.PG, CR0.WP, CR4.PAE and EFER.NXE are

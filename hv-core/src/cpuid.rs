@@ -8,6 +8,7 @@ mod topology;
 
 use crate::interface::Interfaces;
 use crate::machine::Topology;
+use crate::speculation::Speculation;
 use crate::{hypercall, hyperv, pvclock, pveoi, pvsteal};
 use alloc::vec::Vec;
 
@@ -125,6 +126,7 @@ pub struct Cpuid {
     /// Leaf 0Dh, sub-leaves 0 to 2.
     xsave: [CpuidResult; 3],
     leaf7: CpuidResult,
+    speculation: Speculation,
     topology: Topology,
     /// Leaf 4, by sub-leaf.
     intel_caches: Vec<CpuidResult>,
@@ -135,7 +137,17 @@ pub struct Cpuid {
 impl Cpuid {
     /// Builds the table from the host's answers, `host(leaf, sub-leaf)`, for virtual CPUs that are arranged so.
     #[must_use]
-    pub fn new(mut host: impl FnMut(u32, u32) -> CpuidResult, topology: Topology) -> Self {
+    pub fn new(host: impl FnMut(u32, u32) -> CpuidResult, topology: Topology) -> Self {
+        Self::with_capabilities(host, topology, None)
+    }
+
+    /// The same on a host that has IA32_ARCH_CAPABILITIES with such a value.
+    #[must_use]
+    pub fn with_capabilities(
+        mut host: impl FnMut(u32, u32) -> CpuidResult,
+        topology: Topology,
+        capabilities: Option<u64>,
+    ) -> Self {
         let host_max = host(0, 0).eax;
         let amd = topology::is_amd(host(0, 0));
         let (package, htt) = topology::leaf1(topology);
@@ -171,11 +183,18 @@ impl Cpuid {
         } else {
             CpuidResult::default()
         };
+        let host_ext = host(0x8000_0000, 0).eax;
+        let ext8 = if host_ext >= 0x8000_0008 {
+            host(0x8000_0008, 0)
+        } else {
+            CpuidResult::default()
+        };
+        let speculation = Speculation::of(h7, ext8, capabilities);
         let leaf7 = CpuidResult {
             eax: 0,
             ebx: h7.ebx & LEAF7_EBX & !hidden.leaf7_ebx,
             ecx: h7.ecx & LEAF7_ECX & !hidden.leaf7_ecx,
-            edx: h7.edx & LEAF7_EDX,
+            edx: h7.edx & (LEAF7_EDX | speculation.leaf7_edx()),
         };
         let mut xsave = [CpuidResult::default(); 3];
         if xcr0 != 0 {
@@ -199,7 +218,6 @@ impl Cpuid {
             };
             xsave[2] = if avx { h2 } else { CpuidResult::default() };
         }
-        let host_ext = host(0x8000_0000, 0).eax;
         let topoext =
             amd && host_ext >= MAX_TOPOEXT && host(0x8000_0001, 0).ecx & topology::TOPOEXT != 0;
         let max_extended = if topoext { MAX_TOPOEXT } else { MAX_EXTENDED };
@@ -232,6 +250,7 @@ impl Cpuid {
                         let phys = (h.eax & 0xff).clamp(32, 40);
                         CpuidResult {
                             eax: phys | 48 << 8,
+                            ebx: h.ebx & Speculation::extended8_ebx(),
                             ecx: if amd {
                                 topology::extended8(topology)
                             } else {
@@ -262,6 +281,7 @@ impl Cpuid {
             hypervisor: hypervisor(Interfaces::default(), topology),
             xsave,
             leaf7,
+            speculation,
             topology,
             intel_caches,
             amd_caches,
@@ -312,6 +332,12 @@ impl Cpuid {
     #[must_use]
     pub fn leaf7(&self) -> CpuidResult {
         self.leaf7
+    }
+
+    /// The speculation controls that the guest has.
+    #[must_use]
+    pub fn speculation(&self) -> Speculation {
+        self.speculation
     }
 
     /// Leaf 1, as the guest sees it but for the bits that change.

@@ -48,6 +48,7 @@ pub mod regs;
 pub mod sched;
 pub mod scratch;
 pub mod sentence;
+pub mod speculation;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -16,10 +16,13 @@ pub mod nr {
     pub const TSC: u32 = 0x10;
     pub const APIC_BASE: u32 = 0x1b;
     pub const FEATURE_CONTROL: u32 = 0x3a;
+    pub const SPEC_CTRL: u32 = 0x48;
+    pub const PRED_CMD: u32 = 0x49;
     pub const BIOS_UPDT_TRIG: u32 = 0x79;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MTRRCAP: u32 = 0xfe;
+    pub const ARCH_CAPABILITIES: u32 = 0x10a;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
@@ -98,6 +101,8 @@ pub enum Special {
     Kvm,
     /// Of Microsoft's interface, if the guest has it.
     HyperV,
+    /// A speculation control, if the guest has it.
+    Speculation,
     /// A register that the backend keeps.
     Sys(SysReg),
 }
@@ -115,6 +120,7 @@ pub const fn special(msr: u32) -> Option<Special> {
             Special::Kvm
         }
         hyperv::msr::FIRST..=hyperv::msr::LAST => Special::HyperV,
+        nr::SPEC_CTRL | nr::PRED_CMD | nr::ARCH_CAPABILITIES => Special::Speculation,
         nr::PAT => Special::Sys(SysReg::Pat),
         nr::SYSENTER_CS => Special::Sys(SysReg::SysenterCs),
         nr::SYSENTER_ESP => Special::Sys(SysReg::SysenterEsp),

@@ -237,9 +237,11 @@ pub enum SysReg {
     SysenterEsp,
     SysenterEip,
     TscOffset,
+    /// IA32_SPEC_CTRL.
+    SpecCtrl,
 }
 
 impl SysReg {
     /// How many there are.
-    pub const COUNT: usize = Self::TscOffset as usize + 1;
+    pub const COUNT: usize = Self::SpecCtrl as usize + 1;
 }

@@ -12,6 +12,8 @@ use hv_core::regs::{Gprs, gpr};
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
+const SPEC_CTRL: u32 = 0x48;
+const PRED_CMD: u32 = 0x49;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 /// What the world switch works on; `offset_of!` assertions tie it to the assembly. A `Box` is the address of what it holds.
@@ -27,6 +29,8 @@ pub struct Context {
     mxcsr: u32,
     /// The guest's x87 and SSE state.
     pub fx: FxState,
+    /// The guest's SPEC_CTRL, where the control block does not have it. The hypervisor's is 0.
+    pub spec_ctrl: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(Context, gprs) == 0);
@@ -65,6 +69,7 @@ impl Context {
             host,
             mxcsr: MXCSR_RESET,
             fx: FxState::reset(),
+            spec_ctrl: 0,
         }
     }
 
@@ -79,6 +84,7 @@ impl Context {
     pub fn run(&mut self) {
         self.vmcb.rax = self.gprs.regs[gpr::RAX];
         self.vmcb.rsp = self.gprs.regs[gpr::RSP];
+        set_spec_ctrl(0, self.spec_ctrl);
         // SAFETY: the caller has called `enable` (module documentation: ring 0, identity map, interrupts off); the control blocks are this
         // object's own, which is exclusively borrowed. All registers that the guest has had are saved here or named as changed; the
         // hypervisor does no floating-point arithmetic with another MXCSR.
@@ -145,9 +151,28 @@ impl Context {
                 clobber_abi("sysv64"),
             );
         }
+        set_spec_ctrl(self.spec_ctrl, 0);
         self.gprs.regs[gpr::RAX] = self.vmcb.rax;
         self.gprs.regs[gpr::RSP] = self.vmcb.rsp;
     }
+}
+
+/// Loads SPEC_CTRL, which has the value `from`, with `to`. The register is not touched on CPUs without it, where both are 0.
+#[inline(always)]
+fn set_spec_ctrl(from: u64, to: u64) {
+    if from != to {
+        // SAFETY: ring 0; only bits that CPUID tells of are ever set, so that the register exists.
+        unsafe { write_msr(SPEC_CTRL, to) };
+    }
+}
+
+/// IBPB. The CPU has it.
+pub fn prediction_barrier() {
+    if cfg!(test) {
+        return;
+    }
+    // SAFETY: ring 0; the caller's promise. What the CPU forgets is found out again.
+    unsafe { write_msr(PRED_CMD, 1) };
 }
 
 /// The physical address of something in the hypervisor's own memory.

@@ -69,6 +69,8 @@ pub struct Features {
     pub flush_by_asid: bool,
     /// How many ASIDs there are, ASID 0 (the host's) included.
     pub asids: u32,
+    /// VMRUN and #VMEXIT switch SPEC_CTRL.
+    pub v_spec_ctrl: bool,
     /// Whether the CPU has XSAVE, so that XCR0 exists.
     pub xsave: bool,
     /// What it does otherwise than the manual.

@@ -170,7 +170,9 @@ pub struct Vmcb {
     reserved9: [u8; 0x20],
     pub g_pat: u64,
     pub debug_ctl: u64,
-    reserved10: [u8; 0x988],
+    reserved10: [u8; 0x68],
+    pub spec_ctrl: u64,
+    reserved11: [u8; 0x918],
 }
 
 macro_rules! at {
@@ -188,7 +190,7 @@ at! {
     es = 0x400, cs = 0x410, ss = 0x420, ds = 0x430, fs = 0x440, gs = 0x450, gdtr = 0x460, ldtr = 0x470, idtr = 0x480, tr = 0x490,
     cpl = 0x4cb, efer = 0x4d0, cr4 = 0x548, cr3 = 0x550, cr0 = 0x558, dr7 = 0x560, dr6 = 0x568, rflags = 0x570, rip = 0x578,
     rsp = 0x5d8, rax = 0x5f8, star = 0x600, lstar = 0x608, cstar = 0x610, sfmask = 0x618, kernel_gs_base = 0x620,
-    sysenter_cs = 0x628, sysenter_esp = 0x630, sysenter_eip = 0x638, cr2 = 0x640, g_pat = 0x668, debug_ctl = 0x670,
+    sysenter_cs = 0x628, sysenter_esp = 0x630, sysenter_eip = 0x638, cr2 = 0x640, g_pat = 0x668, debug_ctl = 0x670, spec_ctrl = 0x6e0,
 }
 const _: () = assert!(size_of::<Vmcb>() == 4096);
 
@@ -265,7 +267,9 @@ impl Default for Vmcb {
             reserved9: [0; 0x20],
             g_pat: 0,
             debug_ctl: 0,
-            reserved10: [0; 0x988],
+            reserved10: [0; 0x68],
+            spec_ctrl: 0,
+            reserved11: [0; 0x918],
         }
     }
 }

@@ -108,6 +108,8 @@ pub trait Hardware: Send + 'static {
     fn host_efer_and_pat(&self) -> (u64, u64);
     /// Loads XCR0. `value` has been checked against CPUID.
     fn set_xcr0(&mut self, value: u64);
+    /// IBPB. The CPU has it.
+    fn prediction_barrier(&mut self);
     /// VMPTRLD: makes this virtual CPU's VMCS the current one of the processor that executes this. Whether it is another processor than
     /// the last time: what that one remembers of the guest may be out of date, and has been flushed.
     fn make_current(&mut self) -> bool;
@@ -580,6 +582,12 @@ impl Hardware for Processor {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
         }
+    }
+
+    fn prediction_barrier(&mut self) {
+        const PRED_CMD: u32 = 0x49;
+        // SAFETY: ring 0; the caller's promise. What the CPU forgets is found out again.
+        unsafe { wrmsr(PRED_CMD, 1) };
     }
 
     fn make_current(&mut self) -> bool {

@@ -7,8 +7,10 @@ use alloc::boxed::Box;
 pub const EFER: u32 = 0xc000_0080;
 /// IA32_PAT's number.
 pub const PAT: u32 = 0x277;
+/// IA32_SPEC_CTRL's number.
+pub const SPEC_CTRL: u32 = 0x48;
 /// How many registers an area has room for.
-const ROOM: usize = 2;
+const ROOM: usize = 3;
 
 /// One register (table 25-14, "Format of an MSR Entry").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -62,6 +62,7 @@ impl Hardware for FakeHardware {
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
     }
+    fn prediction_barrier(&mut self) {}
     fn make_current(&mut self) -> bool {
         self.made_current += 1;
         std::mem::take(&mut self.moved)

@@ -23,7 +23,7 @@ pub fn check<B: VcpuBackend>(make: impl Fn() -> B) {
 
 /// What the guest has in its registers is there again when the hardware is its own again.
 fn unloading_does_not_show<B: VcpuBackend>(c: &mut B) {
-    const REGISTERS: [SysReg; 12] = [
+    const REGISTERS: [SysReg; 13] = [
         SysReg::Cr2,
         SysReg::Cr3,
         SysReg::Star,
@@ -36,6 +36,7 @@ fn unloading_does_not_show<B: VcpuBackend>(c: &mut B) {
         SysReg::SysenterEip,
         SysReg::TscOffset,
         SysReg::Pat,
+        SysReg::SpecCtrl,
     ];
     for (value, reg) in (0x1000..).zip(REGISTERS) {
         c.set_sysreg(reg, value);

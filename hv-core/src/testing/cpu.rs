@@ -28,6 +28,8 @@ pub struct ScriptedCpu {
     pub xcr0: u64,
     /// The page-directory-pointer entries that were set last.
     pub pdptes: [u64; 4],
+    /// How often there was a prediction barrier.
+    pub barriers: u32,
     /// Whether shadow paging is on.
     pub shadow_paging: bool,
     /// How often translations of linear addresses were flushed.
@@ -56,6 +58,7 @@ impl Default for ScriptedCpu {
             xcr0: 1,
             pdptes: [0; 4],
             flushes: 0,
+            barriers: 0,
             shadow_paging: false,
             can_run: |_| true,
             stale_vectoring: false,
@@ -223,6 +226,9 @@ impl VcpuBackend for ScriptedCpu {
     }
     fn xcr0(&self) -> u64 {
         self.xcr0
+    }
+    fn prediction_barrier(&mut self) {
+        self.barriers += 1;
     }
     fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;

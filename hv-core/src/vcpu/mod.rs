@@ -20,6 +20,7 @@ mod native;
 mod paging;
 mod pio;
 mod software;
+mod speculation;
 mod start_up;
 mod turns;
 

@@ -69,6 +69,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             Some(Special::X2Apic) => self.irqs.x2apic_read(msr, self.now).ok_or(MsrFault),
             Some(Special::Kvm) => self.kvm_read(msr),
             Some(Special::HyperV) => self.hyperv_read(msr),
+            Some(Special::Speculation) => self.speculation_read(msr),
             Some(Special::Efer) => Ok(self.cpu.sysreg(SysReg::Efer)),
             Some(Special::Sys(reg)) => Ok(self.cpu.sysreg(reg)),
         }
@@ -125,6 +126,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 }
             }
             Some(Special::TscDeadline) => self.set_tsc_deadline(value),
+            Some(Special::Speculation) => return self.speculation_write(msr, value),
             Some(Special::Kvm) => return self.kvm_write(msr, value),
             Some(Special::HyperV) => return self.hyperv_write(msr, value),
             Some(Special::X2Apic) => {

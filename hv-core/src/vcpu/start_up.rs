@@ -7,7 +7,7 @@ use crate::regs::{Cr0, SegReg, SysReg};
 use crate::time::Clock;
 
 /// What an INIT leaves alone (SDM vol 3A table 10-1, "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT").
-const KEPT: [SysReg; 10] = [
+const KEPT: [SysReg; 11] = [
     SysReg::Pat,
     SysReg::Star,
     SysReg::Lstar,
@@ -18,6 +18,7 @@ const KEPT: [SysReg; 10] = [
     SysReg::SysenterEsp,
     SysReg::SysenterEip,
     SysReg::TscOffset,
+    SysReg::SpecCtrl,
 ];
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {

@@ -62,7 +62,12 @@ impl VcpuBackend for SvmVcpu {
             SysReg::SysenterEsp => v.sysenter_esp,
             SysReg::SysenterEip => v.sysenter_eip,
             SysReg::TscOffset => v.tsc_offset,
+            SysReg::SpecCtrl => v.spec_ctrl | self.context.spec_ctrl,
         }
+    }
+
+    fn prediction_barrier(&mut self) {
+        hw::prediction_barrier();
     }
 
     fn set_sysreg(&mut self, reg: SysReg, value: u64) {
@@ -115,6 +120,8 @@ impl VcpuBackend for SvmVcpu {
             SysReg::SysenterEsp => v.sysenter_esp = value,
             SysReg::SysenterEip => v.sysenter_eip = value,
             SysReg::TscOffset => v.tsc_offset = value,
+            SysReg::SpecCtrl if self.features.v_spec_ctrl => v.spec_ctrl = value,
+            SysReg::SpecCtrl => self.context.spec_ctrl = value,
         }
     }
 

@@ -204,6 +204,8 @@ impl SvmVcpu {
         v.interrupt_shadow = 0;
         v.event_injection = 0;
         v.exit_int_info = 0;
+        v.spec_ctrl = 0;
+        self.context.spec_ctrl = 0;
         self.context.fx = FxState::reset();
         self.context.gprs = Gprs::default();
         self.xcr0 = 1;

@@ -35,6 +35,21 @@ fn it_keeps_the_rules_of_all_backends() {
 }
 
 #[test]
+fn spec_ctrl_is_in_the_control_block_where_that_has_a_place_for_it() {
+    for v_spec_ctrl in [false, true] {
+        let mut c = cpu();
+        c.features.v_spec_ctrl = v_spec_ctrl;
+        c.set_sysreg(SysReg::SpecCtrl, 5);
+        let (block, by_hand) = if v_spec_ctrl { (5, 0) } else { (0, 5) };
+        assert_eq!(c.context.vmcb.spec_ctrl, block);
+        assert_eq!(c.context.spec_ctrl, by_hand);
+        assert_eq!(c.sysreg(SysReg::SpecCtrl), 5);
+        c.reset();
+        assert_eq!(c.sysreg(SysReg::SpecCtrl), 0);
+    }
+}
+
+#[test]
 fn reset_state_is_the_manuals() {
     let c = cpu();
     assert_eq!(

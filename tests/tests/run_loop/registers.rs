@@ -81,6 +81,30 @@ fn unknown_registers_fault_unless_they_are_ignored() {
     assert_eq!(read(&mut r, 0x802), None);
 }
 
+#[test]
+fn speculation_controls_have_the_bits_that_cpuid_tells_of() {
+    const SPEC_CTRL: u64 = 0x48;
+    const PRED_CMD: u64 = 0x49;
+    const ARCH_CAPABILITIES: u64 = 0x10a;
+    let mut r = Rig::new();
+    assert_eq!(r.vcpu.vm.cpuid.speculation().control, 7);
+    assert!(write(&mut r, SPEC_CTRL, 5));
+    assert_eq!(read(&mut r, SPEC_CTRL), Some(5));
+    assert!(!write(&mut r, SPEC_CTRL, 8));
+    assert_eq!(read(&mut r, SPEC_CTRL), Some(5));
+    assert_eq!(read(&mut r, PRED_CMD), None, "it is write-only");
+    assert!(!write(&mut r, PRED_CMD, 2));
+    assert!(write(&mut r, PRED_CMD, 0));
+    assert_eq!(r.vcpu.cpu.barriers, 0);
+    assert!(write(&mut r, PRED_CMD, 1));
+    assert_eq!(r.vcpu.cpu.barriers, 1);
+    assert_eq!(read(&mut r, ARCH_CAPABILITIES), None, "the host has none");
+    r.reset();
+    r.vcpu.cpu.long_mode();
+    r.vcpu.cpu.rip = CODE;
+    assert_eq!(read(&mut r, SPEC_CTRL), Some(0));
+}
+
 fn cpuid(r: &mut Rig, leaf: u64) -> [u64; 4] {
     r.set(&[(RAX, leaf), (RCX, 0), (RBX, !0), (RDX, !0)]);
     r.exit(ExitReason::Cpuid, 2);

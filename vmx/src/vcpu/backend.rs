@@ -55,6 +55,7 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
             SysReg::SysenterEsp => self.hw.read(Field::GUEST_SYSENTER_ESP),
             SysReg::SysenterEip => self.hw.read(Field::GUEST_SYSENTER_EIP),
             SysReg::TscOffset => self.tsc_offset,
+            SysReg::SpecCtrl => self.spec_ctrl,
         }
     }
 
@@ -84,7 +85,12 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
                 self.tsc_offset = value;
                 self.hw.write(Field::TSC_OFFSET, value);
             }
+            SysReg::SpecCtrl => self.set_spec_ctrl(value),
         }
+    }
+
+    fn prediction_barrier(&mut self) {
+        self.hw.prediction_barrier();
     }
 
     fn set_pdptes(&mut self, entries: [u64; 4]) {

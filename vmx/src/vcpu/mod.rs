@@ -100,6 +100,8 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     wants_rpl_0: bool,
     /// Why the last entry failed.
     failure: Option<String>,
+    /// The guest's IA32_SPEC_CTRL.
+    spec_ctrl: u64,
     entry_msrs: Box<MsrArea>,
     exit_msrs: Box<MsrArea>,
     // The bitmaps are referred to by address from the VMCS.
@@ -165,6 +167,7 @@ impl<H: Hardware> VmxVcpu<H> {
             fits: Cell::new(None),
             wants_rpl_0: false,
             failure: None,
+            spec_ctrl: 0,
             entry_msrs: MsrArea::new(),
             exit_msrs: MsrArea::new(),
             _io: IoBitmaps::all(),
@@ -290,6 +293,7 @@ impl<H: Hardware> VmxVcpu<H> {
         }
         self.hw.set_register(CpuRegister::Dr6, 0xffff_0ff0);
         self.set_pat(PAT_RESET);
+        self.set_spec_ctrl(0);
         self.efer = Efer::empty();
         self.cr3 = 0;
         self.cr4 = Cr4::empty();
@@ -300,6 +304,23 @@ impl<H: Hardware> VmxVcpu<H> {
         self.rsp = u64::MAX;
         self.xcr0 = 1;
         self.flush_linear = true;
+    }
+
+    /// IA32_SPEC_CTRL is in the lists from the first value on that is not the host's, which is 0: what has no such register loads none.
+    fn set_spec_ctrl(&mut self, value: u64) {
+        if value == self.spec_ctrl {
+            return;
+        }
+        self.spec_ctrl = value;
+        self.entry_msrs.set(msr_area::SPEC_CTRL, value);
+        self.exit_msrs.set(msr_area::SPEC_CTRL, 0);
+        let counts = [
+            (Field::VM_ENTRY_MSR_LOAD_COUNT, self.entry_msrs.count()),
+            (Field::VM_EXIT_MSR_LOAD_COUNT, self.exit_msrs.count()),
+        ];
+        for (field, count) in counts {
+            self.hw.write(field, count);
+        }
     }
 
     fn set_pat(&mut self, value: u64) {

@@ -111,6 +111,29 @@ fn field(c: &VmxVcpu<FakeHardware>, field: Field) -> u64 {
 }
 
 #[test]
+fn spec_ctrl_is_in_the_lists_once_it_is_not_the_hosts() {
+    let mut c = cpu();
+    let counts = |c: &VmxVcpu<FakeHardware>| {
+        [
+            Field::VM_ENTRY_MSR_LOAD_COUNT,
+            Field::VM_EXIT_MSR_LOAD_COUNT,
+        ]
+        .map(|field| c.hw.fields[&field])
+    };
+    let [entry, exit] = counts(&c);
+    c.set_sysreg(SysReg::SpecCtrl, 0);
+    assert_eq!(counts(&c), [entry, exit], "there may be no such register");
+    c.set_sysreg(SysReg::SpecCtrl, 4);
+    assert_eq!(counts(&c), [entry + 1, exit + 1]);
+    c.set_sysreg(SysReg::SpecCtrl, 0);
+    assert_eq!(counts(&c), [entry + 1, exit + 1], "0 is loaded");
+    assert_eq!(c.sysreg(SysReg::SpecCtrl), 0);
+    c.set_sysreg(SysReg::SpecCtrl, 1);
+    c.reset();
+    assert_eq!(c.sysreg(SysReg::SpecCtrl), 0);
+}
+
+#[test]
 fn it_keeps_the_rules_of_all_backends() {
     hv_core::testing::conformance::check(cpu);
     hv_core::testing::conformance::check(plain_cpu);
