@@ -102,6 +102,10 @@ struct Device {
     /// The VMs, a bit each, that are told when a request is over.
     vms: u8,
     /// Frames for further requests.
+    #[expect(
+        clippy::vec_box,
+        reason = "the disk has a frame's address: only its box moves"
+    )]
     frames: Vec<Box<Frame>>,
 }
 
