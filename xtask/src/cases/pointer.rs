@@ -35,6 +35,10 @@ pub(super) fn cases() -> Vec<Case> {
             ..own("vnc", GUESTS, watched, 128, 240)
         },
         by_hand(Case {
+            script: woken(),
+            ..own("tablet-wakes", GUESTS, told, 128, 240)
+        }),
+        by_hand(Case {
             script: pointed(),
             ..own(
                 "tablet-debian-gtk",
@@ -86,9 +90,16 @@ fn tapped() -> Vec<Step> {
         mouse("wheel,1"),
         until("GUEST-EVENT 2 8 -1"),
         until("GUEST-BUS suspended"),
-        mouse("to,10,0"),
-        until("GUEST-EVENT 3 0 477"),
     ]
+}
+
+/// The same, and then the suspended bus is woken.
+fn woken() -> Vec<Step> {
+    let wakes = [
+        Step::Mouse("to,10,0".to_owned()),
+        until("GUEST-EVENT 3 0 477"),
+    ];
+    [tapped(), wakes.to_vec()].concat()
 }
 
 /// The guest's driver gets each pixel that the script points to, and is woken by it.
