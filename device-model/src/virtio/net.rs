@@ -1,7 +1,7 @@
 //! Virtio network devices (VIRTIO 1.2 5.1, "Network Device") on a [`NetBackend`]: one queue to receive, one to send.
 //!
 //! Frames wait outside until the driver has a buffer for them. What it sends is over at once. A driver that sends frame after frame is not
-//! asked to tell of each: for [`POLL`] after one that came soon after another, the queue is looked at without being told.
+//! asked to tell of each: for `POLL` after one that came soon after another, the queue is looked at without being told.
 //!
 //! Not there: checksums and segmentation, merged receive buffers, the control queue (the switch outside knows the card's address, and hands
 //! it nothing else but broadcasts and multicasts), several pairs of queues.
