@@ -81,13 +81,19 @@ fn next_overflow(now: VmTime) -> VmTime {
 
 impl AcpiBlock {
     pub(super) fn new(sci: IrqLine) -> Self {
+        let alarm = RtcAlarm::new(sci.clone());
+        Self::power_on(sci, alarm, VmTime(0))
+    }
+
+    /// The power-on state at `now`. It takes no memory: the guest resets its machine when the heap may be full.
+    fn power_on(sci: IrqLine, alarm: RtcAlarm, now: VmTime) -> Self {
         Self {
-            alarm: RtcAlarm::new(sci.clone()),
+            alarm,
             sci,
             status: Pm1::empty(),
             enable: Pm1::empty(),
             control: Pm1Control::SCI_EN,
-            overflow: next_overflow(VmTime(0)),
+            overflow: next_overflow(now),
             gpe_status: 0,
             gpe_enable: 0,
             asleep: false,
@@ -102,11 +108,7 @@ impl AcpiBlock {
     pub(super) fn reset(&mut self, cx: &mut DevCx<'_>) {
         self.alarm.clear();
         self.alarm.enable(false);
-        *self = Self {
-            overflow: next_overflow(cx.now),
-            alarm: self.alarm.clone(),
-            ..Self::new(self.sci.clone())
-        };
+        *self = Self::power_on(self.sci.clone(), self.alarm.clone(), cx.now);
         self.drive_sci();
     }
 
