@@ -471,7 +471,7 @@ fn gather(
                 let end = last.len as u64;
                 last.hpa.add(end) == piece.hpa && last.gpa.add(end) == piece.gpa
             };
-            let full = pieces.len() == most;
+            let full = pieces.len() == most || pieces.try_reserve(1).is_err();
             match pieces.last_mut().filter(|last| follows(last)) {
                 Some(last) => last.len += piece.len,
                 None if full => break 'all,

@@ -41,6 +41,7 @@ impl Chain {
         if self.buffers.len() >= LONGEST {
             return Err(Fault::Chain);
         }
+        self.buffers.try_reserve(1).map_err(|_| Fault::NoMemory)?;
         if !writable {
             if self.read != self.buffers.len() {
                 return Err(Fault::Order);

@@ -46,6 +46,8 @@ pub enum Fault {
     Descriptor,
     /// A chain is longer than any may be, or goes round in circles.
     Chain,
+    /// The host has no memory for the list of its buffers.
+    NoMemory,
     /// A buffer that the device reads comes behind one that it writes.
     Order,
     /// An indirect table where none may be, or of no whole descriptors.
