@@ -232,21 +232,29 @@ impl<D: UsbDevice> Uhci<D> {
         result
     }
 
-    /// The device wants to be heard: a suspended port sees that it resumes.
+    /// What of the bus is suspended: the device's port, and all of it.
+    fn sleeps(&self) -> (bool, bool) {
+        (
+            self.ports[0].contains(PortStatus::SUSPENDED),
+            self.state.command.contains(Command::GLOBAL_SUSPEND),
+        )
+    }
+
+    /// A suspended port sees that the device resumes, if it wants to be heard. That may have begun before the whole bus was suspended.
     fn wake(&mut self) {
         let port = &mut self.ports[0];
-        let sleeps = self.state.command.contains(Command::GLOBAL_SUSPEND)
-            || port.contains(PortStatus::SUSPENDED);
-        let can = port.contains(PortStatus::ENABLED) && !port.contains(PortStatus::RESUME);
-        if sleeps && can && self.device.wakes() {
-            port.insert(PortStatus::RESUME);
+        let resumes = port.contains(PortStatus::RESUME);
+        let can = port.contains(PortStatus::ENABLED) && self.device.wakes();
+        if self.sleeps() != (false, false) && (resumes || can) {
+            self.ports[0].insert(PortStatus::RESUME);
             self.resume();
         }
     }
 
     /// Something has happened at a port, which a suspended bus sees (UHCI Design Guide 2.1.1, "USB Command Register", "Force Global Resume").
     fn resume(&mut self) {
-        if self.state.command.contains(Command::GLOBAL_SUSPEND) {
+        let resumes = self.state.command.contains(Command::GLOBAL_RESUME);
+        if self.state.command.contains(Command::GLOBAL_SUSPEND) && !resumes {
             self.state.command |= Command::GLOBAL_RESUME;
             self.state.status |= Status::RESUME;
             self.update_irq();
@@ -402,11 +410,17 @@ impl<D: UsbDevice> Device for Uhci<D> {
         let shift = 8 * (offset & 1);
         let value = u64::from(value) << shift;
         let mask = u64::from(size.ones()) << shift;
+        let (port_slept, slept) = self.sleeps();
         for (n, offset) in (0..3).zip((offset & !1..PORTS as u8).step_by(2)) {
             let part = |all: u64| (all >> (16 * n)) as u16;
             if part(mask) != 0 {
                 self.write(cx, offset, part(value), part(mask));
             }
+        }
+        // What came while the driver was about to suspend has found nobody who polls.
+        let (port_sleeps, sleeps) = self.sleeps();
+        if port_sleeps && !port_slept || sleeps && !slept {
+            self.wake();
         }
         self.update_irq();
         self.touched(cx);

@@ -568,6 +568,35 @@ fn a_suspended_bus_is_woken_by_the_tablet() {
     assert_eq!(rig.inw(0x10), 0x0095);
 }
 
+/// The driver has stopped polling, and something comes before the port, or the whole bus, is suspended.
+#[test]
+fn what_comes_while_the_bus_is_about_to_be_suspended_wakes_it() {
+    for moved in [0, 1] {
+        let mut rig = tablet();
+        rig.uhci.device.setup(0, [0, 9, 1, 0, 0, 0, 0, 0]);
+        rig.uhci.device.setup(0, [0, 3, 1, 0, 0, 0, 0, 0]);
+        for step in 0..2 {
+            if step == moved {
+                let point = Point {
+                    x: 1,
+                    ..Point::default()
+                };
+                rig.uhci.device_mut().point(point);
+                rig.pass(1);
+            }
+            if step == 0 {
+                rig.out(0x10, 0x1004);
+                assert_eq!(rig.inw(0x10) & 0x40 != 0, moved == 0, "port resumes");
+            }
+        }
+        rig.out(4, 2);
+        rig.out(0, 0x48);
+        assert!(rig.irq(), "moved before step {moved}");
+        assert_eq!((rig.inw(0), rig.inw(2)), (0x58, 0x24));
+        assert_eq!(rig.inw(0x10), 0x10d5);
+    }
+}
+
 #[test]
 fn a_tablet_that_may_not_wake_the_bus_stays_silent() {
     let mut rig = tablet();
