@@ -16,13 +16,14 @@
 //! `Scope`, `Device`, `Method`, `OperationRegion`, `Field`, `Mutex` and `Processor` stand outside of methods, no package is empty, and
 //! without PNP0303 it would leave the keyboard off.
 
+use super::aml::{Bytes, Raw, path};
 use super::madt::SPARE_PIRQ;
 use super::processors;
 use crate::e820::pci_window;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Device, EISAName,
     Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan,
-    Memory32Fixed, Method, MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder, Path,
+    Memory32Fixed, Method, MethodCall, Name, OpRegion, OpRegionSpace, Or, PackageBuilder,
     ResourceTemplate, Return, Scope, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
@@ -81,15 +82,6 @@ pub(super) fn build(desc: &MachineDesc) -> Vec<u8> {
     aml
 }
 
-/// AML that has been encoded already.
-pub(super) struct Raw(pub(super) Vec<u8>);
-
-impl Aml for Raw {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        sink.vec(&self.0);
-    }
-}
-
 /// A small IRQ descriptor without flags: edge triggered, active high, exclusive (ACPI 6.4.2.1, "IRQ Descriptor").
 struct Irq(u8);
 
@@ -130,10 +122,6 @@ impl Aml for LevelIrqs<'_> {
             sink.dword(u32::from(*irq));
         }
     }
-}
-
-pub(super) fn path(name: &str) -> Path {
-    Path::new(name)
 }
 
 fn package(elements: &[&dyn Aml]) -> PackageBuilder {
@@ -404,14 +392,3 @@ fn current_method() -> Raw {
     .to_aml_bytes(&mut aml);
     Raw(aml)
 }
-
-/// Encodes anything, so that it may outlive what it was made from.
-pub(super) trait Bytes: Aml {
-    fn bytes(&self) -> Raw {
-        let mut aml = Vec::new();
-        self.to_aml_bytes(&mut aml);
-        Raw(aml)
-    }
-}
-
-impl<T: Aml> Bytes for T {}

@@ -5,6 +5,7 @@
 //! Invariant: an address inside a blob is only ever stored together with an ADD_POINTER command of the script, so that
 //! whoever places the blobs (SeaBIOS, OVMF or [`place`](crate::place)) resolves all of them.
 
+mod aml;
 mod dsdt;
 pub mod facs;
 mod fadt;

@@ -13,7 +13,7 @@
 //! They are `Processor` objects, which ACPI 6 deprecates: Windows before 10 knows only these, and all newer systems know them.
 //! A CPU selector stays what it is from its writing to the last use, so every method holds the mutex CPLK meanwhile.
 
-use super::dsdt::{Bytes, Raw, path};
+use super::aml::{Bytes, Raw, path};
 use super::madt;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
