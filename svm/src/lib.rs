@@ -51,7 +51,6 @@ pub mod hw;
 pub mod permission;
 pub mod probe;
 mod quirks;
-mod shadow;
 pub mod vcpu;
 pub mod vmcb;
 

@@ -1,15 +1,17 @@
 //! A virtual CPU on AMD-V: the registers in the control block, what is intercepted, and how an [`Entry`] is encoded.
 
 mod backend;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
+use self::shadow::{GuestControl, Tables};
 use crate::Features;
 use crate::asid::Asid;
 use crate::exit::{decode, event_injection};
 use crate::hw::{self, Context, X87Environment};
 use crate::permission::{IoPermissionMap, MsrPermissionMap};
-use crate::shadow::{GuestControl, Tables};
+
 use crate::vmcb::{
     INTERRUPT_SHADOW, Intercept3, Intercept4, Intercept5, NP_ENABLE, V_INTR_VECTOR,
     VirtualInterrupt, Vmcb, VmcbSegment, tlb_control,

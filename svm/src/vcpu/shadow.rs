@@ -4,7 +4,7 @@
 //! A guest in real mode runs with paging on, which a guest may (APM vol 2 15.19, "Paged Real Mode"). Under nested paging an unpaged guest
 //! does likewise where [`Quirks::identity_map`](crate::Quirks::identity_map) says so.
 
-use crate::vcpu::SvmVcpu;
+use super::SvmVcpu;
 use crate::vmcb::{Intercept3, NP_ENABLE};
 use hv_core::cpu::VcpuBackend;
 use hv_core::event::vector;
