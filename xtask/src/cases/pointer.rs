@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
     const GUESTS: &[Guest] = &[Guest::I386Kernel, Guest::I386Initrd];
     vec![
         Case {
-            script: tapped(),
+            script: woken(),
             ..own("tablet", GUESTS, told, 128, 240)
         },
         Case {
@@ -34,10 +34,6 @@ pub(super) fn cases() -> Vec<Case> {
             ],
             ..own("vnc", GUESTS, watched, 128, 240)
         },
-        by_hand(Case {
-            script: woken(),
-            ..own("tablet-wakes", GUESTS, told, 128, 240)
-        }),
         by_hand(Case {
             script: pointed(),
             ..own(
