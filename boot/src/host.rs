@@ -6,6 +6,8 @@ use core::arch::asm;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::CpuidResult;
 use hv_core::mmu::Backing;
+use hv_core::msr::nr;
+use hv_core::speculation::ARCH_CAPABILITIES;
 use npt_shadow::Format;
 use protocol::options::Paging;
 use raw_cpuid::CpuId;
@@ -24,10 +26,9 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
 
 /// IA32_ARCH_CAPABILITIES, if the CPU has it.
 pub fn arch_capabilities() -> Option<u64> {
-    const LEAF7_EDX: u32 = 1 << 29;
-    let has = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & LEAF7_EDX != 0;
+    let has = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & ARCH_CAPABILITIES != 0;
     // SAFETY: ring 0; the register exists.
-    has.then(|| unsafe { x86::msr::rdmsr(0x10a) })
+    has.then(|| unsafe { x86::msr::rdmsr(nr::ARCH_CAPABILITIES) })
 }
 
 /// Sets CR4 up, and says whether the CPU has XSAVE, so that XCR0 exists.

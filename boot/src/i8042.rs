@@ -18,6 +18,7 @@ const TO_MOUSE: u8 = 0xd4;
 const PATIENCE: usize = 100_000;
 /// Bytes thrown away at most.
 const LIMIT: usize = 256;
+
 /// Waits until the bits `mask` of the status are `value`. False: they never were.
 ///
 /// # Safety

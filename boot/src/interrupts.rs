@@ -225,32 +225,30 @@ unsafe fn init_pics() {
     }
 }
 
-/// The session has something to see to, or devices of guests.
+/// Whom interrupts have concerned that nobody has seen to yet.
 static SESSION: AtomicBool = AtomicBool::new(false);
 static DEVICES: AtomicBool = AtomicBool::new(false);
 
-/// There is something to see to for these. The first CPU looks when it has had an interrupt.
-pub fn concern(who: Concerns) {
+const fn news_for(who: Concerns) -> &'static AtomicBool {
     match who {
         Concerns::Session => &SESSION,
         Concerns::Devices => &DEVICES,
     }
-    .store(true, Ordering::Release);
 }
 
-/// Whether there has been something for the session since this was last asked.
-pub fn concerned_session() -> bool {
-    SESSION.swap(false, Ordering::Acquire)
+/// There is something to see to for these. The first CPU looks when it has had an interrupt.
+pub fn concern(who: Concerns) {
+    news_for(who).store(true, Ordering::Release);
 }
 
-/// Whether the session waits to be asked that.
-pub fn concerns_session() -> bool {
-    SESSION.load(Ordering::Relaxed)
+/// Whether there is something to see to for these.
+pub fn has_news_for(who: Concerns) -> bool {
+    news_for(who).load(Ordering::Relaxed)
 }
 
-/// Whether there has been something for devices since this was last asked.
-pub fn concerned_devices() -> bool {
-    DEVICES.load(Ordering::Relaxed) && DEVICES.swap(false, Ordering::Acquire)
+/// Whether there was, which is seen to now.
+pub fn take_news_for(who: Concerns) -> bool {
+    has_news_for(who) && news_for(who).swap(false, Ordering::Acquire)
 }
 
 extern "C" fn trap(frame: &Frame) {

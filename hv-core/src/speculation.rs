@@ -19,11 +19,12 @@ pub const SSBD: u64 = 1 << 2;
 /// IA32_PRED_CMD: the barrier.
 pub const IBPB: u64 = 1 << 0;
 
-/// CPUID leaf 7.0 EDX: MD_CLEAR; IBRS and IBPB; STIBP; IA32_ARCH_CAPABILITIES; SSBD.
+/// CPUID leaf 7.0 EDX: MD_CLEAR; IBRS and IBPB; STIBP; SSBD.
 const MD_CLEAR: u32 = 1 << 10;
 const INTEL_IBRS_IBPB: u32 = 1 << 26;
 const INTEL_STIBP: u32 = 1 << 27;
-const ARCH_CAPABILITIES: u32 = 1 << 29;
+/// CPUID leaf 7.0 EDX: the CPU has IA32_ARCH_CAPABILITIES.
+pub const ARCH_CAPABILITIES: u32 = 1 << 29;
 const INTEL_SSBD: u32 = 1 << 31;
 /// CPUID leaf 8000_0008 EBX: IBPB, IBRS, STIBP; IBRS and STIBP always on, IBRS preferred, IBRS within one mode; SSBD; not needing SSBD.
 const AMD_IBPB: u32 = 1 << 12;

@@ -72,7 +72,7 @@ impl Waiting {
 
 /// Has devices take what has come for them, if this is the first CPU. Whether the round can go on.
 pub(super) fn pass_on(all: &[Waiting]) -> bool {
-    if smp::current().number != 0 || !interrupts::concerned_devices() {
+    if smp::current().number != 0 || !interrupts::take_news_for(Concerns::Devices) {
         return true;
     }
     let answers = Answers::take();

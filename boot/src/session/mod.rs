@@ -19,7 +19,7 @@ use self::view::View;
 use self::vm::{State, Vm};
 use crate::clock::{self, HostClock};
 use crate::host::{self, Virtualization};
-use crate::interrupts::{self, TIMER_FIRED};
+use crate::interrupts::{self, Concerns, TIMER_FIRED};
 use crate::loader::BootInfo;
 use crate::memory::HostFrames;
 use crate::{control, keyboard, logger, media, memory, mouse, smp, tablet};
@@ -308,7 +308,7 @@ impl<B: VcpuBackend> Session<B> {
     /// Does what is due: requests, keys, console, screen; wakes guests; and says when to be called again.
     fn service(&mut self) -> Flow {
         TIMER_FIRED.store(false, Ordering::Relaxed);
-        interrupts::concerned_session();
+        interrupts::take_news_for(Concerns::Session);
         while let Some(flow) = control::request(|request| self.serve(request)) {
             flow?;
         }

@@ -6,7 +6,7 @@
 use super::answers::{self, Waiting};
 use super::{Dump, Flow, Session, State, Vm};
 use crate::guest::{Cpu, CpuSlot};
-use crate::interrupts::{self, TIMER_FIRED};
+use crate::interrupts::{self, Concerns, TIMER_FIRED};
 use crate::smp;
 use crate::{clock, control};
 use alloc::vec::Vec;
@@ -242,7 +242,8 @@ impl<B: VcpuBackend> Session<B> {
             let fired = || TIMER_FIRED.load(Ordering::Relaxed);
             while !fired() && smp::halt() && answers::pass_on(waiting) {}
         });
-        let serve = TIMER_FIRED.load(Ordering::Relaxed) || interrupts::concerned_session();
+        let serve =
+            TIMER_FIRED.load(Ordering::Relaxed) || interrupts::take_news_for(Concerns::Session);
         let ended = parts
             .into_iter()
             .map(|(host, part)| (host, part.entity, part.used, part.stop));

@@ -2,7 +2,7 @@
 //! all have. Outside a round only the first CPU does anything, so that all that the session has is its alone.
 
 use super::{HostCpu, State, all};
-use crate::interrupts;
+use crate::interrupts::{self, Concerns};
 use crate::lapic::{self, Ipi};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ pub fn goes_on() -> bool {
 /// Lets interrupts in by `how`. Whether the current CPU goes on: the round is not to end, and the session has nothing to see to.
 fn let_in(how: fn()) -> bool {
     how();
-    let serves = super::current().number == 0 && interrupts::concerns_session();
+    let serves = super::current().number == 0 && interrupts::has_news_for(Concerns::Session);
     !serves && !is_ending()
 }
 
