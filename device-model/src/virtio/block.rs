@@ -543,18 +543,12 @@ impl DeviceType for Block {
         self.agreed = Features::from_bits_truncate(features);
     }
 
-    fn run(
-        &mut self,
-        cx: &mut DevCx<'_>,
-        queues: &mut Queues,
-        _kicked: Option<usize>,
-    ) -> Result<Option<VmTime>, Fault> {
+    fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
         self.budget = BUDGET;
         self.collect(cx.dma, queues)?;
         if let Some(slot) = self.waiting.take() {
             self.advance(cx.dma, queues, slot)?;
         }
-        // All of them, whichever was kicked: drivers of others may have been asked not to tell.
         for index in 0..queues.len() {
             self.take(cx.dma, queues, index)?;
         }

@@ -100,17 +100,11 @@ pub trait DeviceType: Send {
     /// The driver has agreed to these features.
     fn agree(&mut self, features: u64);
 
-    /// Does what there is to be done, `kicked` telling of a queue that the driver has put something into; and says when it is to be called
-    /// again.
+    /// Does what there is to be done in all queues, whichever was kicked: drivers may have been asked not to tell of others. Says when it is to be called again.
     ///
     /// # Errors
     /// The guest broke the rules.
-    fn run(
-        &mut self,
-        cx: &mut DevCx<'_>,
-        queues: &mut Queues,
-        kicked: Option<usize>,
-    ) -> Result<Option<VmTime>, Fault>;
+    fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault>;
 
     /// Forgets all that it has of the guest. What the host is at is waited for.
     fn reset(&mut self, memory: &dyn GuestMemory);

@@ -184,12 +184,7 @@ impl DeviceType for Net {
         self.header = if version_1 { HEADER } else { LEGACY_HEADER };
     }
 
-    fn run(
-        &mut self,
-        cx: &mut DevCx<'_>,
-        queues: &mut Queues,
-        _kicked: Option<usize>,
-    ) -> Result<Option<VmTime>, Fault> {
+    fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
         let next = self.serve(cx, queues)?;
         let more = self.receive(cx.dma, queues)?;
         Ok(if more { Some(cx.now) } else { next })
@@ -258,7 +253,7 @@ mod tests {
         }
 
         fn run(&mut self) -> Result<Option<VmTime>, Fault> {
-            self.net.run(&mut self.bench.cx(), &mut self.queues, None)
+            self.net.run(&mut self.bench.cx(), &mut self.queues)
         }
 
         fn send(&mut self, n: u64, frame: &[u8], header: u32) {

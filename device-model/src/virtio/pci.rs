@@ -182,11 +182,11 @@ impl VirtioPci {
     }
 
     /// Lets the device do what there is to be done.
-    fn run(&mut self, cx: &mut DevCx<'_>, kicked: Option<usize>) -> Option<VmTime> {
+    fn run(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
         if !self.runs() {
             return None;
         }
-        let result = self.device.run(cx, &mut self.queues, kicked);
+        let result = self.device.run(cx, &mut self.queues);
         let result = result.and_then(|next| self.tell(cx).map(|()| next));
         match result {
             Ok(next) => next,
@@ -267,8 +267,8 @@ impl VirtioPci {
         cx.requests.wake_at(cx.now);
     }
 
-    fn kick(&mut self, cx: &mut DevCx<'_>, queue: usize) {
-        if let Some(next) = self.run(cx, Some(queue)) {
+    fn kick(&mut self, cx: &mut DevCx<'_>) {
+        if let Some(next) = self.run(cx) {
             cx.requests.wake_at(next);
         }
     }
@@ -331,7 +331,7 @@ impl VirtioPci {
         match offset / u64::from(PAGE) {
             0 => self.write_common(cx, within, size, value),
             2 => self.write_config(within as usize, size, value),
-            3 => self.kick(cx, value as usize & 0xffff),
+            3 => self.kick(cx),
             _ => {}
         }
     }
@@ -389,7 +389,7 @@ impl VirtioPci {
                 }
             },
             legacy::QUEUE_SELECT => self.registers.selected = value as u16,
-            legacy::QUEUE_NOTIFY => self.kick(cx, value as usize & 0xffff),
+            legacy::QUEUE_NOTIFY => self.kick(cx),
             legacy::STATUS => self.write_status(cx, value as u8),
             legacy::CONFIG_VECTOR => self.registers.set_config_vector(value as u16, vectors),
             legacy::QUEUE_VECTOR => self.registers.set_vector(value as u16, vectors),
@@ -471,7 +471,7 @@ impl Device for VirtioPci {
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>) -> Option<VmTime> {
-        self.run(cx, None)
+        self.run(cx)
     }
 
     fn port_read(&mut self, _cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {

@@ -263,6 +263,21 @@ impl Descriptor {
             high: (value >> 112) as u16,
         })
     }
+
+    /// What it describes.
+    const fn buffer(&self) -> Buffer {
+        Buffer {
+            address: self.address,
+            len: self.len,
+        }
+    }
+
+    /// How many descriptors the indirect table has that it describes.
+    fn table_len(&self) -> Result<u32, Fault> {
+        let size = DESCRIPTOR as u32;
+        let whole = self.len != 0 && self.len.is_multiple_of(size);
+        whole.then_some(self.len / size).ok_or(Fault::Indirect)
+    }
 }
 
 /// `base` and `offset`, which wraps round only where no RAM is.

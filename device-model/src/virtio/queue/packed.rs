@@ -1,6 +1,6 @@
 //! Packed virtqueues (VIRTIO 1.2 2.8, "Packed Virtqueues"): one ring that driver and device both write, with a wrap counter each.
 
-use super::chain::{Buffer, Chain};
+use super::chain::Chain;
 use super::{DESCRIPTOR, Descriptor, Fault, INDIRECT, LONGEST, NEXT, Place, Token, WRITE, at};
 use hv_core::Gpa;
 use hv_core::mem::GuestMemory;
@@ -102,11 +102,7 @@ impl Packed {
                 }
                 table(memory, descriptor, chain)?;
             } else {
-                let buffer = Buffer {
-                    address: descriptor.address,
-                    len: descriptor.len,
-                };
-                chain.add(buffer, flags & WRITE != 0)?;
+                chain.add(descriptor.buffer(), flags & WRITE != 0)?;
             }
             if !more {
                 self.next = first.after(places, self.place.size);
@@ -176,22 +172,14 @@ impl Packed {
 
 /// The buffers of an indirect table, one after the other (2.8.7, "Indirect Flag: Scatter-Gather Support").
 fn table(memory: &dyn GuestMemory, descriptor: Descriptor, chain: &mut Chain) -> Result<(), Fault> {
-    let whole = descriptor.len.is_multiple_of(DESCRIPTOR as u32);
-    let count = descriptor.len / DESCRIPTOR as u32;
-    if !whole || count == 0 {
-        return Err(Fault::Indirect);
-    }
+    let count = descriptor.table_len()?;
     if count > LONGEST as u32 {
         return Err(Fault::Chain);
     }
     for i in 0..u64::from(count) {
         let inner = Descriptor::read(memory, at(descriptor.address, i * DESCRIPTOR))?;
-        let buffer = Buffer {
-            address: inner.address,
-            len: inner.len,
-        };
         // Of its flags only this one counts.
-        chain.add(buffer, inner.high & WRITE != 0)?;
+        chain.add(inner.buffer(), inner.high & WRITE != 0)?;
     }
     Ok(())
 }

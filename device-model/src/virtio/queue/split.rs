@@ -1,6 +1,6 @@
 //! Split virtqueues (VIRTIO 1.2 2.7, "Split Virtqueues"): a descriptor table, an available ring and a used ring.
 
-use super::chain::{Buffer, Chain};
+use super::chain::Chain;
 use super::{DESCRIPTOR, Descriptor, Fault, INDIRECT, LONGEST, NEXT, Place, Token, WRITE, at};
 use hv_core::Gpa;
 use hv_core::mem::GuestMemory;
@@ -146,20 +146,14 @@ fn walk(
         let descriptor = Descriptor::read(memory, at(table, u64::from(index) * DESCRIPTOR))?;
         let (flags, next) = (descriptor.middle, descriptor.high);
         if flags & INDIRECT != 0 {
-            let count = descriptor.len / DESCRIPTOR as u32;
-            let whole = descriptor.len.is_multiple_of(DESCRIPTOR as u32);
-            if !indirect || !whole || count == 0 || flags & NEXT != 0 {
+            if !indirect || flags & NEXT != 0 {
                 return Err(Fault::Indirect);
             }
             // A longer table may be; a longer chain may not.
-            let count = count.min(LONGEST as u32) as u16;
+            let count = descriptor.table_len()?.min(LONGEST as u32) as u16;
             return Ok(Some((descriptor.address, count)));
         }
-        let buffer = Buffer {
-            address: descriptor.address,
-            len: descriptor.len,
-        };
-        chain.add(buffer, flags & WRITE != 0)?;
+        chain.add(descriptor.buffer(), flags & WRITE != 0)?;
         if flags & NEXT == 0 {
             return Ok(None);
         }
