@@ -305,9 +305,7 @@ impl InterruptController for CpuInterrupts {
                 destination: apic_id,
                 ..event(DeliveryMode::of(icr), icr as u8)
             };
-            self.send(message, Shorthand::Destination);
-            self.update();
-            self.look();
+            self.carry_out(Effect::Send(message, Shorthand::Destination));
         }
         there
     }
