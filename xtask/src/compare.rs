@@ -35,6 +35,47 @@ pub fn measure<T>(what: &str, one: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
+/// What the guest has said of a piece of work, and the exits that it costs.
+pub struct Runs<'a> {
+    /// Without Umbra, with all the work.
+    pub native: &'a str,
+    /// In Umbra, with all the work.
+    pub inside: &'a str,
+    /// In Umbra, with this piece alone, where the exits were counted.
+    pub counted: &'a str,
+    pub exits: Exits,
+}
+
+/// Measures `work` on the device `device`: all of it natively and in Umbra, then each piece alone in Umbra, and none, for the exits. Makes a `row` of each piece.
+///
+/// # Errors
+///
+/// A run fails, or a row cannot be made.
+pub fn rows<R>(
+    device: &str,
+    work: &[&'static str],
+    native: impl FnOnce(&[&str]) -> Result<String>,
+    inside: impl Fn(&[&str]) -> Result<(String, Value)>,
+    row: impl Fn(&'static str, Runs<'_>) -> Result<R>,
+) -> Result<Vec<R>> {
+    let say = |what: &str| format!("{device}: {what}");
+    let native = measure(&say("native"), || native(work))?;
+    let (all, _) = measure(&say("Umbra"), || inside(work))?;
+    let (_, idle) = measure(&say("Umbra, without work"), || inside(&[]))?;
+    let one = |&name: &&'static str| {
+        let what = say(&format!("Umbra, exits of {name}"));
+        let (counted, report) = measure(&what, || inside(&[name]))?;
+        let runs = Runs {
+            native: &native,
+            inside: &all,
+            counted: &counted,
+            exits: Exits::beyond(&idle, &report)?,
+        };
+        row(name, runs)
+    };
+    work.iter().map(one).collect()
+}
+
 impl Words {
     /// A run in Umbra: what the guest said, and the report.
     ///

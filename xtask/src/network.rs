@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::NetArgs;
-use crate::compare::{Exits, Words, chosen, measure, write_json};
+use crate::compare::{Exits, Runs, Words, chosen, rows, write_json};
 use crate::cpio::Archive;
 use crate::guests::Guest;
 use crate::media;
@@ -130,22 +130,26 @@ impl Bench<'_> {
     /// Measures one card.
     fn rows(&self, work: &[&'static str]) -> Result<Vec<Row>> {
         let nic = self.nic.name();
-        let say = |what: &str| format!("{nic}: {what}");
-        let native = measure(&say("native"), || self.native(work))?;
-        let (inside, _) = measure(&say("Umbra"), || self.inside(work))?;
-        let (_, idle) = measure(&say("Umbra, without work"), || self.inside(&[]))?;
-        let row = |&name: &&'static str| {
-            let what = say(&format!("Umbra, exits of {name}"));
-            let (console, report) = measure(&what, || self.inside(&[name]))?;
-            let traffic = |console: &str| Traffic::of(name, self.amount(name), console);
+        let row = |name, runs: Runs<'_>| {
+            let traffic = |console| Traffic::of(name, self.amount(name), console);
             Ok(Row::new(
                 (nic, name),
                 self.mib(name),
-                [traffic(&native)?, traffic(&inside)?, traffic(&console)?],
-                Exits::beyond(&idle, &report)?,
+                [
+                    traffic(runs.native)?,
+                    traffic(runs.inside)?,
+                    traffic(runs.counted)?,
+                ],
+                runs.exits,
             ))
         };
-        work.iter().map(row).collect()
+        rows(
+            nic,
+            work,
+            |work| self.native(work),
+            |work| self.inside(work),
+            row,
+        )
     }
 
     /// The MiB that are moved, if it is about these.

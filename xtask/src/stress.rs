@@ -1,6 +1,6 @@
 //! A guest under stress: Debian's kernel, and Debian's stress-ng for what several CPUs do together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
@@ -40,25 +40,17 @@ const LIBRARIES: [&str; 23] = [
     "zlib1g",
 ];
 
-/// The RAM disk of that guest, in `directory`.
+/// A run of that guest which works for so many seconds, with its RAM disk in `directory`.
 ///
 /// # Errors
 ///
 /// What it is made of cannot be had.
-pub fn ram_disk(directory: &Path) -> Result<PathBuf> {
+pub fn options(directory: &Path, seconds: u64) -> Result<Options> {
     let mut archive = storage::archive(std::iter::empty(), &[PROGRAM], &LIBRARIES)?;
     archive.program("stress.sh", SCRIPT.as_bytes());
-    storage::behind_the_usual(Guest::CloudInitrd, archive, directory)
-}
-
-/// A run of that guest which works for so many seconds.
-///
-/// # Errors
-///
-/// A file is not what it should be.
-pub fn options(initrd: &Path, seconds: u64) -> Result<Options> {
+    let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, directory)?;
     Ok(Options::headless(Vm {
-        initrd: Some(media::open_initrd(initrd)?),
+        initrd: Some(media::open_initrd(&initrd)?),
         cmdline: format!("console=ttyS0 quiet umbra.then=stress umbra.stress={seconds}"),
         memory: 1 << 30,
         ..Vm::of(&Guest::CloudKernel.provide()?)?

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::checks::Check::{Console, PoweredOff, Resets};
 use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
 use crate::guests::Guest;
+use crate::kexec;
 use crate::litmus;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Paging, Shadow};
 use crate::run::Options;
@@ -75,7 +76,7 @@ fn kexec(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             until("GUEST-CPU 4"),
             until("GUEST-DONE"),
         ],
-        ..crate::kexec::options(scratch)?
+        ..kexec::options(scratch)?
     };
     case.run_once(&options, umbra, scratch)
 }
@@ -84,10 +85,9 @@ fn kexec(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 fn stressed(name: &'static str) -> Case {
     const SECONDS: u64 = 600;
     fn work(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-        let initrd = stress::ram_disk(scratch)?;
         let options = Options {
             script: vec![until("STRESS-FINE")],
-            ..stress::options(&initrd, SECONDS)?
+            ..stress::options(scratch, SECONDS)?
         };
         case.run_once(&options, umbra, scratch)
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::crash::FAILED;
 use super::{options, ram_disk};
 use crate::cli::DiskArgs;
-use crate::compare::{Exits, Words, chosen, measure, write_json};
+use crate::compare::{Exits, Runs, Words, chosen, rows, write_json};
 use crate::kernel;
 use crate::media;
 use crate::rig::{Bus, Drive, Network};
@@ -178,16 +178,14 @@ impl Bench {
     /// Measures a disk on one bus.
     fn rows(&self, work: &[&'static str]) -> Result<Vec<Row>> {
         let bus = self.bus.name();
-        let say = |what: &str| format!("{bus}: {what}");
-        let native = measure(&say("native"), || self.native(work))?;
-        let (inside, _) = measure(&say("Umbra"), || self.inside(work))?;
-        let (_, idle) = measure(&say("Umbra, without work"), || self.inside(&[]))?;
-        let row = |&name: &&'static str| {
-            let what = say(&format!("Umbra, exits of {name}"));
-            let (console, report) = measure(&what, || self.inside(&[name]))?;
-            Row::new((bus, name), &native, &inside, (&console, &report), &idle)
-        };
-        work.iter().map(row).collect()
+        let row = |name, runs: Runs<'_>| Row::new((bus, name), runs);
+        rows(
+            bus,
+            work,
+            |work| self.native(work),
+            |work| self.inside(work),
+            row,
+        )
     }
 
     fn options(&self, work: &[&str]) -> Result<Options> {
@@ -233,16 +231,11 @@ const WORDS: Words = Words {
 };
 
 impl Row {
-    fn new(
-        (bus, name): (&'static str, &'static str),
-        native: &str,
-        inside: &str,
-        counted: (&str, &Value),
-        idle: &Value,
-    ) -> Result<Row> {
-        let (native, umbra) = (Speed::of(name, native)?, Speed::of(name, inside)?);
-        let measured = Speed::of(name, counted.0)?;
-        let exits = Exits::beyond(idle, counted.1)?;
+    fn new((bus, name): (&'static str, &'static str), runs: Runs<'_>) -> Result<Row> {
+        let native = Speed::of(name, runs.native)?;
+        let umbra = Speed::of(name, runs.inside)?;
+        let measured = Speed::of(name, runs.counted)?;
+        let exits = runs.exits;
         ensure!(
             measured.mib > 0.0 && native.mib_per_second > 0.0,
             "{name}: nothing was moved"
