@@ -126,6 +126,8 @@ struct Machine {
     watch: Watch,
     /// Whether it has been switched off.
     off: bool,
+    /// Whether the guest has suspended it.
+    suspended: bool,
 }
 
 /// A conversation with Umbra.
@@ -243,6 +245,7 @@ impl Session {
             self.machines.push(Machine {
                 watch: Watch::new(&self.script),
                 off: false,
+                suspended: false,
             });
         }
         &mut self.machines[index]
@@ -309,9 +312,10 @@ impl Session {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(anyhow!(
-                    "gave up after {} seconds{}",
+                    "gave up after {} seconds{}{}",
                     plan.timeout.unwrap_or_default().as_secs(),
-                    missing(&steps)
+                    missing(&steps),
+                    self.sleeper()
                 ));
             }
             if now >= next_deed
@@ -349,6 +353,12 @@ impl Session {
                     ));
                 }
                 Some(Event::Refused(reason)) => return Err(Refused(reason).into()),
+                Some(Event::Suspended) if plan.interactive => {
+                    eprintln!("\numbra: {}", suspended(&self.which(plan), plan.window));
+                }
+                Some(Event::Woken) if plan.interactive => {
+                    eprintln!("umbra: the guest{} wakes", self.which(plan));
+                }
                 Some(_) => {}
                 None if self.closed && self.started && plan.window && waits_for_power_off => {
                     return Ok(Ending::WindowClosed);
@@ -366,6 +376,15 @@ impl Session {
         match plan.vms {
             0 | 1 => String::new(),
             _ => format!(" {}", self.about + 1),
+        }
+    }
+
+    /// That the machine which has the focus is suspended, where it is.
+    fn sleeper(&mut self) -> &'static str {
+        let focus = self.focus;
+        match self.machine(focus).suspended {
+            true => "; the guest has suspended its machine",
+            false => "",
         }
     }
 
@@ -512,11 +531,17 @@ impl Session {
                     Event::Reset => {
                         self.resets += 1;
                         let about = self.about;
-                        self.machine(about).off = false;
+                        let machine = self.machine(about);
+                        (machine.off, machine.suspended) = (false, false);
                     }
                     Event::PowerOff => {
                         let about = self.about;
-                        self.machine(about).off = true;
+                        let machine = self.machine(about);
+                        (machine.off, machine.suspended) = (true, false);
+                    }
+                    Event::Suspended | Event::Woken => {
+                        let about = self.about;
+                        self.machine(about).suspended = event == Event::Suspended;
                     }
                     Event::Focus => self.focus = self.about,
                     _ => {}
@@ -566,6 +591,17 @@ fn missing(steps: &VecDeque<&Step>) -> String {
     let what = steps.iter().find_map(|step| step.waits_for());
     what.map(|what| format!(" before {what}"))
         .unwrap_or_default()
+}
+
+/// What is said when the guest `which` has suspended its machine: that, and what wakes it.
+fn suspended(which: &str, window: bool) -> String {
+    let wakes = match window {
+        true => "a key in the window, or `power` at Umbra's console (Ctrl+Alt+Esc),",
+        false => "`power` at Umbra's console (Ctrl-A three times)",
+    };
+    format!(
+        "the guest{which} has suspended its machine; {wakes} wakes it, as its clock's alarm does"
+    )
 }
 
 /// What is wrong with an Umbra that speaks version `other` of the protocol.

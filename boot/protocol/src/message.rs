@@ -46,6 +46,10 @@ pub enum Event<T> {
     Fatal(T),
     /// The guest says that its system has crashed, with what it says of it. Its machine goes on.
     Crashed(T),
+    /// The guest has suspended its machine to RAM: nothing of it runs until it is woken.
+    Suspended,
+    /// The guest's machine wakes from that.
+    Woken,
     /// Umbra cannot work on this host or with these options, with the reason.
     Refused(T),
 }
@@ -59,6 +63,8 @@ impl<T> Event<T> {
             Event::Reset => Event::Reset,
             Event::Bye => Event::Bye,
             Event::Focus => Event::Focus,
+            Event::Suspended => Event::Suspended,
+            Event::Woken => Event::Woken,
             Event::Fatal(why) => Event::Fatal(f(why)),
             Event::Crashed(why) => Event::Crashed(f(why)),
             Event::Refused(why) => Event::Refused(f(why)),
@@ -76,6 +82,8 @@ mod code {
     pub const FATAL: u8 = 6;
     pub const REFUSED: u8 = 7;
     pub const CRASHED: u8 = 8;
+    pub const SUSPENDED: u8 = 9;
+    pub const WOKEN: u8 = 10;
 }
 
 impl<'a> Event<&'a str> {
@@ -86,6 +94,8 @@ impl<'a> Event<&'a str> {
             Event::Reset => (code::RESET, ""),
             Event::Bye => (code::BYE, ""),
             Event::Focus => (code::FOCUS, ""),
+            Event::Suspended => (code::SUSPENDED, ""),
+            Event::Woken => (code::WOKEN, ""),
             Event::Fatal(why) => (code::FATAL, cut(why)),
             Event::Crashed(why) => (code::CRASHED, cut(why)),
             Event::Refused(why) => (code::REFUSED, cut(why)),
@@ -101,6 +111,8 @@ impl<'a> Event<&'a str> {
             code::RESET => Event::Reset,
             code::BYE => Event::Bye,
             code::FOCUS => Event::Focus,
+            code::SUSPENDED => Event::Suspended,
+            code::WOKEN => Event::Woken,
             code::FATAL => Event::Fatal(sentence()?),
             code::CRASHED => Event::Crashed(sentence()?),
             code::REFUSED => Event::Refused(sentence()?),

@@ -179,7 +179,9 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
                 Event::Fatal(&*why),
                 Event::Refused(&*why),
                 Event::Crashed(&*why),
-            ][r.below(8) as usize];
+                Event::Suspended,
+                Event::Woken,
+            ][r.below(10) as usize];
             send(Message::Event(event));
             Whole::Event(event.map(String::from))
         }

@@ -279,9 +279,12 @@ impl<B: VcpuBackend> Session<B> {
         self.unload();
         let vm = &mut self.vms[index];
         log::info!("VM {}: it wakes", vm.number);
-        if let Err(e) = vm.wake_up() {
-            log::error!("VM {}: the guest cannot be woken: {e}", vm.number);
-            self.switched_off(index, Event::Fatal(&e));
+        match vm.wake_up() {
+            Ok(()) => control::event(vm.number, Event::Woken),
+            Err(e) => {
+                log::error!("VM {}: the guest cannot be woken: {e}", vm.number);
+                self.switched_off(index, Event::Fatal(&e));
+            }
         }
     }
 

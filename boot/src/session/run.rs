@@ -328,6 +328,7 @@ impl<B: VcpuBackend> Session<B> {
                     vm.number
                 );
                 vm.stop(State::Suspended);
+                control::event(vm.number, Event::Suspended);
             }
             Stop::Fatal(why) => {
                 let number = self.vms[index].number;

@@ -270,6 +270,37 @@ fn a_reset_is_counted_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_run_that_waits_for_a_guest_that_sleeps_says_so() {
+    let waits = |events: &'static [Event<&'static str>]| {
+        let plan = Plan {
+            timeout: Some(Duration::from_millis(300)),
+            ..plan(&[until("never")])
+        };
+        let (summary, _) = converse(&plan, move |umbra| {
+            umbra.say(&far::event(1, Event::Ready));
+            for &event in events {
+                umbra.say(&far::event(1, event));
+            }
+            umbra.hear();
+        });
+        summary.result.unwrap_err().to_string()
+    };
+    assert!(waits(&[Event::Suspended]).ends_with("the guest has suspended its machine"));
+    for ends in [Event::Woken, Event::Reset, Event::PowerOff] {
+        let events = Box::leak(Box::new([Event::Suspended, ends]));
+        assert!(!waits(events).contains("suspended"), "{ends:?}");
+    }
+}
+
+#[test]
+fn who_watches_is_told_what_wakes_a_guest_that_sleeps() {
+    let headless = suspended(" 2", false);
+    assert!(headless.starts_with("the guest 2 has suspended its machine"));
+    assert!(headless.contains("Ctrl-A three times") && !headless.contains("key in"));
+    assert!(suspended("", true).contains("a key in the window"));
+}
+
+#[test]
 fn umbra_starting_twice_is_failure() {
     assert!(failure_after(Event::Ready).contains("started again"));
 }
