@@ -7,6 +7,7 @@ mod paging;
 
 use crate::clock::HostClock;
 use crate::disk::ModuleDisk;
+use crate::entropy::Entropy;
 use crate::host::{ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
@@ -35,6 +36,8 @@ use device_model::usb::uhci::Uhci;
 use device_model::vga::{self, Vga};
 use device_model::virtio::DeviceType;
 use device_model::virtio::block::{self, Block};
+use device_model::virtio::console::{Console, Terminal};
+use device_model::virtio::rng::Rng;
 use host_memory::{Demand, MIB};
 use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
 use hv_core::bus::Bus;
@@ -106,7 +109,9 @@ pub struct Guest<B: VcpuBackend> {
     /// The keyboard controller.
     pub keyboard: Arc<Lock<I8042>>,
     /// COM1.
-    pub uart: Arc<Lock<Uart>>,
+    uart: Arc<Lock<Uart>>,
+    /// The keyboard of its virtio console.
+    pub terminal: Option<Terminal>,
     /// The clock, with CMOS memory.
     rtc: Arc<Lock<Rtc>>,
     /// The IDE controller, with the CD-ROM drive.
@@ -140,10 +145,10 @@ pub struct Removable {
     pub floppies: Cabinet,
 }
 
-/// The COM1 of the VM of this number.
-struct Com1(u8);
+/// The COM1 or virtio console of the VM of this number: both go to its terminal.
+struct Screen(u8);
 
-impl ConsoleBackend for Com1 {
+impl ConsoleBackend for Screen {
     fn write(&mut self, byte: u8) {
         control::console(self.0, byte);
     }
@@ -232,7 +237,7 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let (described, drives) = ide_drives(number, ide_disks, cdrom);
         let queues = options.cpus() as u16;
-        let virtio = pci_disks(number, virtio_disks, queues);
+        let mut virtio = pci_disks(number, virtio_disks, queues);
         let desc = MachineDesc {
             memory: memory_size,
             cpus: options.cpus(),
@@ -247,6 +252,8 @@ impl<B: VcpuBackend> Guest<B> {
             hpet: options.profile.hpet,
             tablet: options.tablet,
         };
+        let disks = virtio.len();
+        let terminal = small_devices(number, &options.profile, &mut virtio);
 
         let mut store = None;
         let firmware = match need("kernel") {
@@ -318,7 +325,7 @@ impl<B: VcpuBackend> Guest<B> {
                 + store.as_ref().map_or(0, |medium| medium.sectors() * 512),
             devices: DEVICES
                 + u64::from(desc.max_cpus - 1) * CPU
-                + (virtio.len() * block::MEMORY) as u64
+                + (disks * block::MEMORY) as u64
                 + overlays as u64,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
@@ -401,7 +408,7 @@ impl<B: VcpuBackend> Guest<B> {
             _ => None,
         };
         let outside = Outside {
-            com1: Box::new(Com1(number)),
+            com1: Box::new(Screen(number)),
             debug: Box::new(FirmwareLog {
                 vm: number,
                 line: String::with_capacity(FIRMWARE_LINE),
@@ -471,6 +478,7 @@ impl<B: VcpuBackend> Guest<B> {
             vga,
             keyboard,
             uart,
+            terminal,
             rtc,
             ide,
             fdc,
@@ -553,6 +561,14 @@ impl<B: VcpuBackend> Guest<B> {
         }
     }
 
+    /// A byte is typed at its terminal: it is the virtio console's if that is driven, and COM1's otherwise.
+    pub fn typed(&self, byte: u8) {
+        let taken = self.terminal.as_ref().is_some_and(|t| t.typed(byte));
+        if !taken {
+            self.uart.lock().receive(&[byte]);
+        }
+    }
+
     /// The guest's time.
     pub fn now(&self) -> VmTime {
         let clock = &self.cpus[0].cpu.clock;
@@ -617,6 +633,27 @@ fn pci_disks(
         (pci_disk(n), device)
     };
     (0..PCI_DISKS).zip(disks).map(disk).collect()
+}
+
+/// Adds the virtio devices of VM `number` that are neither disks nor cards. Returns the keyboard of its console, if it has one.
+fn small_devices(
+    number: u8,
+    profile: &options::Profile,
+    virtio: &mut Vec<(Slot, Box<dyn DeviceType>)>,
+) -> Option<Terminal> {
+    if profile.rng() {
+        match Entropy::find() {
+            Some(source) => virtio.push((machine::RNG, Box::new(Rng::new(source)))),
+            None => log::warn!(
+                "VM {number} has no entropy device: this machine's CPU has neither RDSEED nor RDRAND, and nothing else here is random"
+            ),
+        }
+    }
+    (profile.console == options::Console::Virtio).then(|| {
+        let (console, terminal) = Console::new(Box::new(Screen(number)));
+        virtio.push((machine::CONSOLE, Box::new(console)));
+        terminal
+    })
 }
 
 /// The flash chip at `at` of VM `number`, with UEFI's variables from `medium`, which keeps them if it can be written.

@@ -14,6 +14,7 @@ mod amd;
 mod clock;
 mod control;
 mod disk;
+mod entropy;
 mod guest;
 mod host;
 mod i8042;

@@ -1,4 +1,4 @@
-//! The host side of devices: disks, networks, consoles, keyboards.
+//! The host side of devices: disks, networks, consoles, keyboards, random numbers.
 
 use crate::mem::Piece;
 use alloc::boxed::Box;
@@ -170,6 +170,12 @@ impl NetBackend for NullNet {
     fn receive(&mut self, _buf: &mut [u8]) -> Option<usize> {
         None
     }
+}
+
+/// Where random numbers come from that nobody can foresee.
+pub trait EntropyBackend: Send {
+    /// Fills `buf` from its beginning on, and says how many bytes it was. Less than all: there is no more just now.
+    fn fill(&mut self, buf: &mut [u8]) -> usize;
 }
 
 /// Where a byte stream of the guest (COM1, the debug ports) goes.

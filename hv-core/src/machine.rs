@@ -60,6 +60,17 @@ pub const NIC: Slot = Slot {
     function: 0,
 };
 
+/// The virtio entropy device.
+pub const RNG: Slot = Slot {
+    device: 16,
+    function: 0,
+};
+/// The virtio console.
+pub const CONSOLE: Slot = Slot {
+    device: 17,
+    function: 0,
+};
+
 /// Hard disks on the PCI bus at most.
 pub const PCI_DISKS: usize = 8;
 

@@ -83,6 +83,8 @@ for table in /sys/firmware/acpi/tables/*; do
 done
 sed -n 's/^N: Name=/GUEST-INPUT /p' /proc/bus/input/devices
 sed -n 's/^\([0-9]*: uart:1.*\)/GUEST-SERIAL \1/p' /proc/tty/driver/serial
+[ -c /dev/hvc0 ] && echo "GUEST-HVC $(cat /sys/class/tty/hvc0/dev)" > /dev/hvc0
+[ -c /dev/hwrng ] && echo "GUEST-RNG $(cat /sys/class/misc/hw_random/rng_current) $(dd if=/dev/hwrng bs=4096 count=4 2>/dev/null | gzip -c | wc -c)"
 [ -e /sys/class/rtc/rtc0/time ] && echo "GUEST-RTC $(cat /sys/class/rtc/rtc0/date) $(cat /sys/class/rtc/rtc0/time)"
 
 # A disk with the mark of the test image counts its boots in its sector 2000.

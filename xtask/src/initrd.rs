@@ -31,9 +31,9 @@ const APPLETS: [&str; 33] = [
     "md5sum", "gzip", "gunzip", "ifconfig", "route", "udhcpc", "wget", "httpd", "ping", "yes",
 ];
 
-/// The drivers that let the kernel see the virtual machine's disks, its power button and its network card, and the sockets
-/// that DHCP needs.
-pub const DRIVERS: [&str; 9] = [
+/// The drivers that let the kernel see the virtual machine's disks, its power button, its network card, its virtio console and entropy
+/// device, and the sockets that DHCP needs.
+pub const DRIVERS: [&str; 11] = [
     "ata_piix",
     "virtio_pci",
     "virtio_blk",
@@ -42,6 +42,8 @@ pub const DRIVERS: [&str; 9] = [
     "button",
     "ne2k_pci",
     "virtio_net",
+    "virtio_console",
+    "virtio_rng",
     "af_packet",
 ];
 

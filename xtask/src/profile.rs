@@ -6,13 +6,15 @@ use crate::cli::Switch;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use protocol::options::{DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs};
+use protocol::options::{
+    Console, DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs,
+};
 
 /// The options.
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
     /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
-    /// --rtc utc --disk-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio. windows: --enlighten hyperv --rtc local
+    /// --rtc utc --disk-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
     /// The interfaces of hypervisors that the guest is offered: kvm, hyperv (Microsoft's, for Windows), both as in kvm,hyperv, or none.
@@ -38,6 +40,13 @@ pub struct ProfileArgs {
     /// The network card: ne2k (an NE2000), virtio, or none [default: ne2k, with --os linux virtio]
     #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(Nic::NAMES).try_map(|name| name.parse::<Nic>()))]
     pub nic: Option<Nic>,
+    /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs an exit for a line and not
+    /// for a byte; COM1 works beside it
+    #[arg(long, default_value = "serial", value_name = "DEVICE", value_parser = PossibleValuesParser::new(Console::NAMES).try_map(|name| name.parse::<Console>()))]
+    pub console: Console,
+    /// A virtio entropy device, which gives what the host's RDSEED or RDRAND does: on or off [default: off, with --os linux on]
+    #[arg(long, value_enum)]
+    pub rng: Option<Switch>,
 }
 
 /// A time that a machine's clock can show.
@@ -73,6 +82,8 @@ impl ProfileArgs {
             hpet: self.hpet == Some(Switch::On),
             disk_bus: self.disk_bus,
             nic: self.nic,
+            console: self.console,
+            rng: self.rng.map(|rng| rng == Switch::On),
         })
     }
 }
@@ -123,6 +134,8 @@ mod tests {
             hpet: None,
             disk_bus: None,
             nic: None,
+            console: Console::Serial,
+            rng: None,
         };
         let rtc = |os, zone| args(os, zone).profile().unwrap().rtc;
         let local = Some(Rtc::Local(minutes_from_utc().unwrap()));

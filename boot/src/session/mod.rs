@@ -424,7 +424,7 @@ impl<B: VcpuBackend> Session<B> {
         for &byte in bytes {
             let vm = &mut self.vms[self.focus];
             let command = self.console.byte(vm.number, byte, &mut |byte| {
-                vm.guest.uart.lock().receive(&[byte]);
+                vm.guest.typed(byte);
                 vm.wake_devices();
             });
             if let Some(command) = command {

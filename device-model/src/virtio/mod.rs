@@ -9,10 +9,12 @@
 //! Not there: the reset of single queues, notification data, shared memory regions, administration.
 
 pub mod block;
+pub mod console;
 pub mod net;
 mod pci;
 pub mod queue;
 mod registers;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::{Nic, Profile};
+use protocol::options::{Console, Nic, Profile};
 
 use super::{Case, by_hand, keys, own, until};
 use crate::deb;
@@ -72,11 +72,19 @@ fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     linux(Nic::Virtio, case, umbra, scratch)
 }
 
-/// Linux with its driver for the card: an address by DHCP, a file by HTTP, and a page that this machine fetches from it.
+/// Linux with its driver for the card: an address by DHCP, a file by HTTP, and a page that this machine fetches from it. With the
+/// virtio card it has virtio's console and entropy device, too.
 fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let virtio = nic == Nic::Virtio;
     let case = &Case {
         profile: Profile {
             nic: Some(nic),
+            console: if virtio {
+                Console::Virtio
+            } else {
+                Console::Serial
+            },
+            rng: Some(virtio),
             ..Profile::default()
         },
         ..case.clone()
@@ -90,6 +98,22 @@ fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     // A port that is free now, and that nobody is given soon.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let url = format!("http://10.0.2.2:{}/random", server.port());
+    let mut script = vec![
+        until("GUEST-NET 10.0.2.15"),
+        until(&format!("GUEST-FETCHED {sum}")),
+        until("GUEST-SERVES"),
+        until("response:200"),
+        // What is asked for when the page is there.
+        until("response:404"),
+    ];
+    if virtio {
+        // 16 KiB that do not become less by packing.
+        let more = [
+            until("GUEST-HVC 229:0"),
+            until("GUEST-RNG virtio_rng.0 164"),
+        ];
+        script.splice(0..0, more);
+    }
     let options = Options {
         network: Network {
             net: Net::User,
@@ -99,14 +123,7 @@ fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             }],
             ..Network::default()
         },
-        script: vec![
-            until("GUEST-NET 10.0.2.15"),
-            until(&format!("GUEST-FETCHED {sum}")),
-            until("GUEST-SERVES"),
-            until("response:200"),
-            // What is asked for when the page is there.
-            until("response:404"),
-        ],
+        script,
         ..Options::headless(Vm {
             initrd: Some(media::open_initrd(&Guest::I386Initrd.provide()?)?),
             cmdline: format!("console=tty0 console=ttyS0 quiet umbra.then=net umbra.url={url}"),

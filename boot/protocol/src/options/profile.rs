@@ -5,7 +5,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use super::value::{DiskBus, Enlighten, Nic};
+use super::value::{Console, DiskBus, Enlighten, Nic};
 
 /// The system that a machine is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,6 +57,12 @@ impl Os {
             Os::Linux => Nic::Virtio,
             Os::Windows | Os::Any => Nic::Ne2k,
         }
+    }
+
+    /// Whether it has a driver for a virtio entropy device.
+    #[must_use]
+    pub const fn rng(self) -> bool {
+        matches!(self, Os::Linux)
     }
 
     /// Whether it takes the machine's clock for one of local time.
@@ -179,6 +185,24 @@ pub struct Profile {
     pub disk_bus: Option<DiskBus>,
     /// Its network card, if that is said.
     pub nic: Option<Nic>,
+    /// What its terminal is connected to.
+    pub console: Console,
+    /// Whether it has a virtio entropy device, if that is said.
+    pub rng: Option<bool>,
+}
+
+/// Whether something is there.
+fn switch(value: &str) -> Result<bool, &'static str> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("use on or off"),
+    }
+}
+
+/// The word for whether something is there.
+const fn on_or_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 impl Profile {
@@ -192,6 +216,12 @@ impl Profile {
     #[must_use]
     pub fn nic(&self) -> Nic {
         self.nic.unwrap_or(self.os.nic())
+    }
+
+    /// Whether it has a virtio entropy device.
+    #[must_use]
+    pub fn rng(&self) -> bool {
+        self.rng.unwrap_or(self.os.rng())
     }
 
     /// The interfaces of hypervisors that the guest is offered.
@@ -219,15 +249,11 @@ impl Profile {
             "enlighten" => self.enlighten = Some(value.parse()?),
             "rtc" => self.rtc = Some(value.parse()?),
             "unknown-msrs" => self.unknown_msrs = value.parse()?,
-            "hpet" => {
-                self.hpet = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err("use on or off"),
-                }
-            }
+            "hpet" => self.hpet = switch(value)?,
             "disk-bus" => self.disk_bus = Some(value.parse()?),
             "nic" => self.nic = Some(value.parse()?),
+            "console" => self.console = value.parse()?,
+            "rng" => self.rng = Some(switch(value)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -251,6 +277,8 @@ impl fmt::Display for Profile {
             hpet,
             disk_bus,
             nic,
+            console,
+            rng,
         } = self;
         if *os != Os::default() {
             write!(f, "os={} ", os.name())?;
@@ -271,6 +299,12 @@ impl fmt::Display for Profile {
         if let Some(nic) = nic {
             write!(f, "nic={} ", nic.name())?;
         }
+        if *console != Console::default() {
+            write!(f, "console={} ", console.name())?;
+        }
+        if let Some(rng) = rng {
+            write!(f, "rng={} ", on_or_off(*rng))?;
+        }
         Ok(())
     }
 }
@@ -283,14 +317,16 @@ impl fmt::Display for Decided {
         let all = self.0;
         write!(
             f,
-            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, nic {}",
+            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, nic {}, console {}, rng {}",
             all.os.name(),
             all.enlighten(),
             all.rtc(),
             all.unknown_msrs.name(),
-            if all.hpet { "on" } else { "off" },
+            on_or_off(all.hpet),
             all.disk_bus().name(),
-            all.nic().name()
+            all.nic().name(),
+            all.console.name(),
+            on_or_off(all.rng())
         )
     }
 }
@@ -313,13 +349,13 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k, console serial, rng off"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k, console serial, rng off"
         );
-        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, nic none";
+        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, nic none, console virtio, rng on";
         let words = [
             "enlighten=none",
             "rtc=local:-330",
@@ -327,6 +363,8 @@ mod tests {
             "hpet=on",
             "disk-bus=virtio",
             "nic=none",
+            "console=virtio",
+            "rng=on",
             "os=windows",
         ];
         for turn in 0..words.len() {
@@ -338,8 +376,8 @@ mod tests {
         let linux = read("os=linux");
         assert_eq!(linux.enlighten(), Enlighten::default());
         assert_eq!(
-            (linux.disk_bus(), linux.nic()),
-            (DiskBus::Virtio, Nic::Virtio)
+            (linux.disk_bus(), linux.nic(), linux.rng()),
+            (DiskBus::Virtio, Nic::Virtio, true)
         );
     }
 

@@ -28,6 +28,8 @@ fn random_profile(r: &mut Random) -> Profile {
         hpet: r.below(2) == 0,
         disk_bus: r.pick(&[None, Some(DiskBus::Ide), Some(DiskBus::Virtio)]),
         nic: r.pick(&[None, Some(Nic::Ne2k), Some(Nic::Virtio), Some(Nic::None)]),
+        console: r.pick(&Console::ALL),
+        rng: r.pick(&[None, Some(true), Some(false)]),
     }
 }
 
@@ -203,6 +205,8 @@ fn a_wrong_word_is_named() {
         ("boot=hd", "boot=hd"),
         ("disk-bus=scsi", "disk-bus=scsi"),
         ("nic=e100", "nic=e100"),
+        ("console=hvc0", "console=hvc0"),
+        ("rng=yes", "rng=yes"),
         ("vm=3", "vm=3"),
         ("vm=2 vm=2", "vm=2"),
         ("control=com1", "control=com1"),

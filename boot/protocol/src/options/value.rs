@@ -223,6 +223,39 @@ impl FromStr for Nic {
     }
 }
 
+/// What a guest's terminal is connected to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Console {
+    /// COM1, which every system knows.
+    #[default]
+    Serial,
+    /// A virtio console, and COM1 as long as nothing drives that.
+    Virtio,
+}
+
+impl Console {
+    /// All of them.
+    pub const ALL: [Console; 2] = [Console::Serial, Console::Virtio];
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["serial", "virtio"];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Console {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Console, Self::Err> {
+        let mut all = Console::ALL.into_iter();
+        all.find(|console| console.name() == text)
+            .ok_or("use serial or virtio")
+    }
+}
+
 /// The interfaces of hypervisors that a guest is offered, beside what a PC has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Enlighten {
