@@ -15,12 +15,12 @@ use crate::vm::Vm;
 /// The host controller, the class, and what programs see of it.
 const DRIVERS: [&str; 4] = ["uhci_hcd", "usbhid", "hid_generic", "evdev"];
 
-/// The guest's RAM disk, in `directory`.
-fn ram_disk(directory: &Path) -> Result<PathBuf> {
+/// The guest's RAM disk with `script`, in `directory`.
+fn ram_disk(script: &str, directory: &Path) -> Result<PathBuf> {
     let mut archive = Archive::default();
     let drivers = initrd::DRIVERS.into_iter().chain(DRIVERS);
     add_drivers(&mut archive, &guests::i386_modules()?, drivers)?;
-    archive.program("storage.sh", include_bytes!("tablet.sh"));
+    archive.program("storage.sh", script.as_bytes());
     behind_the_usual(Guest::I386Initrd, archive, directory)
 }
 
@@ -30,8 +30,17 @@ fn ram_disk(directory: &Path) -> Result<PathBuf> {
 ///
 /// The guest cannot be had.
 pub fn options(directory: &Path) -> Result<Options> {
+    doing(include_str!("tablet.sh"), directory)
+}
+
+/// The same guest doing something else with its tablet, as `script` says.
+///
+/// # Errors
+///
+/// The guest cannot be had.
+pub fn doing(script: &str, directory: &Path) -> Result<Options> {
     Ok(Options::headless(Vm {
-        initrd: Some(media::open_initrd(&ram_disk(directory)?)?),
+        initrd: Some(media::open_initrd(&ram_disk(script, directory)?)?),
         cmdline: "console=ttyS0 quiet umbra.then=storage".to_owned(),
         tablet: true,
         ..Vm::of(&Guest::I386Kernel.provide()?)?

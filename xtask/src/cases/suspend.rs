@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use protocol::options::{DiskBus, Nic, Profile};
 
 use super::checks::Check;
 use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
@@ -12,13 +13,15 @@ use crate::cdrom::{self, Entry};
 use crate::firmware::Firmware;
 use crate::guests::Guest;
 use crate::media::{self, Boots};
-use crate::rig::{BOCHS_VMX, Shadow};
+use crate::rig::{BOCHS_VMX, Net, Shadow};
 use crate::run::Options;
 use crate::script::Step;
+use crate::tablet;
 use crate::vm::Vm;
 
 const CMDLINE: &str = "umbra.then=suspend";
 const NEEDS: &[Guest] = &[Guest::CloudKernel, Guest::CloudInitrd];
+const DEVICES_NEED: &[Guest] = &[Guest::I386Kernel, Guest::I386Initrd];
 /// The guest's disk in bytes.
 const DISK: u64 = 1 << 20;
 
@@ -33,6 +36,16 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         with_cpus(2, own("suspend-bios", NEEDS, by_bios, 256, 120)),
         shadowed(Shadow::Unsync, direct("suspend-shadow", 120)),
+        Case {
+            script: used(),
+            profile: Profile {
+                hpet: true,
+                disk_bus: Some(DiskBus::Virtio),
+                nic: Some(Nic::Virtio),
+                ..Profile::default()
+            },
+            ..own("suspend-devices", DEVICES_NEED, with_devices, 256, 120)
+        },
         by_hand(on_host_cpus(
             2,
             with_cpus(2, direct("suspend-host-cpus-2", 120)),
@@ -54,6 +67,30 @@ fn script() -> Vec<Step> {
     }
     script.extend([until("GUEST-WOKE key"), until("GUEST-SLEPT")]);
     script
+}
+
+/// The tablet points to another pixel after each time.
+fn used() -> Vec<Step> {
+    let mut script = vec![until("GUEST-CLOCKED hpet")];
+    for (round, x) in [(1, 10), (2, 200), (3, 400)] {
+        script.extend([
+            until(&format!("GUEST-WORKS {round}")),
+            Step::Mouse(format!("to,{x},0")),
+            // A text screen's 720 columns are the tablet's 32,768 steps.
+            until(&format!("GUEST-EVENT 3 0 {}", (2 * x + 1) * 32768 / 1440)),
+        ]);
+    }
+    script.push(until("GUEST-SLEPT"));
+    script
+}
+
+/// A guest whose every device has a driver, which works before and after.
+fn with_devices(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let mut options = tablet::doing(include_str!("../suspend.sh"), scratch)?;
+    options.network.net = Net::User;
+    options.vm.disks = vec![media::make_disk(&scratch.join("disk.img"), Some(DISK))?];
+    options.vm.cmdline.push_str(" clocksource=hpet");
+    case.run_once(&options, umbra, scratch)
 }
 
 fn by_bios(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
