@@ -194,6 +194,26 @@ fn a_cpus_page_lies_above_ram_and_uncovers_it_when_the_last_leaves_it() {
 }
 
 #[test]
+fn windows_that_move_take_no_memory() {
+    let mut bus = Bus::new(Arc::new(VecMemory::new(0x10_0000)));
+    let windows: Vec<_> = (0..9).map(|_| bus.add_wrap()).collect();
+    let room = bus.requests.moved.capacity();
+    assert!(room >= windows.len());
+    for round in 0..100u64 {
+        for &window in &windows {
+            let base = (round % 3 != 0).then_some(round << 20);
+            bus.requests.move_window(window, base);
+        }
+        assert_eq!(bus.requests.moved.len(), windows.len());
+        if round % 7 == 0 {
+            bus.settle(|_| ());
+            assert!(bus.requests.is_empty());
+        }
+    }
+    assert_eq!(bus.requests.moved.capacity(), room);
+}
+
+#[test]
 fn with_a20_off_the_second_mebibyte_is_the_first() {
     let mut bus = Bus::new(Arc::new(VecMemory::new(0x18_0000)));
     let wrap = bus.add_wrap();
