@@ -193,6 +193,7 @@ fn nic(nic: options::Nic) -> Nic {
     match nic {
         options::Nic::None => Nic::None,
         options::Nic::Ne2k => Nic::Ne2k,
+        options::Nic::E1000 => Nic::E1000,
         options::Nic::Virtio => Nic::Virtio,
     }
 }
@@ -385,6 +386,7 @@ impl<B: VcpuBackend> Guest<B> {
         // It asks for keys, and takes its time.
         let role = match desc.nic {
             Nic::Virtio => "nicrom-virtio",
+            Nic::E1000 => "nicrom-e1000",
             Nic::None | Nic::Ne2k => "nicrom",
         };
         let nic = firmware_image(role).filter(|_| desc.boot == Some(BootFrom::Network));
@@ -394,7 +396,7 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let plugged = match desc.nic {
             Nic::None => None,
-            Nic::Ne2k | Nic::Virtio => net::plug(number, desc.mac),
+            Nic::Ne2k | Nic::E1000 | Nic::Virtio => net::plug(number, desc.mac),
         };
         let (net, port) = match plugged {
             Some((cable, port)) => (cable, Some(port)),

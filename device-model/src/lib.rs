@@ -2,7 +2,7 @@
 //!
 //! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
 //! and [`machine`] puts them there. There are the host and ISA bridges, IDE with disk and CD-ROM, VGA with the Bochs
-//! extensions, an RTL8029 network card, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
+//! extensions, RTL8029 and 82540EM network cards, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
 //! power management, a USB controller with a tablet, fw_cfg, debug ports, the flash chip with UEFI's variables, and virtio devices.
 //!
 //! Not here: HPET, sound. Each module says what of its chip is left out.
@@ -12,8 +12,10 @@
 extern crate alloc;
 
 pub mod a20;
+pub mod checksum;
 pub mod debug;
 pub mod dma;
+pub mod e1000;
 pub mod fdc;
 pub mod flash;
 pub mod fwcfg;

@@ -7,6 +7,7 @@
 use crate::a20::A20;
 use crate::debug::DebugPort;
 use crate::dma::Dma;
+use crate::e1000::{self, E1000};
 use crate::fdc::Fdc;
 use crate::flash::{self, Flash};
 use crate::fwcfg::FwCfg;
@@ -223,6 +224,7 @@ impl Machine {
         match desc.nic {
             Nic::None => {}
             Nic::Ne2k => network(bus, &mut pci, Ne2k::new(wire, desc.mac, net)),
+            Nic::E1000 => gigabit(bus, &mut pci, wire, desc.mac, net),
             Nic::Virtio => {
                 let card = Box::new(virtio::net::Net::new(desc.mac, net));
                 put_virtio(bus, &mut pci, &chips, machine::NIC, card);
@@ -358,6 +360,18 @@ fn network(bus: &mut Bus, pci: &mut PciBus, nic: Ne2k) {
         .interrupt_pin(0)
         .io_bar(0, BAR0_LEN.into(), registers);
     pci.add(machine::NIC, Box::new(config));
+}
+
+/// The gigabit card. Its windows are numbered by the bus before it exists.
+fn gigabit(bus: &mut Bus, pci: &mut PciBus, wire: IrqLine, mac: [u8; 6], net: Box<dyn NetBackend>) {
+    let place = bus.reserve();
+    let windows = e1000::Windows {
+        registers: bus.add_mmio(place, e1000::REGISTERS_LEN, None),
+        ports: bus.add_port_window(place, e1000::PORTS_LEN, Width::Native),
+    };
+    let card = Shared::new(E1000::new(wire, windows, mac, net));
+    bus.occupy(place, card.on_bus());
+    pci.add(machine::NIC, Box::new(card));
 }
 
 /// A virtio device. Its windows are numbered by the bus before it exists.

@@ -203,6 +203,8 @@ pub enum Nic {
     Ne2k,
     /// A virtio network device.
     Virtio,
+    /// An 82540EM.
+    E1000,
 }
 
 /// The kind of the floppy drive.

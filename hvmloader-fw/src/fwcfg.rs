@@ -41,6 +41,7 @@ const fn nic_rom_file(nic: Nic) -> &'static str {
     match nic {
         Nic::None | Nic::Ne2k => "pci10ec,8029.rom",
         Nic::Virtio => "pci1af4,1000.rom",
+        Nic::E1000 => "pci8086,100e.rom",
     }
 }
 

@@ -4,6 +4,7 @@ mod ata;
 mod device;
 mod display;
 mod drives;
+mod e1000;
 mod flash;
 mod hyperv;
 mod medium;
@@ -16,6 +17,7 @@ pub use ata::ata;
 pub use device::{fw_cfg, hpet, i8042, ne2k, pm, uhci};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
+pub use e1000::e1000;
 pub use flash::flash;
 pub use hyperv::hyperv;
 pub use virtio::virtio;
@@ -65,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     target("bios", bios, 4_096),
     target("bus", bus, 4_096),
     target("console", console, 1_024),
+    target("e1000", e1000, 2_048),
     target("emulator", emulator, 512),
     target("fdc", fdc, 4_096),
     target("flash", flash, 2_048),

@@ -129,6 +129,11 @@ fn ne2k_survives_random_accesses() {
 }
 
 #[test]
+fn e1000_survives_whatever_its_driver_does() {
+    feed(fuzz::e1000, 1_000, 2_048);
+}
+
+#[test]
 fn fw_cfg_survives_random_accesses() {
     feed(fuzz::fw_cfg, 100, 20_000);
 }

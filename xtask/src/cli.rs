@@ -390,8 +390,8 @@ pub struct NetArgs {
     /// Only this: download, upload or ping; may be repeated
     #[arg(long, value_name = "NAME")]
     pub work: Vec<String>,
-    /// Only this card: ne2k or virtio [default: all of them, beside the same bare in QEMU]
-    #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(["ne2k", "virtio"]).try_map(|name| name.parse::<Nic>()))]
+    /// Only this card: ne2k, e1000 or virtio [default: all of them, beside the same bare in QEMU]
+    #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(["ne2k", "e1000", "virtio"]).try_map(|name| name.parse::<Nic>()))]
     pub nic: Option<Nic>,
     /// Write all figures
     #[arg(long, value_name = "FILE.json")]

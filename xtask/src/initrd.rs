@@ -33,7 +33,7 @@ const APPLETS: [&str; 33] = [
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button, its network card, its virtio console and entropy
 /// device, and the sockets that DHCP needs.
-pub const DRIVERS: [&str; 11] = [
+pub const DRIVERS: [&str; 12] = [
     "ata_piix",
     "virtio_pci",
     "virtio_blk",
@@ -41,6 +41,7 @@ pub const DRIVERS: [&str; 11] = [
     "sr_mod",
     "button",
     "ne2k_pci",
+    "e1000",
     "virtio_net",
     "virtio_console",
     "virtio_rng",

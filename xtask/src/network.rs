@@ -83,7 +83,7 @@ pub fn net(args: &NetArgs) -> Result<()> {
     setup::require(Purpose::Test)?;
     let mut bench = Bench::new(args)?;
     let mut rows = Vec::new();
-    for nic in [Nic::Ne2k, Nic::Virtio] {
+    for nic in [Nic::Ne2k, Nic::E1000, Nic::Virtio] {
         if args.nic.is_none_or(|only| only == nic) {
             bench.nic = nic;
             rows.extend(bench.rows(&work)?);

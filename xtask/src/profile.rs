@@ -15,6 +15,7 @@ use protocol::options::{
 pub struct ProfileArgs {
     /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
     /// --rtc utc --disk-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
+    /// --nic e1000
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
     /// The interfaces of hypervisors that the guest is offered: kvm, hyperv (Microsoft's, for Windows), both as in kvm,hyperv, or none.
@@ -37,7 +38,8 @@ pub struct ProfileArgs {
     /// far fewer exits [default: ide, with --os linux virtio]
     #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
     pub disk_bus: Option<DiskBus>,
-    /// The network card: ne2k (an NE2000), virtio, or none [default: ne2k, with --os linux virtio]
+    /// The network card: ne2k (an NE2000), e1000 (an Intel 82540EM, which 64-bit Windows has a driver for too), virtio, or none [default:
+    /// ne2k, with --os linux virtio, with --os windows e1000]
     #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(Nic::NAMES).try_map(|name| name.parse::<Nic>()))]
     pub nic: Option<Nic>,
     /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs an exit for a line and not

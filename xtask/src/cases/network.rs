@@ -55,6 +55,13 @@ pub(super) fn cases() -> Vec<Case> {
             300,
         ),
         own(
+            "linux-e1000-fetches-and-serves",
+            &[Guest::I386Kernel, Guest::I386Initrd],
+            e1000,
+            256,
+            300,
+        ),
+        own(
             "linux-virtio-fetches-and-serves",
             &[Guest::I386Kernel, Guest::I386Initrd],
             virtio,
@@ -66,6 +73,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn ne2k(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     linux(Nic::Ne2k, case, umbra, scratch)
+}
+
+fn e1000(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    linux(Nic::E1000, case, umbra, scratch)
 }
 
 fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {

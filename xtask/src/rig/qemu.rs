@@ -43,6 +43,7 @@ const MONITOR: Duration = Duration::from_secs(30);
 const NETWORK_CARD: &str = "virtio-net-pci,netdev=net,mac=52:54:00:75:6d:62,romfile=";
 /// The card that Umbra's guests have, for those that run without it.
 const NATIVE_NE2K: &str = "ne2k_pci,netdev=net,romfile=";
+const NATIVE_E1000: &str = "e1000,netdev=net,romfile=";
 const NATIVE_VIRTIO: &str = "virtio-net-pci,netdev=net,romfile=";
 
 /// A flag of open(2), as Linux has it on x86.
@@ -309,6 +310,7 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
         let card = match machine.boot {
             Boot::Native { .. } => match machine.network.native_card {
                 Nic::Virtio => NATIVE_VIRTIO,
+                Nic::E1000 => NATIVE_E1000,
                 Nic::Ne2k | Nic::None => NATIVE_NE2K,
             },
             Boot::Multiboot { .. } | Boot::Cd { .. } => NETWORK_CARD,

@@ -20,6 +20,7 @@ const OTHER: u64 = 80 * MIB;
 fn nic_rom(nic: Nic) -> Result<Module> {
     let (role, path) = match nic {
         Nic::Ne2k => ("nicrom", "/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom"),
+        Nic::E1000 => ("nicrom-e1000", "/usr/lib/ipxe/qemu/pxe-e1000.rom"),
         Nic::Virtio => ("nicrom-virtio", "/usr/lib/ipxe/qemu/pxe-virtio.rom"),
         Nic::None => refuse!("--boot net needs a network card, and --nic none is none"),
     };

@@ -55,7 +55,8 @@ impl Os {
     pub const fn nic(self) -> Nic {
         match self {
             Os::Linux => Nic::Virtio,
-            Os::Windows | Os::Any => Nic::Ne2k,
+            Os::Windows => Nic::E1000,
+            Os::Any => Nic::Ne2k,
         }
     }
 
@@ -353,7 +354,7 @@ mod tests {
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k, console serial, rng off"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic e1000, console serial, rng off"
         );
         let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, nic none, console virtio, rng on";
         let words = [

@@ -194,6 +194,8 @@ pub enum Nic {
     /// An NE2000 (RTL8029), which every system but 64-bit Windows has a driver for.
     #[default]
     Ne2k,
+    /// An 82540EM, an Intel card of 1000 Mbit/s.
+    E1000,
     /// A virtio network device.
     Virtio,
     /// None.
@@ -202,9 +204,9 @@ pub enum Nic {
 
 impl Nic {
     /// All of them.
-    pub const ALL: [Nic; 3] = [Nic::Ne2k, Nic::Virtio, Nic::None];
+    pub const ALL: [Nic; 4] = [Nic::Ne2k, Nic::E1000, Nic::Virtio, Nic::None];
     /// Their names.
-    pub const NAMES: [&'static str; 3] = ["ne2k", "virtio", "none"];
+    pub const NAMES: [&'static str; 4] = ["ne2k", "e1000", "virtio", "none"];
 
     /// Its name.
     #[must_use]
@@ -219,7 +221,7 @@ impl FromStr for Nic {
     fn from_str(text: &str) -> Result<Nic, Self::Err> {
         let mut all = Nic::ALL.into_iter();
         all.find(|nic| nic.name() == text)
-            .ok_or("use ne2k, virtio or none")
+            .ok_or("use ne2k, e1000, virtio or none")
     }
 }
 
