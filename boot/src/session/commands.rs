@@ -1,33 +1,24 @@
 //! What the console's commands do.
 
-use super::console::Watch;
 use super::{Session, State};
 use crate::clock;
 use crate::media::Cabinet;
 use alloc::string::String;
-use alloc::vec::Vec;
 use console::{COMMANDS, Command, Drive, PagingMode};
-use core::fmt::{self, Write};
+use core::fmt;
 use device_model::ide::CdromState;
-use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
-use hv_core::exit::ExitReason;
 use hv_core::machine::CDROM;
-use hv_core::mmu::Mmu;
 use hv_core::sched::Share;
 use protocol::Event;
-
-/// How often the statistics are shown.
-const INTERVAL: VmTime = VmTime::from_millis(1000);
-/// Reasons of exits that are shown.
-const REASONS: usize = 14;
 
 /// Writes a line to the console.
 macro_rules! say {
     ($session:expr, $($text:tt)*) => {{
-        let _ = writeln!($session.console, $($text)*);
+        let _ = core::fmt::Write::write_fmt(&mut $session.console, format_args!("{}\n", format_args!($($text)*)));
     }};
 }
+pub(super) use say;
 
 /// A drive's name.
 const fn drive_name(drive: Drive) -> &'static str {
@@ -126,7 +117,7 @@ impl<B: VcpuBackend> Session<B> {
             Command::Cpus(count) => self.change_cpus(count),
             Command::Stats => {
                 let now = self.time();
-                self.console.watch = Some(self.watch(index, now));
+                self.begin_to_watch(index, now);
                 return;
             }
             Command::Screenshot => self.screenshot(),
@@ -356,95 +347,10 @@ impl<B: VcpuBackend> Session<B> {
             "  sed -n '/a PNG/,/shot: end/{{/shot:/!p}}' LOG | base64 -di >x.png"
         );
     }
-
-    /// Begins to watch VM `index`, to show it at `due`.
-    fn watch(&self, index: usize, due: VmTime) -> Watch {
-        let vm = &self.vms[index];
-        let cpus = self.cpu_facts(index);
-        Watch::new(due, clock::ticks(), &cpus, &vm.stats())
-    }
-
-    /// Shows what the guest does, if somebody watches, and returns when to do it again.
-    pub(super) fn show_statistics(&mut self, now: VmTime) -> VmTime {
-        let Some(watch) = self.console.watch.take() else {
-            return VmTime::NEVER;
-        };
-        let due = watch.due;
-        if now < due {
-            self.console.watch = Some(watch);
-            return due;
-        }
-        let next = now + INTERVAL;
-        let new = self.watch(self.focus, next);
-        let vm = &self.vms[self.focus];
-        let passed = new.since - watch.since;
-        let second = clock::tsc_hz();
-        // The first time there is nothing to compare with.
-        if passed > second / 4 {
-            let rate = |n: u64| (u128::from(n) * u128::from(second) / u128::from(passed)) as u64;
-            let share = |n: u64| (1000 * u128::from(n) / u128::from(passed)) as u64;
-            let mut reasons: Vec<(u64, u64, &str)> = (0..ExitReason::KINDS)
-                .map(|i| {
-                    let count = new.exits[i].saturating_sub(watch.exits[i]);
-                    let ticks = new.ticks[i].saturating_sub(watch.ticks[i]);
-                    (count, ticks, ExitReason::NAMES[i])
-                })
-                .filter(|&(count, ..)| count != 0)
-                .collect();
-            reasons.sort_unstable_by(|a, b| b.cmp(a));
-            let all: u64 = reasons.iter().map(|&(count, ..)| count).sum();
-            let spent: u64 = reasons.iter().map(|&(_, ticks, _)| ticks).sum();
-            let halted = new.halted.saturating_sub(watch.halted);
-            let (ran, waited) = (
-                new.ran.saturating_sub(watch.ran),
-                new.waited.saturating_sub(watch.waited),
-            );
-            self.console.screen.clear();
-            say!(
-                self,
-                "VM {} {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %   (any key ends this)",
-                vm.number,
-                vm.state_name(),
-                rate(all),
-                share(spent) / 10,
-                share(spent) % 10,
-                share(halted) / 10,
-                share(halted) % 10
-            );
-            if vm.state == State::Running {
-                say!(
-                    self,
-                    "it had the CPU for {}.{} %, waited for it {}.{} %; {}",
-                    share(ran) / 10,
-                    share(ran) % 10,
-                    share(waited) / 10,
-                    share(waited) % 10,
-                    Shown(self.scheduler.share(self.focus))
-                );
-            }
-            say!(self, "  exits/s  ticks each  reason");
-            for (count, ticks, name) in reasons.into_iter().take(REASONS) {
-                say!(self, "{:9} {:11}  {name}", rate(count), ticks / count);
-            }
-            let report = vm.guest.vm.mmu().shadow_report();
-            if vm.guest.vm.is_shadow()
-                && let Some(report) = report
-            {
-                say!(
-                    self,
-                    "shadow pages: {} of {}",
-                    report.pages,
-                    report.pages_capacity
-                );
-            }
-        }
-        self.console.watch = Some(new);
-        next
-    }
 }
 
 /// A share as people read it.
-struct Shown(Share);
+pub(super) struct Shown(pub Share);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,43 +1,12 @@
 //! The console as the session has it: its screen, its line on the serial port, and what it watches.
 
+use super::statistics::Watch;
 use crate::control;
 use console::{Command, Editor, Event, Keyboard, Screen, SerialLine};
 use core::fmt::{self, Write};
-use hv_core::VmTime;
-use hv_core::exit::ExitReason;
-use hv_core::stats::{CpuFacts, Stats};
 
 const PROMPT: &str = "umbra> ";
 const HINT: &str = "(`help` lists the commands; `close` or three Ctrl-A lead back to the guest)\n";
-
-/// What is shown live.
-pub(super) struct Watch {
-    /// When it is shown next.
-    pub due: VmTime,
-    /// When it was shown last, in TSC ticks; and the counts then.
-    pub since: u64,
-    pub exits: [u64; ExitReason::KINDS],
-    pub ticks: [u64; ExitReason::KINDS],
-    /// Ticks that it had had the CPU, and waited for it.
-    pub ran: u64,
-    pub waited: u64,
-    pub halted: u64,
-}
-
-impl Watch {
-    /// Begins to watch at `since` ticks.
-    pub fn new(due: VmTime, since: u64, cpus: &[CpuFacts], stats: &Stats) -> Self {
-        Self {
-            due,
-            since,
-            exits: stats.exits,
-            ticks: stats.ticks,
-            ran: cpus.iter().map(|cpu| cpu.used).sum(),
-            waited: cpus.iter().map(|cpu| cpu.steal).sum(),
-            halted: cpus.iter().map(|cpu| cpu.halted).sum(),
-        }
-    }
-}
 
 /// The console.
 #[derive(Default)]

@@ -9,6 +9,7 @@ mod commands;
 mod console;
 mod pointer;
 mod run;
+mod statistics;
 mod view;
 mod vm;
 
