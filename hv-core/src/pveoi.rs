@@ -54,7 +54,7 @@ impl PvEoi {
     /// Offers the guest to end the interrupt that is being injected without an exit.
     pub fn offer(&mut self, mem: &dyn GuestMemory) {
         let word = self.word;
-        self.offered = word.is_some_and(|word| mem.write(word, &1u32.to_le_bytes()).is_ok());
+        self.offered = word.is_some_and(|word| mem.write_value(word, 4, 1).is_ok());
     }
 
     /// Whether an offer is out: [`PvEoi::take_back`] is due at the next exit.
@@ -72,7 +72,7 @@ impl PvEoi {
         match mem.read_u32(word) {
             Ok(value) if value & 1 == 0 => true,
             _ => {
-                let _ = mem.write(word, &0u32.to_le_bytes());
+                let _ = mem.write_value(word, 4, 0);
                 false
             }
         }

@@ -20,9 +20,10 @@ pub struct CpuInterrupts {
     mailbox: Arc<Mailbox>,
     apics: Arc<Apics>,
     chips: SharedChips,
-    /// The mailbox's flags as of the last look, and what follows from them and the local APIC's state.
+    /// The mailbox's flags as of the last look, or that the local APIC has changed since; and what follows from both.
     seen: Flags,
     attention: Attention,
+    deliverable: Option<u8>,
     /// What was published last.
     published: Address,
     /// Whether the PIC, and not the local APIC, gave the vector that was acknowledged last.
@@ -44,6 +45,7 @@ impl CpuInterrupts {
             lapic,
             seen: Flags::empty(),
             attention: Attention::NONE,
+            deliverable: None,
             mailbox,
             apics,
             chips: chips.clone(),
@@ -51,14 +53,35 @@ impl CpuInterrupts {
             ipis: 0,
         };
         new.publish();
-        new.open();
+        new.changed();
+        new.look();
         Some(new)
     }
 
-    /// Looks into the mailbox, if there is anything new.
+    /// What is known of what waits is out of date. It is found out anew when it is needed, once for all changes until then.
+    #[inline]
+    fn changed(&mut self) {
+        self.seen = Flags::UNKNOWN;
+    }
+
+    /// Looks into the mailbox, and at what waits, if there is anything new.
     #[inline(always)]
     fn look(&mut self) {
         if self.mailbox.flags() != self.seen {
+            self.look_again();
+        }
+    }
+
+    #[inline(never)]
+    fn look_again(&mut self) {
+        self.look_for_mail();
+        self.update();
+    }
+
+    /// Lets the local APIC have its mail.
+    #[inline]
+    fn look_for_mail(&mut self) {
+        if self.mailbox.flags().intersects(Flags::MAIL) {
             self.open();
         }
     }
@@ -83,7 +106,7 @@ impl CpuInterrupts {
                 self.mailbox.tell(Flags::NMI);
             }
         }
-        self.update();
+        self.changed();
     }
 
     fn take_vectors(&mut self, mail: Flags) {
@@ -113,6 +136,7 @@ impl CpuInterrupts {
         let interrupt = waiting.deliverable.is_some() || self.takes_pic();
         attention.set(Attention::INTERRUPT, interrupt);
         self.attention = attention;
+        self.deliverable = waiting.deliverable;
         self.mailbox.publish_class(waiting.ppr >> 4);
     }
 
@@ -144,24 +168,37 @@ impl CpuInterrupts {
     }
 
     /// Does what a register write asks for.
+    #[inline]
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::None | Effect::Timer => {}
-            Effect::Eoi(vector) => self.chips.lock().end_of_interrupt(vector),
+            Effect::Eoi(vector) => self.end_at_the_chips(vector),
             Effect::Send(message, shorthand) => self.send(message, shorthand),
-            Effect::Addressed => {
-                self.publish();
-                self.chips.lock().addresses_changed();
-            }
+            Effect::Addressed => self.readdressed(),
         }
-        self.update();
-        // What came between is new.
-        self.look();
+        self.changed();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_at_the_chips(&mut self, vector: u8) {
+        self.chips.lock().end_of_interrupt(vector);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn readdressed(&mut self) {
+        self.publish();
+        self.chips.lock().addresses_changed();
     }
 
     /// Sends an interprocessor interrupt. A fixed one to itself has no way to go.
     fn send(&mut self, message: Message, shorthand: Shorthand) {
         self.ipis += 1;
+        if message.mode == DeliveryMode::LowestPriority {
+            // Its own priority counts too.
+            self.look();
+        }
         if message.mode != DeliveryMode::Fixed {
             self.apics.send(self.cpu, message, shorthand);
         } else if self.apics.send_to_others(self.cpu, message, shorthand) {
@@ -205,7 +242,7 @@ impl InterruptController for CpuInterrupts {
         self.from_pic = false;
         self.mailbox.forget();
         self.publish();
-        self.update();
+        self.changed();
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
@@ -215,9 +252,12 @@ impl InterruptController for CpuInterrupts {
             false => None,
         };
         self.from_pic = vector.is_some();
-        let vector = vector.or_else(|| self.lapic.acknowledge());
-        self.update();
-        self.look();
+        let vector = vector.or_else(|| {
+            let vector = self.deliverable?;
+            self.lapic.begin_service(vector);
+            Some(vector)
+        });
+        self.changed();
         vector
     }
 
@@ -227,8 +267,7 @@ impl InterruptController for CpuInterrupts {
         } else {
             self.lapic.unacknowledge(vector);
         }
-        self.update();
-        self.look();
+        self.changed();
     }
 
     fn eoi_may_be_skipped(&self) -> bool {
@@ -254,7 +293,7 @@ impl InterruptController for CpuInterrupts {
             self.mailbox.drop_vectors();
             self.lapic.receive(event(DeliveryMode::Init, 0));
             self.publish();
-            self.update();
+            self.changed();
             self.chips.lock().addresses_changed();
         }
         init
@@ -292,10 +331,9 @@ impl InterruptController for CpuInterrupts {
     }
 
     fn request(&mut self, vector: u8) {
-        self.look();
+        self.look_for_mail();
         self.lapic.receive(fixed(vector, false));
-        self.update();
-        self.look();
+        self.changed();
     }
 
     fn send_ipi(&mut self, apic_id: u32, icr: u32) -> bool {
@@ -323,14 +361,13 @@ impl InterruptController for CpuInterrupts {
     }
 
     fn cr8(&self) -> u8 {
-        self.attention.cr8()
+        self.lapic.tpr() >> 4
     }
 
     fn set_cr8(&mut self, value: u8) {
         if value & 0xf != self.cr8() {
             self.lapic.set_tpr(value << 4);
-            self.update();
-            self.look();
+            self.changed();
         }
     }
 
@@ -339,7 +376,7 @@ impl InterruptController for CpuInterrupts {
     }
 
     fn set_apic_base(&mut self, value: u64) -> bool {
-        self.look();
+        self.look_for_mail();
         let valid = self.lapic.set_apic_base(value);
         if valid {
             self.carry_out(Effect::Addressed);
@@ -353,13 +390,12 @@ impl InterruptController for CpuInterrupts {
 
     fn poll(&mut self, now: VmTime) {
         if self.lapic.advance(now) {
-            self.update();
-            self.look();
+            self.changed();
         }
     }
 
     fn mmio_read(&mut self, now: VmTime, offset: u64) -> u64 {
-        self.look();
+        self.look_for_mail();
         if !self.lapic.has_page() {
             return u64::MAX;
         }
@@ -378,40 +414,40 @@ impl InterruptController for CpuInterrupts {
         if offset & 0xf != 0 || narrow || !self.lapic.has_page() {
             return;
         }
-        self.look();
+        self.look_for_mail();
         self.lapic.advance(now);
         let effect = self.lapic.write(now, offset, value as u32);
         self.carry_out(effect);
     }
 
     fn tsc_deadline(&mut self, now: VmTime) -> u64 {
-        self.look();
+        self.look_for_mail();
         self.poll(now);
         self.lapic.tsc_deadline()
     }
 
     fn set_tsc_deadline(&mut self, value: u64, at: VmTime, now: VmTime) {
-        self.look();
+        self.look_for_mail();
         self.lapic.advance(now);
         let effect = self.lapic.set_tsc_deadline(value, at);
         self.carry_out(effect);
     }
 
     fn x2apic_read(&mut self, msr: u32, now: VmTime) -> Option<u64> {
-        self.look();
+        self.look_for_mail();
         self.poll(now);
         self.lapic.x2apic_read(now, msr)
     }
 
     fn x2apic_write(&mut self, msr: u32, value: u64, now: VmTime) -> bool {
-        self.look();
+        self.look_for_mail();
         // The end of an interrupt, once an interrupt, does not care for the timer.
         let fired = msr != x2apic::EOI && self.lapic.advance(now);
         let effect = self.lapic.x2apic_write(now, msr, value);
         if let Some(effect) = effect {
             self.carry_out(effect);
         } else if fired {
-            self.update();
+            self.changed();
         }
         effect.is_some()
     }

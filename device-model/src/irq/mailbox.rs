@@ -40,6 +40,8 @@ bitflags::bitflags! {
         const PIC = 1 << 24;
         /// The I/O APIC passes it on to this CPU.
         const PIC_BY_IOAPIC = 1 << 25;
+        /// The owner does not know what waits. Never in the mailbox.
+        const UNKNOWN = 1 << 31;
 
         /// What the owner's local APIC sees to.
         const MAIL = Self::VECTORS.bits()

@@ -475,6 +475,7 @@ fn lowest_priority_takes_turns_and_avoids_busy_cpus() {
         [Some(0x41), Some(0x42)]
     );
     cpus[0].set_cr8(8);
+    assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     MessageSink::new(&chips).send(0xfee0_3004, 0x151);
     assert!(!cpus[0].attention().contains(Attention::INTERRUPT));
     assert!(cpus[1].attention().contains(Attention::INTERRUPT));

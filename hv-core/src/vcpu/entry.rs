@@ -136,7 +136,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let before = Before::new(self.cpu.rip(), self.cpu.gprs());
             recorder.begin(self.now, &exit, &before);
         }
-        self.handle_exit(exit);
+        self.act(exit);
     }
 
     /// Tells the interrupt chips of the task priority that the guest has set.

@@ -374,6 +374,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn handle_exit(&mut self, exit: VmExit) {
         self.take_back_eoi();
         self.take_task_priority();
+        self.act(exit);
+    }
+
+    /// Acts on the exit; what the guest has told without an exit has been taken.
+    #[inline(always)]
+    fn act(&mut self, exit: VmExit) {
         if let Some(e) = exit.vectoring {
             self.put_back(e);
         }

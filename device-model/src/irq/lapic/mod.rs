@@ -298,15 +298,14 @@ impl Lapic {
         }
     }
 
-    /// Takes the deliverable interrupt into service.
-    pub(super) fn acknowledge(&mut self) -> Option<u8> {
-        let vector = self.waiting().deliverable?;
+    /// Takes the [deliverable](Waiting::deliverable) interrupt into service.
+    #[inline]
+    pub(super) fn begin_service(&mut self, vector: u8) {
         self.irr.clear(vector);
         self.isr.set(vector);
-        Some(vector)
     }
 
-    /// Undoes [`acknowledge`](Self::acknowledge), which gave `vector`: it is requested and not in service.
+    /// Undoes [`begin_service`](Self::begin_service): it is requested and not in service.
     pub(super) fn unacknowledge(&mut self, vector: u8) {
         if self.isr.clear(vector) {
             self.irr.set(vector);

@@ -144,7 +144,7 @@ fn writable(offset: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{T0, fixed};
+    use super::super::tests::{T0, acknowledge, fixed};
     use super::{Effect, Lapic, Message, Shorthand};
 
     const DISABLED: u64 = 0xfee0_0000;
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(read(&a, 0x80f), Some(0x1ff));
         assert_eq!(read(&a, 0x837), Some(0xfe));
         assert_eq!(read(&a, 0x822), Some(2));
-        assert_eq!(a.acknowledge(), Some(0x41));
+        assert_eq!(acknowledge(&mut a), Some(0x41));
     }
 
     #[test]
