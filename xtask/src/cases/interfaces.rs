@@ -15,7 +15,7 @@ use crate::run::{self, Options};
 use crate::vm::Vm;
 
 /// Microsoft's alone, as Windows has it.
-fn windows() -> Profile {
+pub(super) fn windows() -> Profile {
     Profile {
         os: Os::Windows,
         ..Profile::default()

@@ -3,6 +3,7 @@
 //! [`list`] has those that boot one guest and follow a script; what takes more has a module of its own.
 
 mod checks;
+mod clock;
 mod console;
 mod cpus;
 mod defence;
@@ -133,6 +134,7 @@ pub fn all() -> Vec<Case> {
     all.extend(interfaces::cases());
     all.extend(uefi::cases());
     all.extend(suspend::cases());
+    all.extend(clock::cases());
     all
 }
 
