@@ -291,6 +291,9 @@ pub struct InstallArgs {
     /// The guest's memory
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: String,
+    /// The guest's virtual CPUs
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub cpus: String,
     /// Write the guest's screen at the end
     #[arg(long, value_name = "FILE.png")]
     pub screenshot: Option<PathBuf>,

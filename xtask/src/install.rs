@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use protocol::options::MAX_CPUS;
 
 use crate::cdrom::{self, Entry};
 use crate::cli::InstallArgs;
@@ -23,7 +24,7 @@ use crate::guests::Guest;
 use crate::media::Boots;
 use crate::outcome::refuse;
 use crate::progress::Step;
-use crate::rig::parse_memory;
+use crate::rig::{parse_cpus, parse_memory};
 use crate::run::{self, Options};
 use crate::script;
 use crate::setup::{self, Purpose};
@@ -60,6 +61,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         .map(media::parse_size)
         .transpose()?;
     let memory = parse_memory("--memory", &args.memory)?;
+    let cpus = parse_cpus("--cpus", &args.cpus, MAX_CPUS)?;
     if media::check_disk(&args.disk, size)? {
         refuse!(
             "{} exists already; an installation writes over a whole disk, so name a new file",
@@ -80,6 +82,8 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         screenshot: args.screenshot.clone(),
         ..Options::headless(Vm {
             memory,
+            cpus,
+            max_cpus: cpus,
             disks: vec![media::make_disk(&args.disk, size)?],
             firmware: firmware.clone(),
             ..Vm::of(&cd)?

@@ -33,19 +33,25 @@ pub(super) fn cases() -> Vec<Case> {
         let what = What::Kernel(Guest::CloudKernel, CMDLINE);
         case(name, what, 256, timeout, &script(), &checks)
     };
+    let devices = |name, procedure| Case {
+        script: used(),
+        profile: Profile {
+            hpet: true,
+            disk_bus: Some(DiskBus::Virtio),
+            nic: Some(Nic::Virtio),
+            ..Profile::default()
+        },
+        ..own(name, DEVICES_NEED, procedure, 256, 120)
+    };
     vec![
         with_cpus(2, own("suspend-bios", NEEDS, by_bios, 256, 120)),
         shadowed(Shadow::Unsync, direct("suspend-shadow", 120)),
-        Case {
-            script: used(),
-            profile: Profile {
-                hpet: true,
-                disk_bus: Some(DiskBus::Virtio),
-                nic: Some(Nic::Virtio),
-                ..Profile::default()
-            },
-            ..own("suspend-devices", DEVICES_NEED, with_devices, 256, 120)
-        },
+        devices("suspend-devices", |case, umbra, scratch| {
+            with_devices(false, case, umbra, scratch)
+        }),
+        by_hand(devices("suspend-devices-bios", |case, umbra, scratch| {
+            with_devices(true, case, umbra, scratch)
+        })),
         by_hand(on_host_cpus(
             2,
             with_cpus(2, direct("suspend-host-cpus-2", 120)),
@@ -84,12 +90,34 @@ fn used() -> Vec<Step> {
     script
 }
 
-/// A guest whose every device has a driver, which works before and after.
-fn with_devices(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+/// A guest whose every device has a driver, which works before and after. Either SeaBIOS starts and wakes it, or Umbra.
+fn with_devices(bios: bool, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let mut options = tablet::doing(include_str!("../suspend.sh"), scratch)?;
     options.network.net = Net::User;
     options.vm.disks = vec![media::make_disk(&scratch.join("disk.img"), Some(DISK))?];
     options.vm.cmdline.push_str(" clocksource=hpet");
+    if bios && let Some((initrd, _)) = options.vm.initrd.take() {
+        let path = scratch.join("suspend.iso");
+        let entry = Entry {
+            label: "suspend",
+            cmdline: &std::mem::take(&mut options.vm.cmdline),
+        };
+        let kernel = Guest::I386Kernel.provide()?;
+        cdrom::make_with(
+            &path,
+            "SUSPEND",
+            &kernel,
+            &initrd,
+            &[entry],
+            Boots::Bios,
+            &[],
+        )?;
+        options.vm = Vm {
+            tablet: true,
+            disks: options.vm.disks,
+            ..Vm::of(&path)?
+        };
+    }
     case.run_once(&options, umbra, scratch)
 }
 
