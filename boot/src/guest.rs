@@ -19,13 +19,14 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use cpu_slot::CpuSlot;
+use device_model::ahci;
+use device_model::ata::Drive;
 use device_model::fdc::{self, Fdc};
 use device_model::flash;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
-use device_model::ide::{Drive, Ide};
 use device_model::irq::{CpuInterrupts, SharedChips};
-use device_model::machine::{Machine, Outside};
+use device_model::machine::{CdromDrive, Machine, Outside};
 use device_model::mapped::Mapped;
 use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
@@ -48,7 +49,7 @@ use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
 use hv_core::machine::{
-    self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc, Nic, PCI_DISKS, Slot, pci_disk,
+    self, BootFrom, FloppyDrive, IdeDrive, MachineDesc, Nic, PCI_DISKS, Slot, pci_disk,
 };
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -65,7 +66,7 @@ use hvmloader_fw::{cmos, low_memory, mtrr, vga_text};
 use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
 use paging::{Ways, algorithm, shadow_pages};
-use protocol::options::{self, DiskBus};
+use protocol::options::{self, CdBus, DiskBus};
 
 /// What the virtual CPUs of a guest share.
 pub type Vm = vm::Vm<Paging<HostFrames>>;
@@ -114,8 +115,8 @@ pub struct Guest<B: VcpuBackend> {
     pub terminal: Option<Terminal>,
     /// The clock, with CMOS memory.
     rtc: Arc<Lock<Rtc>>,
-    /// The IDE controller, with the CD-ROM drive.
-    pub ide: Arc<Lock<Ide>>,
+    /// The CD-ROM drive.
+    pub cdrom: CdromDrive,
     /// The floppy disk controller.
     pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
@@ -232,11 +233,20 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let (cdroms, cdrom) = Cabinet::of(media.cdroms);
         let (floppies, floppy) = Cabinet::of(media.floppies);
-        let (ide_disks, virtio_disks) = match options.profile.disk_bus() {
-            DiskBus::Ide => (media.disks, Vec::new()),
-            DiskBus::Virtio => (Vec::new(), media.disks),
+        let none = Vec::new;
+        let (ide_disks, sata_disks, virtio_disks) = match options.profile.disk_bus() {
+            DiskBus::Ide => (media.disks, none(), none()),
+            DiskBus::Ahci => (none(), media.disks, none()),
+            DiskBus::Virtio => (none(), none(), media.disks),
         };
-        let (described, drives) = ide_drives(number, ide_disks, cdrom);
+        let (ide_cd, sata_cd) = match options.profile.cd_bus() {
+            CdBus::Ide => (cdrom, None),
+            CdBus::Ahci => (None, cdrom),
+        };
+        let ide_cd = ide_cd.map(|medium| (machine::CDROM, medium));
+        let sata_cd = sata_cd.map(|medium| (machine::SATA_CDROM, medium));
+        let (described, drives) = ata_drives(number, ide_disks, ide_cd);
+        let (described_sata, sata) = ata_drives(number, sata_disks, sata_cd);
         let queues = options.cpus() as u16;
         let mut virtio = pci_disks(number, virtio_disks, queues);
         let desc = MachineDesc {
@@ -247,6 +257,7 @@ impl<B: VcpuBackend> Guest<B> {
             mac: numbered(MAC, number),
             uuid: numbered(UUID, number),
             drives: described,
+            sata: described_sata,
             pci_disks: virtio.len(),
             floppy: floppy_drive,
             boot: options.boot.map(boot_from),
@@ -254,6 +265,7 @@ impl<B: VcpuBackend> Guest<B> {
             tablet: options.tablet,
         };
         let disks = virtio.len();
+        let sata_drives = desc.sata.iter().flatten().count();
         let terminal = small_devices(number, &options.profile, &mut virtio);
 
         let mut store = None;
@@ -327,6 +339,7 @@ impl<B: VcpuBackend> Guest<B> {
             devices: DEVICES
                 + u64::from(desc.max_cpus - 1) * CPU
                 + (disks * block::MEMORY) as u64
+                + (sata_drives * ahci::DRIVE_MEMORY) as u64
                 + overlays as u64,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
@@ -417,6 +430,7 @@ impl<B: VcpuBackend> Guest<B> {
             }),
             net,
             drives,
+            sata,
             virtio,
             floppy,
             video: device_ram(vga::pci_id::VRAM_SIZE).ok_or_else(enough)?,
@@ -432,7 +446,7 @@ impl<B: VcpuBackend> Guest<B> {
             keyboard,
             uart,
             rtc,
-            ide,
+            cdrom,
             fdc,
             pm,
             usb,
@@ -482,7 +496,7 @@ impl<B: VcpuBackend> Guest<B> {
             uart,
             terminal,
             rtc,
-            ide,
+            cdrom,
             fdc,
             pm,
             usb,
@@ -595,22 +609,22 @@ impl<B: VcpuBackend> Guest<B> {
     }
 }
 
-/// The drives on the IDE channels of VM `number`: the CD-ROM drive has its place, if there is one, and the hard disks the others.
-fn ide_drives(
+/// The drives of VM `number` on the IDE channels, or at the AHCI controller's ports: the CD-ROM drive has its place, if there is one, and the
+/// hard disks the others.
+fn ata_drives<const N: usize>(
     number: u8,
     disks: Vec<Box<dyn BlockBackend>>,
-    cdrom: Option<Box<dyn BlockBackend>>,
-) -> ([Option<IdeDrive>; IDE_DRIVES], [Option<Drive>; IDE_DRIVES]) {
-    let mut described = [None; IDE_DRIVES];
-    let mut drives: [Option<Drive>; IDE_DRIVES] = Default::default();
-    if let Some(medium) = cdrom {
-        described[machine::CDROM] = Some(IdeDrive::Cdrom);
-        drives[machine::CDROM] = Some(Drive::cdrom(Some(medium)));
+    cdrom: Option<(usize, Box<dyn BlockBackend>)>,
+) -> ([Option<IdeDrive>; N], [Option<Drive>; N]) {
+    let mut described = [None; N];
+    let mut drives = [const { None::<Drive> }; N];
+    if let Some((at, medium)) = cdrom {
+        described[at] = Some(IdeDrive::Cdrom);
+        drives[at] = Some(Drive::cdrom(Some(medium)));
     }
     for disk in disks {
-        let free = (0..IDE_DRIVES).find(|&at| drives[at].is_none());
-        let Some(at) = free else {
-            log::warn!("VM {number}: a further hard disk is not used: the IDE channels are full");
+        let Some(at) = drives.iter().position(Option::is_none) else {
+            log::warn!("VM {number}: a further hard disk is not used: all {N} places are taken");
             continue;
         };
         let sectors = disk.sectors();

@@ -1,7 +1,7 @@
 //! The virtual PC: an Intel 440FX machine with PIIX3/PIIX4 parts, as safe code.
 //!
 //! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
-//! and [`machine`] puts them there. There are the host and ISA bridges, IDE with disk and CD-ROM, VGA with the Bochs
+//! and [`machine`] puts them there. There are the host and ISA bridges, IDE and AHCI with disks and CD-ROMs, VGA with the Bochs
 //! extensions, RTL8029 and 82540EM network cards, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
 //! power management, a USB controller with a tablet, fw_cfg, debug ports, the flash chip with UEFI's variables, and virtio devices.
 //!
@@ -12,6 +12,8 @@
 extern crate alloc;
 
 pub mod a20;
+pub mod ahci;
+pub mod ata;
 pub mod checksum;
 pub mod debug;
 pub mod dma;

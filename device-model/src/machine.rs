@@ -5,6 +5,8 @@
 //! comes in through [`Outside`].
 
 use crate::a20::A20;
+use crate::ahci::{self, Ahci};
+use crate::ata::{CdromState, Drive};
 use crate::debug::DebugPort;
 use crate::dma::Dma;
 use crate::e1000::{self, E1000};
@@ -13,7 +15,7 @@ use crate::flash::{self, Flash};
 use crate::fwcfg::FwCfg;
 use crate::hpet::Hpet;
 use crate::i8042::I8042;
-use crate::ide::{self, Drive, Ide};
+use crate::ide::{self, Ide};
 use crate::irq::{
     GsiSink, InterruptChips, IoApicMmio, MessageSink, PciSink, PicPorts, Replaceable, SharedChips,
 };
@@ -37,7 +39,7 @@ use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::{IrqLine, MsiLine};
 use hv_core::lock::{Lock, Rank};
-use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Nic, Slot, irq};
+use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Nic, SATA_PORTS, Slot, irq};
 use hv_core::{Gpa, VmTime};
 
 /// The subsystem that all PCI functions name: QEMU's vendor and device.
@@ -54,6 +56,8 @@ pub struct Outside {
     pub net: Box<dyn NetBackend>,
     /// The drives on the IDE channels, as the description has them.
     pub drives: [Option<Drive>; IDE_DRIVES],
+    /// The drives at the ports of the AHCI controller, likewise. Without any there is none.
+    pub sata: [Option<Drive>; SATA_PORTS],
     /// Virtio devices, and where each is on the PCI bus.
     pub virtio: Vec<(Slot, Box<dyn DeviceType>)>,
     /// The disk in the floppy drive.
@@ -84,14 +88,44 @@ pub struct Machine {
     pub uart: Arc<Lock<Uart>>,
     /// The clock, with CMOS memory.
     pub rtc: Arc<Lock<Rtc>>,
-    /// The IDE controller.
-    pub ide: Arc<Lock<Ide>>,
+    /// The CD-ROM drive.
+    pub cdrom: CdromDrive,
     /// The floppy disk controller.
     pub fdc: Arc<Lock<Fdc>>,
     /// Power management, with the power button.
     pub pm: Shared<Piix4Pm>,
     /// The USB controller with the tablet.
     pub usb: Option<Shared<Uhci<Tablet>>>,
+}
+
+/// The machine's CD-ROM drive, wherever it is.
+pub enum CdromDrive {
+    /// On an IDE channel, if it is anywhere.
+    Ide(Arc<Lock<Ide>>),
+    /// At a port of the AHCI controller.
+    Sata(Shared<Ahci>),
+}
+
+impl CdromDrive {
+    /// How it is. None: there is none.
+    #[must_use]
+    pub fn state(&self) -> Option<CdromState> {
+        match self {
+            Self::Ide(ide) => ide.lock().cdrom(machine::CDROM),
+            Self::Sata(ahci) => ahci.lock().cdrom(machine::SATA_CDROM),
+        }
+    }
+
+    /// Changes its medium, closes its tray and returns the old medium. Where there is no drive, `medium` is returned.
+    pub fn change_medium(
+        &self,
+        medium: Option<Box<dyn BlockBackend>>,
+    ) -> Option<Box<dyn BlockBackend>> {
+        match self {
+            Self::Ide(ide) => ide.lock().change_medium(machine::CDROM, medium),
+            Self::Sata(ahci) => ahci.lock().change_medium(machine::SATA_CDROM, medium),
+        }
+    }
 }
 
 /// A new device's place on the bus.
@@ -121,6 +155,7 @@ impl Machine {
             debug,
             net,
             drives,
+            sata,
             virtio,
             floppy,
             video,
@@ -200,6 +235,15 @@ impl Machine {
         let ide = Ide::new(line(irq::IDE0), line(irq::IDE1), drives);
         let ide = Arc::new(Lock::device(ide));
         storage(bus, &mut pci, ide.clone());
+        let at_sata = sata[machine::SATA_CDROM].as_ref();
+        let at_sata = at_sata.is_some_and(Drive::is_cdrom);
+        let mut cdrom = CdromDrive::Ide(ide);
+        if sata.iter().any(Option::is_some) {
+            let ahci = serial_ata(bus, &mut pci, &chips, sata);
+            if at_sata {
+                cdrom = CdromDrive::Sata(ahci);
+            }
+        }
         let mut pm = pm;
         let mut blocks = vec![
             (machine::PM_BASE, machine::PM_LEN),
@@ -246,7 +290,7 @@ impl Machine {
             keyboard,
             uart,
             rtc,
-            ide,
+            cdrom,
             fdc,
             pm,
             usb,
@@ -308,6 +352,26 @@ fn storage(bus: &mut Bus, pci: &mut PciBus, ide: SharedDevice) {
         .kept(0x40, 0x44)
         .io_bar(BUS_MASTER_BAR, BUS_MASTER_LEN.into(), registers);
     pci.add(machine::IDE, Box::new(config));
+}
+
+/// The AHCI controller. Its window is numbered by the bus before it exists.
+fn serial_ata(
+    bus: &mut Bus,
+    pci: &mut PciBus,
+    chips: &SharedChips,
+    drives: [Option<Drive>; SATA_PORTS],
+) -> Shared<Ahci> {
+    let place = bus.reserve();
+    let input = PciSink::input(machine::AHCI.device, 0);
+    let parts = ahci::Parts {
+        line: IrqLine::new(Arc::new(PciSink(chips.clone())), input),
+        messages: MsiLine::new(Arc::new(MessageSink::new(chips))),
+        window: bus.add_mmio(place, ahci::MEMORY_LEN, None),
+    };
+    let function = Shared::new(Ahci::new(drives, parts));
+    bus.occupy(place, function.on_bus());
+    pci.add(machine::AHCI, Box::new(function.clone()));
+    function
 }
 
 /// The USB controller with the tablet. Its window is numbered by the bus before it exists.

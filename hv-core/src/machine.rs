@@ -83,6 +83,16 @@ pub const fn pci_disk(n: usize) -> Slot {
     }
 }
 
+/// The AHCI controller, in machines that have something at it. On an ICH9 it is function 2 of this device, behind others.
+pub const AHCI: Slot = Slot {
+    device: 31,
+    function: 0,
+};
+/// Ports of the AHCI controller.
+pub const SATA_PORTS: usize = 6;
+/// The port of a CD-ROM drive: the last.
+pub const SATA_CDROM: usize = SATA_PORTS - 1;
+
 /// Where RAM below 4 GiB ends at the latest: what is above it is the PCI window.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 /// Where RAM above 4 GiB begins.
@@ -156,7 +166,7 @@ pub const fn pirq(device: u8, pin: u8) -> u8 {
     (pin + device + 3) & 3
 }
 
-/// A drive on an IDE channel.
+/// A drive on an IDE channel, or at a port of the AHCI controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdeDrive {
     /// A hard disk.
@@ -247,6 +257,8 @@ pub struct MachineDesc {
     pub uuid: [u8; 16],
     /// The drives on the IDE channels.
     pub drives: [Option<IdeDrive>; IDE_DRIVES],
+    /// The drives at the ports of the AHCI controller. Without any there is none.
+    pub sata: [Option<IdeDrive>; SATA_PORTS],
     /// Hard disks on the PCI bus: up to [`PCI_DISKS`].
     pub pci_disks: usize,
     /// The floppy drive, perhaps without a disk in it.
@@ -260,6 +272,17 @@ pub struct MachineDesc {
 }
 
 impl MachineDesc {
+    /// All ATA drives.
+    pub fn ata_drives(&self) -> impl Iterator<Item = IdeDrive> {
+        self.drives.iter().chain(&self.sata).copied().flatten()
+    }
+
+    /// Whether there is an AHCI controller.
+    #[must_use]
+    pub fn has_ahci(&self) -> bool {
+        self.sata.iter().any(Option::is_some)
+    }
+
     /// How the virtual CPUs are arranged.
     #[must_use]
     pub const fn topology(&self) -> Topology {

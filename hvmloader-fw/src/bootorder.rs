@@ -8,7 +8,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use hv_core::machine::{BootFrom, IDE, ISA_BRIDGE, IdeDrive, MachineDesc, NIC, pci_disk};
+use hv_core::machine::{AHCI, BootFrom, IDE, ISA_BRIDGE, IdeDrive, MachineDesc, NIC, pci_disk};
 
 /// The usual order. The network is booted from if it is asked for.
 const USUAL: [BootFrom; 3] = [BootFrom::Disk, BootFrom::Cdrom, BootFrom::Floppy];
@@ -25,7 +25,7 @@ pub(crate) const fn cmos_code(from: BootFrom) -> u8 {
 
 /// Whether the machine has such a device, with a medium in it or not.
 fn present(desc: &MachineDesc, from: BootFrom) -> bool {
-    let has = |wanted: fn(&IdeDrive) -> bool| desc.drives.iter().flatten().any(wanted);
+    let has = |wanted: fn(&IdeDrive) -> bool| desc.ata_drives().any(|drive| wanted(&drive));
     match from {
         BootFrom::Disk => {
             desc.pci_disks != 0 || has(|drive| matches!(drive, IdeDrive::Disk { .. }))
@@ -63,6 +63,7 @@ fn paths(desc: &MachineDesc, from: BootFrom) -> Vec<String> {
                     n % 2
                 )
             })
+            .chain(sata_drives(desc, is))
             .chain(pci_disks(desc, from))
             .collect(),
         BootFrom::Floppy => [format!(
@@ -72,6 +73,19 @@ fn paths(desc: &MachineDesc, from: BootFrom) -> Vec<String> {
         .into(),
         BootFrom::Network => [format!("/pci@i0cf8/ethernet@{:x}", NIC.device)].into(),
     }
+}
+
+/// The paths of drives at the AHCI controller's ports. OVMF (`QemuBootOrderLib`) knows the controller by its IDs.
+fn sata_drives(desc: &MachineDesc, is: impl Fn(&IdeDrive) -> bool) -> impl Iterator<Item = String> {
+    (0..)
+        .zip(&desc.sata)
+        .filter(move |(_, drive)| drive.as_ref().is_some_and(&is))
+        .map(|(port, _): (usize, _)| {
+            format!(
+                "/pci@i0cf8/pci8086,2922@{:x}/drive@{port:x}/disk@0",
+                AHCI.device
+            )
+        })
 }
 
 /// The paths of hard disks on the PCI bus, if these are what is asked for.
@@ -153,6 +167,23 @@ mod tests {
         };
         let disk = |slot| format!("/pci@i0cf8/scsi@{slot}/disk@0,0");
         assert_eq!(lines(&desc), [&*disk(8), &*disk(9), CD, FLOPPY]);
+    }
+
+    #[test]
+    fn drives_at_the_ahci_controller_have_the_paths_of_their_ports() {
+        let disk = Some(IdeDrive::Disk { sectors: 1000 });
+        let mut sata = [disk, disk, None, None, None, Some(IdeDrive::Cdrom)];
+        let path = |port| format!("/pci@i0cf8/pci8086,2922@1f/drive@{port}/disk@0");
+        let mut desc = MachineDesc {
+            drives: [None; 4],
+            sata,
+            ..machine(1 << 30, 1)
+        };
+        let all = [&*path(0), &*path(1), &*path(5), FLOPPY];
+        assert_eq!(lines(&desc), all);
+        sata = [None; 6];
+        desc.sata = sata;
+        assert_eq!(lines(&desc), [FLOPPY]);
     }
 
     #[test]

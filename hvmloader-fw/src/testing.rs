@@ -21,6 +21,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        sata: [None; 6],
         pci_disks: 0,
         nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,

@@ -5,9 +5,9 @@
 //! each batch of instructions: so a run repeats exactly, on any machine.
 
 use crate::rig;
+use device_model::ata::Drive;
 use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
-use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Outside};
 use device_model::mapped::Mapped;
@@ -248,6 +248,7 @@ impl FirmwarePc {
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             uuid: [7; 16],
             drives: described,
+            sata: [None; 6],
             pci_disks: 0,
             nic: hv_core::machine::Nic::Ne2k,
             floppy: FloppyDrive::M1440,
@@ -283,6 +284,7 @@ impl FirmwarePc {
             debug: Box::new(debug.clone()),
             net: Box::new(NullNet),
             drives,
+            sata: Default::default(),
             virtio: Vec::new(),
             floppy: media.floppy.map(|data| ram_disk(data) as Box<_>),
             video: mapped(vga::pci_id::VRAM_SIZE),

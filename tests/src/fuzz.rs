@@ -1,5 +1,6 @@
 //! One function for each part that a guest feeds. None of them may panic, whatever the bytes; none may take long.
 
+mod ahci;
 mod ata;
 mod device;
 mod display;
@@ -13,6 +14,7 @@ mod virtio;
 mod vm;
 
 pub use self::protocol::{messages, requests, screens};
+pub use ahci::ahci;
 pub use ata::ata;
 pub use device::{fw_cfg, hpet, i8042, ne2k, pm, uhci};
 pub use display::vga;
@@ -63,6 +65,7 @@ pub const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Targ
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    target("ahci", ahci, 2_048),
     target("ata", ata, 1_024),
     target("bios", bios, 4_096),
     target("bus", bus, 4_096),
@@ -250,6 +253,7 @@ fn desc(memory: u64) -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        sata: [None; 6],
         pci_disks: 0,
         nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,

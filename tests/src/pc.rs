@@ -1,8 +1,8 @@
 //! The whole virtual PC without a CPU: every device on its buses, in guest memory, as firmware leaves it.
 
 use crate::feed::Feed;
+use device_model::ata::Drive;
 use device_model::fwcfg::FwCfg;
-use device_model::ide::Drive;
 use device_model::irq::CpuInterrupts;
 use device_model::machine::{Machine, Outside};
 use device_model::mapped::Mapped;
@@ -170,6 +170,7 @@ fn desc(cpus: u32) -> MachineDesc {
             Some(IdeDrive::Cdrom),
             None,
         ],
+        sata: [None, None, None, None, None, Some(IdeDrive::Cdrom)],
         pci_disks: 0,
         nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
@@ -223,6 +224,14 @@ impl Pc {
                 None,
                 Some(Drive::cdrom(Some(disk(1024)))),
                 None,
+            ],
+            sata: [
+                None,
+                None,
+                None,
+                None,
+                None,
+                Some(Drive::cdrom(Some(disk(64)))),
             ],
             virtio: vec![(
                 machine::pci_disk(0),

@@ -41,6 +41,7 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         mac: [2, 0, 0, 0, 0, 1],
         uuid: [7; 16],
         drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],
+        sata: [None; 6],
         pci_disks: 0,
         nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,

@@ -60,6 +60,11 @@ fn virtio_rings_survive_any_driver_and_any_host() {
 }
 
 #[test]
+fn ahci_survives_any_driver_and_any_host() {
+    feed(fuzz::ahci, 1_500, 1_024);
+}
+
+#[test]
 fn ide_survives_random_accesses() {
     feed(fuzz::ide, 60, 20_000);
 }

@@ -407,6 +407,9 @@ pub struct CrashArgs {
     /// How often
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub kills: u32,
+    /// What the guest's disk hangs at
+    #[arg(long, value_name = "BUS", default_value = "ide", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
+    pub disk_bus: DiskBus,
     /// What the moments are drawn from [default: the time of day]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,

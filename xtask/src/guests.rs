@@ -347,6 +347,15 @@ pub fn cloud_modules() -> Result<PathBuf> {
     CLOUD.modules()
 }
 
+/// The modules of that of Debian 13.
+///
+/// # Errors
+///
+/// Its package cannot be had.
+pub fn cloud_13_modules() -> Result<PathBuf> {
+    CLOUD_13.modules()
+}
+
 /// The modules of the 32-bit kernel.
 ///
 /// # Errors

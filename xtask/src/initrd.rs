@@ -33,8 +33,9 @@ const APPLETS: [&str; 33] = [
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button, its network card, its virtio console and entropy
 /// device, and the sockets that DHCP needs.
-pub const DRIVERS: [&str; 12] = [
+pub const DRIVERS: [&str; 13] = [
     "ata_piix",
+    "ahci",
     "virtio_pci",
     "virtio_blk",
     "sd_mod",

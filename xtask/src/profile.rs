@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use protocol::options::{
-    Console, DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs,
+    CdBus, Console, DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs,
 };
 
 /// The options.
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
     /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
-    /// --rtc utc --disk-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
-    /// --nic e1000
+    /// --rtc utc --disk-bus ide --cd-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
+    /// --disk-bus ahci --cd-bus ahci --nic e1000
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
     /// The interfaces of hypervisors that the guest is offered: kvm, hyperv (Microsoft's, for Windows), both as in kvm,hyperv, or none.
@@ -34,10 +34,14 @@ pub struct ProfileArgs {
     /// [default: off]
     #[arg(long, value_enum)]
     pub hpet: Option<Switch>,
-    /// What the hard disks hang at: ide, which every system has a driver for, or virtio, which Linux, the BSDs, SeaBIOS and OVMF know, with
-    /// far fewer exits [default: ide, with --os linux virtio]
+    /// What the hard disks hang at: ide, which every system has a driver for, ahci, which every system of the last fifteen years has one for,
+    /// with fewer exits, or virtio, which Linux, the BSDs, SeaBIOS and OVMF know, with the fewest [default: ide, with --os linux virtio, with
+    /// --os windows ahci]
     #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(DiskBus::NAMES).try_map(|name| name.parse::<DiskBus>()))]
     pub disk_bus: Option<DiskBus>,
+    /// What the CD-ROM drive hangs at: ide or ahci [default: ide, with --os windows ahci]
+    #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(CdBus::NAMES).try_map(|name| name.parse::<CdBus>()))]
+    pub cd_bus: Option<CdBus>,
     /// The network card: ne2k (an NE2000), e1000 (an Intel 82540EM, which 64-bit Windows has a driver for too), virtio, or none [default:
     /// ne2k, with --os linux virtio, with --os windows e1000]
     #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(Nic::NAMES).try_map(|name| name.parse::<Nic>()))]
@@ -83,6 +87,7 @@ impl ProfileArgs {
             unknown_msrs: self.unknown_msrs,
             hpet: self.hpet == Some(Switch::On),
             disk_bus: self.disk_bus,
+            cd_bus: self.cd_bus,
             nic: self.nic,
             console: self.console,
             rng: self.rng.map(|rng| rng == Switch::On),
@@ -135,6 +140,7 @@ mod tests {
             unknown_msrs: UnknownMsrs::Fault,
             hpet: None,
             disk_bus: None,
+            cd_bus: None,
             nic: None,
             console: Console::Serial,
             rng: None,

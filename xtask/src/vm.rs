@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use protocol::options::{DiskBus, MAX_CPUS, Profile, Share, prefix};
+use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 
 use crate::cli::{BootFrom, Switch, VmArgs};
 use crate::firmware::{self, Firmware};
@@ -354,10 +354,18 @@ fn disk_bus(args: &VmArgs) -> DiskBus {
     said.unwrap_or(args.profile.os.disk_bus())
 }
 
+/// What the CD-ROM drive hangs at.
+fn cd_bus(args: &VmArgs) -> CdBus {
+    let said = args.profile.cd_bus;
+    said.unwrap_or(args.profile.os.cd_bus())
+}
+
 /// Hard disks on the guest's PCI bus.
 const PCI_DISKS: usize = 8;
 /// Drives on the guest's IDE channels.
 const IDE_DRIVES: usize = 4;
+/// Ports of the guest's AHCI controller.
+const SATA_PORTS: usize = 6;
 
 /// Checks that there is room for all drives, and that there is what is to boot.
 fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<()> {
@@ -365,17 +373,18 @@ fn check_drives(args: &VmArgs, guest: Option<&Medium>, rig: &dyn Rig) -> Result<
     // No guest is the default one, which is a CD.
     let cd = matches!(kind, None | Some(Kind::Cdrom)) || !args.cdrom.is_empty();
     let disks = args.disk.len() + usize::from(kind == Some(Kind::Disk));
-    if disk_bus(args) == DiskBus::Virtio {
-        if disks > PCI_DISKS {
-            refuse!("{disks} hard disks are too many: there is room for {PCI_DISKS}");
-        }
-    } else if disks + usize::from(cd) > IDE_DRIVES {
-        let drives = if cd {
-            "three hard disks and the CD-ROM drive"
-        } else {
-            "four hard disks"
+    let (places, cd_beside) = match disk_bus(args) {
+        DiskBus::Ide => (IDE_DRIVES, cd_bus(args) == CdBus::Ide),
+        DiskBus::Ahci => (SATA_PORTS, cd_bus(args) == CdBus::Ahci),
+        DiskBus::Virtio => (PCI_DISKS, false),
+    };
+    let room = places - usize::from(cd && cd_beside);
+    if disks > room {
+        let beside = match room < places {
+            true => " beside the CD-ROM drive",
+            false => "",
         };
-        refuse!("{disks} hard disks are too many: there is room for {drives}");
+        refuse!("{disks} hard disks are too many: there is room for {room}{beside}");
     }
     let Some(boot) = args.boot else {
         return Ok(());

@@ -6,9 +6,8 @@ use crate::media::Cabinet;
 use alloc::string::String;
 use console::{COMMANDS, Command, Drive, PagingMode};
 use core::fmt;
-use device_model::ide::CdromState;
+use device_model::ata::CdromState;
 use hv_core::cpu::VcpuBackend;
-use hv_core::machine::CDROM;
 use hv_core::sched::Share;
 use protocol::Event;
 
@@ -263,7 +262,7 @@ impl<B: VcpuBackend> Session<B> {
     fn drive(&mut self, drive: Drive) -> Option<CdromState> {
         let guest = &self.vm().guest;
         let state = match drive {
-            Drive::Cdrom => guest.ide.lock().cdrom(CDROM),
+            Drive::Cdrom => guest.cdrom.state(),
             Drive::Floppy => Some(CdromState {
                 loaded: guest.fdc.lock().floppy().loaded,
                 open: false,
@@ -323,8 +322,8 @@ impl<B: VcpuBackend> Session<B> {
         let vm = self.vm();
         match drive {
             Drive::Cdrom => {
-                let mut ide = vm.guest.ide.lock();
-                let exchange = |medium| ide.change_medium(CDROM, medium);
+                let drive = &vm.guest.cdrom;
+                let exchange = |medium| drive.change_medium(medium);
                 vm.media.cdroms.exchange(wanted, exchange);
             }
             Drive::Floppy => {

@@ -1,28 +1,14 @@
-//! The commands of a packet drive outside its packets, and the PACKET protocol. ATA/ATAPI-6 8.23, "PACKET", and 9.8, "PACKET
+//! The PACKET protocol. ATA/ATAPI-6 8.23, "PACKET", and 9.8, "PACKET
 //! command protocol".
 
-use super::ata::{IDENTIFY_DEVICE, SET_FEATURES, is_check_power, is_power_command};
 use super::channel::Channel;
-use super::drive::{Cdrom, Drive, Kind, SECTORS_PER_BLOCK};
-use super::identify;
-use super::packet::{PACKET_LEN, Reply, Sense};
-use super::taskfile::{Error, Status, TaskFile};
-use super::transfer::{Phase, Protocol, Span, Transfer};
+use super::transfer::{Phase, Protocol, Transfer};
+use crate::ata::{
+    Drive, FEATURE_DMA, Kind, PACKET_LEN, REASON_COMMAND, REASON_DATA_IN, REASON_END, Reply,
+    SECTORS_PER_BLOCK, Sense, Span, Status, TaskFile,
+};
 use hv_core::device::DevCx;
 
-/// DEVICE RESET, which the drive takes at any time.
-pub(super) const DEVICE_RESET: u8 = 0x08;
-const PACKET: u8 = 0xa0;
-const IDENTIFY_PACKET_DEVICE: u8 = 0xa1;
-
-/// PACKET's bit of the features register: data by DMA.
-const FEATURE_DMA: u8 = 1;
-/// Interrupt reason (in the count register): the drive wants the packet.
-const REASON_COMMAND: u8 = 1;
-/// Interrupt reason: data for the host.
-const REASON_DATA_IN: u8 = 2;
-/// Interrupt reason: the command is over.
-const REASON_END: u8 = 3;
 /// Largest data block.
 const BYTE_COUNT_MAX: u16 = 0xfffe;
 
@@ -48,47 +34,16 @@ fn byte_count_limit(regs: &TaskFile) -> usize {
 }
 
 impl Channel {
-    fn cdrom(&mut self, position: usize) -> Option<&mut Cdrom> {
-        match &mut self.drives[position & 1] {
-            Some(Drive {
-                kind: Kind::Cdrom(cd),
-                ..
-            }) => Some(cd),
-            _ => None,
-        }
-    }
-
-    /// A packet drive is selected and gets `command`.
-    pub(super) fn packet_drive_command(&mut self, cx: &mut DevCx<'_>, command: u8) {
+    /// The selected drive is given PACKET.
+    pub(super) fn ask_for_packet(&mut self, cx: &mut DevCx<'_>) {
         let position = self.selected();
-        match command {
-            PACKET => {
-                self.regs[position].count.set(REASON_COMMAND);
-                let transfer = Transfer {
-                    block: PACKET_LEN,
-                    stop: PACKET_LEN,
-                    ..Transfer::new(Phase::Packet, Protocol::Packet, position)
-                };
-                self.begin(cx, transfer);
-            }
-            IDENTIFY_PACKET_DEVICE => {
-                let Some(drive) = &self.drives[position] else {
-                    return;
-                };
-                let data = identify::cdrom(drive.mode, position);
-                self.offer(cx, Protocol::AtaPlain, &data);
-            }
-            IDENTIFY_DEVICE => {
-                self.regs[position].set_signature(true);
-                self.fail(cx, Error::ABRT);
-            }
-            DEVICE_RESET => self.device_reset(cx),
-            SET_FEATURES => self.set_features(cx),
-            0xe7 | 0xea => self.succeed(cx), // FLUSH CACHE: there is none
-            _ if is_check_power(command) => self.check_power(cx),
-            _ if is_power_command(command) => self.succeed(cx),
-            _ => self.fail(cx, Error::ABRT),
-        }
+        self.regs[position].count.set(REASON_COMMAND);
+        let transfer = Transfer {
+            block: PACKET_LEN,
+            stop: PACKET_LEN,
+            ..Transfer::new(Phase::Packet, Protocol::Packet, position)
+        };
+        self.begin(cx, transfer);
     }
 
     /// All bytes of a packet are in the buffer.
@@ -150,7 +105,11 @@ impl Channel {
 
     /// A packet command has failed with `sense`, which REQUEST SENSE will tell.
     pub(super) fn set_sense(&mut self, position: usize, sense: Sense) {
-        if let Some(cd) = self.cdrom(position) {
+        if let Some(Drive {
+            kind: Kind::Cdrom(cd),
+            ..
+        }) = &mut self.drives[position & 1]
+        {
             cd.sense = sense;
         }
         let Some(regs) = self.regs.get_mut(position) else {

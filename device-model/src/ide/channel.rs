@@ -9,11 +9,12 @@
 //! A position without a drive reads zeroes, except for the device register, which is the channel's; a channel without
 //! drives reads zeroes everywhere.
 
-use super::CdromState;
 use super::busmaster::BusMaster;
-use super::drive::{Drive, Kind};
-use super::taskfile::{DIAGNOSTICS_PASSED, Status, TaskFile};
 use super::transfer::{BUFFER, Phase, Transfer};
+use crate::ata::{
+    CdromState, DEVICE_RESET, DIAGNOSTICS_PASSED, Drive, EXECUTE_DEVICE_DIAGNOSTIC, Error, Status,
+    TaskFile,
+};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -176,27 +177,14 @@ impl Channel {
         // A request under way goes on with the new medium, or fails.
         self.settle_medium(position);
         match &mut self.drives[position & 1] {
-            Some(Drive {
-                kind: Kind::Cdrom(cd),
-                ..
-            }) => cd.change(medium),
-            _ => medium,
+            Some(drive) => drive.change(medium),
+            None => medium,
         }
     }
 
     /// The CD-ROM drive at `position` (0 or 1), if there is one.
     pub(super) fn cdrom_state(&self, position: usize) -> Option<CdromState> {
-        match &self.drives[position & 1] {
-            Some(Drive {
-                kind: Kind::Cdrom(cd),
-                ..
-            }) => Some(CdromState {
-                loaded: cd.medium.is_some(),
-                open: cd.tray_open,
-                locked: cd.locked,
-            }),
-            _ => None,
-        }
+        self.drives[position & 1].as_ref()?.cdrom_state()
     }
 
     /// The selected drive, 0 or 1.
@@ -387,7 +375,7 @@ impl Channel {
         if self.control.contains(Control::SRST) || self.empty() {
             return;
         }
-        if command == super::ata::EXECUTE_DEVICE_DIAGNOSTIC && !self.transferring(position) {
+        if command == EXECUTE_DEVICE_DIAGNOSTIC && !self.transferring(position) {
             self.reset_drives(cx.dma);
             self.active = 0;
             self.arm(cx);
@@ -397,7 +385,7 @@ impl Channel {
             return;
         };
         let cdrom = drive.is_cdrom();
-        if self.transferring(position) && !(cdrom && command == super::atapi::DEVICE_RESET) {
+        if self.transferring(position) && !(cdrom && command == DEVICE_RESET) {
             return;
         }
         // Whatever the other drive was at is lost: only one of them can use the channel.
@@ -415,11 +403,7 @@ impl Channel {
         }
         self.set_intrq(false);
         self.active = position;
-        if cdrom {
-            self.packet_drive_command(cx, command);
-        } else {
-            self.disk_command(cx, command);
-        }
+        self.carry_out(cx, command);
     }
 
     fn transferring(&self, position: usize) -> bool {
@@ -435,7 +419,7 @@ impl Channel {
     }
 
     /// A command has failed with `error`.
-    pub(super) fn fail(&mut self, cx: &mut DevCx<'_>, error: super::taskfile::Error) {
+    pub(super) fn fail(&mut self, cx: &mut DevCx<'_>, error: Error) {
         let regs = &mut self.regs[self.active];
         regs.status = Status::DRDY | Status::ERR;
         regs.error = error.bits();

@@ -1,9 +1,8 @@
 //! Moves the data of a transfer: through the data port, block by block, or by DMA, region by region.
 
 use super::channel::{Channel, STEP_DELAY};
-use super::packet::Sense;
-use super::taskfile::{Error, Status};
 use super::transfer::{CHUNK, DMA_CHUNK, Phase, Protocol, Supply, Transfer};
+use crate::ata::{Error, Sense, Status};
 use hv_core::device::DevCx;
 use hv_core::mem::NotRam;
 

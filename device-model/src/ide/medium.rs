@@ -3,8 +3,8 @@
 //! the DMA of any device: the guest may look at it and change it, to its own disadvantage.
 
 use super::channel::Channel;
-use super::drive::{Drive, Kind, SECTOR};
 use super::transfer::{Phase, Supply};
+use crate::ata::{Drive, Kind, SECTOR};
 use core::ops::Range;
 use hv_core::backend::{BlockBackend, BlockDone, BlockError, BlockMemory, BlockOp, BlockRequest};
 use hv_core::device::DevCx;

@@ -10,31 +10,23 @@
 //! and ready at its second look, however slow or fast time goes. A medium that takes its time keeps the drive busy as long as that; the
 //! guest runs meanwhile.
 //!
-//! Not implemented: native mode, overlap and queueing, SMART, security and host protected area features, ATAPI commands
-//! that send data to the drive, audio, raw CD sectors.
+//! What the drives do is [`ata`](crate::ata)'s. Not implemented here: native mode, overlap and queueing.
 //!
 //! Invariant: what a guest can make a channel hold is bounded by the one buffer allocated when it was built, and by what a request of its
 //! media may have of the guest's memory.
 
-mod ata;
 mod atapi;
 mod busmaster;
 mod channel;
-mod drive;
+mod command;
 mod engine;
-mod identify;
 mod medium;
-mod mmc;
-mod packet;
-mod scsi;
-mod taskfile;
 mod transfer;
 
 #[cfg(test)]
 mod tests;
 
-pub use drive::Drive;
-
+use crate::ata::{CdromState, Drive};
 use alloc::boxed::Box;
 use channel::Channel;
 use hv_core::backend::BlockBackend;
@@ -90,17 +82,6 @@ impl Target {
             _ => Self::BusMaster(usize::from(port >> 3 & 1), (port & 7) as u8),
         }
     }
-}
-
-/// What can be seen of a CD-ROM drive from outside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CdromState {
-    /// There is a medium in it, or on its tray.
-    pub loaded: bool,
-    /// Its tray is open.
-    pub open: bool,
-    /// The guest has locked it (MMC-4 6.16, "PREVENT ALLOW MEDIUM REMOVAL").
-    pub locked: bool,
 }
 
 /// The controller: the primary and the secondary channel.

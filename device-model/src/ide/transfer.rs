@@ -3,8 +3,7 @@
 //! A medium that can do so moves the data of DMA between itself and the guest's memory. Other data pass through the channel's buffer, which
 //! is filled from the medium (and emptied to it) up to [`CHUNK`] or [`DMA_CHUNK`] bytes at a time whatever the size of the data blocks is.
 
-use super::drive::{BLOCK, SECTOR};
-use super::taskfile::Addressing;
+use crate::ata::{Addressing, BLOCK, SECTOR, Span};
 
 /// Most bytes moved from or to the medium at once.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -28,24 +27,6 @@ pub(super) enum Phase {
     DmaOut,
     /// There are no data: the medium is being flushed.
     Flush,
-}
-
-/// A part of the medium.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Span {
-    /// The next sector of 512 bytes.
-    pub(super) sector: u64,
-    /// Sectors not yet read into (or written from) the buffer.
-    pub(super) left: u32,
-}
-
-impl Span {
-    /// Whether the next `sectors` lie on a medium of `end` sectors.
-    pub(super) fn fits(&self, sectors: u32, end: u64) -> bool {
-        self.sector
-            .checked_add(sectors.into())
-            .is_some_and(|past| past <= end)
-    }
 }
 
 /// What the command was, as far as its data and its end depend on it.

@@ -3,9 +3,10 @@
 use super::device::{device, device_on, disk, line};
 use super::medium::SlowDisk;
 use crate::feed::Feed;
+use device_model::ata::Drive;
 use device_model::dma::Dma;
 use device_model::fdc::Fdc;
-use device_model::ide::{Drive, Ide};
+use device_model::ide::Ide;
 use hv_core::device::{AccessSize, Device};
 use hv_core::lock::{Lock, Rank};
 use hv_core::machine::FloppyDrive;

@@ -62,14 +62,15 @@ pub(super) fn cases() -> Vec<Case> {
 /// A guest partitions its disk, makes a file system, writes files and syncs. It is killed at once; the next boot finds the files.
 fn survive(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let disk = scratch.join("disk.img");
-    let made = Crash::new(umbra, scratch, 0)?;
-    case.run_once(&options(made.initrd(), &disk, "check")?, umbra, scratch)
+    let made = Crash::new(umbra, scratch, DiskBus::Ide, 0)?;
+    let options = options(made.initrd(), (&disk, DiskBus::Ide), "check")?;
+    case.run_once(&options, umbra, scratch)
 }
 
 /// Three kills at random moments of a write load with flushes.
 fn keep(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let seed = u64::from(std::process::id());
-    let mut test = Crash::new(umbra, scratch, seed)?;
+    let mut test = Crash::new(umbra, scratch, DiskBus::Ide, seed)?;
     for kill in 1..=3 {
         test.kill()
             .with_context(|| format!("kill {kill}, seed {seed}"))?;

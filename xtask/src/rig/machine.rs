@@ -150,6 +150,8 @@ pub enum Bus {
     Virtio,
     /// The IDE controller.
     Ide,
+    /// A port of an AHCI controller: for guests without Umbra, which has no driver for it.
+    Ahci,
 }
 
 /// A disk of the outer machine.

@@ -297,6 +297,9 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
             }
         }
     }
+    if machine.drives.iter().any(|one| one.bus == Bus::Ahci) {
+        add(&["-device", "ahci,id=sata"]);
+    }
     for (number, one) in machine.drives.iter().enumerate() {
         let [backend, device] = drive(number, one)?;
         add(&["-drive", &backend, "-device", &device]);
@@ -355,9 +358,11 @@ pub fn drive(number: usize, drive: &Drive) -> Result<[String; 2]> {
     };
     let path = escaped(&drive.path)?;
     let device = match (drive.bus, drive.writable) {
-        (Bus::Virtio, _) => "virtio-blk-pci",
-        (Bus::Ide, false) => "ide-cd",
-        (Bus::Ide, true) => "ide-hd",
+        (Bus::Virtio, _) => "virtio-blk-pci".to_owned(),
+        (Bus::Ide, false) => "ide-cd".to_owned(),
+        (Bus::Ide, true) => "ide-hd".to_owned(),
+        (Bus::Ahci, false) => format!("ide-cd,bus=sata.{number}"),
+        (Bus::Ahci, true) => format!("ide-hd,bus=sata.{number}"),
     };
     Ok([
         format!("file={path},if=none,id=drive{number},format=raw,{access}"),

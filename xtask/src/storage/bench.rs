@@ -128,12 +128,11 @@ struct Speed {
 pub fn disk(args: &DiskArgs) -> Result<()> {
     let work = chosen("access", &WORK, &args.work)?;
     setup::require(Purpose::Test)?;
-    let mut bench = Bench::new(args.seconds, kernel::build()?)?;
+    let umbra = kernel::build()?;
     let mut rows = Vec::new();
     for bus in DiskBus::ALL {
         if args.disk_bus.is_none_or(|only| only == bus) {
-            bench.bus = bus;
-            rows.extend(bench.rows(&work)?);
+            rows.extend(Bench::new(args.seconds, umbra.clone(), bus)?.rows(&work)?);
         }
     }
     let comparison = Comparison {
@@ -155,10 +154,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(seconds: u32, umbra: PathBuf) -> Result<Bench> {
+    fn new(seconds: u32, umbra: PathBuf, bus: DiskBus) -> Result<Bench> {
         let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
         let libraries = [&LIBRARIES[..], &MORE_LIBRARIES].concat();
-        let initrd = ram_disk(scratch.path(), &PROGRAMS, &libraries)?;
+        let initrd = ram_disk(scratch.path(), bus, &PROGRAMS, &libraries)?;
         let disk = scratch.path().join("disk.img");
         // Written once, so that nobody measures holes.
         let bytes: Vec<u8> = (0..DISK / 8)
@@ -171,7 +170,7 @@ impl Bench {
             scratch,
             initrd,
             disk: media::open_disk(&disk)?,
-            bus: DiskBus::Ide,
+            bus,
         })
     }
 
@@ -197,10 +196,9 @@ impl Bench {
         let mut options = Options {
             report: Some(self.scratch.path().join("report.json")),
             timeout: Some(Duration::from_secs(300)),
-            ..options(&self.initrd, &self.disk, &work)?
+            ..options(&self.initrd, (&self.disk, self.bus), &work)?
         };
         options.vm.memory = 768 << 20;
-        options.vm.profile.disk_bus = Some(self.bus);
         Ok(options)
     }
 
@@ -217,6 +215,7 @@ impl Bench {
             writable: true,
             bus: match self.bus {
                 DiskBus::Ide => Bus::Ide,
+                DiskBus::Ahci => Bus::Ahci,
                 DiskBus::Virtio => Bus::Virtio,
             },
         };

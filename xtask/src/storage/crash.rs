@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use protocol::options::DiskBus;
 
 use super::{file_system_ram_disk, options};
 use crate::cli::CrashArgs;
@@ -59,7 +60,7 @@ pub fn crash(args: &CrashArgs) -> Result<()> {
         now.as_nanos() as u64
     });
     println!("seed {seed}");
-    let mut test = Crash::new(&umbra, scratch.path(), seed)?;
+    let mut test = Crash::new(&umbra, scratch.path(), args.disk_bus, seed)?;
     for kill in 1..=args.kills {
         let after = test
             .kill()
@@ -80,25 +81,32 @@ pub struct Crash<'a> {
     scratch: &'a Path,
     initrd: PathBuf,
     disk: PathBuf,
+    bus: DiskBus,
     random: u64,
     /// The number of the next record: all before it were said.
     pub next: u64,
 }
 
 impl Crash<'_> {
-    /// Has a guest make a file system on a new disk, and kills it after its sync.
+    /// Has a guest make a file system on a new disk on `bus`, and kills it after its sync.
     ///
     /// # Errors
     ///
     /// It does not come that far.
-    pub fn new<'a>(umbra: &'a Path, scratch: &'a Path, seed: u64) -> Result<Crash<'a>> {
+    pub fn new<'a>(
+        umbra: &'a Path,
+        scratch: &'a Path,
+        bus: DiskBus,
+        seed: u64,
+    ) -> Result<Crash<'a>> {
         let disk = media::make_disk(&scratch.join("disk.img"), Some(DISK))?;
-        let initrd = file_system_ram_disk(scratch)?;
+        let initrd = file_system_ram_disk(scratch, bus)?;
         let test = Crash {
             umbra,
             scratch,
             initrd,
             disk,
+            bus,
             random: seed,
             next: 0,
         };
@@ -137,7 +145,7 @@ impl Crash<'_> {
     ///
     /// It did not begin.
     pub fn run(&self, work: &str, after: Duration) -> Result<String> {
-        let options = options(&self.initrd, &self.disk, work)?;
+        let options = options(&self.initrd, (&self.disk, self.bus), work)?;
         let machine = run::machine(&options, self.umbra, None, self.scratch)?;
         let mut emulator = machine.rig.start(&machine, &paths::new_log("crash")?)?;
         let session = Session::new(emulator.connect()?, &options.script);

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use protocol::options::{DiskBus, Profile};
 
 use crate::cpio::Archive;
 use crate::guests::{self, Guest};
@@ -41,22 +42,38 @@ pub const FILE_SYSTEM_LIBRARIES: [&str; 11] = [
     "libpcre2-8-0",
 ];
 
-/// The RAM disk of the guest that works on its disk, in `directory`, with `programs`.
+/// The kernel that has a driver for a disk on this bus, and its RAM disk. Debian 12's cloud kernel has none for AHCI.
+pub const fn kernel(bus: DiskBus) -> (Guest, Guest) {
+    match bus {
+        DiskBus::Ide | DiskBus::Virtio => (Guest::CloudKernel, Guest::CloudInitrd),
+        DiskBus::Ahci => (Guest::Cloud13Kernel, Guest::Cloud13Initrd),
+    }
+}
+
+/// The RAM disk of the guest that works on its disk on `bus`, in `directory`, with `programs`.
 ///
 /// # Errors
 ///
 /// What it is made of cannot be had.
 pub fn ram_disk(
     directory: &Path,
+    bus: DiskBus,
     programs: &[(&str, &str)],
     libraries: &[&str],
 ) -> Result<PathBuf> {
-    let mut archive = archive(DRIVERS.into_iter(), programs, libraries)?;
+    let mut archive = Archive::default();
+    let modules = match bus {
+        DiskBus::Ide | DiskBus::Virtio => guests::cloud_modules()?,
+        DiskBus::Ahci => guests::cloud_13_modules()?,
+    };
+    let drivers = initrd::DRIVERS.into_iter().chain(DRIVERS);
+    add_drivers(&mut archive, &modules, drivers)?;
+    programs::add(&mut archive, programs, libraries)?;
     archive.program("storage.sh", SCRIPT.as_bytes());
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
-    behind_the_usual(Guest::CloudInitrd, archive, directory)
+    behind_the_usual(kernel(bus).1, archive, directory)
 }
 
 /// The RAM disk of the 32-bit guest that works on its floppy, in `directory`.
@@ -128,22 +145,26 @@ pub fn behind_the_usual(usual: Guest, archive: Archive, directory: &Path) -> Res
 /// # Errors
 ///
 /// As for [`ram_disk`].
-pub fn file_system_ram_disk(directory: &Path) -> Result<PathBuf> {
+pub fn file_system_ram_disk(directory: &Path, bus: DiskBus) -> Result<PathBuf> {
     let programs = [&MAKING[..], &[CHECKING]].concat();
-    ram_disk(directory, &programs, &FILE_SYSTEM_LIBRARIES)
+    ram_disk(directory, bus, &programs, &FILE_SYSTEM_LIBRARIES)
 }
 
-/// A run of that guest which does `work` with `disk`.
+/// A run of that guest which does `work` with `disk` on `bus`.
 ///
 /// # Errors
 ///
 /// A file is not what it should be.
-pub fn options(initrd: &Path, disk: &Path, work: &str) -> Result<Options> {
+pub fn options(initrd: &Path, (disk, bus): (&Path, DiskBus), work: &str) -> Result<Options> {
     Ok(Options::headless(Vm {
+        profile: Profile {
+            disk_bus: Some(bus),
+            ..Profile::default()
+        },
         initrd: Some(media::open_initrd(initrd)?),
         disks: vec![media::open_disk(disk)?],
         cmdline: format!("console=ttyS0 quiet umbra.then=storage umbra.storage={work}"),
         memory: 512 << 20,
-        ..Vm::of(&Guest::CloudKernel.provide()?)?
+        ..Vm::of(&kernel(bus).0.provide()?)?
     }))
 }

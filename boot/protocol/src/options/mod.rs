@@ -13,8 +13,8 @@ mod value;
 pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
-    BootFrom, Console, DiskBus, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS, MAX_FIRMWARE,
-    MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow, Transport,
+    BootFrom, CdBus, Console, DiskBus, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS,
+    MAX_FIRMWARE, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow, Transport,
 };
 
 use alloc::string::String;

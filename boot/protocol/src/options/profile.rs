@@ -5,7 +5,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use super::value::{Console, DiskBus, Enlighten, Nic};
+use super::value::{CdBus, Console, DiskBus, Enlighten, Nic};
 
 /// The system that a machine is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -46,7 +46,17 @@ impl Os {
     pub const fn disk_bus(self) -> DiskBus {
         match self {
             Os::Linux => DiskBus::Virtio,
-            Os::Windows | Os::Any => DiskBus::Ide,
+            Os::Windows => DiskBus::Ahci,
+            Os::Any => DiskBus::Ide,
+        }
+    }
+
+    /// What a CD-ROM drive hangs at that it has a driver for.
+    #[must_use]
+    pub const fn cd_bus(self) -> CdBus {
+        match self {
+            Os::Windows => CdBus::Ahci,
+            Os::Linux | Os::Any => CdBus::Ide,
         }
     }
 
@@ -184,6 +194,8 @@ pub struct Profile {
     pub hpet: bool,
     /// What its hard disks hang at, if that is said.
     pub disk_bus: Option<DiskBus>,
+    /// What its CD-ROM drive hangs at, if that is said.
+    pub cd_bus: Option<CdBus>,
     /// Its network card, if that is said.
     pub nic: Option<Nic>,
     /// What its terminal is connected to.
@@ -211,6 +223,12 @@ impl Profile {
     #[must_use]
     pub fn disk_bus(&self) -> DiskBus {
         self.disk_bus.unwrap_or(self.os.disk_bus())
+    }
+
+    /// What its CD-ROM drive hangs at.
+    #[must_use]
+    pub fn cd_bus(&self) -> CdBus {
+        self.cd_bus.unwrap_or(self.os.cd_bus())
     }
 
     /// Its network card.
@@ -252,6 +270,7 @@ impl Profile {
             "unknown-msrs" => self.unknown_msrs = value.parse()?,
             "hpet" => self.hpet = switch(value)?,
             "disk-bus" => self.disk_bus = Some(value.parse()?),
+            "cd-bus" => self.cd_bus = Some(value.parse()?),
             "nic" => self.nic = Some(value.parse()?),
             "console" => self.console = value.parse()?,
             "rng" => self.rng = Some(switch(value)?),
@@ -277,6 +296,7 @@ impl fmt::Display for Profile {
             unknown_msrs,
             hpet,
             disk_bus,
+            cd_bus,
             nic,
             console,
             rng,
@@ -296,6 +316,9 @@ impl fmt::Display for Profile {
         f.write_str(if *hpet { "hpet=on " } else { "" })?;
         if let Some(disk_bus) = disk_bus {
             write!(f, "disk-bus={} ", disk_bus.name())?;
+        }
+        if let Some(cd_bus) = cd_bus {
+            write!(f, "cd-bus={} ", cd_bus.name())?;
         }
         if let Some(nic) = nic {
             write!(f, "nic={} ", nic.name())?;
@@ -318,13 +341,14 @@ impl fmt::Display for Decided {
         let all = self.0;
         write!(
             f,
-            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, nic {}, console {}, rng {}",
+            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, cd-bus {}, nic {}, console {}, rng {}",
             all.os.name(),
             all.enlighten(),
             all.rtc(),
             all.unknown_msrs.name(),
             on_or_off(all.hpet),
             all.disk_bus().name(),
+            all.cd_bus().name(),
             all.nic().name(),
             all.console.name(),
             on_or_off(all.rng())
@@ -350,19 +374,20 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, nic ne2k, console serial, rng off"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, cd-bus ide, nic ne2k, console serial, rng off"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ide, nic e1000, console serial, rng off"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ahci, cd-bus ahci, nic e1000, console serial, rng off"
         );
-        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, nic none, console virtio, rng on";
+        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, cd-bus ide, nic none, console virtio, rng on";
         let words = [
             "enlighten=none",
             "rtc=local:-330",
             "unknown-msrs=ignore",
             "hpet=on",
             "disk-bus=virtio",
+            "cd-bus=ide",
             "nic=none",
             "console=virtio",
             "rng=on",

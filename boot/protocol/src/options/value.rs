@@ -161,15 +161,17 @@ pub enum DiskBus {
     /// IDE channels, which every system has a driver for.
     #[default]
     Ide,
+    /// Ports of an AHCI controller, which every system of the last fifteen years has a driver for.
+    Ahci,
     /// Virtio functions on the PCI bus.
     Virtio,
 }
 
 impl DiskBus {
     /// All of them.
-    pub const ALL: [DiskBus; 2] = [DiskBus::Ide, DiskBus::Virtio];
+    pub const ALL: [DiskBus; 3] = [DiskBus::Ide, DiskBus::Ahci, DiskBus::Virtio];
     /// Their names.
-    pub const NAMES: [&'static str; 2] = ["ide", "virtio"];
+    pub const NAMES: [&'static str; 3] = ["ide", "ahci", "virtio"];
 
     /// Its name.
     #[must_use]
@@ -184,7 +186,39 @@ impl FromStr for DiskBus {
     fn from_str(text: &str) -> Result<DiskBus, Self::Err> {
         let mut all = DiskBus::ALL.into_iter();
         all.find(|bus| bus.name() == text)
-            .ok_or("use ide or virtio")
+            .ok_or("use ide, ahci or virtio")
+    }
+}
+
+/// What a guest's CD-ROM drive hangs at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CdBus {
+    /// An IDE channel.
+    #[default]
+    Ide,
+    /// A port of an AHCI controller.
+    Ahci,
+}
+
+impl CdBus {
+    /// All of them.
+    pub const ALL: [CdBus; 2] = [CdBus::Ide, CdBus::Ahci];
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["ide", "ahci"];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for CdBus {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<CdBus, Self::Err> {
+        let mut all = CdBus::ALL.into_iter();
+        all.find(|bus| bus.name() == text).ok_or("use ide or ahci")
     }
 }
 

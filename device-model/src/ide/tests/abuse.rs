@@ -1,7 +1,7 @@
 //! Random accesses: nothing may panic, hang or grow.
 
-use super::super::Drive;
 use super::rig::{BM, Rig, SharedDisk, SlowDisk};
+use crate::ata::Drive;
 use core::sync::atomic::Ordering;
 use hv_core::device::{AccessSize, Device};
 use hv_core::testing::{Random, VecMemory};

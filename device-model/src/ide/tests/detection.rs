@@ -1,7 +1,7 @@
 //! How drivers find and set up drives, and what resets do.
 
-use super::super::Drive;
 use super::rig::{BM, P, Rig, S, SharedDisk, word};
+use crate::ata::Drive;
 use hv_core::device::{AccessSize, Device};
 
 /// SeaBIOS's search for drives (ata_detect): which ones answer as ATA or ATAPI.

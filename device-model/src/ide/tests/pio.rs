@@ -1,7 +1,7 @@
 //! Sectors through the data port, interrupts, and errors of the ATA commands.
 
-use super::super::Drive;
 use super::rig::{BM, P, Rig, SharedDisk};
+use crate::ata::Drive;
 use hv_core::device::{AccessSize, Device};
 use hv_core::time::VmTime;
 

@@ -1,6 +1,7 @@
 //! A controller on a bench, with the accesses that drivers make.
 
-use super::super::{Drive, Ide};
+use super::super::Ide;
+use crate::ata::Drive;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

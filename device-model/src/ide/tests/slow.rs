@@ -1,7 +1,7 @@
 //! Media that take their time, and media with a bad sector.
 
-use super::super::Drive;
 use super::rig::{BM, CACHE, P, Rig, S, SharedDisk, SlowDisk};
+use crate::ata::Drive;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};

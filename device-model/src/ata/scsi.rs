@@ -16,32 +16,32 @@ use super::packet::{PACKET_LEN, Reply, Sense, answer, be16, be32};
 
 /// Operation codes.
 mod op {
-    pub(super) const TEST_UNIT_READY: u8 = 0x00;
-    pub(super) const REQUEST_SENSE: u8 = 0x03;
-    pub(super) const INQUIRY: u8 = 0x12;
-    pub(super) const MODE_SENSE_6: u8 = 0x1a;
-    pub(super) const START_STOP_UNIT: u8 = 0x1b;
-    pub(super) const PREVENT_ALLOW_MEDIUM_REMOVAL: u8 = 0x1e;
-    pub(super) const READ_CAPACITY: u8 = 0x25;
-    pub(super) const READ_10: u8 = 0x28;
-    pub(super) const SEEK_10: u8 = 0x2b;
-    pub(super) const READ_SUBCHANNEL: u8 = 0x42;
-    pub(super) const READ_TOC: u8 = 0x43;
-    pub(super) const GET_CONFIGURATION: u8 = 0x46;
-    pub(super) const GET_EVENT_STATUS: u8 = 0x4a;
-    pub(super) const READ_DISC_INFORMATION: u8 = 0x51;
-    pub(super) const READ_TRACK_INFORMATION: u8 = 0x52;
-    pub(super) const MODE_SENSE_10: u8 = 0x5a;
-    pub(super) const READ_12: u8 = 0xa8;
-    pub(super) const READ_DVD_STRUCTURE: u8 = 0xad;
-    pub(super) const SET_CD_SPEED: u8 = 0xbb;
-    pub(super) const MECHANISM_STATUS: u8 = 0xbd;
-    pub(super) const READ_CD: u8 = 0xbe;
+    pub(crate) const TEST_UNIT_READY: u8 = 0x00;
+    pub(crate) const REQUEST_SENSE: u8 = 0x03;
+    pub(crate) const INQUIRY: u8 = 0x12;
+    pub(crate) const MODE_SENSE_6: u8 = 0x1a;
+    pub(crate) const START_STOP_UNIT: u8 = 0x1b;
+    pub(crate) const PREVENT_ALLOW_MEDIUM_REMOVAL: u8 = 0x1e;
+    pub(crate) const READ_CAPACITY: u8 = 0x25;
+    pub(crate) const READ_10: u8 = 0x28;
+    pub(crate) const SEEK_10: u8 = 0x2b;
+    pub(crate) const READ_SUBCHANNEL: u8 = 0x42;
+    pub(crate) const READ_TOC: u8 = 0x43;
+    pub(crate) const GET_CONFIGURATION: u8 = 0x46;
+    pub(crate) const GET_EVENT_STATUS: u8 = 0x4a;
+    pub(crate) const READ_DISC_INFORMATION: u8 = 0x51;
+    pub(crate) const READ_TRACK_INFORMATION: u8 = 0x52;
+    pub(crate) const MODE_SENSE_10: u8 = 0x5a;
+    pub(crate) const READ_12: u8 = 0xa8;
+    pub(crate) const READ_DVD_STRUCTURE: u8 = 0xad;
+    pub(crate) const SET_CD_SPEED: u8 = 0xbb;
+    pub(crate) const MECHANISM_STATUS: u8 = 0xbd;
+    pub(crate) const READ_CD: u8 = 0xbe;
 }
 
 impl Cdrom {
     /// Carries `cdb` out. Data for the host go to the beginning of `buf`.
-    pub(super) fn execute(&mut self, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+    pub(crate) fn execute(&mut self, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
         let quiet = matches!(
             cdb[0],
             op::INQUIRY | op::REQUEST_SENSE | op::GET_CONFIGURATION | op::GET_EVENT_STATUS
@@ -196,7 +196,7 @@ fn read_cd(cdb: &[u8; PACKET_LEN], blocks: u32) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ide::drive::{Drive, Kind};
+    use crate::ata::drive::{Drive, Kind};
     use alloc::boxed::Box;
     use hv_core::testing::RamDisk;
 

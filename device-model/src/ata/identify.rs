@@ -1,6 +1,7 @@
 //! The answers to IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. ATA/ATAPI-6 8.15, "IDENTIFY DEVICE", and
 //! 8.16, "IDENTIFY PACKET DEVICE".
 
+use super::command::Attached;
 use super::drive::{Disk, HEADS, MULTIPLE_MAX, SECTOR, SECTORS_PER_TRACK, TransferMode};
 use hv_core::machine::IdeDrive;
 
@@ -9,9 +10,9 @@ const LBA28_MAX: u64 = 0x0fff_ffff;
 /// Model of the hard disks.
 const DISK_MODEL: &str = "UMBRA HARDDISK";
 /// Model of the CD-ROM drives, also what INQUIRY answers.
-pub(super) const CDROM_MODEL: &str = "UMBRA DVD-ROM";
+pub(crate) const CDROM_MODEL: &str = "UMBRA DVD-ROM";
 /// Revision of all drives' firmware.
-pub(super) const FIRMWARE: &str = "1.0";
+pub(crate) const FIRMWARE: &str = "1.0";
 
 /// The 256 words under construction.
 struct Words([u8; SECTOR]);
@@ -34,9 +35,10 @@ impl Words {
         }
     }
 
-    fn set_names(&mut self, position: usize, model: &str) {
+    fn set_names(&mut self, at: Attached, model: &str) {
         let mut serial = *b"UM00000";
-        serial[6] = b'1' + (position & 3) as u8;
+        let (Attached::Parallel(position) | Attached::Serial(position)) = at;
+        serial[6] = b'1' + (position & 7) as u8;
         self.set_text(10, 10, core::str::from_utf8(&serial).unwrap_or_default());
         self.set_text(23, 4, FIRMWARE);
         self.set_text(27, 20, model);
@@ -56,12 +58,26 @@ impl Words {
             self.set(word, 120); // ns
         }
         self.set(88, 0x3f | ultra);
-        self.set(93, 0x6001); // 80-wire cable, does not answer for a missing device 1
+    }
+
+    /// What a drive says of its cable: of a parallel one that it has 80 wires, and that drive 0 does not answer for a missing drive 1; of a
+    /// serial one its speeds and queue (ATA8-ACS 7, "Command descriptions", IDENTIFY DEVICE, words 75, 76, 93 and 222).
+    fn set_cable(&mut self, at: Attached, queued: bool) {
+        match at {
+            Attached::Parallel(_) => self.set(93, 0x6001),
+            Attached::Serial(_) => {
+                self.set(76, 0x0006 | u16::from(queued) << 8); // 1.5 and 3 Gb/s, NCQ
+                self.set(222, 0x103f); // serial, up to SATA 2.6
+                if queued {
+                    self.set(75, 31); // requests, less one
+                }
+            }
+        }
     }
 }
 
-/// IDENTIFY DEVICE data of `disk`, drive `position` (0 or 1) of its channel.
-pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SECTOR] {
+/// IDENTIFY DEVICE data of `disk`, which hangs at `at`.
+pub(crate) fn disk(disk: &Disk, mode: TransferMode, at: Attached) -> [u8; SECTOR] {
     let sectors = disk.backend.sectors();
     let mut w = Words([0; SECTOR]);
     w.set(0, 0x0040); // fixed
@@ -71,7 +87,7 @@ pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SEC
     w.set(20, 3);
     w.set(21, 512);
     w.set(22, 4);
-    w.set_names(position, DISK_MODEL);
+    w.set_names(at, DISK_MODEL);
     w.set(47, 0x8000 | u16::from(MULTIPLE_MAX));
     w.set(48, 1); // 32-bit I/O
     w.set(49, 0x0b00); // IORDY, LBA, DMA
@@ -91,35 +107,50 @@ pub(super) fn disk(disk: &Disk, mode: TransferMode, position: usize) -> [u8; SEC
     }
     w.set_wide(60, 2, sectors.min(LBA28_MAX));
     w.set_modes(mode);
-    w.set(80, 0x00f0); // ATA/ATAPI-4 to 7
+    w.set_cable(at, true);
+    let (versions, logs) = match at {
+        Attached::Parallel(_) => (0x00f0, 0),    // ATA/ATAPI-4 to 7
+        Attached::Serial(_) => (0x01f0, 1 << 5), // and ATA8-ACS; general purpose logs
+    };
+    w.set(80, versions);
     w.set(81, 0x0016);
-    w.set(82, 0x4060); // NOP, look-ahead, write cache
+    w.set(82, 0x4061); // NOP, look-ahead, write cache, SMART
     w.set(83, 0x7400); // FLUSH CACHE EXT, FLUSH CACHE, 48 bits
-    w.set(84, 0x4000);
+    w.set(84, 0x4000 | logs);
     w.set(
         85,
-        0x4000 | u16::from(disk.look_ahead) << 6 | u16::from(disk.write_cache) << 5,
+        0x4000
+            | u16::from(disk.look_ahead) << 6
+            | u16::from(disk.write_cache) << 5
+            | u16::from(disk.smart),
     );
     w.set(86, 0x3400);
-    w.set(87, 0x4000);
+    w.set(87, 0x4000 | logs);
     w.set_wide(100, 4, sectors);
     w.0
 }
 
-/// IDENTIFY PACKET DEVICE data of a CD-ROM drive, drive `position` (0 or 1) of its channel.
-pub(super) fn cdrom(mode: TransferMode, position: usize) -> [u8; SECTOR] {
+/// IDENTIFY PACKET DEVICE data of a CD-ROM drive, which hangs at `at`.
+pub(crate) fn cdrom(mode: TransferMode, at: Attached) -> [u8; SECTOR] {
     let mut w = Words([0; SECTOR]);
     w.set(0, 0x85c0); // ATAPI, CD-ROM, removable, DRQ within 50 us, 12-byte packets
     w.set(20, 3);
     w.set(21, 512);
     w.set(22, 4);
-    w.set_names(position, CDROM_MODEL);
+    w.set_names(at, CDROM_MODEL);
     w.set(48, 1);
     w.set(49, 0x0b00); // IORDY, LBA, DMA
     w.set_modes(mode);
+    w.set_cable(at, false);
     w.set(71, 30); // ns to release after PACKET
     w.set(72, 30);
-    w.set(80, 0x001e); // ATA-1 to ATA/ATAPI-4
+    w.set(
+        80,
+        match at {
+            Attached::Parallel(_) => 0x001e, // ATA-1 to ATA/ATAPI-4
+            Attached::Serial(_) => 0x00f0, // ATA/ATAPI-4 to 7: Linux takes older ones for parallel drives behind a bridge
+        },
+    );
     w.set(82, 0x4210); // NOP, DEVICE RESET, PACKET
     w.set(83, 0x4000);
     w.set(84, 0x4000);
@@ -131,7 +162,7 @@ pub(super) fn cdrom(mode: TransferMode, position: usize) -> [u8; SECTOR] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ide::drive::{Drive, Kind};
+    use crate::ata::drive::{Drive, Kind};
     use alloc::boxed::Box;
     use hv_core::testing::RamDisk;
 
@@ -148,7 +179,7 @@ mod tests {
         let Kind::Disk(disk_) = &d.kind else {
             unreachable!()
         };
-        disk(disk_, TransferMode::Ultra(5), 0)
+        disk(disk_, TransferMode::Ultra(5), Attached::Parallel(0))
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn address(lba: u32, msf: bool) -> [u8; 4] {
 }
 
 /// MODE SENSE (6) and (10). MMC-4 7, "Mode Parameters".
-pub(super) fn mode_sense(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8], ten: bool) -> Reply {
+pub(crate) fn mode_sense(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8], ten: bool) -> Reply {
     const SAVED: u8 = 3;
     const ALL: u8 = 0x3f;
     if cdb[2] >> 6 == SAVED {
@@ -108,7 +108,7 @@ pub(super) fn mode_sense(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8], ten
 }
 
 /// GET CONFIGURATION. MMC-4 5, "Features and Profiles".
-pub(super) fn configuration(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+pub(crate) fn configuration(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const PERSISTENT: u8 = 2;
     let blocks = cd.blocks();
     let dvd = blocks.is_some_and(|b| b > CD_BLOCKS_MAX);
@@ -166,7 +166,7 @@ pub(super) fn configuration(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) 
 }
 
 /// GET EVENT STATUS NOTIFICATION, polled, media class.
-pub(super) fn event_status(cd: &mut Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+pub(crate) fn event_status(cd: &mut Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const POLLED: u8 = 1;
     const MEDIA: u8 = 4;
     const NO_EVENT_AVAILABLE: u8 = 0x80;
@@ -194,7 +194,7 @@ pub(super) fn event_status(cd: &mut Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8
 }
 
 /// MECHANISM STATUS.
-pub(super) fn mechanism_status(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+pub(crate) fn mechanism_status(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const DOOR_OPEN: u8 = 0x10;
     answer(
         buf,
@@ -204,7 +204,7 @@ pub(super) fn mechanism_status(cd: &Cdrom, cdb: &[u8; PACKET_LEN], buf: &mut [u8
 }
 
 /// READ SUB-CHANNEL: no audio is playing.
-pub(super) fn subchannel(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+pub(crate) fn subchannel(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     const NO_AUDIO: u8 = 0x15;
     let allocation = be16(cdb, 7);
     if cdb[2] & 0x40 == 0 {
@@ -228,7 +228,7 @@ pub(super) fn subchannel(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
 }
 
 /// READ TOC/PMA/ATIP, formats 0 (tracks), 1 (sessions) and 2 (full).
-pub(super) fn toc(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
+pub(crate) fn toc(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     let msf = cdb[1] & 2 != 0;
     let start = cdb[6];
     // Older drives had the format in the last byte.
@@ -274,7 +274,7 @@ pub(super) fn toc(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply 
 }
 
 /// READ DISC INFORMATION: a finished disc.
-pub(super) fn disc_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
+pub(crate) fn disc_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply {
     if cdb[1] & 7 != 0 {
         return Reply::Failed(Sense::INVALID_FIELD);
     }
@@ -284,7 +284,7 @@ pub(super) fn disc_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8]) -> Reply 
 }
 
 /// READ TRACK INFORMATION of the only track.
-pub(super) fn track_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
+pub(crate) fn track_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     let at = be32(cdb, 2);
     match cdb[1] & 3 {
         0 if at < blocks => {}
@@ -299,7 +299,7 @@ pub(super) fn track_information(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: 
 }
 
 /// READ DVD STRUCTURE, formats 0 (physical), 1 (copyright), 4 (manufacturer) and FFh (list).
-pub(super) fn dvd_structure(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
+pub(crate) fn dvd_structure(cdb: &[u8; PACKET_LEN], buf: &mut [u8], blocks: u32) -> Reply {
     const PAGE: usize = 2048;
     let (layer, format, allocation) = (cdb[6], cdb[7], be16(cdb, 8));
     if blocks <= CD_BLOCKS_MAX {

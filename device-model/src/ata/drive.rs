@@ -1,4 +1,4 @@
-//! What hangs at a channel: a hard disk or a CD-ROM drive.
+//! A hard disk or a CD-ROM drive.
 
 use super::packet::Sense;
 use alloc::boxed::Box;
@@ -6,27 +6,38 @@ use hv_core::backend::BlockBackend;
 use hv_core::machine::IdeDrive;
 
 /// Heads of the default translation.
-pub(super) const HEADS: u8 = IdeDrive::HEADS;
+pub(crate) const HEADS: u8 = IdeDrive::HEADS;
 /// Sectors a track of the default translation.
-pub(super) const SECTORS_PER_TRACK: u8 = IdeDrive::SECTORS_PER_TRACK;
+pub(crate) const SECTORS_PER_TRACK: u8 = IdeDrive::SECTORS_PER_TRACK;
 /// Most sectors a data block of READ and WRITE MULTIPLE.
-pub(super) const MULTIPLE_MAX: u8 = 16;
+pub(crate) const MULTIPLE_MAX: u8 = 16;
 /// Bytes of a disk's sector, the unit of [`BlockBackend`].
-pub(super) const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 /// [`SECTOR`]s in a block of a CD.
-pub(super) const SECTORS_PER_BLOCK: u32 = 4;
+pub(crate) const SECTORS_PER_BLOCK: u32 = 4;
 /// Bytes of a block of a CD.
-pub(super) const BLOCK: usize = SECTOR * SECTORS_PER_BLOCK as usize;
+pub(crate) const BLOCK: usize = SECTOR * SECTORS_PER_BLOCK as usize;
 
-/// A drive to be given to [`Ide::new`](super::Ide::new).
+/// A drive to be given to a controller.
 pub struct Drive {
-    pub(super) kind: Kind,
-    pub(super) mode: TransferMode,
+    pub(crate) kind: Kind,
+    pub(crate) mode: TransferMode,
 }
 
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Disk(Disk),
     Cdrom(Cdrom),
+}
+
+/// What can be seen of a CD-ROM drive from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CdromState {
+    /// There is a medium in it, or on its tray.
+    pub loaded: bool,
+    /// Its tray is open.
+    pub open: bool,
+    /// The guest has locked it (MMC-4 6.16, "PREVENT ALLOW MEDIUM REMOVAL").
+    pub locked: bool,
 }
 
 impl Drive {
@@ -49,12 +60,35 @@ impl Drive {
         }
     }
 
-    pub(super) fn is_cdrom(&self) -> bool {
+    pub(crate) fn is_cdrom(&self) -> bool {
         matches!(self.kind, Kind::Cdrom(_))
     }
 
+    /// How its CD-ROM drive is, if it is one.
+    pub(crate) fn cdrom_state(&self) -> Option<CdromState> {
+        match &self.kind {
+            Kind::Disk(_) => None,
+            Kind::Cdrom(cd) => Some(CdromState {
+                loaded: cd.medium.is_some(),
+                open: cd.tray_open,
+                locked: cd.locked,
+            }),
+        }
+    }
+
+    /// Changes the medium of a CD-ROM drive, closes its tray and returns the old one. Another drive takes none.
+    pub(crate) fn change(
+        &mut self,
+        medium: Option<Box<dyn BlockBackend>>,
+    ) -> Option<Box<dyn BlockBackend>> {
+        match &mut self.kind {
+            Kind::Disk(_) => medium,
+            Kind::Cdrom(cd) => cd.change(medium),
+        }
+    }
+
     /// The medium, if there is one.
-    pub(super) fn medium(&mut self) -> Option<&mut dyn BlockBackend> {
+    pub(crate) fn medium(&mut self) -> Option<&mut dyn BlockBackend> {
         match &mut self.kind {
             Kind::Disk(disk) => Some(&mut *disk.backend),
             Kind::Cdrom(cd) => cd.medium.as_deref_mut().map(|m| m as &mut dyn BlockBackend),
@@ -62,7 +96,7 @@ impl Drive {
     }
 
     /// Everything that the guest has set, back to what it is at power-on.
-    pub(super) fn power_on(&mut self) {
+    pub(crate) fn power_on(&mut self) {
         self.mode = TransferMode::default();
         match &mut self.kind {
             Kind::Disk(disk) => disk.power_on(),
@@ -73,7 +107,7 @@ impl Drive {
 
 /// The transfer mode that the host selected with SET FEATURES 03h. It has no effect but to be shown by IDENTIFY.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum TransferMode {
+pub(crate) enum TransferMode {
     /// Programmed I/O.
     Pio,
     /// Multiword DMA mode 0 to 2.
@@ -85,7 +119,7 @@ pub(super) enum TransferMode {
 impl TransferMode {
     /// Decodes the count register of SET FEATURES 03h; none if the mode is not supported. ATA/ATAPI-6 8.46, "SET
     /// FEATURES".
-    pub(super) fn decode(count: u8) -> Option<Self> {
+    pub(crate) fn decode(count: u8) -> Option<Self> {
         match (count >> 3, count & 7) {
             (0, 0 | 1) | (1, 0..=4) => Some(Self::Pio),
             (4, n @ 0..=2) => Some(Self::Multiword(n)),
@@ -102,16 +136,18 @@ impl Default for TransferMode {
 }
 
 /// A hard disk.
-pub(super) struct Disk {
-    pub(super) backend: Box<dyn BlockBackend>,
+pub(crate) struct Disk {
+    pub(crate) backend: Box<dyn BlockBackend>,
     /// Heads of the current translation, 1 to 16.
-    pub(super) heads: u8,
+    pub(crate) heads: u8,
     /// Sectors a track of the current translation, 1 to 255.
-    pub(super) spt: u8,
+    pub(crate) spt: u8,
     /// Sectors a block of READ and WRITE MULTIPLE; 0: these commands are disabled.
-    pub(super) multiple: u8,
-    pub(super) write_cache: bool,
-    pub(super) look_ahead: bool,
+    pub(crate) multiple: u8,
+    pub(crate) write_cache: bool,
+    pub(crate) look_ahead: bool,
+    /// SMART is switched on.
+    pub(crate) smart: bool,
 }
 
 impl Disk {
@@ -123,17 +159,18 @@ impl Disk {
             multiple: MULTIPLE_MAX,
             write_cache: true,
             look_ahead: true,
+            smart: true,
         }
     }
 
     fn power_on(&mut self) {
         (self.heads, self.spt) = (HEADS, SECTORS_PER_TRACK);
         self.multiple = MULTIPLE_MAX;
-        (self.write_cache, self.look_ahead) = (true, true);
+        (self.write_cache, self.look_ahead, self.smart) = (true, true, true);
     }
 
     /// Cylinders of the current translation, at most 65,535.
-    pub(super) fn cylinders(&self) -> u16 {
+    pub(crate) fn cylinders(&self) -> u16 {
         let track = u64::from(self.heads.max(1)) * u64::from(self.spt.max(1));
         u16::try_from(self.backend.sectors() / track).unwrap_or(u16::MAX)
     }
@@ -141,7 +178,7 @@ impl Disk {
 
 /// What became of the medium since the guest last asked with GET EVENT STATUS NOTIFICATION.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum MediaEvent {
+pub(crate) enum MediaEvent {
     /// Nothing.
     None,
     /// There is a new one.
@@ -151,15 +188,15 @@ pub(super) enum MediaEvent {
 }
 
 /// A CD-ROM drive.
-pub(super) struct Cdrom {
-    pub(super) medium: Option<Box<dyn BlockBackend>>,
-    pub(super) tray_open: bool,
-    pub(super) locked: bool,
+pub(crate) struct Cdrom {
+    pub(crate) medium: Option<Box<dyn BlockBackend>>,
+    pub(crate) tray_open: bool,
+    pub(crate) locked: bool,
     /// What went wrong with the last command.
-    pub(super) sense: Sense,
+    pub(crate) sense: Sense,
     /// The unit attention that the next command has to report.
-    pub(super) attention: Option<Sense>,
-    pub(super) event: MediaEvent,
+    pub(crate) attention: Option<Sense>,
+    pub(crate) event: MediaEvent,
 }
 
 impl Cdrom {
@@ -188,7 +225,7 @@ impl Cdrom {
     }
 
     /// Changes the medium and closes the tray.
-    pub(super) fn change(
+    pub(crate) fn change(
         &mut self,
         medium: Option<Box<dyn BlockBackend>>,
     ) -> Option<Box<dyn BlockBackend>> {
@@ -203,7 +240,7 @@ impl Cdrom {
     }
 
     /// The number of blocks, if a medium is loaded.
-    pub(super) fn blocks(&self) -> Option<u32> {
+    pub(crate) fn blocks(&self) -> Option<u32> {
         let medium = self.medium.as_ref().filter(|_| !self.tray_open)?;
         Some(u32::try_from(medium.sectors() / u64::from(SECTORS_PER_BLOCK)).unwrap_or(u32::MAX))
     }

@@ -8,7 +8,7 @@ use bitflags::bitflags;
 bitflags! {
     /// The status register. ATA/ATAPI-6 7.15, "Status register".
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-    pub(super) struct Status: u8 {
+    pub(crate) struct Status: u8 {
         /// The last command failed.
         const ERR = 1 << 0;
         /// The drive wants data moved.
@@ -25,7 +25,7 @@ bitflags! {
 
     /// The error register. ATA/ATAPI-6 7.9, "Error register".
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-    pub(super) struct Error: u8 {
+    pub(crate) struct Error: u8 {
         /// Command aborted. Alone and after a reset: diagnostics passed.
         const ABRT = 1 << 2;
         /// Address not found.
@@ -37,20 +37,20 @@ bitflags! {
 
 impl Status {
     /// Idle and well.
-    pub(super) const IDLE: Self = Self::DRDY.union(Self::DSC);
+    pub(crate) const IDLE: Self = Self::DRDY.union(Self::DSC);
     /// Waiting for the host to move data.
-    pub(super) const DATA: Self = Self::IDLE.union(Self::DRQ);
+    pub(crate) const DATA: Self = Self::IDLE.union(Self::DRQ);
     /// Working.
-    pub(super) const WORKING: Self = Self::IDLE.union(Self::BSY);
+    pub(crate) const WORKING: Self = Self::IDLE.union(Self::BSY);
 }
 
 /// The error register after a reset: device 0 passed its diagnostics. ATA/ATAPI-6 8.9, "EXECUTE
 /// DEVICE DIAGNOSTIC".
-pub(super) const DIAGNOSTICS_PASSED: u8 = 1;
+pub(crate) const DIAGNOSTICS_PASSED: u8 = 1;
 
 /// How a command names sectors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Addressing {
+pub(crate) enum Addressing {
     /// Cylinder, head and sector of the current translation.
     Chs {
         /// Heads, 1 to 16.
@@ -66,23 +66,23 @@ pub(super) enum Addressing {
 
 /// A two-deep register: current and previous content.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Deep([u8; 2]);
+pub(crate) struct Deep([u8; 2]);
 
 impl Deep {
-    pub(super) fn write(&mut self, value: u8) {
+    pub(crate) fn write(&mut self, value: u8) {
         self.0 = [value, self.0[0]];
     }
-    pub(super) fn read(self, previous: bool) -> u8 {
+    pub(crate) fn read(self, previous: bool) -> u8 {
         self.0[usize::from(previous)]
     }
-    pub(super) fn now(self) -> u8 {
+    pub(crate) fn now(self) -> u8 {
         self.0[0]
     }
-    fn old(self) -> u8 {
+    pub(crate) fn old(self) -> u8 {
         self.0[1]
     }
     /// Sets the current content from the drive's side: the previous one stays.
-    pub(super) fn set(&mut self, value: u8) {
+    pub(crate) fn set(&mut self, value: u8) {
         self.0[0] = value;
     }
     fn set_both(&mut self, now: u8, previous: u8) {
@@ -92,17 +92,17 @@ impl Deep {
 
 /// The registers of one drive, but for the device register, which the channel has.
 #[derive(Clone, Default)]
-pub(super) struct TaskFile {
-    pub(super) features: Deep,
-    pub(super) count: Deep,
-    pub(super) lba: [Deep; 3],
-    pub(super) error: u8,
-    pub(super) status: Status,
+pub(crate) struct TaskFile {
+    pub(crate) features: Deep,
+    pub(crate) count: Deep,
+    pub(crate) lba: [Deep; 3],
+    pub(crate) error: u8,
+    pub(crate) status: Status,
 }
 
 impl TaskFile {
     /// The number of sectors a command is for: 0 stands for the largest.
-    pub(super) fn sectors(&self, addressing: Addressing) -> u32 {
+    pub(crate) fn sectors(&self, addressing: Addressing) -> u32 {
         match addressing {
             Addressing::Lba48 => match u16::from_le_bytes([self.count.now(), self.count.old()]) {
                 0 => 0x1_0000,
@@ -116,7 +116,7 @@ impl TaskFile {
     }
 
     /// The first sector a command is for; none if there is no such sector. `device` is the device register.
-    pub(super) fn address(&self, addressing: Addressing, device: u8) -> Option<u64> {
+    pub(crate) fn address(&self, addressing: Addressing, device: u8) -> Option<u64> {
         let [a, b, c] = self.lba;
         match addressing {
             Addressing::Lba48 => Some(u64::from_le_bytes([
@@ -144,7 +144,7 @@ impl TaskFile {
     }
 
     /// Stores `sector` as address; `device` is the device register.
-    pub(super) fn set_address(&mut self, addressing: Addressing, device: &mut u8, sector: u64) {
+    pub(crate) fn set_address(&mut self, addressing: Addressing, device: &mut u8, sector: u64) {
         let v = sector.to_le_bytes();
         match addressing {
             Addressing::Lba48 => {
@@ -170,7 +170,7 @@ impl TaskFile {
     }
 
     /// Stores the signature of a drive in the count and address registers. ATA/ATAPI-6 9.12, "Signature and persistence".
-    pub(super) fn set_signature(&mut self, packet: bool) {
+    pub(crate) fn set_signature(&mut self, packet: bool) {
         self.count.set_both(1, 0);
         self.lba[0].set_both(1, 0);
         self.lba[1].set_both(if packet { 0x14 } else { 0 }, 0);
