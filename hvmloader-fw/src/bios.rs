@@ -20,10 +20,12 @@ const PAGE: usize = 0x1000;
 /// Where the CPU's first instruction is, as a distance from the end of the image.
 const RESET_VECTOR: usize = 16;
 /// What it may be (SDM vol 2A, "JMP"): SeaBIOS has a far jump, OVMF a near one behind two NOPs, since 16-bit code before it may be short.
+/// OVMF built for X64 alone begins with `MOV EAX, CR0`: it may start in protected mode elsewhere, and looks.
 const FAR_JUMP: u8 = 0xea;
 const NEAR_JUMP: u8 = 0xe9;
 const SHORT_JUMP: u8 = 0xeb;
 const NOP: u8 = 0x90;
+const MOV_EAX_CR0: [u8; 3] = [0x0f, 0x20, 0xc0];
 const ONE_MIB: u64 = 0x10_0000;
 
 /// UEFI Platform Initialization Specification vol 3, 3.2.1, "EFI_FIRMWARE_VOLUME_HEADER": the places of `FileSystemGuid`, `FvLength` and
@@ -45,7 +47,7 @@ mod volume {
 pub enum BiosError {
     /// Its length in bytes, that of its variable store included, is none that a flash can have.
     Size(usize),
-    /// There is no jump at the reset vector.
+    /// There is neither a jump at the reset vector nor a look at CR0.
     NoResetVector,
 }
 
@@ -57,7 +59,7 @@ impl fmt::Display for BiosError {
                 "the firmware image has {len} bytes instead of a multiple of 64 KiB up to 16 MiB"
             ),
             BiosError::NoResetVector => f.write_str(
-                "the firmware image has no jump at its reset vector: it is neither SeaBIOS nor OVMF",
+                "the firmware image has no code that we know at its reset vector: it is neither SeaBIOS nor OVMF",
             ),
         }
     }
@@ -102,6 +104,7 @@ impl BiosPlacement {
         let vector = image.get(code - RESET_VECTOR..).unwrap_or_default();
         match vector.iter().find(|&&byte| byte != NOP) {
             Some(&(FAR_JUMP | NEAR_JUMP | SHORT_JUMP)) => Ok(Self { code, store }),
+            _ if vector.starts_with(&MOV_EAX_CR0) => Ok(Self { code, store }),
             _ => Err(BiosError::NoResetVector),
         }
     }
@@ -174,6 +177,21 @@ mod tests {
         let refused = |image: &[u8]| BiosPlacement::of(image, 0);
         assert_eq!(refused(&[0; 256 << 10]), Err(BiosError::NoResetVector));
         assert_eq!(refused(&[NOP; 256 << 10]), Err(BiosError::NoResetVector));
+    }
+
+    /// The end of Debian 12's OVMF of 2 MiB: it looks at CR0.PE first.
+    #[test]
+    fn a_reset_vector_that_looks_at_the_mode_first_is_accepted() {
+        let vector = [
+            0x0f, 0x20, 0xc0, 0xa8, 0x01, 0x74, 0x05, 0xe9, 0x28, 0xff, 0xff, 0xff, 0xe9, 0x09,
+            0xff, 0x90,
+        ];
+        let mut ovmf = vec![0xff; 2 << 20];
+        ovmf[(2 << 20) - vector.len()..].copy_from_slice(&vector);
+        assert!(BiosPlacement::of(&ovmf, 0).is_ok());
+        // An access to another control register is none.
+        ovmf[(2 << 20) - vector.len() + 2] = 0xd8;
+        assert_eq!(BiosPlacement::of(&ovmf, 0), Err(BiosError::NoResetVector));
     }
 
     #[test]
