@@ -49,7 +49,7 @@ use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
 use hv_core::machine::{
-    self, BootFrom, FloppyDrive, IdeDrive, MachineDesc, Nic, PCI_DISKS, Slot, pci_disk,
+    self, BootFrom, FloppyDrive, IdeDrive, MachineDesc, NetworkCard, Nic, PCI_DISKS, Slot, pci_disk,
 };
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
@@ -67,6 +67,7 @@ use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
 use paging::{Ways, algorithm, shadow_pages};
 use protocol::options::{self, CdBus, DiskBus};
+use switch::Ports;
 
 /// What the virtual CPUs of a guest share.
 pub type Vm = vm::Vm<Paging<HostFrames>>;
@@ -77,6 +78,8 @@ pub type Cpu<B> = Vcpu<B, Paging<HostFrames>, HostClock>;
 const DEFAULT_MEMORY: u64 = 1 << 30;
 /// What the devices of a VM take besides the heap's region of small things, at most. A test measures it (`tests/tests/heap.rs`).
 const DEVICES: u64 = 4 * MIB;
+/// What a network card takes, with the frames that wait for it.
+const CARD: u64 = 256 << 10;
 /// What a further virtual CPU takes.
 const CPU: u64 = 256 << 10;
 /// The first VM's network card: locally administered, like QEMU's default.
@@ -123,8 +126,8 @@ pub struct Guest<B: VcpuBackend> {
     pub pm: Shared<Piix4Pm>,
     /// The USB controller with the tablet.
     pub usb: Option<Shared<Uhci<Tablet>>>,
-    /// Where its network card is plugged in.
-    pub port: Option<usize>,
+    /// Where its network cards are plugged in.
+    pub ports: Ports,
     /// RAM in bytes.
     pub memory_size: u64,
     /// What kind of PC it is.
@@ -189,14 +192,22 @@ fn boot_from(boot: options::BootFrom) -> BootFrom {
     }
 }
 
-/// The network card that the user wants.
-fn nic(nic: options::Nic) -> Nic {
-    match nic {
-        options::Nic::None => Nic::None,
-        options::Nic::Ne2k => Nic::Ne2k,
-        options::Nic::E1000 => Nic::E1000,
-        options::Nic::Virtio => Nic::Virtio,
-    }
+/// The network cards of VM `number`. What has no address is given one: by the VM in its last byte, by the card in the fourth.
+fn network_cards(number: u8, profile: &options::Profile) -> [Option<NetworkCard>; machine::NICS] {
+    let mut cards = (0..).zip(profile.nics()).filter_map(|(n, card)| {
+        let mut mac = numbered(MAC, number);
+        mac[3] += n;
+        Some(NetworkCard {
+            nic: match card.nic {
+                options::Nic::None => return None,
+                options::Nic::Ne2k => Nic::Ne2k,
+                options::Nic::E1000 => Nic::E1000,
+                options::Nic::Virtio => Nic::Virtio,
+            },
+            mac: card.mac.map_or(mac, |mac| mac.0),
+        })
+    });
+    core::array::from_fn(|_| cards.next())
 }
 
 /// The interfaces of hypervisors that the user wants offered.
@@ -253,8 +264,7 @@ impl<B: VcpuBackend> Guest<B> {
             memory: memory_size,
             cpus: options.cpus(),
             max_cpus: options.max_cpus(),
-            nic: nic(options.profile.nic()),
-            mac: numbered(MAC, number),
+            nics: network_cards(number, &options.profile),
             uuid: numbered(UUID, number),
             drives: described,
             sata: described_sata,
@@ -340,6 +350,7 @@ impl<B: VcpuBackend> Guest<B> {
                 + u64::from(desc.max_cpus - 1) * CPU
                 + (disks * block::MEMORY) as u64
                 + (sata_drives * ahci::DRIVE_MEMORY) as u64
+                + desc.nics.iter().flatten().count() as u64 * CARD
                 + overlays as u64,
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
@@ -397,24 +408,32 @@ impl<B: VcpuBackend> Guest<B> {
         let mut bus = Bus::new(memory.clone());
         let vgabios = firmware_image("vgabios").unwrap_or(&[]);
         // It asks for keys, and takes its time.
-        let role = match desc.nic {
-            Nic::Virtio => "nicrom-virtio",
-            Nic::E1000 => "nicrom-e1000",
-            Nic::None | Nic::Ne2k => "nicrom",
+        let role = match desc.boot_nic().map(|card| card.nic) {
+            Some(Nic::Virtio) => "nicrom-virtio",
+            Some(Nic::E1000) => "nicrom-e1000",
+            None | Some(Nic::Ne2k) => "nicrom",
         };
         let nic = firmware_image(role).filter(|_| desc.boot == Some(BootFrom::Network));
         let roms = Roms {
             vga: vgabios,
             nic: nic.unwrap_or(&[]),
         };
-        let plugged = match desc.nic {
-            Nic::None => None,
-            Nic::Ne2k | Nic::E1000 | Nic::Virtio => net::plug(number, desc.mac),
-        };
-        let (net, port) = match plugged {
-            Some((cable, port)) => (cable, Some(port)),
-            None => (Box::new(NullNet) as Box<_>, None),
-        };
+        let (mut nets, mut ports) = (Vec::new(), Ports::NONE);
+        for card in desc.nics.iter().flatten() {
+            match net::plug(number, card.mac) {
+                Some((cable, port)) => {
+                    nets.push(cable);
+                    ports = ports.and(Ports::one(port));
+                }
+                None => {
+                    log::warn!(
+                        "VM {number}: a network card is connected to nothing: another card has its address {}",
+                        options::Mac(card.mac)
+                    );
+                    nets.push(Box::new(NullNet));
+                }
+            }
+        }
         let has_firmware = matches!(firmware, Firmware::Bios { .. });
         let flash = match (&firmware, store) {
             (Firmware::Bios { placement, .. }, Some(medium)) => {
@@ -428,7 +447,7 @@ impl<B: VcpuBackend> Guest<B> {
                 vm: number,
                 line: String::with_capacity(FIRMWARE_LINE),
             }),
-            net,
+            nets,
             drives,
             sata,
             virtio,
@@ -500,7 +519,7 @@ impl<B: VcpuBackend> Guest<B> {
             fdc,
             pm,
             usb,
-            port,
+            ports,
             memory_size,
             profile: options.profile,
             chips,

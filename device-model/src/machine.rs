@@ -35,11 +35,11 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend};
+use hv_core::backend::{BlockBackend, ConsoleBackend, NetBackend, NullNet};
 use hv_core::bus::{Bus, DeviceId, SharedDevice, Width};
 use hv_core::irq::{IrqLine, MsiLine};
 use hv_core::lock::{Lock, Rank};
-use hv_core::machine::{self, IDE_DRIVES, MachineDesc, Nic, SATA_PORTS, Slot, irq};
+use hv_core::machine::{self, IDE_DRIVES, MachineDesc, NetworkCard, Nic, SATA_PORTS, Slot, irq};
 use hv_core::{Gpa, VmTime};
 
 /// The subsystem that all PCI functions name: QEMU's vendor and device.
@@ -52,8 +52,8 @@ pub struct Outside {
     pub com1: Box<dyn ConsoleBackend>,
     /// Where the firmware's debug output goes.
     pub debug: Box<dyn ConsoleBackend>,
-    /// The network.
-    pub net: Box<dyn NetBackend>,
+    /// What the network cards are connected to, by card; those without are connected to nothing.
+    pub nets: Vec<Box<dyn NetBackend>>,
     /// The drives on the IDE channels, as the description has them.
     pub drives: [Option<Drive>; IDE_DRIVES],
     /// The drives at the ports of the AHCI controller, likewise. Without any there is none.
@@ -153,7 +153,7 @@ impl Machine {
         let Outside {
             com1,
             debug,
-            net,
+            nets,
             drives,
             sata,
             virtio,
@@ -263,15 +263,11 @@ impl Machine {
             tablet(bus, &mut pci, wire)
         });
         let vga = display(bus, &mut pci, video, text);
-        let nic = machine::NIC.device;
-        let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), PciSink::input(nic, 0));
-        match desc.nic {
-            Nic::None => {}
-            Nic::Ne2k => network(bus, &mut pci, Ne2k::new(wire, desc.mac, net)),
-            Nic::E1000 => gigabit(bus, &mut pci, wire, desc.mac, net),
-            Nic::Virtio => {
-                let card = Box::new(virtio::net::Net::new(desc.mac, net));
-                put_virtio(bus, &mut pci, &chips, machine::NIC, card);
+        let mut nets = nets.into_iter();
+        for (n, card) in desc.nics.iter().enumerate() {
+            if let Some(card) = card {
+                let net = nets.next().unwrap_or_else(|| Box::new(NullNet));
+                network_card(bus, &mut pci, &chips, (machine::nic(n), *card), net);
             }
         }
         for (slot, device) in virtio {
@@ -416,26 +412,52 @@ fn display(bus: &mut Bus, pci: &mut PciBus, video: Mapped, text: Mapped) -> Shar
     screen
 }
 
-fn network(bus: &mut Bus, pci: &mut PciBus, nic: Ne2k) {
+fn network_card(
+    bus: &mut Bus,
+    pci: &mut PciBus,
+    chips: &SharedChips,
+    (slot, card): (Slot, NetworkCard),
+    net: Box<dyn NetBackend>,
+) {
+    let input = PciSink::input(slot.device, 0);
+    let wire = IrqLine::new(Arc::new(PciSink(chips.clone())), input);
+    match card.nic {
+        Nic::Ne2k => ne2000(bus, pci, slot, Ne2k::new(wire, card.mac, net)),
+        Nic::E1000 => gigabit(bus, pci, slot, |windows| {
+            E1000::new(wire, windows, card.mac, net)
+        }),
+        Nic::Virtio => {
+            let card = Box::new(virtio::net::Net::new(card.mac, net));
+            put_virtio(bus, pci, chips, slot, card);
+        }
+    }
+}
+
+fn ne2000(bus: &mut Bus, pci: &mut PciBus, slot: Slot, nic: Ne2k) {
     use ne2k::config::{BAR0_LEN, CLASS, DEVICE, VENDOR};
     let id = bus.add(Arc::new(Lock::device(nic)));
     let registers = bus.add_port_window(id, BAR0_LEN, Width::Native);
     let config = config_space(VENDOR, DEVICE, CLASS, 0)
         .interrupt_pin(0)
         .io_bar(0, BAR0_LEN.into(), registers);
-    pci.add(machine::NIC, Box::new(config));
+    pci.add(slot, Box::new(config));
 }
 
 /// The gigabit card. Its windows are numbered by the bus before it exists.
-fn gigabit(bus: &mut Bus, pci: &mut PciBus, wire: IrqLine, mac: [u8; 6], net: Box<dyn NetBackend>) {
+fn gigabit(
+    bus: &mut Bus,
+    pci: &mut PciBus,
+    slot: Slot,
+    card: impl FnOnce(e1000::Windows) -> E1000,
+) {
     let place = bus.reserve();
     let windows = e1000::Windows {
         registers: bus.add_mmio(place, e1000::REGISTERS_LEN, None),
         ports: bus.add_port_window(place, e1000::PORTS_LEN, Width::Native),
     };
-    let card = Shared::new(E1000::new(wire, windows, mac, net));
+    let card = Shared::new(card(windows));
     bus.occupy(place, card.on_bus());
-    pci.add(machine::NIC, Box::new(card));
+    pci.add(slot, Box::new(card));
 }
 
 /// A virtio device. Its windows are numbered by the bus before it exists.

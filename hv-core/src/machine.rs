@@ -54,11 +54,20 @@ pub const VGA: Slot = Slot {
     device: 2,
     function: 0,
 };
-/// The network card.
-pub const NIC: Slot = Slot {
-    device: 3,
-    function: 0,
-};
+/// Network cards at most.
+pub const NICS: usize = 4;
+
+/// The place of network card `n` (0 to 3).
+#[must_use]
+pub const fn nic(n: usize) -> Slot {
+    Slot {
+        device: 3 + n as u8 % NICS as u8,
+        function: 0,
+    }
+}
+
+/// The first network card.
+pub const NIC: Slot = nic(0);
 
 /// The virtio entropy device.
 pub const RNG: Slot = Slot {
@@ -203,11 +212,9 @@ pub const IDE_DRIVES: usize = 4;
 /// Where the CD-ROM drive is: secondary master.
 pub const CDROM: usize = 2;
 
-/// The network card.
+/// What kind of network card it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Nic {
-    /// None.
-    None,
     /// An NE2000 (RTL8029).
     #[default]
     Ne2k,
@@ -215,6 +222,15 @@ pub enum Nic {
     Virtio,
     /// An 82540EM.
     E1000,
+}
+
+/// A network card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NetworkCard {
+    /// Its kind.
+    pub nic: Nic,
+    /// Its address.
+    pub mac: [u8; 6],
 }
 
 /// The kind of the floppy drive.
@@ -249,10 +265,8 @@ pub struct MachineDesc {
     pub cpus: u32,
     /// Virtual CPUs that can be there in all: `cpus` to [`MAX_CPUS`].
     pub max_cpus: u32,
-    /// The network card.
-    pub nic: Nic,
-    /// The network card's address.
-    pub mac: [u8; 6],
+    /// The network cards, from the first [place](nic) on.
+    pub nics: [Option<NetworkCard>; NICS],
     /// The SMBIOS system UUID.
     pub uuid: [u8; 16],
     /// The drives on the IDE channels.
@@ -272,6 +286,20 @@ pub struct MachineDesc {
 }
 
 impl MachineDesc {
+    /// The network card that is booted from: the first.
+    #[must_use]
+    pub fn boot_nic(&self) -> Option<NetworkCard> {
+        self.nics.iter().flatten().next().copied()
+    }
+
+    /// A single network card, for [`MachineDesc::nics`].
+    #[must_use]
+    pub const fn one_nic(nic: Nic, mac: [u8; 6]) -> [Option<NetworkCard>; NICS] {
+        let mut nics = [None; NICS];
+        nics[0] = Some(NetworkCard { nic, mac });
+        nics
+    }
+
     /// All ATA drives.
     pub fn ata_drives(&self) -> impl Iterator<Item = IdeDrive> {
         self.drives.iter().chain(&self.sata).copied().flatten()

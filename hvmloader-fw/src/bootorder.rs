@@ -31,7 +31,8 @@ fn present(desc: &MachineDesc, from: BootFrom) -> bool {
             desc.pci_disks != 0 || has(|drive| matches!(drive, IdeDrive::Disk { .. }))
         }
         BootFrom::Cdrom => has(|drive| *drive == IdeDrive::Cdrom),
-        BootFrom::Floppy | BootFrom::Network => true,
+        BootFrom::Floppy => true,
+        BootFrom::Network => desc.boot_nic().is_some(),
     }
 }
 

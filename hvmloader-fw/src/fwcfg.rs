@@ -39,7 +39,7 @@ const VGA_ROM_FILE: &str = "pci1234,1111.rom";
 /// The network card's option ROM, likewise.
 const fn nic_rom_file(nic: Nic) -> &'static str {
     match nic {
-        Nic::None | Nic::Ne2k => "pci10ec,8029.rom",
+        Nic::Ne2k => "pci10ec,8029.rom",
         Nic::Virtio => "pci1af4,1000.rom",
         Nic::E1000 => "pci8086,100e.rom",
     }
@@ -110,9 +110,12 @@ pub fn fw_cfg_items(desc: &MachineDesc, roms: Roms<'_>) -> Items {
         ("etc/usb-time-sigatt", usb_wait(desc)),
         ("bootorder", bootorder::bootorder(desc)),
         (VGA_ROM_FILE, roms.vga.to_vec()),
-        (nic_rom_file(desc.nic), roms.nic.to_vec()),
     ]
     .into_iter()
+    .chain(
+        desc.boot_nic()
+            .map(|card| (nic_rom_file(card.nic), roms.nic.to_vec())),
+    )
     .filter(|(_, bytes)| !bytes.is_empty())
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .collect();

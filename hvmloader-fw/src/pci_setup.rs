@@ -7,7 +7,8 @@
 use alloc::vec::Vec;
 use hv_core::device::AccessSize;
 use hv_core::machine::{
-    IDE, ISA_BRIDGE, MachineDesc, NIC, PM, PM_BASE, SCI_IRQ, Slot, USB, VGA, irq, pirq,
+    IDE, ISA_BRIDGE, MachineDesc, NetworkCard, Nic, PM, PM_BASE, SCI_IRQ, Slot, USB, VGA, irq, nic,
+    pirq,
 };
 
 /// One write to a configuration register.
@@ -38,8 +39,10 @@ pub struct Interrupt {
 pub const VGA_FRAME_BUFFER: u32 = 0xfd00_0000;
 /// Where the VGA's register window is.
 pub const VGA_REGISTERS: u32 = 0xfebf_0000;
-/// The network card's ports.
+/// The first NE2000's ports; those of further ones are below.
 pub const NIC_PORTS: u16 = 0xc000;
+/// How many ports it has.
+const NIC_PORTS_LEN: u16 = 0x100;
 /// The IDE controller's bus-master ports.
 pub const BUS_MASTER_PORTS: u16 = 0xc100;
 /// The USB controller's ports.
@@ -72,6 +75,12 @@ const KEYBOARD_COMMAND: u16 = 0x64;
 const WRITE_COMMAND_BYTE: u8 = 0x60;
 const COMMAND_BYTE: u8 = 0x61;
 
+/// The network cards and their places.
+fn cards(desc: &MachineDesc) -> impl Iterator<Item = (Slot, NetworkCard)> {
+    let all = desc.nics.into_iter().enumerate();
+    all.filter_map(|(n, card)| Some((nic(n), card?)))
+}
+
 /// The interrupts of all functions that have a pin. The power-management function's is the SCI, which is wired past the links.
 #[must_use]
 pub fn interrupts(desc: &MachineDesc) -> Vec<Interrupt> {
@@ -88,7 +97,8 @@ pub fn interrupts(desc: &MachineDesc) -> Vec<Interrupt> {
         irq: SCI_IRQ,
     };
     let usb = desc.tablet.then(|| linked(USB, INTD));
-    usb.into_iter().chain([sci, linked(NIC, INTA)]).collect()
+    let cards = cards(desc).map(|(slot, _)| linked(slot, INTA));
+    usb.into_iter().chain([sci]).chain(cards).collect()
 }
 
 /// The configuration writes in order. Each function decodes only after its base addresses are set.
@@ -117,12 +127,19 @@ pub fn config_writes(desc: &MachineDesc) -> Vec<PciWrite> {
     write(PM, PMREGMISC, AccessSize::Byte, 1);
     write(VGA, BAR0, AccessSize::Dword, VGA_FRAME_BUFFER);
     write(VGA, BAR2, AccessSize::Dword, VGA_REGISTERS);
-    write(NIC, BAR0, AccessSize::Dword, u32::from(NIC_PORTS));
+    // The windows of other cards are for the system to place.
+    for (n, (slot, card)) in (0..).zip(cards(desc)) {
+        if card.nic == Nic::Ne2k {
+            let ports = NIC_PORTS - n * NIC_PORTS_LEN;
+            write(slot, BAR0, AccessSize::Dword, u32::from(ports));
+        }
+    }
     for i in interrupts(desc) {
         write(i.slot, INTERRUPT_LINE, AccessSize::Byte, u32::from(i.irq));
     }
     let usb = desc.tablet.then_some(USB);
-    for slot in [IDE, PM, VGA, NIC].into_iter().chain(usb) {
+    let cards = cards(desc).map(|(slot, _)| slot);
+    for slot in [IDE, PM, VGA].into_iter().chain(cards).chain(usb) {
         write(
             slot,
             COMMAND,
@@ -150,6 +167,7 @@ pub fn port_writes() -> [(u16, u8); 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_core::machine::NIC;
 
     fn with_tablet() -> MachineDesc {
         MachineDesc {
@@ -180,6 +198,26 @@ mod tests {
             let of = writes.iter().filter(|w| w.slot == slot).collect::<Vec<_>>();
             assert_eq!(of.last().unwrap().offset, COMMAND);
         }
+    }
+
+    #[test]
+    fn each_card_has_ports_and_an_interrupt_of_its_own() {
+        let mut desc = with_tablet();
+        desc.nics[2] = desc.nics[0];
+        let writes = config_writes(&desc);
+        let value = |n, offset| {
+            let mut its = writes.iter().filter(|w| w.slot == nic(n));
+            its.find(|w| w.offset == offset).map(|w| w.value)
+        };
+        assert_eq!(
+            (value(0, BAR0), value(2, BAR0)),
+            (Some(0xc000), Some(0xbf00))
+        );
+        assert_eq!(
+            (value(0, INTERRUPT_LINE), value(2, INTERRUPT_LINE)),
+            (Some(11), Some(10))
+        );
+        assert_eq!(value(1, COMMAND), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: sample machines, and the tools of the system that check our tables.
 
-use hv_core::machine::{FloppyDrive, IdeDrive, MAX_CPUS, MachineDesc};
+use hv_core::machine::{FloppyDrive, IdeDrive, MAX_CPUS, MachineDesc, Nic};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -10,7 +10,7 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
         memory,
         cpus,
         max_cpus: cpus,
-        mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        nics: MachineDesc::one_nic(Nic::Ne2k, [0x52, 0x54, 0, 0x12, 0x34, 0x56]),
         uuid: [
             0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee,
             0xff,
@@ -23,7 +23,6 @@ pub(crate) fn machine(memory: u64, cpus: u32) -> MachineDesc {
         ],
         sata: [None; 6],
         pci_disks: 0,
-        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: false,

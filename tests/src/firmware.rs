@@ -13,11 +13,11 @@ use device_model::machine::{Machine, Outside};
 use device_model::mapped::Mapped;
 use device_model::pci::Shared;
 use device_model::vga::{self, TextScreen, Vga};
-use hv_core::backend::{BlockBackend, BlockError, NullConsole, NullNet};
+use hv_core::backend::{BlockBackend, BlockError, NullConsole};
 use hv_core::bus::Bus;
 use hv_core::cpuid::{Cpuid, CpuidResult};
 use hv_core::lock::Lock;
-use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc};
+use hv_core::machine::{self, BootFrom, FloppyDrive, IDE_DRIVES, IdeDrive, MachineDesc, Nic};
 use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::Frames;
 use hv_core::pvclock::PvClock;
@@ -245,12 +245,11 @@ impl FirmwarePc {
             memory: RAM as u64,
             cpus: 1,
             max_cpus: 1,
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            nics: MachineDesc::one_nic(Nic::Ne2k, [0x52, 0x54, 0, 0x12, 0x34, 0x56]),
             uuid: [7; 16],
             drives: described,
             sata: [None; 6],
             pci_disks: 0,
-            nic: hv_core::machine::Nic::Ne2k,
             floppy: FloppyDrive::M1440,
             boot: media.boot,
             hpet: false,
@@ -282,7 +281,7 @@ impl FirmwarePc {
         let outside = Outside {
             com1: Box::new(NullConsole),
             debug: Box::new(debug.clone()),
-            net: Box::new(NullNet),
+            nets: Vec::new(),
             drives,
             sata: Default::default(),
             virtio: Vec::new(),

@@ -31,7 +31,7 @@ use console::{COLUMNS, Command, Editor, Event, Keyboard, ROWS, Screen, SerialLin
 use core::fmt::Write;
 use hv_core::emulate::testing::{FakeCpu, RegionKind, pretend};
 use hv_core::emulate::{Intercepted, StringIo, length, mov_system, step, string_io};
-use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
+use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc, Nic};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, PagingState};
 use hv_core::regs::{Cr0, Cr4, Efer, Rflags, SegAttr, SegReg, Segment};
@@ -245,7 +245,7 @@ fn desc(memory: u64) -> MachineDesc {
         memory,
         cpus: 1,
         max_cpus: 1,
-        mac,
+        nics: MachineDesc::one_nic(Nic::Ne2k, mac),
         uuid: [7; 16],
         drives: [
             Some(IdeDrive::Disk { sectors: 1 << 20 }),
@@ -255,7 +255,6 @@ fn desc(memory: u64) -> MachineDesc {
         ],
         sata: [None; 6],
         pci_disks: 0,
-        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: false,

@@ -12,7 +12,7 @@ use hv_core::backend::{NetBackend, NullConsole};
 use hv_core::bus::{Bus, decode, own_register};
 use hv_core::device::AccessSize;
 use hv_core::irq::InterruptController;
-use hv_core::machine::{self, FloppyDrive, IdeDrive, MachineDesc};
+use hv_core::machine::{self, FloppyDrive, IdeDrive, MachineDesc, Nic};
 use hv_core::mem::GuestMemory;
 use hv_core::testing::{RamDisk, VecDeviceRam, VecMemory};
 use hv_core::{Gpa, Hpa, VmTime};
@@ -162,7 +162,7 @@ fn desc(cpus: u32) -> MachineDesc {
         memory: RAM as u64,
         cpus,
         max_cpus: cpus,
-        mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        nics: MachineDesc::one_nic(Nic::Ne2k, [0x52, 0x54, 0, 0x12, 0x34, 0x56]),
         uuid: [7; 16],
         drives: [
             Some(IdeDrive::Disk { sectors: 2048 }),
@@ -172,7 +172,6 @@ fn desc(cpus: u32) -> MachineDesc {
         ],
         sata: [None, None, None, None, None, Some(IdeDrive::Cdrom)],
         pci_disks: 0,
-        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: true,
@@ -218,7 +217,7 @@ impl Pc {
         let outside = Outside {
             com1: Box::new(NullConsole),
             debug: Box::new(NullConsole),
-            net: Box::<Chatter>::default(),
+            nets: vec![Box::<Chatter>::default()],
             drives: [
                 Some(Drive::disk(disk(2048))),
                 None,

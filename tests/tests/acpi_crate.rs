@@ -6,7 +6,7 @@ use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use hv_core::Gpa;
-use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc};
+use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc, Nic};
 use hv_core::mem::GuestMemory;
 use hv_core::testing::VecMemory;
 use hvmloader_fw::place::place;
@@ -38,12 +38,11 @@ fn tables(cpus: u32) -> AcpiTables<Image> {
         memory: MEMORY as u64,
         cpus,
         max_cpus: cpus,
-        mac: [2, 0, 0, 0, 0, 1],
+        nics: MachineDesc::one_nic(Nic::Ne2k, [2, 0, 0, 0, 0, 1]),
         uuid: [7; 16],
         drives: [Some(IdeDrive::Disk { sectors: 1 << 20 }), None, None, None],
         sata: [None; 6],
         pci_disks: 0,
-        nic: hv_core::machine::Nic::Ne2k,
         floppy: FloppyDrive::M1440,
         boot: None,
         hpet: true,

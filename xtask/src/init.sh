@@ -147,7 +147,8 @@ net() {
     httpd -f -v -p 80 -h /www > /dev/console 2>&1
 }
 
-# Serves a file to another guest and fetches the same file from it: from umbra.url=, with the address that umbra.address= names.
+# Serves a file to another guest and fetches the same file from it: from umbra.url=, with the address that umbra.address= names. A second
+# card reaches the network with its own address, and not with another.
 meet() {
     ifconfig lo 127.0.0.1
     ifconfig eth0 "$address"
@@ -159,6 +160,15 @@ meet() {
     until wget -q -O /much "$url"; do sleep 1; done
     sum=$(md5sum < /much)
     echo "GUEST-MET ${sum%% *}"
+    [ -e /sys/class/net/eth1 ] || return
+    echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore
+    echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce
+    ifconfig eth1 10.0.2.103
+    ping -I eth1 -c 1 -w 10 10.0.2.2 > /dev/null && echo "GUEST-SECOND-CARD"
+    ifconfig eth1 down
+    ifconfig eth1 hw ether 52:54:00:99:99:99
+    ifconfig eth1 10.0.2.103
+    ping -I eth1 -c 3 -w 3 10.0.2.2 > /dev/null || echo "GUEST-REFUSED"
 }
 
 # Suspends to RAM, and is woken by the clock's alarm twice, then by a key.

@@ -42,6 +42,7 @@ mod outcome;
 mod paging;
 pub mod parsers;
 mod paths;
+mod pcap;
 mod peer;
 mod profile;
 mod progress;

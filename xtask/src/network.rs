@@ -188,7 +188,7 @@ impl Bench<'_> {
                 cmdline,
                 memory: 256 * MIB,
                 profile: Profile {
-                    nic: Some(self.nic),
+                    nics: self.nic.into(),
                     ..Profile::default()
                 },
                 ..Vm::of(&Guest::I386Kernel.provide()?)?

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use protocol::options::{
-    CdBus, Console, DiskBus, Enlighten, MAX_OFFSET, Nic, Os, Profile, Rtc, UnknownMsrs,
+    Card, CdBus, Console, DiskBus, Enlighten, MAX_OFFSET, Nics, Os, Profile, Rtc, UnknownMsrs,
 };
 
 /// The options.
@@ -42,10 +42,11 @@ pub struct ProfileArgs {
     /// What the CD-ROM drive hangs at: ide or ahci [default: ide, with --os windows ahci]
     #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(CdBus::NAMES).try_map(|name| name.parse::<CdBus>()))]
     pub cd_bus: Option<CdBus>,
-    /// The network card: ne2k (an NE2000), e1000 (an Intel 82540EM, which 64-bit Windows has a driver for too), virtio, or none [default:
-    /// ne2k, with --os linux virtio, with --os windows e1000]
-    #[arg(long, value_name = "CARD", value_parser = PossibleValuesParser::new(Nic::NAMES).try_map(|name| name.parse::<Nic>()))]
-    pub nic: Option<Nic>,
+    /// A network card: ne2k (an NE2000), e1000 (an Intel 82540EM, which 64-bit Windows has a driver for too), virtio, or none; with
+    /// ,mac=ADDRESS behind it, one with this address. May be repeated, up to four [default: ne2k, with --os linux virtio, with --os
+    /// windows e1000]
+    #[arg(long, value_name = "CARD")]
+    pub nic: Vec<Card>,
     /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs an exit for a line and not
     /// for a byte; COM1 works beside it
     #[arg(long, default_value = "serial", value_name = "DEVICE", value_parser = PossibleValuesParser::new(Console::NAMES).try_map(|name| name.parse::<Console>()))]
@@ -80,6 +81,10 @@ impl ProfileArgs {
             (false, Some(_)) => Some(Rtc::Utc),
             (false, None) => None,
         };
+        let mut nics = Nics::default();
+        for card in &self.nic {
+            nics.add(*card).map_err(anyhow::Error::msg)?;
+        }
         Ok(Profile {
             os: self.os,
             enlighten: self.enlighten,
@@ -88,7 +93,7 @@ impl ProfileArgs {
             hpet: self.hpet == Some(Switch::On),
             disk_bus: self.disk_bus,
             cd_bus: self.cd_bus,
-            nic: self.nic,
+            nics,
             console: self.console,
             rng: self.rng.map(|rng| rng == Switch::On),
         })
@@ -141,7 +146,7 @@ mod tests {
             hpet: None,
             disk_bus: None,
             cd_bus: None,
-            nic: None,
+            nic: Vec::new(),
             console: Console::Serial,
             rng: None,
         };

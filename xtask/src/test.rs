@@ -43,7 +43,7 @@ enum Kind {
     /// The fuzz targets, for a while each.
     Fuzz,
     /// A whole guest.
-    Guest(Case),
+    Guest(Box<Case>),
 }
 
 /// What the tests share.
@@ -198,7 +198,7 @@ fn all() -> Vec<Test> {
     });
     tests.extend(cases::all().into_iter().map(|case| Test {
         name: case.name.to_owned(),
-        kind: Kind::Guest(case),
+        kind: Kind::Guest(Box::new(case)),
     }));
     tests
 }

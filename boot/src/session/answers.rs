@@ -24,16 +24,16 @@ impl Answers {
         }
     }
 
-    /// Whether something is for VM `number`, whose network card is at `port`.
-    pub fn is_for(&self, number: u8, port: Option<usize>) -> bool {
-        self.disks >> (number - 1) & 1 != 0 || port.is_some_and(|port| self.frames.contains(port))
+    /// Whether something is for VM `number`, whose network cards are at `ports`.
+    pub fn is_for(&self, number: u8, ports: Ports) -> bool {
+        self.disks >> (number - 1) & 1 != 0 || self.frames.any_of(ports)
     }
 }
 
 /// A VM, as far as its devices wait for answers.
 pub(super) struct Waiting {
     vm: Arc<guest::Vm>,
-    port: Option<usize>,
+    ports: Ports,
     clock: HostClock,
     runs: bool,
 }
@@ -43,7 +43,7 @@ impl Waiting {
     pub fn new<B: VcpuBackend>(guest: &Guest<B>) -> Self {
         Self {
             vm: guest.vm.clone(),
-            port: guest.port,
+            ports: guest.ports,
             clock: guest.cpus[0].cpu.clock.clone(),
             runs: false,
         }
@@ -76,7 +76,7 @@ pub(super) fn pass_on(all: &[Waiting]) -> bool {
         return true;
     }
     let answers = Answers::take();
-    let its = all.iter().filter(|w| answers.is_for(w.vm.number, w.port));
+    let its = all.iter().filter(|w| answers.is_for(w.vm.number, w.ports));
     let left = its.filter(|waiting| !waiting.take()).count();
     if left > 0 {
         interrupts::concern(Concerns::Session);

@@ -335,7 +335,7 @@ impl<B: VcpuBackend> Session<B> {
                 vm.take_turns(now);
             }
             next = next.min(vm.turn_due());
-            if answers.is_for(vm.number, vm.guest.port) {
+            if answers.is_for(vm.number, vm.guest.ports) {
                 vm.wake_devices();
             }
             if vm.give_keys() {

@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 pub type Address = [u8; 6];
 
 /// Ports at most.
-pub const PORTS: usize = 32;
+pub const PORTS: usize = 64;
 /// Destination, source and type.
 const HEADER: usize = 14;
 /// The addresses from 01-80-C2-00-00-00 to 01-80-C2-00-00-0F stay on their link (7.12.6, "Reserved addresses"): pauses, spanning trees.
@@ -32,7 +32,7 @@ const RESERVED: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
 
 /// Some of the ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ports(u32);
+pub struct Ports(u64);
 
 impl Ports {
     /// None.
@@ -48,6 +48,12 @@ impl Ports {
     #[must_use]
     pub const fn contains(self, port: usize) -> bool {
         port < PORTS && self.0 & 1 << port != 0
+    }
+
+    /// Whether any of `others` is one of them.
+    #[must_use]
+    pub const fn any_of(self, others: Self) -> bool {
+        self.0 & others.0 != 0
     }
 
     /// These but for `port`.

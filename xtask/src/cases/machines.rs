@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::Share;
+use protocol::options::{Nic, Nics, Profile, Share};
 
 use super::network::md5;
 use super::{Case, by_hand, keys, on, on_host_cpus, own, until, with_cpus};
@@ -15,7 +15,7 @@ use crate::rig::{BOCHS_SVM, BOCHS_VMX, Net, Network, Paging};
 use crate::run::Options;
 use crate::script::Step;
 use crate::vm::Vm;
-use crate::{attack, media, registers};
+use crate::{attack, media, pcap, registers};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -266,8 +266,18 @@ fn largest(case: &Case, umbra: &Path, scratch: &Path, screen: Largest) -> Result
     screen.check(pictures.first().context("there is no picture")?)
 }
 
+/// The guests' cards, with the last bytes of the IP addresses that each uses; 0 is the address of nobody, with which one asks whether an
+/// address is free.
+const CARDS: [([u8; 6], &[u8]); 3] = [
+    ([0x52, 0x54, 0x00, 0x12, 0x34, 0x56], &[101, 0]),
+    ([0x52, 0x54, 0x00, 0x13, 0x34, 0x56], &[103, 0]),
+    ([0x52, 0x54, 0x00, 0x12, 0x34, 0x57], &[102, 0]),
+];
+/// How the addresses begin of what QEMU is on its network: its servers, and its router of IPv6.
+const OUTSIDE: [[u8; 2]; 2] = [[0x52, 0x55], [0x52, 0x56]];
+
 /// Two guests on one Umbra: each reaches the host's network, and fetches a file from the other. One is under nested paging, the other
-/// under shadow paging.
+/// under shadow paging. The first has a second card, and tries another's address with it.
 fn meet(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     meet_on(1, case, umbra, scratch)
 }
@@ -288,6 +298,16 @@ fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<
     )?;
     let met = until(&format!("GUEST-MET {}", md5(&file)?));
     let addresses = ["10.0.2.101", "10.0.2.102"];
+    let capture = scratch.join("frames");
+    let mut nics = Nics::from(Nic::Ne2k);
+    nics.add(Nic::E1000.into()).map_err(anyhow::Error::msg)?;
+    let case = &Case {
+        profile: Profile {
+            nics,
+            ..Profile::default()
+        },
+        ..case.clone()
+    };
     let vm = |own: &str, other: &str, paging| -> Result<Vm> {
         let words = format!("umbra.then=meet umbra.address={own} umbra.url=http://{other}/much");
         Ok(Vm {
@@ -303,11 +323,14 @@ fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<
         host_cpus,
         network: Network {
             net: Net::User,
+            capture: Some(capture.clone()),
             ..Network::default()
         },
         script: vec![
             until("GUEST-UPLINK"),
             met.clone(),
+            until("GUEST-SECOND-CARD"),
+            until("GUEST-REFUSED"),
             Step::Focus(2),
             until("GUEST-UPLINK"),
             met,
@@ -315,7 +338,33 @@ fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<
         others: vec![vm(two, one, Paging::Shadow)?],
         ..Options::headless(vm(one, two, Paging::Nested)?)
     };
-    case.run_once(&options, umbra, scratch)
+    case.run_once(&options, umbra, scratch)?;
+    each_has_its_own(&pcap::frames(&fs::read(&capture)?)?)
+}
+
+/// What goes outside has the address of a card that is there, the one with which its IP address goes, and nothing goes outside that is for a
+/// guest.
+fn each_has_its_own(frames: &[pcap::Frame]) -> Result<()> {
+    for frame in frames {
+        let from = CARDS.iter().find(|(mac, _)| *mac == frame.from);
+        match from {
+            Some((_, own)) => {
+                let right = frame.ip.is_none_or(|ip| own.contains(&ip[3]));
+                ensure!(right, "another's IP address: {frame:x?}");
+                let inside = CARDS.iter().any(|(mac, _)| *mac == frame.to);
+                ensure!(!inside, "it was for a guest: {frame:x?}");
+            }
+            None => {
+                let known = OUTSIDE.iter().any(|begin| frame.from.starts_with(begin));
+                ensure!(known, "whose is {frame:x?}?");
+            }
+        }
+    }
+    for (mac, _) in CARDS {
+        let seen = frames.iter().any(|frame| frame.from == mac);
+        ensure!(seen, "{mac:x?} has not sent anything");
+    }
+    Ok(())
 }
 
 /// Two guests: the console turns to the second and switches it off, and the first goes on.

@@ -33,6 +33,19 @@ const PAGE: &str = "from its card";
 pub(super) fn cases() -> Vec<Case> {
     vec![
         own("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
+        Case {
+            profile: Profile {
+                nics: Nic::E1000.into(),
+                ..Profile::default()
+            },
+            ..own(
+                "ipxe-e1000-fetches-by-http",
+                &[Guest::Ipxe],
+                fetch,
+                128,
+                240,
+            )
+        },
         own(
             "ipxe-boots-memtest",
             &[Guest::Ipxe, Guest::MemtestX64],
@@ -89,7 +102,7 @@ fn linux(nic: Nic, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let virtio = nic == Nic::Virtio;
     let case = &Case {
         profile: Profile {
-            nic: Some(nic),
+            nics: nic.into(),
             console: if virtio {
                 Console::Virtio
             } else {

@@ -38,7 +38,7 @@ pub(super) fn cases() -> Vec<Case> {
         profile: Profile {
             hpet: true,
             disk_bus: Some(DiskBus::Virtio),
-            nic: Some(Nic::Virtio),
+            nics: Nic::Virtio.into(),
             ..Profile::default()
         },
         ..own(name, DEVICES_NEED, procedure, 256, 120)

@@ -74,6 +74,8 @@ pub struct Network {
     pub native_card: Nic,
     /// A directory whose files the guest can have by TFTP, with [`Net::User`].
     pub tftp: Option<PathBuf>,
+    /// Where QEMU writes all frames that it exchanges with the machine's card.
+    pub capture: Option<PathBuf>,
 }
 
 /// Mebibyte.

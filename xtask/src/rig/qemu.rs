@@ -319,6 +319,11 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
             Boot::Multiboot { .. } | Boot::Cd { .. } => NETWORK_CARD,
         };
         add(&["-netdev", &network, "-device", card]);
+        if let Some(path) = &machine.network.capture {
+            let path = escaped(path)?;
+            let dump = format!("filter-dump,id=dump,netdev=net,file={path}");
+            add(&["-object", &dump]);
+        }
     }
     add(&["-chardev", &wires.control]);
     if let Some(monitor) = &wires.monitor {
@@ -526,6 +531,7 @@ mod tests {
                 guest: 80,
             }],
             tftp: Some("/a,b".into()),
+            capture: Some("/c".into()),
         };
         let line = line(&Machine {
             network,
@@ -533,6 +539,7 @@ mod tests {
         });
         let user = "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,tftp=/a,,b -device virtio-net-pci,netdev=net";
         assert!(line.contains(user), "{line}");
+        assert!(line.contains("-object filter-dump,id=dump,netdev=net,file=/c"));
     }
 
     #[test]

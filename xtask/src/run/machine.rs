@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use protocol::options::Nic;
+use protocol::options::{Nic, Profile};
 
 use super::Options;
 use crate::cli::BootFrom;
@@ -33,6 +33,11 @@ fn nic_rom(nic: Nic) -> Result<Module> {
     })
 }
 
+/// The card that a machine boots from, if it boots from the network: its first.
+fn boots_from(profile: &Profile) -> Nic {
+    profile.nics().next().map_or(Nic::None, |card| card.nic)
+}
+
 /// The outer machine for a run in the Umbra image `umbra`. `scratch` takes the files that it needs.
 ///
 /// # Errors
@@ -46,7 +51,7 @@ pub fn machine(
 ) -> Result<Machine> {
     let mut modules = firmware::common();
     for nic in Nic::ALL {
-        let boots = |vm: &Vm| vm.boot == Some(BootFrom::Net) && vm.profile.nic() == nic;
+        let boots = |vm: &Vm| vm.boot == Some(BootFrom::Net) && boots_from(&vm.profile) == nic;
         if options.vms().any(boots) {
             modules.push(nic_rom(nic)?);
         }

@@ -4,12 +4,14 @@
 //! those of the first virtual machine; behind `vm=2` those of the second, and so on. What stands behind `--` is the command line of the
 //! first one's guest.
 
+mod nics;
 mod profile;
 mod share;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use self::nics::{Card, MAX_NICS, Mac, Nics};
 pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{

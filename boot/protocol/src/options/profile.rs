@@ -5,6 +5,7 @@
 use core::fmt;
 use core::str::FromStr;
 
+use super::nics::{Card, Nics};
 use super::value::{CdBus, Console, DiskBus, Enlighten, Nic};
 
 /// The system that a machine is for.
@@ -196,8 +197,8 @@ pub struct Profile {
     pub disk_bus: Option<DiskBus>,
     /// What its CD-ROM drive hangs at, if that is said.
     pub cd_bus: Option<CdBus>,
-    /// Its network card, if that is said.
-    pub nic: Option<Nic>,
+    /// Its network cards, if they are said.
+    pub nics: Nics,
     /// What its terminal is connected to.
     pub console: Console,
     /// Whether it has a virtio entropy device, if that is said.
@@ -231,10 +232,9 @@ impl Profile {
         self.cd_bus.unwrap_or(self.os.cd_bus())
     }
 
-    /// Its network card.
-    #[must_use]
-    pub fn nic(&self) -> Nic {
-        self.nic.unwrap_or(self.os.nic())
+    /// Its network cards.
+    pub fn nics(&self) -> impl Iterator<Item = Card> {
+        self.nics.or(self.os.nic())
     }
 
     /// Whether it has a virtio entropy device.
@@ -271,7 +271,7 @@ impl Profile {
             "hpet" => self.hpet = switch(value)?,
             "disk-bus" => self.disk_bus = Some(value.parse()?),
             "cd-bus" => self.cd_bus = Some(value.parse()?),
-            "nic" => self.nic = Some(value.parse()?),
+            "nic" => self.nics.add(value.parse()?)?,
             "console" => self.console = value.parse()?,
             "rng" => self.rng = Some(switch(value)?),
             _ => return Ok(false),
@@ -297,7 +297,7 @@ impl fmt::Display for Profile {
             hpet,
             disk_bus,
             cd_bus,
-            nic,
+            nics,
             console,
             rng,
         } = self;
@@ -320,9 +320,7 @@ impl fmt::Display for Profile {
         if let Some(cd_bus) = cd_bus {
             write!(f, "cd-bus={} ", cd_bus.name())?;
         }
-        if let Some(nic) = nic {
-            write!(f, "nic={} ", nic.name())?;
-        }
+        write!(f, "{nics}")?;
         if *console != Console::default() {
             write!(f, "console={} ", console.name())?;
         }
@@ -341,7 +339,7 @@ impl fmt::Display for Decided {
         let all = self.0;
         write!(
             f,
-            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, cd-bus {}, nic {}, console {}, rng {}",
+            "os {}: enlighten {}, rtc {}, unknown-msrs {}, hpet {}, disk-bus {}, cd-bus {}, nic ",
             all.os.name(),
             all.enlighten(),
             all.rtc(),
@@ -349,10 +347,15 @@ impl fmt::Display for Decided {
             on_or_off(all.hpet),
             all.disk_bus().name(),
             all.cd_bus().name(),
-            all.nic().name(),
-            all.console.name(),
-            on_or_off(all.rng())
-        )
+        )?;
+        for (n, card) in all.nics().enumerate() {
+            write!(f, "{}{card}", if n == 0 { "" } else { " and " })?;
+        }
+        if all.nics().next().is_none() {
+            f.write_str(Nic::None.name())?;
+        }
+        let (console, rng) = (all.console.name(), on_or_off(all.rng()));
+        write!(f, ", console {console}, rng {rng}")
     }
 }
 
@@ -402,8 +405,8 @@ mod tests {
         let linux = read("os=linux");
         assert_eq!(linux.enlighten(), Enlighten::default());
         assert_eq!(
-            (linux.disk_bus(), linux.nic(), linux.rng()),
-            (DiskBus::Virtio, Nic::Virtio, true)
+            (linux.disk_bus(), linux.nics().next(), linux.rng()),
+            (DiskBus::Virtio, Some(Nic::Virtio.into()), true)
         );
     }
 

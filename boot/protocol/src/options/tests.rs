@@ -14,6 +14,24 @@ fn random_share(r: &mut Random) -> Share {
     }
 }
 
+fn random_nics(r: &mut Random) -> Nics {
+    let mut nics = Nics::default();
+    for _ in 0..r.below(MAX_NICS as u64 + 1) {
+        let card = Card {
+            nic: r.pick(&Nic::ALL),
+            mac: None,
+        };
+        let address = Mac([2, 0, 0, 0, 0, r.next() as u8]);
+        let has_address = card.nic != Nic::None && r.below(2) == 0;
+        // What cannot be said is not.
+        let _ = nics.add(Card {
+            mac: has_address.then_some(address),
+            ..card
+        });
+    }
+    nics
+}
+
 fn random_profile(r: &mut Random) -> Profile {
     let enlighten = Enlighten {
         kvm: r.below(2) == 0,
@@ -28,7 +46,7 @@ fn random_profile(r: &mut Random) -> Profile {
         hpet: r.below(2) == 0,
         disk_bus: (r.below(2) == 0).then(|| r.pick(&DiskBus::ALL)),
         cd_bus: (r.below(2) == 0).then(|| r.pick(&CdBus::ALL)),
-        nic: r.pick(&[None, Some(Nic::Ne2k), Some(Nic::Virtio), Some(Nic::None)]),
+        nics: random_nics(r),
         console: r.pick(&Console::ALL),
         rng: r.pick(&[None, Some(true), Some(false)]),
     }
