@@ -9,6 +9,7 @@ use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use hv_core::backend::NetBackend;
+use hv_core::offload::{Offload, Offloads};
 use spin::Mutex;
 use switch::{Address, Network, Ports, Uplink};
 use virtio_drivers::device::net::VirtIONetRaw;
@@ -138,16 +139,31 @@ fn tell(more: bool) {
 
 impl NetBackend for Cable {
     fn send(&mut self, frame: &[u8]) {
+        self.send_unfinished(frame, &Offload::NONE);
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let (len, _) = self.receive_unfinished(buf)?;
+        Some(len)
+    }
+
+    fn send_unfinished(&mut self, frame: &[u8], offload: &Offload) {
         if let Some(network) = &mut *NETWORK.lock() {
-            tell(network.send(self.port, frame));
+            tell(network.send(self.port, frame, offload));
             self.tell_refused(network.refused(self.port));
         }
     }
 
-    fn receive(&mut self, buf: &mut [u8]) -> Option<usize> {
-        let (len, more) = NETWORK.lock().as_mut()?.receive(self.port, buf);
+    fn accept(&mut self, offloads: Offloads) {
+        if let Some(network) = &mut *NETWORK.lock() {
+            network.accept(self.port, offloads);
+        }
+    }
+
+    fn receive_unfinished(&mut self, buf: &mut [u8]) -> Option<(usize, Offload)> {
+        let (frame, more) = NETWORK.lock().as_mut()?.receive(self.port, buf);
         tell(more);
-        len
+        frame
     }
 }
 

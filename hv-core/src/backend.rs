@@ -1,6 +1,7 @@
 //! The host side of devices: disks, networks, consoles, keyboards, random numbers.
 
 use crate::mem::Piece;
+use crate::offload::{Offload, Offloads};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -151,6 +152,12 @@ pub trait BlockBackend: Send {
         let _ = wait;
         None
     }
+
+    /// As [`finish`](Self::finish) without `wait`, for the only request that there is: it is looked for a short while, as long as it may
+    /// cost to be told of it.
+    fn finish_soon(&mut self) -> Option<BlockDone> {
+        self.finish(false)
+    }
 }
 
 /// Where a network card's frames go and come from. Frames are Ethernet II without FCS.
@@ -159,6 +166,23 @@ pub trait NetBackend: Send {
     fn send(&mut self, frame: &[u8]);
     /// Takes the next received frame into `buf` (of at least 1,514 bytes) and returns its length.
     fn receive(&mut self, buf: &mut [u8]) -> Option<usize>;
+
+    /// Sends one frame, of which something is left to be done.
+    fn send_unfinished(&mut self, frame: &[u8], offload: &Offload) {
+        offload.finish(frame, &mut |frame| self.send(frame));
+    }
+
+    /// From now on something may be left to be done of frames that are received, and such frames are taken by
+    /// [`receive_unfinished`](Self::receive_unfinished).
+    fn accept(&mut self, offloads: Offloads) {
+        let _ = offloads;
+    }
+
+    /// As [`receive`](Self::receive), of a frame up to [`LARGEST`](crate::offload::LARGEST), with what is left to be done of it: no more than
+    /// was accepted when it came.
+    fn receive_unfinished(&mut self, buf: &mut [u8]) -> Option<(usize, Offload)> {
+        self.receive(buf).map(|len| (len, Offload::NONE))
+    }
 }
 
 /// A network where nobody else is.

@@ -40,6 +40,7 @@ pub mod machine;
 pub mod mem;
 pub mod mmu;
 pub mod msr;
+pub mod offload;
 pub mod pvclock;
 pub mod pveoi;
 pub mod pvsteal;

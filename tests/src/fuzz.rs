@@ -34,13 +34,14 @@ use hv_core::emulate::{Intercepted, StringIo, length, mov_system, step, string_i
 use hv_core::machine::{FloppyDrive, IdeDrive, MachineDesc, Nic};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, PagingState};
+use hv_core::offload::{Checksum, Ip, LONGEST, Offload};
 use hv_core::regs::{Cr0, Cr4, Efer, Rflags, SegAttr, SegReg, Segment};
 use hv_core::testing::VecMemory;
 use hv_core::{Gpa, Gva};
 use hvmloader_fw::bios::{BiosPlacement, store_in};
 use hvmloader_fw::linux;
 use npt_shadow::Algorithm;
-use switch::{FRAME, Queue, Switch};
+use switch::{Queue, Switch};
 
 /// A part that a guest, a medium or the network feeds.
 #[derive(Clone, Copy)]
@@ -360,17 +361,29 @@ pub fn console(data: &[u8]) {
     assert_eq!(screen.cells().len(), COLUMNS * ROWS);
 }
 
+/// What a driver leaves to be done of `frame`, which may be nothing.
+fn leave(frame: &[u8], feed: &mut Feed<'_>) -> Offload {
+    let (start, offset) = (feed.u8().into(), feed.u8().into());
+    let left = match feed.u8() & 3 {
+        0 => Offload::checksum_of(frame, start, offset),
+        1 => Offload::segments_of(frame, Ip::V4, feed.u16(), Checksum { start, offset }),
+        2 => Offload::segments_of(frame, Ip::V6, feed.u16(), Checksum { start, offset }),
+        _ => None,
+    };
+    left.unwrap_or_default()
+}
+
 /// Frames at the switch's ports, from whoever is there: two guests, whose frames wait in queues, and the network outside.
 pub fn switch(data: &[u8]) {
     const GUESTS: [switch::Address; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
     let mut switch = Switch::default();
     let outside = switch.plug(None).unwrap();
     let ports = GUESTS.map(|address| switch.plug(Some(address)).unwrap());
-    let mut queues = [(); 2].map(|()| Queue::new(4));
+    let mut queues = [(); 2].map(|()| Queue::new(4, 4 * LONGEST));
     let mut feed = Feed::new(data);
     while !feed.is_empty() {
         let from = usize::from(feed.u8() % 4);
-        let len = usize::from(feed.u16()) % (FRAME + 8);
+        let len = usize::from(feed.u16()) % (LONGEST + 8);
         let mut frame = feed.bytes(len).to_vec();
         // Mostly frames of somebody's.
         let somebody = usize::from(feed.u8());
@@ -397,13 +410,18 @@ pub fn switch(data: &[u8]) {
             let port = owner(&frame[..6]).unwrap_or(outside);
             assert_eq!(to, switch::Ports::one(port).without(from));
         }
+        let left = leave(&frame, &mut feed);
+        left.finish(&frame, &mut |part| {
+            assert!(part.len() <= LONGEST.max(frame.len()));
+            assert!(part.get(..12) == frame.get(..12) || left.segments().is_none());
+        });
         for (queue, port) in queues.iter_mut().zip(ports) {
             if to.contains(port) {
-                queue.put(&frame);
+                queue.put(&frame, left);
             }
         }
         if feed.u8() & 1 != 0 {
-            let mut buffer = [0; FRAME];
+            let mut buffer = [0; LONGEST];
             queues[0].take(&mut buffer);
         }
     }

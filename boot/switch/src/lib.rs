@@ -16,7 +16,7 @@ mod network;
 mod queue;
 
 pub use network::{Network, Uplink};
-pub use queue::{FRAME, Queue};
+pub use queue::Queue;
 
 use alloc::vec::Vec;
 

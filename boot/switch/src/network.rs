@@ -2,9 +2,12 @@
 
 use crate::{Address, Ports, Queue, Switch};
 use alloc::vec::Vec;
+use hv_core::offload::{Offload, Offloads};
 
 /// Frames that wait for a guest's card at most, besides those in the host card's ring.
 const WAITING: usize = 64;
+/// Their bytes at most.
+const BYTES: usize = 256 << 10;
 
 /// The host's card, which is outside for the guests.
 pub trait Uplink {
@@ -13,6 +16,28 @@ pub trait Uplink {
 
     /// Sends a frame.
     fn send(&mut self, frame: &[u8]);
+}
+
+/// A guest's end.
+struct Guest {
+    port: usize,
+    queue: Queue,
+    /// What may be left to be done of the frames in it.
+    accepts: Offloads,
+}
+
+impl Guest {
+    /// Puts a frame into the queue. False: nothing of it got there.
+    fn put(&mut self, frame: &[u8], offload: &Offload) -> bool {
+        if self.accepts.contains(offload.needs()) {
+            return self.queue.put(frame, *offload);
+        }
+        let mut got = false;
+        offload.finish(frame, &mut |frame| {
+            got |= self.queue.put(frame, Offload::NONE);
+        });
+        got
+    }
 }
 
 /// The switch with all that is plugged in.
@@ -24,8 +49,7 @@ pub struct Network<U> {
     switch: Switch,
     /// The host's card, and its port.
     uplink: Option<(U, usize)>,
-    /// The guests' frames, with their ports.
-    queues: Vec<(Queue, usize)>,
+    guests: Vec<Guest>,
     /// Ports whose guests have not been told of what has come for them.
     arrived: Ports,
 }
@@ -38,7 +62,7 @@ impl<U: Uplink> Network<U> {
         Self {
             uplink: uplink.and_then(|uplink| Some((uplink, switch.plug(None)?))),
             switch,
-            queues: Vec::new(),
+            guests: Vec::new(),
             arrived: Ports::NONE,
         }
     }
@@ -46,8 +70,22 @@ impl<U: Uplink> Network<U> {
     /// Plugs a guest's card in, which has this address. Returns its port; None: the switch takes it not.
     pub fn plug(&mut self, address: Address) -> Option<usize> {
         let port = self.switch.plug(Some(address))?;
-        self.queues.push((Queue::new(WAITING), port));
+        self.guests.push(Guest {
+            port,
+            queue: Queue::new(WAITING, BYTES),
+            accepts: Offloads::empty(),
+        });
         Some(port)
+    }
+
+    /// The guest at `port` accepts frames of which this is left to be done. What waits for it is lost: it was made for another driver.
+    pub fn accept(&mut self, port: usize, offloads: Offloads) {
+        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.port == port)
+            && guest.accepts != offloads
+        {
+            guest.accepts = offloads;
+            guest.queue.clear();
+        }
     }
 
     /// The host's card.
@@ -61,29 +99,30 @@ impl<U: Uplink> Network<U> {
         self.switch.refused(port)
     }
 
-    /// A guest's card sends a frame. True: there is a guest more to be told.
-    pub fn send(&mut self, from: usize, frame: &[u8]) -> bool {
+    /// A guest's card sends a frame, of which `offload` is left to be done. True: there is a guest more to be told.
+    pub fn send(&mut self, from: usize, frame: &[u8], offload: &Offload) -> bool {
         let ports = self.switch.forward(from, frame);
         if let Some((uplink, port)) = &mut self.uplink
             && ports.contains(*port)
         {
-            uplink.send(frame);
+            offload.finish(frame, &mut |frame| uplink.send(frame));
         }
-        let filled = deliver(&mut self.queues, ports, frame);
+        let filled = deliver(&mut self.guests, ports, frame, offload);
         self.tell(filled)
     }
 
-    /// Takes the next frame for the guest at `port` into `to`. Returns its length, and whether there is a guest more to be told.
-    pub fn receive(&mut self, port: usize, to: &mut [u8]) -> (Option<usize>, bool) {
-        let Some(own) = self.queues.iter().position(|(_, at)| *at == port) else {
+    /// Takes the next frame for the guest at `port` into `to`. Returns its length and what is left to be done of it, and whether there is a guest
+    /// more to be told.
+    pub fn receive(&mut self, port: usize, to: &mut [u8]) -> (Option<(usize, Offload)>, bool) {
+        let Some(own) = self.guests.iter().position(|guest| guest.port == port) else {
             return (None, false);
         };
         let mut more = false;
-        if self.queues[own].0.is_empty() {
+        if self.guests[own].queue.is_empty() {
             let filled = self.fill();
             more = self.tell(filled.without(port));
         }
-        (self.queues[own].0.take(to), more)
+        (self.guests[own].queue.take(to), more)
     }
 
     /// Frames have arrived at the host's card.
@@ -102,15 +141,15 @@ impl<U: Uplink> Network<U> {
         let Self {
             switch,
             uplink,
-            queues,
+            guests,
             ..
         } = self;
         let mut filled = Ports::NONE;
         if let Some((uplink, port)) = uplink {
-            while !matches!(&queues[..], [(only, _)] if only.is_full())
+            while !matches!(&guests[..], [only] if only.queue.is_full())
                 && uplink.receive(|frame| {
                     let ports = switch.forward(*port, frame);
-                    filled = filled.and(deliver(queues, ports, frame));
+                    filled = filled.and(deliver(guests, ports, frame, &Offload::NONE));
                 })
             {}
         }
@@ -126,11 +165,11 @@ impl<U: Uplink> Network<U> {
 }
 
 /// Puts a frame into the queues of those of `ports` that are guests'. What they have no room for is lost. Returns those that got it.
-fn deliver(queues: &mut [(Queue, usize)], ports: Ports, frame: &[u8]) -> Ports {
+fn deliver(guests: &mut [Guest], ports: Ports, frame: &[u8], offload: &Offload) -> Ports {
     let mut filled = Ports::NONE;
-    for (queue, port) in queues {
-        if ports.contains(*port) && queue.put(frame) {
-            filled = filled.and(Ports::one(*port));
+    for guest in guests {
+        if ports.contains(guest.port) && guest.put(frame, offload) {
+            filled = filled.and(Ports::one(guest.port));
         }
     }
     filled
@@ -143,6 +182,7 @@ mod tests {
     use super::*;
     use alloc::collections::VecDeque;
     use alloc::vec;
+    use hv_core::offload::{Checksum, Ip, LARGEST};
     use std::rc::Rc;
 
     const A: Address = [2, 0, 0, 0, 0, 1];
@@ -150,9 +190,11 @@ mod tests {
     const OUTSIDE: Address = [2, 9, 9, 9, 9, 9];
     const ALL: Address = [0xff; 6];
 
-    /// A card with frames in its ring.
+    /// A card with frames in its ring, and those that it has sent.
     #[derive(Default, Clone)]
-    struct Card(Rc<std::cell::RefCell<VecDeque<Vec<u8>>>>);
+    struct Card(Frames, Frames);
+
+    type Frames = Rc<std::cell::RefCell<VecDeque<Vec<u8>>>>;
 
     impl Card {
         fn arrives(&self, to: Address, number: u8) {
@@ -170,7 +212,9 @@ mod tests {
             frame.map(|frame| take(&frame)).is_some()
         }
 
-        fn send(&mut self, _: &[u8]) {}
+        fn send(&mut self, frame: &[u8]) {
+            self.1.borrow_mut().push_back(frame.to_vec());
+        }
     }
 
     fn frame(to: Address, from: Address, number: u8) -> Vec<u8> {
@@ -194,7 +238,7 @@ mod tests {
     fn next(network: &mut Network<Card>, port: usize) -> Option<u8> {
         let mut to = [0; 60];
         let (len, _) = network.receive(port, &mut to);
-        len.map(|len| to[len - 1])
+        len.map(|(len, _)| to[len - 1])
     }
 
     #[test]
@@ -222,11 +266,11 @@ mod tests {
     #[test]
     fn a_frame_of_a_guest_rouses_who_gets_it() {
         let (mut network, _) = network();
-        assert!(network.send(1, &frame(B, A, 1)));
+        assert!(network.send(1, &frame(B, A, 1), &Offload::NONE));
         // The session knows already.
-        assert!(!network.send(1, &frame(B, A, 2)));
+        assert!(!network.send(1, &frame(B, A, 2), &Offload::NONE));
         assert_eq!(told(&mut network), [2]);
-        assert!(!network.send(1, &frame(OUTSIDE, A, 3)));
+        assert!(!network.send(1, &frame(OUTSIDE, A, 3), &Offload::NONE));
         assert_eq!(told(&mut network), []);
     }
 
@@ -238,7 +282,10 @@ mod tests {
             card.arrives(to, number);
         }
         let mut to = [0; 60];
-        assert_eq!(network.receive(1, &mut to), (Some(15), true));
+        assert_eq!(
+            network.receive(1, &mut to),
+            (Some((15, Offload::NONE)), true)
+        );
         assert_eq!(to[14], 2);
         assert_eq!(told(&mut network), [2]);
         assert_eq!(next(&mut network, 1), Some(4));
@@ -268,5 +315,41 @@ mod tests {
         assert_eq!(next(&mut network, 2), Some(100));
         let frames = std::iter::from_fn(|| next(&mut network, 1));
         assert!(frames.eq(0..WAITING as u8));
+    }
+
+    /// TCP over IPv4 with so many bytes of data, and what is left to be done of it.
+    fn large(to: Address, data: usize) -> (Vec<u8>, Offload) {
+        let ip = [8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
+        let mut frame = [&to[..], &A, &ip, &[10, 0, 0, 1, 10, 0, 0, 2], &[0; 12]].concat();
+        frame.extend([0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+        frame.extend(vec![7; data]);
+        let sum = Checksum {
+            start: 34,
+            offset: 16,
+        };
+        let offload = Offload::segments_of(&frame, Ip::V4, 1000, sum).unwrap();
+        (frame, offload)
+    }
+
+    #[test]
+    fn a_guest_that_accepts_it_gets_a_large_frame_as_it_is_and_others_its_segments() {
+        let (mut network, card) = network();
+        let mut to = vec![0; LARGEST];
+        let (frame, offload) = large(B, 60_000);
+        network.send(1, &frame, &offload);
+        let all = core::iter::from_fn(|| network.receive(2, &mut to).0);
+        assert!(all.eq([(54 + 1000, Offload::NONE); 60]));
+        network.accept(2, Offloads::CHECKSUM | Offloads::TCP4);
+        network.send(1, &frame, &offload);
+        assert_eq!(network.receive(2, &mut to).0, Some((frame.len(), offload)));
+        assert!(to[..frame.len()] == frame[..]);
+        // What was made for another driver is lost.
+        network.send(1, &frame, &offload);
+        network.accept(2, Offloads::CHECKSUM);
+        assert_eq!(network.receive(2, &mut to).0, None);
+        let (frame, offload) = large(OUTSIDE, 2500);
+        network.send(1, &frame, &offload);
+        let lens: Vec<_> = card.1.borrow().iter().map(Vec::len).collect();
+        assert_eq!(lens, [1054, 1054, 554]);
     }
 }

@@ -87,10 +87,7 @@ impl Console {
     fn send(&mut self, memory: &dyn GuestMemory, queue: &mut Queue) -> Result<bool, Fault> {
         let mut left = BUDGET;
         while left != 0 {
-            if self.sending.is_empty()
-                && !queue.pop(memory, &mut self.sending)?
-                && !(queue.ask_for_kicks(memory, true)? && queue.pop(memory, &mut self.sending)?)
-            {
+            if self.sending.is_empty() && !queue.pop_or_ask(memory, &mut self.sending)? {
                 return Ok(false);
             }
             let mut bytes = [0; PART];
@@ -114,10 +111,7 @@ impl Console {
         let typed = &mut *self.terminal.0.lock();
         typed.driven = true;
         while !typed.bytes.is_empty() {
-            if self.vacant.is_empty()
-                && !queue.pop(memory, &mut self.vacant)?
-                && !(queue.ask_for_kicks(memory, true)? && queue.pop(memory, &mut self.vacant)?)
-            {
+            if self.vacant.is_empty() && !queue.pop_or_ask(memory, &mut self.vacant)? {
                 return Ok(());
             }
             let room = chain::len(self.vacant.writable());

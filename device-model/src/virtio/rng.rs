@@ -66,10 +66,7 @@ impl DeviceType for Rng {
             return Ok(None);
         };
         for _ in 0..BURST {
-            if self.vacant.is_empty()
-                && !queue.pop(cx.dma, &mut self.vacant)?
-                && !(queue.ask_for_kicks(cx.dma, true)? && queue.pop(cx.dma, &mut self.vacant)?)
-            {
+            if self.vacant.is_empty() && !queue.pop_or_ask(cx.dma, &mut self.vacant)? {
                 return Ok(None);
             }
             let mut bytes = [0; MOST];

@@ -299,7 +299,8 @@ fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<
     let met = until(&format!("GUEST-MET {}", md5(&file)?));
     let addresses = ["10.0.2.101", "10.0.2.102"];
     let capture = scratch.join("frames");
-    let mut nics = Nics::from(Nic::Ne2k);
+    // Large frames go from one virtio card to the other as they are, and outside in segments.
+    let mut nics = Nics::from(Nic::Virtio);
     nics.add(Nic::E1000.into()).map_err(anyhow::Error::msg)?;
     let case = &Case {
         profile: Profile {
@@ -315,6 +316,10 @@ fn meet_on(host_cpus: u32, case: &Case, umbra: &Path, scratch: &Path) -> Result<
             cmdline: format!("console=tty0 console=ttyS0 quiet {words}"),
             memory: case.memory,
             paging,
+            profile: Profile {
+                nics: Nic::Virtio.into(),
+                ..Profile::default()
+            },
             ..Vm::of(&Guest::I386Kernel.provide()?)?
         })
     };

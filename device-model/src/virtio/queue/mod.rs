@@ -152,6 +152,19 @@ impl Queue {
         Ok(true)
     }
 
+    /// Takes the next chain into `chain`. False: there is none, and the driver is asked to tell of one.
+    ///
+    /// # Errors
+    /// The guest broke the rules.
+    pub fn pop_or_ask(
+        &mut self,
+        memory: &dyn GuestMemory,
+        chain: &mut Chain,
+    ) -> Result<bool, Fault> {
+        Ok(self.pop(memory, chain)?
+            || self.ask_for_kicks(memory, true)? && self.pop(memory, chain)?)
+    }
+
     /// Gives `chain` back, into which the device has written `written` bytes.
     ///
     /// # Errors
@@ -162,16 +175,35 @@ impl Queue {
         chain: &Chain,
         written: u32,
     ) -> Result<(), Fault> {
-        let Some(order) = &mut self.order else {
-            return self
-                .ring
-                .push(memory, chain.token, written, &mut self.untold);
-        };
-        order.end(chain.token, written);
-        while let Some((token, written)) = order.next() {
-            self.ring.push(memory, token, written, &mut self.untold)?;
+        self.push_all(memory, [(chain, written)])
+    }
+
+    /// Gives chains back that belong together: the driver sees all or none.
+    ///
+    /// # Errors
+    /// The ring is not RAM.
+    pub fn push_all<'a>(
+        &mut self,
+        memory: &dyn GuestMemory,
+        chains: impl IntoIterator<Item = (&'a Chain, u32)>,
+    ) -> Result<(), Fault> {
+        for (chain, written) in chains {
+            match &mut self.order {
+                Some(order) => order.end(chain.token, written),
+                None => self
+                    .ring
+                    .push(memory, chain.token, written, &mut self.untold)?,
+            }
         }
-        Ok(())
+        if let Some(order) = &mut self.order {
+            while let Some((token, written)) = order.next() {
+                self.ring.push(memory, token, written, &mut self.untold)?;
+            }
+        }
+        match &mut self.ring {
+            Ring::Split(ring) => ring.publish(memory),
+            Ring::Packed(ring) => ring.publish(memory),
+        }
     }
 
     /// Whether the driver wants to be told of what was used since this was last asked.

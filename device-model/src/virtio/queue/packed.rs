@@ -57,6 +57,8 @@ pub struct Packed {
     next: Position,
     /// The next that the device uses.
     used: Position,
+    /// Flags that the driver has not seen yet: of the first of the buffers that belong together.
+    unseen: Option<(Gpa, u16)>,
 }
 
 impl Packed {
@@ -65,6 +67,7 @@ impl Packed {
             place,
             next: Position::START,
             used: Position::START,
+            unseen: None,
         }
     }
 
@@ -112,6 +115,7 @@ impl Packed {
         Err(Fault::Chain)
     }
 
+    /// Enters a used buffer, which the driver, who looks for one after the other, does not see before [`publish`](Self::publish).
     pub fn push(
         &mut self,
         memory: &dyn GuestMemory,
@@ -125,8 +129,19 @@ impl Packed {
         }
         memory.write(at(to, LENGTH), &written.to_le_bytes())?;
         memory.write(at(to, LENGTH + 4), &token.id.to_le_bytes())?;
-        memory.write(at(to, FLAGS), &flags.to_le_bytes())?;
+        match self.unseen {
+            None => self.unseen = Some((at(to, FLAGS), flags)),
+            Some(_) => memory.write(at(to, FLAGS), &flags.to_le_bytes())?,
+        }
         self.used = self.used.after(token.places, self.place.size);
+        Ok(())
+    }
+
+    /// Shows the driver all that was entered.
+    pub fn publish(&mut self, memory: &dyn GuestMemory) -> Result<(), Fault> {
+        if let Some((at, flags)) = self.unseen.take() {
+            memory.write(at, &flags.to_le_bytes())?;
+        }
         Ok(())
     }
 

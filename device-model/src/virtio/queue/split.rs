@@ -76,6 +76,7 @@ impl Split {
         }))
     }
 
+    /// Enters a used buffer, which the driver does not see before [`publish`](Self::publish).
     pub fn push(
         &mut self,
         memory: &dyn GuestMemory,
@@ -87,6 +88,11 @@ impl Split {
         let to = at(self.place.device, RING + entry * USED);
         memory.write(to, &element.to_le_bytes())?;
         self.used = self.used.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the driver all that was entered.
+    pub fn publish(&self, memory: &dyn GuestMemory) -> Result<(), Fault> {
         memory.write(at(self.place.device, INDEX), &self.used.to_le_bytes())?;
         Ok(())
     }
