@@ -5,6 +5,9 @@
 //! go through it one after the other. A flush covers what was over before it was begun, as the medium's does. If the driver does not flush by
 //! itself, each write is over when it is on stable storage (5.2.6.2, "Device Requirements: Device Operation", on writeback and writethrough).
 //!
+//! A driver that has one request at a time waits for it: it goes idle, sets its timer anew, is interrupted, and sets its timer again. A medium
+//! that is fast enough is waited for in the driver's place, within its notification; [`Patience`] says when.
+//!
 //! Not there: discard, writing zeroes, lifetime, secure erase, zones.
 //!
 //! Invariant: requests that the medium has are `SLOTS` at most, and each knows its slot by its tag.
@@ -137,6 +140,34 @@ enum Next {
     End(u8),
 }
 
+/// Whether a request that is alone is waited for. If that was in vain, a number of requests are not, twice as many each time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Patience {
+    /// How often it was in vain since it last was not.
+    vain: u8,
+    /// Requests that are not waited for.
+    skip: u16,
+}
+
+impl Patience {
+    /// Requests that are not waited for at most, as a power of two: the medium that has become faster is noticed then.
+    const MOST: u8 = 10;
+
+    fn waits(&mut self) -> bool {
+        let waits = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        waits
+    }
+
+    fn waited(&mut self, in_vain: bool) {
+        self.vain = match in_vain {
+            true => (self.vain + 1).min(Self::MOST),
+            false => 0,
+        };
+        self.skip = (1 << self.vain) - 1;
+    }
+}
+
 /// A block device.
 pub struct Block {
     medium: Box<dyn BlockBackend>,
@@ -154,6 +185,7 @@ pub struct Block {
     begun: usize,
     /// Bytes that may still be moved during this call.
     budget: usize,
+    patience: Patience,
 }
 
 impl Block {
@@ -174,6 +206,7 @@ impl Block {
             buffer: Some(vec![0; BUFFER].into_boxed_slice()),
             begun: 0,
             budget: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -411,6 +444,20 @@ impl Block {
         Ok(())
     }
 
+    /// Waits a while for the only request, if that is likely to be enough.
+    fn wait(&mut self, memory: &dyn GuestMemory, queues: &mut Queues) -> Result<(), Fault> {
+        while self.begun == 1 && self.patience.waits() {
+            let done = self.medium.finish_soon();
+            self.patience.waited(done.is_none());
+            let Some(done) = done else { break };
+            self.begun -= 1;
+            let slot = self.answered(memory, done)?;
+            // A further part of it may follow.
+            self.advance(memory, queues, slot)?;
+        }
+        Ok(())
+    }
+
     /// Begins what is in the queue of this number, as long as there is room.
     fn take(
         &mut self,
@@ -545,12 +592,16 @@ impl DeviceType for Block {
 
     fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
         self.budget = BUDGET;
+        let begun = self.begun;
         self.collect(cx.dma, queues)?;
         if let Some(slot) = self.waiting.take() {
             self.advance(cx.dma, queues, slot)?;
         }
         for index in 0..queues.len() {
             self.take(cx.dma, queues, index)?;
+        }
+        if begun == 0 && self.budget != 0 {
+            self.wait(cx.dma, queues)?;
         }
         // Nobody tells that the budget is there again.
         Ok((self.budget == 0).then_some(cx.now))

@@ -17,6 +17,9 @@ struct State {
     bad: Option<u64>,
     flush_fails: bool,
     read_only: bool,
+    /// It is fast: a request that is waited for a while is over then; and how often it was waited for.
+    fast: bool,
+    looks: usize,
     asked: Vec<BlockRequest>,
     over: Vec<BlockDone>,
     /// Where it accesses the guest's memory by itself, and how many pieces a request may have.
@@ -39,6 +42,8 @@ impl ManyDisk {
             bad: None,
             flush_fails: false,
             read_only: false,
+            fast: false,
+            looks: 0,
             asked: Vec::new(),
             over: Vec::new(),
             direct: direct.map(|(memory, pieces)| (memory.clone(), pieces)),
@@ -75,6 +80,17 @@ impl ManyDisk {
     /// Refuses writes.
     pub fn set_read_only(&self, read_only: bool) {
         self.with(|s| s.read_only = read_only);
+    }
+
+    /// Makes it so fast, or not, that who waits a while for a request has it.
+    pub fn set_fast(&self, fast: bool) {
+        self.with(|s| s.fast = fast);
+    }
+
+    /// How often a request was waited for a while.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        self.with(|s| s.looks)
     }
 
     /// How many requests it is at.
@@ -188,5 +204,12 @@ impl BlockBackend for ManyDisk {
             }
             (!s.over.is_empty()).then(|| s.over.remove(0))
         })
+    }
+    fn finish_soon(&mut self) -> Option<BlockDone> {
+        let fast = self.with(|s| {
+            s.looks += 1;
+            s.fast
+        });
+        self.finish(fast)
     }
 }

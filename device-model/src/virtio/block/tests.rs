@@ -276,6 +276,48 @@ fn flush_name_errors_and_what_is_not_known_have_their_status() {
 }
 
 #[test]
+fn lone_request_is_waited_for_within_its_notification_as_long_as_that_pays() {
+    for direct in [false, true] {
+        let mut rig = Rig::new(8, direct);
+        let mut driver = rig.start(PLAIN, FLUSH);
+        let mut ask = |rig: &mut Rig, count: u64| {
+            for n in 0..count {
+                driver.add(&rig.request(n, 0, n, 2), false);
+            }
+            rig.kick();
+            let over = core::iter::from_fn(|| driver.take()).count();
+            while rig.disk.asked() != 0 {
+                rig.disk.answer(0);
+                rig.poll();
+            }
+            let _ = core::iter::from_fn(|| driver.take()).count();
+            over
+        };
+        rig.disk.set_fast(true);
+        assert_eq!((ask(&mut rig, 1), rig.disk.looks()), (1, 1));
+        assert!(rig.irqs.level(PIN));
+        if direct {
+            assert_eq!(ask(&mut rig, 2), 0, "the second would wait for the first");
+        }
+        rig.disk.set_fast(false);
+        let before = rig.disk.looks();
+        let mut waits = Vec::new();
+        for n in 0..8 {
+            let looks = rig.disk.looks();
+            assert_eq!(ask(&mut rig, 1), 0);
+            if rig.disk.looks() != looks {
+                waits.push(n);
+            }
+        }
+        assert_eq!(waits, [0, 2, 6], "less and less");
+        assert_eq!(rig.disk.looks(), before + 3);
+        rig.disk.set_fast(true);
+        let found = (0..9).map(|_| ask(&mut rig, 1)).collect::<Vec<_>>();
+        assert_eq!(found, [0, 0, 0, 0, 0, 0, 1, 1, 1]);
+    }
+}
+
+#[test]
 fn write_is_stable_when_it_is_over_unless_the_driver_flushes_by_itself() {
     for (features, stable) in [(0, true), (FLUSH, false)] {
         let mut rig = Rig::new(8, true);
