@@ -55,6 +55,13 @@ impl Interrupts {
         core::mem::take(&mut self.cause)
     }
 
+    /// When a cause that will be there at `at` asserts the pin, if it does: not while it is masked, and not before the interval is over. Nobody
+    /// has to be woken earlier.
+    pub(super) fn matters(&self, cause: Cause, at: Option<VmTime>) -> Option<VmTime> {
+        let at = at.filter(|_| self.mask.intersects(cause))?;
+        Some(at.max(self.earliest))
+    }
+
     /// The level of the pin now, and when to look again.
     pub(super) fn level(&mut self, now: VmTime) -> (bool, Option<VmTime>) {
         let wanted = self.cause.intersects(self.mask);

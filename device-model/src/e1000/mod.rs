@@ -191,30 +191,43 @@ impl E1000 {
         }
     }
 
-    /// Drives the pin by what has happened. Returns when something will be due.
-    fn settle(&mut self, now: VmTime) -> Option<VmTime> {
-        let phy = self.phy.poll(now);
-        self.watch_link();
+    /// What was put off and is due now is a cause.
+    fn take_due(&mut self, now: VmTime) {
         if self.receive_delay.due(now) {
             self.interrupts.raise(Cause::RXT0);
         }
         if self.transmit_delay.due(now) {
             self.interrupts.raise(Cause::TXDW);
         }
+    }
+
+    /// Drives the pin by what has happened. Returns when something will be due.
+    fn settle(&mut self, now: VmTime) -> Option<VmTime> {
+        let phy = self.phy.poll(now);
+        self.watch_link();
+        self.take_due(now);
         let (level, throttled) = self.interrupts.level(now);
         self.intx.set(&mut self.config, level);
-        let delays = [self.receive_delay.next(), self.transmit_delay.next()];
+        let delays = [
+            self.interrupts
+                .matters(Cause::RXT0, self.receive_delay.next()),
+            self.interrupts
+                .matters(Cause::TXDW, self.transmit_delay.next()),
+        ];
         [phy, throttled].into_iter().chain(delays).flatten().min()
     }
 
-    fn read(&mut self, at: u32) -> u32 {
+    fn read(&mut self, now: VmTime, at: u32) -> u32 {
         match at {
             offset::CTRL | offset::CTRL_DUP => self.control.bits(),
             offset::STATUS => self.status(),
             offset::EECD => self.eeprom.eecd(),
             offset::EERD => self.eeprom.eerd(),
             offset::MDIC => self.phy.mdic(),
-            offset::ICR => self.interrupts.take().bits(),
+            offset::ICR => {
+                self.take_due(now);
+                self.interrupts.take().bits()
+            }
             offset::ITR => self.interrupts.throttle.into(),
             offset::IMS => self.interrupts.mask.bits(),
             offset::RCTL => self.control_receive.bits(),
@@ -362,7 +375,7 @@ impl Device for E1000 {
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
         let value = match (port % PORTS_LEN, size) {
             (IO_ADDRESS, AccessSize::Dword) => self.io_address,
-            (IO_DATA, AccessSize::Dword) => self.read(self.io_address),
+            (IO_DATA, AccessSize::Dword) => self.read(cx.now, self.io_address),
             _ => 0,
         };
         self.after(cx);
@@ -386,10 +399,10 @@ impl Device for E1000 {
         size: usize,
     ) -> u64 {
         let at = offset as u32 & !3;
-        let low = u64::from(self.read(at));
+        let low = u64::from(self.read(cx.now, at));
         // What is wider than a register are two.
         let high = match size {
-            8 => u64::from(self.read(at.wrapping_add(4))),
+            8 => u64::from(self.read(cx.now, at.wrapping_add(4))),
             _ => 0,
         };
         self.after(cx);

@@ -503,6 +503,25 @@ fn interrupts_are_put_off_and_throttled_as_the_registers_say() {
 }
 
 #[test]
+fn nobody_is_woken_for_what_is_masked_or_throttled() {
+    let mut rig = Rig::started(15);
+    rig.write(RDTR, 10);
+    rig.write(ITR, 1000);
+    rig.write(0xc8, LSC);
+    assert!(rig.irqs.level(PIN), "the interval begins");
+    rig.write(IMC, 0xffff_ffff);
+    rig.read(ICR);
+    rig.arrives(&frame(MAC, 60));
+    assert_eq!(rig.poll(), None);
+    rig.bench.requests.wake = None;
+    rig.write(IMS, RXT0);
+    assert_eq!(rig.bench.requests.wake, Some(VmTime(256_000)));
+    rig.write(IMC, 0xffff_ffff);
+    rig.bench.now = VmTime(10_240);
+    assert_eq!(rig.read(ICR) & RXT0, RXT0, "who looks sees it");
+}
+
+#[test]
 fn loopback_brings_back_what_is_sent() {
     let mut rig = Rig::started(15);
     rig.write(RCTL, 0x8042);
