@@ -38,8 +38,8 @@ bitflags! {
     }
 }
 
-/// For how many microseconds a request that is alone is looked for. It is about what the exits cost that a guest has when it waits for it and
-/// is told (docs/measure.md, "The disk").
+/// For how many microseconds a request that is alone is looked for: about what the exits may cost that a guest has when it waits and is told
+/// (docs/measure.md, "The disk").
 const SOON: u64 = 100;
 
 /// The only queue.
