@@ -27,10 +27,14 @@ impl Write for Serial {
 }
 
 impl Log for SerialLog {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // The crate gdbstub tells of each packet that it does not know.
+        !metadata.target().starts_with("gdbstub")
     }
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let ms = clock::since_start_ms();
         let mut out = COM1.lock();
         let _ = writeln!(

@@ -146,6 +146,15 @@ pub trait VcpuBackend: Send + 'static {
     fn set_pause_exiting(&mut self, on: bool) {
         let _ = on;
     }
+    /// Whether loads of CR3, and changes of the paging mode, leave the guest. What else makes them leave it stays; with `on`, another change of
+    /// control registers may end it, so that it is asked for before each entry.
+    fn set_paging_exiting(&mut self, on: bool) {
+        let _ = on;
+    }
+    /// Whether every exception leaves the guest, besides those that always do.
+    fn set_exceptions_exiting(&mut self, on: bool) {
+        let _ = on;
+    }
     /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
     fn has_timer(&self) -> bool {
         false

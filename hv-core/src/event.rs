@@ -240,6 +240,12 @@ impl EventQueue {
         self.something = self.busy() || self.nmi_pending || self.nmi_blocked;
     }
 
+    /// The exception that waits to be delivered.
+    #[must_use]
+    pub fn exception(&self) -> Option<Event> {
+        self.exception
+    }
+
     /// Raises an exception, combining it with one already waiting.
     ///
     /// # Errors

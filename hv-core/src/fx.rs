@@ -130,6 +130,21 @@ impl FxState {
         self.set_word(FSW, value & !(ES | BUSY) | summary);
     }
 
+    /// MXCSR.
+    #[must_use]
+    pub fn mxcsr(&self) -> u32 {
+        u32::from(self.word(MXCSR)) | u32::from(self.word(MXCSR + 2)) << 16
+    }
+
+    /// Sets MXCSR. False: it would have a bit that does not exist, and stays.
+    pub fn set_mxcsr(&mut self, value: u32) -> bool {
+        let fits = value & !u32::from(self.word(MXCSR_MASK)) == 0;
+        if fits {
+            self.set_word(MXCSR, value as u16);
+        }
+        fits
+    }
+
     /// Whether an x87 exception waits to be raised.
     #[must_use]
     pub fn exception_pending(&self) -> bool {

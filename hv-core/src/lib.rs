@@ -24,6 +24,7 @@ pub mod bus;
 pub mod counts;
 pub mod cpu;
 pub mod cpuid;
+pub mod debug;
 pub mod device;
 pub mod emulate;
 pub mod event;

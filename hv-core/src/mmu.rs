@@ -20,6 +20,15 @@ pub enum Backing {
     Mmio,
 }
 
+/// What the hardware has of a page that is watched.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum View {
+    /// It reads and executes what is there.
+    ReadOnly,
+    /// Every access leaves the guest, and is made in software.
+    Nothing,
+}
+
 /// Frames for page tables: 4 KiB each, zeroed when allocated.
 pub trait Frames: Send {
     /// Allocates one frame. None: the host has no more memory for tables.
@@ -256,6 +265,33 @@ pub trait Mmu: Send {
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, PageFault>;
+
+    /// [`translate`](Self::translate) for somebody outside, who leaves the flags as they are.
+    fn peek(
+        &self,
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Gpa> {
+        let _ = (mem, state, gva, access);
+        None
+    }
+
+    /// The hardware has no more of this page than `view` from now on, in addition to what it was asked to watch before: what the guest does
+    /// there beyond it leaves it.
+    fn watch_page(&mut self, page: Gpa, view: View) {
+        let _ = (page, view);
+    }
+
+    /// No page is watched any more.
+    fn unwatch_pages(&mut self) {}
+
+    /// Whether a page is watched.
+    fn is_watched(&self, gpa: Gpa) -> bool {
+        let _ = gpa;
+        false
+    }
 
     /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous). No CPU reaches what was there any more.
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing);

@@ -24,6 +24,7 @@ mod room;
 pub mod shadow;
 #[cfg(test)]
 mod shared_frames;
+mod views;
 pub mod walk;
 pub mod watch;
 

@@ -12,6 +12,7 @@
 //! may are kicked first ([`hv_core::flush`]).
 
 use alloc::sync::Arc;
+use core::fmt;
 use hv_core::exit::NestedFault;
 use hv_core::flush::{Flushes, Kick};
 use hv_core::mem::GuestMemory;
@@ -191,6 +192,30 @@ impl<F: Frames> NestedMmu<F> {
         }
         self.frames.free(table);
         self.used -= 1;
+    }
+
+    /// Writes the entries on the way to `gpa`, one a line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn explain(&self, gpa: Gpa, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mut table = self.root;
+        for level in (1..=ROOT_LEVEL).rev() {
+            let i = index(gpa.0, level);
+            let e = self.frames.read(table, i);
+            writeln!(out, "level {level}: {:#x}[{i}] has {e:#x}", table.0)?;
+            if e & P == 0 {
+                return writeln!(out, "nothing is mapped: the guest is left for the bus");
+            }
+            if level == 1 || e & PS != 0 {
+                let offset = gpa.0 & (span(level) - 1);
+                let hpa = (e & ADDRESS & !(span(level) - 1)) + offset;
+                let how = if e & RW != 0 { "writable" } else { "read-only" };
+                return writeln!(out, "{:#x} is the host's {hpa:#x}, {how}", gpa.0);
+            }
+            table = Hpa(e & ADDRESS);
+        }
+        Ok(())
     }
 
     /// What the hardware would find at `gpa`: host address and whether it may be written. For tests and dumps.

@@ -1,17 +1,23 @@
 //! Nested or shadow paging, of which a VM uses one at a time.
 
 use crate::map::Map;
+use crate::views::{Views, seen, whole};
+use crate::walk;
 use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::fmt;
 use hv_core::exit::NestedFault;
 use hv_core::flush::Kick;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowReport,
-    TlbFlush,
+    TlbFlush, View,
 };
 use hv_core::{Gpa, Gva, Hpa};
+
+/// Bytes of a page.
+const PAGE: u64 = 0x1000;
 
 /// One way of virtualizing memory. Exits under nested paging reach it without another pointer.
 #[allow(clippy::large_enum_variant)]
@@ -57,6 +63,8 @@ pub struct Paging<F: Frames> {
     other: Option<Kind<F>>,
     /// What has been mapped so far.
     map: Map,
+    /// The pages of which the hardware has less.
+    views: Views,
     kick: Option<Arc<dyn Kick>>,
 }
 
@@ -68,6 +76,7 @@ impl<F: Frames> Paging<F> {
             used,
             other: None,
             map: Map::default(),
+            views: Views::default(),
             kick: None,
         }
     }
@@ -94,11 +103,52 @@ impl<F: Frames> Paging<F> {
         for (start, len, backing) in self.map.ranges() {
             kind.remap(start, len, backing);
         }
+        for (gfn, view) in self.views.within(Gpa(0), u64::MAX) {
+            kind.remap(Gpa(gfn << 12), PAGE, seen(&self.map, gfn, view));
+        }
         let whole = !kind.exhausted();
         if whole {
             self.other = Some(kind);
         }
         whole
+    }
+
+    /// Writes the entries of the nested tables on the way to `gpa`, one a line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn explain_nested(&self, gpa: Gpa, out: &mut dyn fmt::Write) -> fmt::Result {
+        if self.views.has(gpa) {
+            writeln!(out, "the page is watched")?;
+        }
+        for kind in [Some(&self.used), self.other.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if let Kind::Nested(nested) = kind {
+                return nested.explain(gpa, out);
+            }
+        }
+        writeln!(out, "there are no nested tables: paging is shadow")
+    }
+
+    /// Writes the entries of the shadow tables of CPU `cpu` on the way to `gva`, one a line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn explain_shadow(&self, cpu: usize, gva: Gva, out: &mut dyn fmt::Write) -> fmt::Result {
+        match &self.used {
+            Kind::Shadow(shadow) => shadow.explain(cpu, gva, out),
+            Kind::Nested(_) => writeln!(out, "there are no shadow tables: paging is nested"),
+        }
+    }
+
+    /// The hardware has this behind `[start, start + len)` from now on.
+    fn show(&mut self, start: Gpa, len: u64, backing: Backing) {
+        self.used.remap(start, len, backing);
+        if let Some(other) = &mut self.other {
+            other.remap(start, len, backing);
+        }
     }
 
     /// Whether the host ran out of memory while the guest's was mapped.
@@ -182,10 +232,37 @@ impl<F: Frames> Mmu for Paging<F> {
 
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         self.map.set(start, len, backing);
-        self.used.remap(start, len, backing);
-        if let Some(other) = &mut self.other {
-            other.remap(start, len, backing);
+        self.show(start, len, backing);
+        for (gfn, view) in self.views.within(start, len) {
+            self.show(Gpa(gfn << 12), PAGE, seen(&self.map, gfn, view));
         }
+    }
+
+    fn peek(
+        &self,
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Gpa> {
+        walk::translate(&walk::ReadOnly(mem), state, gva, access).ok()
+    }
+
+    fn watch_page(&mut self, page: Gpa, view: View) {
+        if self.views.add(page, view) {
+            let gfn = page.0 >> 12;
+            self.show(page.page(), PAGE, seen(&self.map, gfn, view));
+        }
+    }
+
+    fn unwatch_pages(&mut self) {
+        for (gfn, _) in self.views.take() {
+            self.show(Gpa(gfn << 12), PAGE, whole(&self.map, gfn));
+        }
+    }
+
+    fn is_watched(&self, gpa: Gpa) -> bool {
+        self.views.has(gpa)
     }
 
     fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
@@ -304,6 +381,117 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    /// What the hardware has of a page: its address and whether it writes there. Under shadow paging after the fault that an access is.
+    fn has(
+        paging: &mut Paging<SharedFrames>,
+        frames: &SharedFrames,
+        gpa: u64,
+        write: bool,
+    ) -> (Option<u64>, Option<Resolve>) {
+        let mut resolve = None;
+        if paging.is_shadow() {
+            let mut error = hv_core::mmu::PfError::empty();
+            error.set(hv_core::mmu::PfError::W, write);
+            resolve = Some(paging.page_fault(
+                0,
+                &ShadowFault {
+                    gva: Gva(gpa),
+                    error,
+                    state: PagingState::unpaged(36),
+                    cpl: 0,
+                    delivering: false,
+                    rip: gpa,
+                },
+            ));
+        }
+        (walk(paging, frames, gpa), resolve)
+    }
+
+    #[test]
+    fn a_watched_page_is_taken_from_both_ways_and_comes_back_as_it_is_then() {
+        for start_with_shadow in [false, true] {
+            let frames = SharedFrames::default();
+            let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
+            let memory = memory.unwrap();
+            let ways = |shadowing| match shadowing {
+                true => shadow(&frames, &memory),
+                false => nested(&frames),
+            };
+            let ram = |hpa| Backing::Ram {
+                hpa: Hpa(hpa),
+                writable: true,
+            };
+            let mut paging = Paging::new(ways(start_with_shadow));
+            paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
+            paging.watch_page(Gpa(0x2000), View::Nothing);
+            paging.watch_page(Gpa(0x3000), View::ReadOnly);
+            let generation = paging.generation();
+            paging.watch_page(Gpa(0x2000), View::ReadOnly);
+            assert_eq!(paging.generation(), generation, "it has less already");
+            assert!(paging.add(ways(!start_with_shadow)));
+            // A device moves while pages are watched.
+            paging.remap(Gpa(0x2000), 0x2000, ram(0x7000_0000));
+            for _ in 0..2 {
+                let on = !paging.is_shadow();
+                assert!(paging.set_shadow(on));
+                paging.load(0, &PagingState::unpaged(36));
+                let mut has = |gpa, write| has(&mut paging, &frames, gpa, write);
+                assert_eq!(has(0x1000, false).0, Some(0x4000_1000));
+                let (page, resolve) = has(0x2000, false);
+                assert_eq!(page, None);
+                assert!(resolve.is_none_or(|r| r == Resolve::Mmio));
+                assert_eq!(has(0x3000, false).0, Some(0x7000_1000));
+                assert!(has(0x3000, true).1.is_none_or(|r| r == Resolve::Mmio));
+            }
+            for gpa in [0x2000, 0x2fff, 0x3000] {
+                assert!(paging.is_watched(Gpa(gpa)));
+            }
+            paging.unwatch_pages();
+            assert!(!paging.is_watched(Gpa(0x2000)));
+            for _ in 0..2 {
+                let on = !paging.is_shadow();
+                assert!(paging.set_shadow(on));
+                paging.load(0, &PagingState::unpaged(36));
+                for (gpa, hpa) in [(0x2000, 0x7000_0000), (0x3000, 0x7000_1000)] {
+                    let (page, resolve) = has(&mut paging, &frames, gpa, true);
+                    assert_eq!(page, Some(hpa));
+                    assert!(resolve.is_none_or(|r| r == Resolve::Retry));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn somebody_outside_looks_at_tables_and_sets_no_flag() {
+        let frames = SharedFrames::default();
+        let memory = VecMemory::new(SIZE as usize);
+        // A directory at 1000h, a table at 2000h, the page at 5000h, none of them accessed.
+        for (at, entry) in [(0x1000, 0x2003u32), (0x2000 + 4 * 7, 0x5001)] {
+            memory.write(Gpa(at), &entry.to_le_bytes()).unwrap();
+        }
+        let state = PagingState {
+            cr0: hv_core::regs::Cr0::PG | hv_core::regs::Cr0::PE,
+            cr3: 0x1000,
+            ..PagingState::unpaged(36)
+        };
+        let paging = Paging::new(nested(&frames));
+        let peek = |gva| paging.peek(&memory, &state, Gva(gva), Access::default());
+        assert_eq!(peek(0x7123), Some(Gpa(0x5123)));
+        assert_eq!(peek(0x8000), None);
+        assert_eq!(memory.read_u32(Gpa(0x1000)), Ok(0x2003));
+        assert_eq!(memory.read_u32(Gpa(0x2000 + 4 * 7)), Ok(0x5001));
+        let mut text = alloc::string::String::new();
+        walk::explain(&memory, &state, Gva(0x7123), &mut text).unwrap();
+        for part in [
+            "2 levels",
+            "level 2: 0x1000 has 0x2003 P R/W",
+            "level 1: 0x201c has 0x5001 P",
+            "0x7123 is physical 0x5123",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
         }
     }
 }

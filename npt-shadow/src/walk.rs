@@ -5,7 +5,8 @@
 //!
 //! PAE page-directory-pointer entries are read from memory on each walk, as AMD CPUs do. Protection keys are not offered to guests.
 
-use hv_core::mem::GuestMemory;
+use core::fmt;
+use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::{Access, PageFault, PagingState, PfError};
 use hv_core::regs::{Cr0, Cr4, Efer};
 use hv_core::{Gpa, Gva};
@@ -54,6 +55,29 @@ fn shape(s: &PagingState) -> Shape {
             entry: 8,
             pae: true,
         }
+    }
+}
+
+/// Memory in which a walk sets no flags: it is for somebody outside.
+pub(crate) struct ReadOnly<'a>(pub &'a dyn GuestMemory);
+
+impl GuestMemory for ReadOnly<'_> {
+    fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), NotRam> {
+        self.0.read(gpa, buf)
+    }
+
+    fn write(&self, gpa: Gpa, _buf: &[u8]) -> Result<(), NotRam> {
+        Err(NotRam(gpa))
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        _size: usize,
+        _old: u128,
+        _new: u128,
+    ) -> Result<bool, NotRam> {
+        Err(NotRam(gpa))
     }
 }
 
@@ -230,6 +254,79 @@ fn frame_of(entry: u64, level: u32, large: bool, shape: Shape) -> u64 {
         entry & ADDRESS & !((1 << (12 + bits * (level - 1))) - 1)
     }
 }
+
+/// Writes the entries on the way to `gva`, one a line, and what it comes to. No flag is set.
+///
+/// # Errors
+/// Those of `out`.
+pub fn explain(
+    mem: &dyn GuestMemory,
+    s: &PagingState,
+    gva: Gva,
+    out: &mut dyn fmt::Write,
+) -> fmt::Result {
+    let state = PagingState { ac: true, ..*s };
+    if !s.cr0.contains(Cr0::PG) {
+        return writeln!(out, "CR0.PG is clear: linear addresses are physical ones");
+    }
+    let shape = shape(s);
+    writeln!(out, "CR3 {:#x}: {} levels", s.cr3, shape.levels)?;
+    let bits = if shape.entry == 8 { 9 } else { 10 };
+    let mut table = match shape.levels {
+        3 => s.cr3 & 0xffff_ffe0,
+        _ => s.cr3 & ADDRESS,
+    };
+    for level in (1..=shape.levels).rev() {
+        let index = gva.0 >> (12 + bits * (level - 1)) & ((1 << bits) - 1);
+        let index = if (shape.levels, level) == (3, 3) {
+            index & 3
+        } else {
+            index
+        };
+        let at = Gpa(table + index * shape.entry);
+        let Some(entry) = read_entry(mem, at, shape.entry) else {
+            writeln!(out, "level {level}: {:#x} is not RAM", at.0)?;
+            break;
+        };
+        write!(out, "level {level}: {:#x} has {entry:#x}", at.0)?;
+        for (bit, name) in FLAGS {
+            if entry & bit != 0 {
+                write!(out, " {name}")?;
+            }
+        }
+        writeln!(out)?;
+        let large = entry & PS != 0 && (shape.pae || s.cr4.contains(Cr4::PSE)) && level > 1;
+        if entry & P == 0 || large && (shape.levels, level) != (3, 3) {
+            break;
+        }
+        table = entry & ADDRESS;
+    }
+    let walk = walk(&ReadOnly(mem), &state, gva, Access::default());
+    match walk {
+        Ok(walk) => writeln!(
+            out,
+            "{:#x} is physical {:#x}{}{}{}",
+            gva.0,
+            walk.gpa.0,
+            if walk.rw { ", writable" } else { "" },
+            if walk.us { ", user" } else { "" },
+            if walk.nx { ", not executable" } else { "" },
+        ),
+        Err(fault) => writeln!(out, "a read there is a page fault: {:?}", fault.error),
+    }
+}
+
+/// The flags of an entry by the manual's names.
+const FLAGS: [(u64, &str); 8] = [
+    (P, "P"),
+    (RW, "R/W"),
+    (US, "U/S"),
+    (A, "A"),
+    (D, "D"),
+    (PS, "PS"),
+    (1 << 8, "G"),
+    (NX, "XD"),
+];
 
 fn read_entry(mem: &dyn GuestMemory, at: Gpa, size: u64) -> Option<u64> {
     if size == 8 {

@@ -350,7 +350,8 @@ impl FirmwarePc {
                 | Stop::Wakeup
                 | Stop::Yield
                 | Stop::YieldTo(_)
-                | Stop::Crashed => {}
+                | Stop::Crashed
+                | Stop::Debug(_) => {}
                 // Nothing happens before then, so time passes at once.
                 Stop::Idle(until) if until != VmTime::NEVER => {
                     self.clock.0.fetch_max(until.0, Ordering::Relaxed);

@@ -155,6 +155,13 @@ pub struct VmArgs {
     /// driver for it have the mouse all the same [default: on with a window, off without]
     #[arg(long, value_enum, value_name = "on|off")]
     pub tablet: Option<Switch>,
+    /// A debugger comes to the machine at this TCP port of this computer: gdb -ex 'target remote localhost:PORT'. Whoever is on this computer
+    /// can do so
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub gdb: Option<u16>,
+    /// The machine waits for the debugger before its first instruction
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
 }
 
 /// Whether there is something.

@@ -17,6 +17,7 @@ mod control;
 mod count;
 mod cpio;
 mod deb;
+mod debugger;
 mod disk;
 mod efi;
 mod emulator;

@@ -111,6 +111,10 @@ pub fn execute(
         window: options.window && options.vnc.is_none(),
         ends_on_panic: options.ends_on_panic,
         interactive: options.interactive,
+        debuggers: (1..)
+            .zip(options.vms())
+            .filter_map(|(number, vm)| Some((number, vm.gdb?)))
+            .collect(),
     };
     let run = converse(&machine, &plan, name, console)?;
     if let (Some(path), Some(picture)) = (&options.screenshot, &run.summary.picture) {

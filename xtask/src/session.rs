@@ -19,6 +19,7 @@ use protocol::VERSION;
 
 use self::pictures::Silence;
 use crate::control::{Decoder, Event, Message, Picture, Request, Said};
+use crate::debugger::{self, Debuggers};
 use crate::emulator::{self, Channel};
 use crate::keys;
 use crate::monitor::Monitor;
@@ -62,6 +63,8 @@ pub struct Plan {
     pub window: bool,
     /// Whether what is typed at the terminal goes to the guest's COM1.
     pub interactive: bool,
+    /// Where debuggers come to which virtual machine.
+    pub debuggers: Vec<debugger::Port>,
 }
 
 /// What came of a session.
@@ -157,6 +160,7 @@ pub struct Session {
     events: VecDeque<(usize, Event)>,
     /// When the script goes on.
     awake: Option<Instant>,
+    debuggers: Option<Debuggers>,
     /// A picture, and since when it has been shown.
     steady: Option<(Picture, Instant)>,
 }
@@ -189,6 +193,7 @@ impl Session {
             hand: Hand::default(),
             events: VecDeque::new(),
             awake: None,
+            debuggers: None,
             steady: None,
         }
     }
@@ -262,6 +267,14 @@ impl Session {
         self.machines.iter().filter(|machine| machine.off).count()
     }
 
+    /// Debuggers can come once Umbra can answer.
+    fn let_debuggers_in(&mut self, plan: &Plan) -> Result<()> {
+        if self.started && self.debuggers.is_none() && !plan.debuggers.is_empty() {
+            self.debuggers = Some(Debuggers::listen(&plan.debuggers, &self.to)?);
+        }
+        Ok(())
+    }
+
     /// Follows the script to its end, to the guest's, or to the deadline.
     fn follow(&mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Result<Ending> {
         let deadline = plan.timeout.map(|timeout| Instant::now() + timeout);
@@ -270,6 +283,7 @@ impl Session {
         let mut deeds: VecDeque<Deed> = VecDeque::new();
         let mut next_deed = Instant::now();
         loop {
+            self.let_debuggers_in(plan)?;
             while deeds.is_empty()
                 && let Some(step) = steps.front()
             {
@@ -513,6 +527,11 @@ impl Session {
             Message::Text(screen) => {
                 let about = self.about;
                 self.machine(about).watch.screen(screen);
+            }
+            Message::Debug(bytes) => {
+                if let Some(debuggers) = &self.debuggers {
+                    debuggers.answer(u8::try_from(self.about + 1)?, &bytes);
+                }
             }
             Message::Screenshot(picture) => self.picture = Some(picture),
             Message::Report(json) => self.reports.push(json),

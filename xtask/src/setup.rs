@@ -61,6 +61,7 @@ const TEST: &[Package] = &[
     package("acpica-tools", "/usr/bin/iasl"),
     package("dmidecode", "/usr/sbin/dmidecode"),
     package("binutils", "/usr/bin/objdump"),
+    package("gdb", "/usr/bin/gdb"),
 ];
 /// What Debian's archive is verified with.
 const KEYS: &[Package] = &[package(

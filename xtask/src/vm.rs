@@ -52,6 +52,10 @@ pub struct Vm {
     pub tablet: bool,
     /// What boots it.
     pub firmware: Firmware,
+    /// The port where a debugger comes to it.
+    pub gdb: Option<u16>,
+    /// Whether it waits for the debugger.
+    pub gdb_wait: bool,
 }
 
 /// The words of `--vm`.
@@ -169,6 +173,8 @@ impl Vm {
             boot,
             tablet: args.tablet == Some(Switch::On),
             firmware,
+            gdb: args.gdb,
+            gdb_wait: args.gdb_wait,
         })
     }
 
@@ -210,6 +216,8 @@ impl Vm {
             boot: None,
             tablet: false,
             firmware,
+            gdb: None,
+            gdb_wait: false,
         })
     }
 
@@ -227,6 +235,7 @@ impl Vm {
             count,
             boot: self.boot,
             tablet: self.tablet,
+            gdb_wait: self.gdb_wait,
             ..Default::default()
         }
     }
@@ -495,6 +504,8 @@ mod tests {
             boot: None,
             tablet: false,
             firmware: Firmware::Bios,
+            gdb: None,
+            gdb_wait: false,
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {

@@ -21,6 +21,8 @@ pub enum Whole {
     Screenshot(Picture),
     /// The report that was asked for, as JSON.
     Report(String),
+    /// See [`Message::Debug`].
+    Debug(Vec<u8>),
     /// See [`Message::Event`].
     Event(Event<String>),
 }
@@ -91,6 +93,7 @@ impl Assembler {
             }
             Message::Band(band) => self.band(band)?.map(Whole::Screenshot),
             Message::Report { last, piece } => self.report(last, piece)?.map(Whole::Report),
+            Message::Debug(bytes) => Some(Whole::Debug(bytes.to_vec())),
             Message::Event(event) => Some(Whole::Event(event.map(String::from))),
         })
     }

@@ -20,6 +20,7 @@ pub(crate) mod kind {
     pub const BAND: u8 = b'b';
     pub const REPORT: u8 = b'r';
     pub const EVENT: u8 = b'e';
+    pub const DEBUG: u8 = b'g';
 
     pub const ASK_HELLO: u8 = b'H';
     pub const KEYS: u8 = b'K';
@@ -29,6 +30,9 @@ pub(crate) mod kind {
     pub const FOCUS: u8 = b'F';
     pub const ASK_SCREENSHOT: u8 = b'S';
     pub const ASK_REPORT: u8 = b'R';
+    pub const ATTACH: u8 = b'A';
+    pub const DEBUGGER: u8 = b'G';
+    pub const DETACH: u8 = b'D';
     pub const QUIT: u8 = b'Q';
 }
 

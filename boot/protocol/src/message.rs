@@ -25,6 +25,8 @@ pub enum Message<'a> {
         /// The piece.
         piece: &'a [u8],
     },
+    /// Bytes for the debugger that is attached to the virtual machine; none: it is let go of.
+    Debug(&'a [u8]),
     /// Something happened.
     Event(Event<&'a str>),
 }
@@ -150,6 +152,12 @@ impl<'a> Message<'a> {
                 }
                 frame(kind::REPORT, &[&[u8::from(*last)], rest]);
             }
+            Message::Debug([]) => frame(kind::DEBUG, &[]),
+            Message::Debug(bytes) => {
+                for part in bytes.chunks(MAX_PAYLOAD) {
+                    frame(kind::DEBUG, &[part]);
+                }
+            }
             Message::Event(event) => {
                 let (code, sentence) = event.encode();
                 frame(kind::EVENT, &[&[code], sentence.as_bytes()]);
@@ -180,6 +188,7 @@ impl<'a> Message<'a> {
                 }),
                 _ => Err("it does not say whether it is the last"),
             },
+            kind::DEBUG => Ok(Message::Debug(payload)),
             kind::EVENT => Event::decode(payload).map(Message::Event),
             _ => return Err(Skipped::Unknown(kind)),
         };

@@ -50,6 +50,12 @@ pub enum Request<T> {
     Screenshot,
     /// Asks for a [`Message::Report`](crate::Message::Report) of each virtual machine.
     Report,
+    /// A debugger is there for the virtual machine of this number: it stops, and speaks with it.
+    Attach(u8),
+    /// What the debugger of the virtual machine of this number says.
+    Debugger(u8, T),
+    /// It has gone: the machine goes on.
+    Detach(u8),
     /// Asks Umbra to stop; it answers [`Event::Bye`](crate::Event::Bye).
     Quit,
 }
@@ -58,14 +64,14 @@ impl<T: AsRef<[u8]>> Request<T> {
     /// Gives the request's bytes to `out`. What is too long for one frame becomes several, which mean the same.
     pub fn encode(&self, out: &mut dyn FnMut(&[u8])) {
         let mut frame = |kind, vm, parts: &[&[u8]]| frame::encode(kind, vm, parts, out);
-        let mut long = |kind, bytes: &T| {
+        let mut long = |kind, vm, bytes: &T| {
             for part in bytes.as_ref().chunks(MAX_PAYLOAD) {
-                frame(kind, 0, &[part]);
+                frame(kind, vm, &[part]);
             }
         };
         match self {
-            Request::Keys(codes) => long(kind::KEYS, codes),
-            Request::Input(bytes) => long(kind::INPUT, bytes),
+            Request::Keys(codes) => long(kind::KEYS, 0, codes),
+            Request::Input(bytes) => long(kind::INPUT, 0, bytes),
             Request::Hello(version) => frame(kind::ASK_HELLO, 0, &[&version.to_le_bytes()]),
             Request::Mouse(Mouse {
                 dx,
@@ -90,6 +96,9 @@ impl<T: AsRef<[u8]>> Request<T> {
                 frame(kind::POINT, 0, &[&x.to_le_bytes(), &y.to_le_bytes(), &rest]);
             }
             Request::Focus(vm) => frame(kind::FOCUS, *vm, &[]),
+            Request::Attach(vm) => frame(kind::ATTACH, *vm, &[]),
+            Request::Debugger(vm, bytes) => long(kind::DEBUGGER, *vm, bytes),
+            Request::Detach(vm) => frame(kind::DETACH, *vm, &[]),
             Request::Screenshot => frame(kind::ASK_SCREENSHOT, 0, &[]),
             Request::Report => frame(kind::ASK_REPORT, 0, &[]),
             Request::Quit => frame(kind::QUIT, 0, &[]),
@@ -141,10 +150,15 @@ impl<'a> Request<&'a [u8]> {
                 _ => Err("it is no point"),
             },
             kind::INPUT => Ok(Request::Input(payload)),
-            kind::FOCUS => match vm {
-                1..=MAX_VMS => bare(Request::Focus(vm)),
-                _ => Err("it names no virtual machine that there can be"),
-            },
+            kind::FOCUS | kind::ATTACH | kind::DEBUGGER | kind::DETACH
+                if !(1..=MAX_VMS).contains(&vm) =>
+            {
+                Err("it names no virtual machine that there can be")
+            }
+            kind::FOCUS => bare(Request::Focus(vm)),
+            kind::ATTACH => bare(Request::Attach(vm)),
+            kind::DEBUGGER => Ok(Request::Debugger(vm, payload)),
+            kind::DETACH => bare(Request::Detach(vm)),
             kind::ASK_SCREENSHOT => bare(Request::Screenshot),
             kind::ASK_REPORT => bare(Request::Report),
             kind::QUIT => bare(Request::Quit),

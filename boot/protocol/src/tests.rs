@@ -76,6 +76,9 @@ fn umbra(bytes: &[u8]) -> Vec<Result<Request<Vec<u8>>, Skipped>> {
                 Request::Mouse(mouse) => Request::Mouse(mouse),
                 Request::Point(point) => Request::Point(point),
                 Request::Focus(vm) => Request::Focus(vm),
+                Request::Attach(vm) => Request::Attach(vm),
+                Request::Debugger(vm, bytes) => Request::Debugger(vm, bytes.to_vec()),
+                Request::Detach(vm) => Request::Detach(vm),
                 Request::Screenshot => Request::Screenshot,
                 Request::Report => Request::Report,
                 Request::Quit => Request::Quit,
@@ -111,7 +114,12 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
     let send = &mut |message: Message<'_>| {
         message.encode(1, &mut |part| bytes.extend_from_slice(part));
     };
-    let whole = match r.below(8) {
+    let whole = match r.below(9) {
+        8 => {
+            let said = noise(r, MAX_PAYLOAD as u64);
+            send(Message::Debug(&said));
+            Whole::Debug(said)
+        }
         0 => {
             send(Message::Hello(r.next() as u16));
             return (tool(&bytes).remove(0).unwrap().1, bytes);
@@ -191,7 +199,10 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
 
 fn random_request(r: &mut Random) -> Request<Vec<u8>> {
     let bytes = noise(r, 100);
-    match r.below(9) {
+    match r.below(12) {
+        8 => Request::Attach(r.below(8) as u8 + 1),
+        9 if !bytes.is_empty() => Request::Debugger(r.below(8) as u8 + 1, bytes),
+        10 => Request::Detach(r.below(8) as u8 + 1),
         0 => Request::Hello(r.next() as u16),
         1 if !bytes.is_empty() => Request::Keys(bytes),
         2 => Request::Mouse(Mouse {
@@ -295,7 +306,7 @@ fn changed_bytes_never_panic_and_the_stream_goes_on() {
 #[test]
 fn random_frames_never_panic() {
     let mut r = random(6);
-    let kinds = b"hctpbreHKMIFSRQ?";
+    let kinds = b"hctpbregHKMIFSRAGDQ?";
     for _ in 0..20_000 {
         let mut payload = noise(&mut r, 40);
         // Small numbers are those within the limits.

@@ -59,6 +59,7 @@ impl<B: VcpuBackend> Session<B> {
                     say!(self, "paused");
                 }
                 State::Paused(_) => say!(self, "it is paused already"),
+                State::Debugged(_) => say!(self, "its debugger has stopped it"),
                 State::Suspended => say!(self, "it is suspended"),
                 State::Off => say!(self, "it is off"),
             },
@@ -68,12 +69,15 @@ impl<B: VcpuBackend> Session<B> {
                     vm.resume();
                     say!(self, "running");
                 }
+                State::Debugged(_) => say!(self, "its debugger has stopped it"),
                 State::Suspended => say!(self, "it is suspended; `power` or a key wakes it"),
                 State::Off => say!(self, "it is off; `reset` starts it"),
             },
             Command::Reset => {
                 vm.resume();
-                vm.state = State::Running;
+                if !matches!(vm.state, State::Debugged(_)) {
+                    vm.state = State::Running;
+                }
                 say!(self, "reset");
                 self.reset(index, "reset from the console");
             }

@@ -7,6 +7,7 @@
 mod answers;
 mod commands;
 mod console;
+mod debugger;
 mod pointer;
 mod run;
 mod statistics;
@@ -68,6 +69,8 @@ pub struct Session<B: VcpuBackend> {
     due: VmTime,
     view: View,
     console: Console,
+    /// Those of the VMs, by index.
+    debuggers: Vec<debugger::Slot<B>>,
     started: u64,
     /// For messages on their way to the host tool.
     buffer: Box<[u8; MAX_PAYLOAD]>,
@@ -155,6 +158,7 @@ impl<B: VcpuBackend> Session<B> {
                 .iter()
                 .map(|vm: &Vm<B>| Waiting::new(&vm.guest))
                 .collect(),
+            debuggers: vms.iter().map(|_| None).collect(),
             vms,
             focus: 0,
             loaded: vec![None; smp::used()],
@@ -399,6 +403,9 @@ impl<B: VcpuBackend> Session<B> {
                     self.set_focus(index);
                 }
             }
+            Request::Attach(number) => self.debugger_comes(number),
+            Request::Debugger(number, bytes) => self.debugger_says(number, bytes),
+            Request::Detach(number) => self.debugger_goes(number),
             Request::Screenshot => self.send_picture(),
             Request::Report => self.send_reports(),
             Request::Quit => return Flow::Break(()),

@@ -311,6 +311,7 @@ impl<B: VcpuBackend> Session<B> {
                 });
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
+            Stop::Debug(stop) => self.debugged(index, n, stop),
             Stop::Crashed => {
                 self.crashed(index);
                 return false;

@@ -35,6 +35,8 @@ pub(super) enum State {
     Running,
     /// It is kept from running since the time-stamp counter had this value.
     Paused(u64),
+    /// A debugger has it stand still since then, or is waited for.
+    Debugged(u64),
     /// The guest has suspended its machine to RAM. Its clock goes on, and may wake it.
     Suspended,
     /// It has been switched off, or cannot go on.
@@ -47,6 +49,8 @@ pub(super) struct Vm<B: VcpuBackend> {
     pub number: u8,
     pub guest: Guest<B>,
     pub state: State,
+    /// The CPUs that its debugger keeps stopped while others run: bit n is CPU n.
+    pub held: u32,
     pub media: Removable,
     /// Keys that the guest's keyboard had no room for.
     keys: Vec<u8>,
@@ -78,14 +82,18 @@ impl<B: VcpuBackend> Vm<B> {
             // All count, and the first has the lines.
             let lines = core::iter::once(options.record as usize).chain(core::iter::repeat(0));
             for (slot, lines) in guest.cpus.iter_mut().zip(lines) {
-                slot.cpu.recorder = Some(Box::new(Recorder::new(lines)));
+                slot.cpu.record(Recorder::new(lines));
             }
         }
         log::info!("VM {number}: {} MiB of RAM", guest.memory_size >> 20);
         Ok(Self {
             number,
             guest,
-            state: State::Running,
+            state: match options.gdb_wait {
+                true => State::Debugged(clock::ticks()),
+                false => State::Running,
+            },
+            held: 0,
             media: removable,
             keys: Vec::new(),
             resets: 0,
@@ -99,13 +107,15 @@ impl<B: VcpuBackend> Vm<B> {
     pub fn time(&self) -> VmTime {
         match self.state {
             State::Running | State::Suspended => self.guest.now(),
-            State::Paused(_) | State::Off => self.guest.cpus[0].cpu.now(),
+            State::Paused(_) | State::Debugged(_) | State::Off => self.guest.cpus[0].cpu.now(),
         }
     }
 
     /// Whether CPU `n` wants a CPU of the host.
     pub fn can_run(&self, n: usize) -> bool {
-        self.state == State::Running && self.guest.cpus[n].halted.is_none()
+        self.state == State::Running
+            && self.guest.cpus[n].halted.is_none()
+            && self.held >> n & 1 == 0
     }
 
     /// How many CPUs want one of the host's.
@@ -182,8 +192,8 @@ impl<B: VcpuBackend> Vm<B> {
 
     /// What its CPUs have recorded, if they record.
     pub fn recorded(&self) -> Option<Box<Recorder>> {
-        let mut recorders = self.guest.cpus.iter().map(|slot| &slot.cpu.recorder);
-        let mut all = recorders.next()?.clone()?;
+        let mut recorders = self.guest.cpus.iter().map(|slot| slot.cpu.recorder());
+        let mut all = Box::new(recorders.next()??.clone());
         for recorder in recorders.flatten() {
             all.add_counts(recorder);
         }
@@ -304,6 +314,7 @@ impl<B: VcpuBackend> Vm<B> {
             State::Running if self.crash().is_some() => "crashed",
             State::Running => "running",
             State::Paused(_) => "paused",
+            State::Debugged(_) => "debugged",
             State::Suspended => "suspended",
             State::Off => "off",
         }

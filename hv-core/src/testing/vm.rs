@@ -6,7 +6,7 @@ use crate::irq::{Attention, InterruptController};
 use crate::lock::Lock;
 use crate::mem::GuestMemory;
 use crate::mmu::{
-    Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, ShadowFault, TlbFlush,
+    Access, Backing, Mmu, PageFault, PagingState, PfError, Resolve, ShadowFault, TlbFlush, View,
 };
 use crate::time::Clock;
 use crate::{Gpa, Gva, Hpa, VmTime};
@@ -28,6 +28,8 @@ pub struct FlatMmu {
     pub flushes: Flushes,
     /// Whether it is shadow paging: what is not missing is a device.
     pub shadow: bool,
+    /// The pages that are watched.
+    pub watched: Vec<(Gpa, View)>,
 }
 
 impl Mmu for FlatMmu {
@@ -66,6 +68,26 @@ impl Mmu for FlatMmu {
             return Err(PageFault { gva, error });
         }
         Ok(Gpa(gva.0))
+    }
+    fn peek(
+        &self,
+        _mem: &dyn GuestMemory,
+        _state: &PagingState,
+        gva: Gva,
+        _access: Access,
+    ) -> Option<Gpa> {
+        let there = !self.missing.contains(&(gva.0 >> 12));
+        there.then_some(Gpa(gva.0))
+    }
+    fn watch_page(&mut self, page: Gpa, view: View) {
+        self.watched.push((page, view));
+        self.flushes.require();
+    }
+    fn unwatch_pages(&mut self) {
+        self.watched.clear();
+    }
+    fn is_watched(&self, gpa: Gpa) -> bool {
+        self.watched.iter().any(|&(page, _)| page == gpa.page())
     }
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         self.remapped.push((start, len, backing));

@@ -9,7 +9,7 @@ use crate::emulate::{AccessKind, DecodeCache, EmuCx, EmuFault, Executed, NativeI
 use crate::event::vector;
 use crate::fx::FxState;
 use crate::mmu::{Access, Mmu, PagingState};
-use crate::msr::MsrFault;
+use crate::msr::{MsrFault, nr};
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
 use crate::time::Clock;
 use crate::{Gpa, Gva, VmTime};
@@ -160,6 +160,20 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 /// Whether `[linear, linear + len)` lies within one page.
 const fn within_page(linear: Gva, len: usize) -> bool {
     linear.page_offset() as usize + len <= 0x1000
+}
+
+/// The segment whose base a model-specific register is, which the hardware lets through: only in software it comes here.
+const fn base_register(msr: u32) -> Option<SegReg> {
+    match msr {
+        nr::FS_BASE => Some(SegReg::Fs),
+        nr::GS_BASE => Some(SegReg::Gs),
+        _ => None,
+    }
+}
+
+/// Whether `address` is canonical with four levels of tables (SDM vol 1 3.3.7.1, "Canonical Addressing").
+pub(super) const fn is_canonical(address: u64) -> bool {
+    matches!(address.cast_signed() >> 47, 0 | -1)
 }
 
 /// The largest power of two up to [`WIDEST`] that fits.
@@ -386,10 +400,24 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
     }
     fn read_msr(&mut self, msr: u32) -> Result<u64, EmuFault> {
         self.device_time();
+        if let Some(seg) = base_register(msr) {
+            return Ok(self.cpu.segment(seg).base);
+        }
         self.msr_read(msr).map_err(|MsrFault| EmuFault::GP0)
     }
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), EmuFault> {
         self.device_time();
+        if let Some(seg) = base_register(msr) {
+            if !is_canonical(value) {
+                return Err(EmuFault::GP0);
+            }
+            let base = Segment {
+                base: value,
+                ..self.cpu.segment(seg)
+            };
+            self.cpu.set_segment(seg, base);
+            return Ok(());
+        }
         self.msr_write(msr, value).map_err(|MsrFault| EmuFault::GP0)
     }
     fn read_cr(&mut self, cr: u8) -> Result<u64, EmuFault> {

@@ -51,13 +51,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn debug_write(&mut self, dr: u8, value: u64) -> Result<(), EmuFault> {
         let reg = register(dr)?;
         self.check_general_detect()?;
+        self.set_debug_register(reg, value);
+        Ok(())
+    }
+
+    /// Sets a debug register: the bits of it that are there.
+    pub(super) fn set_debug_register(&mut self, reg: SysReg, value: u64) {
         let value = match reg {
             SysReg::Dr6 => value & DR6_BITS | DR6_ONES,
             SysReg::Dr7 => value & DR7_BITS | DR7_ONES,
             _ => value,
         };
         self.cpu.set_sysreg(reg, value);
-        Ok(())
     }
 }
 

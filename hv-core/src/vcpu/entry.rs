@@ -6,7 +6,6 @@ use crate::event::Injection;
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
 use crate::mmu::{Mmu, TlbFlush};
-use crate::record::Before;
 use crate::time::{Clock, VmTime};
 
 /// What is to be done next.
@@ -49,9 +48,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             self.cpu
                 .set_task_priority(attention.cr8(), attention.threshold());
         }
-        self.calm = if self.recorder.is_some()
-            || attention.intersects(Attention::EVENTS | Attention::FLUSH)
-        {
+        if self.observed {
+            return self.prepare_observed(injection);
+        }
+        self.calm = if attention.intersects(Attention::EVENTS | Attention::FLUSH) {
             Attention::UNKNOWN
         } else {
             attention
@@ -115,7 +115,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// Runs the guest until it exits, with an event or with a [recorder](crate::record::Recorder), and acts on the exit. A function of its own, so that the usual way
+    /// Runs the guest until it exits, with an event or while somebody looks on, and acts on the exit. A function of its own, so that the usual way
     /// has the exit in registers.
     #[cold]
     #[inline(never)]
@@ -132,9 +132,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if let Some(vector) = exit.untaken {
             self.irqs.unacknowledge(vector);
         }
-        if let Some(recorder) = &mut self.recorder {
-            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
-            recorder.begin(self.now, &exit, &before);
+        if self.observed && self.observe(&exit) {
+            return;
         }
         self.act(exit);
     }

@@ -8,6 +8,7 @@ mod access;
 mod control;
 mod cpuid;
 mod debug;
+mod debugger;
 mod entry;
 mod events;
 mod hypercall;
@@ -27,6 +28,7 @@ mod turns;
 use self::entry::Next;
 use crate::bus::{self, MapChange};
 use crate::cpu::VcpuBackend;
+use crate::debug::DebugStop;
 use crate::device::PowerAction;
 use crate::emulate::{
     self, DecodeCache, EmuFault, Intercepted, Mode, Shadow, SoftInt, Step, StepKind, SystemRegister,
@@ -73,6 +75,8 @@ pub enum Stop {
     Wakeup,
     /// The guest asks that this CPU of its runs next.
     YieldTo(usize),
+    /// A [debugger](Vcpu::debug) has been waiting for this.
+    Debug(DebugStop),
     /// The guest has executed PAUSE, which was [to leave it](VcpuBackend::set_pause_exiting).
     Yield,
 }
@@ -138,8 +142,12 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub clock: C,
     /// Counters.
     pub stats: Stats,
-    /// The first exits, if they are recorded.
-    pub recorder: Option<Box<Recorder>>,
+    /// The first exits, if they are [recorded](Self::record).
+    recorder: Option<Box<Recorder>>,
+    /// What a debugger wants.
+    debug: Option<Box<debugger::Debug>>,
+    /// Somebody looks on: the recorder or a debugger.
+    observed: bool,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
     /// From when on the caller wants it too, if the guest has been left for its own devices anyway.
@@ -220,6 +228,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             clock,
             stats: Stats::default(),
             recorder: None,
+            debug: None,
+            observed: false,
             service_at: VmTime::NEVER,
             service_from: VmTime::NEVER,
             irqs,

@@ -59,6 +59,7 @@ use crate::walk;
 use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use hv_core::exit::NestedFault;
 use hv_core::flush::{Flushes, Kick, MAX_CPUS};
 use hv_core::mem::GuestMemory;
@@ -249,6 +250,39 @@ impl<F: Frames> ShadowMmu<F> {
     #[cfg(test)]
     pub(crate) fn table_frames(&self) -> Vec<Hpa> {
         self.pool.ids().map(|id| self.pool.page(id).frame).collect()
+    }
+
+    /// Writes the entries on the way to `gva` from the root of CPU `cpu`, one a line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn explain(&self, cpu: usize, gva: Gva, out: &mut dyn fmt::Write) -> fmt::Result {
+        let Some(mut id) = self.cpus.get(cpu).and_then(|cpu| cpu.root) else {
+            return writeln!(out, "the CPU has no root");
+        };
+        loop {
+            let (level, index) = self.place(id, gva.0);
+            let entry = self.entry(id, index);
+            let table = self.pool.page(id).frame;
+            writeln!(out, "level {level}: {:#x}[{index}] has {entry:#x}", table.0)?;
+            match self.child(id, index) {
+                Some(child) => id = child,
+                None if entry & P == 0 => {
+                    return writeln!(
+                        out,
+                        "no entry: the guest's tables are walked at its next access"
+                    );
+                }
+                None => {
+                    let how = if entry & RW != 0 {
+                        "writable"
+                    } else {
+                        "read-only"
+                    };
+                    return writeln!(out, "the host's {:#x}, {how}", entry & ADDRESS);
+                }
+            }
+        }
     }
 
     fn slot(id: PageId, index: usize) -> Slot {

@@ -247,7 +247,7 @@ impl<F: Frames> ShadowMmu<F> {
     }
 
     /// The level of a shadow page, and which of its entries is on the way to `va`.
-    fn place(&self, id: PageId, va: u64) -> (u8, usize) {
+    pub(super) fn place(&self, id: PageId, va: u64) -> (u8, usize) {
         let level = self.pool.page(id).key.map_or(3, |key| key.role.level);
         let mask = if self.pool.is_root(id) { 3 } else { 511 };
         let index = va >> (12 + 9 * (u32::from(level) - 1)) & mask;

@@ -248,6 +248,23 @@ impl VcpuBackend for SvmVcpu {
         self.context.vmcb.intercept3 = self.always.bits();
     }
 
+    fn set_paging_exiting(&mut self, on: bool) {
+        let v = &mut *self.context.vmcb;
+        match on {
+            true => v.intercept_cr_write |= PAGING_WRITES,
+            false if self.guest.is_none() => v.intercept_cr_write &= !PAGING_WRITES,
+            false => {}
+        }
+    }
+
+    fn set_exceptions_exiting(&mut self, on: bool) {
+        let page_faults = if self.on_shadow() { 1 << vector::PF } else { 0 };
+        self.context.vmcb.intercept_exceptions = match on {
+            true => u32::MAX,
+            false => INTERCEPT_EXCEPTIONS | page_faults,
+        };
+    }
+
     fn can_inject(&self, i: &Injection) -> bool {
         let event = match i.event {
             Some(e) if e.kind.is_software() => false,

@@ -65,6 +65,9 @@ const INTERCEPT_CR8: u16 = 1 << 8;
 /// registers that nobody switches, as PKE does PKRU.
 const INTERCEPT_CR4: u16 = 1 << 4;
 
+/// Writes of CR0 and CR3, which leave the guest while somebody has to know of its tables.
+const PAGING_WRITES: u16 = 1 << 0 | 1 << 3;
+
 /// What of RFLAGS shows that the rest is wrong: bits that no CPU sets, and VM, which few guests do (APM vol 2 3.1.6, "RFLAGS Register").
 const SUSPICIOUS_FLAGS: u32 = !(Rflags::DEFINED.bits() as u32) | Rflags::VM.bits() as u32;
 

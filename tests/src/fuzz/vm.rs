@@ -156,7 +156,11 @@ impl Machine {
             Stop::Service => self.cpus[n].service_at = VmTime::NEVER,
             // As the session does: what has halted is run again.
             Stop::Wakeup => _ = self.cpus[n].vm.wakeups.take(),
-            Stop::HostInterrupt | Stop::Yield | Stop::YieldTo(_) | Stop::Crashed => {}
+            Stop::HostInterrupt
+            | Stop::Yield
+            | Stop::YieldTo(_)
+            | Stop::Crashed
+            | Stop::Debug(_) => {}
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),
         }

@@ -1,6 +1,7 @@
 //! The run loop's rules, on a machine whose guest is a script.
 
 mod control;
+mod debugger;
 mod events;
 mod halt;
 mod hyperv;

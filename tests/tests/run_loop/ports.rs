@@ -45,7 +45,7 @@ fn out_reaches_the_device_and_rip_advances() {
 #[test]
 fn exits_are_counted_by_port_and_by_msr() {
     let mut r = Rig::new();
-    r.vcpu.recorder = Some(Box::new(Recorder::new(0)));
+    r.vcpu.record(Recorder::new(0));
     r.exit(io(Byte, true), 1);
     r.exit(io(Word, false), 1);
     r.exit(ExitReason::PortIo(PortIo::plain(0x80, Byte, true)), 1);
@@ -55,7 +55,7 @@ fn exits_are_counted_by_port_and_by_msr() {
     let mut json = String::new();
     r.vcpu
         .stats
-        .json(&Facts::default(), r.vcpu.recorder.as_deref(), &mut json)
+        .json(&Facts::default(), r.vcpu.recorder(), &mut json)
         .unwrap();
     let ports = format!("\"by_port\": {{ \"{PORT:#x}\": 2, \"0x80\": 1, \"others\": 0 }}");
     assert!(json.contains(&ports), "{json}");

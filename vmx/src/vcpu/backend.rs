@@ -248,6 +248,22 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         self.primary.set(Primary::PAUSE_EXITING, on && allowed);
     }
 
+    fn set_paging_exiting(&mut self, on: bool) {
+        match on {
+            true => self.primary |= Primary::CR3_LOAD_EXITING,
+            false => self.set_control_register(|_| {}),
+        }
+    }
+
+    fn set_exceptions_exiting(&mut self, on: bool) {
+        let page_faults = if self.shadow { 1 << vector::PF } else { 0 };
+        let which = match on {
+            true => u32::MAX,
+            false => INTERCEPT_EXCEPTIONS | page_faults,
+        };
+        self.hw.write(Field::EXCEPTION_BITMAP, which.into());
+    }
+
     fn has_timer(&self) -> bool {
         self.plan.pin.contains(Pin::PREEMPTION_TIMER)
     }

@@ -62,6 +62,8 @@ fn added(words: &[String]) -> Option<Vec<&'static str>> {
     let has = |word: &str| words.iter().any(|w| w == word);
     match (word(0)?, word(1)) {
         ("image", _) => Some(Vec::new()),
+        // It waits for a debugger.
+        _ if has("--gdb-wait") => None,
         // `debian-amd64-installer` is the case of the default guest.
         ("run", Some(guest)) => {
             let mut more = Vec::new();

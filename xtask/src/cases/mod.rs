@@ -6,6 +6,7 @@ mod checks;
 mod clock;
 mod console;
 mod cpus;
+mod debugger;
 mod defence;
 mod docs;
 mod events;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Case> {
     all.extend(console::cases());
     all.extend(defence::cases());
     all.extend(docs::cases());
+    all.extend(debugger::cases());
     all.extend(cpus::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
@@ -426,6 +428,7 @@ impl Case {
             window: false,
             ends_on_panic: true,
             interactive: false,
+            debuggers: Vec::new(),
         };
         let mut console = Vec::new();
         let mut run = run::converse(&machine, &plan, self.name, &mut |bytes| {

@@ -9,6 +9,7 @@ use protocol::MAX_VMS;
 
 use super::images;
 use crate::cli::{OnPanic, RunArgs, VmArgs};
+use crate::debugger;
 use crate::keys;
 use crate::mouse::{self, Hand};
 use crate::outcome::refuse;
@@ -86,7 +87,8 @@ impl Options {
         let timeout = match args.timeout.as_deref() {
             None => {
                 let waits = script.iter().any(|step| step.waits_for().is_some());
-                (args.headless || waits).then_some(TIMEOUT)
+                // A debugger takes its time.
+                (args.headless && args.vm.gdb.is_none() || waits).then_some(TIMEOUT)
             }
             Some(text) => match text
                 .parse::<f64>()
@@ -138,6 +140,11 @@ impl Options {
             None if args.icount => 1,
             None => host_cpus(rig, guests_cpus),
         };
+        for port in others.iter().chain([&vm]).filter_map(|vm| vm.gdb) {
+            if let Err(error) = debugger::open(port) {
+                refuse!("--gdb {port}: {error:#}");
+            }
+        }
         let all = [(&args.vm, &vm)].into_iter();
         let all: Vec<_> = all.chain(further.iter().zip(&others)).collect();
         images::check(args, &all)?;

@@ -57,6 +57,8 @@ pub struct Vm<'a> {
     pub boot: Option<BootFrom>,
     /// Whether there is a USB controller with a tablet.
     pub tablet: bool,
+    /// Whether it waits for a debugger before it runs.
+    pub gdb_wait: bool,
     /// The command line of the first virtual machine's guest, if it comes from a boot menu.
     pub cmdline: Option<&'a str>,
 }
@@ -179,6 +181,7 @@ impl Vm<'_> {
             }
             "count" => self.count = true,
             "tablet" => self.tablet = true,
+            "gdb-wait" => self.gdb_wait = true,
             "boot" => self.boot = Some(value.parse()?),
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
@@ -262,6 +265,7 @@ impl fmt::Display for Vm<'_> {
             floppies,
             boot,
             tablet,
+            gdb_wait,
             cmdline: _,
         } = self;
         if let Some(bytes) = memory {
@@ -284,6 +288,7 @@ impl fmt::Display for Vm<'_> {
             write!(f, " boot={}", boot.name())?;
         }
         f.write_str(if *tablet { " tablet" } else { "" })?;
+        f.write_str(if *gdb_wait { " gdb-wait" } else { "" })?;
         for (key, places) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
             for place in places {
                 write!(f, " {key}={place}")?;

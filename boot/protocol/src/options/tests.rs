@@ -83,6 +83,7 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         floppies: places(r),
         boot: r.pick(&[None, Some(BootFrom::Cd), Some(BootFrom::Net)]),
         tablet: r.below(2) == 0,
+        gdb_wait: r.below(2) == 0,
         cmdline: None,
     }
 }
@@ -134,6 +135,7 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         ",",
         "record=",
         "tablet",
+        "gdb-wait",
         "cdrom=",
         "disk=",
         "vm=",
