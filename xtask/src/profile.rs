@@ -47,7 +47,7 @@ pub struct ProfileArgs {
     /// windows e1000]
     #[arg(long, value_name = "CARD")]
     pub nic: Vec<Card>,
-    /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs an exit for a line and not
+    /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs two exits for a line and not several
     /// for a byte; COM1 works beside it
     #[arg(long, default_value = "serial", value_name = "DEVICE", value_parser = PossibleValuesParser::new(Console::NAMES).try_map(|name| name.parse::<Console>()))]
     pub console: Console,

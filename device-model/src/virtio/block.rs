@@ -6,7 +6,7 @@
 //! itself, each write is over when it is on stable storage (5.2.6.2, "Device Requirements: Device Operation", on writeback and writethrough).
 //!
 //! A driver that has one request at a time waits for it: it goes idle, sets its timer anew, is interrupted, and sets its timer again. A medium
-//! that is fast enough is waited for in the driver's place, within its notification; [`Patience`] says when.
+//! that is fast enough is waited for in the driver's place, within its notification; `Patience` says when.
 //!
 //! Not there: discard, writing zeroes, lifetime, secure erase, zones.
 //!

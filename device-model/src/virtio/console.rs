@@ -1,6 +1,6 @@
 //! Virtio consoles (VIRTIO 1.2 5.3, "Console Device") on a [`ConsoleBackend`]: one port, which Linux calls `hvc0`.
 //!
-//! What the driver sends goes out before its notification returns, as Linux, which waits for that in a loop, likes it. [`BUDGET`]
+//! What the driver sends goes out before its notification returns, as Linux, which waits for that in a loop, likes it. `BUDGET`
 //! bounds it; the rest follows at the next poll. What is typed waits in a [`Terminal`] until the driver has a buffer for it.
 //!
 //! Not there: several ports, the terminal's size, emergency writes.

@@ -1,7 +1,7 @@
 //! Virtio entropy devices (VIRTIO 1.2 5.4, "Entropy Device") on an [`EntropyBackend`].
 //!
-//! A buffer gets [`MOST`] bytes at most, however long it is (5.4.6.2, "Device Requirements: Device Operation": "it MAY use less than the
-//! entire buffer length"). A buffer for which the host has nothing waits, and is looked at again after [`AGAIN`].
+//! A buffer gets `MOST` bytes at most, however long it is (5.4.6.2, "Device Requirements: Device Operation": "it MAY use less than the
+//! entire buffer length"). A buffer for which the host has nothing waits, and is looked at again after `AGAIN`.
 
 use super::queue::{Chain, Fault, chain};
 use super::{CONFIG, DeviceType, Kind, Queues};
