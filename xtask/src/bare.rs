@@ -117,6 +117,7 @@ impl Bare {
             drives: Vec::new(),
             network: Network::default(),
             remains: None,
+            snapshot: false,
             icount: false,
             display: None,
             tablet: false,

@@ -204,6 +204,7 @@ pub fn native_machine(
         drives: Vec::new(),
         network: Network::default(),
         remains: None,
+        snapshot: false,
         icount,
         display: None,
         tablet: false,

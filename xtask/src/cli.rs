@@ -259,6 +259,9 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_RECORD))
     )]
     pub record: u32,
+    /// Keep nothing of what the guests write to their disks, floppies and UEFI variables: the next run finds them as this one did
+    #[arg(long)]
+    pub snapshot: bool,
     /// Let the machine's clock count instructions, so that runs repeat exactly
     #[arg(long)]
     pub icount: bool,

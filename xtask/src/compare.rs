@@ -122,6 +122,7 @@ impl Words {
             drives,
             network,
             remains: None,
+            snapshot: false,
             icount: false,
             display: None,
             tablet: false,

@@ -10,18 +10,20 @@ events() {
     done
 }
 
+disk=/dev/vda
 # A block that was written comes back from the disk, and the card's other end answers.
 devices() {
     [ "$1" = "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)" ] || fail clock
     head -c 4096 /dev/urandom > /block
-    dd if=/block of=/dev/vda conv=fsync 2> /dev/null || fail write
+    dd if=/block of=$disk conv=fsync 2> /dev/null || fail write
     echo 3 > /proc/sys/vm/drop_caches
-    [ "$(dd if=/dev/vda bs=4096 count=1 2> /dev/null | md5sum)" = "$(md5sum < /block)" ] || fail read
+    [ "$(dd if=$disk bs=4096 count=1 2> /dev/null | md5sum)" = "$(md5sum < /block)" ] || fail read
     ping -c 1 -w 5 10.0.2.2 > /dev/null || fail network
     sleep 0.1
 }
 
 mount -t devtmpfs dev /dev 2> /dev/null
+[ -b $disk ] || disk=/dev/sda
 clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 ifconfig eth0 10.0.2.15
 for moment in $(seq 100); do
@@ -43,5 +45,5 @@ for round in 1 2 3; do
     devices $clock
     echo "GUEST-WORKS $round"
 done
-dmesg | grep -i -E 'usb|uhci|virtio|hpet' | tail -n 30
+dmesg | grep -i -E 'usb|uhci|virtio|hpet|ahci|ata' | tail -n 30
 echo "GUEST-SLEPT"

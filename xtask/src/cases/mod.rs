@@ -415,6 +415,7 @@ impl Case {
             drives: Vec::new(),
             network: Network::default(),
             remains: None,
+            snapshot: false,
             icount: false,
             display: None,
             tablet: false,

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use protocol::options::{DiskBus, Profile};
+use protocol::options::{CdBus, DiskBus, Profile};
 
 use super::network::md5;
-use super::{Case, What, case, own, until};
+use super::{Case, What, by_hand, case, own, until};
 use crate::guests::Guest;
 use crate::media;
 use crate::rig::Paging;
@@ -50,6 +50,20 @@ pub(super) fn cases() -> Vec<Case> {
             120,
         ),
         own(
+            "ahci-boots-a-disk-and-a-cd",
+            &[Guest::LinuxDisk, Guest::GrubRescue],
+            ahci,
+            512,
+            120,
+        ),
+        by_hand(own(
+            "ahci-disk-keeps-what-was-flushed",
+            &[Guest::Cloud13Kernel, Guest::Cloud13Initrd],
+            keep_on_ahci,
+            512,
+            200,
+        )),
+        own(
             "floppy-is-read-and-written-by-linux",
             &[Guest::I386Kernel, Guest::I386Initrd],
             floppy,
@@ -69,9 +83,18 @@ fn survive(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 
 /// Three kills at random moments of a write load with flushes.
 fn keep(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    keep_on(DiskBus::Ide, 3, umbra, scratch)
+}
+
+/// One of such kills, on an AHCI disk with queued commands.
+fn keep_on_ahci(_: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    keep_on(DiskBus::Ahci, 1, umbra, scratch)
+}
+
+fn keep_on(bus: DiskBus, kills: u32, umbra: &Path, scratch: &Path) -> Result<()> {
     let seed = u64::from(std::process::id());
-    let mut test = Crash::new(umbra, scratch, DiskBus::Ide, seed)?;
-    for kill in 1..=3 {
+    let mut test = Crash::new(umbra, scratch, bus, seed)?;
+    for kill in 1..=kills {
         test.kill()
             .with_context(|| format!("kill {kill}, seed {seed}"))?;
     }
@@ -128,6 +151,33 @@ fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             paging,
             profile: Profile {
                 disk_bus: Some(DiskBus::Virtio),
+                ..Profile::default()
+            },
+            ..case.clone()
+        };
+        case.run_once(&options, umbra, scratch)
+            .with_context(|| format!("until {text}"))?;
+    }
+    Ok(())
+}
+
+/// SeaBIOS boots GRUB from AHCI: from a disk, and from a CD with an empty disk beside it.
+fn ahci(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let disk = scratch.join("ahci.img");
+    fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
+    let cd = Vm {
+        disks: vec![media::make_disk(&scratch.join("empty.img"), Some(DISK))?],
+        ..Vm::of(&Guest::GrubRescue.provide()?)?
+    };
+    for (vm, text) in [(Vm::of(&disk)?, "GUEST-GRUB"), (cd, "GNU GRUB")] {
+        let options = Options {
+            script: vec![until(text)],
+            ..Options::headless(vm)
+        };
+        let case = Case {
+            profile: Profile {
+                disk_bus: Some(DiskBus::Ahci),
+                cd_bus: Some(CdBus::Ahci),
                 ..Profile::default()
             },
             ..case.clone()

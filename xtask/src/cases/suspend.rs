@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use protocol::options::{DiskBus, Nic, Profile};
+use protocol::options::{CdBus, DiskBus, Nic, Profile};
 
 use super::checks::Check;
 use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
@@ -52,6 +52,10 @@ pub(super) fn cases() -> Vec<Case> {
         by_hand(devices("suspend-devices-bios", |case, umbra, scratch| {
             with_devices(true, case, umbra, scratch)
         })),
+        by_hand(on_ahci(devices(
+            "suspend-devices-ahci",
+            |case, umbra, scratch| with_devices(true, case, umbra, scratch),
+        ))),
         by_hand(on_host_cpus(
             2,
             with_cpus(2, direct("suspend-host-cpus-2", 120)),
@@ -59,6 +63,13 @@ pub(super) fn cases() -> Vec<Case> {
         by_hand(with_cpus(2, own("suspend-uefi", NEEDS, by_uefi, 512, 180))),
         by_hand(on(BOCHS_VMX, None, direct("suspend-bochs-vmx", 900))),
     ]
+}
+
+/// The same with the disk, and the CD that it boots from, on AHCI.
+fn on_ahci(mut case: Case) -> Case {
+    case.profile.disk_bus = Some(DiskBus::Ahci);
+    case.profile.cd_bus = Some(CdBus::Ahci);
+    case
 }
 
 /// What is seen, and the key: more than once, since one that comes before the machine sleeps wakes nobody.

@@ -221,6 +221,7 @@ pub fn packages(window: bool) -> Vec<&'static [Package]> {
 pub fn lacks(part: Part) -> &'static str {
     match part {
         Part::Network => "Umbra has no driver for a network card of Bochs",
+        Part::Snapshot => "its disks are written where they are",
         Part::Vnc => "the VNC server of Bochs lets the whole network in",
     }
 }
@@ -368,6 +369,7 @@ mod tests {
             ],
             network: Network::default(),
             remains: None,
+            snapshot: false,
             icount: false,
             display: None,
             tablet: false,

@@ -222,6 +222,8 @@ pub struct Machine {
     pub network: Network,
     /// What is in its memory when it starts, from [`REMAINS`] on. QEMU only.
     pub remains: Option<PathBuf>,
+    /// Whether nothing is kept of what is written to its disks. QEMU only.
+    pub snapshot: bool,
     /// Whether it counts instructions instead of measuring time.
     pub icount: bool,
     /// What shows its screen, if anything does.

@@ -153,6 +153,8 @@ pub enum Part {
     Network,
     /// A VNC server at an address that is said.
     Vnc,
+    /// Disks that forget what is written.
+    Snapshot,
 }
 
 /// Whether an outer machine's clock counts instructions.

@@ -297,6 +297,9 @@ pub fn arguments(machine: &Machine, accelerator: &str, wires: &Wires) -> Result<
             }
         }
     }
+    if machine.snapshot {
+        add(&["-snapshot"]);
+    }
     if machine.drives.iter().any(|one| one.bus == Bus::Ahci) {
         add(&["-device", "ahci,id=sata"]);
     }
@@ -514,10 +517,21 @@ mod tests {
             }],
             network: Network::default(),
             remains: None,
+            snapshot: false,
             icount: true,
             display: None,
             tablet: false,
         }
+    }
+
+    #[test]
+    fn disks_forget_what_is_written_where_that_is_asked_for() {
+        assert!(!line(&machine()).contains("-snapshot"));
+        let line = line(&Machine {
+            snapshot: true,
+            ..machine()
+        });
+        assert!(line.contains("-snapshot"));
     }
 
     #[test]

@@ -250,6 +250,7 @@ mod tests {
             }],
             network: Network::default(),
             remains: None,
+            snapshot: false,
             icount: false,
             display: None,
             tablet: false,

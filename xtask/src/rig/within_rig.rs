@@ -64,6 +64,7 @@ impl Rig for WithinRig {
     fn lacks(&self, part: Part) -> Option<&'static str> {
         Some(match part {
             Part::Network => "the Linux between has none",
+            Part::Snapshot => "its disks are files of the Linux between",
             Part::Vnc => "it has no screen",
         })
     }

@@ -108,6 +108,7 @@ pub fn machine(
         drives,
         network: options.network.clone(),
         remains: None,
+        snapshot: options.snapshot,
         icount: options.icount,
         display,
         tablet: options.window && options.vms().any(|vm| vm.tablet),

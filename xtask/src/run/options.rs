@@ -55,6 +55,8 @@ pub struct Options {
     pub count: bool,
     /// Whether the clock counts instructions.
     pub icount: bool,
+    /// Whether nothing is kept of what is written to disks.
+    pub snapshot: bool,
     /// The stack of Umbra's that is to overflow: a test of Umbra itself.
     pub overflow: Option<&'static str>,
     /// The outer machine's memory in bytes, if it is not to be what the guests need.
@@ -101,6 +103,9 @@ impl Options {
         };
         for step in &script {
             check_step(step, 1 + further.len())?;
+        }
+        if let (true, Some(reason)) = (args.snapshot, rig.lacks(Part::Snapshot)) {
+            refuse!("--snapshot cannot go with --rig {}: {reason}", rig.name());
         }
         if let (Some(_), Some(reason)) = (args.vnc, rig.lacks(Part::Vnc)) {
             refuse!("--vnc cannot go with --rig {}: {reason}", rig.name());
@@ -170,6 +175,7 @@ impl Options {
             record: args.record,
             count: args.report.is_some(),
             icount: args.icount,
+            snapshot: args.snapshot,
             overflow: None,
             outer_memory: args
                 .outer_memory
@@ -198,6 +204,7 @@ impl Options {
             record: 0,
             count: false,
             icount: false,
+            snapshot: false,
             outer_memory: None,
             overflow: None,
             bus: Bus::Virtio,
