@@ -335,6 +335,10 @@ impl Device for Vga {
         };
     }
 
+    /// The VGA has power while the machine sleeps: SeaVGABIOS's set-up, which follows, chooses no mode, and a system without a driver
+    /// for it (Linux in text mode) goes on with the picture that there was.
+    fn wake(&mut self, _: &mut DevCx<'_>) {}
+
     fn port_read(&mut self, cx: &mut DevCx<'_>, port: u16, size: AccessSize) -> u32 {
         if DISPI_PORTS.contains(&port) {
             let low = u32::from(self.read_dispi_port(port));

@@ -195,6 +195,19 @@ fn reset_is_power_on() {
 }
 
 #[test]
+fn a_machine_that_wakes_shows_what_it_showed() {
+    let mut r = Rig::with_mode(&MODE_03);
+    r.print(0, "x");
+    let shown = (r.in8(0x3cc), r.read_index(0x3ce, 6), r.vram::<4>(0));
+    r.vga.wake(&mut r.bench.cx());
+    let now = (r.in8(0x3cc), r.read_index(0x3ce, 6), r.vram::<4>(0));
+    assert_eq!(now, shown);
+    r.vbe_mode(1024, 768, 32);
+    r.vga.wake(&mut r.bench.cx());
+    assert!(r.vga.is_lfb_mode());
+}
+
+#[test]
 fn frame_buffer_is_video_memory_for_emulated_instructions() {
     const WINDOW: WindowId = WindowId(77);
     let mut b = hv_core::testing::Bench::new();
