@@ -1,7 +1,7 @@
 //! Drives that fail, hang, or are not what they seem.
 
 use super::rig::{BM, Medium, Rig};
-use device_model::ide::Drive;
+use device_model::ata::Drive;
 use hv_core::backend::BlockError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

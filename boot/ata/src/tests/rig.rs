@@ -1,7 +1,8 @@
 //! The emulated controller as a host of the driver.
 
 use crate::{DmaBuffer, Found, Host, Location, probe};
-use device_model::ide::{Drive, Ide};
+use device_model::ata::Drive;
+use device_model::ide::Ide;
 use hv_core::Gpa;
 use hv_core::backend::{BlockBackend, BlockError};
 use hv_core::device::{AccessSize, DevCx, Device, Requests};
