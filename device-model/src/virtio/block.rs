@@ -60,7 +60,7 @@ const SECTOR: usize = 512;
 pub const NAME: usize = 20;
 
 /// Requests that the device has at most.
-const SLOTS: usize = 64;
+const SLOTS: usize = u64::BITS as usize;
 /// Most buffers of data of a request: the header and the status have a descriptor each.
 const MOST_BUFFERS: usize = super::queue::LONGEST - 2;
 /// Most bytes moved at once between a medium and the guest's memory.
@@ -178,8 +178,8 @@ pub struct Block {
     writeback: bool,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// The request that there was no room for. None is begun before it.
-    waiting: Option<usize>,
+    /// The requests that there was no room for, a bit a slot. None is taken before they are begun.
+    waiting: u64,
     buffer: Option<Box<[u8]>>,
     /// Requests that the medium has.
     begun: usize,
@@ -202,7 +202,7 @@ impl Block {
             writeback: true,
             slots: core::iter::repeat_with(Slot::new).take(SLOTS).collect(),
             free: (0..SLOTS).collect(),
-            waiting: None,
+            waiting: 0,
             buffer: Some(vec![0; BUFFER].into_boxed_slice()),
             begun: 0,
             budget: 0,
@@ -404,7 +404,7 @@ impl Block {
                     }
                 },
                 Next::Wait => {
-                    self.waiting = Some(slot);
+                    self.waiting |= 1 << slot;
                     return Ok(());
                 }
                 Next::End(status) => return self.end(memory, queues, slot, status),
@@ -465,7 +465,7 @@ impl Block {
         queues: &mut Queues,
         index: usize,
     ) -> Result<(), Fault> {
-        while self.waiting.is_none()
+        while self.waiting == 0
             && self.budget != 0
             && let Some(slot) = self.free.pop()
         {
@@ -594,7 +594,10 @@ impl DeviceType for Block {
         self.budget = BUDGET;
         let begun = self.begun;
         self.collect(cx.dma, queues)?;
-        if let Some(slot) = self.waiting.take() {
+        let mut waiting = core::mem::take(&mut self.waiting);
+        while waiting != 0 {
+            let slot = waiting.trailing_zeros() as usize;
+            waiting &= waiting - 1;
             self.advance(cx.dma, queues, slot)?;
         }
         for index in 0..queues.len() {
@@ -615,7 +618,7 @@ impl DeviceType for Block {
             // The driver asks for nothing any more; the memory has been written all the same.
             let _ = self.answered(memory, done);
         }
-        (self.waiting, self.agreed, self.writeback) = (None, Features::empty(), true);
+        (self.waiting, self.agreed, self.writeback) = (0, Features::empty(), true);
         self.free.clear();
         self.free.extend(0..SLOTS);
     }

@@ -24,8 +24,9 @@ struct State {
     over: Vec<BlockDone>,
     /// Where it accesses the guest's memory by itself, and how many pieces a request may have.
     direct: Option<(VecMemory, usize)>,
-    /// Requests at a time.
+    /// Requests at a time, and pieces of the guest's memory in all of them.
     depth: usize,
+    room: usize,
 }
 
 /// The disk, and what tells it. Clones are the same disk.
@@ -48,6 +49,7 @@ impl ManyDisk {
             over: Vec::new(),
             direct: direct.map(|(memory, pieces)| (memory.clone(), pieces)),
             depth,
+            room: usize::MAX,
         })))
     }
 
@@ -91,6 +93,11 @@ impl ManyDisk {
     #[must_use]
     pub fn looks(&self) -> usize {
         self.with(|s| s.looks)
+    }
+
+    /// Limits the pieces of the guest's memory that it has at a time.
+    pub fn set_room(&self, pieces: usize) {
+        self.with(|s| s.room = pieces);
     }
 
     /// How many requests it is at.
@@ -164,6 +171,13 @@ impl State {
     }
 }
 
+fn pieces_of(memory: &BlockMemory) -> usize {
+    match memory {
+        BlockMemory::Guest(pieces) => pieces.len(),
+        BlockMemory::Buffer { .. } => 1,
+    }
+}
+
 impl BlockBackend for ManyDisk {
     fn sectors(&self) -> u64 {
         self.with(|s| s.data.len() as u64 / 512)
@@ -189,11 +203,19 @@ impl BlockBackend for ManyDisk {
     fn pieces(&self) -> usize {
         self.with(|s| s.direct.as_ref().map_or(0, |d| d.1))
     }
-    fn has_room(&self, _pieces: usize) -> bool {
-        self.with(|s| s.asked.len() + s.over.len() < s.depth)
+    fn has_room(&self, pieces: usize) -> bool {
+        self.with(|s| {
+            let all = || {
+                s.asked
+                    .iter()
+                    .chain(s.over.iter().map(|(request, _)| request))
+            };
+            let taken: usize = all().map(|request| pieces_of(&request.memory)).sum();
+            all().count() < s.depth && taken.saturating_add(pieces) <= s.room
+        })
     }
     fn begin(&mut self, request: BlockRequest) -> Option<BlockDone> {
-        assert!(self.has_room(request.memory.len()), "asked too much");
+        assert!(self.has_room(pieces_of(&request.memory)), "asked too much");
         self.with(|s| s.asked.push(request));
         None
     }

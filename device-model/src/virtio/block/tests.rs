@@ -247,6 +247,40 @@ fn requests_are_many_at_a_time_and_over_in_any_order() {
 }
 
 #[test]
+fn several_requests_wait_for_room_and_none_is_forgotten() {
+    let mut rig = Rig::new(8, true);
+    rig.disk.set_room(4);
+    let mut driver = rig.start(PLAIN, FLUSH);
+    // The first part of request 0 is one piece, as whole sectors are moved, and the second is three.
+    let buffers = [
+        [512, 256, 100, 156].as_slice(),
+        &[512, 512],
+        &[512, 512, 512],
+    ];
+    for (n, lens) in (0..).zip(buffers) {
+        let mut parts = rig.request(n, 0, 8 * n, 1);
+        let (head, status) = (parts[0], parts[2]);
+        parts = vec![head];
+        parts.extend(
+            (0..)
+                .zip(lens)
+                .map(|(i, &len)| (DATA + n * 0x2000 + i * 0x400, len, true)),
+        );
+        parts.push(status);
+        driver.add(&parts, false);
+    }
+    rig.kick();
+    assert_eq!(rig.disk.asked(), 2, "no room for the third");
+    // No room for the second part of the first either, while the second is under way.
+    for _ in 0..8 {
+        rig.disk.answer(0);
+        rig.poll();
+    }
+    assert_eq!([0, 1, 2].map(|n| rig.ended(n)), [0; 3]);
+    assert_eq!(core::iter::from_fn(|| driver.take()).count(), 3);
+}
+
+#[test]
 fn flush_name_errors_and_what_is_not_known_have_their_status() {
     let mut rig = Rig::new(8, true);
     let mut driver = rig.start(PLAIN, FLUSH);
