@@ -68,13 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
         own(name, guests, at_kernel, 256, 400)
     };
     vec![
-        by_hand(own(
-            "gdb-firmware",
-            &[Guest::GrubRescue],
-            at_firmware,
-            64,
-            200,
-        )),
+        own("gdb-firmware", &[Guest::GrubRescue], at_firmware, 64, 200),
         by_hand(kernel("gdb-kernel")),
         by_hand(shadowed(Shadow::Unsync, kernel("gdb-kernel-shadow"))),
         by_hand(on(BOCHS_VMX, None, kernel("bochs-vmx-gdb-kernel"))),
@@ -102,7 +96,8 @@ fn debug(port: u16, script: &str, scratch: &Path) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let wrong = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "gdb failed: {said}{wrong}");
-    Ok(said)
+    // What `monitor` has printed is among the errors.
+    Ok(said + &wrong)
 }
 
 /// Runs `options` with gdb at it, once the guest has said `word`; every part must be in what gdb says.
