@@ -3,9 +3,9 @@
 //! One device a module. All of them implement [`hv_core::device::Device`]; where they sit is [`hv_core::machine`]'s business,
 //! and [`machine`] puts them there. There are the host and ISA bridges, IDE and AHCI with disks and CD-ROMs, VGA with the Bochs
 //! extensions, RTL8029 and 82540EM network cards, both interrupt chips and the local APIC, PIT, RTC, keyboard and mouse, one serial port,
-//! power management, a USB controller with a tablet, fw_cfg, debug ports, the flash chip with UEFI's variables, and virtio devices.
+//! power management, HPET, a USB controller with a tablet, fw_cfg, debug ports, the flash chip with UEFI's variables, and virtio devices.
 //!
-//! Not here: HPET, sound. Each module says what of its chip is left out.
+//! Not here: sound. Each module says what of its chip is left out.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,6 @@ extern crate alloc;
 pub mod a20;
 pub mod ahci;
 pub mod ata;
-pub mod checksum;
 pub mod debug;
 pub mod dma;
 pub mod e1000;

@@ -6,10 +6,10 @@
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), locks in their order ([`lock`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), Microsoft's
 //! interface ([`hyperv`]) and which of them a guest has ([`interface`]), statistics
-//! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), and the place where the CPU executes
-//! single instructions ([`scratch`]).
+//! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), what a debugger sees ([`debug`]), what network cards
+//! leave to others ([`offload`], [`checksum`]), and the place where the CPU executes single instructions ([`scratch`]).
 //!
-//! Not here yet: several virtual CPUs, a scheduler for several VMs, snapshots.
+//! Not here yet: snapshots.
 //!
 //! The switch in [`vcpu`] is the table of contents of the hypervisor: one line per exit reason.
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod addr;
 pub mod backend;
 pub mod bus;
+pub mod checksum;
 pub mod counts;
 pub mod cpu;
 pub mod cpuid;

@@ -4,8 +4,10 @@
 //! 5.1.6, "Device Operation"; an [`Offload`] exists only for frames in which its places are there and mean what they should, so nobody
 //! has to look a second time. Frames that say otherwise are the driver's mistake and go nowhere.
 //!
-//! Sources: RFC 1071, "Computing the Internet Checksum"; RFC 791, 3.1, "Internet Header Format"; RFC 8200, 3, "IPv6 Header Format"; RFC 9293, 3.1,
+//! Sources: RFC 791, 3.1, "Internet Header Format"; RFC 8200, 3, "IPv6 Header Format"; RFC 9293, 3.1,
 //! "Header Format". Not there: IPv6 with extension headers, segments of UDP, tunnels.
+
+use crate::checksum::sum;
 
 bitflags::bitflags! {
     /// What may be left to be done of frames.
@@ -108,21 +110,9 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     to.zip(value).for_each(|(to, from)| *to = *from);
 }
 
-/// Adds `bytes` to a sum of 16-bit words, the last one filled up with zeros.
-fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let sum = pairs
-        .iter()
-        .fold(sum, |sum, pair| sum + u64::from(u16::from_be_bytes(*pair)));
-    sum + rest.first().map_or(0, |&last| u64::from(last) << 8)
-}
-
 /// The checksum that belongs to a sum. Zero, which UDP takes for none, has another form.
-fn checksum(mut sum: u64) -> [u8; 2] {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    match !(sum as u16) {
+fn checksum(sum: u16) -> [u8; 2] {
+    match !sum {
         0 => [0xff; 2],
         sum => sum.to_be_bytes(),
     }
@@ -236,7 +226,7 @@ impl Offload {
                 };
                 to.copy_from_slice(frame);
                 let start = usize::from(start);
-                let sum = add(0, frame.get(start..).unwrap_or_default());
+                let sum = sum(0, frame.get(start..).unwrap_or_default());
                 put(to, start + usize::from(offset), &checksum(sum));
                 send(to);
             }
@@ -282,7 +272,7 @@ fn divide(
                 let id = id.wrapping_add(n as u16);
                 put(to, internet + V4_ID, &id.to_be_bytes());
                 put(to, internet + V4_CHECKSUM, &[0; 2]);
-                let sum = add(0, to.get(internet..start).unwrap_or_default());
+                let sum = sum(0, to.get(internet..start).unwrap_or_default());
                 put(to, internet + V4_CHECKSUM, &checksum(sum));
                 V4_ADDRESSES
             }
@@ -305,10 +295,11 @@ fn divide(
         put(to, field, &[0; 2]);
         let addresses = internet + addresses.start..internet + addresses.end;
         // The pseudo-header: addresses, protocol, length.
-        let sum = add(u64::from(TCP), to.get(addresses).unwrap_or_default());
-        let sum = sum + (len - start) as u64;
-        let sum = add(sum, to.get(start..).unwrap_or_default());
-        put(to, field, &checksum(sum));
+        let [high, low] = ((len - start) as u16).to_be_bytes();
+        let pseudo = sum(0, to.get(addresses).unwrap_or_default());
+        let pseudo = sum(pseudo, &[0, TCP, high, low]);
+        let whole = sum(pseudo, to.get(start..).unwrap_or_default());
+        put(to, field, &checksum(whole));
         send(to);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The guest says where everything is. What is not inside the frame is left alone.
 
-use crate::checksum::sum;
+use hv_core::checksum::sum;
 
 /// Where a checksum is taken over, and where it goes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -8,10 +8,10 @@ use super::interrupts::Cause;
 use super::offload::{self, Checked};
 use super::registers::{Control, ReceiveChecksum, ReceiveControl, offset};
 use super::ring::Ring;
-use crate::checksum::sum;
 use alloc::boxed::Box;
 use alloc::vec;
 use hv_core::Gpa;
+use hv_core::checksum::sum;
 use hv_core::device::DevCx;
 
 /// Bytes that there is room for: more than a back end gives, for what comes back in loopback.

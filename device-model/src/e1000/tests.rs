@@ -1,13 +1,13 @@
 //! The card as drivers use it, and what it does with what they should not do.
 
 use super::{E1000, Windows};
-use crate::checksum::sum;
 use crate::pci::PciFunction;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use hv_core::Gpa;
 use hv_core::backend::NetBackend;
+use hv_core::checksum::sum;
 use hv_core::device::{AccessSize, Device, WindowId};
 use hv_core::irq::IrqLine;
 use hv_core::mem::GuestMemory;
