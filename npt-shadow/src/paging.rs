@@ -308,6 +308,25 @@ mod tests {
         ))
     }
 
+    /// Makes a way, shadow paging or not, with these frames.
+    fn ways() -> (impl Fn(bool) -> Kind<SharedFrames>, SharedFrames) {
+        let frames = SharedFrames::default();
+        let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
+        let (memory, its) = (memory.unwrap(), frames.clone());
+        let way = move |shadowing| match shadowing {
+            true => shadow(&its, &memory),
+            false => nested(&its),
+        };
+        (way, frames)
+    }
+
+    const fn ram(hpa: u64) -> Backing {
+        Backing::Ram {
+            hpa: Hpa(hpa),
+            writable: true,
+        }
+    }
+
     /// Where the hardware finds `gpa` by the root's tables. Shadow tables of an unpaged guest are PAE's: three levels.
     fn walk(paging: &mut Paging<SharedFrames>, frames: &SharedFrames, gpa: u64) -> Option<u64> {
         let levels: &[u32] = if paging.is_shadow() {
@@ -325,63 +344,6 @@ mod tests {
             table = Hpa(entry & 0x000f_ffff_ffff_f000);
         }
         Some(table.0 | gpa & 0xfff)
-    }
-
-    #[test]
-    fn a_way_that_is_added_has_what_was_mapped_before_and_what_is_mapped_after() {
-        for start_with_shadow in [false, true] {
-            let frames = SharedFrames::default();
-            let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
-            let memory = memory.unwrap();
-            let ways = |shadowing| match shadowing {
-                true => shadow(&frames, &memory),
-                false => nested(&frames),
-            };
-            let ram = |hpa| Backing::Ram {
-                hpa: Hpa(hpa),
-                writable: true,
-            };
-            let mut paging = Paging::new(ways(start_with_shadow));
-            paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
-            paging.remap(Gpa(0x3000), 0x1000, Backing::Mmio);
-            assert!(
-                !paging.set_shadow(!start_with_shadow),
-                "there is no other way yet"
-            );
-            assert!(paging.add(ways(!start_with_shadow)));
-            paging.remap(Gpa(0x5000), 0x1000, ram(0x7000_0000));
-            for _ in 0..2 {
-                let on = !paging.is_shadow();
-                assert!(paging.set_shadow(on));
-                paging.load(0, &PagingState::unpaged(36));
-                for (gpa, want) in [
-                    (0x2008, Some(0x4000_2008)),
-                    (0x3000, None),
-                    (0x5010, Some(0x7000_0010)),
-                    (SIZE, None),
-                ] {
-                    if on {
-                        // Shadow entries are made when they are missed.
-                        let _ = paging.page_fault(
-                            0,
-                            &ShadowFault {
-                                gva: Gva(gpa),
-                                error: hv_core::mmu::PfError::empty(),
-                                state: PagingState::unpaged(36),
-                                cpl: 0,
-                                delivering: false,
-                                rip: gpa,
-                            },
-                        );
-                    }
-                    assert_eq!(
-                        walk(&mut paging, &frames, gpa),
-                        want,
-                        "{gpa:#x}, shadow {on}"
-                    );
-                }
-            }
-        }
     }
 
     /// What the hardware has of a page: its address and whether it writes there. Under shadow paging after the fault that an access is.
@@ -411,19 +373,39 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_is_added_has_what_was_mapped_before_and_what_is_mapped_after() {
+        for start_with_shadow in [false, true] {
+            let (ways, frames) = ways();
+            let mut paging = Paging::new(ways(start_with_shadow));
+            paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
+            paging.remap(Gpa(0x3000), 0x1000, Backing::Mmio);
+            assert!(
+                !paging.set_shadow(!start_with_shadow),
+                "there is no other way yet"
+            );
+            assert!(paging.add(ways(!start_with_shadow)));
+            paging.remap(Gpa(0x5000), 0x1000, ram(0x7000_0000));
+            for _ in 0..2 {
+                let on = !paging.is_shadow();
+                assert!(paging.set_shadow(on));
+                paging.load(0, &PagingState::unpaged(36));
+                for (gpa, want) in [
+                    (0x2008, Some(0x4000_2008)),
+                    (0x3000, None),
+                    (0x5010, Some(0x7000_0010)),
+                    (SIZE, None),
+                ] {
+                    let (page, _) = has(&mut paging, &frames, gpa, false);
+                    assert_eq!(page, want, "{gpa:#x}, shadow {on}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_watched_page_is_taken_from_both_ways_and_comes_back_as_it_is_then() {
         for start_with_shadow in [false, true] {
-            let frames = SharedFrames::default();
-            let memory = WatchedMemory::new(Arc::new(VecMemory::new(SIZE as usize)), SIZE >> 12);
-            let memory = memory.unwrap();
-            let ways = |shadowing| match shadowing {
-                true => shadow(&frames, &memory),
-                false => nested(&frames),
-            };
-            let ram = |hpa| Backing::Ram {
-                hpa: Hpa(hpa),
-                writable: true,
-            };
+            let (ways, frames) = ways();
             let mut paging = Paging::new(ways(start_with_shadow));
             paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
             paging.watch_page(Gpa(0x2000), View::Nothing);
