@@ -6,7 +6,7 @@
 //! Not there: several ports, the terminal's size, emergency writes.
 
 use super::queue::{Chain, Fault, Queue, chain};
-use super::{CONFIG, DeviceType, Kind, Queues};
+use super::{DeviceType, Kind, Queues};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -145,19 +145,9 @@ impl DeviceType for Console {
         }
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queues(&self) -> usize {
         2
     }
-
-    fn config(&self) -> [u8; CONFIG] {
-        [0; CONFIG]
-    }
-
-    fn agree(&mut self, _features: u64) {}
 
     fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
         if let Some(Some(queue)) = queues.get_mut(RECEIVE) {

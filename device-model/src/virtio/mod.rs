@@ -86,13 +86,17 @@ pub trait DeviceType: Send {
     fn kind(&self) -> Kind;
 
     /// What it offers besides what every device does.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        0
+    }
 
     /// The number of its queues.
     fn queues(&self) -> usize;
 
     /// Its configuration.
-    fn config(&self) -> [u8; CONFIG];
+    fn config(&self) -> [u8; CONFIG] {
+        [0; CONFIG]
+    }
 
     /// The driver writes one byte of its configuration.
     fn write_config(&mut self, offset: usize, value: u8) {
@@ -100,7 +104,9 @@ pub trait DeviceType: Send {
     }
 
     /// The driver has agreed to these features.
-    fn agree(&mut self, features: u64);
+    fn agree(&mut self, features: u64) {
+        let _ = features;
+    }
 
     /// Does what there is to be done in all queues, whichever was kicked: drivers may have been asked not to tell of others. Says when it is to be called again.
     ///

@@ -4,7 +4,7 @@
 //! entire buffer length"). A buffer for which the host has nothing waits, and is looked at again after `AGAIN`.
 
 use super::queue::{Chain, Fault, chain};
-use super::{CONFIG, DeviceType, Kind, Queues};
+use super::{DeviceType, Kind, Queues};
 use alloc::boxed::Box;
 use hv_core::backend::EntropyBackend;
 use hv_core::device::DevCx;
@@ -47,19 +47,9 @@ impl DeviceType for Rng {
         }
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queues(&self) -> usize {
         1
     }
-
-    fn config(&self) -> [u8; CONFIG] {
-        [0; CONFIG]
-    }
-
-    fn agree(&mut self, _features: u64) {}
 
     fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
         let Some(Some(queue)) = queues.first_mut() else {
