@@ -104,7 +104,7 @@ impl<B: VcpuBackend> Session<B> {
         let (hypervisor, halted) = (passed.percent(spent), between(|cpu| cpu.halted));
         say!(
             self,
-            "VM {} {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %   (any key ends this)",
+            "VM {} {}: {} exits/s; hypervisor {}.{} %, halted {}.{} %  (a key ends this)",
             vm.number,
             vm.state_name(),
             passed.rate(all),
@@ -160,7 +160,7 @@ impl<B: VcpuBackend> Session<B> {
         cpus.sort_unstable_by_key(|&(n, _)| n);
         say!(
             self,
-            "  CPU  state        used %  hyperv. %  halted %  waited %   waits/s    IPIs/s   exits/s"
+            "  CPU state       used % hyperv% halted % waited %  waits/s   IPIs/s  exits/s"
         );
         for (n, (old, new)) in cpus {
             let share = |of: fn(&CpuFacts) -> u64| {
@@ -170,7 +170,7 @@ impl<B: VcpuBackend> Session<B> {
             let rate = |of: fn(&CpuFacts) -> u64| passed.rate(of(new).saturating_sub(of(old)));
             say!(
                 self,
-                "  {n:3}  {:11} {:>7} {:>10} {:>9} {:>9} {:9} {:9} {:9}",
+                "  {n:3} {:11} {:>6} {:>7} {:>8} {:>8} {:8} {:8} {:8}",
                 new.state,
                 share(|cpu| cpu.used),
                 share(|cpu| cpu.hypervisor),
