@@ -72,5 +72,32 @@ pub fn new_log(name: &str) -> Result<PathBuf> {
             }
         })
         .collect();
-    Ok(directory.join(format!("{plain}-{}.log", std::process::id())))
+    Ok(unused(
+        &directory,
+        &format!("{plain}-{}", std::process::id()),
+    ))
+}
+
+/// A log of this name in `directory`, with a number behind it if there is one already: a test that runs once more keeps the first run's.
+fn unused(directory: &Path, name: &str) -> PathBuf {
+    let numbered = (2..).map(|n| directory.join(format!("{name}-{n}.log")));
+    let mut paths = std::iter::once(directory.join(format!("{name}.log"))).chain(numbered);
+    paths
+        .find(|path| !path.exists())
+        .expect("there is always a further number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_run_has_a_log_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["case-7.log", "case-7-2.log", "case-7-3.log"] {
+            let path = unused(directory.path(), "case-7");
+            assert_eq!(path, directory.path().join(name));
+            fs::write(path, "").unwrap();
+        }
+    }
 }
