@@ -257,6 +257,7 @@ mod tests {
     fn medium(kind: Kind, boots: Boots) -> Medium {
         Medium {
             path: "/m".into(),
+            readonly: false,
             kind,
             boots,
             length: 0,

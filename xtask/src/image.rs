@@ -310,6 +310,7 @@ mod tests {
     fn a_guest_that_boots_by_uefi_alone_brings_its_firmware() {
         let guest = |boots| Medium {
             path: PathBuf::from("/isos/a.iso"),
+            readonly: false,
             kind: Kind::Cdrom,
             boots,
             length: 0,
@@ -326,6 +327,7 @@ mod tests {
     fn the_last_entry_of_a_menu_has_all_guests() {
         let guest = |name: &str| Medium {
             path: PathBuf::from(format!("/isos/{name}.iso")),
+            readonly: false,
             kind: Kind::Cdrom,
             boots: Boots::Bios,
             length: 0,

@@ -21,7 +21,7 @@ use crate::cli::InstallArgs;
 use crate::deb;
 use crate::firmware::Firmware;
 use crate::guests::Guest;
-use crate::media::Boots;
+use crate::media::{Boots, DiskArg, Keep};
 use crate::outcome::refuse;
 use crate::progress::Step;
 use crate::rig::{parse_cpus, parse_memory};
@@ -62,7 +62,8 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         .transpose()?;
     let memory = parse_memory("--memory", &args.memory)?;
     let cpus = parse_cpus("--cpus", &args.cpus, MAX_CPUS)?;
-    if media::check_disk(&args.disk, size)? {
+    let disk = DiskArg::from(args.disk.as_path());
+    if disk.check(size, Keep::Written)? {
         refuse!(
             "{} exists already; an installation writes over a whole disk, so name a new file",
             args.disk.display()
@@ -84,7 +85,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
             memory,
             cpus,
             max_cpus: cpus,
-            disks: vec![media::make_disk(&args.disk, size)?],
+            disks: vec![disk.make(size, Keep::Written)?],
             firmware: firmware.clone(),
             ..Vm::of(&cd)?
         })

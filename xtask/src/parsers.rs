@@ -36,6 +36,7 @@ pub fn words(data: &[u8]) {
     deb::parse(&text);
     let _ = vm::parse(&text);
     let _ = media::parse_size(&text);
+    let _ = text.parse::<media::DiskArg>();
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 use crate::cli::{BootFrom, Switch, VmArgs};
 use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
-use crate::media::{self, Floppy, Kind, Medium};
+use crate::media::{self, Disk, DiskArg, Floppy, Keep, Kind, Medium};
 use crate::outcome::{Refused, refuse};
 use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_cpus, parse_memory};
 
@@ -41,7 +41,7 @@ pub struct Vm {
     /// What kind of PC it is.
     pub profile: Profile,
     /// Further hard disks.
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Disk>,
     /// Further media for the CD-ROM drive.
     pub cdroms: Vec<PathBuf>,
     /// Further media for the floppy drive.
@@ -88,12 +88,12 @@ pub fn parse(line: &str) -> Result<VmArgs> {
 }
 
 impl Vm {
-    /// Checks the options of the command line, for a machine of `rig`.
+    /// Checks the options of the command line, for a machine of `rig` whose disks keep what is written or not.
     ///
     /// # Errors
     ///
     /// A [`Refused`] that says what cannot be done.
-    pub fn check(args: &VmArgs, rig: &dyn Rig) -> Result<Vm> {
+    pub fn check(args: &VmArgs, rig: &dyn Rig, keep: Keep) -> Result<Vm> {
         if args.shadow.is_some() && args.paging == Paging::Nested {
             refuse!("--shadow goes with --paging shadow or alternate");
         }
@@ -108,14 +108,24 @@ impl Vm {
             }
             (None, None) => None,
         };
-        for path in &args.disk {
-            media::check_disk(path, disk_size(args)?)?;
+        for disk in &args.disk {
+            disk.check(disk_size(args)?, keep)?;
         }
         let floppies = args.floppy.iter().map(|path| media::open_floppy(path));
         let floppies = floppies.collect::<Result<Vec<_>>>()?;
         let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
         let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
         let guest = args.guest.as_deref().map(open_guest).transpose()?;
+        let itself = guest.as_ref().and_then(|guest| guest.disk());
+        let only_read = args.disk.iter().any(|disk| disk.readonly);
+        if (only_read || itself.as_ref().is_some_and(|disk| disk.readonly))
+            && let Some(reason) = rig.lacks(Part::WriteProtection)
+        {
+            refuse!(
+                "a disk with readonly cannot go with --rig {}: {reason}",
+                rig.name()
+            );
+        }
         match guest.as_ref().map(|guest| guest.kind) {
             Some(Kind::Kernel { init_size }) => {
                 // The kernel unpacks itself at 16 MiB and needs its RAM disk above that, until it has unpacked that too.
@@ -131,9 +141,10 @@ impl Vm {
             }
             kind => {
                 match (kind, &guest) {
-                    (Some(Kind::Disk), Some(medium)) => drop(media::open_disk(&medium.path)?),
                     (Some(Kind::Floppy), Some(medium)) => drop(media::open_floppy(&medium.path)?),
-                    _ => {}
+                    _ => {
+                        itself.map(|disk| disk.open(keep)).transpose()?;
+                    }
                 }
                 for (name, given) in [
                     ("--initrd", initrd.is_some()),
@@ -184,9 +195,9 @@ impl Vm {
     /// # Errors
     ///
     /// A disk cannot be made.
-    pub fn add_disk(&mut self, args: &VmArgs) -> Result<()> {
+    pub fn add_disk(&mut self, args: &VmArgs, keep: Keep) -> Result<()> {
         let size = disk_size(args)?;
-        let disks = args.disk.iter().map(|path| media::make_disk(path, size));
+        let disks = args.disk.iter().map(|disk| disk.make(size, keep));
         self.disks = disks.collect::<Result<_>>()?;
         Ok(())
     }
@@ -254,27 +265,28 @@ impl Vm {
             path: path.to_owned(),
         };
         // Umbra knows the media by these names: that of the first of a kind has no number.
-        let drive = |role: &str, number: usize, path: &Path, writable, bus| Drive {
+        let drive = |role: &str, number: usize, path: &Path, writable| Drive {
             serial: match number {
                 1 => format!("umbra-{prefix}{role}"),
                 _ => format!("umbra-{prefix}{role}{number}"),
             },
             path: path.to_owned(),
             writable,
-            bus,
+            // What cannot be written is a CD for the outer machine's IDE drives, and Umbra's driver of disks knows no write protection.
+            bus: match writable || role == "cdrom" {
+                true => bus,
+                false => Bus::Virtio,
+            },
         };
         match guest.kind {
-            Kind::Cdrom => parts
-                .drives
-                .push(drive("cdrom", 1, &guest.path, false, bus)),
-            Kind::Disk => parts.drives.push(drive("disk", 1, &guest.path, true, bus)),
+            Kind::Cdrom => parts.drives.push(drive("cdrom", 1, &guest.path, false)),
+            Kind::Disk => {
+                let writable = !guest.readonly;
+                parts.drives.push(drive("disk", 1, &guest.path, writable));
+            }
             Kind::Floppy => {
                 let writable = media::open_floppy(&guest.path)?.writable;
-                // A floppy is no CD for the outer machine's IDE drives, and Umbra's driver of disks knows no write protection.
-                let bus = if writable { bus } else { Bus::Virtio };
-                parts
-                    .drives
-                    .push(drive("floppy", 1, &guest.path, writable, bus));
+                parts.drives.push(drive("floppy", 1, &guest.path, writable));
             }
             Kind::Kernel { .. } => {
                 parts.module_bytes += guest.length;
@@ -290,12 +302,13 @@ impl Vm {
         }
         if !matches!(guest.kind, Kind::Kernel { .. }) {
             let mut firmware = self.firmware.modules(&prefix);
-            if let Some(path) = self.variables(guest)
+            if let Some((path, writable)) = self.variables(guest)
+                && (writable || path.exists())
                 && self.firmware.keep_variables(&path)?
             {
                 // In place of the empty ones.
                 firmware.truncate(1);
-                parts.drives.push(drive("vars", 1, &path, true, bus));
+                parts.drives.push(drive("vars", 1, &path, writable));
             }
             for module in &firmware {
                 parts.module_bytes += fs::metadata(&module.path)?.len();
@@ -307,23 +320,26 @@ impl Vm {
         let disks = (first(Kind::Disk)..).zip(&self.disks);
         parts
             .drives
-            .extend(disks.map(|(number, path)| drive("disk", number, path, true, bus)));
+            .extend(disks.map(|(number, disk)| drive("disk", number, &disk.path, disk.writable)));
         let cdroms = (first(Kind::Cdrom)..).zip(&self.cdroms);
         parts
             .drives
-            .extend(cdroms.map(|(number, path)| drive("cdrom", number, path, false, bus)));
+            .extend(cdroms.map(|(number, path)| drive("cdrom", number, path, false)));
         let floppies = (first(Kind::Floppy)..).zip(&self.floppies);
-        parts.drives.extend(floppies.map(|(number, floppy)| {
-            drive("floppy", number, &floppy.path, floppy.writable, Bus::Virtio)
-        }));
+        parts.drives.extend(
+            floppies.map(|(number, floppy)| drive("floppy", number, &floppy.path, floppy.writable)),
+        );
         Ok(parts)
     }
 
-    /// The file that keeps UEFI's variables, if there is a hard disk beside which it can be.
-    pub fn variables(&self, guest: &Medium) -> Option<PathBuf> {
-        let itself = (guest.kind == Kind::Disk).then_some(&guest.path);
-        let disk = itself.or(self.disks.first())?;
-        (self.firmware != Firmware::Bios).then(|| firmware::variables_beside(disk))
+    /// The file that keeps UEFI's variables, if there is a hard disk beside which it can be, and whether it is written: with a disk that is
+    /// only read it is as the disk.
+    fn variables(&self, guest: &Medium) -> Option<(PathBuf, bool)> {
+        let (disk, writable) = match guest.kind {
+            Kind::Disk => (&guest.path, !guest.readonly),
+            _ => self.disks.first().map(|disk| (&disk.path, disk.writable))?,
+        };
+        (self.firmware != Firmware::Bios).then(|| (firmware::variables_beside(disk), writable))
     }
 
     /// The guest, which is made if it is the default one.
@@ -438,10 +454,26 @@ fn disk_size(args: &VmArgs) -> Result<Option<u64>> {
 
 /// Opens a guest's file, or provides the test guest of that name where there is no such file.
 fn open_guest(path: &Path) -> Result<Medium> {
-    match named(path) {
-        Some(guest) => Medium::open(&guest.provide()?),
-        None => Ok(Medium::open(path)?.warned()),
+    if let Some(guest) = named(path) {
+        return Medium::open(&guest.provide()?);
     }
+    // A disk may have the words of --disk behind it.
+    let disk = path.to_str().and_then(|text| text.parse::<DiskArg>().ok());
+    let Some(disk) = disk.filter(|disk| disk.path != path) else {
+        return Ok(Medium::open(path)?.warned());
+    };
+    let guest = Medium::open(&disk.path)?.warned();
+    if guest.kind != Kind::Disk {
+        refuse!(
+            "{}: only hard disks have options behind their name, and {} is none",
+            path.display(),
+            disk.path.display()
+        );
+    }
+    Ok(Medium {
+        readonly: disk.readonly,
+        ..guest
+    })
 }
 
 /// The test guest that `path` names, if it names no file.
@@ -479,6 +511,7 @@ mod tests {
     fn the_second_machines_parts_have_its_number() {
         let guest = |kind| Medium {
             path: "/g".into(),
+            readonly: false,
             kind,
             boots: Boots::Bios,
             length: 100,
@@ -495,7 +528,12 @@ mod tests {
             paging: Paging::Nested,
             profile: Profile::default(),
             shadow: None,
-            disks: vec!["/d".into(), "/d2".into()],
+            disks: ["/d", "/d2"]
+                .map(|path| Disk {
+                    path: path.into(),
+                    writable: path == "/d",
+                })
+                .into(),
             cdroms: vec!["/c".into(), "/e".into()],
             floppies: vec![Floppy {
                 path: "/f".into(),
@@ -509,7 +547,7 @@ mod tests {
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {
-            vm.equip(number, &guest(kind), Bus::Virtio, scratch.path())
+            vm.equip(number, &guest(kind), Bus::Ide, scratch.path())
                 .unwrap()
         };
         let serials = |parts: &Parts| -> Vec<String> {
@@ -527,6 +565,10 @@ mod tests {
                 "umbra-floppy"
             ]
         );
+        let buses: Vec<_> = first.drives.iter().map(|d| (d.writable, d.bus)).collect();
+        let (cd, disk) = ((false, Bus::Ide), (true, Bus::Ide));
+        let protected = (false, Bus::Virtio);
+        assert_eq!(buses, [cd, disk, protected, cd, cd, protected]);
         let second = parts(2, Kind::Kernel { init_size: 0 });
         assert_eq!(
             serials(&second),

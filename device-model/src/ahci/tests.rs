@@ -482,6 +482,42 @@ fn failures_are_task_file_errors_and_the_command_stays_until_the_port_is_stopped
 }
 
 #[test]
+fn write_protected_disk_refuses_writes_and_is_read() {
+    let (mut rig, disk) = disk(300);
+    disk.set_read_only();
+    let before = disk.bytes(0, 1);
+    let regions = [(DATA, 512, false)];
+    let ask = Ask {
+        count: 1,
+        regions: &regions,
+        ..PLAIN
+    };
+    // WRITE DMA EXT, WRITE SECTOR(S) EXT.
+    for command in [0x35, 0x34] {
+        rig.issue(Ask { command, ..ask });
+        assert_eq!(rig.port(0, TFD), 0x4441, "{command:#x}");
+        rig.restart(0);
+    }
+    rig.queue(3, true, 0, 1, DATA);
+    assert_eq!(rig.port(0, TFD), 0x4441, "WRITE FPDMA QUEUED");
+    assert_eq!(rig.port(0, SACT), 8);
+    rig.restart(0);
+    rig.issue(Ask {
+        command: 0x2f,
+        lba: 0x10,
+        ..ask
+    });
+    rig.restart(0);
+    rig.issue(Ask {
+        command: 0x25,
+        ..ask
+    });
+    assert_eq!(rig.port(0, TFD), 0x50, "READ DMA EXT");
+    assert_eq!(rig.bytes(DATA, 512), before);
+    assert_eq!(disk.bytes(0, 1), before);
+}
+
+#[test]
 fn less_memory_than_data_is_an_overflow_and_none_at_all_is_fatal() {
     let (mut rig, _) = disk(300);
     rig.issue(Ask {

@@ -166,7 +166,7 @@ fn ahci(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let disk = scratch.join("ahci.img");
     fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
     let cd = Vm {
-        disks: vec![media::make_disk(&scratch.join("empty.img"), Some(DISK))?],
+        disks: vec![media::make_disk(&scratch.join("empty.img"), DISK)?],
         ..Vm::of(&Guest::GrubRescue.provide()?)?
     };
     for (vm, text) in [(Vm::of(&disk)?, "GUEST-GRUB"), (cd, "GNU GRUB")] {
@@ -191,7 +191,7 @@ fn ahci(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 /// With a CD in the drive: an empty disk is passed over, one that boots is booted.
 fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let cd = Vm::of(&Guest::GrubRescue.provide()?)?;
-    let empty = media::make_disk(&scratch.join("empty.img"), Some(DISK))?;
+    let empty = media::make_disk(&scratch.join("empty.img"), DISK)?;
     let bootable = scratch.join("bootable.img");
     fs::copy(Guest::LinuxDisk.provide()?, &bootable).context("cannot copy the disk")?;
     for (disk, text) in [

@@ -105,7 +105,7 @@ fn used() -> Vec<Step> {
 fn with_devices(bios: bool, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let mut options = tablet::doing(include_str!("../suspend.sh"), scratch)?;
     options.network.net = Net::User;
-    options.vm.disks = vec![media::make_disk(&scratch.join("disk.img"), Some(DISK))?];
+    options.vm.disks = vec![media::make_disk(&scratch.join("disk.img"), DISK)?];
     options.vm.cmdline.push_str(" clocksource=hpet");
     if bios && let Some((initrd, _)) = options.vm.initrd.take() {
         let path = scratch.join("suspend.iso");
@@ -153,7 +153,7 @@ fn by(firmware: Firmware, case: &Case, umbra: &Path, scratch: &Path) -> Result<(
     };
     let (kernel, initrd) = (Guest::CloudKernel.provide()?, Guest::CloudInitrd.provide()?);
     cdrom::make_with(&path, "SUSPEND", &kernel, &initrd, &[entry], boots, &[])?;
-    let disk = media::make_disk(&scratch.join("disk.img"), Some(DISK))?;
+    let disk = media::make_disk(&scratch.join("disk.img"), DISK)?;
     let options = Options {
         script: script(),
         ..Options::headless(Vm {

@@ -92,7 +92,7 @@ fn shell(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 /// A variable is written and the emulator killed; then another is written again and again, and the emulator killed in the middle of it. The first is there,
 /// and of the other one of its values.
 fn variables(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-    let disk = media::make_disk(&scratch.join("disk.img"), Some(DISK))?;
+    let disk = media::make_disk(&scratch.join("disk.img"), DISK)?;
     let vm = Vm {
         disks: vec![disk.clone()],
         memory: case.memory,
@@ -111,7 +111,7 @@ fn variables(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     };
     case.run_once(&options(&vm, script), umbra, scratch)
         .context("the first run")?;
-    let file = variables_beside(&disk);
+    let file = variables_beside(&disk.path);
     let before = fs::read(&file)?;
     let mut script = to_the_shell().to_vec();
     for value in ["bbbb", "aaaa", "bbbb", "aaaa", "bbbb", "aaaa"] {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Result;
 
@@ -30,82 +31,184 @@ pub fn parse_size(text: &str) -> Result<u64> {
     }
 }
 
-/// Whether there is a disk image in `path`. One that is there must be of `size`, if a size is said; one that is not must have a
-/// directory to be made in.
-///
-/// # Errors
-///
-/// A [`Refused`](crate::outcome::Refused) that says what is wrong.
-pub fn check_disk(path: &Path, size: Option<u64>) -> Result<bool> {
-    let name = path.display();
-    if !path.exists() {
-        let directory = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
-        if !directory.is_dir() {
-            refuse!(
-                "the disk image {name} cannot be made: there is no directory {}",
-                directory.display()
-            );
-        }
-        return Ok(false);
-    }
-    let path = open_disk(path)?;
-    let (_, length) = open(&path, "disk image")?;
-    if let Some(size) = size.filter(|&size| size != length) {
-        refuse!(
-            "the disk image {name} exists and has {length} bytes, and not {size} as --disk-size says"
-        );
-    }
-    Ok(true)
+/// What the command line says of a hard disk: a file, with words behind commas. A text that is a file's name as it stands is that file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskArg {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the guest cannot write it: `readonly`.
+    pub readonly: bool,
 }
 
-/// The absolute path of the disk image in `path`, which is made with this size if there is none.
+impl FromStr for DiskArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskArg, String> {
+        let mut disk = DiskArg::from(Path::new(text));
+        if disk.path.exists() {
+            return Ok(disk);
+        }
+        let mut words = text.split(',');
+        // What begins with a comma is no name, but the words of none.
+        disk.path = words.next().unwrap_or_default().into();
+        for word in words {
+            match word {
+                "readonly" => disk.readonly = true,
+                _ => {
+                    return Err(format!(
+                        "there is no such file, and {word:?} is no option of a disk: use FILE,readonly"
+                    ));
+                }
+            }
+        }
+        if disk.path.as_os_str().is_empty() {
+            return Err("a file's name is missing".to_owned());
+        }
+        Ok(disk)
+    }
+}
+
+impl From<&Path> for DiskArg {
+    fn from(path: &Path) -> DiskArg {
+        DiskArg {
+            path: path.to_owned(),
+            readonly: false,
+        }
+    }
+}
+
+/// A hard disk that passed its checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// Whether the guest may write it.
+    pub writable: bool,
+}
+
+/// Whether what the guest writes to its disks is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It goes into the files.
+    Written,
+    /// It is forgotten at the end (`--snapshot`): the files are only read.
+    Nothing,
+}
+
+impl DiskArg {
+    /// Whether the disk image is there. One that is there must be of `size`, if a size is said; one that is not must have a
+    /// directory to be made in.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`](crate::outcome::Refused) that says what is wrong.
+    pub fn check(&self, size: Option<u64>, keep: Keep) -> Result<bool> {
+        let path = &self.path;
+        let name = path.display();
+        if !path.exists() {
+            if self.readonly {
+                refuse!(
+                    "there is no disk image {name}, and one that cannot be written is not made"
+                );
+            }
+            let directory = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or(Path::new("."));
+            if !directory.is_dir() {
+                refuse!(
+                    "the disk image {name} cannot be made: there is no directory {}",
+                    directory.display()
+                );
+            }
+            return Ok(false);
+        }
+        let there = self.open(keep)?;
+        let (_, length) = open(&there.path, "disk image")?;
+        if let Some(size) = size.filter(|&size| size != length) {
+            refuse!(
+                "the disk image {name} exists and has {length} bytes, and not {size} as --disk-size says"
+            );
+        }
+        Ok(true)
+    }
+
+    /// The disk, whose image is made with this size if there is none.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`](crate::outcome::Refused) that says why it cannot be.
+    pub fn make(&self, size: Option<u64>, keep: Keep) -> Result<Disk> {
+        if !self.check(size, keep)? {
+            let path = &self.path;
+            let made =
+                File::create_new(path).and_then(|file| file.set_len(size.unwrap_or(DISK_SIZE)));
+            if let Err(error) = made {
+                refuse!(
+                    "the disk image {} cannot be made: {}",
+                    path.display(),
+                    plain(&error)
+                );
+            }
+        }
+        self.open(keep)
+    }
+
+    /// Checks that the file can serve as a hard disk.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`](crate::outcome::Refused) that says what is wrong with it.
+    pub fn open(&self, keep: Keep) -> Result<Disk> {
+        let path = &self.path;
+        let (mut file, length) = open(path, "disk image")?;
+        let name = path.display();
+        refuse_foreign(&mut file, path, "disk image")?;
+        if iso::is_iso(&mut file) {
+            refuse!(
+                "the disk image {name} is an ISO 9660 image, which the guest would overwrite: give it as the guest or with --cdrom"
+            );
+        }
+        if kernel_magic(&mut file) {
+            refuse!("the disk image {name} is a Linux kernel: give it as the guest");
+        }
+        if length == 0 || !length.is_multiple_of(DISK_SECTOR) {
+            refuse!(
+                "the disk image {name} has {length} bytes, which is no whole number of 512-byte sectors"
+            );
+        }
+        if !self.readonly
+            && keep == Keep::Written
+            && let Err(error) = File::options().write(true).open(path)
+        {
+            refuse!(
+                "the disk image {name} cannot be written: {}; {name},readonly is a disk that the guest only reads",
+                plain(&error)
+            );
+        }
+        Ok(Disk {
+            path: absolute(path)?,
+            writable: !self.readonly,
+        })
+    }
+}
+
+/// The disk in `path`, made with this size if there is none, which the guest writes.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) that says why it cannot be.
-pub fn make_disk(path: &Path, size: Option<u64>) -> Result<PathBuf> {
-    if !check_disk(path, size)? {
-        let made = File::create_new(path).and_then(|file| file.set_len(size.unwrap_or(DISK_SIZE)));
-        if let Err(error) = made {
-            refuse!(
-                "the disk image {} cannot be made: {}",
-                path.display(),
-                plain(&error)
-            );
-        }
-    }
-    open_disk(path)
+pub fn make_disk(path: &Path, size: u64) -> Result<Disk> {
+    DiskArg::from(path).make(Some(size), Keep::Written)
 }
 
-/// Checks that `path` can serve as a hard disk which the guest writes, and gives its absolute path.
+/// The disk in `path`, which the guest writes.
 ///
 /// # Errors
 ///
 /// A [`Refused`](crate::outcome::Refused) that says what is wrong with it.
-pub fn open_disk(path: &Path) -> Result<PathBuf> {
-    let (mut file, length) = open(path, "disk image")?;
-    let name = path.display();
-    refuse_foreign(&mut file, path, "disk image")?;
-    if iso::is_iso(&mut file) {
-        refuse!(
-            "the disk image {name} is an ISO 9660 image, which the guest would overwrite: give it as the guest or with --cdrom"
-        );
-    }
-    if kernel_magic(&mut file) {
-        refuse!("the disk image {name} is a Linux kernel: give it as the guest");
-    }
-    if length == 0 || !length.is_multiple_of(DISK_SECTOR) {
-        refuse!(
-            "the disk image {name} has {length} bytes, which is no whole number of 512-byte sectors"
-        );
-    }
-    if let Err(error) = File::options().write(true).open(path) {
-        refuse!("the disk image {name} cannot be written: {}", plain(&error));
-    }
-    absolute(path)
+pub fn open_disk(path: &Path) -> Result<Disk> {
+    DiskArg::from(path).open(Keep::Written)
 }
 
 /// By which firmware a disk with a boot signature boots, from its partition table: UEFI Specification 5.2.3, "Protective MBR", and 5.3, "GUID
@@ -156,6 +259,61 @@ fn has_system_partition(file: &mut File) -> bool {
 mod tests {
     use super::*;
     use crate::outcome::Refused;
+
+    fn check_disk(path: &Path, size: Option<u64>) -> Result<bool> {
+        DiskArg::from(path).check(size, Keep::Written)
+    }
+
+    fn make_disk(path: &Path, size: Option<u64>) -> Result<Disk> {
+        DiskArg::from(path).make(size, Keep::Written)
+    }
+
+    #[test]
+    fn words_behind_a_disks_name_are_its_options() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let read = |name: &str| path(name).to_str().unwrap().parse::<DiskArg>();
+        assert_eq!(read("d.img"), Ok(path("d.img").as_path().into()));
+        let readonly = DiskArg {
+            path: path("d.img"),
+            readonly: true,
+        };
+        assert_eq!(read("d.img,readonly"), Ok(readonly.clone()));
+        // What is not understood makes no disk of that name.
+        let error = read("d.img,readonyl").unwrap_err();
+        assert!(error.contains("\"readonyl\""), "{error}");
+        assert!(",readonly".parse::<DiskArg>().is_err());
+        assert!("".parse::<DiskArg>().is_err());
+        // A file with a comma is a file.
+        std::fs::write(path("a,b.img"), [0; 512]).unwrap();
+        assert_eq!(read("a,b.img"), Ok(path("a,b.img").as_path().into()));
+    }
+
+    #[test]
+    fn a_disk_that_is_only_read_needs_no_permission_and_is_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.img");
+        let readonly = DiskArg {
+            path: path.clone(),
+            readonly: true,
+        };
+        let error = readonly.make(None, Keep::Written).unwrap_err();
+        assert!(error.to_string().contains("is not made"), "{error}");
+        assert!(!path.exists());
+        std::fs::write(&path, [0; 1024]).unwrap();
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        let disk = readonly.make(Some(1024), Keep::Written).unwrap();
+        assert!(!disk.writable);
+        let forgotten = DiskArg::from(path.as_path()).open(Keep::Nothing).unwrap();
+        assert!(forgotten.writable, "the guest writes, and nothing is kept");
+        // Root may write everything.
+        if File::options().write(true).open(&path).is_err() {
+            let error = open_disk(&path).unwrap_err().to_string();
+            assert!(error.contains(",readonly"), "{error}");
+        }
+    }
 
     #[test]
     fn a_disk_must_be_whole_sectors_and_writable() {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-pub use self::disk::{check_disk, make_disk, open_disk, parse_size};
+pub use self::disk::{Disk, DiskArg, Keep, make_disk, open_disk, parse_size};
 pub use self::floppy::{Floppy, open_floppy};
 use self::foreign::refuse_foreign;
 use self::iso::CD_SECTOR;
@@ -73,6 +73,8 @@ impl Boots {
 pub struct Medium {
     /// The absolute path.
     pub path: PathBuf,
+    /// Whether it is a hard disk that the guest cannot write.
+    pub readonly: bool,
     /// What the file is.
     pub kind: Kind,
     /// By which firmware it boots.
@@ -143,10 +145,19 @@ impl Medium {
         };
         Ok(Medium {
             path: absolute(path)?,
+            readonly: false,
             kind,
             boots,
             length,
             warnings,
+        })
+    }
+
+    /// The hard disk that it is, if it is one.
+    pub fn disk(&self) -> Option<DiskArg> {
+        (self.kind == Kind::Disk).then(|| DiskArg {
+            path: self.path.clone(),
+            readonly: self.readonly,
         })
     }
 

@@ -222,6 +222,7 @@ pub fn lacks(part: Part) -> &'static str {
     match part {
         Part::Network => "Umbra has no driver for a network card of Bochs",
         Part::Snapshot => "its disks are written where they are",
+        Part::WriteProtection => "it opens every disk to write it",
         Part::Vnc => "the VNC server of Bochs lets the whole network in",
     }
 }

@@ -18,6 +18,7 @@ static RIG: WithinRig = WithinRig {
     name: "kvm-in-bochs",
     about: "QEMU with Linux KVM, all in Bochs with Intel VT-x: takes minutes",
     packages: || bochs::packages(false),
+    outer_lacks: Some(bochs::lacks),
     most_memory: Some(bochs::MOST_MEMORY - within::OWN_MEMORY),
     slowness: 20,
     start,

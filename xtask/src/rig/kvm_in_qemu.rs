@@ -18,6 +18,7 @@ static RIG: WithinRig = WithinRig {
     name: "kvm-in-qemu",
     about: "QEMU with Linux KVM, all in QEMU's own emulation of AMD-V: what kvm does, without the hardware",
     packages: || qemu::packages(false),
+    outer_lacks: None,
     most_memory: None,
     slowness: 4,
     start,

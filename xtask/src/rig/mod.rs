@@ -155,6 +155,8 @@ pub enum Part {
     Vnc,
     /// Disks that forget what is written.
     Snapshot,
+    /// Hard disks that cannot be written.
+    WriteProtection,
 }
 
 /// Whether an outer machine's clock counts instructions.

@@ -17,6 +17,8 @@ pub(super) struct WithinRig {
     pub about: &'static str,
     /// The emulator's packages.
     pub packages: fn() -> Vec<&'static [Package]>,
+    /// Why the emulator's disks lack something, if they do.
+    pub outer_lacks: Option<fn(Part) -> &'static str>,
     pub most_memory: Option<u64>,
     pub slowness: u32,
     /// Starts the emulated machine with this one within it, and its log in this file.
@@ -66,6 +68,7 @@ impl Rig for WithinRig {
             Part::Network => "the Linux between has none",
             Part::Snapshot => "its disks are files of the Linux between",
             Part::Vnc => "it has no screen",
+            Part::WriteProtection => return self.outer_lacks.map(|lacks| lacks(part)),
         })
     }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cli::{RunArgs, VmArgs};
 use crate::firmware::{self, Firmware};
-use crate::media::Kind;
+use crate::media::{Kind, Medium};
 use crate::outcome::refuse;
 use crate::vm::Vm;
 
@@ -61,7 +61,8 @@ pub fn check(args: &RunArgs, vms: &[(&VmArgs, &Vm)]) -> Result<()> {
     };
     for (args, vm) in vms {
         if let Some(guest) = &vm.guest {
-            add(&guest.path, matches!(guest.kind, Kind::Disk | Kind::Floppy))?;
+            let written = matches!(guest.kind, Kind::Disk | Kind::Floppy);
+            add(&guest.path, written && !guest.readonly)?;
         }
         if let Some((path, _)) = &vm.initrd {
             add(path, false)?;
@@ -69,13 +70,13 @@ pub fn check(args: &RunArgs, vms: &[(&VmArgs, &Vm)]) -> Result<()> {
         for path in &args.cdrom {
             add(path, false)?;
         }
-        for path in &args.disk {
-            add(path, true)?;
+        for disk in &args.disk {
+            add(&disk.path, !disk.readonly)?;
         }
-        let itself = vm.guest.as_ref().filter(|guest| guest.kind == Kind::Disk);
-        let disk = itself.map(|guest| &guest.path).or(args.disk.first());
+        let itself = vm.guest.as_ref().and_then(Medium::disk);
+        let disk = itself.as_ref().or(args.disk.first());
         if let Some(disk) = disk.filter(|_| vm.firmware != Firmware::Bios) {
-            add(&firmware::variables_beside(disk), true)?;
+            add(&firmware::variables_beside(&disk.path), !disk.readonly)?;
         }
         for floppy in &vm.floppies {
             add(&floppy.path, floppy.writable)?;

@@ -11,6 +11,7 @@ use super::images;
 use crate::cli::{OnPanic, RunArgs, VmArgs};
 use crate::debugger;
 use crate::keys;
+use crate::media::Keep;
 use crate::mouse::{self, Hand};
 use crate::outcome::refuse;
 use crate::rig::{
@@ -127,8 +128,12 @@ impl Options {
                 );
             }
         }
-        let mut vm = Vm::check(&args.vm, rig)?;
-        let others = further.iter().map(|args| Vm::check(args, rig));
+        let keep = match args.snapshot {
+            true => Keep::Nothing,
+            false => Keep::Written,
+        };
+        let mut vm = Vm::check(&args.vm, rig, keep)?;
+        let others = further.iter().map(|args| Vm::check(args, rig, keep));
         let mut others = others.collect::<Result<Vec<_>>>()?;
         let headless = args.headless;
         // A window's pointer is where the hand is.
@@ -153,9 +158,9 @@ impl Options {
         let all = [(&args.vm, &vm)].into_iter();
         let all: Vec<_> = all.chain(further.iter().zip(&others)).collect();
         images::check(args, &all)?;
-        vm.add_disk(&args.vm)?;
+        vm.add_disk(&args.vm, keep)?;
         for (vm, args) in others.iter_mut().zip(&further) {
-            vm.add_disk(args)?;
+            vm.add_disk(args, keep)?;
         }
         Ok(Options {
             rig,

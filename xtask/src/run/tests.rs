@@ -128,6 +128,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
     let vm = |vm: &Vm| Vm {
         guest: Some(Medium {
             path: disk.clone(),
+            readonly: false,
             kind: Kind::Disk,
             boots: Boots::Bios,
             length: 512,
@@ -156,6 +157,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
 fn a_guest_that_is_too_large_for_bochs_is_refused() {
     let guest = Medium {
         path: "/g.iso".into(),
+        readonly: false,
         kind: Kind::Cdrom,
         boots: Boots::Bios,
         length: 100 * MIB,
@@ -225,6 +227,42 @@ fn a_screenshot_needs_a_file_and_what_is_written_is_used_once() {
         assert!(!directory.path().join("a.img").exists(), "nothing is made");
     }
     check(&format!("--disk {path}/a.img --vm=--disk={path}/b.img")).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_only_read_is_one_for_umbra_too_and_may_be_anothers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    let image = directory.path().join("a.img");
+    assert!(refusal(&format!("--disk {path}/a.img,readonly")).contains("is not made"));
+    let mut sector = [0; 512];
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&image, sector).unwrap();
+    let drives = |line: &str| {
+        let options = check(line).unwrap();
+        let machine = machine(&options, Path::new("/u"), None, directory.path()).unwrap();
+        let disks = machine.drives.into_iter();
+        let disks = disks.filter(|drive| drive.serial.contains("disk"));
+        disks
+            .map(|disk| (disk.serial, disk.writable))
+            .collect::<Vec<_>>()
+    };
+    let two = format!("{path}/a.img,readonly --vm={path}/a.img,readonly");
+    let (first, second) = ("umbra-disk".to_owned(), "umbra-vm2-disk".to_owned());
+    assert_eq!(drives(&two), [(first.clone(), false), (second, false)]);
+    let further = format!("{path}/a.img --disk {path}/b.img");
+    let disk2 = "umbra-disk2".to_owned();
+    assert_eq!(drives(&further), [(first.clone(), true), (disk2, true)]);
+    let snapshot = format!("--snapshot {path}/a.img,readonly");
+    assert_eq!(drives(&snapshot), [(first, false)]);
+    let mixed = format!("{path}/a.img --vm={path}/a.img,readonly");
+    assert!(refusal(&mixed).contains("used twice"));
+    let bochs = format!("--rig bochs-vmx {path}/a.img,readonly");
+    assert!(refusal(&bochs).contains("opens every disk to write it"));
+    // A variable store that is not there is not made for such a disk.
+    let uefi = format!("--firmware uefi {path}/a.img,readonly");
+    assert_eq!(drives(&uefi).len(), 1);
+    assert!(!directory.path().join("a.img.vars").exists());
 }
 
 #[test]

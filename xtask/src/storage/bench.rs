@@ -169,7 +169,7 @@ impl Bench {
             umbra,
             scratch,
             initrd,
-            disk: media::open_disk(&disk)?,
+            disk: media::open_disk(&disk)?.path,
             bus,
         })
     }

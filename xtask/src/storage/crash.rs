@@ -99,7 +99,7 @@ impl Crash<'_> {
         bus: DiskBus,
         seed: u64,
     ) -> Result<Crash<'a>> {
-        let disk = media::make_disk(&scratch.join("disk.img"), Some(DISK))?;
+        let disk = media::make_disk(&scratch.join("disk.img"), DISK)?.path;
         let initrd = file_system_ram_disk(scratch, bus)?;
         let test = Crash {
             umbra,
