@@ -114,7 +114,7 @@ static OPEN: AtomicBool = AtomicBool::new(false);
 static FOREIGN: AtomicBool = AtomicBool::new(false);
 /// Whether the tool has greeted, or it was said that it does not.
 static GREETED: AtomicBool = AtomicBool::new(false);
-/// Whether the open channel's frames go to port E9h: for [`emergency`], which may not take the lock.
+/// Whether the open channel's frames go to port E9h: for [`failed`], which takes no lock.
 static ON_E9: AtomicBool = AtomicBool::new(false);
 
 /// Opens the channel and says hello. False: this machine lacks COM2, or the port that `transport` needs.
@@ -163,8 +163,21 @@ pub fn event(vm: u8, event: Event<&str>) {
     send(vm, &Message::Event(event));
 }
 
-/// Tells the tool that Umbra itself has failed, even if the panicking code holds the channel's lock and has sent half a frame.
-pub fn emergency() {
+/// Holds the channel for good in the middle of a frame: a test of Umbra itself.
+pub fn hold() {
+    let mut channel = CHANNEL.lock();
+    let bytes = [0; CONSOLE_CHUNK];
+    let mut room = CONSOLE_CHUNK / 2;
+    Message::Console(&bytes).encode(1, &mut |part| {
+        let sent = &part[..part.len().min(room)];
+        room -= sent.len();
+        sent.iter().for_each(|&byte| channel.sender.write(byte));
+    });
+    core::mem::forget(channel);
+}
+
+/// Tells the tool what of Umbra itself has failed, even if the channel's lock is held and half a frame has been sent. All other CPUs have stopped.
+pub fn failed(what: &str) {
     if is_open() {
         let mut sender = Sender::new(if ON_E9.load(Ordering::Relaxed) {
             Transport::E9
@@ -173,8 +186,7 @@ pub fn emergency() {
         });
         // That frame takes these for its payload, and none of the next frame.
         (0..MAX_PAYLOAD).for_each(|_| sender.write(0));
-        let why = "Umbra itself has failed; its log says where";
-        sender.send(1, &Message::Event(Event::Fatal(why)));
+        sender.send(1, &Message::Event(Event::Failed(what)));
     }
 }
 

@@ -4,9 +4,9 @@
 //! So handlers may take locks freely. Those of devices run on the first CPU only. Exceptions are our bugs and end in the panic screen; NMIs are only counted.
 
 use crate::stacks::{DOUBLE_FAULT, GUARD, IST, PAGE_FAULT, Stacks};
-use crate::{lapic, smp};
+use crate::{lapic, selftest, smp};
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
@@ -52,7 +52,7 @@ struct Frame {
 }
 
 // 256 stubs of 16 bytes: push an error code where the CPU does not, push the vector, and go to the common part. Vector 2 (NMI)
-// must not touch anything of the interrupted code's, the SSE registers included: it only counts, or stops the CPU.
+// must not touch anything of the interrupted code's, the SSE registers included: it only counts, or stops the CPU and says so.
 global_asm!(
     r#"
     .align 16
@@ -80,8 +80,9 @@ umbra_nmi:
     jne 2f
     add rsp, 16
     iretq
-2:  hlt
-    jmp 2b
+2:  mov byte ptr gs:[{stopped}], 1
+3:  hlt
+    jmp 3b
 
 umbra_trap_entry:
     push rax
@@ -126,6 +127,7 @@ umbra_trap_entry:
     trap = sym trap,
     nmis = sym NMIS,
     stopping = sym STOPPING,
+    stopped = const smp::STOPPED,
 );
 
 static NMIS: AtomicU64 = AtomicU64::new(0);
@@ -341,11 +343,7 @@ fn end_of_interrupt(line: u8) {
 }
 
 fn exception(f: &Frame) {
-    let once =
-        OVERFLOWING.compare_exchange(f.vector as u8, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
-    if once.is_ok() {
-        exhaust();
-    }
+    selftest::excepted(f.vector as u8);
     // A guest that sets breakpoints on our addresses gets nothing for it.
     if f.vector == 1 {
         return;
@@ -365,45 +363,6 @@ fn exception(f: &Frame) {
         "exception {} in Umbra itself: error {:#x}, rip {:#x}, rsp {:#x}, rflags {:#x}, cr2 {cr2:#x}, ss:{:x} cs:{:x}, registers {:x?}",
         f.vector, f.error, f.rip, f.rsp, f.rflags, f.ss, f.cs, f.gprs
     );
-}
-
-/// The vector whose handler is to exhaust its stack, once: a test of Umbra itself.
-static OVERFLOWING: AtomicU8 = AtomicU8::new(NOBODY);
-/// No exception.
-const NOBODY: u8 = 0xff;
-
-/// Uses up the stack.
-fn exhaust() -> u64 {
-    #[inline(never)]
-    fn deeper(n: u64) -> u64 {
-        if n == u64::MAX {
-            return n;
-        }
-        let room = core::hint::black_box([n; 32]);
-        deeper(n + 1) + room[n as usize % room.len()]
-    }
-    core::hint::black_box(deeper(0))
-}
-
-/// Lets the stack of this name overflow, so that a test sees how that is told. A name that is none does nothing.
-pub fn overflow(name: &str) {
-    log::info!("the {name} stack is to overflow");
-    if name == "main" {
-        exhaust();
-    }
-    if let Some(&(vector, _)) = IST.iter().find(|(_, of)| *of == name) {
-        OVERFLOWING.store(vector, Ordering::Relaxed);
-        // SAFETY: exceptions are what is asked for. Those with an error code get none, and do not return.
-        unsafe {
-            match vector {
-                DOUBLE_FAULT => asm!("int 8"),
-                PAGE_FAULT => asm!("int 14"),
-                18 => asm!("int 18"),
-                // An NMI is counted, on a stack that nothing else uses.
-                _ => {}
-            }
-        }
-    }
 }
 
 /// Lets pending interrupts in.

@@ -2,8 +2,8 @@
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
 //! (entry and memory functions), [`smp`] and [`stacks`] (the host's CPUs), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
-//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`tablet`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`] and [`screen`]
-//! (frame buffer). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
+//! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`tablet`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`], [`screen`]
+//! (frame buffer) and [`selftest`] (exceptions that are asked for). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
 #![no_std]
 #![no_main]
 
@@ -15,6 +15,7 @@ mod clock;
 mod control;
 mod disk;
 mod entropy;
+mod failure;
 mod guest;
 mod host;
 mod i8042;
@@ -34,6 +35,7 @@ mod paging;
 mod pci;
 mod runtime;
 mod screen;
+mod selftest;
 mod serial;
 mod session;
 mod setup;
@@ -44,7 +46,6 @@ mod tablet;
 mod virtio;
 
 use alloc::string::{String, ToString};
-use core::panic::PanicInfo;
 use host::{Vendor, Virtualization};
 use host_cpus::Local;
 use loader::BootInfo;
@@ -81,9 +82,6 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
         }
         None => logger::listen(),
     }
-    if let Some(stack) = options.overflow {
-        interrupts::overflow(stack);
-    }
     lapic::init();
     clock::init();
     if options.window {
@@ -119,6 +117,9 @@ fn run_on(
     options: &Options<'static>,
     virtualization: impl Virtualization,
 ) -> Result<(), String> {
+    if let Some(test) = options.selftest {
+        selftest::begin(test)?;
+    }
     hv_core::emulate::warm_up();
     let mut session = session::Session::new(boot, options, virtualization)?;
     control::event(1, Event::Ready);
@@ -132,19 +133,4 @@ fn refuse(why: &str) -> ! {
     screen::message(&alloc::format!("Umbra cannot run: {why}."));
     control::event(1, Event::Refused(why));
     session::halt()
-}
-
-// When the whole workspace is documented, some host tool's features bring `std` and its handler in.
-#[cfg_attr(not(doc), panic_handler)]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    // Another CPU may have failed first, and tells; or this one has, while it told.
-    if smp::fail() {
-        logger::emergency(format_args!("\n*** Umbra has failed: {info}\n"));
-        screen::panic(info);
-        control::emergency();
-        logger::emergency(format_args!("Umbra has stopped\n"));
-    }
-    loop {
-        x86_64::instructions::hlt();
-    }
 }

@@ -8,7 +8,6 @@ use crate::loader::{BootInfo, Framebuffer};
 use crate::pci::Ports;
 use crate::tablet::Part;
 use core::fmt::{self, Write};
-use core::panic::PanicInfo;
 use hvmloader_fw::vga_text::{self, FONT_HEIGHT};
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
@@ -262,9 +261,9 @@ fn say(args: fmt::Arguments<'_>) {
     }
 }
 
-/// The panic screen.
-pub fn panic(info: &PanicInfo<'_>) {
+/// Shows what of Umbra has failed.
+pub fn failure(what: &dyn fmt::Display) {
     say(format_args!(
-        "Umbra has failed. This is a defect of Umbra, not of the guest:\n{info}\n"
+        "Umbra has failed. This is a defect of Umbra, not of the guest:\n{what}\n"
     ));
 }

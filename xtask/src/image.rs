@@ -64,7 +64,7 @@ impl Entry {
             window: true,
             check: false,
             host_cpus: None,
-            overflow: None,
+            selftest: None,
             vms: vec![vm; guests.len()],
         };
         let title = |guest: &Medium| {

@@ -360,6 +360,9 @@ impl Session {
                         self.which(plan)
                     ));
                 }
+                Some(Event::Failed(what)) => {
+                    return Err(anyhow!("Umbra itself has failed: {what}"));
+                }
                 Some(Event::Crashed(said)) if plan.ends_on_panic => {
                     return Err(anyhow!(
                         "the guest{} says that its system has crashed: {said}",

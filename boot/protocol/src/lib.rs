@@ -43,7 +43,7 @@ pub use skipped::Skipped;
 pub use text::{Rows, TextRows};
 
 /// The version of what is said here. It changes with every change that the other end has to know of.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Virtual machines at most: Umbra's memory, its network switch and the serial numbers of drives have room for as many.
 pub const MAX_VMS: u8 = 8;

@@ -54,6 +54,8 @@ pub enum Event<T> {
     Woken,
     /// Umbra cannot work on this host or with these options, with the reason.
     Refused(T),
+    /// Umbra itself has failed and stops, with what has failed on which of the host's CPUs.
+    Failed(T),
 }
 
 impl<T> Event<T> {
@@ -70,6 +72,7 @@ impl<T> Event<T> {
             Event::Fatal(why) => Event::Fatal(f(why)),
             Event::Crashed(why) => Event::Crashed(f(why)),
             Event::Refused(why) => Event::Refused(f(why)),
+            Event::Failed(what) => Event::Failed(f(what)),
         }
     }
 }
@@ -86,6 +89,7 @@ mod code {
     pub const CRASHED: u8 = 8;
     pub const SUSPENDED: u8 = 9;
     pub const WOKEN: u8 = 10;
+    pub const FAILED: u8 = 11;
 }
 
 impl<'a> Event<&'a str> {
@@ -101,6 +105,7 @@ impl<'a> Event<&'a str> {
             Event::Fatal(why) => (code::FATAL, cut(why)),
             Event::Crashed(why) => (code::CRASHED, cut(why)),
             Event::Refused(why) => (code::REFUSED, cut(why)),
+            Event::Failed(what) => (code::FAILED, cut(what)),
         }
     }
 
@@ -118,6 +123,7 @@ impl<'a> Event<&'a str> {
             code::FATAL => Event::Fatal(sentence()?),
             code::CRASHED => Event::Crashed(sentence()?),
             code::REFUSED => Event::Refused(sentence()?),
+            code::FAILED => Event::Failed(sentence()?),
             _ => return Err("an unknown event"),
         })
     }

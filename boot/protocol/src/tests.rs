@@ -186,10 +186,11 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
                 Event::Focus,
                 Event::Fatal(&*why),
                 Event::Refused(&*why),
+                Event::Failed(&*why),
                 Event::Crashed(&*why),
                 Event::Suspended,
                 Event::Woken,
-            ][r.below(10) as usize];
+            ][r.below(11) as usize];
             send(Message::Event(event));
             Whole::Event(event.map(String::from))
         }

@@ -482,7 +482,5 @@ impl<B: VcpuBackend> Session<B> {
 pub fn halt() -> ! {
     smp::stop_others();
     log::info!("Umbra has stopped");
-    loop {
-        x86_64::instructions::hlt();
-    }
+    smp::stop()
 }

@@ -7,8 +7,8 @@ use super::answers::{self, Waiting};
 use super::{Dump, Flow, Session, State, Vm};
 use crate::guest::{Cpu, CpuSlot};
 use crate::interrupts::{self, Concerns, TIMER_FIRED};
-use crate::smp;
 use crate::{clock, control};
+use crate::{selftest, smp};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
@@ -52,6 +52,7 @@ impl<B: VcpuBackend> Part<'_, B> {
             slot.load();
             slot.begin_turn();
         }
+        selftest::run_guest();
         let before = clock::ticks();
         let cpu = &mut slot.cpu;
         cpu.cpu.set_pause_exiting(self.sibling_waits);
@@ -236,6 +237,7 @@ impl<B: VcpuBackend> Session<B> {
             }
         }
         parts.sort_unstable_by_key(|&(host, _)| host);
+        selftest::begin_round(parts.len());
         let clock = &mut self.clock;
         together(&mut parts, || {
             clock.arm(next, now);

@@ -8,7 +8,7 @@ mod memory_types;
 mod round;
 mod start;
 
-use crate::clock::Armed;
+use crate::clock::{self, Armed};
 use crate::interrupts::{self, Concerns};
 use crate::lapic::{self, Ipi};
 use crate::stacks::{Stack, Stacks};
@@ -56,6 +56,8 @@ pub struct HostCpu {
     this: AtomicPtr<HostCpu>,
     /// Where its usual stack begins: [`start()`] reads it.
     stack_top: u64,
+    /// It has stopped for good: the handler of NMIs sets this ([`STOPPED`]).
+    stopped: AtomicBool,
     /// Its number, from 0. 0 is the one that Umbra was started on.
     pub number: usize,
     apic_id: AtomicU32,
@@ -74,6 +76,9 @@ pub struct HostCpu {
 
 const _: () = assert!(core::mem::offset_of!(HostCpu, this) == 0);
 const _: () = assert!(core::mem::offset_of!(HostCpu, stack_top) == 8);
+
+/// Where `HostCpu::stopped` is.
+pub const STOPPED: usize = core::mem::offset_of!(HostCpu, stopped);
 
 static CPUS: [AtomicPtr<HostCpu>; MAX_HOST_CPUS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MAX_HOST_CPUS];
@@ -106,6 +111,11 @@ pub fn current() -> &'static HostCpu {
     }
 }
 
+/// The number of this CPU, even before [`init`].
+pub fn number() -> usize {
+    all().next().map_or(0, |_| current().number)
+}
+
 /// Gives the first CPU its descriptor tables, and its place among the others.
 pub fn init() {
     let cpu = HostCpu::new(0, 0, Stacks::of_first());
@@ -119,6 +129,7 @@ impl HostCpu {
         let cpu = Box::leak(Box::new(Self {
             this: AtomicPtr::new(ptr::null_mut()),
             stack_top: stacks.top(),
+            stopped: AtomicBool::new(false),
             number,
             apic_id: AtomicU32::new(apic_id),
             stacks,
@@ -139,9 +150,9 @@ impl HostCpu {
 
     /// This CPU is `self` from now on.
     fn make_current(&'static self) {
-        interrupts::load_tables(&self.stacks);
-        // SAFETY: ring 0; nobody but `current` uses GS.
+        // SAFETY: ring 0; nobody uses GS but `current` and the handler of NMIs.
         unsafe { wrmsr(IA32_GS_BASE, ptr::from_ref(self) as u64) };
+        interrupts::load_tables(&self.stacks);
     }
 
     fn apic_id(&self) -> u32 {
@@ -201,27 +212,40 @@ pub fn kick_first() {
     interrupt(0);
 }
 
-/// Umbra has failed on some CPU.
-static FAILED: AtomicBool = AtomicBool::new(false);
-
-/// Umbra fails on this CPU: all others stop. False: it fails already, and this CPU has only to stop too.
-pub fn fail() -> bool {
-    let first = !FAILED.swap(true, Ordering::SeqCst);
-    if first {
-        stop_others();
-    }
-    first
-}
-
-/// Stops all other CPUs for good, whatever they are doing.
+/// Stops all other CPUs for good, whatever they are doing, and waits until they have stopped: a second at most.
 pub fn stop_others() {
     interrupts::stop_at_nmi();
-    // Before there are others, this CPU may not know which it is.
-    if all().count() < 2 {
+    if running().next().is_none() {
         return;
     }
-    let own = current().number;
-    for cpu in all().filter(|cpu| cpu.number != own && cpu.state() != State::Silent) {
+    for cpu in others() {
         lapic::send(cpu.apic_id(), Ipi::Nmi);
+    }
+    let end = clock::ticks() + clock::tsc_hz();
+    while running().next().is_some() && clock::ticks() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// The numbers of the other CPUs that [`stop_others`] has not stopped.
+pub fn running() -> impl Iterator<Item = usize> {
+    let runs = |cpu: &&HostCpu| !cpu.stopped.load(Ordering::Acquire);
+    others().filter(runs).map(|cpu| cpu.number)
+}
+
+/// All other CPUs that have been heard of.
+fn others() -> impl Iterator<Item = &'static HostCpu> {
+    let own = number();
+    all().filter(move |cpu| cpu.number != own && cpu.state() != State::Silent)
+}
+
+/// Stops the current CPU for good.
+pub fn stop() -> ! {
+    x86_64::instructions::interrupts::disable();
+    if all().next().is_some() {
+        current().stopped.store(true, Ordering::Release);
+    }
+    loop {
+        x86_64::instructions::hlt();
     }
 }

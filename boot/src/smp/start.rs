@@ -118,9 +118,7 @@ extern "C" fn umbra_ap_main(cpu: &'static HostCpu) -> ! {
         Err(why) => {
             *cpu.why.lock() = why;
             cpu.set_state(State::Unfit);
-            loop {
-                x86_64::instructions::hlt();
-            }
+            super::stop()
         }
     }
 }

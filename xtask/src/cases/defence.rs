@@ -1,15 +1,17 @@
-//! How Umbra defends itself: its own page tables, and the pages below its stacks; and that a guest finds nothing of another's in its memory.
+//! How Umbra defends itself: its own page tables, and the pages below its stacks; that a guest finds nothing of another's in its memory; and how
+//! Umbra ends when it has failed.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use protocol::options::{Failure, SelfTest};
 
-use super::{Case, own, until};
+use super::{Case, by_hand, on, own, until};
 use crate::attack;
 use crate::guests::Guest;
-use crate::rig::REMAINS;
+use crate::rig::{BOCHS_VMX, REMAINS};
 use crate::run::{self, Options};
 use crate::session::Plan;
 use crate::vm::Vm;
@@ -25,6 +27,12 @@ pub(super) fn cases() -> Vec<Case> {
             120,
         ),
         own("guest-memory-is-cleared", &[], cleared, 64, 120),
+        own("umbra-fails-on-any-cpu", &[], fails, 64, 60),
+        by_hand(on(
+            BOCHS_VMX,
+            None,
+            own("bochs-vmx-umbra-fails-on-any-cpu", &[], fails, 64, 200),
+        )),
     ]
 }
 
@@ -107,14 +115,78 @@ fn protected(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         ensure!(log.contains(told), "Umbra's log does not say: {told}");
     }
     for stack in ["main", "double-fault", "machine-check", "page-fault"] {
+        let failure = Failure::Overflow(stack);
         let options = Options {
-            overflow: Some(stack),
+            selftest: Some(SelfTest { failure, cpu: 0 }),
             ..options.clone()
         };
         let run = run::execute(&options, umbra, case.name, &mut |_| ())?;
         let log = fs::read_to_string(run.log)?;
         let told = format!("stack overflow of the {stack} stack");
         ensure!(log.contains(&told), "the log does not say: {told}\n{log}");
+    }
+    Ok(())
+}
+
+/// Umbra fails on one of the host's CPUs, while others hold locks or run guests: the log and the tool's sentence say what has failed on which,
+/// and all CPUs stop.
+fn fails(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let disk = scratch.join("spin.img");
+    attack::spin_on(2, &disk)?;
+    let options = Options {
+        rig: case.rig,
+        host_cpus: 2,
+        timeout: Some(Duration::from_secs(case.timeout)),
+        // It does not come.
+        script: vec![until("the end")],
+        ..Options::headless(Vm {
+            memory: case.memory,
+            cpus: 2,
+            max_cpus: 2,
+            ..Vm::of(&disk)?
+        })
+    };
+    let tests = [
+        (Failure::Panic, 0, "a test of panics"),
+        (Failure::Panic, 1, "a test of panics"),
+        (
+            Failure::PanicTwice,
+            1,
+            "a test of panics while they are told",
+        ),
+        (
+            Failure::PanicBesideGuest,
+            1,
+            "a test of panics beside a guest",
+        ),
+        (
+            Failure::Overflow("main"),
+            1,
+            "stack overflow of the main stack of host CPU 1",
+        ),
+    ];
+    for (failure, cpu, told) in tests {
+        let options = Options {
+            selftest: Some(SelfTest { failure, cpu }),
+            ..options.clone()
+        };
+        let run = run::execute(&options, umbra, case.name, &mut |_| ())?;
+        let log = fs::read_to_string(run.log)?;
+        let sentence = run.summary.result.err().map(|error| format!("{error:#}"));
+        let sentence = sentence.unwrap_or_default();
+        let begins = format!("Umbra itself has failed: host CPU {cpu} panicked at");
+        ensure!(
+            sentence.starts_with(&begins) && sentence.contains(told),
+            "{failure:?} ended with: {sentence}"
+        );
+        ensure!(
+            log.contains(&format!("host CPU {cpu} panicked at")) && log.contains(told),
+            "{failure:?}: the log does not say: {told}\n{log}"
+        );
+        ensure!(
+            log.ends_with("Umbra has stopped\r\n") && !log.contains("does not stop"),
+            "{failure:?}: Umbra has not stopped:\n{log}"
+        );
     }
     Ok(())
 }

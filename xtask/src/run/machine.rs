@@ -74,7 +74,7 @@ pub fn machine(
         window: options.window,
         check: false,
         host_cpus: (cpus > 1).then_some(cpus),
-        overflow: options.overflow,
+        selftest: options.selftest,
         vms: options
             .vms()
             .map(|vm| vm.options(options.record, options.count))

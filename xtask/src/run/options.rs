@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use protocol::MAX_VMS;
+use protocol::options::SelfTest;
 
 use super::images;
 use crate::cli::{OnPanic, RunArgs, VmArgs};
@@ -58,8 +59,8 @@ pub struct Options {
     pub icount: bool,
     /// Whether nothing is kept of what is written to disks.
     pub snapshot: bool,
-    /// The stack of Umbra's that is to overflow: a test of Umbra itself.
-    pub overflow: Option<&'static str>,
+    /// How Umbra itself is to fail, if it is.
+    pub selftest: Option<SelfTest<'static>>,
     /// The outer machine's memory in bytes, if it is not to be what the guests need.
     pub outer_memory: Option<u64>,
     /// What the guests' media are attached to in the outer machine.
@@ -181,7 +182,7 @@ impl Options {
             count: args.report.is_some(),
             icount: args.icount,
             snapshot: args.snapshot,
-            overflow: None,
+            selftest: None,
             outer_memory: args
                 .outer_memory
                 .as_deref()
@@ -211,7 +212,7 @@ impl Options {
             icount: false,
             snapshot: false,
             outer_memory: None,
-            overflow: None,
+            selftest: None,
             bus: Bus::Virtio,
             ends_on_panic: true,
             interactive: false,

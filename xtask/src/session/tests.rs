@@ -241,6 +241,14 @@ fn a_fatal_event_ends_the_run_with_its_reason() {
 }
 
 #[test]
+fn a_failure_of_umbra_ends_the_run_with_what_has_failed() {
+    assert_eq!(
+        failure_after(Event::Failed("host CPU 1 panicked")),
+        "Umbra itself has failed: host CPU 1 panicked"
+    );
+}
+
+#[test]
 fn a_guest_that_has_crashed_ends_the_run_unless_it_is_to_go_on() {
     assert!(failure_after(Event::Crashed("0x1")).contains("its system has crashed: 0x1"));
     let plan = Plan {

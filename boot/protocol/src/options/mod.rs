@@ -6,6 +6,7 @@
 
 mod nics;
 mod profile;
+mod selftest;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod value;
 
 pub use self::nics::{Card, MAX_NICS, Mac, Nics};
 pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
+pub use self::selftest::{Failure, SelfTest};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
     BootFrom, CdBus, Console, DiskBus, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS,
@@ -74,8 +76,8 @@ pub struct Options<'a> {
     pub check: bool,
     /// How many of the host's CPUs are to be used at most, if that is said: 1 to [`MAX_CPUS`]. One is, if nothing is said.
     pub host_cpus: Option<u32>,
-    /// The stack of Umbra's that is to overflow, to see that this is noticed: a test of Umbra itself.
-    pub overflow: Option<&'a str>,
+    /// How Umbra itself is to fail, if it is.
+    pub selftest: Option<SelfTest<'a>>,
     /// The virtual machines: 1 to [`MAX_VMS`].
     pub vms: Vec<Vm<'a>>,
 }
@@ -216,10 +218,7 @@ impl<'a> Options<'a> {
                 "window" => options.window = true,
                 "check" => options.check = true,
                 "host-cpus" => options.host_cpus = Some(cpus(value).map_err(wrong)?),
-                "selftest" => {
-                    let stack = value.strip_prefix("overflow:");
-                    options.overflow = Some(stack.ok_or(wrong("use overflow:STACK"))?);
-                }
+                "selftest" => options.selftest = Some(SelfTest::parse(value).map_err(wrong)?),
                 "control" => {
                     options.control = Some(value.parse().map_err(wrong)?);
                 }
@@ -305,7 +304,7 @@ impl fmt::Display for Options<'_> {
             window,
             check,
             host_cpus,
-            overflow,
+            selftest,
             vms,
         } = self;
         if let Some(transport) = control {
@@ -317,8 +316,8 @@ impl fmt::Display for Options<'_> {
         if let Some(cpus) = host_cpus {
             write!(f, "host-cpus={cpus} ")?;
         }
-        if let Some(stack) = overflow {
-            write!(f, "selftest=overflow:{stack} ")?;
+        if let Some(selftest) = selftest {
+            write!(f, "selftest={selftest} ")?;
         }
         for (number, vm) in (1..).zip(vms) {
             if number > 1 {

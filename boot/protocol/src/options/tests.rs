@@ -98,7 +98,12 @@ fn what_the_tool_writes_is_what_umbra_reads() {
             window: r.below(2) == 0,
             check: r.below(2) == 0,
             host_cpus: r.pick(&[None, Some(1), Some(MAX_CPUS)]),
-            overflow: r.pick(&[None, Some("main")]),
+            selftest: r
+                .pick(&[None, Some(Failure::Overflow("main")), Some(Failure::Panic)])
+                .map(|failure| SelfTest {
+                    failure,
+                    cpu: r.below(32) as usize,
+                }),
             vms,
         };
         options.vms[0].cmdline = r.pick(&[None, Some("quiet vm=3 -- memory=1"), Some("")]);
