@@ -185,16 +185,12 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
         let pair = |hi: u64, lo: u64| u128::from(hi) << bits | u128::from(lo);
         let expected = pair(self.reg_sized(RDX, half), self.reg_sized(RAX, half));
         let wanted = pair(self.reg_sized(RCX, half), self.reg_sized(RBX, half));
-        let mut b = [0; 16];
-        if let Some(part) = b.get_mut(..half * 2) {
-            self.read_bytes(linear, part, AccessKind::Update)?;
-        }
-        let old = u128::from_le_bytes(b);
-        let new = if old == expected { wanted } else { old };
-        // Without LOCK too: one CPU could not see the difference.
-        if !self.exchange(linear, half * 2, old, new, AccessKind::Data)? {
-            return Err(EmuFault::Retry);
-        }
+        let mut old = 0;
+        // Without LOCK too: what is exchanged in one go is right for both.
+        self.update_locked(linear, half * 2, AccessKind::Update, &mut |found| {
+            old = found;
+            if found == expected { wanted } else { found }
+        })?;
         if old == expected {
             self.flags |= ZF;
         } else {

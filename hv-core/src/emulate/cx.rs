@@ -163,19 +163,18 @@ pub trait EmuCx {
         None
     }
 
-    /// Writes `new` for a LOCKed instruction that has read `old` from there: atomically, if it is RAM, and answers false
-    /// without writing if it no longer holds `old`. `size` is 1, 2, 4, 8 or 16 bytes. A device is just written.
+    /// Replaces `size` (1, 2, 4, 8 or 16) bytes by what `change` makes of them, as a LOCKed instruction does: no other CPU reaches them in between. A device is
+    /// read once and written once. For RAM `change` may be called again.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
-    fn compare_exchange(
+    /// As [`write`](Self::write); or [`EmuFault::Retry`], if other CPUs were faster again and again.
+    fn update(
         &mut self,
         linear: Gva,
         size: usize,
-        old: u128,
-        new: u128,
         kind: AccessKind,
-    ) -> Result<bool, EmuFault>;
+        change: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<(), EmuFault>;
 
     /// How many of the `len` bytes from `linear` on are certainly plain RAM that can be read (or written) without a fault;
     /// 0 if unknown. String instructions move such a run in one access.

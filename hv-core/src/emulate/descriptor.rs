@@ -125,11 +125,16 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     fn mark_busy(&mut self, d: Descriptor) -> Res<Descriptor> {
         let raw = d.raw | BUSY;
         let byte = |raw: u64| u128::from(raw >> 40 & 0xff);
+        let (seen, mut found) = (byte(d.raw), 0);
         let at = d.linear.wrapping_add(5);
-        if !self.exchange(at, 1, byte(d.raw), byte(raw), AccessKind::System)? {
-            return Err(EmuFault::Retry);
+        self.update_locked(at, 1, AccessKind::System, &mut |there| {
+            found = there;
+            if there == seen { byte(raw) } else { there }
+        })?;
+        match found == seen {
+            true => Ok(Descriptor { raw, ..d }),
+            false => Err(EmuFault::Retry),
         }
-        Ok(Descriptor { raw, ..d })
     }
 
     /// The mode that code in a segment with these attributes runs in.

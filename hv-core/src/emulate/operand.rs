@@ -5,11 +5,9 @@ use super::alu::mask;
 use super::exec::Exec;
 use super::segment::Use;
 use super::{AccessKind, EmuCx, EmuFault};
+use crate::Gva;
 use crate::regs::SegReg;
 use iced_x86::{Code, MemorySize, OpKind, Register};
-
-/// How often a LOCKed instruction is tried before the guest itself tries again.
-const LOCK_TRIES: u32 = 16;
 
 /// Where an operand is: its number as a register, or its linear address; and its size in bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -266,7 +264,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     }
 
     /// Replaces what is at `place` by what `change` makes of it and RFLAGS: `(old, flags) -> (new, flags)`. Memory is read
-    /// and written once; with `lock` atomically. `change` may be called again if another CPU was faster.
+    /// and written once; with `lock` in one go, for which `change` may be called again if another CPU was faster.
     pub fn update(
         &mut self,
         place: Place,
@@ -279,52 +277,60 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             self.flags = flags;
             return self.store(place, new);
         };
-        for _ in 0..LOCK_TRIES {
-            let old = self.read(linear, size, AccessKind::Update)?;
-            let (new, flags) = change(old, self.flags);
-            if !lock {
-                self.write(linear, size, new, AccessKind::Data)?;
-            } else if !self.exchange(linear, size, old.into(), new.into(), AccessKind::Data)? {
-                continue;
-            }
-            self.flags = flags;
+        let before = self.flags;
+        if lock {
+            let mut after = before;
+            self.update_locked(linear, size, AccessKind::Update, &mut |old| {
+                let (new, flags) = change(old as u64, before);
+                after = flags;
+                new.into()
+            })?;
+            self.flags = after;
             return Ok(());
         }
-        Err(EmuFault::Retry)
+        let old = self.read(linear, size, AccessKind::Update)?;
+        let (new, flags) = change(old, before);
+        self.write(linear, size, new, AccessKind::Data)?;
+        self.flags = flags;
+        Ok(())
     }
 
-    /// Replaces the `size` bytes `old`, which have been read with this kind's rights to update, atomically by `new`. False: they are
-    /// others now. Where linear addresses wrap at 4 GiB, at the end of the last page, nothing is shared that could be locked.
-    pub fn exchange(
+    /// Replaces `size` (1, 2, 4, 8 or 16) bytes of memory LOCKed by what `change` makes of them. Where linear addresses wrap at 4 GiB, at the end of
+    /// the last page, nothing is shared that could be locked.
+    pub fn update_locked(
         &mut self,
         linear: u64,
         size: usize,
-        old: u128,
-        new: u128,
         kind: AccessKind,
-    ) -> Res<bool> {
-        if self.wrap(linear, size).is_some() {
-            let new = new.to_le_bytes();
-            self.write_bytes(linear, new.get(..size).unwrap_or_default(), kind)?;
-            return Ok(true);
+        change: &mut dyn FnMut(u128) -> u128,
+    ) -> Res<()> {
+        // What has 16 bytes checks its alignment itself.
+        if size <= 8 {
+            self.check_aligned(linear, size, kind)?;
         }
-        self.cx
-            .compare_exchange(crate::Gva(linear), size, old, new, kind)
+        if self.wrap(linear, size).is_none() {
+            return self.cx.update(Gva(linear), size, kind, change);
+        }
+        let mut bytes = [0; 16];
+        if let Some(part) = bytes.get_mut(..size) {
+            self.read_bytes(linear, part, kind)?;
+        }
+        let new = change(u128::from_le_bytes(bytes)).to_le_bytes();
+        self.write_bytes(linear, new.get(..size).unwrap_or_default(), kind)
     }
 
     /// Sets and clears bits of the byte at `linear`, part of a descriptor, as the CPU does it: LOCKed (SDM vol 3A 9.1.2.1, "Automatic
     /// Locking"). A CPU that writes there again and again in the meantime comes too late.
     pub fn update_descriptor_byte(&mut self, linear: u64, set: u64, clear: u64) -> Res<()> {
         let change = |old: u64| old & !clear | set;
-        for _ in 0..LOCK_TRIES {
-            let old = self.read(linear, 1, AccessKind::System)?;
-            let (old, new) = (old.into(), change(old).into());
-            if self.exchange(linear, 1, old, new, AccessKind::System)? {
-                return Ok(());
+        let mut change_byte = |old: u128| change(old as u64).into();
+        match self.update_locked(linear, 1, AccessKind::System, &mut change_byte) {
+            Err(EmuFault::Retry) => {
+                let old = self.read(linear, 1, AccessKind::System)?;
+                self.write(linear, 1, change(old), AccessKind::System)
             }
+            done => done,
         }
-        let old = self.read(linear, 1, AccessKind::System)?;
-        self.write(linear, 1, change(old), AccessKind::System)
     }
 
     /// [`update`](Self::update) of operand 0, which the instruction may LOCK; `change` is told its size first.

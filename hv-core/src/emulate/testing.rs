@@ -364,21 +364,25 @@ impl EmuCx for FakeCpu {
             Ok(n)
         }
     }
-    fn compare_exchange(
+    fn update(
         &mut self,
         linear: Gva,
         size: usize,
-        old: u128,
-        new: u128,
         kind: AccessKind,
-    ) -> Result<bool, EmuFault> {
-        if self.lost_races > 0 {
+        change: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<(), EmuFault> {
+        for _ in 0..16 {
+            let mut old = [0; 16];
+            self.walk(linear.0, size, true)?;
+            self.read(linear, &mut old[..size], kind)?;
+            let new = change(u128::from_le_bytes(old));
+            assert!(size == 16 || new >> (8 * size) == 0);
+            if self.lost_races == 0 {
+                return self.write(linear, &new.to_le_bytes()[..size], kind);
+            }
             self.lost_races -= 1;
-            return Ok(false);
         }
-        assert!(size == 16 || (old | new) >> (8 * size) == 0);
-        self.write(linear, &new.to_le_bytes()[..size], kind)?;
-        Ok(true)
+        Err(EmuFault::Retry)
     }
     fn ram_run(&mut self, linear: Gva, len: usize, write: bool) -> usize {
         match self.slice(linear.0, len) {

@@ -2,6 +2,7 @@
 //! goes to the bus.
 
 use super::Vcpu;
+use super::pieces::{self, WIDEST};
 use crate::bus;
 use crate::cpu::VcpuBackend;
 use crate::device::AccessSize;
@@ -13,9 +14,6 @@ use crate::msr::{MsrFault, nr};
 use crate::regs::{Cr0, Cr4, Efer, Gprs, Rflags, SegReg, Segment, SysReg};
 use crate::time::Clock;
 use crate::{Gpa, Gva, VmTime};
-
-/// The widest piece that a device is given.
-const WIDEST: usize = 8;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn paging_state(&self) -> PagingState {
@@ -78,82 +76,31 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok([(a, first), (b, len - first)])
     }
 
-    /// [`EmuCx::compare_exchange`] over a page boundary, where the CPU would lock the bus: nobody else runs the guest meanwhile.
-    #[cold]
-    fn split_lock(&self, places: [(Gpa, usize); 2], old: u128, new: u128) -> bool {
-        let memory = &*self.vm.memory;
-        let mut found = [0; 16];
-        let mut done = false;
-        self.vm.mmu().while_nobody_runs(&mut || {
-            let mut rest = &mut found[..];
-            for (gpa, n) in places {
-                let (part, later) = core::mem::take(&mut rest).split_at_mut(n);
-                if memory.read(gpa, part).is_err() {
-                    return;
-                }
-                rest = later;
-            }
-            if u128::from_le_bytes(found) != old {
-                return;
-            }
-            done = true;
-            let bytes = new.to_le_bytes();
-            let mut rest = &bytes[..];
-            for (gpa, n) in places {
-                let (part, later) = rest.split_at(n);
-                done &= memory.write(gpa, part).is_ok();
-                rest = later;
-            }
-        });
-        done
-    }
-
     /// The time for what an instruction does to a device.
-    fn device_time(&mut self) -> VmTime {
+    pub(super) fn device_time(&mut self) -> VmTime {
         if self.now_is_old {
             self.resume();
         }
         self.now
     }
 
-    fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) {
+    pub(super) fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) {
         let now = self.device_time();
-        let mut at = gpa;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let n = piece(rest.len());
-            let value = match bus::own_register(at) {
-                Some(offset) => self.irqs.mmio_read(now, offset),
-                None => self.vm.bus().mmio_read(now, at, n),
-            };
-            let value = value.to_le_bytes();
-            let (piece, later) = rest.split_at_mut(n);
-            piece.copy_from_slice(&value[..n]);
-            rest = later;
-            at = at.add(n as u64);
-        }
+        let Some(own) = bus::own_register(gpa) else {
+            return pieces::read(&mut self.vm.bus(), now, gpa, buf);
+        };
+        pieces::fill(own, buf, |at, _| self.irqs.mmio_read(now, at));
     }
 
-    fn device_write(&mut self, gpa: Gpa, buf: &[u8]) {
+    pub(super) fn device_write(&mut self, gpa: Gpa, buf: &[u8]) {
         let now = self.device_time();
-        let mut at = gpa;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let n = piece(rest.len());
-            let (piece, later) = rest.split_at(n);
-            let mut value = [0; WIDEST];
-            value[..n].copy_from_slice(piece);
-            let value = u64::from_le_bytes(value);
-            match bus::own_register(at) {
-                Some(offset) => {
-                    self.irqs.mmio_write(now, offset, n, value);
-                    self.apic_written(offset);
-                }
-                None => self.vm.bus().mmio_write(now, at, n, value),
-            }
-            rest = later;
-            at = at.add(n as u64);
-        }
+        let Some(own) = bus::own_register(gpa) else {
+            return pieces::write(&mut self.vm.bus(), now, gpa, buf);
+        };
+        pieces::spend(own, buf, |at, size, value| {
+            self.irqs.mmio_write(now, at, size, value);
+            self.apic_written(at);
+        });
     }
 }
 
@@ -174,16 +121,6 @@ const fn base_register(msr: u32) -> Option<SegReg> {
 /// Whether `address` is canonical with four levels of tables (SDM vol 1 3.3.7.1, "Canonical Addressing").
 pub(super) const fn is_canonical(address: u64) -> bool {
     matches!(address.cast_signed() >> 47, 0 | -1)
-}
-
-/// The largest power of two up to [`WIDEST`] that fits.
-const fn piece(len: usize) -> usize {
-    match len {
-        8.. => 8,
-        4..=7 => 4,
-        2..=3 => 2,
-        _ => 1,
-    }
 }
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
@@ -336,28 +273,16 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> EmuCx for Vcpu<B, M, C> {
         }
     }
 
-    fn compare_exchange(
+    fn update(
         &mut self,
         linear: Gva,
         size: usize,
-        old: u128,
-        new: u128,
         kind: AccessKind,
-    ) -> Result<bool, EmuFault> {
+        change: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<(), EmuFault> {
         let access = self.access(kind, true);
-        let [(first, n), (second, _)] = self.places(linear, size, access)?;
-        if n == size || first.add(n as u64) == second {
-            if let Ok(done) = self.vm.memory.compare_exchange(first, size, old, new) {
-                return Ok(done);
-            }
-        } else if self.vm.memory.contains(first, n, true)
-            && self.vm.memory.contains(second, size - n, true)
-        {
-            return Ok(self.split_lock([(first, n), (second, size - n)], old, new));
-        }
-        // A device has no values that could be compared: it gets what was made of what it gave.
-        self.write(linear, &new.to_le_bytes()[..size], kind)?;
-        Ok(true)
+        let places = self.places(linear, size, access)?;
+        self.update_places(places, change)
     }
 
     fn fx(&self) -> &FxState {

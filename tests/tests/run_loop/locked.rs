@@ -1,9 +1,10 @@
 //! LOCKed instructions that are executed in software, by several virtual CPUs at the same time.
 
-use hv_core::Gpa;
 use hv_core::bus::Bus;
 use hv_core::cpuid::Cpuid;
+use hv_core::device::{DevCx, Device, WindowId};
 use hv_core::exit::{ExitReason, VmExit};
+use hv_core::lock::Lock;
 use hv_core::machine::Topology;
 use hv_core::mem::GuestMemory;
 use hv_core::pvclock::PvClock;
@@ -11,6 +12,7 @@ use hv_core::regs::gpr;
 use hv_core::testing::{FakeInterrupts, FlatMmu, ManualClock, ScriptedCpu, VecMemory};
 use hv_core::vcpu::{self, Stop, Vcpu};
 use hv_core::vm::{self, Vm};
+use hv_core::{Gpa, VmTime};
 use std::sync::Arc;
 use tests::rig::{CODE, RAM, host};
 
@@ -18,6 +20,25 @@ const CPUS: u8 = 4;
 const ROUNDS: u64 = 20_000;
 /// What they count in.
 const COUNTER: u64 = 0x8000;
+/// Registers of a device, where they count too.
+const DEVICE: u64 = 0xd000_0000;
+
+/// A device whose registers keep what is written.
+struct Registers([u8; 0x2000]);
+
+impl Device for Registers {
+    fn name(&self) -> &'static str {
+        "registers"
+    }
+    fn mmio_read(&mut self, _: &mut DevCx<'_>, _: WindowId, offset: u64, size: usize) -> u64 {
+        let mut value = [0; 8];
+        value[..size].copy_from_slice(&self.0[offset as usize..][..size]);
+        u64::from_le_bytes(value)
+    }
+    fn mmio_write(&mut self, _: &mut DevCx<'_>, _: WindowId, offset: u64, size: usize, v: u64) {
+        self.0[offset as usize..][..size].copy_from_slice(&v.to_le_bytes()[..size]);
+    }
+}
 
 type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 
@@ -26,15 +47,25 @@ type Cpu = Vcpu<ScriptedCpu, FlatMmu, ManualClock>;
 fn count(code: &[u8], counter: u64, prepare: fn(&mut Cpu, u128), done: fn(&Cpu) -> bool) -> u128 {
     let memory = Arc::new(VecMemory::new(RAM));
     memory.write(Gpa(CODE), code).unwrap();
+    let mut bus = Bus::new(memory.clone());
+    let device = bus.add(Arc::new(Lock::device(Registers([0; 0x2000]))));
+    bus.add_mmio(device, 0x2000, Some(DEVICE));
     let vm = Arc::new(Vm::new(vm::Parts {
         number: 1,
         mmu: FlatMmu::default(),
-        bus: Bus::new(memory.clone()),
+        bus,
         memory: memory.clone(),
         cpuid: Cpuid::new(host, Topology::new(CPUS.into())),
         wakeups: Arc::default(),
         scratch: None,
     }));
+    let look = |vm: &Vm<FlatMmu>| {
+        memory.read_u128(Gpa(counter)).unwrap_or_else(|_| {
+            let mut bus = vm.bus();
+            let mut half = |at| u128::from(bus.mmio_read(VmTime(0), Gpa(at), 8));
+            half(counter + 8) << 64 | half(counter)
+        })
+    };
     // Each takes itself for the bootstrap processor, so that nobody has to start it.
     let cpu = || {
         let mut vcpu = Vcpu::new(
@@ -56,7 +87,8 @@ fn count(code: &[u8], counter: u64, prepare: fn(&mut Cpu, u128), done: fn(&Cpu) 
         while left > 0 {
             vcpu.cpu.rip = CODE;
             vcpu.cpu.gprs.regs[gpr::RSI] = counter;
-            prepare(&mut vcpu, memory.read_u128(Gpa(counter)).unwrap());
+            let now = look(&vcpu.vm);
+            prepare(&mut vcpu, now);
             vcpu.cpu.exit(VmExit::bare(ExitReason::Cr0Misc));
             assert_eq!(vcpu.run(), Stop::HostInterrupt);
             left -= u64::from(vcpu.cpu.rip != CODE && done(&vcpu));
@@ -68,7 +100,7 @@ fn count(code: &[u8], counter: u64, prepare: fn(&mut Cpu, u128), done: fn(&Cpu) 
             s.spawn(|| work(vcpu));
         }
     });
-    memory.read_u128(Gpa(counter)).unwrap()
+    look(&vm)
 }
 
 const ALL: u128 = CPUS as u128 * ROUNDS as u128;
@@ -102,6 +134,24 @@ fn lock_inc_that_is_not_aligned_loses_nothing() {
         let sum = count(&[0xf0, 0xff, 0x06], counter, |_, _| (), |_| true);
         assert_eq!(sum, ALL, "{counter:#x}");
     }
+}
+
+/// SDM vol 3A 9.1.2, "Bus Locking": the whole instruction has the bus.
+#[test]
+fn lock_on_registers_of_a_device_loses_nothing() {
+    for counter in [DEVICE, DEVICE + 5, DEVICE + 0xffe] {
+        // LOCK INC DWORD [RSI]
+        let sum = count(&[0xf0, 0xff, 0x06], counter, |_, _| (), |_| true);
+        assert_eq!(sum, ALL, "{counter:#x}");
+    }
+    // LOCK CMPXCHG16B [RSI]
+    let sum = count(
+        &[0xf0, 0x48, 0x0f, 0xc7, 0x0e],
+        DEVICE + 0x10,
+        |cpu, value| expect(cpu, 64, value),
+        |cpu| cpu.cpu.rflags & ZF != 0,
+    );
+    assert_eq!(sum, STEP * ALL);
 }
 
 #[test]

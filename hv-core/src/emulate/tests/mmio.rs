@@ -388,12 +388,45 @@ fn instruction_of_more_than_15_bytes_is_gp() {
     assert_eq!(faults(&mut FakeCpu::long64().code(0x1000, &code)), GP0);
 }
 
+/// Whether an instruction may have LOCK with its destination in memory (SDM vol 2A, "LOCK—Assert LOCK# Signal Prefix"); `reg` is ModRM's.
+fn takes_lock(two_bytes: bool, opcode: u8, reg: u8) -> bool {
+    match (two_bytes, opcode) {
+        // ADD, OR, ADC, SBB, AND, SUB, XOR, and CMP, which writes nothing.
+        (false, 0x00..=0x37) => opcode & 7 < 2,
+        (false, 0x80 | 0x81 | 0x83) => reg != 7,
+        (false, 0x86 | 0x87) => true,
+        // NOT and NEG; INC and DEC.
+        (false, 0xf6 | 0xf7) => matches!(reg, 2 | 3),
+        (false, 0xfe | 0xff) => reg < 2,
+        // BTS, BTR, BTC; CMPXCHG, XADD; CMPXCHG8B.
+        (true, 0xab | 0xb3 | 0xbb | 0xb0 | 0xb1 | 0xc0 | 0xc1) => true,
+        (true, 0xba) => reg > 4,
+        (true, 0xc7) => reg == 1,
+        _ => false,
+    }
+}
+
 #[test]
-fn lock_on_a_register_is_ud() {
-    assert_eq!(
-        faults(&mut FakeCpu::long64().code(0x1000, &[0xf0, 0x01, 0xc0])),
-        (vector::UD, None)
-    );
+fn lock_is_undefined_but_where_the_manual_allows_it() {
+    let ud = Err(EmuFault::UD);
+    // Prefixes, and bytes of other encodings: VEX, EVEX, XOP and 3DNow!.
+    let other = |opcode| matches!(opcode, 0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x62 | 0x64..=0x67 | 0xc4 | 0xc5 | 0xf0 | 0xf2 | 0xf3);
+    for two_bytes in [false, true] {
+        for opcode in (0..=0xff).filter(|&opcode| two_bytes || !other(opcode)) {
+            for (reg, memory) in (0..8).flat_map(|reg| [(reg, false), (reg, true)]) {
+                // [RBX], or RBX itself.
+                let modrm = if memory { 0x03 } else { 0xc3 } | reg << 3;
+                let mut code = vec![0xf0];
+                code.extend(two_bytes.then_some(0x0f));
+                code.extend([opcode, modrm, 0, 0, 0, 0, 0, 0, 0, 0]);
+                let mut cpu = FakeCpu::long64().code(0x1000, &code);
+                cpu.gprs.regs[RBX] = DEVICE;
+                let allowed = memory && takes_lock(two_bytes, opcode, reg);
+                let done = step(&mut cpu);
+                assert_eq!(done == ud, !allowed, "{code:02x?}: {done:?}");
+            }
+        }
+    }
 }
 
 #[test]
