@@ -266,6 +266,21 @@ pub trait Mmu: Send {
         access: Access,
     ) -> Result<Gpa, PageFault>;
 
+    /// [`translate`](Self::translate) while nothing is shadowed: the guest's tables alone say it, as to the hardware, and nobody has to lock the MMU. None: it has
+    /// to be asked all the same.
+    fn walk(
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Result<Gpa, PageFault>>
+    where
+        Self: Sized,
+    {
+        let _ = (mem, state, gva, access);
+        None
+    }
+
     /// [`translate`](Self::translate) for somebody outside, who leaves the flags as they are.
     fn peek(
         &self,

@@ -238,6 +238,15 @@ impl<F: Frames> Mmu for Paging<F> {
         }
     }
 
+    fn walk(
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Result<Gpa, PageFault>> {
+        Some(walk::translate(mem, state, gva, access))
+    }
+
     fn peek(
         &self,
         mem: &dyn GuestMemory,

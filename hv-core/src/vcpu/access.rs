@@ -40,9 +40,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     fn walk(&mut self, gva: Gva, access: Access) -> Result<Gpa, EmuFault> {
         let state = self.paging_state();
-        self.vm
-            .mmu()
-            .translate(&*self.vm.memory, &state, gva, access)
+        let memory = &*self.vm.memory;
+        let own = match self.shadow {
+            true => None,
+            false => M::walk(memory, &state, gva, access),
+        };
+        own.unwrap_or_else(|| self.vm.mmu().translate(memory, &state, gva, access))
             .map_err(|f| EmuFault::Exception {
                 vector: vector::PF,
                 error: Some(f.error.bits()),

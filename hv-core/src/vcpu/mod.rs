@@ -416,10 +416,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             ExitReason::PortIo(io) => self.port_io(io, exit.next_rip),
             ExitReason::StringIo(io) => self.string_io(io, exit.next_rip),
             ExitReason::NestedFault(fault) if self.shadow => self.at_fence(fault, exit.vectoring),
-            ExitReason::NestedFault(fault) => {
-                let resolve = self.vm.mmu().fault(&fault);
-                self.resolve(resolve, exit.vectoring)
-            }
+            // All that can be mapped is: what faults is for the bus, or the CPU's own.
+            ExitReason::NestedFault(_) => self.in_software(exit.vectoring.is_some()),
             ExitReason::Exception {
                 vector: vector::PF,
                 error,

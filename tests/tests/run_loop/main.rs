@@ -7,6 +7,7 @@ mod halt;
 mod hyperv;
 mod length;
 mod locked;
+mod lockless;
 mod memory;
 mod outside;
 mod ports;

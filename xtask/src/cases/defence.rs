@@ -135,6 +135,7 @@ fn fails(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     attack::spin_on(2, &disk)?;
     let options = Options {
         rig: case.rig,
+        cpu_model: case.rig.choose_model(case.cpu_model)?,
         host_cpus: 2,
         timeout: Some(Duration::from_secs(case.timeout)),
         // It does not come.
