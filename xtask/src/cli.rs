@@ -71,7 +71,7 @@ pub struct FuzzArgs {
 /// What a virtual machine is made of.
 #[derive(Debug, Clone, Args)]
 pub struct VmArgs {
-    /// An ISO, a raw disk image (with ,readonly behind its name if it is not to be written), the raw image of a 3.5" floppy, a Linux kernel, or the name of a test guest [default: the Debian
+    /// An ISO, a disk image (as --disk has it, with the same words behind its name), the raw image of a 3.5" floppy, a Linux kernel, or the name of a test guest [default: the Debian
     /// installer]
     pub guest: Option<PathBuf>,
     /// The initial RAM disk of a Linux kernel; a test guest brings its own
@@ -128,11 +128,12 @@ pub struct VmArgs {
     /// What kind of PC it is.
     #[command(flatten)]
     pub profile: ProfileArgs,
-    /// A raw hard disk for the guest, made if there is none; what the guest writes stays. With ,readonly behind its name the guest only reads
+    /// A hard disk for the guest, made if there is none; what the guest writes stays. It is a block device or an image: raw, or of the format that its name ends in: qcow2,
+    /// vmdk, vhdx or vdi, which QEMU's machines open. A content that does not go with the name is refused; ,format=qcow2 or ,format=raw behind the name says what it is. With ,readonly behind its name the guest only reads
     /// it, and so does Umbra: the file needs no permission to be written. A virtio disk says so to the guest, while one on IDE or AHCI has no way to, and its writes fail.
     /// The guest boots from the disk if that is bootable, and otherwise from the CD. May be repeated: there is room for four drives on IDE with that of the CD, and for eight disks
     /// on virtio
-    #[arg(long, value_name = "FILE[,readonly]")]
+    #[arg(long, value_name = "FILE[,readonly][,format=F]")]
     pub disk: Vec<DiskArg>,
     /// The size of a disk that is made [default: 16G]
     #[arg(

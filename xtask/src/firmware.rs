@@ -258,6 +258,7 @@ mod tests {
         Medium {
             path: "/m".into(),
             readonly: false,
+            format: crate::media::Format::Raw,
             kind,
             boots,
             length: 0,

@@ -311,6 +311,7 @@ mod tests {
         let guest = |boots| Medium {
             path: PathBuf::from("/isos/a.iso"),
             readonly: false,
+            format: crate::media::Format::Raw,
             kind: Kind::Cdrom,
             boots,
             length: 0,
@@ -328,6 +329,7 @@ mod tests {
         let guest = |name: &str| Medium {
             path: PathBuf::from(format!("/isos/{name}.iso")),
             readonly: false,
+            format: crate::media::Format::Raw,
             kind: Kind::Cdrom,
             boots: Boots::Bios,
             length: 0,

@@ -54,6 +54,8 @@ const IMAGE: &[Package] = &[
     package("xorriso", "/usr/bin/xorriso"),
     package("mtools", "/usr/bin/mformat"),
 ];
+/// What knows disk images that are not raw.
+const IMAGES: &[Package] = &[package("qemu-utils", "/usr/bin/qemu-img")];
 /// What libFuzzer is built with.
 const FUZZ: &[Package] = &[package("g++", "/usr/bin/c++")];
 /// What the tests need besides.
@@ -85,6 +87,8 @@ pub enum Purpose {
     },
     /// To run a guest that boots by UEFI.
     Uefi,
+    /// To open a disk image that is not raw.
+    Images,
     /// To install a system onto a disk image.
     Install,
     /// To fetch and build the test guests.
@@ -113,12 +117,13 @@ impl Purpose {
                 groups
             }
             Purpose::Uefi => vec![UEFI],
+            Purpose::Images => vec![IMAGES],
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
             Purpose::Fuzz => vec![BUILD, FUZZ],
             Purpose::Test => {
-                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, FUZZ, UEFI, TEST];
+                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, IMAGES, FUZZ, UEFI, TEST];
                 groups.extend(rig::ALL.into_iter().flat_map(|rig| rig.packages(false)));
                 groups
             }

@@ -10,7 +10,7 @@ use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 use crate::cli::{BootFrom, Switch, VmArgs};
 use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
-use crate::media::{self, Disk, DiskArg, Floppy, Keep, Kind, Medium};
+use crate::media::{self, Disk, DiskArg, Floppy, Format, Keep, Kind, Medium};
 use crate::outcome::{Refused, refuse};
 use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_cpus, parse_memory};
 
@@ -116,15 +116,20 @@ impl Vm {
         let cdroms = args.cdrom.iter().map(|path| media::open_cdrom(path));
         let cdroms = cdroms.collect::<Result<Vec<_>>>()?;
         let guest = args.guest.as_deref().map(open_guest).transpose()?;
-        let itself = guest.as_ref().and_then(|guest| guest.disk());
-        let only_read = args.disk.iter().any(|disk| disk.readonly);
-        if (only_read || itself.as_ref().is_some_and(|disk| disk.readonly))
-            && let Some(reason) = rig.lacks(Part::WriteProtection)
-        {
-            refuse!(
-                "a disk with readonly cannot go with --rig {}: {reason}",
-                rig.name()
-            );
+        let itself = guest.as_ref().and_then(Medium::disk);
+        for disk in args.disk.iter().chain(&itself) {
+            let lacks = |part, what: &str| -> Result<()> {
+                match rig.lacks(part) {
+                    Some(reason) => refuse!("{what} cannot go with --rig {}: {reason}", rig.name()),
+                    None => Ok(()),
+                }
+            };
+            if disk.readonly {
+                lacks(Part::WriteProtection, "a disk with readonly")?;
+            }
+            if disk.opened_as()? != Format::Raw {
+                lacks(Part::Images, "a disk image that is not raw")?;
+            }
         }
         match guest.as_ref().map(|guest| guest.kind) {
             Some(Kind::Kernel { init_size }) => {
@@ -265,24 +270,29 @@ impl Vm {
             path: path.to_owned(),
         };
         // Umbra knows the media by these names: that of the first of a kind has no number.
-        let drive = |role: &str, number: usize, path: &Path, writable| Drive {
+        let image = |role: &str, number: usize, path: &Path, writable, format| Drive {
             serial: match number {
                 1 => format!("umbra-{prefix}{role}"),
                 _ => format!("umbra-{prefix}{role}{number}"),
             },
             path: path.to_owned(),
             writable,
+            format,
             // What cannot be written is a CD for the outer machine's IDE drives, and Umbra's driver of disks knows no write protection.
             bus: match writable || role == "cdrom" {
                 true => bus,
                 false => Bus::Virtio,
             },
         };
+        let drive = |role: &str, number: usize, path: &Path, writable| {
+            image(role, number, path, writable, Format::Raw)
+        };
         match guest.kind {
             Kind::Cdrom => parts.drives.push(drive("cdrom", 1, &guest.path, false)),
             Kind::Disk => {
                 let writable = !guest.readonly;
-                parts.drives.push(drive("disk", 1, &guest.path, writable));
+                let disk = image("disk", 1, &guest.path, writable, guest.format);
+                parts.drives.push(disk);
             }
             Kind::Floppy => {
                 let writable = media::open_floppy(&guest.path)?.writable;
@@ -318,9 +328,11 @@ impl Vm {
         // The guest itself is the first of its kind.
         let first = |kind| if guest.kind == kind { 2 } else { 1 };
         let disks = (first(Kind::Disk)..).zip(&self.disks);
-        parts
-            .drives
-            .extend(disks.map(|(number, disk)| drive("disk", number, &disk.path, disk.writable)));
+        parts.drives.extend(
+            disks.map(|(number, disk)| {
+                image("disk", number, &disk.path, disk.writable, disk.format)
+            }),
+        );
         let cdroms = (first(Kind::Cdrom)..).zip(&self.cdroms);
         parts
             .drives
@@ -462,7 +474,7 @@ fn open_guest(path: &Path) -> Result<Medium> {
     let Some(disk) = disk.filter(|disk| disk.path != path) else {
         return Ok(Medium::open(path)?.warned());
     };
-    let guest = Medium::open(&disk.path)?.warned();
+    let guest = Medium::of(&disk)?.warned();
     if guest.kind != Kind::Disk {
         refuse!(
             "{}: only hard disks have options behind their name, and {} is none",
@@ -511,6 +523,7 @@ mod tests {
     fn the_second_machines_parts_have_its_number() {
         let guest = |kind| Medium {
             path: "/g".into(),
+            format: Format::Raw,
             readonly: false,
             kind,
             boots: Boots::Bios,
@@ -530,6 +543,7 @@ mod tests {
             shadow: None,
             disks: ["/d", "/d2"]
                 .map(|path| Disk {
+                    format: Format::Raw,
                     path: path.into(),
                     writable: path == "/d",
                 })

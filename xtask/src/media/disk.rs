@@ -1,12 +1,15 @@
-//! Raw hard disk images: what can serve as one, and how one is made.
+//! Hard disk images: what can serve as one, and how one is made.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Result;
 
-use super::foreign::refuse_foreign;
+use super::foreign::{self, refuse_foreign};
+use super::image::{self, Format};
 use super::{Boots, DISK_SECTOR, absolute, iso, kernel_magic, le32, open, plain, read_at};
 use crate::outcome::refuse;
 use crate::rig::{MIB, bytes};
@@ -17,6 +20,9 @@ const DISK_SIZE: u64 = 16 << 30;
 const LEAST_DISK: u64 = 1 << 20;
 /// The largest: what 48-bit addresses reach, and every file system holds as a sparse file.
 const MOST_DISK: u64 = 8 << 40;
+
+/// A flag of open(2), as Linux has it on x86.
+const O_EXCL: i32 = 0o200;
 
 /// A disk's size in bytes, as in `--disk-size 16G`. A number without a unit is in GiB.
 ///
@@ -38,6 +44,8 @@ pub struct DiskArg {
     pub path: PathBuf,
     /// Whether the guest cannot write it: `readonly`.
     pub readonly: bool,
+    /// Its format, if that is said: `format=`.
+    pub format: Option<Format>,
 }
 
 impl FromStr for DiskArg {
@@ -52,11 +60,12 @@ impl FromStr for DiskArg {
         // What begins with a comma is no name, but the words of none.
         disk.path = words.next().unwrap_or_default().into();
         for word in words {
-            match word {
-                "readonly" => disk.readonly = true,
+            match (word, word.split_once('=')) {
+                ("readonly", _) => disk.readonly = true,
+                (_, Some(("format", format))) => disk.format = Some(format.parse()?),
                 _ => {
                     return Err(format!(
-                        "there is no such file, and {word:?} is no option of a disk: use FILE,readonly"
+                        "there is no such file, and {word:?} is no option of a disk: use FILE,readonly or FILE,format=qcow2"
                     ));
                 }
             }
@@ -73,6 +82,7 @@ impl From<&Path> for DiskArg {
         DiskArg {
             path: path.to_owned(),
             readonly: false,
+            format: None,
         }
     }
 }
@@ -84,6 +94,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether the guest may write it.
     pub writable: bool,
+    /// What the host's QEMU opens it as.
+    pub format: Format,
 }
 
 /// Whether what the guest writes to its disks is kept.
@@ -123,8 +135,7 @@ impl DiskArg {
             }
             return Ok(false);
         }
-        let there = self.open(keep)?;
-        let (_, length) = open(&there.path, "disk image")?;
+        let (_, length) = self.inspect(keep)?;
         if let Some(size) = size.filter(|&size| size != length) {
             refuse!(
                 "the disk image {name} exists and has {length} bytes, and not {size} as --disk-size says"
@@ -141,9 +152,11 @@ impl DiskArg {
     pub fn make(&self, size: Option<u64>, keep: Keep) -> Result<Disk> {
         if !self.check(size, keep)? {
             let path = &self.path;
-            let made =
-                File::create_new(path).and_then(|file| file.set_len(size.unwrap_or(DISK_SIZE)));
-            if let Err(error) = made {
+            let size = size.unwrap_or(DISK_SIZE);
+            let format = self.said();
+            if format != Format::Raw {
+                image::make(path, format, size)?;
+            } else if let Err(error) = File::create_new(path).and_then(|file| file.set_len(size)) {
                 refuse!(
                     "the disk image {} cannot be made: {}",
                     path.display(),
@@ -160,36 +173,111 @@ impl DiskArg {
     ///
     /// A [`Refused`](crate::outcome::Refused) that says what is wrong with it.
     pub fn open(&self, keep: Keep) -> Result<Disk> {
-        let path = &self.path;
-        let (mut file, length) = open(path, "disk image")?;
-        let name = path.display();
-        refuse_foreign(&mut file, path, "disk image")?;
-        if iso::is_iso(&mut file) {
-            refuse!(
-                "the disk image {name} is an ISO 9660 image, which the guest would overwrite: give it as the guest or with --cdrom"
-            );
+        self.inspect(keep).map(|(disk, _)| disk)
+    }
+
+    /// The format that the command line says, by word or by name.
+    fn said(&self) -> Format {
+        let by_name = || Format::said_by(&self.path);
+        self.format.or_else(by_name).unwrap_or_default()
+    }
+
+    /// The format that the disk is opened as, or made in if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened, or a [`Refused`](crate::outcome::Refused): its content says something else.
+    pub fn opened_as(&self) -> Result<Format> {
+        match self.path.exists() {
+            true => self.format_of(&mut open(&self.path, "disk image")?.0),
+            false => Ok(self.said()),
         }
-        if kernel_magic(&mut file) {
-            refuse!("the disk image {name} is a Linux kernel: give it as the guest");
+    }
+
+    /// The format that the disk in `file` is opened as.
+    pub(super) fn format_of(&self, file: &mut File) -> Result<Format> {
+        let name = self.path.display();
+        if self.format == Some(Format::Raw) {
+            return Ok(Format::Raw);
+        }
+        match (self.said(), foreign::image(file)) {
+            (Format::Raw, None) => Ok(Format::Raw),
+            (said, Some((found, _))) if said == found => Ok(said),
+            (Format::Raw, Some((found, known))) => refuse!(
+                "the disk image {name} begins like {known}, but its name does not end in .{0}; a guest can write that to a raw disk, so say what it is: {name},format={0} or {name},format=raw",
+                found.name()
+            ),
+            (said, _) => refuse!(
+                "the disk image {name} is named as one in the format {0} and does not begin like one; say {name},format=raw if it is a raw disk",
+                said.name()
+            ),
+        }
+    }
+
+    /// The disk, and its length in bytes.
+    fn inspect(&self, keep: Keep) -> Result<(Disk, u64)> {
+        let path = &self.path;
+        let (mut file, mut length) = open(path, "disk image")?;
+        let name = path.display();
+        let format = self.format_of(&mut file)?;
+        let written = !self.readonly && keep == Keep::Written;
+        if format != Format::Raw {
+            length = image::length(path, format, written)?;
+        } else if self.format.is_none() {
+            self.check_raw(&mut file)?;
         }
         if length == 0 || !length.is_multiple_of(DISK_SECTOR) {
             refuse!(
                 "the disk image {name} has {length} bytes, which is no whole number of 512-byte sectors"
             );
         }
-        if !self.readonly
-            && keep == Keep::Written
-            && let Err(error) = File::options().write(true).open(path)
-        {
-            refuse!(
-                "the disk image {name} cannot be written: {}; {name},readonly is a disk that the guest only reads",
-                plain(&error)
-            );
+        if written {
+            check_writable(path)?;
         }
-        Ok(Disk {
+        let disk = Disk {
             path: absolute(path)?,
             writable: !self.readonly,
-        })
+            format,
+        };
+        Ok((disk, length))
+    }
+
+    /// Checks that the content is not what a guest would destroy.
+    fn check_raw(&self, file: &mut File) -> Result<()> {
+        let name = self.path.display();
+        refuse_foreign(file, &self.path, "disk image")?;
+        if iso::is_iso(file) {
+            refuse!(
+                "the disk image {name} is an ISO 9660 image, which the guest would overwrite: give it as the guest or with --cdrom"
+            );
+        }
+        if kernel_magic(file) {
+            refuse!("the disk image {name} is a Linux kernel: give it as the guest");
+        }
+        Ok(())
+    }
+}
+
+/// Checks that the disk in `path` can be written, and that nobody else has it where it is a block device: open(2), `O_EXCL`.
+fn check_writable(path: &Path) -> Result<()> {
+    let name = path.display();
+    let exclusive = match path.metadata()?.file_type().is_block_device() {
+        true => O_EXCL,
+        false => 0,
+    };
+    match File::options()
+        .write(true)
+        .custom_flags(exclusive)
+        .open(path)
+    {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => refuse!(
+            "the disk {name} is in use here, as one with a mounted file system is; {name},readonly only reads it"
+        ),
+        Err(error) => refuse!(
+            "the disk image {name} cannot be written: {}; {name},readonly is a disk that the guest only reads",
+            plain(&error)
+        ),
     }
 }
 
@@ -277,8 +365,16 @@ mod tests {
         let readonly = DiskArg {
             path: path("d.img"),
             readonly: true,
+            format: None,
         };
         assert_eq!(read("d.img,readonly"), Ok(readonly.clone()));
+        let image = DiskArg {
+            format: Some(Format::Vdi),
+            ..readonly
+        };
+        assert_eq!(read("d.img,format=vdi,readonly"), Ok(image));
+        let error = read("d.img,format=zip").unwrap_err();
+        assert!(error.contains("qcow2"), "{error}");
         // What is not understood makes no disk of that name.
         let error = read("d.img,readonyl").unwrap_err();
         assert!(error.contains("\"readonyl\""), "{error}");
@@ -296,6 +392,7 @@ mod tests {
         let readonly = DiskArg {
             path: path.clone(),
             readonly: true,
+            format: None,
         };
         let error = readonly.make(None, Keep::Written).unwrap_err();
         assert!(error.to_string().contains("is not made"), "{error}");
@@ -372,6 +469,62 @@ mod tests {
     }
 
     #[test]
+    fn a_format_is_what_name_and_content_say_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = |name: &str| directory.path().join(name);
+        let opened = |file: &str| {
+            let text = name(file).to_str().unwrap().to_owned();
+            text.parse::<DiskArg>().unwrap().opened_as()
+        };
+        let head = |bytes: &[u8]| [bytes, &[0; 1024]].concat();
+        std::fs::write(name("raw.img"), head(&[0xeb])).unwrap();
+        std::fs::write(name("written.img"), head(b"QFI\xfb")).unwrap();
+        std::fs::write(name("a.qcow2"), head(b"QFI\xfb")).unwrap();
+        std::fs::write(name("A.VMDK"), head(b"KDMV")).unwrap();
+        std::fs::write(name("raw.vdi"), head(&[0xeb])).unwrap();
+        for (file, format) in [
+            ("raw.img", Format::Raw),
+            ("written.img,format=raw", Format::Raw),
+            ("written.img,format=qcow2", Format::Qcow2),
+            ("a.qcow2", Format::Qcow2),
+            ("a.qcow2,format=raw,readonly", Format::Raw),
+            ("A.VMDK", Format::Vmdk),
+            ("raw.vdi,format=raw", Format::Raw),
+            ("new.vhdx", Format::Vhdx),
+            ("new.img", Format::Raw),
+            ("new.img,format=qcow2", Format::Qcow2),
+        ] {
+            assert_eq!(opened(file).unwrap(), format, "{file}");
+        }
+        for (file, part) in [
+            ("written.img", "written.img,format=raw"),
+            ("raw.vdi", "raw.vdi,format=raw"),
+            ("raw.img,format=qcow2", "does not begin"),
+            ("a.qcow2,format=vmdk", "does not begin"),
+        ] {
+            let error = opened(file).unwrap_err();
+            assert!(error.is::<Refused>(), "{file}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_made_in_the_format_of_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.qcow2");
+        if !image::tests::create(&directory.path().join("probe"), "qcow2", &[]) {
+            return;
+        }
+        let disk = make_disk(&path, Some(64 << 20)).unwrap();
+        assert_eq!((disk.format, disk.writable), (Format::Qcow2, true));
+        assert!(std::fs::read(&path).unwrap().starts_with(b"QFI\xfb"));
+        let error = make_disk(&path, Some(32 << 20)).unwrap_err();
+        assert!(error.to_string().contains("has 67108864 bytes"), "{error}");
+        let medium = super::super::Medium::open(&path).unwrap_err();
+        assert!(medium.to_string().contains("55 AA"), "{medium}");
+    }
+
+    #[test]
     fn a_file_that_the_guest_would_destroy_is_refused_by_the_name_of_its_format() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d.img");
@@ -380,7 +533,7 @@ mod tests {
         let mut kernel = vec![0; 4096];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
         for (bytes, part) in [
-            (qcow2, "QCOW2"),
+            (qcow2, "format=raw"),
             (iso::tests::iso(), "ISO 9660"),
             (kernel, "Linux kernel"),
         ] {

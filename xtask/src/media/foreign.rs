@@ -1,19 +1,22 @@
 //! Files that are no raw media: image formats of other hypervisors, compressed files and archives, known by their magic numbers.
 //!
-//! Umbra reads and writes raw sectors. A file of these formats taken for raw sectors cannot boot, and a guest that writes to
-//! it destroys it; so it is refused by name.
+//! A file of these formats taken for raw sectors cannot boot, and a guest that writes to it destroys it; so it is refused by name, where it is
+//! not opened as what it is ([`image`](super::image)).
 
 use std::fs::File;
 use std::path::Path;
 
 use anyhow::Result;
 
+use super::image::Format;
 use super::{read_at, read_end};
 use crate::outcome::refuse;
 
 /// How a file of the format becomes a raw one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cure {
+    /// It can be a hard disk as it is, and `qemu-img convert` reads it.
+    Image(Format),
     /// `qemu-img convert` reads it.
     Convert,
     /// This program, with these words, unpacks it.
@@ -23,15 +26,15 @@ enum Cure {
 }
 
 /// A format: its name, where its magic number stands, and the number.
-struct Format {
+struct Known {
     name: &'static str,
     offset: usize,
     magic: &'static [u8],
     cure: Cure,
 }
 
-const fn format(name: &'static str, offset: usize, magic: &'static [u8], cure: Cure) -> Format {
-    Format {
+const fn format(name: &'static str, offset: usize, magic: &'static [u8], cure: Cure) -> Known {
+    Known {
         name,
         offset,
         magic,
@@ -41,19 +44,24 @@ const fn format(name: &'static str, offset: usize, magic: &'static [u8], cure: C
 
 /// What is known by the beginning of a file. The sources are the formats' own descriptions: QEMU's `docs/interop/qcow2.txt` and
 /// `qed_spec.txt`, VMware's "Virtual Disk Format 5.0", VirtualBox's `VDICore.h`, Microsoft's "[MS-VHDX]", and file(1).
-const BY_HEAD: &[Format] = &[
-    format("a QCOW2 image", 0, b"QFI\xfb", Cure::Convert),
+const BY_HEAD: &[Known] = &[
+    format("a QCOW2 image", 0, b"QFI\xfb", Cure::Image(Format::Qcow2)),
     format("a QED image", 0, b"QED\0", Cure::Convert),
-    format("a VMDK image", 0, b"KDMV", Cure::Convert),
-    format("a VMDK image", 0, b"COWD", Cure::Convert),
+    format("a VMDK image", 0, b"KDMV", Cure::Image(Format::Vmdk)),
+    format("a VMDK image", 0, b"COWD", Cure::Image(Format::Vmdk)),
     format(
         "the description of a VMDK image",
         0,
         b"# Disk DescriptorFile",
-        Cure::Convert,
+        Cure::Image(Format::Vmdk),
     ),
-    format("a VDI image", 0x40, b"\x7f\x10\xda\xbe", Cure::Convert),
-    format("a VHDX image", 0, b"vhdxfile", Cure::Convert),
+    format(
+        "a VDI image",
+        0x40,
+        b"\x7f\x10\xda\xbe",
+        Cure::Image(Format::Vdi),
+    ),
+    format("a VHDX image", 0, b"vhdxfile", Cure::Image(Format::Vhdx)),
     format("a VHD image", 0, b"conectix", Cure::Convert),
     format("a Parallels image", 0, b"WithoutFreeSpace", Cure::Convert),
     format("a Parallels image", 0, b"WithouFreSpacExt", Cure::Convert),
@@ -105,10 +113,22 @@ const BY_HEAD: &[Format] = &[
 ];
 
 /// What is known by the last 512 bytes of a file: a fixed VHD is raw sectors with a footer, a DMG has a trailer.
-const BY_END: &[Format] = &[
+const BY_END: &[Known] = &[
     format("a VHD image", 0, b"conectix", Cure::Convert),
     format("a DMG image", 0, b"koly", Cure::Convert),
 ];
+
+/// The format of a hard disk image that the file begins as, with its name and article.
+pub(super) fn image(file: &mut File) -> Option<(Format, &'static str)> {
+    match of(BY_HEAD, &read_at(file, 0, 0x60))? {
+        &Known {
+            cure: Cure::Image(format),
+            name,
+            ..
+        } => Some((format, name)),
+        _ => None,
+    }
+}
 
 /// Refuses the file if it is of a format that is no raw medium; `what` is what it was to be.
 ///
@@ -123,7 +143,7 @@ pub(super) fn refuse_foreign(file: &mut File, path: &Path, what: &str) -> Result
     };
     let name = path.display();
     let cure = match format.cure {
-        Cure::Convert => format!(
+        Cure::Image(_) | Cure::Convert => format!(
             ": make one with qemu-img convert -O raw {name} {}",
             path.with_extension("raw").display()
         ),
@@ -136,7 +156,7 @@ pub(super) fn refuse_foreign(file: &mut File, path: &Path, what: &str) -> Result
     )
 }
 
-fn of<'a>(formats: &'a [Format], bytes: &[u8]) -> Option<&'a Format> {
+fn of<'a>(formats: &'a [Known], bytes: &[u8]) -> Option<&'a Known> {
     formats.iter().find(|format| {
         bytes
             .get(format.offset..)

@@ -1,11 +1,13 @@
 //! What a guest file is, found from its content, and whether it can boot at all.
 //!
 //! CD images must boot by the rules of SeaBIOS ([`iso`]). Disk images need the boot signature of their first sector; Linux kernels the
-//! header of the Linux/x86 boot protocol. Formats of other hypervisors and compressed files are refused by name ([`foreign`]).
+//! header of the Linux/x86 boot protocol. Disk images in some formats of other hypervisors are opened ([`image`]); further formats and compressed files are refused by
+//! name ([`foreign`]).
 
 mod disk;
 mod floppy;
 mod foreign;
+mod image;
 mod iso;
 
 use std::fs::File;
@@ -18,6 +20,7 @@ use anyhow::Result;
 pub use self::disk::{Disk, DiskArg, Keep, make_disk, open_disk, parse_size};
 pub use self::floppy::{Floppy, open_floppy};
 use self::foreign::refuse_foreign;
+pub use self::image::Format;
 use self::iso::CD_SECTOR;
 use crate::firmware::Firmware;
 use crate::outcome::refuse;
@@ -75,6 +78,8 @@ pub struct Medium {
     pub path: PathBuf,
     /// Whether it is a hard disk that the guest cannot write.
     pub readonly: bool,
+    /// Its format, if it is a hard disk.
+    pub format: Format,
     /// What the file is.
     pub kind: Kind,
     /// By which firmware it boots.
@@ -92,7 +97,21 @@ impl Medium {
     ///
     /// A [`Refused`](crate::outcome::Refused) that says why the file cannot boot.
     pub fn open(path: &Path) -> Result<Medium> {
+        Medium::of(&path.into())
+    }
+
+    /// Opens and checks the guest that is in a file, which is a hard disk if it has a format.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refused`](crate::outcome::Refused) that says why the file cannot boot.
+    pub fn of(disk: &DiskArg) -> Result<Medium> {
+        let path = &disk.path;
         let (mut file, length) = open(path, "guest")?;
+        let format = disk.format_of(&mut file)?;
+        if format != Format::Raw || disk.format.is_some() {
+            return Medium::of_image(disk, format);
+        }
         let name = path.display();
         let head = read_at(&mut file, 0, 0x300);
         let mut warnings = Vec::new();
@@ -146,10 +165,39 @@ impl Medium {
         Ok(Medium {
             path: absolute(path)?,
             readonly: false,
+            format,
             kind,
             boots,
             length,
             warnings,
+        })
+    }
+
+    /// A hard disk of this format.
+    fn of_image(disk: &DiskArg, format: Format) -> Result<Medium> {
+        let path = &disk.path;
+        let (mut file, length) = match format {
+            Format::Raw => open(path, "guest")?,
+            _ => {
+                let length = image::length(path, format, false)?;
+                (image::beginning(path, format)?, length)
+            }
+        };
+        let head = read_at(&mut file, 0, DISK_SECTOR as usize);
+        if head.get(BOOT_SIGNATURE..) != Some(&[0x55, 0xaa]) {
+            refuse!(
+                "{} is not a bootable disk image: its first sector lacks the boot signature 55 AA",
+                path.display()
+            );
+        }
+        Ok(Medium {
+            path: absolute(path)?,
+            readonly: disk.readonly,
+            format,
+            kind: Kind::Disk,
+            boots: disk::boots(&mut file),
+            length,
+            warnings: Vec::new(),
         })
     }
 
@@ -158,6 +206,7 @@ impl Medium {
         (self.kind == Kind::Disk).then(|| DiskArg {
             path: self.path.clone(),
             readonly: self.readonly,
+            format: Some(self.format),
         })
     }
 

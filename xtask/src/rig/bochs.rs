@@ -222,6 +222,7 @@ pub fn lacks(part: Part) -> &'static str {
     match part {
         Part::Network => "Umbra has no driver for a network card of Bochs",
         Part::Snapshot => "its disks are written where they are",
+        Part::Images => "it has raw disks; make one with qemu-img convert -O raw",
         Part::WriteProtection => "it opens every disk to write it",
         Part::Vnc => "the VNC server of Bochs lets the whole network in",
     }
@@ -357,12 +358,14 @@ mod tests {
             drives: vec![
                 Drive {
                     serial: "umbra-cdrom".to_owned(),
+                    format: crate::media::Format::Raw,
                     path: "/a b.iso".into(),
                     writable: false,
                     bus: Bus::Ide,
                 },
                 Drive {
                     serial: "umbra-disk".to_owned(),
+                    format: crate::media::Format::Raw,
                     path: "/d.img".into(),
                     writable: true,
                     bus: Bus::Ide,

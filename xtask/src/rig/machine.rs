@@ -9,6 +9,7 @@ use protocol::options::{MAX_MEMORY, MIN_MEMORY, Nic};
 pub use protocol::options::{Paging, Shadow};
 
 use super::Rig;
+use crate::media::Format;
 use crate::outcome::refuse;
 
 /// What the guest's network card is connected to.
@@ -166,6 +167,8 @@ pub struct Drive {
     pub path: PathBuf,
     /// Whether the guest may write. On IDE, what it may not write is a CD.
     pub writable: bool,
+    /// What QEMU opens it as. Bochs has only raw disks.
+    pub format: Format,
     /// What it is attached to.
     pub bus: Bus,
 }

@@ -157,6 +157,8 @@ pub enum Part {
     Snapshot,
     /// Hard disks that cannot be written.
     WriteProtection,
+    /// Hard disks in images that are not raw.
+    Images,
 }
 
 /// Whether an outer machine's clock counts instructions.

@@ -365,6 +365,7 @@ pub fn drive(number: usize, drive: &Drive) -> Result<[String; 2]> {
         "readonly=on"
     };
     let path = escaped(&drive.path)?;
+    let format = drive.format.name();
     let device = match (drive.bus, drive.writable) {
         (Bus::Virtio, _) => "virtio-blk-pci".to_owned(),
         (Bus::Ide, false) => "ide-cd".to_owned(),
@@ -373,7 +374,7 @@ pub fn drive(number: usize, drive: &Drive) -> Result<[String; 2]> {
         (Bus::Ahci, true) => format!("ide-hd,bus=sata.{number}"),
     };
     Ok([
-        format!("file={path},if=none,id=drive{number},format=raw,{access}"),
+        format!("file={path},if=none,id=drive{number},format={format},{access}"),
         format!("{device},drive=drive{number},serial={}", drive.serial),
     ])
 }
@@ -511,6 +512,7 @@ mod tests {
             },
             drives: vec![Drive {
                 serial: "umbra-cdrom".to_owned(),
+                format: crate::media::Format::Raw,
                 path: "/x,y.iso".into(),
                 writable: false,
                 bus: Bus::Virtio,
@@ -585,6 +587,7 @@ mod tests {
     fn a_disk_that_the_guest_writes_has_a_cache_that_it_flushes() {
         let drive = Drive {
             serial: "umbra-disk".to_owned(),
+            format: crate::media::Format::Raw,
             path: "/d.img".into(),
             writable: true,
             bus: Bus::Virtio,

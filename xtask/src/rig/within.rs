@@ -14,6 +14,7 @@ use super::machine::{Boot, MIB, Machine};
 use super::qemu::{self, Wires};
 use crate::cpio::Archive;
 use crate::guests::{self, Guest};
+use crate::media::Format;
 use crate::storage::{self, programs};
 use crate::{deb, initrd};
 
@@ -201,6 +202,7 @@ fn moved(machine: &Machine, outer: &Outer<'_>, archive: &mut Archive) -> Result<
     }
     for (drive, name) in machine.drives.iter_mut().zip(&outer.drives) {
         drive.path = Path::new("/dev").join(name);
+        drive.format = Format::Raw;
     }
     Ok(machine)
 }
@@ -245,6 +247,7 @@ mod tests {
             drives: vec![Drive {
                 serial: "umbra-disk".to_owned(),
                 path: "/d.img".into(),
+                format: Format::Qcow2,
                 writable: true,
                 bus: Bus::Virtio,
             }],
@@ -267,7 +270,7 @@ mod tests {
             "-accel kvm -cpu host",
             "-kernel /within/umbra -append memory=64M 'x'",
             "-initrd /within/bios bios",
-            "file=/dev/vda,if=none",
+            "file=/dev/vda,if=none,id=drive0,format=raw",
         ] {
             assert!(words.contains(part), "{part}: {line}");
         }

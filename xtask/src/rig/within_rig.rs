@@ -68,7 +68,9 @@ impl Rig for WithinRig {
             Part::Network => "the Linux between has none",
             Part::Snapshot => "its disks are files of the Linux between",
             Part::Vnc => "it has no screen",
-            Part::WriteProtection => return self.outer_lacks.map(|lacks| lacks(part)),
+            Part::WriteProtection | Part::Images => {
+                return self.outer_lacks.map(|lacks| lacks(part));
+            }
         })
     }
 

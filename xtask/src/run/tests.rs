@@ -129,6 +129,7 @@ fn the_focus_goes_to_a_machine_that_is_there() {
         guest: Some(Medium {
             path: disk.clone(),
             readonly: false,
+            format: crate::media::Format::Raw,
             kind: Kind::Disk,
             boots: Boots::Bios,
             length: 512,
@@ -158,6 +159,7 @@ fn a_guest_that_is_too_large_for_bochs_is_refused() {
     let guest = Medium {
         path: "/g.iso".into(),
         readonly: false,
+        format: crate::media::Format::Raw,
         kind: Kind::Cdrom,
         boots: Boots::Bios,
         length: 100 * MIB,

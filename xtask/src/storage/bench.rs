@@ -211,6 +211,7 @@ impl Bench {
     fn native(&self, work: &[&str]) -> Result<String> {
         let disk = Drive {
             serial: "umbra-disk".to_owned(),
+            format: crate::media::Format::Raw,
             path: self.disk.clone(),
             writable: true,
             bus: match self.bus {
