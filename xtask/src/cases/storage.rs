@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use protocol::options::{CdBus, DiskBus, Profile};
 
 use super::network::md5;
 use super::{Case, What, by_hand, case, own, until};
+use crate::deb;
 use crate::guests::Guest;
-use crate::media;
+use crate::media::{self, DiskArg, Keep};
 use crate::rig::Paging;
 use crate::run::Options;
 use crate::storage::crash::{Crash, DISK};
@@ -135,10 +137,16 @@ fn floppy(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// SeaBIOS and GRUB boot Linux from a virtio disk, which its own driver writes to; the next boot, under shadow paging, finds that.
+/// SeaBIOS and GRUB boot Linux from a virtio disk, a QCOW2 image, which its own driver writes to; the next boot, under shadow paging, finds
+/// that.
 fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
-    let disk = scratch.join("virtio.img");
-    fs::copy(Guest::LinuxDisk.provide()?, &disk).context("cannot copy the disk")?;
+    let disk = scratch.join("virtio.qcow2");
+    let raw = Guest::LinuxDisk.provide()?;
+    deb::run(
+        Command::new("qemu-img")
+            .args(["convert", "-O", "qcow2"])
+            .args([&raw, &disk]),
+    )?;
     for (paging, text) in [
         (Paging::Nested, "GUEST-BOOTS 1"),
         (Paging::Shadow, "GUEST-BOOTS 2"),
@@ -188,15 +196,20 @@ fn ahci(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// With a CD in the drive: an empty disk is passed over, one that boots is booted.
+/// With a CD in the drive: an empty disk is passed over, one that boots is booted. The guest cannot write that, though it tries to.
 fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let cd = Vm::of(&Guest::GrubRescue.provide()?)?;
     let empty = media::make_disk(&scratch.join("empty.img"), DISK)?;
     let bootable = scratch.join("bootable.img");
-    fs::copy(Guest::LinuxDisk.provide()?, &bootable).context("cannot copy the disk")?;
+    let original = Guest::LinuxDisk.provide()?;
+    fs::copy(&original, &bootable).context("cannot copy the disk")?;
+    let protected = DiskArg {
+        readonly: true,
+        ..DiskArg::from(bootable.as_path())
+    };
     for (disk, text) in [
         (empty, "GNU GRUB"),
-        (media::open_disk(&bootable)?, "GUEST-BOOTS 1"),
+        (protected.open(Keep::Written)?, "GUEST-BOOTS 1"),
     ] {
         let options = Options {
             script: vec![until(text)],
@@ -208,5 +221,9 @@ fn order(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         case.run_once(&options, umbra, scratch)
             .with_context(|| format!("until {text}"))?;
     }
+    ensure!(
+        fs::read(&bootable)? == fs::read(&original)?,
+        "the guest has written to a disk that it only reads"
+    );
     Ok(())
 }
