@@ -247,8 +247,8 @@ impl Tally {
 }
 
 impl Tally {
-    /// Runs a whole guest. One that fails is run once more, and both is said: under shadow paging a process of a guest dies now and then, for
-    /// a reason that is not found yet; and QEMU's emulation (before 8.1) changes a CPU's pending interrupts without its lock, and may lose one.
+    /// Runs a whole guest. One that fails is run once more, and both is said: QEMU's emulation (before 8.1) changes a CPU's pending interrupts
+    /// without its lock, and may lose one, for which a guest may wait for ever.
     ///
     /// # Errors
     ///

@@ -81,7 +81,7 @@ impl<F: Frames> ShadowMmu<F> {
             self.pool.capacity()
         );
         require!(
-            self.unsync.len() <= UNSYNC,
+            self.unsync.len() <= self.limits.unsync,
             "{} tables are out of sync",
             self.unsync.len()
         );

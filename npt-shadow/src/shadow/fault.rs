@@ -95,8 +95,8 @@ impl<F: Frames> ShadowMmu<F> {
             ..access
         };
         match self.walk(fault, implicit) {
-            Err(fault) => Resolve::Guest(fault),
-            Ok(_) => Resolve::Emulate,
+            Err(fault) if !access.user => Resolve::Guest(fault),
+            _ => Resolve::Emulate,
         }
     }
 
@@ -211,7 +211,7 @@ impl<F: Frames> ShadowMmu<F> {
                     key.below(&leaf)
                 }
             };
-            let Some(next) = self.link(id, index, below) else {
+            let Some(next) = self.link(id, index, below, entry) else {
                 return;
             };
             (id, level) = (next, level - 1);
@@ -231,8 +231,8 @@ impl<F: Frames> ShadowMmu<F> {
         now == entry || now | A | D == entry | A | D && rom() || mutant(Mutant::WalkBelieved)
     }
 
-    /// Makes entry `index` of page `id` point to the page for `key`.
-    fn link(&mut self, id: PageId, index: usize, key: Key) -> Option<PageId> {
+    /// Makes entry `index` of page `id` point to the page for `key`, if the guest's is still `entry`.
+    fn link(&mut self, id: PageId, index: usize, key: Key, entry: u64) -> Option<PageId> {
         if let Some(child) = self.child(id, index)
             && (self.pool.page(child).key == Some(key) || mutant(Mutant::LinkAcceptsAnyChild))
         {
@@ -263,6 +263,16 @@ impl<F: Frames> ShadowMmu<F> {
                 child
             }
         };
+        // The table that `id` shadows may have been brought up to date by this, and is not looked at again before the guest writes it.
+        if self
+            .pool
+            .page(id)
+            .key
+            .is_some_and(|parent| !parent.role.direct && !self.is_still(&parent, index, entry))
+            && !mutant(Mutant::LinkBelieved)
+        {
+            return None;
+        }
         let page = self.pool.page_mut(child);
         (page.used, page.writes) = (true, 0);
         let frame = page.frame.0;

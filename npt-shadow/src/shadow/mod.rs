@@ -22,8 +22,11 @@
 //!   caused it: any of them may remember the entry. So a CPU that loads CR3 or executes INVLPG after another one has brought the shadow
 //!   up to date still forgets what it remembers from before.
 //! * A CPU in the guest may go on with what it remembers, as any CPU may until it is told to flush. It must not where Umbra relies on its having
-//!   forgotten: when a table has been write-protected and is to be read, when a dirty flag has been cleared that tells of later writes, when
-//!   memory is taken away, and when a page that was given up is used again. There it is kicked first (`ShadowMmu::shoot_down`).
+//!   forgotten: when a table has been write-protected and is to be read, when a dirty flag that tells of later writes has been cleared, or is gone
+//!   with its entry, when memory is taken away, and when a page that was given up is used again. There it is kicked first
+//!   (`ShadowMmu::shoot_down`).
+//! * A table that has been brought up to date is not looked at again before the guest writes it. So what goes into a shadow entry is read after
+//!   everything that may bring its own table up to date.
 //! * The entries of upper levels allow everything. What the guest's upper levels forbid is in the role of the pages below, and counts at
 //!   the leaf.
 //! * Accessed and dirty flags of shadow entries are always set, so that the hardware never writes to them; only writable entries for
@@ -135,7 +138,7 @@ impl Config {
             + room::bytes::<Cpu>(self.cpus)
             + room::bytes::<u16>(frames)
             + room::bytes::<u16>(frames.div_ceil(512))
-            + room::bytes::<PageId>(UNSYNC)
+            + room::bytes::<PageId>(Limits::USUAL.unsync)
     }
 }
 
@@ -148,8 +151,21 @@ const MAX_PAGES: usize = (1 << 21) - 1 - MAX_CPUS;
 /// PAE roots must be below 4 GiB, as CR3 has 32 bits then.
 const LOW: u64 = 1 << 32;
 
-/// The most tables that are out of sync.
-const UNSYNC: usize = 64;
+/// What keeps the work of a flush small: all tables out of sync are looked at.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// The most shadow pages that are out of sync.
+    unsync: usize,
+    /// A table that was found unchanged at more flushes in a row is protected again.
+    idle: u8,
+}
+
+impl Limits {
+    const USUAL: Limits = Limits {
+        unsync: 64,
+        idle: 16,
+    };
+}
 
 /// The shadow tables of one VM.
 pub struct ShadowMmu<F: Frames> {
@@ -171,6 +187,7 @@ pub struct ShadowMmu<F: Frames> {
     kick: Option<Arc<dyn Kick>>,
     /// The pages that are out of sync, oldest first.
     unsync: Vec<PageId>,
+    limits: Limits,
     faults: ShadowFaults,
     zapped: u64,
     reclaimed: u64,
@@ -193,13 +210,14 @@ impl<F: Frames> ShadowMmu<F> {
             lists: Lists::new(pages + config.cpus, guest_frames)?,
             tables: room::filled(0, guest_frames)?,
             table_regions: room::filled(0, guest_frames.div_ceil(512))?,
-            unsync: room::for_up_to(UNSYNC)?,
+            unsync: room::for_up_to(Limits::USUAL.unsync)?,
             cpus: room::filled(cpu, config.cpus)?,
             pool: Pool::new(pages, config.cpus)?,
             frames,
             memory,
             map: Map::default(),
             algorithm: config.algorithm,
+            limits: Limits::USUAL,
             physical_bits: config.physical_bits,
             flushes: Flushes::new(),
             kick: None,
@@ -297,7 +315,8 @@ impl<F: Frames> ShadowMmu<F> {
     fn set(&mut self, id: PageId, index: usize, new: u64, owner: Option<Owner>) {
         let page = self.pool.page_mut(id);
         let old = self.frames.read(page.frame, index);
-        let written = old & (TRACKED | D) == TRACKED | D;
+        // Without the dirty flag too: a CPU in the guest may be setting it.
+        let written = old & (TRACKED | RW) == TRACKED | RW;
         if old == new || written && old & !D == new {
             return;
         }
@@ -380,6 +399,10 @@ impl<F: Frames> ShadowMmu<F> {
                 if *count == 1 {
                     self.memory.watch(key.gfn, true);
                     self.close_region(key.gfn >> 9);
+                    // A CPU in the guest may write the table until it has flushed: only what is read after that stays true.
+                    if !mutant(Mutant::ProtectionTrustedEarly) {
+                        self.shoot_down();
+                    }
                 }
             }
         }
@@ -399,10 +422,6 @@ impl<F: Frames> ShadowMmu<F> {
             && let Some(slot) = self.lists.first(Owner::Region(region as u32))
         {
             self.clear_slot(slot);
-        }
-        // A CPU in the guest could write the table through the large page until it has flushed.
-        if !mutant(Mutant::LargeTrustedEarly) {
-            self.shoot_down();
         }
     }
 

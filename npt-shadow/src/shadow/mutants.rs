@@ -65,14 +65,14 @@ pub enum Mutant {
     QuarantineTooShort,
     /// A table is read although a CPU in the guest may still write it: it has been write-protected since.
     ProtectionTrustedEarly,
-    /// Likewise, through a large page that is no longer mapped.
-    LargeTrustedEarly,
     /// A dirty flag is cleared that a CPU in the guest may remember (XSA-480 is of this kind).
     DirtyTrustedEarly,
     /// Memory is given back while a CPU in the guest may still reach it.
     RemapReturnsEarly,
     /// An entry that another CPU has changed since the walk goes into the shadow.
     WalkBelieved,
+    /// Likewise one that it has changed while the table below was looked up, and that a table brought up to date meanwhile had right.
+    LinkBelieved,
 }
 
 #[cfg(test)]

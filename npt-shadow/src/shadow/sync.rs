@@ -5,9 +5,6 @@ use super::role::Target;
 use super::*;
 use crate::watch::Writes;
 
-/// A table that was found unchanged at so many flushes in a row is protected again.
-const IDLE: u8 = 16;
-
 impl<F: Frames> ShadowMmu<F> {
     /// Umbra itself has written to tables: an emulated instruction, or a device.
     pub(super) fn written(&mut self, writes: &Writes) {
@@ -91,13 +88,14 @@ impl<F: Frames> ShadowMmu<F> {
         if self.take_dirty(key.gfn) {
             // All shadows of the table are to know.
             self.pool.for_each(key.gfn, |_, page| page.written = true);
-            // A CPU in the guest that remembers the flag does not set it again: what it writes would never be noticed, until it has flushed.
-            if !mutant(Mutant::DirtyTrustedEarly) {
-                self.shoot_down();
-            }
         }
         if !core::mem::take(&mut self.pool.page_mut(id).written) {
             return false;
+        }
+        // A CPU in the guest that remembers the flag does not set it again, and one that remembers an entry that is gone may use it: what
+        // these write would never be noticed, until they have flushed.
+        if !mutant(Mutant::DirtyTrustedEarly) {
+            self.shoot_down();
         }
         let size = key.entry_size();
         for word in 0..8 {
@@ -137,10 +135,10 @@ impl<F: Frames> ShadowMmu<F> {
     /// Lets the guest write the table at `gfn` from now on. Its shadows are out of sync until the guest flushes.
     pub(super) fn unsync_table(&mut self, gfn: u64) {
         let count = self.shadows(gfn).count();
-        if count > UNSYNC {
+        if count > self.limits.unsync {
             return self.unshadow(gfn);
         }
-        while self.unsync.len() + count > UNSYNC
+        while self.unsync.len() + count > self.limits.unsync
             && let Some(key) = self.unsync.first().and_then(|&id| self.pool.page(id).key)
         {
             self.protect(key.gfn);
@@ -164,10 +162,6 @@ impl<F: Frames> ShadowMmu<F> {
             let entry = self.entry(id, index);
             self.set(id, index, entry & !RW, None);
         }
-        // A CPU in the guest may write the table until it has flushed: only what is read after that stays true.
-        if !mutant(Mutant::ProtectionTrustedEarly) {
-            self.shoot_down();
-        }
         // All are in sync before the first is read: it may map the table itself.
         let unsync = &mut self.unsync;
         self.pool.for_each(gfn, |id, page| {
@@ -183,22 +177,35 @@ impl<F: Frames> ShadowMmu<F> {
 
     /// The guest flushes everything: all tables out of sync are read again, and those that it has not written protected.
     pub(super) fn sync_all(&mut self) {
-        let mut i = 0;
-        while let Some(&id) = self.unsync.get(i) {
-            let Some(key) = self.pool.page(id).key else {
-                i += 1;
-                continue;
-            };
+        let mut some_idle = false;
+        for i in 0..self.unsync.len() {
+            if let Some(&id) = self.unsync.get(i) {
+                let written = self.sync_page(id);
+                let page = self.pool.page_mut(id);
+                page.idle = if written { 0 } else { page.idle + 1 };
+                some_idle |= page.idle > self.limits.idle;
+            }
+        }
+        if some_idle {
+            self.end_idle();
+        }
+    }
+
+    /// Ends the time out of sync of tables that the guest does not write any more. The list of these may lose several pages at a time, as a
+    /// table can have several shadows.
+    #[cold]
+    fn end_idle(&mut self) {
+        let is_idle = |mmu: &Self, id: PageId| mmu.pool.page(id).idle > mmu.limits.idle;
+        while let Some(id) = self.unsync.iter().copied().find(|&id| is_idle(self, id)) {
+            let key = self.pool.page(id).key;
             let orphan = !self.is_root(id) && self.lists.first(Owner::Page(id)).is_none();
-            let written = self.sync_page(id);
-            let page = self.pool.page_mut(id);
-            page.idle = if written { 0 } else { page.idle + 1 };
-            if page.idle <= IDLE {
-                i += 1;
-            } else if orphan {
-                self.unshadow(key.gfn);
-            } else {
-                self.protect(key.gfn);
+            match key {
+                Some(key) if !orphan => self.protect(key.gfn),
+                Some(_) => {
+                    self.zap(id);
+                    self.zapped += 1;
+                }
+                None => self.unsync.retain(|&other| other != id),
             }
         }
     }

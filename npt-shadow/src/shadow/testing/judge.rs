@@ -113,9 +113,12 @@ impl Machine {
         let long = self.cpu.state.efer.contains(Efer::LMA);
         let shift = 12 + bits * (level - 1);
         let at = table + (va >> shift & ((1 << bits) - 1)) * size;
-        let low = judge.words(&self.memory, at, from);
+        let pdpte = level == 3 && !long;
+        // These are read when CR3 is loaded, and only then (SDM vol 3A 4.4.1, "PDPTE Registers").
+        let read = if pdpte { self.cpu.flushed } else { from };
+        let low = judge.words(&self.memory, at, read);
         let high = if wide {
-            judge.words(&self.memory, at + 4, from)
+            judge.words(&self.memory, at + 4, read)
         } else {
             vec![(0, 0)]
         };
@@ -126,7 +129,6 @@ impl Machine {
                 .map(move |&(b, h)| (a.max(b), u64::from(h) << 32 | u64::from(l)))
         }) {
             tried += 1;
-            let pdpte = level == 3 && !long;
             if entry & P == 0 || entry & A == 0 && !pdpte {
                 continue;
             }
@@ -146,7 +148,7 @@ impl Machine {
                 && (wide || self.cpu.state.cr4.contains(Cr4::PSE));
             if level > 1 && !large {
                 let next = (entry & ADDRESS & 0xff_ffff_ffff, rw, us, nx);
-                let (n, ok) = self.leads(judge, va, access, gpa, since, level - 1, next);
+                let (n, ok) = self.leads(judge, va, access, gpa, since.max(from), level - 1, next);
                 tried += n;
                 if ok {
                     return (tried, true);

@@ -107,6 +107,17 @@ impl World {
     }
 }
 
+impl World {
+    /// Those that are in the guest store to tables now and then.
+    pub(super) fn go_on(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            if self.cpus[cpu].inside.is_some() && self.random.one_in(2) {
+                self.store(cpu);
+            }
+        }
+    }
+}
+
 /// Kicks take their time: until they arrive, CPUs store to tables.
 pub(super) struct Kicker(pub(super) Arc<Mutex<World>>);
 

@@ -92,6 +92,15 @@ impl Machine {
         self.world().judge = Judge::default();
         // What was written behind the MMU's back is not the guest's doing.
         self.mmu.empty();
+        // With the usual limits a program of this size hardly ever reaches them.
+        self.mmu.limits = match self.choices.one_in(2) {
+            true => Limits::USUAL,
+            false => Limits {
+                // A table may be on the way to itself at each of five levels.
+                unsync: 5 + self.choices.below(4) as usize,
+                idle: self.choices.below(3) as u8,
+            },
+        };
         for cpu in 0..self.cpus() {
             self.turn(cpu);
             self.load_cr3();
@@ -189,6 +198,9 @@ impl Machine {
         if cpus > 1 && self.choices.one_in(3) {
             let next = self.choices.below(cpus) as usize;
             self.turn(next);
+        }
+        if cpus > 1 && self.choices.one_in(3) {
+            self.world().go_on();
         }
         match self.choices.below(100) {
             0..50 => self.access(),
