@@ -55,6 +55,7 @@ pub fn smp() -> Result<()> {
 fn table(one: &str, several: &str) -> Result<String> {
     let (alone, together) = (measure(one, 'L')?, measure(several, 'L')?);
     ensure!(alone > 0, "the work took no time");
+    let page = measure(one, 'M')? / REPEATED;
     let to_itself = measure(one, 'S')? / REPEATED;
     let as_linux = measure(one, 'P')? / REPEATED;
     let round_trip = measure(several, 'R')? / REPEATED;
@@ -62,6 +63,10 @@ fn table(one: &str, several: &str) -> Result<String> {
         "{:44} {:>12} {:>8}   others\n",
         "on one CPU of the host", "instructions", "aim"
     );
+    text.push_str(&format!(
+        "{:44} {page:12} {:>8}\n",
+        "write to the local APIC's page", ""
+    ));
     text.push_str(&format!(
         "{:44} {to_itself:12} {:>8}   KVM 9671\n",
         "interrupt to itself, ended by EOI", ""
@@ -90,7 +95,7 @@ mod tests {
     #[test]
     fn several_cpus_are_compared_with_one() {
         let text = table(
-            "S000f4240 P0007a120 L00010000 .",
+            "M001e8480 S000f4240 P0007a120 L00010000 .",
             "S000f4240 R001e8480 L00014000 .",
         )
         .unwrap();

@@ -1,5 +1,5 @@
 # Measures what interrupts between CPUs and a lock cost: behind `several.s`, says on COM1 what the time-stamp counter counted: a letter,
-# eight hexadecimal digits, a blank. S: REPEATED interrupts to itself, through x2APIC; P: the same, ended by KVM's word where it is offered, as
+# eight hexadecimal digits, a blank. M: REPEATED writes to the local APIC's page; S: REPEATED interrupts to itself, through x2APIC; P: the same, ended by KVM's word where it is offered, as
 # Linux does; R, if there are several CPUs: so many to another CPU, which answers with one, both halted when they wait; L: all CPUs together
 # take a lock REPEATED * 64 times, with work inside and outside.
 
@@ -15,7 +15,17 @@
     .set inside, VARIABLES + 0x180
     .set offered, VARIABLES + 0x1c0 # KVM's word: bit 0 says that the interrupt ends without EOI
 
-    mov ecx, 0x1b                   # x2APIC mode
+    test ebp, ebp
+    jnz 2f
+    rdtsc
+    mov edi, eax
+    mov ebx, REPEATED
+1:  mov dword ptr ds:[0xfee00080], 0
+    dec ebx
+    jnz 1b
+    mov al, 'M'
+    call tell
+2:  mov ecx, 0x1b                   # x2APIC mode
     rdmsr
     or eax, 0xc00
     wrmsr
