@@ -1,6 +1,6 @@
 //! Time on the host: the time-stamp counter, calibrated against the PIT, and the local APIC's timer for deadlines.
 
-use crate::{lapic, smp};
+use crate::{host_cpu, lapic};
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::VmTime;
@@ -13,20 +13,6 @@ static TSC_START: AtomicU64 = AtomicU64::new(0);
 static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
 /// How many clocks there have been.
 static CLOCKS: AtomicU64 = AtomicU64::new(0);
-
-/// What a CPU's timer was armed for last: the number of the clock, and when. Nobody, if it has fired.
-#[derive(Default)]
-pub struct Armed {
-    by: AtomicU64,
-    at: AtomicU64,
-}
-
-impl Armed {
-    /// The timer's interrupt has come: the next deadline has to be armed anew.
-    pub fn fired(&self) {
-        self.by.store(0, Ordering::Relaxed);
-    }
-}
 
 /// The time-stamp counter.
 pub fn ticks() -> u64 {
@@ -169,13 +155,10 @@ impl Clock for HostClock {
     }
 
     fn arm(&mut self, deadline: VmTime, now: VmTime) {
-        let armed = &smp::current().armed;
-        let same = armed.by.load(Ordering::Relaxed) == self.number;
-        if same && armed.at.load(Ordering::Relaxed) == deadline.0 {
+        let armed = &host_cpu::current().armed;
+        if !armed.change(self.number, deadline.0) {
             return;
         }
-        armed.by.store(self.number, Ordering::Relaxed);
-        armed.at.store(deadline.0, Ordering::Relaxed);
         if deadline == VmTime::NEVER {
             lapic::arm(0);
             return;

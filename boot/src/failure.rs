@@ -3,7 +3,7 @@
 //! The CPU that fails first stops the others and waits until they have stopped. Then ports, screen and control channel are its alone. It takes
 //! no lock and no memory. What is to be done is a row of steps, and each is begun once: a panic in one of them leads on to the next.
 
-use crate::{control, logger, screen, smp};
+use crate::{control, host_cpu, logger, screen, smp};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ impl fmt::Display for Failure<'_> {
 #[cfg_attr(not(doc), panic_handler)]
 fn panic(panic: &PanicInfo<'_>) -> ! {
     x86_64::instructions::interrupts::disable();
-    let cpu = smp::number();
+    let cpu = host_cpu::number();
     let first = FAILED.compare_exchange(NOBODY, cpu, Ordering::SeqCst, Ordering::SeqCst);
     let again = match first {
         Ok(_) => false,

@@ -1,7 +1,7 @@
 //! Umbra, the ring-0 binary: takes the machine over from the boot loader, finds the guest, and runs it.
 //!
 //! The only crate that knows all others. Unsafe code is confined to the files that touch the machine: [`start`] and [`runtime`]
-//! (entry and memory functions), [`smp`] and [`stacks`] (the host's CPUs), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
+//! (entry and memory functions), [`smp`], [`host_cpu`] and [`stacks`] (the host's CPUs), [`loader`] (the boot loader's data), [`memory`], [`paging`], [`interrupts`], [`lapic`],
 //! [`clock`], [`serial`], [`keyboard`], [`mouse`], [`tablet`], [`pci`], [`virtio`], [`msix`], [`disk`], [`net`], [`acpi_tables`], [`host`], [`amd`], [`intel`], [`ide`], [`screen`]
 //! (frame buffer) and [`selftest`] (exceptions that are asked for). The guests' machines are put together in [`guest`] with [`media`] and [`setup`]; [`session`] runs them.
 #![no_std]
@@ -18,6 +18,7 @@ mod entropy;
 mod failure;
 mod guest;
 mod host;
+mod host_cpu;
 mod i8042;
 mod ide;
 mod intel;
@@ -73,7 +74,7 @@ extern "C" fn umbra_main(magic: u32, info: u64) -> ! {
             refuse(&why.to_string())
         }
     };
-    paging::audit();
+    smp::audit();
     match options.control {
         Some(transport) => {
             if !control::open(transport) {

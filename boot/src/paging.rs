@@ -1,8 +1,7 @@
 //! The host's page tables: everything at its own address. The start code maps the first 4 GiB, to be written and executed; [`protect`] takes
 //! away what is not needed, and RAM and device registers above are added here. Guests' RAM is data to Umbra, as all memory is but the image.
 
-use crate::stacks::Stacks;
-use crate::{memory, smp};
+use crate::memory;
 use core::sync::atomic::{AtomicBool, Ordering};
 use host_memory::tables::{self, Rights, Tables};
 use host_memory::{PAGE, Range};
@@ -58,7 +57,7 @@ pub fn map(start: u64, end: u64, device: bool) -> bool {
     done
 }
 
-/// Leaves execution to the code, and writing to data; takes the pages below the stacks away. False: no memory for tables.
+/// Leaves execution to the code, and writing to data. False: no memory for tables.
 pub fn protect() -> bool {
     NX.store(
         Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE),
@@ -82,9 +81,6 @@ pub fn protect() -> bool {
     for (start, end, rights) in parts {
         done &= tables::protect(&mut Own, root(), Range { start, end }, rights);
     }
-    for stack in Stacks::of_first().iter() {
-        done &= guard(stack.guard);
-    }
     x86_64::instructions::tlb::flush_all();
     done
 }
@@ -102,9 +98,9 @@ pub fn guard(at: u64) -> bool {
     done
 }
 
-/// Walks the tables that the CPU has, and tells what is executable. A page that is writable too, or a guard page that is mapped, is a defect of
+/// Walks the tables that the CPU has, and tells what is executable. A page that is writable too, or one of these guard pages that is mapped, is a defect of
 /// ours, and ends Umbra.
-pub fn audit() {
+pub fn audit(guards: &[u64]) {
     if !NX.load(Ordering::Relaxed) {
         return log::warn!("this CPU cannot forbid the execution of data (no NX bit)");
     }
@@ -114,8 +110,8 @@ pub fn audit() {
             !(m.write && m.execute) && m.to == m.range.start,
             "Umbra's own tables: {m:x?}"
         );
-        let guard = smp::stacks().find(|(_, stack)| m.range.start == stack.guard);
-        assert!(guard.is_none(), "a guard page is mapped: {m:x?}");
+        let is_guard = guards.contains(&m.range.start);
+        assert!(!is_guard, "a guard page is mapped: {m:x?}");
         let kib = (m.range.end - m.range.start) >> 10;
         executable += if m.execute { kib } else { 0 };
         read_only += if m.write { 0 } else { kib };
@@ -123,6 +119,6 @@ pub fn audit() {
     log::info!(
         "own page tables: {executable} KiB executable, {} KiB of data read-only, no page writable and executable, {} guard pages",
         read_only - executable,
-        smp::stacks().count()
+        guards.len()
     );
 }

@@ -1,7 +1,7 @@
 //! Failures of Umbra itself that the option `selftest=` asks for, so that a test sees how they end.
 
 use crate::stacks::{DOUBLE_FAULT, IST, PAGE_FAULT};
-use crate::{clock, control, logger, memory, smp};
+use crate::{clock, control, host_cpu, interrupts, logger, memory, smp};
 use core::arch::asm;
 use core::fmt;
 use core::hint::{black_box, spin_loop};
@@ -69,7 +69,7 @@ pub fn begin_round(guests: usize) {
 /// The current CPU is about to run a guest.
 pub fn run_guest() {
     let fails = BESIDE_GUEST.load(Ordering::Relaxed);
-    if fails == NOBODY || fails != smp::current().number || !COMPANY.load(Ordering::Relaxed) {
+    if fails == NOBODY || fails != host_cpu::current().number || !COMPANY.load(Ordering::Relaxed) {
         return;
     }
     // The others have entered their guests by then.
@@ -98,7 +98,7 @@ impl fmt::Display for Unspeakable {
 }
 
 /// An exception of this vector has come, on its own stack.
-pub fn excepted(vector: u8) {
+fn excepted(vector: u8) {
     let once = OVERFLOWING.compare_exchange(vector, NONE, Ordering::Relaxed, Ordering::Relaxed);
     if once.is_ok() {
         exhaust();
@@ -125,6 +125,7 @@ fn overflow(name: &str) {
     }
     if let Some(&(vector, _)) = IST.iter().find(|(_, of)| *of == name) {
         OVERFLOWING.store(vector, Ordering::Relaxed);
+        interrupts::WITNESS.call_once(|| excepted);
         // SAFETY: exceptions are what is asked for. Those with an error code get none, and do not return.
         unsafe {
             match vector {

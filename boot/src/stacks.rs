@@ -2,8 +2,10 @@
 
 use crate::{memory, paging};
 use core::arch::global_asm;
+use host_cpus::MAX_HOST_CPUS;
+use spin::Once;
 
-// The first CPU's stacks of exceptions; its usual one is in `start`. Their guard pages go with `paging::protect`.
+// The first CPU's stacks of exceptions; its usual one is in `start`. Their guard pages go with `Stacks::of_first`.
 global_asm!(
     r#"
     .section .bss
@@ -56,17 +58,33 @@ pub struct Stacks {
     exceptions: u64,
 }
 
+/// Those of all CPUs, by their numbers.
+static ALL: [Once<Stacks>; MAX_HOST_CPUS] = [const { Once::new() }; MAX_HOST_CPUS];
+
+/// Those of CPU `number`, if it has any.
+pub fn of(number: usize) -> Option<&'static Stacks> {
+    ALL.get(number)?.get()
+}
+
+/// Each stack, with its CPU's number.
+pub fn all() -> impl Iterator<Item = (usize, Stack)> {
+    let all = (0..).zip(&ALL);
+    all.filter_map(|(number, stacks)| Some((number, stacks.get()?)))
+        .flat_map(|(number, stacks)| stacks.iter().map(move |stack| (number, stack)))
+}
+
 impl Stacks {
-    /// Those of the CPU that Umbra was started on.
-    pub fn of_first() -> Self {
-        Self {
+    /// Those of the CPU that Umbra was started on, which is number 0. None: there is no memory for tables.
+    pub fn of_first() -> Option<&'static Self> {
+        let stacks = Self {
             main: &raw const umbra_stack_guard as u64,
             exceptions: &raw const umbra_exception_stacks as u64,
-        }
+        };
+        stacks.guard(0)
     }
 
-    /// Those of a further CPU. None: there is no memory for them.
-    pub fn allocate() -> Option<Self> {
+    /// Those of the further CPU `number`. None: there is no memory for them.
+    pub fn allocate(number: usize) -> Option<&'static Self> {
         let main = GUARD + MAIN_STACK;
         let len = main + IST.len() as u64 * (GUARD + IST_STACK);
         let at = memory::take_own(len, GUARD)?;
@@ -74,8 +92,14 @@ impl Stacks {
             main: at,
             exceptions: at + main,
         };
-        let guarded = stacks.iter().all(|stack| paging::guard(stack.guard));
-        guarded.then_some(stacks)
+        stacks.guard(number)
+    }
+
+    /// Takes away the pages below them, and makes them known as those of CPU `number`.
+    fn guard(self, number: usize) -> Option<&'static Self> {
+        let guarded = self.iter().all(|stack| paging::guard(stack.guard));
+        let place = ALL.get(number).filter(|_| guarded)?;
+        Some(place.call_once(|| self))
     }
 
     /// Where the usual stack begins.

@@ -1,9 +1,8 @@
 //! A virtual CPU as the session schedules it: what the host's CPU holds of it, and how its time passed.
 
 use super::Cpu;
-use crate::clock;
 use crate::host::ExtendedState;
-use crate::smp;
+use crate::{clock, host_cpu};
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::stats::CpuFacts;
@@ -97,7 +96,7 @@ impl<B: VcpuBackend> CpuSlot<B> {
             self.waits += 1;
         }
         let steal = VmTime::of_ticks(self.steal, clock::tsc_hz().max(1));
-        self.cpu.begin_turn(smp::current().number, steal.0);
+        self.cpu.begin_turn(host_cpu::current().number, steal.0);
     }
 
     /// Its turn ended at `now`, though it can go on.

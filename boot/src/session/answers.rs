@@ -3,7 +3,7 @@
 use crate::clock::HostClock;
 use crate::guest::{self, Guest};
 use crate::interrupts::{self, Concerns};
-use crate::{disk, net, smp};
+use crate::{disk, host_cpu, net};
 use alloc::sync::Arc;
 use hv_core::cpu::VcpuBackend;
 use hv_core::time::Clock;
@@ -72,7 +72,7 @@ impl Waiting {
 
 /// Has devices take what has come for them, if this is the first CPU. Whether the round can go on.
 pub(super) fn pass_on(all: &[Waiting]) -> bool {
-    if smp::current().number != 0 || !interrupts::take_news_for(Concerns::Devices) {
+    if host_cpu::current().number != 0 || !interrupts::take_news_for(Concerns::Devices) {
         return true;
     }
     let answers = Answers::take();

@@ -1,12 +1,15 @@
 //! A further CPU makes itself like the first one, or finds that it cannot be used.
 
 use super::memory_types::MemoryTypes;
-use super::start::Enable;
-use super::{HostCpu, State};
+use super::state::State;
+use crate::host_cpu::HostCpu;
 use crate::{clock, host, lapic};
 use alloc::string::String;
 use core::sync::atomic::{AtomicU64, Ordering};
 use host_cpus::Features;
+
+/// Turns the virtualization of the current CPU on, as of the first.
+pub type Enable = fn() -> Result<(), String>;
 
 /// What all CPUs have in common besides [`Features`].
 pub struct Common {
@@ -44,7 +47,7 @@ pub fn join(
         ));
     }
     enable()?;
-    cpu.set_state(State::Compares);
+    State::Compares.set(cpu);
     match compare_clocks(1) {
         0 => Ok(()),
         behind => Err(alloc::format!(

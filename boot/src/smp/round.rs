@@ -1,35 +1,113 @@
 //! CPUs work together in *rounds*: the first CPU gives others something to do, does something itself, has them come to an end, and waits until
 //! all have. Outside a round only the first CPU does anything, so that all that the session has is its alone.
 
-use super::{HostCpu, State, all};
+use super::state::ready;
+use crate::host_cpu::{self, HostCpu, all};
 use crate::interrupts::{self, Concerns};
 use crate::lapic::{self, Ipi};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use host_cpus::MAX_HOST_CPUS;
-use hv_core::kick;
+use hv_core::kick::PATIENCE;
 
 /// What a CPU is to do. It lives until that CPU has answered.
 type Work<'a> = dyn FnMut() + Send + 'a;
 
-/// What a CPU is called for.
-#[derive(Default)]
-pub(super) struct Job(UnsafeCell<Option<*mut Work<'static>>>);
+/// What a CPU is called for, and how often it was.
+struct Post {
+    /// How often it was called, and which call it has answered last.
+    calls: AtomicU64,
+    answered: AtomicU64,
+    job: UnsafeCell<Option<*mut Work<'static>>>,
+}
 
-// SAFETY: the first CPU writes it only while the other has no call to answer, and the other reads it only while it has one. Both are told apart by
-// `HostCpu::calls` and `HostCpu::answered`, which are stored with release and loaded with acquire ordering.
-unsafe impl Sync for Job {}
+// SAFETY: the first CPU writes the job only while the other has no call to answer, and the other reads it only while it has one. Both are told apart by
+// `calls` and `answered`, which are stored with release and loaded with acquire ordering.
+unsafe impl Sync for Post {}
 
-impl Job {
-    /// Does it, on the CPU whose it is, which has been called.
-    pub(super) fn run(&self) {
+/// Those of all CPUs, by number.
+static POSTS: [Post; MAX_HOST_CPUS] = [const { Post::new() }; MAX_HOST_CPUS];
+
+impl Post {
+    const fn new() -> Self {
+        Self {
+            calls: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+        }
+    }
+
+    fn of(cpu: &HostCpu) -> &'static Self {
+        &POSTS[cpu.number]
+    }
+
+    /// Does what there is to do, on the CPU whose post it is, which has been called.
+    fn work(&self) {
         // SAFETY: this CPU has a call to answer, so the first CPU does not touch the cell.
-        let work = unsafe { (*self.0.get()).take() };
+        let work = unsafe { (*self.job.get()).take() };
         if let Some(work) = work {
             // SAFETY: `together` keeps it alive and leaves it alone until this CPU has answered.
             unsafe { (*work)() };
         }
     }
+
+    /// Whether this call has been answered.
+    fn has_answered(&self, call: u64) -> bool {
+        self.answered.load(Ordering::Acquire) >= call
+    }
+
+    /// Whether all calls have been answered.
+    fn is_free(&self) -> bool {
+        self.has_answered(self.calls.load(Ordering::Relaxed))
+    }
+}
+
+/// Waits for interrupts, and does what this CPU, which is not the first, is called for.
+pub(super) fn idle(cpu: &HostCpu) -> ! {
+    let post = Post::of(cpu);
+    loop {
+        let calls = post.calls.load(Ordering::Acquire);
+        if calls == post.answered.load(Ordering::Relaxed) {
+            // A call that has come since then is followed by an interrupt, which waits for this.
+            interrupts::idle();
+            continue;
+        }
+        // The interrupt of the call, and then those that have ended what it was called for, are not to end what comes next.
+        interrupts::window();
+        post.work();
+        interrupts::window();
+        ended();
+        post.answered.store(calls, Ordering::Release);
+    }
+}
+
+/// Calls a CPU; returns the number of the call.
+pub(super) fn call(cpu: &HostCpu) -> u64 {
+    let call = Post::of(cpu).calls.fetch_add(1, Ordering::AcqRel) + 1;
+    kick(cpu);
+    call
+}
+
+/// Whether a CPU has answered this call.
+pub(super) fn has_answered(cpu: &HostCpu, call: u64) -> bool {
+    Post::of(cpu).has_answered(call)
+}
+
+fn kick(cpu: &HostCpu) {
+    lapic::send(cpu.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR));
+}
+
+/// Interrupts CPU `number`, so that the guest there is left.
+pub fn interrupt(number: usize) {
+    if let Some(cpu) = all().find(|cpu| cpu.number == number) {
+        kick(cpu);
+    }
+}
+
+/// Interrupts the first CPU, so that it looks soon who has been answered.
+pub fn kick_first() {
+    interrupts::concern(Concerns::Devices);
+    interrupt(0);
 }
 
 /// Several CPUs have worked together.
@@ -38,9 +116,9 @@ static ROUNDS: AtomicBool = AtomicBool::new(false);
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// This CPU has done what it was to do: the others need not go on for it.
-pub(super) fn ended() {
+fn ended() {
     if !ENDING.swap(true, Ordering::SeqCst) {
-        super::interrupt(0);
+        interrupt(0);
     }
 }
 
@@ -56,7 +134,7 @@ pub fn goes_on() -> bool {
 /// Lets interrupts in by `how`. Whether the current CPU goes on: the round is not to end, and the session has nothing to see to.
 fn let_in(how: fn()) -> bool {
     how();
-    let serves = super::current().number == 0 && interrupts::has_news_for(Concerns::Session);
+    let serves = host_cpu::current().number == 0 && interrupts::has_news_for(Concerns::Session);
     !serves && !is_ending()
 }
 
@@ -82,18 +160,27 @@ pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
         // SAFETY: only the lifetime is another one: the work is used up to this function's end, which waits for it.
         let work = unsafe { core::mem::transmute::<*mut Work<'a>, *mut Work<'static>>(work) };
         let cpu = *called.insert(cpu(*number));
-        assert!(cpu.is_free(), "host CPU {number} still does something else");
+        let post = Post::of(cpu);
+        assert!(
+            post.is_free(),
+            "host CPU {number} still does something else"
+        );
         // SAFETY: the CPU has no call to answer, so it does not touch the cell.
-        unsafe { *cpu.job.0.get() = Some(work) };
-        cpu.call();
+        unsafe { *post.job.get() = Some(work) };
+        call(cpu);
     }
     own();
     ENDING.store(true, Ordering::SeqCst);
-    let busy = || called.iter().flatten().filter(|cpu| !cpu.is_free());
+    let busy = || {
+        called
+            .iter()
+            .flatten()
+            .filter(|cpu| !Post::of(cpu).is_free())
+    };
     let mut looks = 0u32;
     while busy().next().is_some() {
-        if looks.is_multiple_of(kick::PATIENCE) {
-            busy().for_each(|cpu| lapic::send(cpu.apic_id(), Ipi::Fixed(lapic::KICK_VECTOR)));
+        if looks.is_multiple_of(PATIENCE) {
+            busy().for_each(|cpu| kick(cpu));
         }
         looks = looks.wrapping_add(1);
         core::hint::spin_loop();
@@ -102,14 +189,7 @@ pub fn together<'a>(others: &mut [(usize, &mut Work<'a>)], own: impl FnOnce()) {
 
 /// The one of the CPUs in use at this place.
 fn cpu(place: usize) -> &'static HostCpu {
-    let mut used = all().filter(|cpu| cpu.state() == State::Ready);
-    used.nth(place)
+    ready()
+        .nth(place)
         .expect("only CPUs that are in use are called")
-}
-
-impl HostCpu {
-    /// Whether it has answered all calls.
-    fn is_free(&self) -> bool {
-        self.has_answered(self.calls.load(Ordering::Relaxed))
-    }
 }

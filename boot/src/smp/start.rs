@@ -4,18 +4,20 @@
 //! A CPU begins in real mode in a page of the first mebibyte, which does no more than lead to 32-bit code of the image. So that page is
 //! never executed with paging on, and is data to Umbra like all memory around it.
 
-use super::{HostCpu, State, all, join};
+use super::join::{self, Enable};
+use super::state::{State, ready};
+use super::{round, state, stop};
+use crate::host_cpu::{self, HostCpu};
 use crate::lapic::{self, Ipi};
-use crate::stacks::Stacks;
-use crate::{clock, memory, paging};
+use crate::stacks::{self, Stacks};
+use crate::{clock, interrupts, memory, paging};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use host_cpus::{Features, Local, MAX_HOST_CPUS, Plan};
+use spin::Mutex;
 use x86_64::registers::model_specific::{Efer, EferFlags};
-
-/// Turns the virtualization of the current CPU on, as of the first.
-pub type Enable = fn() -> Result<(), String>;
 
 // In real mode CS is the page. Bytes where the assembler's Intel syntax has no words: LGDT with a 32-bit operand from CS, and a far jump
 // with a 32-bit offset.
@@ -76,7 +78,7 @@ umbra_ap_protected:
     xchg [{next}], rdi
     test rdi, rdi
     jz 4f
-    mov rsp, [rdi + 8]
+    mov rsp, [rdi + {stack}]
     xor ebp, ebp
     call {main}
 4:  cli
@@ -87,6 +89,7 @@ umbra_ap_protected:
 "#,
     efer = sym EFER,
     next = sym NEXT,
+    stack = const host_cpu::STACK_TOP,
     main = sym umbra_ap_main,
 );
 
@@ -102,23 +105,43 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// What it does when it has joined.
 static ENABLE: spin::Once<(Features, join::Common, Enable)> = spin::Once::new();
 
+/// Why the CPU that was started last is unfit.
+static WHY: Mutex<String> = Mutex::new(String::new());
+
+/// Gives the first CPU its descriptor tables, and its place among the others.
+pub fn init() {
+    let stacks = Stacks::of_first().expect("there is memory for the tables of the stacks");
+    let cpu = HostCpu::new(0, 0, stacks.top());
+    State::Ready.set(cpu);
+    cpu.make_current();
+    interrupts::load_tables(stacks);
+}
+
+/// [`paging::audit`] with the stacks of all CPUs.
+pub fn audit() {
+    let guards: Vec<u64> = stacks::all().map(|(_, stack)| stack.guard).collect();
+    paging::audit(&guards);
+}
+
 /// The first Rust of a further CPU.
 extern "C" fn umbra_ap_main(cpu: &'static HostCpu) -> ! {
     cpu.make_current();
-    cpu.set_state(State::Joins);
+    let stacks = stacks::of(cpu.number).expect("it runs on one of them");
+    interrupts::load_tables(stacks);
+    State::Joins.set(cpu);
     let joined = match ENABLE.get() {
         Some((features, common, enable)) => join::join(cpu, features, common, *enable),
         None => Err(String::new()),
     };
     match joined {
         Ok(()) => {
-            cpu.set_state(State::Ready);
-            cpu.idle()
+            State::Ready.set(cpu);
+            round::idle(cpu)
         }
         Err(why) => {
-            *cpu.why.lock() = why;
-            cpu.set_state(State::Unfit);
-            super::stop()
+            *WHY.lock() = why;
+            State::Unfit.set(cpu);
+            stop::stop()
         }
     }
 }
@@ -146,7 +169,7 @@ fn wait(ms: u64, mut is_so: impl FnMut() -> bool) -> bool {
 /// Starts those of `cpus` that may be used besides the first, so that there are `most` in all. `enable` turns their virtualization on.
 pub fn start(cpus: &[Local], most: Option<u32>, enable: Enable) {
     let own = lapic::id();
-    super::current().apic_id.store(own, Ordering::Relaxed);
+    host_cpu::current().set_apic_id(own);
     let most = most.map_or(MAX_HOST_CPUS, |most| most as usize);
     let plan = Plan::new(cpus.iter().copied(), own, lapic::is_x2apic(), most);
     if plan.unnamed != 0 {
@@ -166,7 +189,7 @@ pub fn start(cpus: &[Local], most: Option<u32>, enable: Enable) {
     log::info!(
         "host CPUs: {} found, {} used{answers}",
         plan.found,
-        super::used()
+        state::used()
     );
 }
 
@@ -182,20 +205,20 @@ fn start_from(page: u64, apic_ids: &[u32], enable: Enable) {
     );
     ENABLE.call_once(|| join::first(enable));
     for (number, &apic_id) in (1..).zip(apic_ids) {
-        let Some(stacks) = Stacks::allocate() else {
+        let Some(stacks) = Stacks::allocate(number) else {
             return log::warn!("there is no memory for the stacks of more CPUs");
         };
-        let cpu = HostCpu::new(number, apic_id, stacks);
+        let cpu = HostCpu::new(number, apic_id, stacks.top());
         if let Err(why) = start_one(cpu, (page >> 12) as u8) {
             log::warn!("host CPU {number} (APIC {apic_id:#x}) is not used: {why}");
         }
     }
-    paging::audit();
+    audit();
 }
 
 /// Starts one, and waits until it can be used.
 fn start_one(cpu: &'static HostCpu, page: u8) -> Result<(), String> {
-    let is_heard = || cpu.state() != State::Silent;
+    let is_heard = || State::of(cpu) != State::Silent;
     NEXT.store(core::ptr::from_ref(cpu) as u64, Ordering::SeqCst);
     lapic::send(cpu.apic_id(), Ipi::Init);
     wait(SILENCE, || false);
@@ -210,27 +233,32 @@ fn start_one(cpu: &'static HostCpu, page: u8) -> Result<(), String> {
     if NEXT.swap(0, Ordering::SeqCst) != 0 {
         return Err("it does not start".into());
     }
-    let compares = || matches!(cpu.state(), State::Compares | State::Ready | State::Unfit);
-    if wait(LONG_PATIENCE, compares) && cpu.state() == State::Compares {
+    let compares = || {
+        matches!(
+            State::of(cpu),
+            State::Compares | State::Ready | State::Unfit
+        )
+    };
+    if wait(LONG_PATIENCE, compares) && State::of(cpu) == State::Compares {
         join::compare_clocks(0);
     }
     wait(LONG_PATIENCE, || {
-        matches!(cpu.state(), State::Ready | State::Unfit)
+        matches!(State::of(cpu), State::Ready | State::Unfit)
     });
-    match cpu.state() {
+    match State::of(cpu) {
         State::Ready => Ok(()),
-        State::Unfit => Err(core::mem::take(&mut *cpu.why.lock())),
+        State::Unfit => Err(core::mem::take(&mut *WHY.lock())),
         _ => Err("it has stopped on its way".into()),
     }
 }
 
 /// Calls each CPU, and says how long the slowest took to wake and to answer.
 fn call_all() -> String {
-    let others = all().filter(|cpu| cpu.number != 0 && cpu.state() == State::Ready);
+    let others = ready().filter(|cpu| cpu.number != 0);
     let took = others.map(|cpu| {
         let before = clock::ticks();
-        let call = cpu.call();
-        let answered = wait(PATIENCE, || cpu.has_answered(call));
+        let call = round::call(cpu);
+        let answered = wait(PATIENCE, || round::has_answered(cpu, call));
         assert!(answered, "host CPU {} does not answer", cpu.number);
         clock::ticks() - before
     });
