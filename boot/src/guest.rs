@@ -56,6 +56,7 @@ use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
 use hv_core::scratch::Scratch;
 use hv_core::time::Clock;
+use hv_core::trace;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::vm;
 use hv_core::{Gpa, Hpa, VmTime};
@@ -351,7 +352,11 @@ impl<B: VcpuBackend> Guest<B> {
                 + (disks * block::MEMORY) as u64
                 + (sata_drives * ahci::DRIVE_MEMORY) as u64
                 + desc.nics.iter().flatten().count() as u64 * CARD
-                + overlays as u64,
+                + overlays as u64
+                + match options.trace {
+                    Some(_) => desc.max_cpus as u64 * trace::BYTES as u64,
+                    None => 0,
+                },
             books: paging.books + WatchedMemory::bytes(frames),
             ..paging
         };

@@ -4,6 +4,7 @@ use crate::device::AccessSize;
 use crate::event::{Event, EventKind};
 use crate::regs::SegReg;
 use crate::{Gpa, Gva};
+use core::fmt::{self, Write};
 
 /// Why the guest was left, and what the hardware told about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,4 +225,33 @@ impl ExitReason {
         "timer",
         "tpr below threshold",
     ];
+
+    /// The name of the kind `index` as one word, as traces have it: `port-io`.
+    #[must_use]
+    pub const fn word(index: usize) -> Word {
+        Word(Self::NAMES[index])
+    }
+
+    /// The kind that has this [word](Self::word).
+    #[must_use]
+    pub fn named(word: &str) -> Option<usize> {
+        (0..Self::KINDS).find(|&index| Self::word(index).letters().eq(word.chars()))
+    }
+}
+
+/// A name with dashes for its blanks.
+#[derive(Clone, Copy, Debug)]
+pub struct Word(&'static str);
+
+impl Word {
+    fn letters(self) -> impl Iterator<Item = char> {
+        let letters = self.0.chars().filter(|&letter| letter != '/');
+        letters.map(|letter| if letter == ' ' { '-' } else { letter })
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.letters().try_for_each(|letter| f.write_char(letter))
+    }
 }

@@ -6,7 +6,7 @@
 //! the instruction emulator ([`emulate`]), the CPUID and MSR policies ([`cpuid`], [`msr`]), the buses ([`bus`]), locks in their order ([`lock`]), the one
 //! description of the virtual PC ([`machine`]), paravirtual clock and end of interrupt ([`pvclock`], [`pveoi`], [`pvsteal`], [`hypercall`]), Microsoft's
 //! interface ([`hyperv`]) and which of them a guest has ([`interface`]), statistics
-//! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), what a debugger sees ([`debug`]), what network cards
+//! ([`stats`]), sentences that need no memory ([`sentence`]), recordings of exits for tests ([`record`]), what a debugger sees ([`debug`]), traces of exits ([`trace`]), what network cards
 //! leave to others ([`offload`], [`checksum`]), and the place where the CPU executes single instructions ([`scratch`]).
 //!
 //! Not here yet: snapshots.
@@ -56,6 +56,7 @@ pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;
+pub mod trace;
 pub mod vcpu;
 pub mod vm;
 

@@ -349,6 +349,7 @@ impl FirmwarePc {
                 | Stop::Service
                 | Stop::Wakeup
                 | Stop::Yield
+                | Stop::Trace
                 | Stop::YieldTo(_)
                 | Stop::Crashed
                 | Stop::Debug(_) => {}

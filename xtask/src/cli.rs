@@ -42,6 +42,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Runs the fuzz targets: random inputs for whatever a guest, a medium or the network feeds, guided by the code that they reach.
     Fuzz(FuzzArgs),
+    /// Prints a trace that `run --trace` has written, counts it, or explains one of its exits.
+    Trace(TraceArgs),
     /// Fetches and builds the guests that the tests use.
     Guests(GuestsArgs),
     /// Installs the system packages that the tool needs.
@@ -262,6 +264,13 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_RECORD))
     )]
     pub record: u32,
+    /// Write a trace of the guests' exits: each with its reason and values, in the order of each virtual CPU. `cargo xtask trace FILE` reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Trace only what fits all of these words, with commas between them: reason:cpuid+wrmsr, pc:0x7c00-0x7dff (where the instruction is), at:0x3f8 (the
+    /// address, I/O port, MSR or leaf that it is about), vm:1, cpu:0+1, first:1000; and `last`: the last 2,048 of each virtual CPU in place of all, which are sent at the end
+    #[arg(long, value_name = "WORDS", requires = "trace")]
+    pub trace_filter: Option<String>,
     /// Keep nothing of what the guests write to their disks, floppies and UEFI variables: the next run finds them as this one did
     #[arg(long)]
     pub snapshot: bool,
@@ -361,7 +370,7 @@ pub enum Bench {
     /// Boot and work of a Linux guest: native, and under nested and each kind of shadow paging.
     Paging(PagingArgs),
     /// Single exits, counted in instructions from the guest's side.
-    Exits,
+    Exits(ExitsArgs),
     /// A guest's CPUs: interrupts between them, and a lock, counted in instructions.
     Smp,
     /// The guest's disk with fio: native against Umbra.
@@ -375,6 +384,14 @@ pub enum Bench {
     Net(NetArgs),
     /// Kills the emulator again and again while the guest writes, and checks that what was flushed is there.
     Crash(CrashArgs),
+}
+
+/// How to measure single exits.
+#[derive(Debug, Args)]
+pub struct ExitsArgs {
+    /// What a trace adds to them, apart from its way to the file
+    #[arg(long)]
+    pub trace: bool,
 }
 
 /// How to measure the disk.
@@ -457,6 +474,28 @@ pub struct PagingArgs {
     /// Draw the figures, one SVG file each, into this directory
     #[arg(long, value_name = "DIR")]
     pub svg: Option<PathBuf>,
+}
+
+/// What to make of a trace.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// The trace
+    pub file: PathBuf,
+    /// Only what fits these words, as for `run --trace-filter`
+    #[arg(long, value_name = "WORDS")]
+    pub filter: Option<String>,
+    /// A JSON object for each exit, one on a line
+    #[arg(long)]
+    pub json: bool,
+    /// How many there are of each reason, in place of each exit
+    #[arg(long, conflicts_with = "why")]
+    pub count: bool,
+    /// Explain the exit of this number, in words; with --json as an object. Of several machines or virtual CPUs, --filter chooses one
+    #[arg(long, value_name = "NUMBER")]
+    pub why: Option<u64>,
+    /// Write it in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing show over time
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["json", "count", "why"])]
+    pub perfetto: Option<PathBuf>,
 }
 
 /// Which guests to fetch.

@@ -16,7 +16,16 @@ use crate::vm::Vm;
 ///
 /// The run fails.
 pub fn run(name: &str, image: &Path, cpus: u32, timeout: Duration, umbra: &Path) -> Result<String> {
-    let options = Options {
+    listen(name, &options(image, cpus, timeout)?, umbra)
+}
+
+/// How such a guest is run.
+///
+/// # Errors
+///
+/// It cannot boot.
+pub fn options(image: &Path, cpus: u32, timeout: Duration) -> Result<Options> {
+    Ok(Options {
         script: vec![Step::Until(".".to_owned())],
         timeout: Some(timeout),
         icount: true,
@@ -26,9 +35,17 @@ pub fn run(name: &str, image: &Path, cpus: u32, timeout: Duration, umbra: &Path)
             max_cpus: cpus,
             ..Vm::of(image)?
         })
-    };
+    })
+}
+
+/// Runs it, and gives what it has said.
+///
+/// # Errors
+///
+/// The run fails.
+pub fn listen(name: &str, options: &Options, umbra: &Path) -> Result<String> {
     let mut console = Vec::new();
-    let run = run::execute(&options, umbra, name, &mut |bytes| {
+    let run = run::execute(options, umbra, name, &mut |bytes| {
         console.extend_from_slice(bytes)
     })?;
     run.summary.result?;

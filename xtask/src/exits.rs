@@ -5,11 +5,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::attack;
+use crate::cli::ExitsArgs;
 use crate::count;
 use crate::kernel;
 use crate::progress::Step;
 use crate::rig::QEMU_SVM;
+use crate::run::Options;
 use crate::setup::{self, Purpose};
+use crate::trace::Wanted;
 
 const SOURCE: &str = include_str!("exits.s");
 /// Bytes of the program: a boot sector.
@@ -36,7 +39,7 @@ const MEASURES: [(char, &str, &str); 9] = [
 /// # Errors
 ///
 /// The run fails, or the guest says something else.
-pub fn exits() -> Result<()> {
+pub fn exits(args: &ExitsArgs) -> Result<()> {
     setup::require(Purpose::Run {
         rig: QEMU_SVM,
         window: false,
@@ -46,6 +49,19 @@ pub fn exits() -> Result<()> {
     let image = directory.path().join("exits.img");
     attack::assemble(SOURCE, CODE, &image)?;
     let step = Step::start("Counting instructions");
+    if args.trace {
+        // The last exits only, so that none is sent meanwhile.
+        let trace = Wanted::check(&directory.path().join("trace"), Some("last"))?;
+        let options = Options {
+            trace: Some(trace),
+            ..count::options(&image, 1, TIMEOUT)?
+        };
+        let plain = count::run("exits", &image, 1, TIMEOUT, &umbra)?;
+        let traced = count::listen("exits", &options, &umbra)?;
+        step.done();
+        print!("{}", added(&plain, &traced)?);
+        return Ok(());
+    }
     let console = count::run("exits", &image, 1, TIMEOUT, &umbra)?;
     step.done();
     print!("{}", table(&console)?);
@@ -68,6 +84,21 @@ fn table(console: &str) -> Result<String> {
     Ok(text)
 }
 
+/// What a trace adds to the instructions of one exit.
+fn added(plain: &str, traced: &str) -> Result<String> {
+    let mut text = format!(
+        "{:24} {:>12} {:>12} {:>12}\n",
+        "exit and entry", "untraced", "traced", "more"
+    );
+    for (letter, what, _) in MEASURES {
+        let each = |console| anyhow::Ok(count::measure(console, letter)? / REPEATED);
+        let (plain, traced) = (each(plain)?, each(traced)?);
+        let more = traced.saturating_sub(plain);
+        text.push_str(&format!("{what:24} {plain:12} {traced:12} {more:12}\n"));
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +112,16 @@ mod tests {
         );
         assert!(table("N00000fa0 C0004baf0").is_err());
         assert!(table("Nxyz").is_err());
+    }
+
+    #[test]
+    fn a_trace_is_measured_by_what_it_adds() {
+        let said = |each: u64| {
+            let measures = MEASURES.map(|(letter, ..)| format!("{letter}{:08x}", each * REPEATED));
+            measures.join(" ") + " ."
+        };
+        let text = added(&said(300), &said(420)).unwrap();
+        assert!(text.contains("300          420          120"), "{text}");
+        assert!(added(&said(300), "").is_err());
     }
 }

@@ -64,6 +64,7 @@ mod stress;
 mod tablet;
 mod terminal;
 mod test;
+mod trace;
 mod vm;
 mod work;
 
@@ -102,6 +103,7 @@ fn command() -> Result<()> {
             };
             run::run(args, places)
         }
+        Command::Trace(args) => trace::trace(args),
         Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => setup::require(Purpose::Test),
@@ -111,7 +113,7 @@ fn command() -> Result<()> {
         Command::Bench(args) => match &args.what {
             Bench::Boot(args) => bench::boot(args),
             Bench::Paging(args) => paging::paging(args),
-            Bench::Exits => exits::exits(),
+            Bench::Exits(args) => exits::exits(args),
             Bench::Smp => smp::smp(),
             Bench::Disk(args) => storage::bench::disk(args),
             Bench::Net(args) => network::net(args),

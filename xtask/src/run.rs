@@ -108,6 +108,7 @@ pub fn execute(
         timeout: options.timeout,
         screenshot: options.screenshot.is_some(),
         report: options.report.is_some(),
+        trace: options.trace.as_ref().map(|trace| trace.file.clone()),
         window: options.window && options.vnc.is_none(),
         ends_on_panic: options.ends_on_panic,
         interactive: options.interactive,

@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -26,6 +27,7 @@ use crate::monitor::Monitor;
 use crate::mouse::{self, Hand, Motion};
 use crate::outcome::{Interrupted, Refused, interrupted};
 use crate::script::{Step, Watch};
+use crate::trace;
 
 /// Between two keys, so that a slow guest does not lose any.
 pub const KEY_PAUSE: Duration = Duration::from_millis(30);
@@ -57,6 +59,8 @@ pub struct Plan {
     pub screenshot: bool,
     /// Whether to ask for a report at the end.
     pub report: bool,
+    /// Where the trace goes, if there is one.
+    pub trace: Option<PathBuf>,
     /// Whether a guest that says that its system has crashed ends the session.
     pub ends_on_panic: bool,
     /// Whether a person sees a window and may close it.
@@ -161,6 +165,7 @@ pub struct Session {
     /// When the script goes on.
     awake: Option<Instant>,
     debuggers: Option<Debuggers>,
+    trace: Option<trace::File>,
     /// A picture, and since when it has been shown.
     steady: Option<(Picture, Instant)>,
 }
@@ -194,6 +199,7 @@ impl Session {
             events: VecDeque::new(),
             awake: None,
             debuggers: None,
+            trace: None,
             steady: None,
         }
     }
@@ -214,7 +220,11 @@ impl Session {
 
     /// Carries out `plan`, giving what the guests write to COM1 to `console` as it comes.
     pub fn run(mut self, plan: &Plan, console: &mut dyn FnMut(Com1)) -> Summary {
-        let mut result = self.follow(plan, console);
+        let opened = plan.trace.as_deref().map(trace::File::create).transpose();
+        let mut result = opened.and_then(|trace| {
+            self.trace = trace;
+            self.follow(plan, console)
+        });
         if !self.closed && !interrupted() {
             // An Umbra that has refused to run has nothing to tell but goodbye.
             let refused = result.as_ref().is_err_and(anyhow::Error::is::<Refused>);
@@ -225,6 +235,12 @@ impl Session {
             {
                 result = Err(error);
             }
+        }
+        if let Some(trace) = self.trace.take()
+            && let Err(error) = trace.end()
+            && result.is_ok()
+        {
+            result = Err(error);
         }
         let focus = self.focus;
         let watch = &self.machine(focus).watch;
@@ -534,6 +550,11 @@ impl Session {
             Message::Debug(bytes) => {
                 if let Some(debuggers) = &self.debuggers {
                     debuggers.answer(u8::try_from(self.about + 1)?, &bytes);
+                }
+            }
+            Message::Trace(chunk) => {
+                if let Some(trace) = &mut self.trace {
+                    trace.write(u8::try_from(self.about + 1)?, &chunk)?;
                 }
             }
             Message::Screenshot(picture) => self.picture = Some(picture),

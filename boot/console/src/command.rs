@@ -22,6 +22,19 @@ pub enum Drive {
     Floppy,
 }
 
+/// What `trace` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trace {
+    /// Keep the last exits from now on.
+    On,
+    /// Keep none.
+    Off,
+    /// Show so many.
+    Last(usize),
+    /// Explain the exit of this number, or the last.
+    Why(Option<u64>),
+}
+
 /// A command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -71,14 +84,19 @@ pub enum Command {
     Cpus(Option<u32>),
     /// Show what the VM does, every second until a key is pressed.
     Stats,
+    /// See to the trace of its exits.
+    Trace(Trace),
     /// Write the guest's picture to the log.
     Screenshot,
     /// Leave the console.
     Close,
 }
 
+/// How many exits `trace last` shows.
+const LAST: usize = 10;
+
 /// The commands with their arguments, and what each does in a few words.
-pub const COMMANDS: [(&str, &str); 19] = [
+pub const COMMANDS: [(&str, &str); 20] = [
     ("list", "the virtual machines and their state"),
     (
         "vm NUMBER",
@@ -120,12 +138,22 @@ pub const COMMANDS: [(&str, &str); 19] = [
     ),
     ("stats", "what it does, every second until a key is pressed"),
     (
+        "trace on|off|last|why",
+        "keep its exits, show the `last N`, explain one (`why N`)",
+    ),
+    (
         "screenshot",
         "its picture, as a PNG in base64 in Umbra's log",
     ),
     ("close", "back to the guest; as the keys that lead here"),
     ("help", "this list"),
 ];
+
+/// A number of exits, or of one of them.
+fn exits(text: &str) -> Result<usize, String> {
+    let wrong = |_| format!("trace: {text} is no number of exits");
+    text.parse().map_err(wrong)
+}
 
 impl Command {
     /// Understands a line.
@@ -145,6 +173,10 @@ impl Command {
                 Drive::Floppy
             }
             _ => Drive::Cdrom,
+        };
+        let number = match (name, argument) {
+            ("trace", Some("last" | "why")) => words.next(),
+            _ => None,
         };
         if let Some(word) = words.next() {
             return Err(format!("{name}: {word} is one word too many"));
@@ -194,6 +226,16 @@ impl Command {
                 Command::Cpus(number.parse().ok())
             }
             ("stats", None) => Command::Stats,
+            ("trace", Some("on")) => Command::Trace(Trace::On),
+            ("trace", Some("off")) => Command::Trace(Trace::Off),
+            ("trace", Some("last")) => Command::Trace(Trace::Last(match number {
+                None => LAST,
+                Some(number) => exits(number)?.max(1),
+            })),
+            ("trace", Some("why")) => {
+                let number = number.map(exits).transpose()?;
+                Command::Trace(Trace::Why(number.map(|number| number as u64)))
+            }
             ("screenshot", None) => Command::Screenshot,
             ("close" | "exit" | "quit", None) => Command::Close,
             _ => {
@@ -224,6 +266,7 @@ mod tests {
                 "weight" => "weight 300",
                 "cap" => "cap none",
                 "warp" => "warp 20",
+                "trace" => "trace on",
                 name => name,
             };
             assert!(Command::parse(line).is_ok(), "{name}");
@@ -268,6 +311,15 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Ok(command));
         }
+        for (line, trace) in [
+            ("trace off", Trace::Off),
+            ("trace last", Trace::Last(LAST)),
+            ("trace last 3", Trace::Last(3)),
+            ("trace why", Trace::Why(None)),
+            ("trace why 0", Trace::Why(Some(0))),
+        ] {
+            assert_eq!(Command::parse(line), Ok(Command::Trace(trace)));
+        }
         assert_eq!(Command::parse("cpus"), Ok(Command::Cpus(None)));
         assert_eq!(Command::parse("cpus 4"), Ok(Command::Cpus(Some(4))));
         for (line, part) in [
@@ -289,6 +341,11 @@ mod tests {
             ("weight 0", "weight: it is a number from 1 to 10000"),
             ("cap 20%", "cap: it is a percentage"),
             ("warp -1", "warp: it is a number of milliseconds"),
+            ("trace", "trace on|off"),
+            ("trace now", "trace on|off"),
+            ("trace last x", "no number"),
+            ("trace last 1 2", "too many"),
+            ("trace why x", "no number"),
             ("fly", "no command fly"),
         ] {
             let why = Command::parse(line).unwrap_err();

@@ -18,7 +18,7 @@ mod png;
 mod screen;
 mod serial;
 
-pub use command::{COMMANDS, Command, Drive, PagingMode};
+pub use command::{COMMANDS, Command, Drive, PagingMode, Trace};
 pub use editor::Editor;
 pub use keyboard::Keyboard;
 pub use png::PngWriter;

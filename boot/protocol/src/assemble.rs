@@ -23,6 +23,8 @@ pub enum Whole {
     Report(String),
     /// See [`Message::Debug`].
     Debug(Vec<u8>),
+    /// See [`Message::Trace`].
+    Trace(Vec<u8>),
     /// See [`Message::Event`].
     Event(Event<String>),
 }
@@ -94,6 +96,7 @@ impl Assembler {
             Message::Band(band) => self.band(band)?.map(Whole::Screenshot),
             Message::Report { last, piece } => self.report(last, piece)?.map(Whole::Report),
             Message::Debug(bytes) => Some(Whole::Debug(bytes.to_vec())),
+            Message::Trace(chunk) => Some(Whole::Trace(chunk.to_vec())),
             Message::Event(event) => Some(Whole::Event(event.map(String::from))),
         })
     }

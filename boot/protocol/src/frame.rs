@@ -21,6 +21,7 @@ pub(crate) mod kind {
     pub const REPORT: u8 = b'r';
     pub const EVENT: u8 = b'e';
     pub const DEBUG: u8 = b'g';
+    pub const TRACE: u8 = b'x';
 
     pub const ASK_HELLO: u8 = b'H';
     pub const KEYS: u8 = b'K';

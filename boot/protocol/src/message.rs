@@ -27,6 +27,8 @@ pub enum Message<'a> {
     },
     /// Bytes for the debugger that is attached to the virtual machine; none: it is let go of.
     Debug(&'a [u8]),
+    /// A chunk of the virtual machine's trace (`hv_core::trace::chunk`), at most [`MAX_PAYLOAD`] bytes.
+    Trace(&'a [u8]),
     /// Something happened.
     Event(Event<&'a str>),
 }
@@ -164,6 +166,7 @@ impl<'a> Message<'a> {
                     frame(kind::DEBUG, &[part]);
                 }
             }
+            Message::Trace(chunk) => frame(kind::TRACE, &[chunk]),
             Message::Event(event) => {
                 let (code, sentence) = event.encode();
                 frame(kind::EVENT, &[&[code], sentence.as_bytes()]);
@@ -195,6 +198,7 @@ impl<'a> Message<'a> {
                 _ => Err("it does not say whether it is the last"),
             },
             kind::DEBUG => Ok(Message::Debug(payload)),
+            kind::TRACE => Ok(Message::Trace(payload)),
             kind::EVENT => Event::decode(payload).map(Message::Event),
             _ => return Err(Skipped::Unknown(kind)),
         };

@@ -114,7 +114,12 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
     let send = &mut |message: Message<'_>| {
         message.encode(1, &mut |part| bytes.extend_from_slice(part));
     };
-    let whole = match r.below(9) {
+    let whole = match r.below(10) {
+        9 => {
+            let chunk = noise(r, MAX_PAYLOAD as u64);
+            send(Message::Trace(&chunk));
+            Whole::Trace(chunk)
+        }
         8 => {
             let said = noise(r, MAX_PAYLOAD as u64);
             send(Message::Debug(&said));

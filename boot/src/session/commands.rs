@@ -124,6 +124,7 @@ impl<B: VcpuBackend> Session<B> {
                 return;
             }
             Command::Screenshot => self.screenshot(),
+            Command::Trace(what) => self.execute_trace(what),
             Command::Close => return self.console.close(),
         }
         self.console.prompt();

@@ -11,6 +11,7 @@ mod debugger;
 mod pointer;
 mod run;
 mod statistics;
+mod trace;
 mod view;
 mod vm;
 
@@ -181,6 +182,7 @@ impl<B: VcpuBackend> Session<B> {
                 false => self.wait(),
             };
             if flow.is_break() {
+                self.send_traces(true);
                 return control::event(1, Event::Bye);
             }
         }
@@ -330,6 +332,7 @@ impl<B: VcpuBackend> Session<B> {
         }
         let bytes = logger::received();
         self.received(&bytes);
+        self.send_traces(false);
         let now = self.time();
         let mut next = VmTime::NEVER;
         let answers = Answers::take();
@@ -450,6 +453,7 @@ impl<B: VcpuBackend> Session<B> {
     }
 
     fn send_reports(&mut self) {
+        self.send_traces(false);
         let ticks_total = clock::ticks() - self.started;
         for (index, vm) in self.vms.iter().enumerate() {
             let cpus = self.cpu_facts(index);

@@ -313,6 +313,10 @@ impl<B: VcpuBackend> Session<B> {
                 });
                 self.reset(index, "the guest's CPU shut down (triple fault)");
             }
+            Stop::Trace => {
+                self.vms[index].send_trace(false, &mut self.buffer);
+                return false;
+            }
             Stop::Debug(stop) => self.debugged(index, n, stop),
             Stop::Crashed => {
                 self.crashed(index);

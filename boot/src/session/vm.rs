@@ -86,7 +86,7 @@ impl<B: VcpuBackend> Vm<B> {
             }
         }
         log::info!("VM {number}: {} MiB of RAM", guest.memory_size >> 20);
-        Ok(Self {
+        let mut vm = Self {
             number,
             guest,
             state: match options.gdb_wait {
@@ -100,7 +100,11 @@ impl<B: VcpuBackend> Vm<B> {
             last_reset: VmTime(0),
             switched: VmTime(0),
             pointer: None,
-        })
+        };
+        if let Some(words) = options.trace {
+            vm.begin_trace(words)?;
+        }
+        Ok(vm)
     }
 
     /// The guest's time.

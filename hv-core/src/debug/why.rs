@@ -4,6 +4,7 @@
 use crate::event::{Event, EventKind};
 use crate::exit::{ExitReason, VmExit};
 use crate::time::VmTime;
+use crate::trace::Came;
 use core::fmt;
 
 /// An exit, and what came of it.
@@ -17,10 +18,18 @@ pub struct Seen {
     pub pc: u64,
     /// Its privilege level then.
     pub cpl: u8,
-    /// The linear address of the next instruction once the exit was dealt with.
-    pub after: u64,
-    /// The exception that waits to be delivered since.
-    pub raised: Option<Event>,
+    /// CR3 then.
+    pub cr3: u64,
+    /// RAX, RCX and RDX then.
+    pub rax: u64,
+    /// See [`rax`](Self::rax).
+    pub rcx: u64,
+    /// See [`rax`](Self::rax).
+    pub rdx: u64,
+    /// The general register of a MOV to or from a control or debug register, where the hardware tells which one that is.
+    pub operand: u64,
+    /// What came of it.
+    pub came: Came,
 }
 
 impl fmt::Display for Seen {
@@ -30,8 +39,8 @@ impl fmt::Display for Seen {
             at,
             pc,
             cpl,
-            after,
-            raised,
+            came,
+            ..
         } = self;
         writeln!(f, "exit: {}", ExitReason::NAMES[exit.reason.index()])?;
         writeln!(f, "when: {} ns of the guest's time", at.0)?;
@@ -51,11 +60,45 @@ impl fmt::Display for Seen {
                 "meanwhile: interrupt {vector:#x} was to be injected; the guest has not taken it"
             )?;
         }
-        match raised {
-            Some(event) => writeln!(f, "then: the guest gets {}", Shown(event)),
-            None if after != pc => writeln!(f, "then: the guest goes on at {after:#x}"),
-            None => writeln!(f, "then: the guest goes on where it was"),
+        if came.pc != *pc {
+            writeln!(f, "then: the guest goes on at {:#x}", came.pc)?;
+        } else if came.event.is_none() {
+            writeln!(f, "then: the guest goes on where it was")?;
         }
+        match &came.event {
+            Some(event) => writeln!(f, "then: the guest gets {}", Shown(event)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Seen {
+    /// What the guest did, which rule made it leave, and what came of it, as members of a JSON object, each with a comma before it.
+    pub(crate) fn words_json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let reason = &self.exit.reason;
+        write!(
+            out,
+            ", \"what\": \"{}\", \"rule\": \"{}\"",
+            What(reason),
+            rule(reason)
+        )?;
+        match &self.came.event {
+            Some(event) => write!(out, ", \"gets\": \"{}\"", Shown(event)),
+            None => Ok(()),
+        }
+    }
+
+    /// The exit as one JSON object: the [fields](Self::fields) of a trace, and the words.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        out.write_str("{\"exit\": \"")?;
+        out.write_str(ExitReason::NAMES[self.exit.reason.index()])?;
+        out.write_str("\"")?;
+        self.json_fields(out)?;
+        self.words_json(out)?;
+        out.write_str("}")
     }
 }
 
@@ -300,8 +343,15 @@ mod tests {
             at: VmTime(5),
             pc: 0x1000,
             cpl: 3,
-            after: 0x1002,
-            raised: None,
+            cr3: 0,
+            rax: 0,
+            rcx: 0,
+            rdx: 0,
+            operand: 0,
+            came: Came {
+                pc: 0x1002,
+                ..Came::default()
+            },
         }
     }
 
@@ -389,15 +439,15 @@ mod tests {
     fn what_was_in_delivery_and_what_comes_of_it_are_told() {
         let mut seen = seen(ExitReason::Rdmsr);
         seen.exit.vectoring = Some(Event::interrupt(0x31));
-        seen.raised = Some(Event::exception(13, Some(0)));
+        seen.came.event = Some(Event::exception(13, Some(0)));
         let text = alloc::format!("{seen}");
         assert!(
             text.contains("interrupt 0x31 was being delivered"),
             "{text}"
         );
         assert!(text.contains("the guest gets #GP(0x0)"), "{text}");
-        seen.raised = None;
-        seen.after = seen.pc;
+        seen.came.event = None;
+        seen.came.pc = seen.pc;
         assert!(alloc::format!("{seen}").contains("where it was"));
     }
 }

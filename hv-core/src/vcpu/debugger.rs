@@ -24,7 +24,6 @@ use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
 use crate::mmu::{Access, Mmu, PagingState, View};
 use crate::msr::nr;
-use crate::record::{Before, Recorder};
 use crate::regs::{Cr0, Efer, Rflags, SegReg, Segment, SysReg};
 use crate::time::Clock;
 use crate::{Gpa, Gva};
@@ -39,7 +38,7 @@ const BATCH: usize = 32;
 #[derive(Default)]
 pub(super) struct Debug {
     /// It executes one instruction.
-    step: bool,
+    pub(super) step: bool,
     points: Vec<Point>,
     /// The paging registers with which they were looked up last.
     seen: Option<PagingState>,
@@ -48,12 +47,12 @@ pub(super) struct Debug {
     /// The pages that are watched for them.
     pages: Vec<(Gpa, View)>,
     /// The last exit, and whether what came of it is still to be told.
-    last: Option<Seen>,
-    open: bool,
+    pub(super) last: Option<Seen>,
+    pub(super) open: bool,
     /// The hardware is to execute one instruction, which the emulator does not have.
-    by_hardware: bool,
+    pub(super) by_hardware: bool,
     /// It does so: TF and DR6 as they were before.
-    entered: Option<(bool, u64)>,
+    pub(super) entered: Option<(bool, u64)>,
 }
 
 impl Debug {
@@ -73,17 +72,6 @@ impl Debug {
 type Bytes = ([u8; WIDEST], usize);
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
-    /// Records exits from now on.
-    pub fn record(&mut self, recorder: Recorder) {
-        self.recorder = Some(Box::new(recorder));
-        self.observed = true;
-    }
-
-    /// What records exits.
-    pub fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.as_deref()
-    }
-
     /// From the next [`run`](Self::run) on it stops at these points, or after one instruction (`step`).
     pub fn debug(&mut self, step: bool, points: &[Point]) {
         let (last, open) = self
@@ -97,7 +85,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             open,
             ..Debug::default()
         }));
-        self.observed = true;
+        self.look_on();
         self.cpu.set_paging_exiting(true);
     }
 
@@ -106,12 +94,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.debug.is_some() {
             self.debug(false, &[]);
         }
-    }
-
-    /// The last exit since a debugger has come.
-    pub fn why(&mut self) -> Option<Seen> {
-        self.close_exit();
-        self.debug.as_ref()?.last
     }
 
     /// The guest gets an exception (vectors 0 to 31, 2 is an NMI) as soon as it runs, or an interrupt at once.
@@ -143,23 +125,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
     }
 
-    /// The last exit has been dealt with: notes what came of it.
-    fn close_exit(&mut self) {
-        let (after, raised) = (self.linear_pc(), self.events.exception());
-        if let Some(debug) = &mut self.debug
-            && core::mem::take(&mut debug.open)
-            && let Some(last) = &mut debug.last
-        {
-            (last.after, last.raised) = (after, raised);
-        }
-    }
-
     /// No debugger wants anything of it any more. The pages are the [MMU's](Mmu::unwatch_pages) to give back.
     pub fn stop_debugging(&mut self) {
         if self.debug.take().is_some() {
             self.cpu.set_paging_exiting(false);
         }
-        self.observed = self.recorder.is_some();
+        self.look_on();
     }
 
     /// Its registers.
@@ -347,71 +318,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         done
     }
 
-    /// Somebody looks on, and the guest is about to be entered.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn prepare_observed(&mut self, injection: Injection) -> super::Next {
-        self.calm = Attention::UNKNOWN;
-        self.close_exit();
-        match &self.debug {
-            Some(debug) if debug.by_hardware && injection.event.is_none() => {
-                self.begin_hardware_step();
-                super::Next::Enter(injection)
-            }
-            Some(debug) if debug.step => {
-                self.debug_in_software(&injection);
-                super::Next::Again
-            }
-            Some(_) => {
-                self.follow_points();
-                self.cpu.set_paging_exiting(true);
-                super::Next::Enter(injection)
-            }
-            None => super::Next::Enter(injection),
-        }
-    }
-
-    /// Somebody looks on, and the guest has been left. Whether that is all that there is to be done about the exit.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn observe(&mut self, exit: &VmExit) -> bool {
-        if let Some(recorder) = &mut self.recorder {
-            let before = Before::new(self.cpu.rip(), self.cpu.gprs());
-            recorder.begin(self.now, exit, &before);
-        }
-        let pc = self.linear_pc();
-        let (at, cpl) = (self.now, self.cpu.cpl());
-        let Some(debug) = &mut self.debug else {
-            return false;
-        };
-        debug.open = true;
-        debug.last = Some(Seen {
-            exit: *exit,
-            at,
-            pc,
-            cpl,
-            after: pc,
-            raised: None,
-        });
-        if let Some((trap, dr6)) = debug.entered.take() {
-            return self.end_hardware_step(exit, trap, dr6);
-        }
-        if !self.is_watched(exit) {
-            return false;
-        }
-        let result = match exit.vectoring {
-            Some(event) => {
-                self.put_back(event);
-                self.in_software(true)
-            }
-            None => self.batch_under_debugger(true),
-        };
-        self.conclude(result);
-        true
-    }
-
     /// The next instruction is the hardware's, with nothing watched.
-    fn begin_hardware_step(&mut self) {
+    pub(super) fn begin_hardware_step(&mut self) {
         let rflags = self.cpu.rflags();
         let dr6 = self.cpu.sysreg(SysReg::Dr6);
         let Some(debug) = &mut self.debug else { return };
@@ -427,7 +335,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The guest has been left. Whether that was because the instruction is done.
-    fn end_hardware_step(&mut self, exit: &VmExit, trap: bool, dr6: u64) -> bool {
+    pub(super) fn end_hardware_step(&mut self, exit: &VmExit, trap: bool, dr6: u64) -> bool {
         const BS: u64 = 1 << 14;
         self.cpu.set_exceptions_exiting(false);
         let rflags = self.cpu.rflags();
@@ -461,7 +369,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Whether the guest was left because a page is watched.
-    fn is_watched(&self, exit: &VmExit) -> bool {
+    pub(super) fn is_watched(&self, exit: &VmExit) -> bool {
         let gpa = match exit.reason {
             ExitReason::NestedFault(fault) if !self.shadow => Some(fault.gpa),
             ExitReason::Exception {
@@ -514,7 +422,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Executes instructions until a breakpoint, or until something may be due; `near`: only as long as a breakpoint is in their page.
-    fn batch_under_debugger(&mut self, near: bool) -> Result<(), Trouble> {
+    pub(super) fn batch_under_debugger(&mut self, near: bool) -> Result<(), Trouble> {
         for n in 0..BATCH {
             let linear = self.linear_pc();
             let Some(debug) = &self.debug else {
@@ -545,7 +453,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Ok(())
     }
 
-    fn linear_pc(&self) -> u64 {
+    pub(super) fn linear_pc(&self) -> u64 {
         let rip = self.cpu.rip();
         match Mode::of(self).is_64() {
             true => rip,
@@ -602,7 +510,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// Has the pages watched that the points lie in, by this CPU's tables.
-    fn follow_points(&mut self) {
+    pub(super) fn follow_points(&mut self) {
         let now = PagingState {
             ac: false,
             ..self.paging_state()

@@ -120,7 +120,6 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
-        self.end_record();
         let Some(exit) = self.enter(injection, deadline, armed) else {
             if let Some(event) = injection.event {
                 self.put_back(event);
@@ -135,6 +134,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.observed && self.observe(&exit) {
             return;
         }
+        self.act_apart(exit);
+    }
+
+    /// [`act`](Self::act) in a function of its own, which is made to be fast where [`run_with`](Self::run_with) is made small.
+    #[inline(never)]
+    fn act_apart(&mut self, exit: VmExit) {
         self.act(exit);
     }
 
@@ -183,14 +188,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// The last exit has been dealt with, and no entry follows.
     pub(super) fn finish(&mut self, ticks: u64) {
-        self.end_record();
+        if self.observed {
+            self.end_observed();
+        }
         self.account(ticks);
         self.last = NO_EXIT;
-    }
-
-    pub(super) fn end_record(&mut self) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.end(self.cpu.rip(), self.cpu.gprs());
-        }
     }
 }

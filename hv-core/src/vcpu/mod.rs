@@ -19,6 +19,7 @@ mod lacking;
 mod locked;
 mod msr_access;
 mod native;
+mod observe;
 mod paging;
 mod pieces;
 mod pio;
@@ -50,6 +51,7 @@ use crate::regs::{Efer, Rflags, SysReg};
 use crate::sentence::sentence;
 use crate::stats::Stats;
 use crate::time::{Clock, VmTime};
+use crate::trace::Tracer;
 use crate::vm::Vm;
 use crate::{Gpa, Gva, Hpa};
 use alloc::boxed::Box;
@@ -79,6 +81,8 @@ pub enum Stop {
     YieldTo(usize),
     /// A [debugger](Vcpu::debug) has been waiting for this.
     Debug(DebugStop),
+    /// The ring of its [trace](Vcpu::trace) is filling: somebody has to take the events.
+    Trace,
     /// The guest has executed PAUSE, which was [to leave it](VcpuBackend::set_pause_exiting).
     Yield,
 }
@@ -146,9 +150,11 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     pub stats: Stats,
     /// The first exits, if they are [recorded](Self::record).
     recorder: Option<Box<Recorder>>,
+    /// What traces exits, if somebody wants a trace.
+    tracer: Option<Box<Tracer>>,
     /// What a debugger wants.
     debug: Option<Box<debugger::Debug>>,
-    /// Somebody looks on: the recorder or a debugger.
+    /// Somebody looks on: the recorder, a trace or a debugger.
     observed: bool,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
@@ -230,6 +236,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             clock,
             stats: Stats::default(),
             recorder: None,
+            tracer: None,
             debug: None,
             observed: false,
             service_at: VmTime::NEVER,

@@ -26,9 +26,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn run_in_software(&mut self, injection: &Injection) -> bool {
-        if self.debug.is_some() {
-            self.debug_in_software(injection);
-            return true;
+        if self.observed {
+            self.close_exit(injection.event);
+            if self.debug.is_some() {
+                self.debug_in_software(injection);
+                return true;
+            }
         }
         let start = self.clock.ticks();
         self.finish(start);

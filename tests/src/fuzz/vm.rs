@@ -160,6 +160,7 @@ impl Machine {
             | Stop::Yield
             | Stop::YieldTo(_)
             | Stop::Crashed
+            | Stop::Trace
             | Stop::Debug(_) => {}
             Stop::Power(PowerAction::Reset) | Stop::TripleFault | Stop::Power(_) => self.reset(),
             Stop::Fatal(why) => panic!("the guest has ended its VM: {why}"),

@@ -15,3 +15,4 @@ mod random;
 mod registers;
 mod smp;
 mod software;
+mod trace;

@@ -335,7 +335,7 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
             Stop::Service => 5,
             Stop::Yield => 6,
             Stop::Wakeup | Stop::YieldTo(_) => unreachable!("it is alone in its VM"),
-            Stop::Crashed | Stop::Debug(_) => unreachable!("it cannot say so"),
+            Stop::Crashed | Stop::Debug(_) | Stop::Trace => unreachable!("it cannot say so"),
         }] += 1;
         match stop {
             Stop::Service => rig.vcpu.service_at = VmTime::NEVER,
@@ -347,6 +347,7 @@ fn random_exits_never_panic_nor_hang_nor_lose_an_interrupt() {
             Stop::HostInterrupt
             | Stop::Wakeup
             | Stop::Yield
+            | Stop::Trace
             | Stop::YieldTo(_)
             | Stop::Crashed
             | Stop::Debug(_) => {}

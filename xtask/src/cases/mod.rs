@@ -21,6 +21,7 @@ mod rigs;
 mod screens;
 mod storage;
 mod suspend;
+mod traces;
 mod uefi;
 
 use std::fs;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Case> {
     all.extend(defence::cases());
     all.extend(docs::cases());
     all.extend(debugger::cases());
+    all.extend(traces::cases());
     all.extend(cpus::cases());
     all.extend(machines::cases());
     all.extend(screens::cases());
@@ -430,6 +432,7 @@ impl Case {
             ends_on_panic: true,
             interactive: false,
             debuggers: Vec::new(),
+            trace: None,
         };
         let mut console = Vec::new();
         let mut run = run::converse(&machine, &plan, self.name, &mut |bytes| {

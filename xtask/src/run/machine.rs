@@ -77,7 +77,14 @@ pub fn machine(
         selftest: options.selftest,
         vms: options
             .vms()
-            .map(|vm| vm.options(options.record, options.count))
+            .zip(1..)
+            .map(|(vm, number)| protocol::options::Vm {
+                trace: options
+                    .trace
+                    .as_ref()
+                    .and_then(|trace| trace.filter_for(number)),
+                ..vm.options(options.record, options.count)
+            })
             .collect(),
     };
     // Each guest has 16 MiB of video memory besides.

@@ -19,6 +19,7 @@ use crate::rig::{
     Bus, Counting, Net, Network, Part, QEMU_SVM, Rig, Vnc, host_cpus, parse_cpus, parse_memory,
 };
 use crate::script::Step;
+use crate::trace::Wanted;
 use crate::vm::{self, Vm};
 
 /// When a run gives up if nothing else is said.
@@ -53,6 +54,8 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// How many exits of each guest are recorded into it.
     pub record: u32,
+    /// What is traced, and where to.
+    pub trace: Option<Wanted>,
     /// Whether exits are counted by port and by MSR.
     pub count: bool,
     /// Whether the clock counts instructions.
@@ -113,7 +116,10 @@ impl Options {
             refuse!("--vnc cannot go with --rig {}: {reason}", rig.name());
         }
         let network = network(args, rig)?;
-        for path in [&args.screenshot, &args.report].into_iter().flatten() {
+        for path in [&args.screenshot, &args.report, &args.trace]
+            .into_iter()
+            .flatten()
+        {
             let directory = path
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty())
@@ -179,6 +185,10 @@ impl Options {
             screenshot: args.screenshot.clone(),
             report: args.report.clone(),
             record: args.record,
+            trace: match &args.trace {
+                Some(file) => Some(Wanted::check(file, args.trace_filter.as_deref())?),
+                None => None,
+            },
             count: args.report.is_some(),
             icount: args.icount,
             snapshot: args.snapshot,
@@ -208,6 +218,7 @@ impl Options {
             screenshot: None,
             report: None,
             record: 0,
+            trace: None,
             count: false,
             icount: false,
             snapshot: false,

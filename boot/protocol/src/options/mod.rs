@@ -47,6 +47,8 @@ pub struct Vm<'a> {
     pub profile: Profile,
     /// How many exits are recorded into the report: up to [`MAX_RECORD`].
     pub record: u32,
+    /// Which exits are traced, if any are: a filter (`hv_core::trace::Filter`), as in `all`.
+    pub trace: Option<&'a str>,
     /// Whether exits are counted by port and by MSR for the report.
     pub count: bool,
     /// The ATA drives of the host that are the guest's CD-ROMs: the first is in its drive. At most [`MAX_MEDIA`], as of the next two.
@@ -143,7 +145,7 @@ fn cpus(text: &str) -> Result<u32, &'static str> {
         .ok_or("write a number of CPUs from 1 to 32, as in 4")
 }
 
-impl Vm<'_> {
+impl<'a> Vm<'a> {
     /// The virtual CPUs that it starts with: one if nothing is said.
     #[must_use]
     pub fn cpus(&self) -> u32 {
@@ -157,7 +159,7 @@ impl Vm<'_> {
     }
 
     /// Takes one word. False: it means nothing here.
-    fn take(&mut self, key: &str, value: &str) -> Result<bool, &'static str> {
+    fn take(&mut self, key: &str, value: &'a str) -> Result<bool, &'static str> {
         match key {
             "memory" => {
                 let bytes = memory(value);
@@ -180,6 +182,12 @@ impl Vm<'_> {
             "record" => {
                 let count = number(value).filter(|&count| count <= MAX_RECORD);
                 self.record = count.ok_or("it is a number of exits up to 10000")?;
+            }
+            "trace" => {
+                self.trace = match value {
+                    "" => return Err("say what is traced, as in trace=all"),
+                    filter => Some(filter),
+                }
             }
             "count" => self.count = true,
             "tablet" => self.tablet = true,
@@ -258,6 +266,7 @@ impl fmt::Display for Vm<'_> {
             shadow,
             profile,
             record,
+            trace,
             count,
             cdroms,
             disks,
@@ -281,6 +290,9 @@ impl fmt::Display for Vm<'_> {
         }
         if *record != 0 {
             write!(f, " record={record}")?;
+        }
+        if let Some(filter) = trace {
+            write!(f, " trace={filter}")?;
         }
         f.write_str(if *count { " count" } else { "" })?;
         if let Some(boot) = boot {

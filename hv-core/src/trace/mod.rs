@@ -1,0 +1,207 @@
+//! A trace of a virtual CPU's exits: one [`Traced`] each, in a ring of bounded memory, until somebody takes them.
+//!
+//! A [`Tracer`] is one virtual CPU's. It numbers all exits while it is there, keeps those that its [`Filter`] lets through, and counts those that found no room.
+//! Nothing is lost silently: where the ring's owner [takes](Tracer::take) events, the tracer [asks](Tracer::is_filling) for that before the ring is full; where
+//! nobody does, the newest take the place of the oldest, and each event has its number.
+//!
+//! What an event tells is a [`Seen`], the values that the run loop has decided by. How events travel is in [`chunk`], how people and
+//! programs read them in [`Traced::line`] and [`Traced::json`].
+
+pub mod chunk;
+mod fields;
+mod filter;
+#[cfg(test)]
+mod tests;
+
+pub use fields::Value;
+pub use filter::{Filter, Wrong};
+
+use crate::debug::Seen;
+use crate::event::Event;
+use crate::time::VmTime;
+use alloc::collections::VecDeque;
+
+/// Events that a ring holds.
+pub const RING: usize = 2048;
+/// So many wait before the ring's owner is asked to take them. The rest is for what comes before it does.
+const FILLING: usize = RING / 4 * 3;
+
+/// Bytes of memory that the ring of one virtual CPU takes.
+pub const BYTES: usize = RING * size_of::<Traced>();
+
+/// An exit in a trace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traced {
+    /// Its number among the exits of its CPU since the trace was begun, from 0. Those that a filter has kept out have numbers too.
+    pub number: u64,
+    /// What was seen.
+    pub seen: Seen,
+}
+
+/// What becomes of an event that finds the ring full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Full {
+    /// It takes the oldest one's place.
+    Overwrite,
+    /// It is lost, and counted. The ring is emptied before that happens.
+    Lose,
+}
+
+/// How many exits there were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// All since the trace was begun.
+    pub exits: u64,
+    /// Those that the filter has let through.
+    pub kept: u64,
+    /// Of these, those that found no room or have been overwritten.
+    pub lost: u64,
+}
+
+/// The trace of one virtual CPU.
+#[derive(Debug)]
+pub struct Tracer {
+    filter: Filter,
+    full: Full,
+    ring: VecDeque<Traced>,
+    totals: Totals,
+    /// More may come of the newest event.
+    open: bool,
+    /// The last chunk has been taken.
+    ended: bool,
+}
+
+impl Tracer {
+    /// An empty trace of the CPU `cpu`. None: there is no memory for the ring.
+    #[must_use]
+    pub fn new(filter: Filter, full: Full) -> Option<Self> {
+        let mut ring = VecDeque::new();
+        ring.try_reserve_exact(RING).ok()?;
+        Some(Self {
+            filter,
+            full,
+            ring,
+            totals: Totals::default(),
+            open: false,
+            ended: false,
+        })
+    }
+
+    /// The guest has been left by CPU `cpu`.
+    #[inline]
+    pub fn begin(&mut self, cpu: u8, seen: &Seen) {
+        let number = self.totals.exits;
+        self.ended = false;
+        self.totals.exits = number.wrapping_add(1);
+        self.open = false;
+        if self.filter.is_narrow() && !self.filter.takes(cpu, seen) {
+            return;
+        }
+        if self.totals.kept >= self.filter.first {
+            return;
+        }
+        self.totals.kept += 1;
+        if self.ring.len() >= RING {
+            self.totals.lost += 1;
+            match self.full {
+                Full::Lose => return,
+                Full::Overwrite => drop(self.ring.pop_front()),
+            }
+        }
+        self.open = true;
+        self.ring.push_back(Traced {
+            number,
+            seen: *seen,
+        });
+    }
+
+    /// What has come of the newest event so far.
+    #[inline]
+    pub fn tell(&mut self, came: &Came) {
+        if self.open
+            && let Some(last) = self.ring.back_mut()
+        {
+            last.seen.came = *came;
+        }
+    }
+
+    /// Whether more may come of the newest event.
+    #[inline]
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Nothing more comes of the newest event.
+    #[inline]
+    pub fn close(&mut self) {
+        self.open = false;
+    }
+
+    /// Whether the events should be [taken](Self::take) soon.
+    #[inline]
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.full == Full::Lose && self.ring.len() >= FILLING
+    }
+
+    /// What becomes of events that find the ring full.
+    #[must_use]
+    pub fn when_full(&self) -> Full {
+        self.full
+    }
+
+    /// How many exits there were.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The events in the ring, from the oldest on.
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Traced> + ExactSizeIterator {
+        self.ring.iter()
+    }
+
+    /// Takes the oldest events, in a [chunk] for CPU `cpu` that is written into `buffer`. None: there are none. The newest stays as long as more may
+    /// come of it, unless this is the end (`last`): then all are taken, with the final totals in the last chunk.
+    pub fn take<'b>(&mut self, cpu: u8, last: bool, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        let kept = usize::from(self.open && !last);
+        if self.ring.len() <= kept && (self.ended || !last) {
+            return None;
+        }
+        let head = chunk::Head {
+            cpu,
+            last: false,
+            totals: self.totals,
+        };
+        let mut writer = chunk::Writer::begin(&head, buffer);
+        while self.ring.len() > kept
+            && let Some(event) = self.ring.front()
+            && writer.add(event)
+        {
+            self.ring.pop_front();
+        }
+        if last && self.ring.is_empty() {
+            writer.mark_last();
+            self.ended = true;
+        }
+        Some(writer.end())
+    }
+}
+
+/// What came of an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Came {
+    /// The linear address of the guest's next instruction.
+    pub pc: u64,
+    /// RAX and RDX.
+    pub rax: u64,
+    /// See [`rax`](Self::rax).
+    pub rdx: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// The event that the guest gets with the next entry.
+    pub event: Option<Event>,
+    /// When.
+    pub at: VmTime,
+}

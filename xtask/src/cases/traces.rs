@@ -1,0 +1,67 @@
+//! Traces of guests' exits: none is lost, and each can be explained.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use hv_core::exit::ExitReason;
+use hv_core::trace::Filter;
+use serde_json::Value;
+
+use super::{Case, own, shadowed, with_cpus};
+use crate::guests::Guest;
+use crate::media;
+use crate::rig::Shadow;
+use crate::run::Options;
+use crate::trace::{Counted, Wanted};
+use crate::vm::Vm;
+
+/// These tests.
+pub(super) fn cases() -> Vec<Case> {
+    let kernel = |name| {
+        let guests = &[Guest::CloudKernel, Guest::CloudInitrd];
+        own(name, guests, every_exit, 256, 120)
+    };
+    vec![
+        kernel("trace-kernel"),
+        super::by_hand(with_cpus(
+            2,
+            shadowed(Shadow::Unsync, kernel("trace-kernel-shadow")),
+        )),
+    ]
+}
+
+/// A kernel's way to power-off: the trace has as many exits of each reason as Umbra has counted.
+fn every_exit(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let file = scratch.join("kernel.trace");
+    let options = Options {
+        trace: Some(Wanted::check(&file, None)?),
+        ..Options::headless(Vm {
+            initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+            cmdline: "console=ttyS0 quiet umbra.then=poweroff".to_owned(),
+            ..Vm::of(&Guest::CloudKernel.provide()?)?
+        })
+    };
+    let report = case.look(&options, umbra, scratch)?.report;
+    let counted = Counted::of(&fs::read(&file)?, &Filter::default())?;
+    let reasons = report.pointer("/exits/by_reason");
+    let reasons = reasons.and_then(Value::as_object);
+    let reasons = reasons.context("the report has no exits")?;
+    for (index, &traced) in counted.by_reason.iter().enumerate() {
+        let name = ExitReason::NAMES[index];
+        let entry = reasons.get(name);
+        let count = entry.and_then(|entry| entry.as_u64().or_else(|| entry.get("count")?.as_u64()));
+        ensure!(
+            traced == count.unwrap_or(0),
+            "{name}: {traced} in the trace, {count:?} counted"
+        );
+    }
+    for (cpu, whole) in &counted.cpus {
+        ensure!(
+            whole.ended && whole.totals.lost == 0 && whole.totals.kept == whole.totals.exits,
+            "CPU {cpu:?}: {whole:?}"
+        );
+    }
+    ensure!(counted.cpus.len() == case.cpus as usize, "a CPU lacks");
+    Ok(())
+}
