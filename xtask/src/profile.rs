@@ -14,7 +14,7 @@ use protocol::options::{
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
     /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
-    /// --rtc utc --disk-bus ide --cd-bus ide --nic ne2k. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
+    /// --rtc utc --disk-bus ide --cd-bus ide --nic e1000. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
     /// --disk-bus ahci --cd-bus ahci --nic e1000
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
@@ -42,9 +42,8 @@ pub struct ProfileArgs {
     /// What the CD-ROM drive hangs at: ide or ahci [default: ide, with --os windows ahci]
     #[arg(long, value_name = "BUS", value_parser = PossibleValuesParser::new(CdBus::NAMES).try_map(|name| name.parse::<CdBus>()))]
     pub cd_bus: Option<CdBus>,
-    /// A network card: ne2k (an NE2000), e1000 (an Intel 82540EM, which 64-bit Windows has a driver for too), virtio, or none; with
-    /// ,mac=ADDRESS behind it, one with this address. May be repeated, up to four [default: ne2k, with --os linux virtio, with --os
-    /// windows e1000]
+    /// A network card: ne2k (an NE2000, for systems before 2000 and 32-bit Windows up to XP), e1000 (an Intel 82540EM, which every later system has a driver for), virtio, or
+    /// none; with ,mac=ADDRESS behind it, one with this address. May be repeated, up to four [default: e1000, with --os linux virtio]
     #[arg(long, value_name = "CARD")]
     pub nic: Vec<Card>,
     /// What the terminal is connected to: serial (COM1), or virtio, a virtio console (hvc0 in Linux), which costs two exits for a line and not several

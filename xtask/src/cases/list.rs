@@ -19,7 +19,7 @@ const HARDWARE: &[&str] = &[
     "GUEST-PCI 0000:00:01.1 8086:7010",
     "GUEST-PCI 0000:00:01.3 8086:7113",
     "GUEST-PCI 0000:00:02.0 1234:1111",
-    "GUEST-PCI 0000:00:03.0 10ec:8029",
+    "GUEST-PCI 0000:00:03.0 8086:100e",
     "GUEST-ACPI APIC",
     "GUEST-ACPI DSDT",
     "GUEST-ACPI FACP",
@@ -395,7 +395,7 @@ pub(super) fn cases() -> Vec<Case> {
             What::Cd(Guest::Ipxe),
             128,
             120,
-            &[until("iPXE"), until("using rtl8029")],
+            &[until("iPXE"), until("using 82540em")],
             &[],
         ),
         case(

@@ -32,20 +32,20 @@ const PAGE: &str = "from its card";
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        own("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240),
         Case {
             profile: Profile {
-                nics: Nic::E1000.into(),
+                nics: Nic::Ne2k.into(),
                 ..Profile::default()
             },
-            ..own(
-                "ipxe-e1000-fetches-by-http",
-                &[Guest::Ipxe],
-                fetch,
-                128,
-                240,
-            )
+            ..own("ipxe-fetches-by-http", &[Guest::Ipxe], fetch, 128, 240)
         },
+        own(
+            "ipxe-e1000-fetches-by-http",
+            &[Guest::Ipxe],
+            fetch,
+            128,
+            240,
+        ),
         own(
             "ipxe-boots-memtest",
             &[Guest::Ipxe, Guest::MemtestX64],

@@ -66,8 +66,7 @@ impl Os {
     pub const fn nic(self) -> Nic {
         match self {
             Os::Linux => Nic::Virtio,
-            Os::Windows => Nic::E1000,
-            Os::Any => Nic::Ne2k,
+            Os::Windows | Os::Any => Nic::E1000,
         }
     }
 
@@ -377,7 +376,7 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, cd-bus ide, nic ne2k, console serial, rng off"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, cd-bus ide, nic e1000, console serial, rng off"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
