@@ -18,14 +18,20 @@ devices() {
     dd if=/block of=$disk conv=fsync 2> /dev/null || fail write
     echo 3 > /proc/sys/vm/drop_caches
     [ "$(dd if=$disk bs=4096 count=1 2> /dev/null | md5sum)" = "$(md5sum < /block)" ] || fail read
-    ping -c 1 -w 5 10.0.2.2 > /dev/null || fail network
+    for card in eth0 eth1; do
+        ping -I $card -c 1 -w 10 10.0.2.2 > /dev/null || fail $card
+    done
     sleep 0.1
 }
 
 mount -t devtmpfs dev /dev 2> /dev/null
 [ -b $disk ] || disk=/dev/sda
 clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+# Each card answers for its own address only.
+echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore
+echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce
 ifconfig eth0 10.0.2.15
+ifconfig eth1 10.0.2.16
 for moment in $(seq 100); do
     for name in /sys/class/input/event*/device/name; do
         [ "$(cat $name)" = "Umbra USB tablet" ] && tablet=${name#/sys/class/input/}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use protocol::options::{CdBus, DiskBus, Nic, Profile};
+use protocol::options::{CdBus, DiskBus, Nic, Nics, Profile};
 
 use super::checks::Check;
 use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
@@ -38,7 +38,7 @@ pub(super) fn cases() -> Vec<Case> {
         profile: Profile {
             hpet: true,
             disk_bus: Some(DiskBus::Virtio),
-            nics: Nic::Virtio.into(),
+            nics: both_cards(),
             ..Profile::default()
         },
         ..own(name, DEVICES_NEED, procedure, 256, 120)
@@ -70,6 +70,14 @@ fn on_ahci(mut case: Case) -> Case {
     case.profile.disk_bus = Some(DiskBus::Ahci);
     case.profile.cd_bus = Some(CdBus::Ahci);
     case
+}
+
+/// The cards whose drivers keep rings in memory, of which a card that was suspended knows nothing.
+fn both_cards() -> Nics {
+    let mut nics = Nics::from(Nic::Virtio);
+    nics.add(Nic::E1000.into())
+        .expect("there is room for a second card");
+    nics
 }
 
 /// What is seen, and the key: more than once, since one that comes before the machine sleeps wakes nobody.
