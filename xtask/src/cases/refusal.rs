@@ -15,7 +15,11 @@ pub(super) fn cases() -> Vec<Case> {
         ("refuses-missing", Bad::Missing, "cannot be opened"),
         ("refuses-truncated", Bad::Truncated, "which is cut off"),
         ("refuses-a-fifo", Bad::Fifo, "neither a regular file nor"),
-        ("refuses-a-qcow2-disk", Bad::Qcow2Disk, "is a QCOW2 image"),
+        (
+            "refuses-a-qcow2-disk",
+            Bad::Qcow2Disk,
+            "begins like a QCOW2 image",
+        ),
         (
             "refuses-not-bootable",
             Bad::NotBootable,
