@@ -3,10 +3,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::limits::MAX_REPORT;
 use crate::message::{Event, Message};
 use crate::picture::{Band, Size};
+use crate::skipped::Skipped;
 use crate::text::TextRows;
-use crate::{MAX_REPORT, Skipped};
 
 /// A whole message.
 #[derive(Debug, Clone, PartialEq, Eq)]

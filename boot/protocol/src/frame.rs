@@ -4,12 +4,15 @@
 //! The channel loses nothing by itself. The beginning and the check are for what stands *between* frames: words of the outer machine's
 //! firmware, of an emulator, or the end of a frame that a panic has cut off.
 
-use crate::{MAX_PAYLOAD, Skipped};
+use crate::limits::MAX_PAYLOAD;
+use crate::skipped::Skipped;
 
 /// How a frame begins: bytes that text does not have, neither ASCII nor UTF-8.
 pub const BEGIN: [u8; 2] = [0xfe, 0xd5];
 /// Bytes of a frame before its payload.
 pub const HEADER: usize = 7;
+// A header's length has 16 bits.
+const _: () = assert!(MAX_PAYLOAD <= u16::MAX as usize && HEADER == 7);
 
 /// Kinds of frames: small letters from Umbra to the tool, capital letters from the tool to Umbra.
 pub(crate) mod kind {

@@ -1,9 +1,10 @@
 //! What Umbra says to the tool.
 
 use crate::frame::{self, Frame, kind};
+use crate::limits::{MAX_PAYLOAD, MAX_SENTENCE, MAX_VMS};
 use crate::picture::{Band, Size};
+use crate::skipped::Skipped;
 use crate::text::TextRows;
-use crate::{MAX_PAYLOAD, MAX_SENTENCE, MAX_VMS, Skipped};
 
 /// Something that Umbra says about one of its virtual machines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::MAX_PAYLOAD;
+use crate::limits::MAX_PAYLOAD;
 use crate::message::Message;
 
 /// Makes messages of what is written. It needs no memory but `buffer`.

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use crate::frame::{self, Frame, kind};
-use crate::{MAX_PAYLOAD, MAX_VMS, Skipped};
+use crate::limits::{MAX_PAYLOAD, MAX_VMS};
+use crate::skipped::Skipped;
 
 /// What a mouse does at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use self::value::{MIB, memory, number};
-use crate::{MAX_RECORD, MAX_VMS};
+use crate::limits::{MAX_RECORD, MAX_VMS};
 
 /// What is asked for of one virtual machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
