@@ -1,7 +1,10 @@
 //! The rules of the buses.
 
 use super::*;
+use crate::device::{AccessSize, WindowId};
+use crate::mmu::Backing;
 use crate::testing::VecMemory;
+use crate::{Gpa, Hpa};
 
 /// Reads back the port number's low byte, remembers writes.
 #[derive(Default)]
