@@ -1,33 +1,30 @@
 //! Puts a guest's machine together: memory, devices, firmware, media.
 
+mod consoles;
 mod cpu_slot;
 mod cpus;
+mod devices;
 mod direct;
+mod firmware;
 mod paging;
 
 use crate::clock::HostClock;
-use crate::disk::ModuleDisk;
-use crate::entropy::Entropy;
 use crate::host::{ExtendedState, Virtualization};
 use crate::loader::{BootInfo, Module};
 use crate::media::{Cabinet, Media};
-use crate::memory::{GuestRam, HostDeviceRam, HostFrames};
-use crate::setup::Setup;
-use crate::{clock, control, host, memory, net, smp};
+use crate::memory::{GuestRam, HostFrames};
+use crate::{clock, host, memory, net, smp};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use consoles::{FirmwareLog, Screen};
 pub use cpu_slot::CpuSlot;
 use device_model::ahci;
-use device_model::ata::Drive;
 use device_model::fdc::{self, Fdc};
-use device_model::flash;
-use device_model::fwcfg::FwCfg;
 use device_model::i8042::I8042;
 use device_model::irq::{CpuInterrupts, SharedChips};
 use device_model::machine::{CdromDrive, Machine, Outside};
-use device_model::mapped::Mapped;
 use device_model::pci::Shared;
 use device_model::pm::Piix4Pm;
 use device_model::rtc::Rtc;
@@ -35,12 +32,14 @@ use device_model::uart::Uart;
 use device_model::usb::tablet::Tablet;
 use device_model::usb::uhci::Uhci;
 use device_model::vga::{self, Vga};
-use device_model::virtio::DeviceType;
-use device_model::virtio::block::{self, Block};
-use device_model::virtio::console::{Console, Terminal};
-use device_model::virtio::rng::Rng;
+use device_model::virtio::block;
+use device_model::virtio::console::Terminal;
+use devices::{
+    ata_drives, device_ram, fw_cfg, network_cards, numbered, pci_disks, small_devices, variables,
+};
+use firmware::Firmware;
 use host_memory::{Demand, MIB};
-use hv_core::backend::{BlockBackend, ConsoleBackend, NullNet};
+use hv_core::backend::NullNet;
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -48,9 +47,7 @@ use hv_core::emulate::EmuCx;
 use hv_core::hyperv::Overlays;
 use hv_core::interface::Interfaces;
 use hv_core::lock::Lock;
-use hv_core::machine::{
-    self, BootFrom, FloppyDrive, IdeDrive, MachineDesc, NetworkCard, Nic, PCI_DISKS, Slot, pci_disk,
-};
+use hv_core::machine::{self, BootFrom, FloppyDrive, MachineDesc, Nic};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Backing, Mmu};
 use hv_core::pvclock::PvClock;
@@ -60,9 +57,8 @@ use hv_core::trace;
 use hv_core::vcpu::{self, Vcpu};
 use hv_core::vm;
 use hv_core::{Gpa, Hpa, VmTime};
-use hvmloader_fw::bios::{self, BiosPlacement};
-use hvmloader_fw::fwcfg::{self, Roms};
-use hvmloader_fw::linux::{self, LinuxBoot};
+use hvmloader_fw::bios;
+use hvmloader_fw::fwcfg::Roms;
 use hvmloader_fw::{cmos, low_memory, mtrr, vga_text};
 use npt_shadow::shadow::Config;
 use npt_shadow::{Paging, WatchedMemory};
@@ -83,25 +79,7 @@ const DEVICES: u64 = 4 * MIB;
 const CARD: u64 = 256 << 10;
 /// What a further virtual CPU takes.
 const CPU: u64 = 256 << 10;
-/// The first VM's network card: locally administered, like QEMU's default.
-const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 const UUID: [u8; 16] = *b"Umbra virtual PC";
-
-/// What is booted.
-enum Firmware {
-    /// SeaBIOS or OVMF, from its reset vector.
-    Bios {
-        code: &'static [u8],
-        placement: BiosPlacement,
-    },
-    /// A Linux kernel without firmware.
-    Linux {
-        boot: LinuxBoot,
-        kernel: &'static [u8],
-        initrd: &'static [u8],
-        setup: Box<Setup>,
-    },
-}
 
 /// A guest's machine.
 pub struct Guest<B: VcpuBackend> {
@@ -150,35 +128,6 @@ pub struct Removable {
     pub floppies: Cabinet,
 }
 
-/// The COM1 or virtio console of the VM of this number: both go to its terminal.
-struct Screen(u8);
-
-impl ConsoleBackend for Screen {
-    fn write(&mut self, byte: u8) {
-        control::console(self.0, byte);
-    }
-}
-
-/// Characters of a line of the firmware's at most.
-const FIRMWARE_LINE: usize = 160;
-
-/// The firmware's debug output, in lines.
-struct FirmwareLog {
-    vm: u8,
-    line: String,
-}
-
-impl ConsoleBackend for FirmwareLog {
-    fn write(&mut self, byte: u8) {
-        if byte == b'\n' || self.line.len() >= FIRMWARE_LINE {
-            log::info!("VM {}, firmware: {}", self.vm, self.line);
-            self.line.clear();
-        } else if byte >= b' ' {
-            self.line.push(char::from(byte & 0x7f));
-        }
-    }
-}
-
 const _: () = assert!(options::MAX_CPUS == machine::MAX_CPUS);
 const _: () = assert!(options::MAX_FIRMWARE == bios::MOST as u64);
 const _: () = assert!(options::FIRMWARE_STEP == bios::STEP as u64);
@@ -191,24 +140,6 @@ fn boot_from(boot: options::BootFrom) -> BootFrom {
         options::BootFrom::Floppy => BootFrom::Floppy,
         options::BootFrom::Net => BootFrom::Network,
     }
-}
-
-/// The network cards of VM `number`. What has no address is given one: by the VM in its last byte, by the card in the fourth.
-fn network_cards(number: u8, profile: &options::Profile) -> [Option<NetworkCard>; machine::NICS] {
-    let mut cards = (0..).zip(profile.nics()).filter_map(|(n, card)| {
-        let mut mac = numbered(MAC, number);
-        mac[3] += n;
-        Some(NetworkCard {
-            nic: match card.nic {
-                options::Nic::None => return None,
-                options::Nic::Ne2k => Nic::Ne2k,
-                options::Nic::E1000 => Nic::E1000,
-                options::Nic::Virtio => Nic::Virtio,
-            },
-            mac: card.mac.map_or(mac, |mac| mac.0),
-        })
-    });
-    core::array::from_fn(|_| cards.next())
 }
 
 /// The interfaces of hypervisors that the user wants offered.
@@ -234,7 +165,6 @@ impl<B: VcpuBackend> Guest<B> {
     ) -> Result<(Self, Removable), String> {
         let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
-        let need = |role: &str| boot.module(number.into(), role).map(Module::bytes);
         // The firmware is the same for all.
         let firmware_image = |role: &str| boot.module(1, role).map(Module::bytes);
         let sizes = media.floppies.iter().map(|floppy| floppy.sectors());
@@ -279,48 +209,7 @@ impl<B: VcpuBackend> Guest<B> {
         let sata_drives = desc.sata.iter().flatten().count();
         let terminal = small_devices(number, &options.profile, &mut virtio);
 
-        let mut store = None;
-        let firmware = match need("kernel") {
-            Some(kernel) => {
-                let initrd = need("initrd").unwrap_or(&[]);
-                let line = need("cmdline")
-                    .map(|b| core::str::from_utf8(b).unwrap_or(""))
-                    .or(options.cmdline)
-                    .unwrap_or("");
-                let head = &kernel[..kernel.len().min(linux::HEADER_LEN)];
-                let plan = linux::plan(
-                    head,
-                    kernel.len() as u64,
-                    initrd.len() as u64,
-                    line.trim_end(),
-                    &desc,
-                );
-                Firmware::Linux {
-                    boot: plan.map_err(|e| e.to_string())?,
-                    kernel,
-                    initrd,
-                    setup: Box::new(Setup::new(&desc)?),
-                }
-            }
-            None => {
-                // UEFI is the VM's own; the BIOS is the same for all.
-                let image = need("firmware")
-                    .or_else(|| firmware_image("bios"))
-                    .ok_or("no guest: there is neither a `kernel` nor a `bios` module")?;
-                // The variables are a medium of their own, or what the image begins with.
-                let (first, code) = image.split_at(bios::store_in(image));
-                store = match media.variables {
-                    None if first.is_empty() => None,
-                    None => Some(Box::new(ModuleDisk(first)) as Box<dyn BlockBackend>),
-                    medium => medium,
-                };
-                let length = store.as_ref().map_or(0, |medium| medium.sectors());
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                let placement = BiosPlacement::of(code, length.saturating_mul(512));
-                let placement = placement.map_err(|e| e.to_string())?;
-                Firmware::Bios { code, placement }
-            }
-        };
+        let (firmware, store) = Firmware::choose(boot, number, options, media.variables, &desc)?;
 
         let cpuid =
             Cpuid::with_capabilities(host::cpuid, desc.topology(), host::arch_capabilities())
@@ -448,10 +337,7 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let outside = Outside {
             com1: Box::new(Screen(number)),
-            debug: Box::new(FirmwareLog {
-                vm: number,
-                line: String::with_capacity(FIRMWARE_LINE),
-            }),
+            debug: Box::new(FirmwareLog::new(number)),
             nets,
             drives,
             sata,
@@ -631,127 +517,4 @@ impl<B: VcpuBackend> Guest<B> {
     pub fn font(&self) -> Option<&'static [u8]> {
         vga_text::find_font(self.vgabios)
     }
-}
-
-/// The drives of VM `number` on the IDE channels, or at the AHCI controller's ports: the CD-ROM drive has its place, if there is one, and the
-/// hard disks the others.
-fn ata_drives<const N: usize>(
-    number: u8,
-    disks: Vec<Box<dyn BlockBackend>>,
-    cdrom: Option<(usize, Box<dyn BlockBackend>)>,
-) -> ([Option<IdeDrive>; N], [Option<Drive>; N]) {
-    let mut described = [None; N];
-    let mut drives = [const { None::<Drive> }; N];
-    if let Some((at, medium)) = cdrom {
-        described[at] = Some(IdeDrive::Cdrom);
-        drives[at] = Some(Drive::cdrom(Some(medium)));
-    }
-    for disk in disks {
-        let Some(at) = drives.iter().position(Option::is_none) else {
-            log::warn!("VM {number}: a further hard disk is not used: all {N} places are taken");
-            continue;
-        };
-        let sectors = disk.sectors();
-        described[at] = Some(IdeDrive::Disk { sectors });
-        drives[at] = Some(Drive::disk(disk));
-    }
-    (described, drives)
-}
-
-/// The hard disks of VM `number` on the PCI bus, with so many queues each.
-fn pci_disks(
-    number: u8,
-    disks: Vec<Box<dyn BlockBackend>>,
-    queues: u16,
-) -> Vec<(Slot, Box<dyn DeviceType>)> {
-    if disks.len() > PCI_DISKS {
-        log::warn!("VM {number}: only {PCI_DISKS} hard disks are used");
-    }
-    let disk = |(n, medium): (usize, Box<dyn BlockBackend>)| {
-        let name = alloc::format!("umbra-disk{}", n + 1);
-        let device: Box<dyn DeviceType> = Box::new(Block::new(medium, &name, queues));
-        (pci_disk(n), device)
-    };
-    (0..PCI_DISKS).zip(disks).map(disk).collect()
-}
-
-/// Adds the virtio devices of VM `number` that are neither disks nor cards. Returns the keyboard of its console, if it has one.
-fn small_devices(
-    number: u8,
-    profile: &options::Profile,
-    virtio: &mut Vec<(Slot, Box<dyn DeviceType>)>,
-) -> Option<Terminal> {
-    if profile.rng() {
-        match Entropy::find() {
-            Some(source) => virtio.push((machine::RNG, Box::new(Rng::new(source)))),
-            None => log::warn!(
-                "VM {number} has no entropy device: this machine's CPU has neither RDSEED nor RDRAND, and nothing else here is random"
-            ),
-        }
-    }
-    (profile.console == options::Console::Virtio).then(|| {
-        let (console, terminal) = Console::new(Box::new(Screen(number)));
-        virtio.push((machine::CONSOLE, Box::new(console)));
-        terminal
-    })
-}
-
-/// The flash chip at `at` of VM `number`, with UEFI's variables from `medium`, which keeps them if it can be written.
-fn variables(
-    number: u8,
-    at: Gpa,
-    mut medium: Box<dyn BlockBackend>,
-) -> Result<flash::Parts, String> {
-    const SECTOR: usize = 512;
-    let failed = |what: &str| alloc::format!("VM {number}: UEFI's variables {what}");
-    let length = medium.sectors() as usize * SECTOR;
-    let memory = device_ram(length).ok_or_else(|| failed("find no memory"))?;
-    let mut block = [0; flash::BLOCK];
-    for offset in (0..length).step_by(flash::BLOCK) {
-        let sector = (offset / SECTOR) as u64;
-        let read = medium.read(sector, &mut block);
-        read.map_err(|_| failed("cannot be read"))?;
-        memory.ram.write(offset, &block);
-    }
-    let lasts = !medium.read_only();
-    log::info!(
-        "VM {number}: UEFI's variables {}",
-        match lasts {
-            true => "are kept",
-            false => "last until power-off",
-        }
-    );
-    Ok(flash::Parts {
-        at,
-        memory,
-        medium: lasts.then_some(medium),
-    })
-}
-
-/// What belongs to VM `number`, made from the first VM's.
-fn numbered<const N: usize>(mut first: [u8; N], number: u8) -> [u8; N] {
-    if let Some(last) = first.last_mut() {
-        *last = last.wrapping_add(number - 1);
-    }
-    first
-}
-
-/// Memory of `len` bytes that a device has and the guest can be given.
-fn device_ram(len: usize) -> Option<Mapped> {
-    let ram = HostDeviceRam::allocate(len as u64)?;
-    let hpa = ram.hpa();
-    Some(Mapped { ram, hpa })
-}
-
-/// The firmware's configuration device with everything it reads there.
-fn fw_cfg(desc: &MachineDesc, roms: Roms<'_>) -> FwCfg {
-    let mut device = FwCfg::new();
-    let items = fwcfg::fw_cfg_items(desc, roms);
-    for (key, value) in items.keys {
-        device.add_key(key, value);
-    }
-    for (name, value) in items.files {
-        device.add_file(&name, value);
-    }
-    device
 }

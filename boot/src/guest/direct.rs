@@ -1,6 +1,7 @@
 //! Starts a Linux kernel without firmware, and wakes it.
 
-use super::{Firmware, Guest};
+use super::Guest;
+use super::firmware::Firmware;
 use crate::setup::Setup;
 use alloc::string::{String, ToString};
 use hv_core::cpu::VcpuBackend;
