@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use ata::{Found, Place, Role, choose};
 use device_model::fdc;
 use hv_core::backend::BlockBackend;
-use protocol::options::{self, Options};
+use protocol::options::{self, HostDrive, Options};
 
 /// Media of a kind that are looked for.
 const MOST: usize = 32;
@@ -150,7 +150,7 @@ impl Sources<'_> {
         vm: usize,
         role: Role,
         number: usize,
-        named: Option<Place>,
+        named: Option<HostDrive>,
     ) -> Result<Option<Box<dyn BlockBackend>>, String> {
         let prefix = options::prefix(vm);
         if named.is_none() {
@@ -164,13 +164,16 @@ impl Sources<'_> {
             .iter()
             .map(|(at, f)| (*at, &f.identity))
             .collect();
-        let chosen = choose(&known, (role, number), &prefix, named)?;
+        let place = named.map(|drive| drive.place);
+        let chosen = choose(&known, (role, number), &prefix, place)?;
         let index = chosen.and_then(|place| self.drives.iter().position(|(at, _)| *at == place));
         if let Some(index) = index {
             let (place, found) = self.drives.swap_remove(index);
-            match found.open(role == Role::Cdrom, ide::dma_buffer) {
+            let readonly = role == Role::Cdrom || named.is_some_and(|drive| drive.readonly);
+            match found.open(readonly, ide::dma_buffer) {
                 Ok(medium) => {
-                    log::info!("{place} is VM {vm}'s {}", role.option());
+                    let how = if readonly { ", read-only" } else { "" };
+                    log::info!("{place} is VM {vm}'s {}{how}", role.option());
                     return Ok(Some(medium));
                 }
                 Err(why) if named.is_some() => {

@@ -17,8 +17,9 @@ pub use self::profile::{Decided, MAX_OFFSET, Os, Profile, Rtc, UnknownMsrs};
 pub use self::selftest::{Failure, SelfTest};
 pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
-    BootFrom, CdBus, Console, DiskBus, Enlighten, FIRMWARE_STEP, MAX_ALTERNATION, MAX_CPUS,
-    MAX_FIRMWARE, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow, Transport,
+    BootFrom, CdBus, Console, DiskBus, Enlighten, FIRMWARE_STEP, HostDrive, MAX_ALTERNATION,
+    MAX_CPUS, MAX_FIRMWARE, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow,
+    Transport,
 };
 
 use alloc::string::String;
@@ -52,11 +53,11 @@ pub struct Vm<'a> {
     /// Whether exits are counted by port and by MSR for the report.
     pub count: bool,
     /// The ATA drives of the host that are the guest's CD-ROMs: the first is in its drive. At most [`MAX_MEDIA`], as of the next two.
-    pub cdroms: Vec<Place>,
+    pub cdroms: Vec<HostDrive>,
     /// The ATA drives that are the guest's hard disks.
-    pub disks: Vec<Place>,
+    pub disks: Vec<HostDrive>,
     /// The ATA drives that are the guest's floppies: the first is in its drive.
-    pub floppies: Vec<Place>,
+    pub floppies: Vec<HostDrive>,
     /// What the firmware boots first, if that is said.
     pub boot: Option<BootFrom>,
     /// Whether there is a USB controller with a tablet.
@@ -130,11 +131,11 @@ pub fn control(line: &str) -> Option<Transport> {
 }
 
 /// Adds the drive that `text` names.
-fn add(places: &mut Vec<Place>, text: &str) -> Result<(), &'static str> {
-    if places.len() == MAX_MEDIA {
+fn add(drives: &mut Vec<HostDrive>, text: &str) -> Result<(), &'static str> {
+    if drives.len() == MAX_MEDIA {
         return Err("there are too many of its kind");
     }
-    places.push(text.parse()?);
+    drives.push(text.parse()?);
     Ok(())
 }
 
@@ -300,9 +301,9 @@ impl fmt::Display for Vm<'_> {
         }
         f.write_str(if *tablet { " tablet" } else { "" })?;
         f.write_str(if *gdb_wait { " gdb-wait" } else { "" })?;
-        for (key, places) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
-            for place in places {
-                write!(f, " {key}={place}")?;
+        for (key, drives) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
+            for drive in drives {
+                write!(f, " {key}={drive}")?;
             }
         }
         Ok(())

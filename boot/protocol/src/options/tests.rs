@@ -54,9 +54,12 @@ fn random_profile(r: &mut Random) -> Profile {
 
 fn random_vm(r: &mut Random) -> Vm<'static> {
     let places = |r: &mut Random| {
-        let place = |r: &mut Random| Place {
-            channel: r.next() as u8,
-            position: r.below(2) as u8,
+        let place = |r: &mut Random| HostDrive {
+            place: Place {
+                channel: r.next() as u8,
+                position: r.below(2) as u8,
+            },
+            readonly: r.below(2) == 0,
         };
         (0..r.below(MAX_MEDIA as u64 + 1))
             .map(|_| place(r))
@@ -275,6 +278,20 @@ fn places_are_channel_and_position() {
         "ATA0.1",
     ] {
         assert!(bad.parse::<Place>().is_err(), "{bad}");
+    }
+    let drive = |text: &str| {
+        text.parse()
+            .map(|HostDrive { place, readonly }| (place, readonly))
+    };
+    assert_eq!(drive("ata1.0"), Ok((at(1, 0), false)));
+    assert_eq!(drive("ata1.0,readonly"), Ok((at(1, 0), true)));
+    for bad in [
+        ",readonly",
+        "ata1.0,",
+        "ata1.0,ro",
+        "ata1.0,readonly,readonly",
+    ] {
+        assert!(drive(bad).is_err(), "{bad}");
     }
 }
 

@@ -369,7 +369,38 @@ impl FromStr for Place {
                 position: number(position).filter(|&position| position < 2)?,
             })
         };
-        place().ok_or("a drive is named as in ata0.1")
+        place().ok_or("a drive is named as in ata0.1, or ata0.1,readonly")
+    }
+}
+
+/// A drive of the host that a guest gets, as in `ata0.1` and `ata0.1,readonly`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostDrive {
+    /// Where it is.
+    pub place: Place,
+    /// Whether nothing is ever written to it.
+    pub readonly: bool,
+}
+
+/// What stands behind the name of a drive that is only read.
+const READONLY: &str = ",readonly";
+
+impl fmt::Display for HostDrive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let readonly = if self.readonly { READONLY } else { "" };
+        write!(f, "{}{readonly}", self.place)
+    }
+}
+
+impl FromStr for HostDrive {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let place = text.strip_suffix(READONLY);
+        Ok(Self {
+            place: place.unwrap_or(text).parse()?,
+            readonly: place.is_some(),
+        })
     }
 }
 
