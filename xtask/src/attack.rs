@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::deb;
+use crate::command;
 
 /// Ports, registers, device memory and the instructions of hypervisors at random.
 pub const ATTACK: Program = Program {
@@ -102,12 +102,12 @@ pub fn assemble_protected(program: &str, len: usize, path: &Path) -> Result<()> 
 pub fn assemble(program: &str, len: usize, path: &Path) -> Result<()> {
     let (source, object) = (path.with_extension("s"), path.with_extension("o"));
     fs::write(&source, format!("{START}{program}"))?;
-    deb::run(
+    command::run(
         Command::new("as")
             .args(["--32", "-o"])
             .args([&object, &source]),
     )?;
-    deb::run(
+    command::run(
         Command::new("ld")
             .args([
                 "-m",

@@ -12,10 +12,11 @@ use crate::cli::BenchRig;
 use crate::guests::Guest;
 use crate::outcome::{Interrupted, interrupted};
 use crate::progress::Step;
-use crate::rig::{BOCHS_SVM, BOCHS_VMX, Boot, Counting, MIB, Machine, Network, QEMU_SVM, Rig};
+use crate::rig::{
+    self, BOCHS_SVM, BOCHS_VMX, Boot, Counting, MIB, Machine, Network, QEMU_SVM, Rig,
+};
 use crate::run::{self, Options};
 use crate::script::Step as ScriptStep;
-use crate::setup::{self, Purpose};
 use crate::vm::Vm;
 use crate::{kernel, paths};
 
@@ -57,7 +58,7 @@ struct Bench {
 pub fn prepare(args: &BenchRig) -> Result<String> {
     let rig = args.rig;
     let cpu_model = rig.choose_model(args.cpu_model.as_deref())?;
-    setup::require(Purpose::Run { rig, window: false })?;
+    rig::require(rig, false)?;
     rig.check_installed_model(&cpu_model)?;
     Ok(cpu_model)
 }

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::deb;
+use crate::boot_entry::Entry;
+use crate::command;
 use crate::efi;
 use crate::media::Boots;
 use crate::paths;
@@ -17,14 +18,6 @@ const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
 
 /// Seconds until the first entry starts by itself.
 const TIMEOUT: u32 = 2;
-
-/// One thing a CD can boot.
-pub struct Entry<'a> {
-    /// What is typed at the boot prompt.
-    pub label: &'a str,
-    /// The kernel's command line.
-    pub cmdline: &'a str,
-}
 
 /// Makes a CD image in `path` that boots `kernel` with `initrd` by the first of `entries`, if no other is typed in time.
 ///
@@ -109,7 +102,7 @@ pub fn make_with(
     }
     let step = Step::start(format!("Writing {}", path.display()));
     let unfinished = path.with_extension("part");
-    deb::run(
+    command::run(
         Command::new("xorriso")
             .args(["-as", "mkisofs", "-quiet", "-r", "-J", "-V", volume, "-o"])
             .arg(&unfinished)
@@ -133,7 +126,7 @@ pub fn make_with_grub(
     modules: &[&str],
 ) -> Result<()> {
     const LOADER: &str = "boot/grub/core.img";
-    deb::run(
+    command::run(
         Command::new("grub-mkimage")
             .args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-c"])
             .arg(configuration)
@@ -141,7 +134,7 @@ pub fn make_with_grub(
             .arg(tree.join(LOADER))
             .args(modules),
     )?;
-    deb::run(
+    command::run(
         Command::new("xorriso")
             .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
             .arg(path)
@@ -160,7 +153,7 @@ pub fn make_with_grub(
 pub fn make_of_program(path: &Path, program: &Path, sectors: usize) -> Result<()> {
     let tree = tempfile::tempdir()?;
     copy(program, &tree.path().join("boot.img"))?;
-    deb::run(
+    command::run(
         Command::new("xorriso")
             .args(["-as", "mkisofs", "-quiet", "-r", "-V", "UMBRA", "-o"])
             .arg(path)

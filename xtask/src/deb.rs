@@ -7,14 +7,15 @@ mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 pub use self::source::{KEYRING, MIRROR, mirror};
 use self::source::{Place, Source};
+use crate::command;
 use crate::outcome::{Interrupted, interrupted};
 use crate::paths;
 use crate::progress::Step;
@@ -124,10 +125,12 @@ fn unpacked_from(
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt did not bring {file}"))?;
     let step = Step::start(format!("Unpacking {package}"));
-    run(Command::new("dpkg-deb")
-        .arg("-x")
-        .arg(&archive)
-        .arg(&directory))?;
+    command::run(
+        Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(&archive)
+            .arg(&directory),
+    )?;
     fs::remove_file(&archive)?;
     fs::write(complete, file)?;
     step.done();
@@ -187,38 +190,9 @@ fn download(source: &Source, package: &str, length: u64, directory: &Path) -> Re
         sleep(Duration::from_millis(100));
     }
     let output = child.wait_with_output()?;
-    check("apt-get download", &output)?;
+    command::check("apt-get download", &output)?;
     step.done();
     Ok(())
-}
-
-/// Runs `command` quietly; its words are the error when it fails.
-///
-/// # Errors
-///
-/// It cannot be started or fails.
-pub fn run(command: &mut Command) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {name}"))?;
-    check(&name, &output)?;
-    Ok(output)
-}
-
-fn check(name: &str, output: &Output) -> Result<()> {
-    if output.status.success() {
-        return Ok(());
-    }
-    if interrupted() {
-        return Err(Interrupted.into());
-    }
-    bail!(
-        "{name} failed ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    )
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::deb;
+use crate::command;
 use crate::paths;
 use crate::progress::Step;
 
@@ -50,7 +50,7 @@ pub fn make(path: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {}", initrd.display()))?;
     fs::write(root.join("boot/grub/grub.cfg"), CONFIG)?;
     let partition = scratch.path().join("partition");
-    deb::run(
+    command::run(
         Command::new("/sbin/mke2fs")
             .args(["-q", "-t", "ext2", "-d"])
             .arg(&root)
@@ -58,7 +58,7 @@ pub fn make(path: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
             .arg(format!("{PARTITION_KIB}k")),
     )?;
     let core = scratch.path().join("core.img");
-    deb::run(
+    command::run(
         Command::new("grub-mkimage")
             .args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o"])
             .arg(&core)

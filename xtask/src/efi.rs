@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cdrom::Entry;
-use crate::{deb, paths};
+use crate::boot_entry::Entry;
+use crate::{command, deb, paths};
 
 /// The image's name in the CD's root directory.
 pub const IMAGE: &str = "efi.img";
@@ -43,21 +43,21 @@ pub fn put(
         "UMBRA",
     ]
     .map(str::to_owned);
-    deb::run(
+    command::run(
         Command::new("mformat")
             .arg("-i")
             .arg(&image)
             .args(format)
             .arg("::"),
     )?;
-    deb::run(
+    command::run(
         Command::new("mmd")
             .arg("-i")
             .arg(&image)
             .args(["::EFI", "::EFI/BOOT"]),
     )?;
     for (program, name) in programs()? {
-        deb::run(
+        command::run(
             Command::new("mcopy")
                 .arg("-i")
                 .arg(&image)

@@ -9,9 +9,8 @@ use crate::cli::ExitsArgs;
 use crate::count;
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::QEMU_SVM;
+use crate::rig::{self, QEMU_SVM};
 use crate::run::Options;
-use crate::setup::{self, Purpose};
 use crate::trace::Wanted;
 
 const SOURCE: &str = include_str!("exits.s");
@@ -40,10 +39,7 @@ const MEASURES: [(char, &str, &str); 9] = [
 ///
 /// The run fails, or the guest says something else.
 pub fn exits(args: &ExitsArgs) -> Result<()> {
-    setup::require(Purpose::Run {
-        rig: QEMU_SVM,
-        window: false,
-    })?;
+    rig::require(QEMU_SVM, false)?;
     let umbra = kernel::build()?;
     let directory = tempfile::tempdir()?;
     let image = directory.path().join("exits.img");

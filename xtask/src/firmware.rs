@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use protocol::options::{FIRMWARE_STEP, MAX_FIRMWARE};
 
 use crate::media::{Boots, Kind, Medium};
+use crate::module::Module;
 use crate::outcome::refuse;
-use crate::rig::Module;
 
 /// The BIOS, which all virtual machines have in common, and their VGA's, by role.
 const BIOS: [(&str, &str); 2] = [

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cdrom::{self, Entry};
+use crate::boot_entry::Entry;
+use crate::cdrom;
 use crate::deb;
 use crate::disk;
 use crate::initrd;

@@ -17,7 +17,7 @@ use crate::outcome::refuse;
 use crate::progress::Step;
 use crate::rig::{Boot, Module, parse_memory};
 use crate::setup::{self, Purpose};
-use crate::{cdrom, deb, firmware, kernel, paths};
+use crate::{cdrom, command, firmware, kernel, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -147,7 +147,7 @@ pub fn make(path: &Path, umbra: &Path, contents: &Contents) -> Result<()> {
     let text = configuration(&mut tree, umbra, contents)?;
     fs::write(tree.root().join("boot/grub/grub.cfg"), text)?;
     let unfinished = unfinished(path);
-    deb::run(
+    command::run(
         Command::new("grub-mkrescue")
             .arg("-o")
             .arg(&unfinished)

@@ -14,8 +14,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::command;
 use crate::cpio::Archive;
-use crate::deb;
 use crate::work::{self, Width};
 
 /// The first program.
@@ -100,7 +100,7 @@ fn module_name(path: &Path) -> Option<String> {
 /// A module as the kernel takes it.
 fn content(path: &Path) -> Result<Vec<u8>> {
     if path.to_string_lossy().ends_with(PACKED) {
-        let unpack = deb::run(
+        let unpack = command::run(
             Command::new("xz")
                 .arg("--decompress")
                 .arg("--stdout")

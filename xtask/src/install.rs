@@ -16,15 +16,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use protocol::options::MAX_CPUS;
 
-use crate::cdrom::{self, Entry};
+use crate::boot_entry::Entry;
+use crate::cdrom;
 use crate::cli::InstallArgs;
+use crate::command;
 use crate::deb;
 use crate::firmware::Firmware;
 use crate::guests::Guest;
 use crate::media::{Boots, DiskArg, Keep};
 use crate::outcome::refuse;
 use crate::progress::Step;
-use crate::rig::{parse_cpus, parse_memory};
+use crate::rig::{QEMU_SVM, parse_cpus, parse_memory};
 use crate::run::{self, Options};
 use crate::script;
 use crate::setup::{self, Purpose};
@@ -70,7 +72,7 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         );
     }
     let firmware = Firmware::choose(Some(&args.firmware), None)?;
-    setup::require(Purpose::Install)?;
+    setup::require_with(Purpose::Install, &QEMU_SVM.packages(false))?;
     if firmware.is_uefi() {
         setup::require(Purpose::Uefi)?;
     }
@@ -191,7 +193,7 @@ fn system(scratch: &Path, packages: &str) -> Result<PathBuf> {
     paths::make(&cache)?;
     let tree = scratch.join("debian");
     let step = Step::start(format!("Making a Debian system from {archive}"));
-    deb::run(
+    command::run(
         Command::new("sh")
             .arg(own.join("usr/sbin/debootstrap"))
             .env("DEBOOTSTRAP_DIR", own.join("usr/share/debootstrap"))
@@ -206,7 +208,7 @@ fn system(scratch: &Path, packages: &str) -> Result<PathBuf> {
     )
     .context("debootstrap, which needs the rights of root")?;
     let packed = scratch.join("debian.tar");
-    deb::run(
+    command::run(
         Command::new("tar")
             .args([
                 "--numeric-owner",

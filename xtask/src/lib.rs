@@ -9,9 +9,11 @@
 mod attack;
 mod bare;
 mod bench;
+mod boot_entry;
 mod cases;
 mod cdrom;
 mod cli;
+mod command;
 mod compare;
 mod control;
 mod count;
@@ -36,10 +38,12 @@ mod keys;
 mod largest;
 mod litmus;
 mod media;
+mod module;
 mod monitor;
 mod mouse;
 mod network;
 mod outcome;
+mod package;
 mod paging;
 pub mod parsers;
 mod paths;
@@ -57,6 +61,7 @@ mod script;
 mod serve;
 mod session;
 mod setup;
+mod size;
 mod smp;
 mod speedup;
 mod storage;
@@ -74,7 +79,6 @@ use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Bench, Cli, Command};
-use crate::setup::Purpose;
 
 /// The program: the exit code is [`outcome`]'s.
 pub fn main() -> ExitCode {
@@ -106,7 +110,7 @@ fn command() -> Result<()> {
         Command::Trace(args) => trace::trace(args),
         Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Guests(args) => guests::provide(&args.names, args.list),
-        Command::Setup => setup::require(Purpose::Test),
+        Command::Setup => rig::require_for_tests(),
         Command::Install(args) => install::install(args),
         Command::Test(args) => test::test(args),
         Command::Image(args) => image::image(args),

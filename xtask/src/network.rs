@@ -17,9 +17,8 @@ use crate::cpio::Archive;
 use crate::guests::Guest;
 use crate::media;
 use crate::peer::Peer;
-use crate::rig::{MIB, Net, Network};
+use crate::rig::{self, MIB, Net, Network};
 use crate::run::Options;
-use crate::setup::{self, Purpose};
 use crate::vm::Vm;
 use crate::{kernel, storage};
 
@@ -80,7 +79,7 @@ struct Traffic {
 /// A run fails.
 pub fn net(args: &NetArgs) -> Result<()> {
     let work = chosen("traffic", &WORK, &args.work)?;
-    setup::require(Purpose::Test)?;
+    rig::require_for_tests()?;
     let mut bench = Bench::new(args)?;
     let mut rows = Vec::new();
     for nic in [Nic::Ne2k, Nic::E1000, Nic::Virtio] {

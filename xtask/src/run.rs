@@ -23,7 +23,7 @@ pub use self::options::Options;
 use crate::cli::RunArgs;
 use crate::emulator::{self, with_words};
 use crate::outcome::exit_code;
-use crate::rig::{Display, Machine};
+use crate::rig::{self, Display, Machine};
 use crate::screen::write_png;
 use crate::script::{self, Step, wait};
 use crate::session::{Ending, Plan, Session, Summary};
@@ -235,10 +235,7 @@ pub fn run(args: &RunArgs, places: impl Fn(&str) -> Vec<usize>) -> Result<()> {
     if window {
         emulator::window_system()?;
     }
-    setup::require(Purpose::Run {
-        rig: options.rig,
-        window,
-    })?;
+    rig::require(options.rig, window)?;
     if options.vms().any(|vm| vm.firmware.is_uefi()) {
         setup::require(Purpose::Uefi)?;
     }

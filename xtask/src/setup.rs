@@ -7,21 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::outcome::refuse;
+use crate::package::{Package, package};
 use crate::progress::Step;
-use crate::rig::{self, QEMU_SVM, Rig};
-
-/// A system package, and a file of it that shows that it is there.
-#[derive(Debug, Clone, Copy)]
-pub struct Package {
-    /// The name in Debian and Ubuntu.
-    pub name: &'static str,
-    file: &'static str,
-}
-
-/// The package `name`, which is there if `file` is.
-pub const fn package(name: &'static str, file: &'static str) -> Package {
-    Package { name, file }
-}
 
 /// What links the tool and Umbra.
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc")];
@@ -78,13 +65,8 @@ const DEBOOTSTRAP: &[Package] = &[
 /// What the packages are wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To run a guest.
-    Run {
-        /// On this rig.
-        rig: &'static dyn Rig,
-        /// In a window.
-        window: bool,
-    },
+    /// To run a guest. Its rig needs more.
+    Run,
     /// To run a guest that boots by UEFI.
     Uefi,
     /// To open a disk image that is not raw.
@@ -106,35 +88,33 @@ pub enum Purpose {
 impl Purpose {
     fn groups(self) -> Vec<&'static [Package]> {
         match self {
-            Purpose::Run { rig, window } => {
-                let mut groups = vec![BUILD, FIRMWARE];
-                groups.extend(rig.packages(window));
-                groups
-            }
-            Purpose::Install => {
-                let mut groups = vec![BUILD, FIRMWARE, GUESTS, KEYS, DEBOOTSTRAP];
-                groups.extend(QEMU_SVM.packages(false));
-                groups
-            }
+            Purpose::Run => vec![BUILD, FIRMWARE],
+            Purpose::Install => vec![BUILD, FIRMWARE, GUESTS, KEYS, DEBOOTSTRAP],
             Purpose::Uefi => vec![UEFI],
             Purpose::Images => vec![IMAGES],
             Purpose::Guests => vec![GUESTS],
             Purpose::DebianKeys => vec![KEYS],
             Purpose::Image => vec![BUILD, FIRMWARE, GUESTS, IMAGE],
             Purpose::Fuzz => vec![BUILD, FUZZ],
-            Purpose::Test => {
-                let mut groups = vec![BUILD, FIRMWARE, GUESTS, IMAGE, IMAGES, FUZZ, UEFI, TEST];
-                groups.extend(rig::ALL.into_iter().flat_map(|rig| rig.packages(false)));
-                groups
-            }
+            Purpose::Test => vec![BUILD, FIRMWARE, GUESTS, IMAGE, IMAGES, FUZZ, UEFI, TEST],
         }
     }
 }
 
-/// The packages for `purpose` that are not there, by what `present` says about files.
-fn missing(purpose: Purpose, present: impl Fn(&Path) -> bool) -> Vec<Package> {
+/// The packages for `purpose`, and of `more`, that are not there, by what `present` says about files.
+fn missing(
+    purpose: Purpose,
+    more: &[&'static [Package]],
+    present: impl Fn(&Path) -> bool,
+) -> Vec<Package> {
     let mut absent: Vec<Package> = Vec::new();
-    for &package in purpose.groups().into_iter().flatten() {
+    let groups = purpose.groups();
+    for package in groups
+        .into_iter()
+        .chain(more.iter().copied())
+        .flatten()
+        .copied()
+    {
         if !present(Path::new(package.file))
             && absent.iter().all(|other| other.name != package.name)
         {
@@ -150,7 +130,16 @@ fn missing(purpose: Purpose, present: impl Fn(&Path) -> bool) -> Vec<Package> {
 ///
 /// A [`Refused`](crate::outcome::Refused) with the line to type when the tool may not install, or an error when apt fails.
 pub fn require(purpose: Purpose) -> Result<()> {
-    let absent = missing(purpose, Path::exists);
+    require_with(purpose, &[])
+}
+
+/// [`require`], and `more` packages.
+///
+/// # Errors
+///
+/// As [`require`].
+pub fn require_with(purpose: Purpose, more: &[&'static [Package]]) -> Result<()> {
+    let absent = missing(purpose, more, Path::exists);
     if absent.is_empty() {
         return Ok(());
     }
@@ -181,7 +170,7 @@ pub fn require(purpose: Purpose) -> Result<()> {
             )));
         }
     }
-    match missing(purpose, Path::exists).first() {
+    match missing(purpose, more, Path::exists).first() {
         Some(package) => bail!(
             "the package {} was installed but has no {}",
             package.name,
@@ -323,16 +312,14 @@ mod tests {
 
     #[test]
     fn only_what_is_absent_is_installed_and_once() {
-        assert!(missing(Purpose::Test, |_| true).is_empty());
-        let all = missing(Purpose::Test, |_| false);
-        assert_eq!(
-            all.iter()
-                .filter(|package| package.name == "xorriso")
-                .count(),
-            1
-        );
-        let run = |rig| Purpose::Run { rig, window: false };
-        let absent = missing(run(QEMU_SVM), |file| !file.ends_with("bios-256k.bin"));
+        const MORE: &[Package] = &[package("more", "/more"), package("xorriso", "/xorriso")];
+        assert!(missing(Purpose::Test, &[MORE], |_| true).is_empty());
+        let all = missing(Purpose::Test, &[MORE], |_| false);
+        for name in ["more", "xorriso"] {
+            let found = all.iter().filter(|package| package.name == name);
+            assert_eq!(found.count(), 1, "{name}");
+        }
+        let absent = missing(Purpose::Run, &[], |file| !file.ends_with("bios-256k.bin"));
         assert_eq!(
             absent
                 .iter()
@@ -340,9 +327,6 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["seabios"]
         );
-        let bochs = missing(run(rig::BOCHS_VMX), |_| false);
-        assert!(bochs.iter().any(|package| package.name == "bochsbios"));
-        assert!(bochs.iter().all(|package| !package.name.contains("qemu")));
     }
 
     #[test]

@@ -9,8 +9,7 @@ use crate::attack;
 use crate::count::{self, measure};
 use crate::kernel;
 use crate::progress::Step;
-use crate::rig::QEMU_SVM;
-use crate::setup::{self, Purpose};
+use crate::rig::{self, QEMU_SVM};
 use crate::speedup;
 
 const SOURCE: &str = concat!(include_str!("several.s"), include_str!("smp.s"));
@@ -29,10 +28,7 @@ const SEVERAL: u32 = 4;
 ///
 /// A run fails, or the guest says something else.
 pub fn smp() -> Result<()> {
-    setup::require(Purpose::Run {
-        rig: QEMU_SVM,
-        window: false,
-    })?;
+    rig::require(QEMU_SVM, false)?;
     let umbra = kernel::build()?;
     let directory = tempfile::tempdir()?;
     let mut said = Vec::new();

@@ -13,7 +13,7 @@ use crate::cases::{self, Case};
 use crate::cli::TestArgs;
 use crate::guests::Guest;
 use crate::outcome::{Interrupted, Told, interrupted};
-use crate::setup::{self, Purpose};
+use crate::rig;
 use crate::{fuzz, kernel, paths};
 
 /// The name of the unit tests.
@@ -82,7 +82,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     if tests.is_empty() {
         crate::outcome::refuse!("no test has such a name; cargo xtask test --list names them");
     }
-    setup::require(Purpose::Test)?;
+    rig::require_for_tests()?;
     let (host, guests): (Vec<_>, Vec<_>) = tests
         .into_iter()
         .partition(|test| matches!(test.kind, Kind::Cargo(_) | Kind::Fuzz));

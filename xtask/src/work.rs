@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::deb;
+use crate::command;
 
 /// The program.
 pub const SOURCE: &str = include_str!("work.S");
@@ -45,7 +45,7 @@ pub fn program(width: Width) -> Result<Vec<u8>> {
     let scratch = tempfile::tempdir()?;
     let (source, program) = (scratch.path().join("work.S"), scratch.path().join("work"));
     fs::write(&source, SOURCE)?;
-    deb::run(
+    command::run(
         Command::new("cc")
             .arg(match width {
                 Width::Bits32 => "-m32",

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, Procedure, by_hand, own};
 use crate::progress::Step;
-use crate::{deb, paths};
+use crate::{command, deb, paths};
 
 /// Runs a command in the system.
 const ENTER: &str = include_str!("fresh.sh");
@@ -145,7 +145,7 @@ impl System {
         let scripts = own.join("usr/share/debootstrap/scripts");
         let mirror = self.archive.mirror(&scripts.join(self.suite))?;
         // debootstrap would try for minutes.
-        deb::run(
+        command::run(
             Command::new("wget")
                 .args(["--quiet", "--spider", "--timeout=20", "--tries=1"])
                 .arg(format!("{mirror}/dists/{}/Release", self.suite)),
@@ -169,7 +169,7 @@ impl System {
             .arg(tree)
             .arg(&mirror);
         let step = Step::start(format!("Making a fresh {} with debootstrap", self.name));
-        deb::run(&mut command).with_context(|| {
+        command::run(&mut command).with_context(|| {
             format!(
                 "debootstrap cannot make a system of {} from {mirror}, for which it takes the rights of root",
                 self.suite
@@ -179,7 +179,7 @@ impl System {
         let project = tree.join("root/umbra");
         paths::make(&project)?;
         let copy = r#"tar -C "$1" --exclude-vcs --exclude=./target -cf - . | tar -C "$2" -xf -"#;
-        deb::run(
+        command::run(
             Command::new("sh")
                 .args(["-c", copy, "sh"])
                 .args([paths::root(), project]),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, What, case};
 use crate::guests::Guest;
-use crate::{deb, kernel};
+use crate::{command, kernel};
 
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -95,7 +95,9 @@ pub(super) fn run(bad: Bad, sentence: &str, umbra: &Path, scratch: &Path) -> Res
         Bad::Missing => {}
         // Before its boot catalogue or its boot image: what is cut behind them is worth a warning only.
         Bad::Truncated => fs::write(&guest, good.get(..20 * 2048).unwrap_or_default())?,
-        Bad::Fifo => drop(deb::run(std::process::Command::new("mkfifo").arg(&guest))?),
+        Bad::Fifo => drop(command::run(
+            std::process::Command::new("mkfifo").arg(&guest),
+        )?),
         Bad::Qcow2Disk => {
             fs::write(&guest, good)?;
             let mut image = vec![0; 1 << 20];

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, by_hand, own};
-use crate::{deb, kernel, paths};
+use crate::{command, deb, kernel, paths};
 
 /// QEMU 10 for Debian 12: what makes a tree in which it finds its files.
 const QEMU_10: [&str; 4] = [
@@ -48,7 +48,7 @@ fn beside(name: &str, packages: &[&str]) -> Result<PathBuf> {
     paths::make(&tree)?;
     for package in packages {
         let from = deb::unpacked(package)?.join("usr");
-        deb::run(
+        command::run(
             Command::new("cp")
                 .args(["--archive", "--link", "--force"])
                 .args([&from, &tree]),
@@ -59,7 +59,7 @@ fn beside(name: &str, packages: &[&str]) -> Result<PathBuf> {
 
 /// The number before the first dot in what a QEMU says of its version.
 fn version(program: &Path) -> Result<u32> {
-    let output = deb::run(Command::new(program).arg("--version"))?;
+    let output = command::run(Command::new(program).arg("--version"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     parse_version(&text).with_context(|| format!("no version in {text:?}"))
 }

@@ -9,7 +9,7 @@ use protocol::options::{CdBus, DiskBus, Profile};
 
 use super::network::md5;
 use super::{Case, What, by_hand, case, own, until};
-use crate::deb;
+use crate::command;
 use crate::guests::Guest;
 use crate::media::{self, DiskArg, Keep};
 use crate::rig::Paging;
@@ -142,7 +142,7 @@ fn floppy(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
 fn virtio(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let disk = scratch.join("virtio.qcow2");
     let raw = Guest::LinuxDisk.provide()?;
-    deb::run(
+    command::run(
         Command::new("qemu-img")
             .args(["convert", "-O", "qcow2"])
             .args([&raw, &disk]),

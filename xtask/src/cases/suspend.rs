@@ -9,7 +9,8 @@ use protocol::options::{CdBus, DiskBus, Nic, Nics, Profile};
 
 use super::checks::Check;
 use super::{Case, What, by_hand, case, keys, on, on_host_cpus, own, shadowed, until, with_cpus};
-use crate::cdrom::{self, Entry};
+use crate::boot_entry::Entry;
+use crate::cdrom;
 use crate::firmware::Firmware;
 use crate::guests::Guest;
 use crate::media::{self, Boots};

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Name, run, unpacked_tool};
+use super::{Name, unpacked_tool};
+use crate::command;
 use crate::paths;
 use crate::progress::Step;
 use crate::setup::{self, Purpose};
@@ -171,7 +172,7 @@ fn fresh(stamp: &Path, fetch: impl FnOnce() -> Result<()>) -> Result<()> {
 /// what is missing is said when a package is not found.
 fn fetch_lists(source: &Source, what: &str) {
     let step = Step::start(format!("Fetching the lists of packages for {what}"));
-    match run(source.command("apt-get").arg("update")) {
+    match command::run(source.command("apt-get").arg("update")) {
         Ok(_) => step.done(),
         Err(_) => eprintln!("not all lists of packages for {what} could be fetched"),
     }

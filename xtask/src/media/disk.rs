@@ -12,7 +12,7 @@ use super::foreign::{self, refuse_foreign};
 use super::image::{self, Format};
 use super::{Boots, DISK_SECTOR, absolute, iso, kernel_magic, le32, open, plain, read_at};
 use crate::outcome::refuse;
-use crate::rig::{MIB, bytes};
+use crate::size::{MIB, bytes};
 
 /// The size of a disk that is made, if nothing else is said. The file is sparse: it takes what the guest has written.
 const DISK_SIZE: u64 = 16 << 30;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use super::absolute;
-use crate::deb;
+use crate::command;
 use crate::outcome::refuse;
 use crate::setup::{self, Purpose};
 
@@ -165,7 +165,7 @@ fn info(path: &Path, format: Format) -> Result<Value> {
 pub(super) fn beginning(path: &Path, format: Format) -> Result<File> {
     let copy = tempfile::NamedTempFile::new()?;
     let (from, to) = (absolute(path)?, copy.path());
-    deb::run(
+    command::run(
         Command::new("qemu-img")
             .args([
                 "dd",
@@ -193,7 +193,7 @@ pub(super) fn make(path: &Path, format: Format, size: u64) -> Result<()> {
     let mut create = Command::new("qemu-img");
     create.args(["create", "-q", "-f", format.name(), "--"]);
     // A name is a path: what stands before a colon would be a protocol.
-    deb::run(create.arg(std::path::absolute(path)?).arg(size.to_string()))?;
+    command::run(create.arg(std::path::absolute(path)?).arg(size.to_string()))?;
     Ok(())
 }
 

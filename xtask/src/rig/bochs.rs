@@ -26,7 +26,7 @@ use crate::emulator::{
 };
 use crate::image;
 use crate::monitor::Monitor;
-use crate::setup::{Package, package};
+use crate::package::{Package, package};
 
 /// The emulator.
 pub const BOCHS: &str = "bochs";

@@ -9,7 +9,7 @@ use super::bochs::{self, Bochs};
 use super::{Counting, Machine, Part, Rig};
 use crate::emulator::Emulator;
 use crate::outcome::refuse;
-use crate::setup::Package;
+use crate::package::Package;
 
 /// A rig in Bochs.
 pub(super) struct BochsRig {

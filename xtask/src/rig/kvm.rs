@@ -11,7 +11,7 @@ use protocol::options::Transport;
 use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
 use crate::emulator::Emulator;
-use crate::setup::Package;
+use crate::package::Package;
 
 /// The rig.
 pub const KVM: &dyn Rig = &Kvm;

@@ -10,6 +10,7 @@ pub use protocol::options::{Paging, Shadow};
 
 use super::Rig;
 use crate::media::Format;
+pub use crate::module::Module;
 use crate::outcome::refuse;
 
 /// What the guest's network card is connected to.
@@ -79,23 +80,7 @@ pub struct Network {
     pub capture: Option<PathBuf>,
 }
 
-/// Mebibyte.
-pub const MIB: u64 = 1 << 20;
-
-/// The number of bytes in `text`: a number with G or T or one of the `smaller` units behind it, or with none, which stands for the unit
-/// `usual`. Units may be written as M, MB and MiB, in small letters too. None: it is no size.
-pub fn bytes(text: &str, smaller: &[(char, u64)], usual: char) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = text.get(digits.len()..)?.to_ascii_lowercase();
-    let mut letters = unit.chars();
-    let letter = letters.next().unwrap_or(usual);
-    if !["", "b", "ib"].contains(&letters.as_str()) {
-        return None;
-    }
-    let mut units = smaller.iter().chain(&[('g', 1 << 30), ('t', 1 << 40)]);
-    let (_, unit) = units.find(|(name, _)| *name == letter)?;
-    digits.parse::<u64>().ok()?.checked_mul(*unit)
-}
+pub use crate::size::{MIB, bytes};
 
 /// Reads the memory size that the option `option` has: a number of MiB, or one with the unit K, M, G or T, in whole MiB. The result is in
 /// bytes.
@@ -135,15 +120,6 @@ pub fn host_cpus(rig: &dyn Rig, guests: u32) -> u32 {
     }
     let here = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     guests.min(here).min(rig.most_cpus()).max(1)
-}
-
-/// A file that the boot loader hands to Umbra.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
-    /// What it is to Umbra: `bios`, `vgabios`, `kernel`, `initrd`, `cmdline` or `cdrom`.
-    pub role: String,
-    /// Where it is on this machine.
-    pub path: PathBuf,
 }
 
 /// What a QEMU machine's disk is attached to. Bochs has only IDE.

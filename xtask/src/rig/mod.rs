@@ -32,12 +32,13 @@ pub use self::kvm_in_bochs::KVM_IN_BOCHS;
 pub use self::kvm_in_qemu::KVM_IN_QEMU;
 pub use self::machine::{
     Boot, Bus, Display, Drive, Forward, MAX_HOST_CPUS, MIB, Machine, Module, Net, Network, Paging,
-    REMAINS, Shadow, Vnc, bytes, host_cpus, outer_memory, parse_cpus, parse_memory,
+    REMAINS, Shadow, Vnc, host_cpus, outer_memory, parse_cpus, parse_memory,
 };
 pub use self::qemu_svm::QEMU_SVM;
 use crate::emulator::Emulator;
 use crate::outcome::refuse;
-use crate::setup::Package;
+use crate::package::Package;
+use crate::setup::{self, Purpose};
 
 /// All of them, in the order in which they are named to people.
 pub const ALL: [&dyn Rig; 6] = [
@@ -270,6 +271,25 @@ fn possible(rig: &dyn Rig) -> PossibleValue {
 /// The rig with this name.
 fn named(name: &str) -> Option<&'static dyn Rig> {
     ALL.into_iter().find(|rig| rig.name() == name)
+}
+
+/// Installs what running a guest on `rig`, in a window or not, needs and the system lacks.
+///
+/// # Errors
+///
+/// As [`setup::require`].
+pub fn require(rig: &dyn Rig, window: bool) -> Result<()> {
+    setup::require_with(Purpose::Run, &rig.packages(window))
+}
+
+/// Installs what all tests need and the system lacks.
+///
+/// # Errors
+///
+/// As [`setup::require`].
+pub fn require_for_tests() -> Result<()> {
+    let rigs = ALL.into_iter().flat_map(|rig| rig.packages(false));
+    setup::require_with(Purpose::Test, &rigs.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

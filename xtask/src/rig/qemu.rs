@@ -16,13 +16,13 @@ use tempfile::TempDir;
 
 use super::machine::{Boot, Bus, Display, Drive, Forward, Machine, Module, Net, Network, REMAINS};
 use super::{Rig, models};
-use crate::deb;
+use crate::command;
 use crate::emulator::{
     self, Channel, Emulator, Process, Sender, temporary_directory, window_system, with_words,
 };
 use crate::monitor::Monitor;
 use crate::outcome::{interrupted, refuse};
-use crate::setup::{Package, package};
+use crate::package::{Package, package};
 
 /// The emulator.
 const QEMU: &str = "qemu-system-x86_64";
@@ -86,7 +86,7 @@ impl Qemu {
         let arguments = arguments(&linked, accelerator, &wires)?;
         let pipes = if machine.icount {
             let (to, from) = (control.with_extension("in"), control.with_extension("out"));
-            deb::run(Command::new("mkfifo").args([&to, &from]))?;
+            command::run(Command::new("mkfifo").args([&to, &from]))?;
             // Neither may wait for the other end to be opened.
             Some((
                 File::options().read(true).write(true).open(to)?,

@@ -9,7 +9,7 @@ use super::machine::MAX_HOST_CPUS;
 use super::qemu::{self, Qemu};
 use super::{Counting, Machine, Rig};
 use crate::emulator::Emulator;
-use crate::setup::Package;
+use crate::package::Package;
 
 /// The rig.
 pub const QEMU_SVM: &dyn Rig = &QemuSvm;

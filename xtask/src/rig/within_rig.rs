@@ -9,7 +9,7 @@ use super::machine::Machine;
 use super::{Counting, Part, Rig, within};
 use crate::emulator::Emulator;
 use crate::outcome::refuse;
-use crate::setup::Package;
+use crate::package::Package;
 
 /// A rig within an emulated machine.
 pub(super) struct WithinRig {

@@ -18,9 +18,8 @@ use crate::cli::DiskArgs;
 use crate::compare::{Exits, Runs, Words, chosen, rows, write_json};
 use crate::kernel;
 use crate::media;
-use crate::rig::{Bus, Drive, Network};
+use crate::rig::{self, Bus, Drive, Network};
 use crate::run::Options;
-use crate::setup::{self, Purpose};
 
 /// The kinds of access, as the guest's script names them.
 const WORK: [&str; 4] = [
@@ -127,7 +126,7 @@ struct Speed {
 /// A run fails.
 pub fn disk(args: &DiskArgs) -> Result<()> {
     let work = chosen("access", &WORK, &args.work)?;
-    setup::require(Purpose::Test)?;
+    rig::require_for_tests()?;
     let umbra = kernel::build()?;
     let mut rows = Vec::new();
     for bus in DiskBus::ALL {

@@ -21,11 +21,11 @@ use protocol::options::DiskBus;
 
 use super::{file_system_ram_disk, options};
 use crate::cli::CrashArgs;
-use crate::deb;
+use crate::command;
 use crate::outcome::{Interrupted, interrupted};
+use crate::rig;
 use crate::run;
 use crate::session::{Plan, Session};
-use crate::setup::{self, Purpose};
 use crate::{kernel, media, paths};
 
 /// The disk's size in bytes: small, so that its copies are quick.
@@ -50,7 +50,7 @@ const LONGEST: Duration = Duration::from_millis(4000);
 ///
 /// Something was lost, or a run failed.
 pub fn crash(args: &CrashArgs) -> Result<()> {
-    setup::require(Purpose::Test)?;
+    rig::require_for_tests()?;
     let umbra = kernel::build()?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let seed = args.seed.unwrap_or_else(|| {
@@ -205,7 +205,7 @@ impl Crash<'_> {
         let mut disk = File::open(&self.disk)?;
         disk.seek(SeekFrom::Start(PARTITION))?;
         io::copy(&mut disk, &mut File::create(&copy)?).context("cannot copy the partition")?;
-        deb::run(
+        command::run(
             Command::new("/sbin/e2fsck")
                 .args(["-y", "-E", "journal_only"])
                 .arg(&copy),
@@ -221,7 +221,7 @@ impl Crash<'_> {
         );
         let file = self.scratch.join("records");
         let dump = format!("dump /records {}", file.display());
-        deb::run(Command::new("/sbin/debugfs").args(["-R", &dump]).arg(&copy))?;
+        command::run(Command::new("/sbin/debugfs").args(["-R", &dump]).arg(&copy))?;
         let records = fs::read(&file).unwrap_or_default();
         let _ = fs::remove_file(file);
         Ok(records)
