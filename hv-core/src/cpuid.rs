@@ -4,12 +4,19 @@
 //! guest's own state (SDM vol 2A, "CPUID—CPU Identification"; APM vol 3 appendix D and E). One table serves all virtual CPUs of
 //! a VM: what differs between them is their APIC ID.
 
+mod features;
+mod hypervisor;
 mod topology;
+
+pub use self::features::XCR0_ALLOWED;
+pub(crate) use self::hypervisor::signature;
+
+use self::features::*;
+use self::hypervisor::{HYPERVISOR, hypervisor};
 
 use crate::interface::Interfaces;
 use crate::machine::Topology;
 use crate::speculation::Speculation;
-use crate::{hypercall, hyperv, pvclock, pveoi, pvsteal};
 use alloc::vec::Vec;
 
 /// EAX, EBX, ECX, EDX.
@@ -35,86 +42,12 @@ pub struct CpuidState {
     pub xcr0: u64,
 }
 
-/// What KVM's interface has for the CPUs of one guest among each other.
-const SEVERAL_CPUS: u32 = pvsteal::FEATURE
-    | pvsteal::FEATURE_TLB_FLUSH
-    | hypercall::FEATURE_UNHALT
-    | hypercall::FEATURE_SEND_IPI
-    | hypercall::FEATURE_YIELD;
 /// Highest basic leaf that is offered.
 const MAX_BASIC: u32 = 0x0d;
 /// Highest extended leaf that is offered.
 const MAX_EXTENDED: u32 = 0x8000_0008;
 /// Highest extended leaf that is offered where AMD's topology extensions are.
 const MAX_TOPOEXT: u32 = 0x8000_001e;
-/// Leaves of the hypervisor range that are answered.
-const HYPERVISOR: u32 = 0x4000_0000;
-/// Where KVM's begin if Microsoft's are there too. Windows looks only at the first leaves; Linux takes what comes last.
-const SECOND: u32 = 0x4000_0100;
-
-/// XCR0 components that guests may use: x87, SSE, AVX.
-pub const XCR0_ALLOWED: u64 = XCR0_X87_SSE | XCR0_AVX;
-/// Without these there is no XSAVE.
-const XCR0_X87_SSE: u64 = 0b011;
-const XCR0_AVX: u64 = 0b100;
-
-/// Leaf 1 ECX bits that pass: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
-/// RDRAND. What is not here (MONITOR, VMX, PCID, PDCM, ...) the virtual CPU does not have.
-const LEAF1_ECX: u32 = 1
-    | 1 << 1
-    | 1 << 9
-    | 1 << 12
-    | 1 << 13
-    | 1 << 19
-    | 1 << 20
-    | 1 << 22
-    | 1 << 23
-    | 1 << 25
-    | 1 << 26
-    | 1 << 28
-    | 1 << 29
-    | 1 << 30;
-/// Leaf 1 ECX: XSAVE.
-const LEAF1_ECX_XSAVE: u32 = 1 << 26;
-/// Leaf 1 ECX: AVX.
-const LEAF1_ECX_AVX: u32 = 1 << 28;
-/// Leaf 1 ECX: what is encoded as AVX is: FMA, F16C.
-const LEAF1_ECX_VEX: u32 = 1 << 12 | 1 << 29;
-/// Leaf 7.0 EBX and ECX likewise: AVX2; VAES, VPCLMULQDQ.
-const LEAF7_EBX_VEX: u32 = 1 << 5;
-const LEAF7_ECX_VEX: u32 = 1 << 9 | 1 << 10;
-/// Leaf 1 ECX: x2APIC, and the local APIC's timer in TSC-deadline mode, which are emulated whatever the host has.
-const LEAF1_ECX_APIC: u32 = 1 << 21 | 1 << 24;
-/// Leaf 1 ECX: there is a hypervisor.
-const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1 ECX: OSXSAVE.
-const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
-/// Leaf 1 EDX: APIC.
-const LEAF1_EDX_APIC: u32 = 1 << 9;
-/// Leaf 1 EDX bits that pass: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
-const LEAF1_EDX: u32 = 0x078b_fbff;
-/// Leaf 7.0 EBX bits that pass: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
-const LEAF7_EBX: u32 = 1
-    | 1 << 3
-    | 1 << 5
-    | 1 << 7
-    | 1 << 8
-    | 1 << 9
-    | 1 << 18
-    | 1 << 19
-    | 1 << 20
-    | 1 << 23
-    | 1 << 24
-    | 1 << 29;
-/// Leaf 7.0 ECX bits that pass: UMIP, VAES, VPCLMULQDQ, RDPID is left out (it needs TSC_AUX).
-const LEAF7_ECX: u32 = 1 << 2 | 1 << 9 | 1 << 10;
-/// Leaf 7.0 EDX bits that pass: FSRM.
-const LEAF7_EDX: u32 = 1 << 4;
-/// Leaf 8000_0001 ECX bits that pass: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW.
-const EXT1_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
-/// Leaf 8000_0001 EDX bits that pass: those of leaf 1, SYSCALL, NX, MMXEXT, FFXSR is left out, 1 GiB pages, LM, 3DNow! is left out.
-const EXT1_EDX: u32 =
-    0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 29;
 
 /// The table of one VM.
 #[derive(Clone, Debug)]
@@ -440,259 +373,5 @@ impl Hidden {
     }
 }
 
-/// The leaves from [`HYPERVISOR`] on.
-fn hypervisor(interfaces: Interfaces, topology: Topology) -> Vec<CpuidResult> {
-    let mut leaves = match interfaces.contains(Interfaces::HYPERV) {
-        true => hyperv::leaves(topology),
-        false => Vec::new(),
-    };
-    if interfaces.contains(Interfaces::KVM) {
-        let base = match leaves.is_empty() {
-            true => HYPERVISOR,
-            false => SECOND,
-        };
-        leaves.resize((base - HYPERVISOR) as usize, CpuidResult::default());
-        leaves.extend(kvm(base, topology));
-    }
-    if leaves.is_empty() {
-        // No more than that this is a virtual machine, and whose.
-        leaves.push(signature(HYPERVISOR, *b"UmbraUmbraUm"));
-    }
-    leaves
-}
-
-/// The first leaf of an interface whose last one is `last`.
-pub(crate) fn signature(last: u32, name: [u8; 12]) -> CpuidResult {
-    let [b, c, d] = [0, 4, 8].map(|at| {
-        let mut word = [0; 4];
-        word.copy_from_slice(&name[at..at + 4]);
-        u32::from_le_bytes(word)
-    });
-    CpuidResult {
-        eax: last,
-        ebx: b,
-        ecx: c,
-        edx: d,
-    }
-}
-
-/// The leaves of KVM's interface, the first of which is `base`.
-fn kvm(base: u32, topology: Topology) -> [CpuidResult; 2] {
-    let several = match topology.cores() {
-        0 | 1 => 0,
-        _ => SEVERAL_CPUS,
-    };
-    [
-        // KVM's signature goes with the paravirtual clock: guests look for it under this name only.
-        signature(base + 1, *b"KVMKVMKVM\0\0\0"),
-        CpuidResult {
-            eax: pvclock::FEATURE_NOP_IO_DELAY
-                | pvclock::FEATURE_CLOCKSOURCE2
-                | pveoi::FEATURE
-                | pvclock::FEATURE_STABLE
-                | several,
-            ..CpuidResult::default()
-        },
-    ]
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all_ones(leaf: u32, _sub: u32) -> CpuidResult {
-        match leaf {
-            0 => CpuidResult {
-                eax: 0x20,
-                ebx: 1,
-                ecx: 2,
-                edx: 3,
-            },
-            0x8000_0000 => CpuidResult {
-                eax: 0x8000_0020,
-                ebx: 1,
-                ecx: 2,
-                edx: 3,
-            },
-            0x0d => CpuidResult {
-                eax: 0xff,
-                ebx: 576,
-                ecx: 2000,
-                edx: 0,
-            },
-            _ => CpuidResult {
-                eax: !0,
-                ebx: !0,
-                ecx: !0,
-                edx: !0,
-            },
-        }
-    }
-
-    const ONE: Topology = Topology::new(1);
-
-    const STATE: CpuidState = CpuidState {
-        apic_id: 0,
-        osxsave: false,
-        apic_enabled: true,
-        xcr0: 1,
-    };
-
-    #[test]
-    fn features_that_are_not_virtualized_are_hidden() {
-        let c = Cpuid::new(all_ones, ONE);
-        let l1 = c.get(1, 0, || STATE);
-        for (bit, name) in [
-            (3, "MONITOR"),
-            (5, "VMX"),
-            (15, "PDCM"),
-            (17, "PCID"),
-            (27, "OSXSAVE"),
-        ] {
-            assert_eq!(l1.ecx >> bit & 1, 0, "{name}");
-        }
-        assert_eq!(c.get(0x8000_0001, 0, || STATE).ecx >> 2 & 1, 0, "SVM");
-        assert_eq!(c.get(0x8000_0001, 0, || STATE).edx >> 27 & 1, 0, "RDTSCP");
-        assert_eq!(c.get(7, 0, || STATE).ecx >> 16 & 1, 0, "LA57");
-        assert_eq!(c.get(0, 0, || STATE).eax, MAX_BASIC);
-        assert_eq!(c.get(0x8000_0000, 0, || STATE).eax, MAX_EXTENDED);
-        assert_eq!(c.get(0x0d, 0, || STATE).eax, 7);
-    }
-
-    /// A guest that found a feature without its state, or state without the feature, would enable what XSETBV refuses.
-    #[test]
-    fn features_and_sizes_are_those_of_the_state_that_xcr0_allows() {
-        // What leaf 0Dh of the host says of XCR0, whether leaf 1 has AVX, and what the guest may set.
-        for (state, avx, allowed) in [
-            (0xff, true, 7),
-            (0xff, false, 3),
-            (3, true, 3),
-            (1, true, 0),
-            (0, true, 0),
-        ] {
-            let host = |leaf, sub| {
-                let mut all = all_ones(leaf, sub);
-                match (leaf, sub) {
-                    (1, _) if !avx => all.ecx &= !LEAF1_ECX_AVX,
-                    (0x0d, 0) => all.eax = state,
-                    (0x0d, 2) => (all.eax, all.ebx) = (256, 576),
-                    _ => {}
-                }
-                all
-            };
-            let c = Cpuid::new(host, ONE);
-            assert_eq!(c.xcr0_allowed(), allowed, "{state:#x} {avx}");
-            let has_avx = allowed & XCR0_AVX != 0;
-            let vex = c.leaf1().ecx & (LEAF1_ECX_AVX | LEAF1_ECX_VEX) != 0
-                || c.leaf7().ebx & LEAF7_EBX_VEX != 0
-                || c.leaf7().ecx & LEAF7_ECX_VEX != 0;
-            assert_eq!(vex, has_avx, "{state:#x} {avx}");
-            assert_eq!(c.leaf1().ecx & LEAF1_ECX_XSAVE != 0, allowed != 0);
-            let leaf = |sub, xcr0| c.get(0x0d, sub, || CpuidState { xcr0, ..STATE });
-            assert_eq!(leaf(2, 1).eax != 0, has_avx);
-            let most = match allowed {
-                7 => 576 + 256,
-                3 => 576,
-                _ => 0,
-            };
-            assert_eq!((leaf(0, allowed).ecx, leaf(0, allowed).ebx), (most, most));
-            assert_eq!(leaf(0, 1).ebx, most.min(576));
-        }
-    }
-
-    #[test]
-    fn x2apic_and_tsc_deadline_are_offered_whatever_the_host_has() {
-        let bare = |leaf, _| CpuidResult {
-            eax: if leaf == 0 { 1 } else { 0 },
-            ..CpuidResult::default()
-        };
-        assert_eq!(
-            Cpuid::new(bare, ONE).get(1, 0, || STATE).ecx & LEAF1_ECX_APIC,
-            LEAF1_ECX_APIC
-        );
-        assert_eq!(
-            Cpuid::new(bare, ONE).get(0x0b, 0, || STATE),
-            CpuidResult::default()
-        );
-    }
-
-    #[test]
-    fn bits_follow_the_guests_state() {
-        let c = Cpuid::new(all_ones, ONE);
-        assert_ne!(
-            c.get(1, 0, || CpuidState {
-                osxsave: true,
-                ..STATE
-            })
-            .ecx & LEAF1_ECX_OSXSAVE,
-            0
-        );
-        assert_eq!(
-            c.get(1, 0, || CpuidState {
-                apic_enabled: false,
-                ..STATE
-            })
-            .edx & LEAF1_EDX_APIC,
-            0
-        );
-    }
-
-    #[test]
-    fn any_leaf_has_an_answer() {
-        let c = Cpuid::new(all_ones, ONE);
-        for leaf in [
-            2,
-            0x0c,
-            0x0e,
-            0x1f,
-            0x3fff_ffff,
-            0x4000_0001,
-            0x7fff_ffff,
-            0x8000_0009,
-            u32::MAX,
-        ] {
-            for sub in [0, 1, 2, 3, u32::MAX] {
-                let _ = c.get(leaf, sub, || STATE);
-            }
-        }
-        assert_eq!(c.get(0x4000_0000, 0, || STATE).ebx.to_le_bytes(), *b"KVMK");
-    }
-
-    /// Windows looks at the first leaves only, Linux goes through the bases and takes the last interface that it knows.
-    #[test]
-    fn interfaces_are_where_systems_look_for_them() {
-        let name = |interfaces, leaf| {
-            let r = Cpuid::new(all_ones, ONE)
-                .offering(interfaces)
-                .get(leaf, 0, || STATE);
-            let bytes: Vec<u8> = [r.ebx, r.ecx, r.edx]
-                .iter()
-                .flat_map(|word| word.to_le_bytes())
-                .collect();
-            (r.eax, alloc::string::String::from_utf8(bytes).unwrap())
-        };
-        let (kvm, hyperv) = ("KVMKVMKVM\0\0\0", "Microsoft Hv");
-        let nothing = "\0\0\0\0\0\0\0\0\0\0\0\0";
-        for (interfaces, first, second) in [
-            (
-                Interfaces::empty(),
-                (0x4000_0000, "UmbraUmbraUm"),
-                (0, nothing),
-            ),
-            (Interfaces::KVM, (0x4000_0001, kvm), (0, nothing)),
-            (Interfaces::HYPERV, (0x4000_0005, hyperv), (0, nothing)),
-            (Interfaces::all(), (0x4000_0005, hyperv), (0x4000_0101, kvm)),
-        ] {
-            for (leaf, (last, said)) in [(HYPERVISOR, first), (SECOND, second)] {
-                assert_eq!(
-                    name(interfaces, leaf),
-                    (last, said.into()),
-                    "{interfaces:?}"
-                );
-            }
-        }
-        let both = Cpuid::new(all_ones, ONE).offering(Interfaces::all());
-        assert_eq!(both.get(0x4000_0006, 0, || STATE), CpuidResult::default());
-        assert_ne!(both.get(0x4000_0101, 0, || STATE).eax, 0);
-    }
-}
+mod tests;
