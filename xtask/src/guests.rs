@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::boot_entry::Entry;
 use crate::cdrom;
+use crate::cpio::Archive;
 use crate::deb;
 use crate::disk;
 use crate::initrd;
@@ -506,6 +507,22 @@ pub fn provide(names: &[String], list: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl Guest {
+    /// A RAM disk in `directory`: this one, of a test guest, with `archive` behind it. What both have is taken from `archive`.
+    ///
+    /// # Errors
+    ///
+    /// The RAM disk cannot be had or written.
+    pub fn with_more(self, archive: Archive, directory: &Path) -> Result<PathBuf> {
+        let mut image = fs::read(self.provide()?).context("cannot read the RAM disk")?;
+        image.resize(image.len().next_multiple_of(512), 0);
+        image.extend(archive.finish());
+        let path = directory.join("initrd-more.img");
+        fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
 }
 
 #[cfg(test)]

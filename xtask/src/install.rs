@@ -165,7 +165,7 @@ fn cd(efi: bool) -> Result<PathBuf> {
     let drivers = DRIVERS.into_iter().chain(more);
     let mut archive = storage::archive(drivers, &storage::MAKING, &storage::FILE_SYSTEM_LIBRARIES)?;
     archive.program("init", INIT.as_bytes());
-    let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, scratch.path())?;
+    let initrd = Guest::CloudInitrd.with_more(archive, scratch.path())?;
     let entry = Entry {
         label: "install",
         cmdline: "console=tty0 console=ttyS0 quiet",

@@ -39,7 +39,7 @@ pub fn options(directory: &Path) -> Result<Options> {
         let content = fs::read(guest.provide()?).with_context(|| format!("cannot read {name}"))?;
         archive.program(name, &content);
     }
-    let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, directory)?;
+    let initrd = Guest::CloudInitrd.with_more(archive, directory)?;
     Ok(Options::headless(Vm {
         initrd: Some(media::open_initrd(&initrd)?),
         cmdline: "console=ttyS0 quiet umbra.then=kexec".to_owned(),

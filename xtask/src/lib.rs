@@ -50,6 +50,7 @@ mod paths;
 mod pcap;
 mod peer;
 mod profile;
+mod programs;
 mod progress;
 mod registers;
 mod rfb;

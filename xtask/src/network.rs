@@ -15,12 +15,12 @@ use crate::cli::NetArgs;
 use crate::compare::{Exits, Runs, Words, chosen, rows, write_json};
 use crate::cpio::Archive;
 use crate::guests::Guest;
+use crate::kernel;
 use crate::media;
 use crate::peer::Peer;
 use crate::rig::{self, MIB, Net, Network};
 use crate::run::Options;
 use crate::vm::Vm;
-use crate::{kernel, storage};
 
 /// The kinds of traffic, as the guest's script names them.
 const WORK: [&str; 3] = ["download", "upload", "ping"];
@@ -115,7 +115,7 @@ impl Bench<'_> {
         for applet in APPLETS {
             archive.link(&format!("bin/{applet}"), "busybox");
         }
-        let initrd = storage::behind_the_usual(Guest::I386Initrd, archive, scratch.path())?;
+        let initrd = Guest::I386Initrd.with_more(archive, scratch.path())?;
         Ok(Bench {
             args,
             umbra: kernel::build()?,

@@ -48,7 +48,7 @@ const LIBRARIES: [&str; 23] = [
 pub fn options(directory: &Path, seconds: u64) -> Result<Options> {
     let mut archive = storage::archive(std::iter::empty(), &[PROGRAM], &LIBRARIES)?;
     archive.program("stress.sh", SCRIPT.as_bytes());
-    let initrd = storage::behind_the_usual(Guest::CloudInitrd, archive, directory)?;
+    let initrd = Guest::CloudInitrd.with_more(archive, directory)?;
     Ok(Options::headless(Vm {
         initrd: Some(media::open_initrd(&initrd)?),
         cmdline: format!("console=ttyS0 quiet umbra.then=stress umbra.stress={seconds}"),

@@ -9,7 +9,7 @@ use crate::guests::{self, Guest};
 use crate::initrd;
 use crate::media;
 use crate::run::Options;
-use crate::storage::{add_drivers, behind_the_usual};
+use crate::storage::add_drivers;
 use crate::vm::Vm;
 
 /// The host controller, the class, and what programs see of it.
@@ -21,7 +21,7 @@ fn ram_disk(script: &str, directory: &Path) -> Result<PathBuf> {
     let drivers = initrd::DRIVERS.into_iter().chain(DRIVERS);
     add_drivers(&mut archive, &guests::i386_modules()?, drivers)?;
     archive.program("storage.sh", script.as_bytes());
-    behind_the_usual(Guest::I386Initrd, archive, directory)
+    Guest::I386Initrd.with_more(archive, directory)
 }
 
 /// A run of the guest, whose RAM disk is made in `directory`.

@@ -11,7 +11,6 @@ use crate::guests::Guest;
 use crate::media;
 use crate::run::{self, Options};
 use crate::script::Step;
-use crate::storage;
 use crate::vm::Vm;
 
 /// What the guest does: it says the kernel's clock, monotonic and in nanoseconds, again and again.
@@ -82,7 +81,7 @@ fn compare(guest: Guest, case: &Case, umbra: &Path, scratch: &Path) -> Result<()
     let initrd = guest.initrd().context("the kernel has no RAM disk")?;
     let mut archive = Archive::default();
     archive.program("storage.sh", SCRIPT.as_bytes());
-    let initrd = storage::behind_the_usual(initrd, archive, scratch)?;
+    let initrd = initrd.with_more(archive, scratch)?;
     let options = Options {
         script,
         timeout: Some(Duration::from_secs(case.timeout)),

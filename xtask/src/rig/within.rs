@@ -15,7 +15,7 @@ use super::qemu::{self, Wires};
 use crate::cpio::Archive;
 use crate::guests::{self, Guest};
 use crate::media::Format;
-use crate::storage::{self, programs};
+use crate::programs;
 use crate::{deb, initrd};
 
 const INIT: &str = include_str!("within.sh");
@@ -145,7 +145,7 @@ pub fn boot(machine: &Machine, outer: &Outer<'_>, directory: &Path) -> Result<Bo
     let machine = moved(machine, outer, &mut archive)?;
     archive.program(&format!("{WITHIN}/run"), script(&machine)?.as_bytes());
     archive.program("init", INIT.as_bytes());
-    let mut path = storage::behind_the_usual(Guest::CloudInitrd, archive, directory)?;
+    let mut path = Guest::CloudInitrd.with_more(archive, directory)?;
     if outer.compressed {
         let packed = path.with_extension("gz");
         let status = Command::new("gzip")

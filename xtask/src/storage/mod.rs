@@ -2,20 +2,18 @@
 
 pub mod bench;
 pub mod crash;
-pub mod programs;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use protocol::options::{DiskBus, Profile};
 
 use crate::cpio::Archive;
 use crate::guests::{self, Guest};
-use crate::initrd;
 use crate::media;
 use crate::run::Options;
 use crate::vm::Vm;
+use crate::{initrd, programs};
 
 /// What the guest does.
 const SCRIPT: &str = include_str!("guest.sh");
@@ -73,7 +71,7 @@ pub fn ram_disk(
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
-    behind_the_usual(kernel(bus).1, archive, directory)
+    kernel(bus).1.with_more(archive, directory)
 }
 
 /// The RAM disk of the 32-bit guest that works on its floppy, in `directory`.
@@ -86,7 +84,7 @@ pub fn floppy_ram_disk(directory: &Path) -> Result<PathBuf> {
     let drivers = initrd::DRIVERS.into_iter().chain(["floppy"]);
     add_drivers(&mut archive, &guests::i386_modules()?, drivers)?;
     archive.program("storage.sh", include_bytes!("floppy.sh"));
-    behind_the_usual(Guest::I386Initrd, archive, directory)
+    Guest::I386Initrd.with_more(archive, directory)
 }
 
 /// Puts `drivers` of the kernel whose modules are below `modules` into an archive, with what they need and in an order that works.
@@ -124,20 +122,6 @@ pub fn archive<'a>(
     add_drivers(&mut archive, &guests::cloud_modules()?, wanted)?;
     programs::add(&mut archive, programs, libraries)?;
     Ok(archive)
-}
-
-/// A RAM disk in `directory`: the `usual` one of a test guest with `archive` behind it. What both have is taken from `archive`.
-///
-/// # Errors
-///
-/// The RAM disk cannot be had or written.
-pub fn behind_the_usual(usual: Guest, archive: Archive, directory: &Path) -> Result<PathBuf> {
-    let mut image = fs::read(usual.provide()?).context("cannot read the RAM disk")?;
-    image.resize(image.len().next_multiple_of(512), 0);
-    image.extend(archive.finish());
-    let path = directory.join("initrd-more.img");
-    fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
 }
 
 /// The RAM disk with the tools for file systems.
