@@ -1,6 +1,8 @@
 //! Bootable images with GRUB, Umbra, the virtual machine's firmware and guests: `cargo xtask image` makes one for CD and USB, BIOS
 //! and UEFI; a plainer one starts emulators that load nothing themselves.
 
+pub mod command;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,14 +12,10 @@ use protocol::MAX_VMS;
 use protocol::options::{Options, Transport, prefix};
 use tempfile::TempDir;
 
-use crate::cli::ImageArgs;
-use crate::guests::Guest;
-use crate::media::{Boots, Kind, Medium};
-use crate::outcome::refuse;
+use crate::media::Medium;
+use crate::module::{Boot, Module};
 use crate::progress::Step;
-use crate::rig::{Boot, Module, parse_memory};
-use crate::setup::{self, Purpose};
-use crate::{cdrom, command, firmware, kernel, paths};
+use crate::{cdrom, firmware, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -91,51 +89,6 @@ impl Entry {
     }
 }
 
-/// The command.
-///
-/// # Errors
-///
-/// A guest cannot boot, or the image cannot be made.
-pub fn image(args: &ImageArgs) -> Result<()> {
-    let memory = parse_memory("--memory", &args.memory)?;
-    let mut guests = Vec::new();
-    for path in &args.guests {
-        let medium = match path.to_str().and_then(Guest::named) {
-            Some(guest) if !path.exists() => Medium::open(&guest.provide()?)?,
-            _ => Medium::open(path)?.warned(),
-        };
-        if medium.kind != Kind::Cdrom {
-            refuse!(
-                "{} is not an ISO image; only those can go on the bootable image",
-                path.display()
-            );
-        }
-        guests.push(medium);
-    }
-    setup::require(Purpose::Image)?;
-    if guests.is_empty() {
-        guests.push(Medium::open(&Guest::usual().provide()?)?);
-    }
-    if guests.iter().any(|guest| guest.boots == Boots::Uefi) {
-        setup::require(Purpose::Uefi)?;
-    }
-    let umbra = kernel::build()?;
-    let output = args
-        .output
-        .clone()
-        .unwrap_or_else(|| paths::target().join("umbra.iso"));
-    make(
-        &output,
-        &umbra,
-        &Contents {
-            entries: Entry::menu(&guests, memory),
-            timeout: 5,
-        },
-    )?;
-    println!("{}", output.display());
-    Ok(())
-}
-
 /// Makes the image in `path`, for BIOS and UEFI machines.
 ///
 /// # Errors
@@ -147,7 +100,7 @@ pub fn make(path: &Path, umbra: &Path, contents: &Contents) -> Result<()> {
     let text = configuration(&mut tree, umbra, contents)?;
     fs::write(tree.root().join("boot/grub/grub.cfg"), text)?;
     let unfinished = unfinished(path);
-    command::run(
+    crate::command::run(
         Command::new("grub-mkrescue")
             .arg("-o")
             .arg(&unfinished)
@@ -304,7 +257,8 @@ fn configuration(tree: &mut Tree, umbra: &Path, contents: &Contents) -> Result<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::MIB;
+    use crate::media::{Boots, Kind};
+    use crate::size::MIB;
 
     #[test]
     fn a_guest_that_boots_by_uefi_alone_brings_its_firmware() {

@@ -114,7 +114,7 @@ fn command() -> Result<()> {
         Command::Setup => rig::require_for_tests(),
         Command::Install(args) => install::install(args),
         Command::Test(args) => test::test(args),
-        Command::Image(args) => image::image(args),
+        Command::Image(args) => image::command::image(args),
         Command::Bench(args) => match &args.what {
             Bench::Boot(args) => bench::boot(args),
             Bench::Paging(args) => paging::paging(args),

@@ -10,7 +10,7 @@ pub use protocol::options::{Paging, Shadow};
 
 use super::Rig;
 use crate::media::Format;
-pub use crate::module::Module;
+pub use crate::module::{Boot, Module};
 use crate::outcome::refuse;
 
 /// What the guest's network card is connected to.
@@ -147,36 +147,6 @@ pub struct Drive {
     pub format: Format,
     /// What it is attached to.
     pub bus: Bus,
-}
-
-/// What the outer machine starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Boot {
-    /// Umbra's image and its modules: by QEMU's own multiboot loader, or from a CD that is made of them.
-    Multiboot {
-        /// The ELF file.
-        umbra: PathBuf,
-        /// Umbra's options.
-        options: String,
-        /// The modules.
-        modules: Vec<Module>,
-    },
-    /// A CD with GRUB and Umbra on it, as [`image`](crate::image) makes it.
-    Cd {
-        /// The image.
-        path: PathBuf,
-        /// UEFI firmware, or the BIOS when there is none.
-        firmware: Option<PathBuf>,
-    },
-    /// A Linux kernel without Umbra, for comparison.
-    Native {
-        /// The kernel.
-        kernel: PathBuf,
-        /// Its initial RAM disk.
-        initrd: Option<PathBuf>,
-        /// Its command line.
-        cmdline: String,
-    },
 }
 
 /// Where what was left in an outer machine's memory begins.
