@@ -39,6 +39,13 @@ pub trait Frames: Send {
     fn read(&self, frame: Hpa, index: usize) -> u64;
     /// Writes entry `index` (0 to 511) of the table in `frame`.
     fn write(&mut self, frame: Hpa, index: usize, value: u64);
+    /// Writes entry `index` of the table in `frame`, and gives what it was. Where CPUs use the tables meanwhile it is one access: a flag that
+    /// one of them sets is in what is given, or is never set.
+    fn exchange(&mut self, frame: Hpa, index: usize, value: u64) -> u64 {
+        let old = self.read(frame, index);
+        self.write(frame, index, value);
+        old
+    }
 }
 
 /// What the TLB needs at the next entry.

@@ -106,6 +106,24 @@ impl<F: Frames> Fenced<F> {
     pub fn used(&self) -> u64 {
         self.fence.as_ref().map_or(0, |f| f.frames_used())
     }
+
+    /// An entry as the hardware has it.
+    #[inline]
+    const fn lifted(&self, entry: u64) -> u64 {
+        match entry & PRESENT {
+            0 => entry,
+            _ => entry.wrapping_add(self.lift),
+        }
+    }
+
+    /// An entry of the hardware's, as the shadow MMU knows it.
+    #[inline]
+    const fn lowered(&self, entry: u64) -> u64 {
+        match entry & PRESENT {
+            0 => entry,
+            _ => entry.wrapping_sub(self.lift),
+        }
+    }
 }
 
 /// Where the PAE root of CPU `cpu` is found.
@@ -139,20 +157,20 @@ impl<F: Frames> Frames for Fenced<F> {
 
     #[inline]
     fn read(&self, frame: Hpa, index: usize) -> u64 {
-        let entry = self.frames.read(frame, index);
-        match entry & PRESENT {
-            0 => entry,
-            _ => entry.wrapping_sub(self.lift),
-        }
+        self.lowered(self.frames.read(frame, index))
     }
 
     #[inline]
     fn write(&mut self, frame: Hpa, index: usize, value: u64) {
-        let entry = match value & PRESENT {
-            0 => value,
-            _ => value.wrapping_add(self.lift),
-        };
+        let entry = self.lifted(value);
         self.frames.write(frame, index, entry);
+    }
+
+    #[inline]
+    fn exchange(&mut self, frame: Hpa, index: usize, value: u64) -> u64 {
+        let entry = self.lifted(value);
+        let old = self.frames.exchange(frame, index, entry);
+        self.lowered(old)
     }
 }
 

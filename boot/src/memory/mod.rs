@@ -12,6 +12,7 @@ pub use heap::small_in_use as heap_in_use;
 pub use ram::GuestRam;
 
 use crate::loader::BootInfo;
+use core::sync::atomic::{AtomicU64, Ordering};
 use host_memory::{MIB, PAGE, Range, Ranges};
 use hv_core::Hpa;
 use hv_core::mmu::Frames;
@@ -219,5 +220,10 @@ impl Frames for HostFrames {
     fn write(&mut self, frame: Hpa, index: usize, value: u64) {
         // SAFETY: as in `read`; the frame belongs to the table builder.
         unsafe { (frame.0 as *mut u64).add(index & 511).write_volatile(value) };
+    }
+    fn exchange(&mut self, frame: Hpa, index: usize, value: u64) -> u64 {
+        // SAFETY: as in `write`; entries are aligned, and others who have them are CPUs that walk the table.
+        let entry = unsafe { AtomicU64::from_ptr((frame.0 as *mut u64).add(index & 511)) };
+        entry.swap(value, Ordering::AcqRel)
     }
 }

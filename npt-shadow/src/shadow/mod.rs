@@ -315,9 +315,8 @@ impl<F: Frames> ShadowMmu<F> {
     fn set(&mut self, id: PageId, index: usize, new: u64, owner: Option<Owner>) {
         let page = self.pool.page_mut(id);
         let old = self.frames.read(page.frame, index);
-        // Without the dirty flag too: a CPU in the guest may be setting it.
-        let written = old & (TRACKED | RW) == TRACKED | RW;
-        if old == new || written && old & !D == new {
+        let tracked = old & TRACKED != 0;
+        if old == new || tracked && old & !D == new {
             return;
         }
         if old & P != 0 {
@@ -332,8 +331,9 @@ impl<F: Frames> ShadowMmu<F> {
             page.present += 1;
             page.known[index / 64] |= 1 << (index % 64);
         }
-        self.frames.write(page.frame, index, new);
-        if written
+        // A CPU in the guest may have set the dirty flag meanwhile.
+        let last = self.frames.exchange(page.frame, index, new);
+        if last & (TRACKED | D) == TRACKED | D
             && !mutant(Mutant::WrittenForgotten)
             && let Some(gfn) = self.map.page_of(Hpa(old & ADDRESS))
         {
