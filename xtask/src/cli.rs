@@ -11,7 +11,7 @@ use protocol::options::{DiskBus, MAX_CAP, MAX_WARP, MAX_WEIGHT, Nic, WEIGHT};
 
 use crate::firmware::Firmware;
 use crate::media::DiskArg;
-use crate::profile::ProfileArgs;
+use crate::profile::{ProfileArgs, Switch};
 use crate::rig::{self, Choice, Forward, Net, Paging, Rig, Shadow, Vnc};
 
 /// Builds, runs and tests Umbra.
@@ -167,15 +167,6 @@ pub struct VmArgs {
     /// The machine waits for the debugger before its first instruction
     #[arg(long, requires = "gdb")]
     pub gdb_wait: bool,
-}
-
-/// Whether there is something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// There is.
-    On,
-    /// There is not.
-    Off,
 }
 
 /// How to run guests.

@@ -48,6 +48,14 @@ impl FromStr for Firmware {
 }
 
 impl Firmware {
+    /// The one of a guest that boots so, if nothing else is said.
+    pub fn for_guest(boots: Boots) -> Firmware {
+        match boots {
+            Boots::Uefi => Firmware::Uefi,
+            Boots::Bios | Boots::Both => Firmware::Bios,
+        }
+    }
+
     /// The firmware for `guest`: what is `wanted`, or what the guest boots by. Nothing is the default guest, which boots by a BIOS.
     ///
     /// # Errors
@@ -59,7 +67,7 @@ impl Firmware {
         }
         let boots = guest.map_or(Boots::Bios, |guest| guest.boots);
         let Some(wanted) = wanted else {
-            return Ok(boots.firmware());
+            return Ok(Firmware::for_guest(boots));
         };
         match (wanted, boots, guest) {
             (Firmware::Bios, Boots::Uefi, Some(guest)) => refuse!(

@@ -12,10 +12,11 @@ use protocol::MAX_VMS;
 use protocol::options::{Options, Transport, prefix};
 use tempfile::TempDir;
 
+use crate::firmware::{self, Firmware};
 use crate::media::Medium;
 use crate::module::{Boot, Module};
 use crate::progress::Step;
-use crate::{cdrom, firmware, paths};
+use crate::{cdrom, paths};
 
 /// Where Umbra and its modules stand on the image.
 const BOOT: &str = "boot/umbra";
@@ -47,7 +48,7 @@ impl Entry {
         let mut modules = firmware::common();
         for (number, guest) in (1..).zip(guests) {
             let prefix = prefix(number);
-            modules.extend(guest.boots.firmware().modules(&prefix));
+            modules.extend(Firmware::for_guest(guest.boots).modules(&prefix));
             modules.push(Module {
                 role: format!("{prefix}cdrom"),
                 path: guest.path.clone(),

@@ -2,13 +2,21 @@
 
 use std::process::Command;
 
-use crate::cli::Switch;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use protocol::options::{
     Card, CdBus, Console, DiskBus, Enlighten, MAX_OFFSET, Nics, Os, Profile, Rtc, UnknownMsrs,
 };
+
+/// Whether there is something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// There is.
+    On,
+    /// There is not.
+    Off,
+}
 
 /// The options.
 #[derive(Debug, Clone, Args)]

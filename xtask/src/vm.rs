@@ -7,11 +7,12 @@ use anyhow::Result;
 use clap::Parser;
 use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 
-use crate::cli::{BootFrom, Switch, VmArgs};
+use crate::cli::{BootFrom, VmArgs};
 use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
 use crate::media::{self, Disk, DiskArg, Floppy, Format, Keep, Kind, Medium};
 use crate::outcome::{Refused, refuse};
+use crate::profile::Switch;
 use crate::rig::{Bus, Drive, MIB, Module, Paging, Part, Rig, Shadow, parse_cpus, parse_memory};
 
 /// A Linux kernel's command line if nothing else is said.
@@ -214,7 +215,7 @@ impl Vm {
     /// The guest cannot boot.
     pub fn of(guest: &Path) -> Result<Vm> {
         let guest = Medium::open(guest)?;
-        let firmware = guest.boots.firmware();
+        let firmware = Firmware::for_guest(guest.boots);
         Ok(Vm {
             guest: Some(guest),
             initrd: None,

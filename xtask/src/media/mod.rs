@@ -22,7 +22,6 @@ pub use self::floppy::{Floppy, open_floppy};
 use self::foreign::refuse_foreign;
 pub use self::image::Format;
 use self::iso::CD_SECTOR;
-use crate::firmware::Firmware;
 use crate::outcome::refuse;
 
 /// Bytes of a disk sector.
@@ -59,16 +58,6 @@ pub enum Boots {
     Uefi,
     /// Either.
     Both,
-}
-
-impl Boots {
-    /// The firmware that it gets if nothing else is said.
-    pub fn firmware(self) -> Firmware {
-        match self {
-            Boots::Uefi => Firmware::Uefi,
-            Boots::Bios | Boots::Both => Firmware::Bios,
-        }
-    }
 }
 
 /// A guest file that passed its checks.
