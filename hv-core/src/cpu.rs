@@ -151,9 +151,13 @@ pub trait VcpuBackend: Send + 'static {
     fn set_paging_exiting(&mut self, on: bool) {
         let _ = on;
     }
-    /// Whether every exception leaves the guest, besides those that always do.
-    fn set_exceptions_exiting(&mut self, on: bool) {
-        let _ = on;
+    /// Which exceptions leave the guest (bit n: vector n) besides those that always do.
+    fn set_exceptions_exiting(&mut self, which: u32) {
+        let _ = which;
+    }
+    /// Reads and writes of a model-specific register leave the guest from now on.
+    fn set_msr_exiting(&mut self, msr: u32) {
+        let _ = msr;
     }
     /// Whether the hardware itself leaves the guest at a deadline, so that the host's timer is not needed while it runs.
     fn has_timer(&self) -> bool {

@@ -30,6 +30,13 @@ impl MsrPermissionMap {
         }
         map
     }
+
+    /// Intercepts a register.
+    pub fn intercept(&mut self, msr: u32) {
+        if let Some((byte, shift)) = position(msr) {
+            self.0[byte] |= 3 << shift;
+        }
+    }
 }
 
 /// Byte and bit of an MSR's pair of bits; none for those outside the three ranges, which are always intercepted.
@@ -60,8 +67,10 @@ mod tests {
 
     #[test]
     fn only_the_named_registers_pass() {
-        let map = MsrPermissionMap::all_but(&[0xc000_0102]);
+        let mut map = MsrPermissionMap::all_but(&[0xc000_0102]);
         assert_eq!(map.0.iter().map(|b| b.count_zeros()).sum::<u32>(), 2);
         assert_eq!(map.0[0x840], !(3 << 4));
+        map.intercept(0xc000_0102);
+        assert!(map.0.iter().all(|&byte| byte == 0xff));
     }
 }

@@ -33,6 +33,15 @@ impl MsrBitmap {
         }
         map
     }
+
+    /// A register leaves the guest.
+    pub fn intercept(&mut self, msr: u32) {
+        if let Some((byte, bit)) = position(msr) {
+            for half in [0, 2048] {
+                self.0[half + byte] |= 1 << bit;
+            }
+        }
+    }
 }
 
 /// Byte and bit of a register's reads; its writes are 2 KiB on.
@@ -61,9 +70,11 @@ mod tests {
 
     #[test]
     fn only_the_named_registers_pass() {
-        let map = MsrBitmap::all_but(&[0xc000_0102, 0xc001_0010]);
+        let mut map = MsrBitmap::all_but(&[0xc000_0102, 0xc001_0010]);
         assert_eq!(map.0.iter().map(|b| b.count_zeros()).sum::<u32>(), 2);
         assert_eq!(map.0[1024 + 32], !(1 << 2));
         assert_eq!(map.0[2048 + 1024 + 32], !(1 << 2));
+        map.intercept(0xc000_0102);
+        assert!(map.0.iter().all(|&byte| byte == 0xff));
     }
 }

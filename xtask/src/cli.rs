@@ -167,6 +167,10 @@ pub struct VmArgs {
     /// The machine waits for the debugger before its first instruction
     #[arg(long, requires = "gdb")]
     pub gdb_wait: bool,
+    /// Stop the guest at an event, and say what it did: cr3-write, page-fault, triple-fault, msr:c0000082, exec:0x7c00 (a linear address), write:0x1000+64; may be
+    /// repeated
+    #[arg(long = "break", value_name = "EVENT", conflicts_with = "gdb")]
+    pub breaks: Vec<String>,
 }
 
 /// How to run guests.
@@ -236,6 +240,9 @@ pub struct RunArgs {
     /// has failed, or it goes on
     #[arg(long, value_enum, value_name = "WHAT", default_value = "end")]
     pub on_panic: OnPanic,
+    /// What becomes of the run when a guest has come to an event of --break: it goes on, or ends
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "continue")]
+    pub on_break: OnPanic,
     /// Give up after this time [default: 120; none in a window without --until]
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
@@ -276,7 +283,7 @@ pub struct RunArgs {
     pub outer_memory: Option<String>,
 }
 
-/// What becomes of a run whose guest has crashed.
+/// What becomes of a run whose guest has crashed, or come to a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnPanic {
     /// It ends, and has failed.

@@ -111,6 +111,7 @@ pub fn execute(
         trace: options.trace.as_ref().map(|trace| trace.file.clone()),
         window: options.window && options.vnc.is_none(),
         ends_on_panic: options.ends_on_panic,
+        ends_on_break: options.break_ends,
         interactive: options.interactive,
         debuggers: (1..)
             .zip(options.vms())
@@ -279,6 +280,7 @@ pub fn conclude(run: Run) -> Result<()> {
         Ok(ending) => {
             let what = match ending {
                 Ending::PoweredOff => "the guest powered off",
+                Ending::Broke => "the guest was stopped",
                 Ending::ScriptDone => "all was seen",
                 Ending::WindowClosed => "the window was closed",
             };

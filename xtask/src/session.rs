@@ -43,6 +43,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How much that was not understood is kept.
 const SKIPPED: usize = 8;
+/// How much of what was said at breaks is kept.
+const BREAKS: usize = 64;
 /// How often the loop looks for an interruption.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -63,6 +65,8 @@ pub struct Plan {
     pub trace: Option<PathBuf>,
     /// Whether a guest that says that its system has crashed ends the session.
     pub ends_on_panic: bool,
+    /// Whether a guest that has come to one of its breaks ends the session.
+    pub ends_on_break: bool,
     /// Whether a person sees a window and may close it.
     pub window: bool,
     /// Whether what is typed at the terminal goes to the guest's COM1.
@@ -92,6 +96,8 @@ pub struct Summary {
     pub resets: usize,
     /// What Umbra said and this tool has not understood: the first of it.
     pub skipped: Vec<String>,
+    /// What it said at breaks: the first of it.
+    pub breaks: Vec<String>,
 }
 
 /// How a successful session ended.
@@ -101,6 +107,8 @@ pub enum Ending {
     PoweredOff,
     /// The last step of the script was done.
     ScriptDone,
+    /// A guest has come to one of its breaks.
+    Broke,
     /// The window was closed, and no text was being waited for.
     WindowClosed,
 }
@@ -151,6 +159,7 @@ pub struct Session {
     focus: usize,
     resets: usize,
     skipped: Vec<String>,
+    breaks: Vec<String>,
     started: bool,
     closed: bool,
     picture: Option<Picture>,
@@ -188,6 +197,7 @@ impl Session {
             focus: 0,
             resets: 0,
             skipped: Vec::new(),
+            breaks: Vec::new(),
             started: false,
             closed: false,
             picture: None,
@@ -257,6 +267,7 @@ impl Session {
             },
             resets: self.resets,
             skipped: self.skipped,
+            breaks: self.breaks,
         }
     }
 
@@ -384,6 +395,15 @@ impl Session {
                         "the guest{} says that its system has crashed: {said}",
                         self.which(plan)
                     ));
+                }
+                Some(Event::Break(said)) => {
+                    eprintln!("\numbra: {}", said.trim_end());
+                    if self.breaks.len() < BREAKS {
+                        self.breaks.push(said);
+                    }
+                    if plan.ends_on_break {
+                        return Ok(Ending::Broke);
+                    }
                 }
                 Some(Event::Refused(reason)) => return Err(Refused(reason).into()),
                 Some(Event::Suspended) if plan.interactive => {

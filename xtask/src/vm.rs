@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
+use hv_core::debug::Breaks;
 use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 
 use crate::cli::{BootFrom, VmArgs};
@@ -57,6 +58,8 @@ pub struct Vm {
     pub gdb: Option<u16>,
     /// Whether it waits for the debugger.
     pub gdb_wait: bool,
+    /// The events at which it is stopped.
+    pub breaks: Option<String>,
 }
 
 /// The words of `--vm`.
@@ -86,6 +89,21 @@ pub fn parse(line: &str) -> Result<VmArgs> {
         ))
         .into()
     })
+}
+
+/// The events of `--break`, as Umbra is told them.
+fn breaks(events: &[String]) -> Result<Option<String>> {
+    if events.is_empty() {
+        return Ok(None);
+    }
+    let list = events.join(",");
+    if list.contains(char::is_whitespace) {
+        refuse!("--break {list:?}: an event has no blanks");
+    }
+    if let Err(wrong) = Breaks::parse(&list) {
+        refuse!("--break {list}: {wrong}");
+    }
+    Ok(Some(list))
 }
 
 impl Vm {
@@ -192,6 +210,7 @@ impl Vm {
             firmware,
             gdb: args.gdb,
             gdb_wait: args.gdb_wait,
+            breaks: breaks(&args.breaks)?,
         })
     }
 
@@ -235,11 +254,12 @@ impl Vm {
             firmware,
             gdb: None,
             gdb_wait: false,
+            breaks: None,
         })
     }
 
     /// The options for Umbra that are this machine's, of whose exits so many are recorded, and all counted if `count`.
-    pub fn options(&self, record: u32, count: bool) -> protocol::options::Vm<'static> {
+    pub fn options(&self, record: u32, count: bool) -> protocol::options::Vm<'_> {
         protocol::options::Vm {
             memory: Some(self.memory),
             cpus: (self.cpus > 1).then_some(self.cpus),
@@ -253,6 +273,7 @@ impl Vm {
             boot: self.boot,
             tablet: self.tablet,
             gdb_wait: self.gdb_wait,
+            breaks: self.breaks.as_deref(),
             ..Default::default()
         }
     }
@@ -559,6 +580,7 @@ mod tests {
             firmware: Firmware::Bios,
             gdb: None,
             gdb_wait: false,
+            breaks: None,
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {

@@ -80,7 +80,7 @@ impl<D: Debuggee> Debugger<D> {
     ) -> D {
         let tid = tid(cpu);
         let reason = match stop {
-            DebugStop::Step => Reason::SignalWithThread {
+            DebugStop::Step | DebugStop::Event => Reason::SignalWithThread {
                 tid,
                 signal: Signal::SIGTRAP,
             },

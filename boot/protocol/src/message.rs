@@ -55,6 +55,8 @@ pub enum Event<T> {
     Suspended,
     /// The guest's machine wakes from that.
     Woken,
+    /// The guest has come to one of the events that it is to be stopped at: which, and what is to be said of it.
+    Break(T),
     /// Umbra cannot work on this host or with these options, with the reason.
     Refused(T),
     /// Umbra itself has failed and stops, with what has failed on which of the host's CPUs.
@@ -74,6 +76,7 @@ impl<T> Event<T> {
             Event::Woken => Event::Woken,
             Event::Fatal(why) => Event::Fatal(f(why)),
             Event::Crashed(why) => Event::Crashed(f(why)),
+            Event::Break(why) => Event::Break(f(why)),
             Event::Refused(why) => Event::Refused(f(why)),
             Event::Failed(what) => Event::Failed(f(what)),
         }
@@ -92,6 +95,7 @@ mod code {
     pub const CRASHED: u8 = 8;
     pub const SUSPENDED: u8 = 9;
     pub const WOKEN: u8 = 10;
+    pub const BREAK: u8 = 12;
     pub const FAILED: u8 = 11;
 }
 
@@ -107,6 +111,7 @@ impl<'a> Event<&'a str> {
             Event::Woken => (code::WOKEN, ""),
             Event::Fatal(why) => (code::FATAL, cut(why)),
             Event::Crashed(why) => (code::CRASHED, cut(why)),
+            Event::Break(why) => (code::BREAK, cut(why)),
             Event::Refused(why) => (code::REFUSED, cut(why)),
             Event::Failed(what) => (code::FAILED, cut(what)),
         }
@@ -125,6 +130,7 @@ impl<'a> Event<&'a str> {
             code::WOKEN => Event::Woken,
             code::FATAL => Event::Fatal(sentence()?),
             code::CRASHED => Event::Crashed(sentence()?),
+            code::BREAK => Event::Break(sentence()?),
             code::REFUSED => Event::Refused(sentence()?),
             code::FAILED => Event::Failed(sentence()?),
             _ => return Err("an unknown event"),

@@ -195,7 +195,8 @@ fn random_message(r: &mut Random) -> (Whole, Vec<u8>) {
                 Event::Crashed(&*why),
                 Event::Suspended,
                 Event::Woken,
-            ][r.below(11) as usize];
+                Event::Break(&*why),
+            ][r.below(12) as usize];
             send(Message::Event(event));
             Whole::Event(event.map(String::from))
         }

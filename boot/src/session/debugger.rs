@@ -130,6 +130,7 @@ impl<B: VcpuBackend> Session<B> {
         };
         self.unload();
         self.vms[index].stop_for_debugger();
+        self.vms[index].breaks = None;
         self.debuggers[index] = Debugger::new().map(Box::new);
         match &self.debuggers[index] {
             Some(_) => log::info!("VM {number}: a debugger is there"),
@@ -158,8 +159,11 @@ impl<B: VcpuBackend> Session<B> {
 
     /// CPU `cpu` of VM `index` has met what its debugger waits for.
     pub(super) fn debugged(&mut self, index: usize, cpu: usize, stop: DebugStop) {
-        if self.vms[index].state != State::Running || self.debuggers[index].is_none() {
+        if self.vms[index].state != State::Running {
             return;
+        }
+        if self.debuggers[index].is_none() {
+            return self.broke(index, cpu, stop);
         }
         self.unload();
         let vm = &mut self.vms[index];

@@ -5,6 +5,7 @@
 //! may be another, has the CPU. Times here are the host's; a guest's own time stands still while it is paused.
 
 mod answers;
+mod breaks;
 mod commands;
 mod console;
 mod debugger;

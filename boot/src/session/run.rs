@@ -311,7 +311,9 @@ impl<B: VcpuBackend> Session<B> {
                         "VM {number}: the guest's CPU {n} shut down (triple fault):\n{dump}"
                     );
                 });
-                self.reset(index, "the guest's CPU shut down (triple fault)");
+                if !self.breaks_at_triple_fault(index, n) {
+                    self.reset(index, "the guest's CPU shut down (triple fault)");
+                }
             }
             Stop::Trace => {
                 self.vms[index].send_trace(false, &mut self.buffer);

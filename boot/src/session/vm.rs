@@ -1,5 +1,6 @@
 //! One virtual machine as the session has it.
 
+use super::breaks::Waiting;
 use super::pointer::Pixel;
 use crate::clock;
 use crate::guest::{CpuSlot, Guest, Removable};
@@ -52,6 +53,8 @@ pub(super) struct Vm<B: VcpuBackend> {
     /// The CPUs that its debugger keeps stopped while others run: bit n is CPU n.
     pub held: u32,
     pub media: Removable,
+    /// What it is stopped at without a debugger.
+    pub breaks: Option<Waiting>,
     /// Keys that the guest's keyboard had no room for.
     keys: Vec<u8>,
     /// Resets in quick succession, and the last one.
@@ -95,12 +98,16 @@ impl<B: VcpuBackend> Vm<B> {
             },
             held: 0,
             media: removable,
+            breaks: None,
             keys: Vec::new(),
             resets: 0,
             last_reset: VmTime(0),
             switched: VmTime(0),
             pointer: None,
         };
+        if let Some(words) = options.breaks {
+            vm.break_at(words, options.break_ends)?;
+        }
         if let Some(words) = options.trace {
             vm.begin_trace(words)?;
         }

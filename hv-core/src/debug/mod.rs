@@ -1,7 +1,9 @@
 //! What a debugger sees of a virtual CPU and asks of it. The run loop's part is in `vcpu::debugger`.
 
+mod breaks;
 mod why;
 
+pub use breaks::Breaks;
 pub use why::Seen;
 
 use crate::fx::FxState;
@@ -115,6 +117,8 @@ pub enum DebugStop {
     Breakpoint,
     /// It has changed what is at this address, where a watchpoint is.
     Watchpoint(Gva),
+    /// One of its [`Breaks`] that is no address has come.
+    Event,
 }
 
 /// A register that a debugger may not set so, in words.

@@ -275,7 +275,7 @@ const fn rule(reason: &ExitReason) -> &'static str {
             "interrupts of the host's are the host's (external-interrupt and NMI exiting; the INTR, NMI, SMI and INIT intercepts)"
         }
         ExitReason::Exception { vector: 14, .. } => {
-            "under shadow paging, page faults are looked at first: the shadow may only lack an entry (exception bitmap)"
+            "page faults are looked at first under shadow paging, where the shadow may only lack an entry, and where somebody waits for them (exception bitmap)"
         }
         ExitReason::Exception { .. } => {
             "#DB, #AC and #MC leave the guest, so that it cannot keep its CPU in a loop of them; the guest gets its own (exception bitmap)"

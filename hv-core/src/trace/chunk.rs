@@ -4,7 +4,7 @@
 //! address as its difference from another, with the sign in the lowest bit, so that most take a byte or two. What is decoded is checked: a
 //! chunk may come from anywhere.
 
-use super::{Came, Totals, Traced};
+use super::{BLANK, Came, Totals, Traced};
 use crate::debug::Seen;
 use crate::device::AccessSize;
 use crate::event::{Event, EventKind};
@@ -37,7 +37,7 @@ pub struct Malformed(pub &'static str);
 pub struct Writer<'b> {
     buffer: &'b mut [u8],
     len: usize,
-    /// The event before: what the next one's numbers are told by.
+    /// The event before: what the next one's numbers are told by. Those of the first are told by [`BLANK`].
     before: Option<Traced>,
 }
 
@@ -103,7 +103,7 @@ impl<'b> Writer<'b> {
     }
 
     fn event(&mut self, event: &Traced) {
-        let before = self.before.unwrap_or(BEFORE);
+        let before = self.before.unwrap_or(BLANK);
         let (was, Seen { exit, came, .. }) = (&before.seen, &event.seen);
         let seen = &event.seen;
         self.number(event.number.wrapping_sub(before.number));
@@ -202,35 +202,6 @@ impl<'b> Writer<'b> {
     }
 }
 
-/// What the numbers of a chunk's first event are told by.
-const BEFORE: Traced = Traced {
-    number: 0,
-    seen: Seen {
-        exit: VmExit {
-            reason: ExitReason::Cpuid,
-            next_rip: None,
-            vectoring: None,
-            untaken: None,
-        },
-        at: VmTime(0),
-        pc: 0,
-        cpl: 0,
-        cr3: 0,
-        rax: 0,
-        rcx: 0,
-        rdx: 0,
-        operand: 0,
-        came: Came {
-            pc: 0,
-            rax: 0,
-            rdx: 0,
-            cr3: 0,
-            event: None,
-            at: VmTime(0),
-        },
-    },
-};
-
 /// The kinds of events by their codes.
 const KINDS: [EventKind; 6] = [
     EventKind::ExternalInterrupt,
@@ -293,7 +264,7 @@ impl<'b> Reader<'b> {
     pub fn begin(bytes: &'b [u8]) -> Result<(Head, Self), Malformed> {
         let mut reader = Self {
             rest: bytes,
-            before: BEFORE,
+            before: BLANK,
         };
         let cpu = reader.byte()?;
         let last = reader.byte()?;

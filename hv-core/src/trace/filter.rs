@@ -26,8 +26,8 @@ pub struct Filter {
     pub(super) first: u64,
     /// The last that there is room for, which later ones overwrite.
     last: bool,
-    /// Some are kept out by what they are.
-    narrow: bool,
+    /// Nothing is kept out.
+    all: bool,
 }
 
 const _: () = assert!(ExitReason::KINDS <= 32);
@@ -35,8 +35,8 @@ const _: () = assert!(ExitReason::KINDS <= 32);
 /// A word that is wrong, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wrong<'a> {
-    word: &'a str,
-    why: &'static str,
+    pub(crate) word: &'a str,
+    pub(crate) why: &'static str,
 }
 
 impl fmt::Display for Wrong<'_> {
@@ -55,7 +55,7 @@ impl Default for Filter {
             at: 0..=u64::MAX,
             first: u64::MAX,
             last: false,
-            narrow: false,
+            all: true,
         }
     }
 }
@@ -134,13 +134,11 @@ impl Filter {
                 }
             }
         }
-        let all = Self::default();
-        filter.narrow = filter
-            != Self {
-                first: filter.first,
-                last: filter.last,
+        filter.all = filter
+            == Self {
                 vms: filter.vms,
-                ..all
+                last: filter.last,
+                ..Self::default()
             };
         Ok(filter)
     }
@@ -160,10 +158,10 @@ impl Filter {
         }
     }
 
-    /// Whether it has to be asked about each exit.
+    /// Whether it keeps all exits.
     #[inline]
-    pub(super) fn is_narrow(&self) -> bool {
-        self.narrow
+    pub(super) fn is_all(&self) -> bool {
+        self.all
     }
 
     /// Whether it keeps this exit of CPU `cpu`.

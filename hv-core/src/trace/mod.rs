@@ -18,8 +18,10 @@ pub use filter::{Filter, Wrong};
 
 use crate::debug::Seen;
 use crate::event::Event;
+use crate::exit::{ExitReason, VmExit};
 use crate::time::VmTime;
-use alloc::collections::VecDeque;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// Events that a ring holds.
 pub const RING: usize = 2048;
@@ -58,12 +60,44 @@ pub struct Totals {
     pub lost: u64,
 }
 
+/// An event of which nothing has been told.
+const BLANK: Traced = Traced {
+    number: 0,
+    seen: Seen {
+        exit: VmExit {
+            reason: ExitReason::Cpuid,
+            next_rip: None,
+            vectoring: None,
+            untaken: None,
+        },
+        at: VmTime(0),
+        pc: 0,
+        cpl: 0,
+        cr3: 0,
+        rax: 0,
+        rcx: 0,
+        rdx: 0,
+        operand: 0,
+        came: Came {
+            pc: 0,
+            rax: 0,
+            rdx: 0,
+            cr3: 0,
+            event: None,
+            at: VmTime(0),
+        },
+    },
+};
+
 /// The trace of one virtual CPU.
 #[derive(Debug)]
 pub struct Tracer {
     filter: Filter,
     full: Full,
-    ring: VecDeque<Traced>,
+    ring: Box<[Traced; RING]>,
+    /// Where the next event goes, and how many there are before it. [`RING`] is a power of two.
+    next: usize,
+    len: usize,
     totals: Totals,
     /// More may come of the newest event.
     open: bool,
@@ -71,57 +105,81 @@ pub struct Tracer {
     ended: bool,
 }
 
+const _: () = assert!(RING.is_power_of_two());
+
+/// The place that is `n` places on from the ring's first.
+const fn wrap(n: usize) -> usize {
+    n & (RING - 1)
+}
+
 impl Tracer {
-    /// An empty trace of the CPU `cpu`. None: there is no memory for the ring.
+    /// An empty trace. None: there is no memory for the ring.
     #[must_use]
     pub fn new(filter: Filter, full: Full) -> Option<Self> {
-        let mut ring = VecDeque::new();
+        let mut ring = Vec::new();
         ring.try_reserve_exact(RING).ok()?;
+        ring.resize(RING, BLANK);
         Some(Self {
             filter,
             full,
-            ring,
+            ring: ring.into_boxed_slice().try_into().ok()?,
+            next: 0,
+            len: 0,
             totals: Totals::default(),
             open: false,
             ended: false,
         })
     }
 
-    /// The guest has been left by CPU `cpu`.
-    #[inline]
-    pub fn begin(&mut self, cpu: u8, seen: &Seen) {
+    /// The guest has been left by CPU `cpu`: there is this to be seen.
+    #[inline(always)]
+    pub fn begin(&mut self, cpu: u8, see: impl FnOnce() -> Seen) {
         let number = self.totals.exits;
-        self.ended = false;
         self.totals.exits = number.wrapping_add(1);
-        self.open = false;
-        if self.filter.is_narrow() && !self.filter.takes(cpu, seen) {
-            return;
+        (self.open, self.ended) = (false, false);
+        if self.filter.is_all() && self.len < RING {
+            self.put(number, see());
+        } else {
+            self.begin_slowly(cpu, number, &see());
         }
-        if self.totals.kept >= self.filter.first {
-            return;
-        }
-        self.totals.kept += 1;
-        if self.ring.len() >= RING {
-            self.totals.lost += 1;
-            match self.full {
-                Full::Lose => return,
-                Full::Overwrite => drop(self.ring.pop_front()),
-            }
-        }
+    }
+
+    #[inline(always)]
+    fn put(&mut self, number: u64, seen: Seen) {
+        let place = &mut self.ring[wrap(self.next)];
+        (place.number, place.seen) = (number, seen);
+        self.next = wrap(self.next.wrapping_add(1));
+        self.len = self.len.wrapping_add(1);
+        self.totals.kept = self.totals.kept.wrapping_add(1);
         self.open = true;
-        self.ring.push_back(Traced {
-            number,
-            seen: *seen,
-        });
+    }
+
+    #[inline(never)]
+    fn begin_slowly(&mut self, cpu: u8, number: u64, seen: &Seen) {
+        if !self.filter.takes(cpu, seen) || self.totals.kept >= self.filter.first {
+            return;
+        }
+        if self.len >= RING {
+            self.totals.lost += 1;
+            if self.full == Full::Lose {
+                self.totals.kept += 1;
+                return;
+            }
+            self.len -= 1;
+        }
+        self.put(number, *seen);
+    }
+
+    /// Where the oldest event is.
+    fn oldest(&self) -> usize {
+        wrap(self.next.wrapping_sub(self.len))
     }
 
     /// What has come of the newest event so far.
     #[inline]
     pub fn tell(&mut self, came: &Came) {
-        if self.open
-            && let Some(last) = self.ring.back_mut()
-        {
-            last.seen.came = *came;
+        if self.open {
+            self.ring[wrap(self.next.wrapping_sub(1))].seen.came = *came;
         }
     }
 
@@ -142,7 +200,7 @@ impl Tracer {
     #[inline]
     #[must_use]
     pub fn is_filling(&self) -> bool {
-        self.full == Full::Lose && self.ring.len() >= FILLING
+        self.len >= FILLING && self.full == Full::Lose
     }
 
     /// What becomes of events that find the ring full.
@@ -159,14 +217,15 @@ impl Tracer {
 
     /// The events in the ring, from the oldest on.
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &Traced> + ExactSizeIterator {
-        self.ring.iter()
+        let oldest = self.oldest();
+        (0..self.len).map(move |n| &self.ring[wrap(oldest + n)])
     }
 
     /// Takes the oldest events, in a [chunk] for CPU `cpu` that is written into `buffer`. None: there are none. The newest stays as long as more may
     /// come of it, unless this is the end (`last`): then all are taken, with the final totals in the last chunk.
     pub fn take<'b>(&mut self, cpu: u8, last: bool, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let kept = usize::from(self.open && !last);
-        if self.ring.len() <= kept && (self.ended || !last) {
+        if self.len <= kept && (self.ended || !last) {
             return None;
         }
         let head = chunk::Head {
@@ -175,13 +234,10 @@ impl Tracer {
             totals: self.totals,
         };
         let mut writer = chunk::Writer::begin(&head, buffer);
-        while self.ring.len() > kept
-            && let Some(event) = self.ring.front()
-            && writer.add(event)
-        {
-            self.ring.pop_front();
+        while self.len > kept && writer.add(&self.ring[self.oldest()]) {
+            self.len -= 1;
         }
-        if last && self.ring.is_empty() {
+        if last && self.len == 0 {
             writer.mark_last();
             self.ended = true;
         }

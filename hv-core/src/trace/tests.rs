@@ -165,7 +165,7 @@ fn every_event_is_read_as_it_was_written() {
     for _ in 0..20 {
         for reason in reasons(&mut r) {
             let seen = seen(reason, &mut r);
-            tracer.begin(3, &seen);
+            tracer.begin(3, || seen);
             all.push(seen);
         }
     }
@@ -238,7 +238,7 @@ fn what_is_no_chunk_is_refused() {
     ];
     assert!(Reader::begin(&long).is_err(), "more than 64 bits");
     let mut tracer = Tracer::new(Filter::default(), Full::Lose).unwrap();
-    tracer.begin(0, &plain(ExitReason::Cpuid));
+    tracer.begin(0, || plain(ExitReason::Cpuid));
     let mut buffer = [0; 4096];
     let whole = tracer.take(0, true, &mut buffer).unwrap();
     for end in 5..whole.len() {
@@ -256,7 +256,7 @@ fn a_full_ring_counts_what_it_loses_and_asks_before() {
         let mut tracer = Tracer::new(Filter::default(), full).unwrap();
         let mut asked = None;
         for n in 0..RING + 5 {
-            tracer.begin(0, &seen);
+            tracer.begin(0, || seen);
             if tracer.is_filling() {
                 asked.get_or_insert(n);
             }
@@ -273,7 +273,7 @@ fn a_full_ring_counts_what_it_loses_and_asks_before() {
 #[test]
 fn the_newest_event_stays_until_nothing_more_comes_of_it() {
     let mut tracer = Tracer::new(Filter::default(), Full::Lose).unwrap();
-    tracer.begin(3, &plain(ExitReason::ExternalInterrupt));
+    tracer.begin(3, || plain(ExitReason::ExternalInterrupt));
     assert_eq!(drain(&mut tracer, false).0, []);
     let came = Came {
         event: Some(Event::interrupt(0x30)),
@@ -340,7 +340,7 @@ fn kept_out_events_have_numbers() {
             0 => ExitReason::Cpuid,
             _ => ExitReason::Hlt,
         };
-        tracer.begin(3, &plain(reason));
+        tracer.begin(3, || plain(reason));
     }
     let (events, end) = drain(&mut tracer, true);
     let numbers: Vec<_> = events.iter().map(|event| event.number).collect();

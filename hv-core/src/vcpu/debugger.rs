@@ -17,7 +17,7 @@
 use super::access::is_canonical;
 use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::debug::{DebugStop, Point, PointKind, Registers, SYSTEM, Seen, WIDEST, refused};
+use crate::debug::{Breaks, DebugStop, Point, PointKind, Registers, SYSTEM, Seen, WIDEST, refused};
 use crate::emulate::{self, EmuCx, EmuFault, Intercepted, Mode};
 use crate::event::{Event, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
@@ -40,6 +40,8 @@ pub(super) struct Debug {
     /// It executes one instruction.
     pub(super) step: bool,
     points: Vec<Point>,
+    /// What else it stops at.
+    pub(super) breaks: Breaks,
     /// The paging registers with which they were looked up last.
     seen: Option<PagingState>,
     /// Some of them lead nowhere yet.
@@ -87,6 +89,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }));
         self.look_on();
         self.cpu.set_paging_exiting(true);
+    }
+
+    /// From the next [`run`](Self::run) on it stops at these events; with `step` after one instruction, and at no address.
+    pub fn break_at(&mut self, breaks: &Breaks, step: bool) {
+        let points = if step { &[][..] } else { &breaks.points };
+        self.debug(step, points);
+        for &msr in &breaks.msrs {
+            self.cpu.set_msr_exiting(msr);
+        }
+        if let Some(debug) = &mut self.debug {
+            debug.breaks = breaks.clone();
+        }
     }
 
     /// Nothing is waited for any more. The debugger is still there.
@@ -331,13 +345,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         self.vm.mmu().unwatch_pages();
         self.cpu.clear_interrupt_shadow();
         self.cpu.set_rflags(rflags | Rflags::TF.bits());
-        self.cpu.set_exceptions_exiting(true);
+        self.cpu.set_exceptions_exiting(u32::MAX);
     }
 
     /// The guest has been left. Whether that was because the instruction is done.
     pub(super) fn end_hardware_step(&mut self, exit: &VmExit, trap: bool, dr6: u64) -> bool {
         const BS: u64 = 1 << 14;
-        self.cpu.set_exceptions_exiting(false);
+        self.cpu.set_exceptions_exiting(0);
         let rflags = self.cpu.rflags();
         let tf = if trap { Rflags::TF.bits() } else { 0 };
         self.cpu.set_rflags(rflags & !Rflags::TF.bits() | tf);

@@ -49,7 +49,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 .set_task_priority(attention.cr8(), attention.threshold());
         }
         if self.observed {
-            return self.prepare_observed(injection);
+            return self.prepare_observed(attention, injection);
         }
         self.calm = if attention.intersects(Attention::EVENTS | Attention::FLUSH) {
             Attention::UNKNOWN
@@ -131,15 +131,15 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if let Some(vector) = exit.untaken {
             self.irqs.unacknowledge(vector);
         }
-        if self.observed && self.observe(&exit) {
-            return;
+        match self.observed {
+            true => self.act_observed(exit),
+            false => self.act_apart(exit),
         }
-        self.act_apart(exit);
     }
 
     /// [`act`](Self::act) in a function of its own, which is made to be fast where [`run_with`](Self::run_with) is made small.
     #[inline(never)]
-    fn act_apart(&mut self, exit: VmExit) {
+    pub(super) fn act_apart(&mut self, exit: VmExit) {
         self.act(exit);
     }
 

@@ -305,6 +305,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Runs the guest until something outside it wants attention.
     pub fn run(&mut self) -> Stop {
+        match self.tracer {
+            None => self.run_as::<false>(),
+            Some(_) => self.run_traced(),
+        }
+    }
+
+    /// [`run`](Self::run) while exits are traced: the same loop once more, so that without a trace none of it is there.
+    #[inline(never)]
+    fn run_traced(&mut self) -> Stop {
+        self.run_as::<true>()
+    }
+
+    /// [`run`](Self::run), with or without a trace.
+    #[inline(always)]
+    fn run_as<const TRACED: bool>(&mut self) -> Stop {
         self.calm = Attention::UNKNOWN;
         self.vm.wakeups.set_timer(self.index(), VmTime::NEVER);
         let mut armed = VmTime(0);
@@ -339,7 +354,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 && self.activity == Activity::Active
                 && self.cpu.can_run()
             {
+                if TRACED {
+                    self.trace_entry();
+                }
                 if let Some(exit) = self.enter(&Injection::default(), deadline, &mut armed) {
+                    if TRACED {
+                        self.trace_exit(&exit);
+                    }
                     self.handle_exit(exit);
                 }
                 continue;

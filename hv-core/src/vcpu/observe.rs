@@ -1,13 +1,13 @@
 //! Somebody looks on: a recorder, a trace, a debugger. Each is told of an exit when the guest has been left, and of what came of it when it is entered again.
 //!
-//! Nobody is asked on the way of an exit otherwise: while somebody looks on, each entry goes the longer way by [`Vcpu::prepare`], where
-//! `observed` is what tells. None of this is `cold`, so that it is made to be fast.
+//! Nobody is asked on the way of an exit otherwise: while a recorder or a debugger looks on, each entry goes the longer way by [`Vcpu::prepare`], where
+//! `observed` is what tells; and a trace has a run loop of its own ([`Vcpu::run_traced`]). None of this is `cold`, so that it is made to be fast.
 
 use super::entry::Next;
 use super::{Stop, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::debug::Seen;
-use crate::event::{Event, Injection};
+use crate::debug::{DebugStop, Seen};
+use crate::event::{Event, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
 use crate::mmu::Mmu;
@@ -80,15 +80,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if !traces && !debugs {
             return false;
         }
-        let regs = &self.cpu.gprs().regs;
-        let came = Came {
-            pc: self.linear_pc(),
-            rax: regs[gpr::RAX],
-            rdx: regs[gpr::RDX],
-            cr3: self.cpu.sysreg(SysReg::Cr3),
-            event: event.or(self.events.exception()),
-            at: self.clock.time(self.clock.ticks()),
-        };
+        let came = self.came(event.or(self.events.exception()));
         if let Some(tracer) = &mut self.tracer {
             tracer.tell(&came);
         }
@@ -99,6 +91,44 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             last.came = came;
         }
         true
+    }
+
+    /// What has come of an exit.
+    #[inline(always)]
+    fn came(&self, event: Option<Event>) -> Came {
+        let regs = &self.cpu.gprs().regs;
+        Came {
+            pc: self.linear_pc(),
+            rax: regs[gpr::RAX],
+            rdx: regs[gpr::RDX],
+            cr3: self.cpu.sysreg(SysReg::Cr3),
+            event,
+            at: self.clock.time(self.clock.ticks()),
+        }
+    }
+
+    /// The guest is about to be entered by the usual way, while exits are traced.
+    #[inline(always)]
+    pub(super) fn trace_entry(&mut self) {
+        let came = self.came(None);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.tell(&came);
+            tracer.close();
+        }
+    }
+
+    /// The guest has been left, while exits are traced.
+    #[inline(always)]
+    pub(super) fn trace_exit(&mut self, exit: &VmExit) {
+        let Some(mut tracer) = self.tracer.take() else {
+            return;
+        };
+        tracer.begin(self.index, || self.see(exit));
+        let fills = tracer.is_filling();
+        self.tracer = Some(tracer);
+        if fills {
+            self.stop.get_or_insert(Stop::Trace);
+        }
     }
 
     /// The last exit has been dealt with, and no entry follows at once.
@@ -112,8 +142,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
 
     /// Somebody looks on, and the guest is about to be entered.
     #[inline(never)]
-    pub(super) fn prepare_observed(&mut self, injection: Injection) -> Next {
-        self.calm = Attention::UNKNOWN;
+    pub(super) fn prepare_observed(&mut self, attention: Attention, injection: Injection) -> Next {
+        // A trace looks on there, too.
+        let usual = self.recorder.is_none() && self.debug.is_none();
+        let waits = attention.intersects(Attention::EVENTS | Attention::FLUSH);
+        self.calm = match usual && !waits {
+            true => attention,
+            false => Attention::UNKNOWN,
+        };
         self.close_exit(injection.event);
         match &self.debug {
             Some(debug) if debug.by_hardware && injection.event.is_none() => {
@@ -124,9 +160,13 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 self.debug_in_software(&injection);
                 Next::Again
             }
-            Some(_) => {
+            Some(debug) => {
+                let page_faults = debug.breaks.page_fault;
                 self.follow_points();
                 self.cpu.set_paging_exiting(true);
+                if page_faults {
+                    self.cpu.set_exceptions_exiting(1 << vector::PF);
+                }
                 Next::Enter(injection)
             }
             None => Next::Enter(injection),
@@ -140,16 +180,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             let before = Before::new(self.cpu.rip(), self.cpu.gprs());
             recorder.begin(self.now, exit, &before);
         }
-        if self.tracer.is_none() && self.debug.is_none() {
+        self.trace_exit(exit);
+        if self.debug.is_none() {
             return false;
         }
         let seen = self.see(exit);
-        if let Some(tracer) = &mut self.tracer {
-            tracer.begin(self.index, &seen);
-            if tracer.is_filling() {
-                self.stop.get_or_insert(Stop::Trace);
-            }
-        }
         let Some(debug) = &mut self.debug else {
             return false;
         };
@@ -157,6 +192,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         debug.last = Some(seen);
         if let Some((trap, dr6)) = debug.entered.take() {
             return self.end_hardware_step(exit, trap, dr6);
+        }
+        if !self.shadow
+            && let ExitReason::Exception {
+                vector: vector::PF,
+                payload,
+                ..
+            } = exit.reason
+        {
+            // It has left the guest in place of loading CR2 (APM vol 2 15.12.15, "#PF (Page Fault)"; SDM vol 3C 28.1, "Architectural State Before a
+            // VM Exit").
+            self.cpu.set_sysreg(SysReg::Cr2, payload);
         }
         if !self.is_watched(exit) {
             return false;
@@ -172,8 +218,22 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         true
     }
 
+    /// Somebody looks on, and the guest has been left: acts on the exit.
+    #[inline(never)]
+    pub(super) fn act_observed(&mut self, exit: VmExit) {
+        if !self.observe(&exit) {
+            self.act_apart(exit);
+        }
+        if let Some(debug) = &self.debug
+            && let Some(last) = &debug.last
+            && debug.breaks.meets(last, self.events.exception())
+        {
+            self.stop.get_or_insert(Stop::Debug(DebugStop::Event));
+        }
+    }
+
     /// What there is to be seen of an exit.
-    #[inline]
+    #[inline(always)]
     fn see(&self, exit: &VmExit) -> Seen {
         let regs = &self.cpu.gprs().regs;
         let (pc, cr3) = (self.linear_pc(), self.cpu.sysreg(SysReg::Cr3));

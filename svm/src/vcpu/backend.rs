@@ -257,12 +257,13 @@ impl VcpuBackend for SvmVcpu {
         }
     }
 
-    fn set_exceptions_exiting(&mut self, on: bool) {
+    fn set_exceptions_exiting(&mut self, which: u32) {
         let page_faults = if self.on_shadow() { 1 << vector::PF } else { 0 };
-        self.context.vmcb.intercept_exceptions = match on {
-            true => u32::MAX,
-            false => INTERCEPT_EXCEPTIONS | page_faults,
-        };
+        self.context.vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS | page_faults | which;
+    }
+
+    fn set_msr_exiting(&mut self, msr: u32) {
+        self.msrpm.intercept(msr);
     }
 
     fn can_inject(&self, i: &Injection) -> bool {

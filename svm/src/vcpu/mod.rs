@@ -100,7 +100,7 @@ pub struct SvmVcpu {
     pub(crate) flush_linear: bool,
     // The maps are referred to by address from the control block.
     _iopm: Box<IoPermissionMap>,
-    _msrpm: Box<MsrPermissionMap>,
+    msrpm: Box<MsrPermissionMap>,
     /// In tests: what the guest does from an entry to the next exit.
     #[cfg(test)]
     fake: Option<Fake>,
@@ -149,7 +149,7 @@ impl SvmVcpu {
             task_priority: 0,
             flush_linear: false,
             _iopm: iopm,
-            _msrpm: msrpm,
+            msrpm,
             #[cfg(test)]
             fake: None,
         };

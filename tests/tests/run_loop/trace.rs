@@ -1,8 +1,11 @@
 //! What a trace tells of exits, and of what came of them.
 
+use hv_core::cpu::VcpuBackend;
+use hv_core::debug::{Breaks, DebugStop};
 use hv_core::device::AccessSize;
-use hv_core::event::Event;
-use hv_core::exit::{ExitReason, PortIo};
+use hv_core::event::{Event, EventKind};
+use hv_core::exit::{ExitReason, PortIo, RegAccess};
+use hv_core::regs::SysReg;
 use hv_core::regs::gpr::{RAX, RCX};
 use hv_core::trace::{Filter, Full, RING, Traced, Tracer};
 use hv_core::vcpu::Stop;
@@ -90,4 +93,52 @@ fn nothing_is_traced_any_more_once_it_is_switched_off() {
     r.exit(ExitReason::Cpuid, 2);
     assert_eq!(r.run(), Stop::HostInterrupt);
     assert!(r.vcpu.tracer().is_none());
+}
+
+/// A guest that is stopped at `events`.
+fn broken(events: &str) -> Rig {
+    let mut r = Rig::new();
+    r.vcpu.break_at(&Breaks::parse(events).unwrap(), false);
+    r
+}
+
+#[test]
+fn a_guest_is_stopped_at_its_events_once_they_have_been_dealt_with() {
+    let stop = Stop::Debug(DebugStop::Event);
+    let mut r = broken("msr:c0000080");
+    r.set(&[(RCX, 0x10)]);
+    r.exit(ExitReason::Rdmsr, 2);
+    assert_eq!(r.run(), Stop::HostInterrupt, "another register");
+    let mut r = broken("msr:c0000080");
+    r.set(&[(RCX, 0xc000_0080)]);
+    r.exit(ExitReason::Rdmsr, 2);
+    assert_eq!(r.run(), stop);
+    assert_eq!(r.vcpu.cpu.rip, CODE + 2);
+    assert_eq!(r.vcpu.why().unwrap().exit.reason, ExitReason::Rdmsr);
+    let mut r = broken("cr3-write");
+    r.exit(
+        ExitReason::CrAccess(RegAccess {
+            number: 3,
+            write: true,
+            gpr: Some(RAX as u8),
+        }),
+        3,
+    );
+    assert_eq!(r.run(), stop);
+}
+
+#[test]
+fn a_page_fault_that_is_waited_for_reaches_the_guest_with_its_address() {
+    let mut r = broken("page-fault");
+    r.bare(ExitReason::Exception {
+        kind: EventKind::Exception,
+        vector: 14,
+        error: 2,
+        payload: 0x1234_5000,
+        insn_len: 0,
+    });
+    assert_eq!(r.run(), Stop::Debug(DebugStop::Event));
+    assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr2), 0x1234_5000);
+    let why = r.vcpu.why().unwrap();
+    assert_eq!(why.came.event, Some(Event::exception(14, Some(2))));
 }

@@ -255,13 +255,14 @@ impl<H: Hardware> VcpuBackend for VmxVcpu<H> {
         }
     }
 
-    fn set_exceptions_exiting(&mut self, on: bool) {
+    fn set_exceptions_exiting(&mut self, which: u32) {
         let page_faults = if self.shadow { 1 << vector::PF } else { 0 };
-        let which = match on {
-            true => u32::MAX,
-            false => INTERCEPT_EXCEPTIONS | page_faults,
-        };
+        let which = INTERCEPT_EXCEPTIONS | page_faults | which;
         self.hw.write(Field::EXCEPTION_BITMAP, which.into());
+    }
+
+    fn set_msr_exiting(&mut self, msr: u32) {
+        self.msrs.intercept(msr);
     }
 
     fn has_timer(&self) -> bool {

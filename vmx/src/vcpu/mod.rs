@@ -106,7 +106,7 @@ pub struct VmxVcpu<H: Hardware = Processor> {
     exit_msrs: Box<MsrArea>,
     // The bitmaps are referred to by address from the VMCS.
     _io: Box<IoBitmaps>,
-    _msrs: Box<MsrBitmap>,
+    msrs: Box<MsrBitmap>,
 }
 
 impl VmxVcpu<Processor> {
@@ -171,7 +171,7 @@ impl<H: Hardware> VmxVcpu<H> {
             entry_msrs: MsrArea::new(),
             exit_msrs: MsrArea::new(),
             _io: IoBitmaps::all(),
-            _msrs: MsrBitmap::all_but(&PASS_THROUGH),
+            msrs: MsrBitmap::all_but(&PASS_THROUGH),
         };
         cpu.write_controls();
         cpu.reset_registers();
@@ -226,7 +226,7 @@ impl<H: Hardware> VmxVcpu<H> {
             (Field::CR3_TARGET_COUNT, 0),
             (Field::IO_BITMAP_A, io),
             (Field::IO_BITMAP_B, io + 4096),
-            (Field::MSR_BITMAP, hw::address(&*self._msrs).0),
+            (Field::MSR_BITMAP, hw::address(&*self.msrs).0),
             (Field::VM_EXIT_MSR_STORE_COUNT, 0),
             (Field::VM_EXIT_MSR_LOAD, hw::address(&*self.exit_msrs).0),
             (Field::VM_EXIT_MSR_LOAD_COUNT, self.exit_msrs.count()),

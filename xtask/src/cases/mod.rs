@@ -430,6 +430,7 @@ impl Case {
             report: true,
             window: false,
             ends_on_panic: true,
+            ends_on_break: false,
             interactive: false,
             debuggers: Vec::new(),
             trace: None,

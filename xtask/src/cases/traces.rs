@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hv_core::exit::ExitReason;
@@ -12,23 +13,50 @@ use super::{Case, own, shadowed, with_cpus};
 use crate::guests::Guest;
 use crate::media;
 use crate::rig::Shadow;
-use crate::run::Options;
+use crate::run::{self, Options};
+use crate::session::Ending;
 use crate::trace::{Counted, Wanted};
 use crate::vm::Vm;
 
+/// What is booted here.
+const GUESTS: &[Guest] = &[Guest::CloudKernel, Guest::CloudInitrd];
+
 /// These tests.
 pub(super) fn cases() -> Vec<Case> {
-    let kernel = |name| {
-        let guests = &[Guest::CloudKernel, Guest::CloudInitrd];
-        own(name, guests, every_exit, 256, 120)
-    };
+    let kernel = |name| own(name, GUESTS, every_exit, 256, 120);
     vec![
         kernel("trace-kernel"),
+        own("break-msr", GUESTS, at_lstar, 256, 120),
         super::by_hand(with_cpus(
             2,
             shadowed(Shadow::Unsync, kernel("trace-kernel-shadow")),
         )),
     ]
+}
+
+/// A kernel's write to the register that passes through otherwise ends the run, and is explained.
+fn at_lstar(case: &Case, umbra: &Path, _: &Path) -> Result<()> {
+    let options = Options {
+        timeout: Some(Duration::from_secs(case.timeout)),
+        break_ends: true,
+        ..Options::headless(Vm {
+            memory: case.memory,
+            initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
+            breaks: Some("msr:c0000082".to_owned()),
+            ..Vm::of(&Guest::CloudKernel.provide()?)?
+        })
+    };
+    let summary = run::execute(&options, umbra, case.name, &mut |_| {})?.summary;
+    ensure!(
+        summary.result? == Ending::Broke,
+        "the guest was not stopped"
+    );
+    let said = summary.breaks.first();
+    ensure!(
+        said.is_some_and(|said| said.contains("it executes WRMSR")),
+        "{said:?}"
+    );
+    Ok(())
 }
 
 /// A kernel's way to power-off: the trace has as many exits of each reason as Umbra has counted.

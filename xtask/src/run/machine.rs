@@ -79,6 +79,7 @@ pub fn machine(
             .vms()
             .zip(1..)
             .map(|(vm, number)| protocol::options::Vm {
+                break_ends: options.break_ends && vm.breaks.is_some(),
                 trace: options
                     .trace
                     .as_ref()

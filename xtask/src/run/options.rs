@@ -70,6 +70,8 @@ pub struct Options {
     pub bus: Bus,
     /// Whether a guest that says that its system has crashed ends the run.
     pub ends_on_panic: bool,
+    /// Whether a guest that has come to an event of its breaks ends the run.
+    pub break_ends: bool,
     /// Whether what is typed at the terminal goes to the guest's COM1.
     pub interactive: bool,
 }
@@ -177,6 +179,7 @@ impl Options {
             others,
             network,
             ends_on_panic: args.on_panic == OnPanic::End,
+            break_ends: args.on_break == OnPanic::End,
             interactive: script.is_empty(),
             script,
             timeout,
@@ -226,6 +229,7 @@ impl Options {
             selftest: None,
             bus: Bus::Virtio,
             ends_on_panic: true,
+            break_ends: false,
             interactive: false,
         }
     }

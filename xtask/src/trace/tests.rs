@@ -27,21 +27,18 @@ fn sample(cpus: u8) -> Vec<u8> {
                 at: VmTime(3_500),
                 ..Came::default()
             };
-            tracer.begin(
-                cpu,
-                &Seen {
-                    exit,
-                    at: VmTime(1_000),
-                    pc: 0x7c00,
-                    cpl: 0,
-                    cr3: 0,
-                    rax: 1,
-                    rcx: 0,
-                    rdx: 0,
-                    operand: 0,
-                    came,
-                },
-            );
+            tracer.begin(cpu, || Seen {
+                exit,
+                at: VmTime(1_000),
+                pc: 0x7c00,
+                cpl: 0,
+                cr3: 0,
+                rax: 1,
+                rcx: 0,
+                rdx: 0,
+                operand: 0,
+                came,
+            });
         }
         let chunk = tracer.take(cpu, true, &mut buffer).unwrap();
         file.write(1, chunk).unwrap();

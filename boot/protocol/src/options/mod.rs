@@ -62,6 +62,10 @@ pub struct Vm<'a> {
     pub boot: Option<BootFrom>,
     /// Whether there is a USB controller with a tablet.
     pub tablet: bool,
+    /// The events at which it is stopped, if there are any: a list (`hv_core::debug::Breaks`), as in `cr3-write,page-fault`.
+    pub breaks: Option<&'a str>,
+    /// Whether it stays stopped at the first of them.
+    pub break_ends: bool,
     /// Whether it waits for a debugger before it runs.
     pub gdb_wait: bool,
     /// The command line of the first virtual machine's guest, if it comes from a boot menu.
@@ -193,6 +197,13 @@ impl<'a> Vm<'a> {
             "count" => self.count = true,
             "tablet" => self.tablet = true,
             "gdb-wait" => self.gdb_wait = true,
+            "break" => {
+                self.breaks = match value {
+                    "" => return Err("say at what, as in break=cr3-write"),
+                    events => Some(events),
+                }
+            }
+            "break-ends" => self.break_ends = true,
             "boot" => self.boot = Some(value.parse()?),
             "cdrom" => add(&mut self.cdroms, value)?,
             "disk" => add(&mut self.disks, value)?,
@@ -274,6 +285,8 @@ impl fmt::Display for Vm<'_> {
             floppies,
             boot,
             tablet,
+            breaks,
+            break_ends,
             gdb_wait,
             cmdline: _,
         } = self;
@@ -300,6 +313,10 @@ impl fmt::Display for Vm<'_> {
             write!(f, " boot={}", boot.name())?;
         }
         f.write_str(if *tablet { " tablet" } else { "" })?;
+        if let Some(events) = breaks {
+            write!(f, " break={events}")?;
+        }
+        f.write_str(if *break_ends { " break-ends" } else { "" })?;
         f.write_str(if *gdb_wait { " gdb-wait" } else { "" })?;
         for (key, drives) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
             for drive in drives {

@@ -87,6 +87,8 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         floppies: places(r),
         boot: r.pick(&[None, Some(BootFrom::Cd), Some(BootFrom::Net)]),
         tablet: r.below(2) == 0,
+        breaks: r.pick(&[None, Some("cr3-write,exec:0x7c00")]),
+        break_ends: r.below(2) == 0,
         gdb_wait: r.below(2) == 0,
         cmdline: None,
     }
@@ -146,6 +148,7 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "trace=",
         "tablet",
         "gdb-wait",
+        "break=",
         "cdrom=",
         "disk=",
         "vm=",

@@ -31,7 +31,10 @@ const COMMANDS: [(&str, &str); 9] = [
         "walk ADDRESS",
         "the guest's page tables on the way to a linear address",
     ),
-    ("why", "the last exit, and what came of it, in words"),
+    (
+        "why [json]",
+        "the last exit, and what came of it, in words or as an object",
+    ),
 ];
 
 /// A number as people write it: hexadecimal, with or without 0x.
@@ -45,7 +48,14 @@ impl<B: VcpuBackend> Debugged<B> {
     pub(super) fn monitor(&mut self, cpu: usize, line: &str, out: &mut dyn Write) -> fmt::Result {
         let mut words = line.split_whitespace();
         let command = words.next().unwrap_or("help");
-        match (command, words.next().map(number)) {
+        let argument = words.next();
+        if (command, argument) == ("why", Some("json")) {
+            return match self.vm.guest.cpus[cpu].while_loaded(|cpu| cpu.why()) {
+                Some(seen) => seen.json(out).and_then(|()| writeln!(out)),
+                None => writeln!(out, "null"),
+            };
+        }
+        match (command, argument.map(number)) {
             ("exits", None) => self.exits(out),
             ("reset", None) => {
                 self.reset = true;
