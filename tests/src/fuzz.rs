@@ -7,12 +7,14 @@ mod display;
 mod drives;
 mod e1000;
 mod flash;
+mod gdb;
 mod hyperv;
 mod medium;
 mod protocol;
 mod virtio;
 mod vm;
 
+pub use self::gdb::gdb;
 pub use self::protocol::{messages, requests, screens};
 pub use ahci::ahci;
 pub use ata::ata;
@@ -76,6 +78,7 @@ pub const TARGETS: &[Target] = &[
     target("fdc", fdc, 4_096),
     target("flash", flash, 2_048),
     target("fw_cfg", fw_cfg, 2_048),
+    target("gdb", gdb, 2_048),
     target("hpet", hpet, 1_024),
     target("hyperv", hyperv, 2_048),
     target("i8042", i8042, 1_024),
@@ -97,7 +100,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// The targets of the host tool, which has functions of its own for them (`xtask::parsers`).
-pub const OF_THE_TOOL: [&str; 2] = ["media", "words"];
+pub const OF_THE_TOOL: [&str; 3] = ["media", "words", "trace"];
 
 /// The target of that name.
 #[must_use]

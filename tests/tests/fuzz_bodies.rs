@@ -25,6 +25,11 @@ fn emulator_survives_random_instructions() {
 }
 
 #[test]
+fn gdb_survives_whatever_a_debugger_says() {
+    feed(fuzz::gdb, 3_000, 1_024);
+}
+
+#[test]
 fn hyperv_survives_any_calls_and_gives_memory_back() {
     feed(fuzz::hyperv, 3_000, 2048);
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use hv_core::trace::{Totals, chunk};
+
 use crate::media::{self, Medium};
-use crate::{deb, vm};
+use crate::{deb, trace, vm};
 
 /// Whatever a guest's file, a disk, a CD or an initrd may have in it: it is taken or refused in a sentence.
 ///
@@ -39,6 +41,36 @@ pub fn words(data: &[u8]) {
     let _ = text.parse::<media::DiskArg>();
 }
 
+/// A trace that somebody has sent: each event is shown and explained, or the trace is refused in a sentence.
+///
+/// # Panics
+///
+/// An event is written otherwise than it was read.
+pub fn trace(data: &[u8]) {
+    let file = [&trace::MAGIC, data].concat();
+    let (mut text, mut buffer) = (String::new(), [0; 512]);
+    let read = trace::read(&file, &mut |_, _| {}, &mut |vm, cpu, event| {
+        text.clear();
+        event.line(vm, cpu, &mut text)?;
+        text.clear();
+        event.why_json(vm, cpu, &mut text)?;
+        serde_json::from_str::<serde_json::Value>(&text).expect("it is JSON");
+        let head = chunk::Head {
+            cpu,
+            last: false,
+            totals: Totals::default(),
+        };
+        let mut writer = chunk::Writer::begin(&head, &mut buffer);
+        assert!(writer.add(event), "it fits");
+        let (_, mut again) = chunk::Reader::begin(writer.end()).expect("it was written so");
+        assert_eq!(again.next(), Some(Ok(*event)));
+        Ok(())
+    });
+    if let Err(error) = read {
+        assert!(!error.to_string().contains('\n'), "one sentence: {error}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use base64::Engine;
@@ -49,6 +81,7 @@ mod tests {
         for (name, body) in [
             ("media", super::media as fn(&[u8])),
             ("words", super::words),
+            ("trace", super::trace),
         ] {
             let path = crate::paths::root().join(format!("tests/fuzz/seeds/{name}.txt"));
             for line in std::fs::read_to_string(path).unwrap().lines() {

@@ -20,7 +20,7 @@ pub use self::show::{Counted, trace};
 use crate::outcome::refuse;
 
 /// How a file begins; the last byte is the format's version.
-const MAGIC: [u8; 8] = *b"UMBRATR\x01";
+pub const MAGIC: [u8; 8] = *b"UMBRATR\x01";
 /// Bytes of a piece before its chunk.
 const HEADER: usize = 3;
 

@@ -17,9 +17,10 @@ const MOST: usize = 256 << 20;
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 /// The targets of the host tool.
-const TOOL: [Target; 2] = [
+const TOOL: [Target; 3] = [
     target(OF_THE_TOOL[0], parsers::media, 8_192),
     target(OF_THE_TOOL[1], parsers::words, 512),
+    target(OF_THE_TOOL[2], parsers::trace, 2_048),
 ];
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
