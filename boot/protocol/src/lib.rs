@@ -4,9 +4,10 @@
 //! to Umbra. What is too large for one frame comes in parts that fit: a text screen and a picture in rows, a report in pieces. The tool
 //! puts them together with an [`Assembler`].
 //!
-//! * The first message is [`Message::Hello`] with Umbra's [`VERSION`], and the tool answers with its own in [`Request::Hello`]. These two
-//!   frames look the same in every version but the first, which had no greeting and other frames: [`FirstVersion`] knows it. Whoever hears of
-//!   another version says so at once; nothing else is understood then.
+//! * The first message is [`Message::Hello`] with Umbra's [`VERSION`]. A tool of another version answers with its own in [`Request::Hello`], so
+//!   that Umbra says it too; nothing else is understood then. These two frames look the same in every version but the first, which had no
+//!   greeting and other frames: [`FirstVersion`] knows it. A tool of the same version says nothing before it wants something: what comes from
+//!   outside comes at any moment, and where the machine counts instructions runs are to repeat exactly.
 //! * A well-framed message never ends a run. What one end does not know, or finds outside the limits below, is a [`Skipped`]: it is
 //!   reported, and the next frame is read.
 //! * Bytes that are no frame are passed over up to the next header. The outer machine's firmware may have written there before Umbra.
