@@ -1,6 +1,5 @@
 //! Memory virtualization as the run loop sees it: the guest-physical map, table frames, and the [`Mmu`] trait.
 
-use crate::exit::NestedFault;
 use crate::mem::GuestMemory;
 use crate::regs::{Cr0, Cr4, Efer};
 use crate::{Gpa, Gva, Hpa};
@@ -214,9 +213,6 @@ pub trait Mmu: Send {
 
     /// Changes whenever a CPU's root is another one, or a CPU has to flush. Never 0.
     fn generation(&self) -> u64;
-
-    /// A nested page fault happened.
-    fn fault(&mut self, fault: &NestedFault) -> Resolve;
 
     /// Whether the guest's own tables are shadowed. Then its page faults, INVLPG and accesses to CR3 and the paging bits of CR0
     /// and CR4 leave the guest, and [`Mmu::root`] is what the hardware walks in their place: four-level tables in long mode,

@@ -13,10 +13,9 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use hv_core::exit::NestedFault;
 use hv_core::flush::{Flushes, Kick};
 use hv_core::mem::GuestMemory;
-use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, TlbFlush};
+use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, TlbFlush};
 use hv_core::{Gpa, Gva, Hpa};
 
 /// Present (long mode), readable (EPT).
@@ -254,11 +253,6 @@ impl<F: Frames> Mmu for NestedMmu<F> {
     #[inline]
     fn generation(&self) -> u64 {
         self.flushes.generation()
-    }
-
-    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
-        // Everything that can be mapped is mapped: what faults is for the bus.
-        Resolve::Mmio
     }
 
     fn translate(

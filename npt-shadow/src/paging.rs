@@ -7,7 +7,6 @@ use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
-use hv_core::exit::NestedFault;
 use hv_core::flush::Kick;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
@@ -171,10 +170,6 @@ impl<F: Frames> Mmu for Paging<F> {
         // A switch changes that of the way that is used from then on.
         let generation = |kind: &Kind<F>| either!(kind, mmu => mmu.generation());
         generation(&self.used) + self.other.as_ref().map_or(0, generation)
-    }
-
-    fn fault(&mut self, fault: &NestedFault) -> Resolve {
-        either!(&mut self.used, mmu => mmu.fault(fault))
     }
 
     #[inline]

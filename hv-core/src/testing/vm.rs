@@ -1,6 +1,5 @@
 //! What surrounds a virtual CPU: memory virtualization, a clock and interrupt chips, each doing as little as it can.
 
-use crate::exit::NestedFault;
 use crate::flush::Flushes;
 use crate::irq::{Attention, InterruptController};
 use crate::lock::Lock;
@@ -22,8 +21,6 @@ pub struct FlatMmu {
     pub missing: Vec<u64>,
     /// What was changed in the map.
     pub remapped: Vec<(Gpa, u64, Backing)>,
-    /// The faults that were reported.
-    pub faults: Vec<NestedFault>,
     /// Whether the next entry flushes.
     pub flushes: Flushes,
     /// Whether it is shadow paging: what is not missing is a device.
@@ -38,10 +35,6 @@ impl Mmu for FlatMmu {
     }
     fn generation(&self) -> u64 {
         self.flushes.generation()
-    }
-    fn fault(&mut self, fault: &NestedFault) -> Resolve {
-        self.faults.push(*fault);
-        Resolve::Mmio
     }
     fn is_shadow(&self) -> bool {
         self.shadow

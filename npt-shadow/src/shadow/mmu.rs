@@ -32,10 +32,6 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         self.flushes.generation()
     }
 
-    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
-        Resolve::Mmio
-    }
-
     fn is_shadow(&self) -> bool {
         true
     }

@@ -63,7 +63,6 @@ use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use hv_core::exit::NestedFault;
 use hv_core::flush::{Flushes, Kick, MAX_CPUS};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{

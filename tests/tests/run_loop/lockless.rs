@@ -26,9 +26,6 @@ impl Mmu for Nested {
     fn generation(&self) -> u64 {
         1
     }
-    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
-        Resolve::Mmio
-    }
     fn translate(
         &mut self,
         _mem: &dyn GuestMemory,

@@ -409,7 +409,6 @@ fn forget(rig: &mut Rig) {
     rig.vcpu.cpu.entries.clear();
     rig.vcpu.cpu.cut();
     rig.vcpu.vm.mmu().remapped.clear();
-    rig.vcpu.vm.mmu().faults.clear();
     let mut probe = rig.probe.lock();
     probe.log.clear();
     assert!(

@@ -5,11 +5,10 @@ use crate::bus::{Bus, Width};
 use crate::cpu::VcpuBackend;
 use crate::cpuid::{Cpuid, CpuidResult};
 use crate::emulate::Shadow;
-use crate::exit::NestedFault;
 use crate::lock::Lock;
 use crate::machine::Topology;
 use crate::mem::GuestMemory;
-use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, Resolve, TlbFlush};
+use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, TlbFlush};
 use crate::pvclock::PvClock;
 use crate::regs::{SegReg, gpr};
 use crate::testing::VecMemory;
@@ -158,9 +157,6 @@ impl Mmu for NoMmu {
     }
     fn generation(&self) -> u64 {
         1
-    }
-    fn fault(&mut self, _fault: &NestedFault) -> Resolve {
-        Resolve::Retry
     }
     fn translate(
         &mut self,
