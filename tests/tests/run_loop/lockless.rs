@@ -6,7 +6,7 @@ use hv_core::cpuid::Cpuid;
 use hv_core::exit::{ExitReason, NestedFault, VmExit};
 use hv_core::machine::{LAPIC, Topology};
 use hv_core::mem::GuestMemory;
-use hv_core::mmu::{Access, Backing, Mmu, PageFault, PagingState, Resolve, TlbFlush};
+use hv_core::mmu::{Access, Backing, Mmu, PageFault, PagingState, TlbFlush};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::gpr;
 use hv_core::testing::{ManualClock, ScriptedCpu, VecMemory};
