@@ -43,6 +43,12 @@ impl<F: Frames> Fenced<F> {
         }
     }
 
+    /// The frames themselves.
+    #[cfg(test)]
+    pub fn inner_mut(&mut self) -> &mut F {
+        &mut self.frames
+    }
+
     /// Builds the fence, in `nested`, around the frames that there are already, of which the first `roots` have the CPUs' PAE roots. Returns
     /// whether there was memory for it.
     pub fn build(

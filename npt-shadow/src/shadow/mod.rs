@@ -332,6 +332,7 @@ impl<F: Frames> ShadowMmu<F> {
         }
         // A CPU in the guest may have set the dirty flag meanwhile.
         let last = self.frames.exchange(page.frame, index, new);
+        let last = if mutant(Mutant::DirtyLost) { old } else { last };
         if last & (TRACKED | D) == TRACKED | D
             && !mutant(Mutant::WrittenForgotten)
             && let Some(gfn) = self.map.page_of(Hpa(old & ADDRESS))

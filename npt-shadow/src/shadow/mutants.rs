@@ -73,6 +73,8 @@ pub enum Mutant {
     WalkBelieved,
     /// Likewise one that it has changed while the table below was looked up, and that a table brought up to date meanwhile had right.
     LinkBelieved,
+    /// A dirty flag that a CPU sets while its entry is being changed is lost.
+    DirtyLost,
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub(super) struct TestFrames {
     pub(super) tables: Vec<[u64; 512]>,
     /// How many there may be.
     most: usize,
+    /// A CPU in the guest sets the dirty flag of an entry that begins without, just before that is exchanged.
+    pub(super) dirty_late: bool,
 }
 
 impl Frames for TestFrames {
@@ -33,6 +35,14 @@ impl Frames for TestFrames {
     }
     fn write(&mut self, frame: Hpa, index: usize, value: u64) {
         self.tables[(frame.0 >> 12) as usize - 1][index] = value;
+    }
+    fn exchange(&mut self, frame: Hpa, index: usize, value: u64) -> u64 {
+        let mut old = self.read(frame, index);
+        if self.dirty_late && old & (TRACKED | RW) == TRACKED | RW {
+            old |= D;
+        }
+        self.write(frame, index, value);
+        old
     }
 }
 
@@ -102,6 +112,7 @@ impl Machine {
         let frames = TestFrames {
             tables: Vec::new(),
             most: config.least_frames() as usize,
+            dirty_late: false,
         };
         let mut mmu = ShadowMmu::new(frames, watched.clone(), config).unwrap();
         let world = Arc::new(Mutex::new(World::new(memory.clone(), cpus, seed)));

@@ -105,9 +105,7 @@ impl World {
         self.memory.write(Gpa(gpa), bytes).unwrap();
         self.judge.stored(&self.memory, gpa, bytes.len());
     }
-}
 
-impl World {
     /// Those that are in the guest store to tables now and then.
     pub(super) fn go_on(&mut self) {
         for cpu in 0..self.cpus.len() {

@@ -106,6 +106,19 @@ fn seed() -> u64 {
     Random::from_env("UMBRA_SEED", 1).next()
 }
 
+/// A fault of CPU `cpu`, in the state that the machine has, is resolved by a shadow entry.
+fn fault(m: &mut Machine, cpu: usize, va: u64, error: PfError) {
+    let fault = ShadowFault {
+        gva: Gva(va),
+        error,
+        state: m.cpu.state,
+        cpl: if error.contains(PfError::U) { 3 } else { 0 },
+        delivering: false,
+        rip: 0,
+    };
+    assert_eq!(m.mmu.page_fault(cpu, &fault), Resolve::Retry);
+}
+
 /// A page of 2 MiB that the host cannot map as one is changed, and INVLPG executed for one address in it.
 fn large_page_goes_as_a_whole() -> bool {
     let mut m = Machine::new(Algorithm::Vtlb, 1, 1);
@@ -129,15 +142,7 @@ fn large_page_goes_as_a_whole() -> bool {
             if let Ok((cached, ..)) = m.hardware_walk(root, va, Access::default()) {
                 return (cached.hpa - RAM) >> 12;
             }
-            let fault = ShadowFault {
-                gva: Gva(va),
-                error: PfError::empty(),
-                state: m.cpu.state,
-                cpl: 0,
-                delivering: false,
-                rip: 0,
-            };
-            assert_eq!(m.mmu.page_fault(0, &fault), Resolve::Retry);
+            fault(m, 0, va, PfError::empty());
         }
         unreachable!("the fault is never resolved")
     };
@@ -165,62 +170,91 @@ impl Kick for LastWord {
     }
 }
 
-/// A table that is its own child, at all levels; one CPU links its shadow at another level while another one, which may write it, changes
-/// the entry.
-fn entry_changed_before_it_is_linked_is_left_out() -> bool {
-    const TABLE: u64 = 2;
-    let mut m = Machine::new(Algorithm::Unsync, 1, 2);
+/// A table that is its own child at all levels, on which the first entry's pages are.
+const TABLE: u64 = 2;
+
+/// A user's entry that leads to frame `gfn`.
+const fn entry_to(gfn: u64) -> u64 {
+    gfn << 12 | P | RW | US | A | D
+}
+
+/// A machine whose CPUs are in long mode on [`TABLE`].
+fn on_its_own_child(cpus: usize) -> Machine {
+    let mut m = Machine::new(Algorithm::Unsync, 1, cpus);
     m.cpu.state.cr0 |= Cr0::PG | Cr0::WP;
     m.cpu.state.cr4 |= Cr4::PAE;
     m.cpu.state.efer |= Efer::LME | Efer::LMA;
     m.cpu.state.cr3 = TABLE << 12;
-    let entry = |gfn: u64| gfn << 12 | P | RW | US | A | D;
-    let first = Gpa(TABLE << 12);
-    m.memory.write(first, &entry(TABLE).to_le_bytes()).unwrap();
-    let of_other = m.cpu.state;
-    m.cpu.state.efer |= Efer::NXE;
-    let of_this = m.cpu.state;
-    m.mmu.load(0, &of_this);
-    m.mmu.load(1, &of_other);
-    let _ = m.mmu.root(0);
-    let fault = |m: &mut Machine, cpu: usize, write: bool| {
-        let mut error = PfError::U;
-        error.set(PfError::W, write);
-        let state = if cpu == 0 { of_this } else { of_other };
-        let fault = ShadowFault {
-            gva: Gva(0),
-            error,
-            state,
-            cpl: 3,
-            delivering: false,
-            rip: 0,
-        };
-        assert_eq!(m.mmu.page_fault(cpu, &fault), Resolve::Retry);
-    };
-    // The other CPU writes the table, through itself.
-    m.cpu.state = of_other;
+    let first = entry_to(TABLE).to_le_bytes();
+    m.memory.write(Gpa(TABLE << 12), &first).unwrap();
+    for cpu in 0..cpus {
+        m.mmu.load(cpu, &m.cpu.state);
+    }
+    m
+}
+
+/// CPU `cpu` gets the right to write the table through itself: which entry of which shadow table it has for that. It has not written yet.
+fn lets_write(m: &mut Machine, cpu: usize) -> (Hpa, usize) {
     let write = Access {
         write: true,
         user: true,
         ..Access::default()
     };
     let leaf = (0..9).find_map(|_| {
-        let (root, _) = m.mmu.root(1);
+        let (root, _) = m.mmu.root(cpu);
         m.cpu.tables.clear();
         let found = m.hardware_walk(root, 0, write).ok();
         if found.is_none() {
-            fault(&mut m, 1, true);
+            fault(m, cpu, 0, PfError::U | PfError::W);
         }
         found
     });
-    let (_, table, index) = leaf.expect("the other CPU may write the table");
-    let flags = m.mmu.frames.read(Hpa(table), index);
-    assert_eq!(flags & (TRACKED | D), TRACKED);
-    m.mmu.frames.write(Hpa(table), index, flags | D);
-    let last_word = LastWord(m.memory.clone(), first, entry(9));
+    let (_, table, index) = leaf.expect("the CPU may write the table");
+    let entry = m.mmu.frames.read(Hpa(table), index);
+    assert_eq!(entry & (TRACKED | D), TRACKED);
+    (Hpa(table), index)
+}
+
+/// One CPU links the shadow of the table at another level while another one, which may write the table, changes the entry.
+fn entry_changed_before_it_is_linked_is_left_out() -> bool {
+    let mut m = on_its_own_child(2);
+    let of_other = m.cpu.state;
+    m.cpu.state.efer |= Efer::NXE;
+    let of_this = m.cpu.state;
+    m.mmu.load(0, &of_this);
+    let _ = m.mmu.root(0);
+    m.cpu.state = of_other;
+    let (table, index) = lets_write(&mut m, 1);
+    let entry = m.mmu.frames.read(table, index);
+    m.mmu.frames.write(table, index, entry | D);
+    let last_word = LastWord(m.memory.clone(), Gpa(TABLE << 12), entry_to(9));
     m.mmu.set_kick(Arc::new(last_word));
-    fault(&mut m, 0, false);
+    m.cpu.state = of_this;
+    fault(&mut m, 0, 0, PfError::U);
     m.mmu.audit().is_ok()
+}
+
+/// A CPU stores to the table, and sets the dirty flag of its mapping, just as the table is protected again.
+fn dirty_flag_set_at_the_last_moment_is_noticed() -> bool {
+    let second = Gpa((TABLE << 12) + 8);
+    let mut m = on_its_own_child(1);
+    m.memory.write(second, &entry_to(5).to_le_bytes()).unwrap();
+    fault(&mut m, 0, 0x1000, PfError::U);
+    lets_write(&mut m, 0);
+    m.memory.write(second, &entry_to(6).to_le_bytes()).unwrap();
+    m.mmu.limits.idle = 0;
+    m.mmu.frames.inner_mut().dirty_late = true;
+    m.mmu.load(0, &m.cpu.state);
+    m.mmu.audit().is_ok()
+}
+
+#[test]
+fn a_dirty_flag_that_is_set_at_the_last_moment_is_noticed() {
+    assert!(dirty_flag_set_at_the_last_moment_is_noticed());
+    ACTIVE.set(Some(Mutant::DirtyLost));
+    let caught = !dirty_flag_set_at_the_last_moment_is_noticed();
+    ACTIVE.set(None);
+    assert!(caught);
 }
 
 #[test]
