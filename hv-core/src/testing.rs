@@ -10,7 +10,7 @@ mod vm;
 pub use cpu::ScriptedCpu;
 pub use medium::ManyDisk;
 pub use random::Random;
-pub use vm::{FakeInterrupts, FlatMmu, ManualClock};
+pub use vm::{FakeInterrupts, FlatMmu, LinearMmu, ManualClock};
 
 use crate::backend::{BlockBackend, BlockError, ConsoleBackend};
 use crate::device::{DevCx, Requests};

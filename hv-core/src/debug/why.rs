@@ -334,12 +334,7 @@ mod tests {
 
     fn seen(reason: ExitReason) -> Seen {
         Seen {
-            exit: VmExit {
-                reason,
-                next_rip: None,
-                vectoring: None,
-                untaken: None,
-            },
+            exit: VmExit::bare(reason),
             at: VmTime(5),
             pc: 0x1000,
             cpl: 3,

@@ -211,12 +211,7 @@ impl Traced {
     /// # Errors
     /// Those of the writer.
     pub fn json(&self, vm: u8, cpu: u8, out: &mut dyn Write) -> fmt::Result {
-        write!(
-            out,
-            "{{\"number\": {}, \"vm\": {vm}, \"cpu\": {cpu}",
-            self.number
-        )?;
-        self.seen.json_fields(out)?;
+        self.members(vm, cpu, out)?;
         out.write_str("}")
     }
 
@@ -225,14 +220,19 @@ impl Traced {
     /// # Errors
     /// Those of the writer.
     pub fn why_json(&self, vm: u8, cpu: u8, out: &mut dyn Write) -> fmt::Result {
+        self.members(vm, cpu, out)?;
+        self.seen.words_json(out)?;
+        out.write_str("}")
+    }
+
+    /// A JSON object of the fields, without its end.
+    fn members(&self, vm: u8, cpu: u8, out: &mut dyn Write) -> fmt::Result {
         write!(
             out,
             "{{\"number\": {}, \"vm\": {vm}, \"cpu\": {cpu}",
             self.number
         )?;
-        self.seen.json_fields(out)?;
-        self.seen.words_json(out)?;
-        out.write_str("}")
+        self.seen.json_fields(out)
     }
 }
 

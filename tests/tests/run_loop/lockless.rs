@@ -1,56 +1,19 @@
 //! Exits that touch only their own virtual CPU take no lock of the VM.
 
 use device_model::irq::{CpuInterrupts, InterruptChips};
+use hv_core::Gpa;
 use hv_core::bus::Bus;
 use hv_core::cpuid::Cpuid;
 use hv_core::exit::{ExitReason, NestedFault, VmExit};
 use hv_core::machine::{LAPIC, Topology};
 use hv_core::mem::GuestMemory;
-use hv_core::mmu::{Access, Backing, Mmu, PageFault, PagingState, TlbFlush};
 use hv_core::pvclock::PvClock;
 use hv_core::regs::gpr;
-use hv_core::testing::{ManualClock, ScriptedCpu, VecMemory};
+use hv_core::testing::{LinearMmu, ManualClock, ScriptedCpu, VecMemory};
 use hv_core::vcpu::{self, Stop, Vcpu};
 use hv_core::vm::{self, Vm};
-use hv_core::{Gpa, Gva, Hpa};
 use std::sync::Arc;
 use tests::rig::{CODE, RAM, host};
-
-/// Nested paging, with linear addresses that are guest-physical ones.
-struct Nested;
-
-impl Mmu for Nested {
-    fn root(&mut self, _cpu: usize) -> (Hpa, TlbFlush) {
-        (Hpa(0x1000), TlbFlush::None)
-    }
-    fn generation(&self) -> u64 {
-        1
-    }
-    fn translate(
-        &mut self,
-        _mem: &dyn GuestMemory,
-        _state: &PagingState,
-        gva: Gva,
-        _access: Access,
-    ) -> Result<Gpa, PageFault> {
-        Ok(Gpa(gva.0))
-    }
-    fn walk(
-        _mem: &dyn GuestMemory,
-        _state: &PagingState,
-        gva: Gva,
-        _access: Access,
-    ) -> Option<Result<Gpa, PageFault>> {
-        Some(Ok(Gpa(gva.0)))
-    }
-    fn remap(&mut self, _start: Gpa, _len: u64, _backing: Backing) {}
-    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
-        f();
-    }
-    fn frames_used(&self) -> u64 {
-        1
-    }
-}
 
 const TPR: u64 = 0x80;
 const EOI: u64 = 0xb0;
@@ -65,7 +28,7 @@ fn accesses_to_the_own_local_apic_take_no_lock_of_the_vm() {
     let wakeups = chips.lock().wakeups();
     let vm = Arc::new(Vm::new(vm::Parts {
         number: 1,
-        mmu: Nested,
+        mmu: LinearMmu,
         bus,
         memory: memory.clone(),
         cpuid: Cpuid::new(host, Topology::new(1)),

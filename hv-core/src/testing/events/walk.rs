@@ -1,6 +1,7 @@
 //! Both processors side by side, through all states.
 
 use super::{Bare, Chip, Insn, Tiny};
+use crate::Gpa;
 use crate::bus::{Bus, Width};
 use crate::cpu::VcpuBackend;
 use crate::cpuid::{Cpuid, CpuidResult};
@@ -8,14 +9,12 @@ use crate::emulate::Shadow;
 use crate::lock::Lock;
 use crate::machine::Topology;
 use crate::mem::GuestMemory;
-use crate::mmu::{Access, Backing, Mmu, PageFault, PagingState, TlbFlush};
 use crate::pvclock::PvClock;
 use crate::regs::{SegReg, gpr};
-use crate::testing::VecMemory;
+use crate::testing::{LinearMmu, VecMemory};
 use crate::time::{Clock, VmTime};
 use crate::vcpu::{self, Stop, Vcpu};
 use crate::vm::{self, Vm};
-use crate::{Gpa, Gva, Hpa};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -148,37 +147,9 @@ impl Clock for Ticking {
     fn arm(&mut self, _deadline: VmTime, _now: VmTime) {}
 }
 
-/// Second-stage faults come to nothing.
-struct NoMmu;
-
-impl Mmu for NoMmu {
-    fn root(&mut self, _cpu: usize) -> (Hpa, TlbFlush) {
-        (Hpa(0x1000), TlbFlush::None)
-    }
-    fn generation(&self) -> u64 {
-        1
-    }
-    fn translate(
-        &mut self,
-        _mem: &dyn GuestMemory,
-        _state: &PagingState,
-        gva: Gva,
-        _access: Access,
-    ) -> Result<Gpa, PageFault> {
-        Ok(Gpa(gva.0))
-    }
-    fn remap(&mut self, _start: Gpa, _len: u64, _backing: Backing) {}
-    fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
-        f();
-    }
-    fn frames_used(&self) -> u64 {
-        0
-    }
-}
-
 struct Pair<B: VcpuBackend> {
     bare: Bare,
-    vcpu: Vcpu<B, NoMmu, Ticking>,
+    vcpu: Vcpu<B, LinearMmu, Ticking>,
     guest: Shared,
     chip: Arc<Lock<Chip>>,
 }
@@ -209,7 +180,7 @@ impl<B: VcpuBackend> Pair<B> {
         bus.add_ports(id, Chip::MASK, 2, Width::Native);
         let vm = Vm::new(vm::Parts {
             number: 1,
-            mmu: NoMmu,
+            mmu: LinearMmu,
             bus,
             memory: shared,
             cpuid: Cpuid::new(|_, _| CpuidResult::default(), Topology::new(1)),
