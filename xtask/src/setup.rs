@@ -139,10 +139,26 @@ pub fn require(purpose: Purpose) -> Result<()> {
 ///
 /// As [`require`].
 pub fn require_with(purpose: Purpose, more: &[&'static [Package]]) -> Result<()> {
-    let absent = missing(purpose, more, Path::exists);
-    if absent.is_empty() {
-        return Ok(());
+    // A second round: a package of another release (backports, for one) cannot stand beside what the first one installs, and apt removes it.
+    for _ in 0..2 {
+        let absent = missing(purpose, more, Path::exists);
+        if absent.is_empty() {
+            return Ok(());
+        }
+        install(&absent)?;
     }
+    match missing(purpose, more, Path::exists).first() {
+        Some(package) => bail!(
+            "the package {} was installed but has no {}",
+            package.name,
+            package.file
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Installs `absent`, with the lists of packages that are there or else with new ones.
+fn install(absent: &[Package]) -> Result<()> {
     let names: Vec<&str> = absent.iter().map(|package| package.name).collect();
     let line = format!(
         "apt-get install --no-install-recommends {}",
@@ -170,14 +186,7 @@ pub fn require_with(purpose: Purpose, more: &[&'static [Package]]) -> Result<()>
             )));
         }
     }
-    match missing(purpose, more, Path::exists).first() {
-        Some(package) => bail!(
-            "the package {} was installed but has no {}",
-            package.name,
-            package.file
-        ),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Fetches apt's lists of packages, where the tool may do that: old lists name files that the archive no longer has.
