@@ -279,12 +279,19 @@ impl Vm {
     }
 
     /// What the outer machine gives Umbra for the virtual machine of this number (from 1), in which `guest` boots. `scratch` takes the
-    /// files that it needs.
+    /// files that it needs, and with `snapshot` UEFI's variables, where none are kept yet.
     ///
     /// # Errors
     ///
     /// A file cannot be written.
-    pub fn equip(&self, number: usize, guest: &Medium, bus: Bus, scratch: &Path) -> Result<Parts> {
+    pub fn equip(
+        &self,
+        number: usize,
+        guest: &Medium,
+        bus: Bus,
+        snapshot: bool,
+        scratch: &Path,
+    ) -> Result<Parts> {
         let prefix = prefix(number);
         let mut parts = Parts::default();
         let module = |role: &str, path: &Path| Module {
@@ -334,7 +341,14 @@ impl Vm {
         }
         if !matches!(guest.kind, Kind::Kernel { .. }) {
             let mut firmware = self.firmware.modules(&prefix);
-            if let Some((path, writable)) = self.variables(guest)
+            let kept = self.variables(guest).map(|(path, writable)| {
+                let for_this_run = snapshot && writable && !path.exists();
+                match for_this_run {
+                    true => (scratch.join(format!("{prefix}vars")), true),
+                    false => (path, writable),
+                }
+            });
+            if let Some((path, writable)) = kept
                 && (writable || path.exists())
                 && self.firmware.keep_variables(&path)?
             {
@@ -584,7 +598,7 @@ mod tests {
         };
         let scratch = tempfile::tempdir().unwrap();
         let parts = |number, kind| {
-            vm.equip(number, &guest(kind), Bus::Ide, scratch.path())
+            vm.equip(number, &guest(kind), Bus::Ide, false, scratch.path())
                 .unwrap()
         };
         let serials = |parts: &Parts| -> Vec<String> {

@@ -59,7 +59,13 @@ pub fn machine(
     let mut drives = Vec::new();
     let (mut guests, mut modules_length) = (0, MIB);
     for (number, vm) in (1..).zip(options.vms()) {
-        let parts = vm.equip(number, &vm.medium()?, options.bus, scratch)?;
+        let parts = vm.equip(
+            number,
+            &vm.medium()?,
+            options.bus,
+            options.snapshot,
+            scratch,
+        )?;
         modules.extend(parts.modules);
         drives.extend(parts.drives);
         modules_length += parts.module_bytes;
