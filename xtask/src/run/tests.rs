@@ -269,7 +269,10 @@ fn a_disk_that_is_only_read_is_one_for_umbra_too_and_may_be_anothers() {
     let scratch = tempfile::tempdir().unwrap();
     let options = check(&format!("--snapshot --firmware uefi {path}/a.img")).unwrap();
     let machine = machine(&options, Path::new("/u"), None, scratch.path()).unwrap();
-    let vars = machine.drives.iter().find(|drive| drive.serial == "umbra-vars");
+    let vars = machine
+        .drives
+        .iter()
+        .find(|drive| drive.serial == "umbra-vars");
     assert_eq!(vars.unwrap().path, scratch.path().join("vars"));
     assert!(!directory.path().join("a.img.vars").exists());
 }
