@@ -2,20 +2,25 @@
 
 use crate::{Address, Ports, Queue, Switch};
 use alloc::vec::Vec;
-use hv_core::offload::{Offload, Offloads};
+use hv_core::offload::{LARGEST, LONGEST, Offload, Offloads};
 
 /// Frames that wait for a guest's card at most, besides those in the host card's ring.
 const WAITING: usize = 64;
+/// Frames that the largest one is divided into at the usual size of segments, 1,460 bytes.
+const SEGMENTS: usize = 45;
 /// Their bytes at most.
 const BYTES: usize = 256 << 10;
 
 /// The host's card, which is outside for the guests.
 pub trait Uplink {
-    /// Gives the next frame that has arrived to `take`. False: there is none.
-    fn receive(&mut self, take: impl FnOnce(&[u8])) -> bool;
+    /// What may be left to be done of frames that arrive.
+    fn leaves(&self) -> Offloads;
 
-    /// Sends a frame.
-    fn send(&mut self, frame: &[u8]);
+    /// Gives the next frame that has arrived, and what is left to be done of it, to `take`. False: there is none.
+    fn receive(&mut self, take: impl FnOnce(&[u8], &Offload)) -> bool;
+
+    /// Sends a frame, of which `offload` is left to be done.
+    fn send(&mut self, frame: &[u8], offload: &Offload);
 }
 
 /// A guest's end.
@@ -105,7 +110,7 @@ impl<U: Uplink> Network<U> {
         if let Some((uplink, port)) = &mut self.uplink
             && ports.contains(*port)
         {
-            offload.finish(frame, &mut |frame| uplink.send(frame));
+            uplink.send(frame, offload);
         }
         let filled = deliver(&mut self.guests, ports, frame, offload);
         self.tell(filled)
@@ -146,10 +151,15 @@ impl<U: Uplink> Network<U> {
         } = self;
         let mut filled = Ports::NONE;
         if let Some((uplink, port)) = uplink {
-            while !matches!(&guests[..], [only] if only.queue.is_full())
-                && uplink.receive(|frame| {
+            let large = uplink.leaves().intersects(Offloads::TCP4 | Offloads::TCP6);
+            let (frames, longest) = match large {
+                true => (SEGMENTS, LARGEST),
+                false => (1, LONGEST),
+            };
+            while !matches!(&guests[..], [only] if !only.queue.has_room(frames, longest))
+                && uplink.receive(|frame, offload| {
                     let ports = switch.forward(*port, frame);
-                    filled = filled.and(deliver(guests, ports, frame, &Offload::NONE));
+                    filled = filled.and(deliver(guests, ports, frame, offload));
                 })
             {}
         }
@@ -182,7 +192,7 @@ mod tests {
     use super::*;
     use alloc::collections::VecDeque;
     use alloc::vec;
-    use hv_core::offload::{Checksum, Ip, LARGEST};
+    use hv_core::offload::{Checksum, Ip};
     use std::rc::Rc;
 
     const A: Address = [2, 0, 0, 0, 0, 1];
@@ -190,15 +200,23 @@ mod tests {
     const OUTSIDE: Address = [2, 9, 9, 9, 9, 9];
     const ALL: Address = [0xff; 6];
 
-    /// A card with frames in its ring, and those that it has sent.
-    #[derive(Default, Clone)]
-    struct Card(Frames, Frames);
+    /// A card with frames in its ring, and those that it has sent. It leaves of frames what it says.
+    #[derive(Clone)]
+    struct Card(Frames, Frames, Offloads);
 
-    type Frames = Rc<std::cell::RefCell<VecDeque<Vec<u8>>>>;
+    type Frames = Rc<std::cell::RefCell<VecDeque<(Vec<u8>, Offload)>>>;
 
     impl Card {
+        fn new(leaves: Offloads) -> Self {
+            Self(Frames::default(), Frames::default(), leaves)
+        }
+
         fn arrives(&self, to: Address, number: u8) {
-            self.0.borrow_mut().push_back(frame(to, OUTSIDE, number));
+            self.arrives_unfinished(frame(to, OUTSIDE, number), Offload::NONE);
+        }
+
+        fn arrives_unfinished(&self, frame: Vec<u8>, offload: Offload) {
+            self.0.borrow_mut().push_back((frame, offload));
         }
 
         fn waiting(&self) -> usize {
@@ -207,13 +225,19 @@ mod tests {
     }
 
     impl Uplink for Card {
-        fn receive(&mut self, take: impl FnOnce(&[u8])) -> bool {
-            let frame = self.0.borrow_mut().pop_front();
-            frame.map(|frame| take(&frame)).is_some()
+        fn leaves(&self) -> Offloads {
+            self.2
         }
 
-        fn send(&mut self, frame: &[u8]) {
-            self.1.borrow_mut().push_back(frame.to_vec());
+        fn receive(&mut self, take: impl FnOnce(&[u8], &Offload)) -> bool {
+            let frame = self.0.borrow_mut().pop_front();
+            frame
+                .map(|(frame, offload)| take(&frame, &offload))
+                .is_some()
+        }
+
+        fn send(&mut self, frame: &[u8], offload: &Offload) {
+            self.1.borrow_mut().push_back((frame.to_vec(), *offload));
         }
     }
 
@@ -223,7 +247,7 @@ mod tests {
 
     /// Two guests at the ports 1 and 2, and the host's card.
     fn network() -> (Network<Card>, Card) {
-        let card = Card::default();
+        let card = Card::new(Offloads::empty());
         let mut network = Network::new(Some(card.clone()));
         assert_eq!((network.plug(A), network.plug(B)), (Some(1), Some(2)));
         (network, card)
@@ -295,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_single_guest_that_is_slow_loses_nothing() {
-        let card = Card::default();
+        let card = Card::new(Offloads::empty());
         let mut network = Network::new(Some(card.clone()));
         assert_eq!(network.plug(A), Some(1));
         (0..100).for_each(|number| card.arrives(A, number));
@@ -318,9 +342,9 @@ mod tests {
     }
 
     /// TCP over IPv4 with so many bytes of data, and what is left to be done of it.
-    fn large(to: Address, data: usize) -> (Vec<u8>, Offload) {
+    fn large(to: Address, from: Address, data: usize) -> (Vec<u8>, Offload) {
         let ip = [8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
-        let mut frame = [&to[..], &A, &ip, &[10, 0, 0, 1, 10, 0, 0, 2], &[0; 12]].concat();
+        let mut frame = [&to[..], &from, &ip, &[10, 0, 0, 1, 10, 0, 0, 2], &[0; 12]].concat();
         frame.extend([0x50, 0x10, 0, 0, 0, 0, 0, 0]);
         frame.extend(vec![7; data]);
         let sum = Checksum {
@@ -335,7 +359,7 @@ mod tests {
     fn a_guest_that_accepts_it_gets_a_large_frame_as_it_is_and_others_its_segments() {
         let (mut network, card) = network();
         let mut to = vec![0; LARGEST];
-        let (frame, offload) = large(B, 60_000);
+        let (frame, offload) = large(B, A, 60_000);
         network.send(1, &frame, &offload);
         let all = core::iter::from_fn(|| network.receive(2, &mut to).0);
         assert!(all.eq([(54 + 1000, Offload::NONE); 60]));
@@ -347,9 +371,41 @@ mod tests {
         network.send(1, &frame, &offload);
         network.accept(2, Offloads::CHECKSUM);
         assert_eq!(network.receive(2, &mut to).0, None);
-        let (frame, offload) = large(OUTSIDE, 2500);
+        let (frame, offload) = large(OUTSIDE, A, 2500);
         network.send(1, &frame, &offload);
-        let lens: Vec<_> = card.1.borrow().iter().map(Vec::len).collect();
+        // The host's card gets it as it is, with what is left.
+        let sent = card.1.borrow().iter().cloned().collect::<Vec<_>>();
+        assert!(sent == [(frame, offload)]);
+    }
+
+    #[test]
+    fn a_large_frame_from_outside_is_divided_for_a_guest_that_does_not_accept_it() {
+        let (mut network, card) = network();
+        let mut to = vec![0; LARGEST];
+        network.accept(2, Offloads::all());
+        for guest in [A, B] {
+            let (frame, offload) = large(guest, OUTSIDE, 2500);
+            card.arrives_unfinished(frame, offload);
+        }
+        network.sort();
+        let all = core::iter::from_fn(|| network.receive(1, &mut to).0);
+        let lens: Vec<_> = all.map(|(len, _)| len).collect();
         assert_eq!(lens, [1054, 1054, 554]);
+        let whole = network.receive(2, &mut to).0;
+        assert_eq!(whole, Some((54 + 2500, large(B, OUTSIDE, 2500).1)));
+    }
+
+    #[test]
+    fn a_single_guest_that_is_slow_loses_no_segment_of_a_large_frame() {
+        let card = Card::new(Offloads::all());
+        let mut network = Network::new(Some(card.clone()));
+        assert_eq!(network.plug(A), Some(1));
+        let (frame, offload) = large(A, OUTSIDE, 45_000);
+        for _ in 0..5 {
+            card.arrives_unfinished(frame.clone(), offload);
+        }
+        let mut to = [0; LONGEST];
+        let all = std::iter::from_fn(|| network.receive(1, &mut to).0);
+        assert_eq!(all.count(), 5 * 45);
     }
 }

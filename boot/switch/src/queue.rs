@@ -36,10 +36,10 @@ impl Queue {
         self.frames.is_empty()
     }
 
-    /// Whether there is no room for a further frame as a wire has them.
+    /// Whether there is room for so many further frames, of together `bytes`.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.frames.len() == self.most || self.bytes.len() - self.used < LONGEST
+    pub fn has_room(&self, frames: usize, bytes: usize) -> bool {
+        self.most - self.frames.len() >= frames && self.bytes.len() - self.used >= bytes
     }
 
     /// Forgets all frames.
@@ -117,11 +117,12 @@ mod tests {
                 assert_eq!(got, model.pop_front());
             }
             let waiting: usize = model.iter().map(|(f, _)| f.len()).sum();
-            let full = model.len() == 5 || 4000 - waiting < LONGEST;
+            let room = model.len() < 5 && 4000 - waiting >= LONGEST;
             assert_eq!(
-                (queue.is_empty(), queue.is_full()),
-                (model.is_empty(), full)
+                (queue.is_empty(), queue.has_room(1, LONGEST)),
+                (model.is_empty(), room)
             );
+            assert_eq!(queue.has_room(3, 900), model.len() < 3 && waiting <= 3100);
         }
     }
 

@@ -9,7 +9,7 @@
 //! Not there: explicit congestion notification in divided frames, UDP's segments, the control queue (the switch outside knows the card's
 //! address, and hands it nothing else but broadcasts and multicasts), several pairs of queues.
 
-mod header;
+pub mod header;
 
 use super::queue::{Chain, Fault, Queue, chain};
 use super::{CONFIG, DeviceType, Features as All, Kind, Queues};

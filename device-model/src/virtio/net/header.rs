@@ -4,8 +4,9 @@ use super::super::queue::{Buffer, Fault, chain};
 use hv_core::mem::GuestMemory;
 use hv_core::offload::{Checksum, Ip, LARGEST, LONGEST, Offload, Offloads};
 
-/// Its bytes, and those of the header of older versions without merged buffers, which lacks its last field.
+/// Its bytes.
 pub const NEW: usize = 12;
+/// Those of the header of older versions without merged buffers, which lacks its last field.
 pub const LEGACY: usize = 10;
 
 // Offsets: flags, type of division, length of the headers, bytes of a segment, where the checksum begins, where its field is from there, buffers.
@@ -37,9 +38,15 @@ pub struct Header {
 
 impl Header {
     /// That at the beginning of `parts`, which are long enough.
-    pub fn read(memory: &dyn GuestMemory, parts: &[Buffer]) -> Result<Self, Fault> {
+    pub(super) fn read(memory: &dyn GuestMemory, parts: &[Buffer]) -> Result<Self, Fault> {
         let mut bytes = [0; LEGACY];
         chain::read(memory, parts, 0, &mut bytes)?;
+        Ok(Self::from_bytes(bytes))
+    }
+
+    /// That which is in `bytes`.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; LEGACY]) -> Self {
         let [
             flags,
             gso_type,
@@ -52,7 +59,7 @@ impl Header {
             offset_low,
             offset_high,
         ] = bytes;
-        Ok(Self {
+        Self {
             flags,
             gso_type,
             hdr_len: 0,
@@ -61,10 +68,11 @@ impl Header {
                 start: u16::from_le_bytes([start_low, start_high]),
                 offset: u16::from_le_bytes([offset_low, offset_high]),
             },
-        })
+        }
     }
 
-    /// That of a frame that is received.
+    /// That of a frame of which `offload` is left to be done.
+    #[must_use]
     pub fn of(offload: &Offload) -> Self {
         let checksum = offload.checksum();
         let segments = offload.segments();
@@ -100,6 +108,7 @@ impl Header {
     }
 
     /// The longest frame behind it, of a driver that may leave what `takes` says.
+    #[must_use]
     pub const fn longest(&self, takes: Offloads) -> usize {
         match self.gso_type {
             GSO_TCPV4 if takes.contains(Offloads::TCP4) => LARGEST,
@@ -110,6 +119,7 @@ impl Header {
 
     /// What it leaves to be done of `frame`, of a driver that may leave what `takes` says. None: that cannot be done. A driver that may leave
     /// nothing has said nothing, whatever is here.
+    #[must_use]
     pub fn offload(&self, frame: &[u8], takes: Offloads) -> Option<Offload> {
         if !takes.contains(Offloads::CHECKSUM) {
             return Some(Offload::NONE);
@@ -129,8 +139,15 @@ impl Header {
     }
 }
 
+/// In how many buffers the frame lies whose first begins with a header of `len` bytes.
+#[must_use]
+pub fn buffers(first: &[u8], len: usize) -> u16 {
+    let number = first.get(NUM_BUFFERS..NEW).filter(|_| len == NEW);
+    number.map_or(1, |number| u16::from_le_bytes([number[0], number[1]]))
+}
+
 /// Says in the header, of `len` bytes, of the frame `whole` in how many buffers it lies.
-pub fn set_buffers(whole: &mut [u8], len: usize, count: u16) {
+pub(super) fn set_buffers(whole: &mut [u8], len: usize, count: u16) {
     if len == NEW
         && let Some(to) = whole.get_mut(NUM_BUFFERS..NEW)
     {
