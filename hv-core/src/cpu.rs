@@ -163,8 +163,13 @@ pub trait VcpuBackend: Send + 'static {
     fn has_timer(&self) -> bool {
         false
     }
-    /// Runs the guest until it exits.
+    /// Runs the guest until it exits: the usual way, without an event.
     fn run(&mut self, entry: &Entry) -> VmExit;
+    /// [`run`](Self::run) where there mostly is an event.
+    #[inline(always)]
+    fn run_with_event(&mut self, entry: &Entry) -> VmExit {
+        self.run(entry)
+    }
     /// How often control-structure fields have been read and written (VMREAD and VMWRITE), where that takes instructions.
     fn accesses(&self) -> Option<(u64, u64)> {
         None

@@ -370,7 +370,7 @@ pub enum Bench {
     /// Single exits, counted in instructions from the guest's side.
     Exits(ExitsArgs),
     /// A guest's CPUs: interrupts between them, and a lock, counted in instructions.
-    Smp,
+    Smp(SmpArgs),
     /// The guest's disk with fio: native against Umbra.
     Disk(DiskArgs),
     /// The guest's network: native against Umbra.
@@ -390,6 +390,14 @@ pub struct ExitsArgs {
     /// What a trace adds to them, apart from its way to the file
     #[arg(long)]
     pub trace: bool,
+}
+
+/// What to measure of several CPUs.
+#[derive(Debug, Args)]
+pub struct SmpArgs {
+    /// Only the instructions, which repeat exactly, and nothing by the clock
+    #[arg(long)]
+    pub counts: bool,
 }
 
 /// How to measure the disk.

@@ -119,7 +119,7 @@ fn command() -> Result<()> {
             Bench::Boot(args) => bench::boot(args),
             Bench::Paging(args) => paging::paging(args),
             Bench::Exits(args) => exits::exits(args),
-            Bench::Smp => smp::smp(),
+            Bench::Smp(args) => smp::smp(args),
             Bench::Disk(args) => storage::bench::disk(args),
             Bench::Net(args) => network::net(args),
             Bench::Crash(args) => storage::crash::crash(args),

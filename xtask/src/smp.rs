@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::attack;
+use crate::cli::SmpArgs;
 use crate::count::{self, measure};
 use crate::kernel;
 use crate::progress::Step;
@@ -27,7 +28,7 @@ const SEVERAL: u32 = 4;
 /// # Errors
 ///
 /// A run fails, or the guest says something else.
-pub fn smp() -> Result<()> {
+pub fn smp(args: &SmpArgs) -> Result<()> {
     rig::require(QEMU_SVM, false)?;
     let umbra = kernel::build()?;
     let directory = tempfile::tempdir()?;
@@ -43,7 +44,9 @@ pub fn smp() -> Result<()> {
     if let [one, several] = &said[..] {
         print!("{}", table(one, several)?);
     }
-    print!("\n{}", speedup::measure(&umbra)?);
+    if !args.counts {
+        print!("\n{}", speedup::measure(&umbra)?);
+    }
     Ok(())
 }
 

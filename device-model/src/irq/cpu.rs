@@ -168,11 +168,12 @@ impl CpuInterrupts {
     }
 
     /// Does what a register write asks for.
-    #[inline]
+    #[inline(always)]
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::None | Effect::Timer => {}
             Effect::Eoi(vector) => self.end_at_the_chips(vector),
+            Effect::Send(message, Shorthand::Itself) => self.send_to_itself(message),
             Effect::Send(message, shorthand) => self.send(message, shorthand),
             Effect::Addressed => self.readdressed(),
         }
@@ -192,7 +193,20 @@ impl CpuInterrupts {
         self.chips.lock().addresses_changed();
     }
 
-    /// Sends an interprocessor interrupt. A fixed one to itself has no way to go.
+    /// Sends a message to itself. A fixed one has no way to go.
+    #[inline]
+    fn send_to_itself(&mut self, message: Message) {
+        match message.mode {
+            DeliveryMode::Fixed => {
+                self.ipis += 1;
+                self.lapic.receive(message);
+            }
+            _ => self.send(message, Shorthand::Itself),
+        }
+    }
+
+    /// Sends an interprocessor interrupt.
+    #[inline(never)]
     fn send(&mut self, message: Message, shorthand: Shorthand) {
         self.ipis += 1;
         if message.mode == DeliveryMode::LowestPriority {

@@ -59,9 +59,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         Next::Enter(injection)
     }
 
-    /// Runs the guest until it exits, and notes when that was. None: it has not been entered, since another CPU requests something.
+    /// Runs the guest until it exits, and notes when that was; with an `EVENT`, mostly, or without. None: it has not been entered, since another CPU requests something.
     #[inline(always)]
-    pub(super) fn enter(
+    pub(super) fn enter<const EVENT: bool>(
         &mut self,
         injection: &Injection,
         deadline: VmTime,
@@ -94,7 +94,10 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         };
         self.account(self.clock.ticks());
         let injected = injection.event.map(|event| (event, self.cpu.rip()));
-        let mut exit = self.cpu.run(&entry);
+        let mut exit = match EVENT {
+            false => self.cpu.run(&entry),
+            true => self.cpu.run_with_event(&entry),
+        };
         self.presence.leave();
         let ticks = self.clock.ticks();
         if exit.vectoring.is_some() && self.cpu.vectoring_may_be_stale() {
@@ -120,7 +123,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn run_with(&mut self, injection: &Injection, deadline: VmTime, armed: &mut VmTime) {
-        let Some(exit) = self.enter(injection, deadline, armed) else {
+        let Some(exit) = self.enter::<true>(injection, deadline, armed) else {
             if let Some(event) = injection.event {
                 self.put_back(event);
             }
@@ -133,14 +136,14 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         match self.observed {
             true => self.act_observed(exit),
-            false => self.act_apart(exit),
+            false => self.act_apart(&exit),
         }
     }
 
     /// [`act`](Self::act) in a function of its own, which is made to be fast where [`run_with`](Self::run_with) is made small.
     #[inline(never)]
-    pub(super) fn act_apart(&mut self, exit: VmExit) {
-        self.act(exit);
+    pub(super) fn act_apart(&mut self, exit: &VmExit) {
+        self.act(*exit);
     }
 
     /// Tells the interrupt chips of the task priority that the guest has set.

@@ -13,6 +13,7 @@ use crate::time::Clock;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
+    #[inline(always)]
     pub(super) fn injection(&mut self, attention: Attention) -> Option<Injection> {
         if attention.intersects(Attention::INIT.union(Attention::START_UP)) {
             self.start_or_stop();

@@ -357,7 +357,8 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 if TRACED {
                     self.trace_entry();
                 }
-                if let Some(exit) = self.enter(&Injection::default(), deadline, &mut armed) {
+                if let Some(exit) = self.enter::<false>(&Injection::default(), deadline, &mut armed)
+                {
                     if TRACED {
                         self.trace_exit(&exit);
                     }

@@ -222,7 +222,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     #[inline(never)]
     pub(super) fn act_observed(&mut self, exit: VmExit) {
         if !self.observe(&exit) {
-            self.act_apart(exit);
+            self.act_apart(&exit);
         }
         if let Some(debug) = &self.debug
             && let Some(last) = &debug.last

@@ -321,10 +321,15 @@ impl VcpuBackend for SvmVcpu {
             && !entry.irq_window
             && !entry.nmi_window;
         if self.flush_linear || !plain {
-            return self.run_with(*entry);
+            return self.run_apart(*entry);
         }
         self.enter();
         decode(&self.context.vmcb, &self.features)
+    }
+
+    #[inline(always)]
+    fn run_with_event(&mut self, entry: &Entry) -> VmExit {
+        self.run_encoded(entry)
     }
 
     fn dump_exit(&self, out: &mut dyn core::fmt::Write) {

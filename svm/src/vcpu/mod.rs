@@ -272,26 +272,29 @@ impl SvmVcpu {
         self.context.run();
     }
 
-    /// Runs the guest with something to flush, to inject or to wait for. Between two entries the control block has nothing of that.
+    /// [`run_encoded`](Self::run_encoded) in a function of its own.
     #[cold]
     #[inline(never)]
-    fn run_with(&mut self, entry: Entry) -> VmExit {
+    fn run_apart(&mut self, entry: Entry) -> VmExit {
+        self.run_encoded(&entry)
+    }
+
+    /// Runs the guest with something to flush, to inject or to wait for. Between two entries the control block has nothing of that.
+    #[inline(always)]
+    fn run_encoded(&mut self, entry: &Entry) -> VmExit {
         let writes = self.context.vmcb.intercept_cr_write;
-        self.encode(&entry);
+        self.encode(entry);
         self.enter();
-        let exit = decode(&self.context.vmcb, &self.features);
+        let mut exit = decode(&self.context.vmcb, &self.features);
         let waiting = self.context.vmcb.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        let (vectoring, untaken) = match entry.inject {
-            Some(e)
-                if waiting
-                    && self.features.quirks.inject_virtual
-                    && e.kind == EventKind::ExternalInterrupt =>
-            {
-                let interruptible = self.rflags() & Rflags::IF.bits() != 0;
-                not_delivered(exit.vectoring, e.vector, interruptible)
-            }
-            _ => (exit.vectoring, None),
-        };
+        if waiting
+            && self.features.quirks.inject_virtual
+            && let Some(e) = entry.inject
+            && e.kind == EventKind::ExternalInterrupt
+        {
+            let interruptible = self.rflags() & Rflags::IF.bits() != 0;
+            (exit.vectoring, exit.untaken) = not_delivered(exit.vectoring, e.vector, interruptible);
+        }
         let v = &mut *self.context.vmcb;
         v.tlb_control = tlb_control::NOTHING;
         v.event_injection = 0;
@@ -300,11 +303,7 @@ impl SvmVcpu {
             .bits();
         v.intercept3 = self.always.bits();
         v.intercept_cr_write = writes;
-        VmExit {
-            vectoring,
-            untaken,
-            ..exit
-        }
+        exit
     }
 
     /// Encodes the root of the tables.
