@@ -44,6 +44,8 @@ pub enum Command {
     Fuzz(FuzzArgs),
     /// Prints a trace that `run --trace` has written, counts it, or explains one of its exits.
     Trace(TraceArgs),
+    /// Writes a file for gdb with the symbols that a Linux kernel has of itself, and with how its stack is unwound.
+    Symbols(SymbolsArgs),
     /// Fetches and builds the guests that the tests use.
     Guests(GuestsArgs),
     /// Installs the system packages that the tool needs.
@@ -502,6 +504,15 @@ pub struct TraceArgs {
     /// Write it in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing show over time
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["json", "count", "why"])]
     pub perfetto: Option<PathBuf>,
+}
+
+/// A kernel and a file.
+#[derive(Debug, Args)]
+pub struct SymbolsArgs {
+    /// The Linux kernel, as it is booted or unpacked; or the name of a test guest
+    pub kernel: PathBuf,
+    /// Where to write to
+    pub file: PathBuf,
 }
 
 /// Which guests to fetch.

@@ -67,6 +67,7 @@ mod smp;
 mod speedup;
 mod storage;
 mod stress;
+mod symbols;
 mod tablet;
 mod terminal;
 mod test;
@@ -109,6 +110,7 @@ fn command() -> Result<()> {
             run::run(args, places)
         }
         Command::Trace(args) => trace::trace(args),
+        Command::Symbols(args) => symbols::symbols(args),
         Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Guests(args) => guests::provide(&args.names, args.list),
         Command::Setup => rig::require_for_tests(),

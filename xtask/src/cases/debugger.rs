@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::media;
 use crate::rig::{BOCHS_VMX, Shadow};
 use crate::run::{self, Options};
 use crate::session::Ending;
+use crate::symbols;
 use crate::vm::Vm;
 
 /// How long gdb may take.
@@ -35,29 +35,56 @@ delete
 detach
 ";
 
-/// A system call of the first program's, step by step, and what it pushes next.
+/// From the kernel's first function to its programs, with its own symbols: functions, a program's system call step by step, a variable that an interrupt
+/// handler changes, and the handler of an interrupt.
 const KERNEL: &str = "
-set $entry = $lstar
-tbreak *$entry
+tbreak start_kernel
 continue
-set $back = $rcx
-tbreak *($back - 2)
+printf \"start_kernel %d\\n\", $pc == (unsigned long)&start_kernel
+backtrace
+tbreak __x64_sys_write
 continue
+backtrace
+info threads
+set $back = *(unsigned long *)($rdi + 16 * 8)
+set $entry = (unsigned long)&entry_SYSCALL_64
+set $tries = 0
+while $pc != $entry && $tries < 20
+  tbreak *($back - 2)
+  continue
+  stepi
+  set $tries = $tries + 1
+end
+printf \"entered %d\\n\", $pc == $entry && $rcx == $back
 stepi
-printf \"entered %d\\n\", $pc == $entry
 stepi
-stepi
+printf \"handler %d\\n\", $pc > $entry && $pc < $entry + 64
 tbreak *$back
 continue
 printf \"returned %d\\n\", $pc == $back
-set $stack = $rsp - 8
-watch *(unsigned long *)$stack
-continue
-printf \"watched\\n\"
-delete
-eval \"monitor walk %#lx\", $pc
 set $r11 = 0x1234
 printf \"r11 %#lx\\n\", $r11
+tbreak __x64_sys_write
+continue
+watch *(unsigned long *)&jiffies_64
+set $before = *(unsigned long *)&jiffies_64
+continue
+printf \"jiffies %d\\n\", *(unsigned long *)&jiffies_64 > $before
+backtrace
+delete
+tbreak asm_sysvec_apic_timer_interrupt
+continue
+printf \"interrupt %d\\n\", ($eflags & 0x200) == 0
+set $from = *(unsigned long *)$rsp
+stepi
+stepi
+printf \"steps %d\\n\", $pc > (unsigned long)&asm_sysvec_apic_timer_interrupt
+tbreak native_irq_return_iret
+continue
+set $from = *(unsigned long *)$rsp
+stepi
+printf \"iret %d\\n\", $pc == $from
+eval \"monitor walk %#lx\", $pc
 detach
 ";
 
@@ -67,11 +94,17 @@ pub(super) fn cases() -> Vec<Case> {
         let guests = &[Guest::CloudKernel, Guest::CloudInitrd];
         own(name, guests, at_kernel, 256, 400)
     };
+    let firmware = |name| own(name, &[Guest::GrubRescue], at_firmware, 64, 200);
     vec![
-        own("gdb-firmware", &[Guest::GrubRescue], at_firmware, 64, 200),
-        by_hand(kernel("gdb-kernel")),
+        firmware("gdb-firmware"),
+        by_hand(shadowed(Shadow::Unsync, firmware("gdb-firmware-shadow"))),
+        by_hand(on(BOCHS_VMX, None, firmware("bochs-vmx-gdb-firmware"))),
+        kernel("gdb-kernel"),
         by_hand(shadowed(Shadow::Unsync, kernel("gdb-kernel-shadow"))),
-        by_hand(on(BOCHS_VMX, None, kernel("bochs-vmx-gdb-kernel"))),
+        by_hand(Case {
+            timeout: 900,
+            ..on(BOCHS_VMX, None, kernel("bochs-vmx-gdb-kernel"))
+        }),
     ]
 }
 
@@ -82,7 +115,7 @@ fn free_port() -> Result<u16> {
 }
 
 /// What gdb says to `script`, at `port`, where it may have to wait for the port.
-fn debug(port: u16, script: &str, scratch: &Path) -> Result<String> {
+fn debug(port: u16, symbols: Option<&Path>, script: &str, scratch: &Path) -> Result<String> {
     let path = scratch.join("script.gdb");
     let connect = format!(
         "set pagination off\nset confirm off\nset tcp connect-timeout 120\nset remotetimeout 60\nset architecture i386:x86-64\ntarget remote localhost:{port}\n"
@@ -91,6 +124,7 @@ fn debug(port: u16, script: &str, scratch: &Path) -> Result<String> {
     let output = Command::new("timeout")
         .args([PATIENCE, "gdb", "-batch", "-nx", "-x"])
         .arg(&path)
+        .args(symbols)
         .output()
         .context("gdb cannot be started")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -100,55 +134,42 @@ fn debug(port: u16, script: &str, scratch: &Path) -> Result<String> {
     Ok(said + &wrong)
 }
 
-/// Runs `options` with gdb at it, once the guest has said `word`; every part must be in what gdb says.
+/// Runs `options` with gdb at it; every part must be in what gdb says. Gives what the guest says on COM1, and how it ends.
 fn with_gdb(
     case: &Case,
     options: &Options,
     umbra: &Path,
     scratch: &Path,
-    word: &str,
+    symbols: Option<PathBuf>,
     script: &'static str,
     parts: &[&str],
-) -> Result<Ending> {
+) -> Result<(String, Ending)> {
     let port = options.vm.gdb.context("no port")?;
-    let (said, waits) = mpsc::channel::<()>();
     let directory = scratch.to_owned();
-    let gdb = thread::spawn(move || {
-        if waits.recv().is_err() {
-            bail!("the guest did not come so far");
-        }
-        debug(port, script, &directory)
-    });
+    let gdb = thread::spawn(move || debug(port, symbols.as_deref(), script, &directory));
     let mut heard = String::new();
-    let mut said = Some(said);
-    let mut listen = |bytes: &[u8]| {
-        heard.push_str(&String::from_utf8_lossy(bytes));
-        if heard.contains(word)
-            && let Some(said) = said.take()
-        {
-            let _ = said.send(());
-        }
-    };
-    listen(&[]);
+    let mut listen = |bytes: &[u8]| heard.push_str(&String::from_utf8_lossy(bytes));
     let run = run::execute(options, umbra, case.name, &mut listen);
-    drop(said);
-    let told = gdb.join();
-    let Ok(told) = told else {
+    let Ok(told) = gdb.join() else {
         bail!("the thread with gdb has panicked");
     };
     let told = told?;
     for part in parts {
         ensure!(told.contains(part), "gdb did not say {part:?}, but {told}");
     }
-    run?.summary.result
+    Ok((heard, run?.summary.result?))
 }
 
 fn at_firmware(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
     let options = Options {
         timeout: Some(Duration::from_secs(case.timeout)),
         script: vec![until("GNU GRUB")],
+        rig: case.rig,
+        cpu_model: case.rig.usual_model().to_owned(),
         ..Options::headless(Vm {
             memory: case.memory,
+            paging: case.paging,
+            shadow: case.shadow,
             gdb: Some(free_port()?),
             gdb_wait: true,
             ..Vm::of(&Guest::GrubRescue.provide()?)?
@@ -160,11 +181,14 @@ fn at_firmware(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
         "boot sector 0x7c00",
         "exit: ",
     ];
-    with_gdb(case, &options, umbra, scratch, "", FIRMWARE, &parts)?;
+    with_gdb(case, &options, umbra, scratch, None, FIRMWARE, &parts)?;
     Ok(())
 }
 
 fn at_kernel(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let kernel = Guest::CloudKernel.provide()?;
+    let symbols = scratch.join("kernel.symbols");
+    fs::write(&symbols, symbols::make(&fs::read(&kernel)?)?)?;
     let options = Options {
         rig: case.rig,
         cpu_model: case.rig.usual_model().to_owned(),
@@ -173,20 +197,37 @@ fn at_kernel(case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
             memory: case.memory,
             paging: case.paging,
             shadow: case.shadow,
+            cpus: 2,
             initrd: Some(media::open_initrd(&Guest::CloudInitrd.provide()?)?),
-            cmdline: "console=ttyS0 quiet nokaslr umbra.then=poweroff".to_owned(),
+            cmdline: "console=ttyS0 quiet nokaslr umbra.then=load".to_owned(),
             gdb: Some(free_port()?),
-            ..Vm::of(&Guest::CloudKernel.provide()?)?
+            gdb_wait: true,
+            ..Vm::of(&kernel)?
         })
     };
     let parts = [
+        "start_kernel 1",
+        "in secondary_startup_64",
+        "in do_syscall_64 ()",
+        "2    Thread 1.2 (CPU 1",
         "entered 1",
+        "handler 1",
         "returned 1",
-        "watched",
-        "is physical",
         "r11 0x1234",
+        "jiffies 1",
+        "in tick_do_update_jiffies64 ()",
+        "interrupt 1",
+        "steps 1",
+        "iret 1",
+        "is physical",
     ];
-    let ending = with_gdb(case, &options, umbra, scratch, "GUEST-UP", KERNEL, &parts)?;
+    let symbols = Some(symbols);
+    let (said, ending) = with_gdb(case, &options, umbra, scratch, symbols, KERNEL, &parts)?;
     ensure!(ending == Ending::PoweredOff, "the guest did not end");
+    // Each of its files has been compressed and unpacked again.
+    ensure!(
+        said.contains("GUEST-LOAD") && !said.contains("GUEST-DIFFERS"),
+        "a checksum is wrong: {said}"
+    );
     Ok(())
 }
