@@ -100,7 +100,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// The targets of the host tool, which has functions of its own for them (`xtask::parsers`).
-pub const OF_THE_TOOL: [&str; 3] = ["media", "words", "trace"];
+pub const OF_THE_TOOL: [&str; 4] = ["media", "words", "trace", "symbols"];
 
 /// The target of that name.
 #[must_use]

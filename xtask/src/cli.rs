@@ -509,7 +509,7 @@ pub struct TraceArgs {
 /// A kernel and a file.
 #[derive(Debug, Args)]
 pub struct SymbolsArgs {
-    /// The Linux kernel, as it is booted or unpacked; or the name of a test guest
+    /// The Linux kernel, as it is booted or unpacked
     pub kernel: PathBuf,
     /// Where to write to
     pub file: PathBuf,

@@ -5,7 +5,7 @@ use std::fs;
 use hv_core::trace::{Totals, chunk};
 
 use crate::media::{self, Medium};
-use crate::{deb, trace, vm};
+use crate::{deb, symbols, trace, vm};
 
 /// Whatever a guest's file, a disk, a CD or an initrd may have in it: it is taken or refused in a sentence.
 ///
@@ -39,6 +39,11 @@ pub fn words(data: &[u8]) {
     let _ = vm::parse(&text);
     let _ = media::parse_size(&text);
     let _ = text.parse::<media::DiskArg>();
+}
+
+/// A kernel's tables of symbols, its stack's, or what is compressed of it.
+pub fn symbols(data: &[u8]) {
+    symbols::parse(data);
 }
 
 /// A trace that somebody has sent: each event is shown and explained, or the trace is refused in a sentence.

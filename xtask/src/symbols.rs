@@ -46,7 +46,20 @@ pub fn make(image: &[u8]) -> Result<Vec<u8>> {
 /// It has no symbols.
 pub fn of_elf(kernel: &[u8]) -> Result<Vec<u8>> {
     let elf = Elf::parse(kernel).context("there is no ELF file in it")?;
-    let symbols = kallsyms::find(kernel).context("there are no symbols in it that could be read")?;
+    let symbols =
+        kallsyms::find(kernel).context("there are no symbols in it that could be read")?;
     let frames = unwind::frames(kernel, &elf).unwrap_or_default();
     Ok(elf::write(&elf, &symbols, &frames))
+}
+
+/// Reads what a kernel may have in it; the first byte says which of it.
+pub fn parse(data: &[u8]) {
+    const MOST: usize = 1 << 16;
+    let (&choice, content) = data.split_first().unwrap_or((&0, &[]));
+    match choice & 3 {
+        0 => drop(kallsyms::find(content)),
+        1 => drop(payload::lz4(content, content.len().min(MOST))),
+        2 => drop(Elf::parse(content).map(|elf| unwind::frames(content, &elf))),
+        _ => drop(of_elf(content)),
+    }
 }

@@ -17,10 +17,11 @@ const MOST: usize = 256 << 20;
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 /// The targets of the host tool.
-const TOOL: [Target; 3] = [
+const TOOL: [Target; 4] = [
     target(OF_THE_TOOL[0], parsers::media, 8_192),
     target(OF_THE_TOOL[1], parsers::words, 512),
     target(OF_THE_TOOL[2], parsers::trace, 2_048),
+    target(OF_THE_TOOL[3], parsers::symbols, 4_096),
 ];
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {

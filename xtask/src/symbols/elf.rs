@@ -52,7 +52,11 @@ pub fn write(kernel: &Elf<'_>, symbols: &[Symbol], frames: &[u8]) -> Vec<u8> {
         let inside = inside.find(|(s, _)| symbol.at.wrapping_sub(s.at) < s.size);
         let end = symbols.get(next).map_or(symbol.at, |next| next.at);
         let (section, size) = match inside {
-            Some((s, n)) => (n, end.min(s.at.saturating_add(s.size)).saturating_sub(symbol.at)),
+            Some((s, n)) => (
+                n,
+                end.min(s.at.saturating_add(s.size))
+                    .saturating_sub(symbol.at),
+            ),
             None => (ABSOLUTE, 0),
         };
         let binding = u8::from(!symbol.kind.is_ascii_lowercase());
@@ -67,7 +71,12 @@ pub fn write(kernel: &Elf<'_>, symbols: &[Symbol], frames: &[u8]) -> Vec<u8> {
     }
     let symtab = sections.len() as u32 + 1;
     let parts: [(&str, u32, &[u8], _); 3] = [
-        (".symtab", SHT_SYMTAB, &table, (symtab + 1, first_global, 8, SYMBOL)),
+        (
+            ".symtab",
+            SHT_SYMTAB,
+            &table,
+            (symtab + 1, first_global, 8, SYMBOL),
+        ),
         (".strtab", SHT_STRTAB, &names, (0, 0, 1, 0)),
         (".debug_frame", SHT_PROGBITS, frames, (0, 0, 8, 0)),
     ];
@@ -94,7 +103,12 @@ pub fn write(kernel: &Elf<'_>, symbols: &[Symbol], frames: &[u8]) -> Vec<u8> {
         flags: 0,
         at: 0,
         offset,
-        size: 1 + sections.iter().map(|s| s.name.len() as u64 + 1).sum::<u64>() + ".shstrtab\0".len() as u64,
+        size: 1
+            + sections
+                .iter()
+                .map(|s| s.name.len() as u64 + 1)
+                .sum::<u64>()
+            + ".shstrtab\0".len() as u64,
         rest: (0, 0, 1, 0),
     });
     for section in &sections {
@@ -121,7 +135,14 @@ pub fn write(kernel: &Elf<'_>, symbols: &[Symbol], frames: &[u8]) -> Vec<u8> {
     header.extend([0; 16]);
     header.extend(table_at.to_le_bytes());
     header.extend([0; 4]);
-    let counts = [HEADER as u16, 56, 0, SECTION as u16, sections.len() as u16 + 1, sections.len() as u16];
+    let counts = [
+        HEADER as u16,
+        56,
+        0,
+        SECTION as u16,
+        sections.len() as u16 + 1,
+        sections.len() as u16,
+    ];
     header.extend(counts.iter().flat_map(|count| count.to_le_bytes()));
     for (to, from) in out.iter_mut().zip(header) {
         *to = from;
@@ -148,9 +169,10 @@ mod tests {
         assert_eq!((name(0), read[0].st_value), ("jiffies", 0x20));
         assert_eq!((name(1), read[1].st_value), ("start", 0x10));
         assert!(read[1].is_function() && !read[0].is_function());
-        let frames = elf.section_headers.iter().find(|header| {
-            elf.shdr_strtab.get_at(header.sh_name) == Some(".debug_frame")
-        });
+        let frames = elf
+            .section_headers
+            .iter()
+            .find(|header| elf.shdr_strtab.get_at(header.sh_name) == Some(".debug_frame"));
         assert_eq!(&kernel[frames.unwrap().file_range().unwrap()], b"frames");
     }
 

@@ -31,7 +31,10 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     if image.starts_with(b"\x7fELF") {
         return Ok(image.to_vec());
     }
-    ensure!(image.get(0x202..0x206) == Some(b"HdrS"), "it is no Linux kernel");
+    ensure!(
+        image.get(0x202..0x206) == Some(b"HdrS"),
+        "it is no Linux kernel"
+    );
     let payload = || {
         let setup = (usize::from(*image.get(0x1f1)?) + 1) * 512;
         let [offset, length] = [0x248, 0x24c].map(|at| u32_at(image, at));
@@ -40,7 +43,9 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     };
     let payload = payload().context("its payload is cut off")?;
     // Behind what is compressed is the length of what it is of.
-    let (packed, length) = payload.split_last_chunk::<4>().context("it has no payload")?;
+    let (packed, length) = payload
+        .split_last_chunk::<4>()
+        .context("it has no payload")?;
     let length = u32::from_le_bytes(*length) as usize;
     ensure!(length <= LONGEST, "it is too long");
     if let Some(blocks) = packed.strip_prefix(LZ4) {
@@ -73,7 +78,7 @@ fn by(program: &str, arguments: &[&str], payload: &[u8], length: usize) -> Resul
 }
 
 /// Unpacks LZ4's blocks, each behind its length.
-fn lz4(mut blocks: &[u8], length: usize) -> Option<Vec<u8>> {
+pub fn lz4(mut blocks: &[u8], length: usize) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(length.min(LONGEST));
     while let Some((size, rest)) = blocks.split_first_chunk() {
         let (block, rest) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
@@ -97,7 +102,10 @@ fn lz4_block(block: &[u8], out: &mut Vec<u8>, most: usize) -> Option<()> {
         };
         let distance = usize::from(u16::from_le_bytes([low, *bytes.next()?]));
         let count = lz4_length(token & 15, &mut bytes)? + 4;
-        let from = out.len().checked_sub(distance).filter(|&from| from >= start)?;
+        let from = out
+            .len()
+            .checked_sub(distance)
+            .filter(|&from| from >= start)?;
         if distance == 0 || count > most.checked_sub(out.len())? {
             return None;
         }

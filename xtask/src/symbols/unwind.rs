@@ -59,7 +59,10 @@ pub fn frames(kernel: &[u8], elf: &Elf<'_>) -> Option<Vec<u8>> {
     let (_, entries) = section(".orc_unwind")?;
     // Since Linux 6.4 the kinds begin with those that end.
     let new = section(".orc_header").is_some();
-    let rows = addresses.chunks_exact(4).zip(entries.chunks_exact(6)).zip(0..);
+    let rows = addresses
+        .chunks_exact(4)
+        .zip(entries.chunks_exact(6))
+        .zip(0..);
     let rows = rows.map(|((at, entry), n)| {
         let from = start.wrapping_add(4 * n);
         let at = i32::from_le_bytes([at[0], at[1], at[2], at[3]]);
@@ -117,13 +120,18 @@ fn write(rows: &[Row]) -> Vec<u8> {
     let mut rest = rows;
     while let Some((first, _)) = rest.split_first() {
         let interrupt = |row: &Row| matches!(row.kind, Kind::Regs | Kind::Frame);
-        let alike = rest.iter().take(ROWS).take_while(|row| interrupt(row) == interrupt(first));
+        let alike = rest
+            .iter()
+            .take(ROWS)
+            .take_while(|row| interrupt(row) == interrupt(first));
         let (these, later) = rest.split_at(alike.count());
         rest = later;
         let Some(end) = later.first().map(|row| row.at) else {
             break;
         };
-        let mut body = commons[usize::from(interrupt(first))].to_le_bytes().to_vec();
+        let mut body = commons[usize::from(interrupt(first))]
+            .to_le_bytes()
+            .to_vec();
         body.extend(first.at.to_le_bytes());
         body.extend(end.wrapping_sub(first.at).to_le_bytes());
         let mut at = first.at;
@@ -174,7 +182,9 @@ fn rules(out: &mut Vec<u8>, row: &Row) {
     match row.kind {
         // `struct pt_regs`: 15 registers, the error code, then the processor's frame.
         Kind::Regs => {
-            (0..).zip(reg::SAVED).for_each(|(n, register)| saved(register, 8 * n));
+            (0..)
+                .zip(reg::SAVED)
+                .for_each(|(n, register)| saved(register, 8 * n));
             saved(reg::RIP, 16 * 8);
             saved(reg::RSP, 19 * 8);
         }
@@ -222,9 +232,39 @@ mod tests {
             row(0x3000, 0, 0, Kind::End),
         ];
         let out = write(&rows);
-        let call = [op::DEF_CFA, 7, 8, op::OFFSET_SIGNED, 16, 0x78, op::SAME, 6, op::ADVANCE4, 1, 0, 0, 0];
-        let pushed = [op::DEF_CFA, 7, 16, op::OFFSET_SIGNED, 16, 0x78, op::OFFSET_SIGNED, 6, 0x70];
-        let body = [&0x1000u64.to_le_bytes()[..], &0x1000u64.to_le_bytes(), &call, &pushed].concat();
+        let call = [
+            op::DEF_CFA,
+            7,
+            8,
+            op::OFFSET_SIGNED,
+            16,
+            0x78,
+            op::SAME,
+            6,
+            op::ADVANCE4,
+            1,
+            0,
+            0,
+            0,
+        ];
+        let pushed = [
+            op::DEF_CFA,
+            7,
+            16,
+            op::OFFSET_SIGNED,
+            16,
+            0x78,
+            op::OFFSET_SIGNED,
+            6,
+            0x70,
+        ];
+        let body = [
+            &0x1000u64.to_le_bytes()[..],
+            &0x1000u64.to_le_bytes(),
+            &call,
+            &pushed,
+        ]
+        .concat();
         assert!(out.windows(body.len()).any(|part| part == body));
         // R15 is first in pt_regs; RSP is in the processor's frame.
         let regs = [op::DEF_CFA, 7, 0, op::OFFSET_SIGNED, 15, 0];
