@@ -13,6 +13,8 @@ extern crate alloc;
 pub mod registers;
 mod stub;
 mod target;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use gdbstub::common::Signal;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
-use hv_core::debug::DebugStop;
+use hv_core::debug::{DebugStop, PointKind};
 
 /// Bytes of a packet at most, which gdb is told.
 const PACKET: usize = 4096;
@@ -85,10 +85,14 @@ impl<D: Debuggee> Debugger<D> {
                 signal: Signal::SIGTRAP,
             },
             DebugStop::Breakpoint => Reason::SwBreak(tid),
-            DebugStop::Watchpoint(at) => Reason::Watch {
+            DebugStop::Watchpoint(point) => Reason::Watch {
                 tid,
-                kind: WatchKind::Write,
-                addr: at.0,
+                kind: match point.kind {
+                    PointKind::Execute | PointKind::Write => WatchKind::Write,
+                    PointKind::Read => WatchKind::Read,
+                    PointKind::Access => WatchKind::ReadWrite,
+                },
+                addr: point.at.0,
             },
         };
         self.report(debuggee, cpu, reason, send)

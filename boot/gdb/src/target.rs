@@ -268,8 +268,13 @@ fn watchpoint(at: u64, len: u64, kind: WatchKind) -> Option<Point> {
     let len = usize::try_from(len)
         .ok()
         .filter(|len| (1..=WIDEST).contains(len))?;
-    (kind == WatchKind::Write).then_some(Point {
-        kind: PointKind::Write,
+    let kind = match kind {
+        WatchKind::Write => PointKind::Write,
+        WatchKind::Read => PointKind::Read,
+        WatchKind::ReadWrite => PointKind::Access,
+    };
+    Some(Point {
+        kind,
         at: Gva(at),
         len,
     })

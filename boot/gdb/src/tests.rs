@@ -1,53 +1,12 @@
 //! Conversations, with a machine of two CPUs that only remembers.
 
+use super::testing::Fake;
 use super::*;
 use hv_core::Gva;
 use hv_core::debug::{DebugStop, PointKind};
 use hv_core::testing::Random;
 use std::string::ToString;
 use std::vec::Vec;
-
-#[derive(Default)]
-struct Fake {
-    registers: [Registers; 2],
-    memory: Vec<u8>,
-    resumed: Vec<(Vec<Point>, Vec<Action>)>,
-}
-
-impl Debuggee for Fake {
-    fn cpus(&self) -> usize {
-        2
-    }
-    fn state(&self, _cpu: usize) -> &'static str {
-        "active"
-    }
-    fn registers(&mut self, cpu: usize) -> Registers {
-        self.registers[cpu].clone()
-    }
-    fn set_registers(&mut self, cpu: usize, registers: &Registers) -> Result<(), String> {
-        self.registers[cpu] = registers.clone();
-        Ok(())
-    }
-    fn read(&mut self, _cpu: usize, physical: bool, at: u64, buf: &mut [u8]) -> usize {
-        let at = if physical { at } else { at ^ 0x1000 } as usize;
-        let there = self.memory.get(at..).unwrap_or_default();
-        let n = there.len().min(buf.len());
-        buf[..n].copy_from_slice(&there[..n]);
-        n
-    }
-    fn write(&mut self, _cpu: usize, _physical: bool, at: u64, bytes: &[u8]) -> usize {
-        let there = self.memory.get_mut(at as usize..).unwrap_or_default();
-        let n = there.len().min(bytes.len());
-        there[..n].copy_from_slice(&bytes[..n]);
-        n
-    }
-    fn command(&mut self, cpu: usize, line: &str, out: &mut dyn fmt::Write) {
-        let _ = write!(out, "{cpu}: {line}");
-    }
-    fn resume(&mut self, points: &[Point], actions: &[Action]) {
-        self.resumed.push((points.into(), actions.into()));
-    }
-}
 
 /// A conversation.
 struct Talk {
@@ -57,13 +16,9 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
-        let fake = Fake {
-            memory: (0..0x2000).map(|n| n as u8).collect(),
-            ..Fake::default()
-        };
         Self {
             debugger: Debugger::new().unwrap(),
-            fake: Some(fake),
+            fake: Some(Fake::default()),
         }
     }
 
@@ -132,19 +87,28 @@ fn breakpoints_and_steps_are_what_the_machine_goes_on_with() {
     talk.ask("qSupported:swbreak+;hwbreak+");
     assert_eq!(talk.ask("Z0,ffffffff81000000,1"), "OK");
     assert_eq!(talk.ask("Z2,1000,8"), "OK");
-    assert_ne!(talk.ask("Z3,1000,8"), "OK", "nobody sees reads");
+    assert_eq!(talk.ask("Z3,1000,8"), "OK");
+    assert_eq!(talk.ask("Z4,1000,8"), "OK");
     assert_ne!(talk.ask("Z2,1000,41"), "OK", "too wide");
     talk.ask("vCont;s:2;c");
     assert_eq!(talk.debugger.state(), State::Running);
     let (points, actions) = talk.fake().resumed.pop().unwrap();
-    assert_eq!(points.len(), 2);
+    assert_eq!(points.len(), 4);
     assert_eq!(actions, [Action::Run, Action::Step]);
-    let said = talk.stopped(0, DebugStop::Watchpoint(Gva(0x1000)));
-    assert!(
-        said.contains("watch:") && said.contains("thread:01"),
-        "{said}"
-    );
-    assert_eq!(talk.ask("z2,1000,8"), "OK");
+    for (point, word) in points
+        .iter()
+        .skip(1)
+        .zip([";watch:", ";rwatch:", ";awatch:"])
+    {
+        let said = talk.stopped(0, DebugStop::Watchpoint(*point));
+        let said = said.replace("T05", ";");
+        assert!(said.contains(word) && said.contains("thread:01"), "{said}");
+        talk.ask("vCont;c");
+    }
+    talk.stopped(0, DebugStop::Step);
+    for packet in ["z2,1000,8", "z3,1000,8", "z4,1000,8"] {
+        assert_eq!(talk.ask(packet), "OK");
+    }
     // Only one CPU goes on.
     talk.ask("vCont;s:1");
     let (points, actions) = talk.fake().resumed.pop().unwrap();

@@ -6,7 +6,7 @@ use crate::control;
 use alloc::string::{String, ToString};
 use core::fmt::Write;
 use hv_core::cpu::VcpuBackend;
-use hv_core::debug::{Breaks, DebugStop};
+use hv_core::debug::{Breaks, DebugStop, PointKind};
 use protocol::Event;
 
 /// The events of a VM.
@@ -49,7 +49,14 @@ impl<B: VcpuBackend> Session<B> {
                 let pc = slot.while_loaded(|cpu| cpu.registers().pc());
                 alloc::format!("it is about to execute {pc:#x}")
             }
-            DebugStop::Watchpoint(at) => alloc::format!("it has changed {:#x}", at.0),
+            DebugStop::Watchpoint(point) => {
+                let done = match point.kind {
+                    PointKind::Execute | PointKind::Write => "changed",
+                    PointKind::Read => "read",
+                    PointKind::Access => "accessed",
+                };
+                alloc::format!("it has {done} {:#x}", point.at.0)
+            }
             DebugStop::Step | DebugStop::Event => String::from("this exit"),
         };
         self.tell_break(index, cpu, &what);

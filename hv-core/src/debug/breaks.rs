@@ -1,4 +1,4 @@
-//! Events at which a guest is stopped so that somebody can look: `cr3-write,msr:0xc0000082,page-fault,exec:0x7c00,write:0x1000+64,triple-fault`.
+//! Events at which a guest is stopped so that somebody can look: `cr3-write,msr:0xc0000082,page-fault,exec:0x7c00,write:0x1000+64,read:0x1000,access:0x1000+8,triple-fault`.
 
 use super::{MAX_POINTS, Point, PointKind, Seen, WIDEST};
 use crate::Gva;
@@ -21,7 +21,7 @@ pub struct Breaks {
     pub triple_fault: bool,
     /// It reads or writes one of these model-specific registers.
     pub msrs: Vec<u32>,
-    /// It executes an instruction at one of these addresses, or changes what is there.
+    /// It executes an instruction at one of these addresses, changes or reads what is there.
     pub points: Vec<Point>,
 }
 
@@ -52,10 +52,12 @@ impl Breaks {
                     }
                     breaks.msrs.push(msr);
                 }
-                ("exec" | "write", value) => {
+                ("exec" | "write" | "read" | "access", value) => {
                     let (at, len) = value.split_once('+').unwrap_or((value, "1"));
                     let kind = match key {
                         "exec" => PointKind::Execute,
+                        "read" => PointKind::Read,
+                        "access" => PointKind::Access,
                         _ => PointKind::Write,
                     };
                     let len = len.parse().ok().filter(|len| (1..=WIDEST).contains(len));
@@ -72,7 +74,7 @@ impl Breaks {
                 }
                 _ => {
                     return Err(wrong(
-                        "use cr3-write, msr:NUMBER, page-fault, exec:ADDRESS, write:ADDRESS+BYTES or triple-fault",
+                        "use cr3-write, msr:NUMBER, page-fault, exec:ADDRESS, write:ADDRESS+BYTES, read:ADDRESS+BYTES, access:ADDRESS+BYTES or triple-fault",
                     ));
                 }
             }
@@ -99,14 +101,15 @@ mod tests {
 
     #[test]
     fn every_event_is_understood() {
-        let text =
-            "cr3-write,msr:C0000082,msr:0x10,page-fault,exec:0x7c00,write:0x1000+64,triple-fault";
+        let text = "cr3-write,msr:C0000082,msr:0x10,page-fault,exec:0x7c00,write:0x1000+64,read:0x1000,access:0x1000+8,triple-fault";
         let breaks = Breaks::parse(text).unwrap();
         assert!(breaks.cr3_write && breaks.page_fault && breaks.triple_fault);
         assert_eq!(breaks.msrs, [0xc000_0082, 0x10]);
         let points = [
             (PointKind::Execute, 0x7c00, 1),
             (PointKind::Write, 0x1000, 64),
+            (PointKind::Read, 0x1000, 1),
+            (PointKind::Access, 0x1000, 8),
         ];
         let points = points.map(|(kind, at, len)| Point {
             kind,
@@ -127,6 +130,7 @@ mod tests {
             "exec:x",
             "write:0x1000+0",
             "write:0x1000+65",
+            "read:0x1000+65",
             "reset",
             "cr3-write,,",
         ] {

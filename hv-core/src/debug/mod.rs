@@ -89,6 +89,10 @@ pub enum PointKind {
     Execute,
     /// An instruction has changed what is there.
     Write,
+    /// An instruction has read something there.
+    Read,
+    /// An instruction has read or written something there, whether that has changed it or not.
+    Access,
 }
 
 /// A breakpoint or a watchpoint at a linear address.
@@ -115,8 +119,8 @@ pub enum DebugStop {
     Step,
     /// It is at a breakpoint.
     Breakpoint,
-    /// It has changed what is at this address, where a watchpoint is.
-    Watchpoint(Gva),
+    /// It has done what this watchpoint waits for.
+    Watchpoint(Point),
     /// One of its [`Breaks`] that is no address has come.
     Event,
 }

@@ -208,6 +208,16 @@ pub trait EmuCx {
         Ok(())
     }
 
+    /// Whether a repeated string instruction is to do its iterations one by one.
+    fn iterates_singly(&self) -> bool {
+        false
+    }
+
+    /// Whether it is to end behind this iteration.
+    fn ends_repetition(&self) -> bool {
+        false
+    }
+
     /// The x87 and SSE state.
     fn fx(&self) -> &FxState;
     /// The x87 and SSE state, to be changed.

@@ -90,6 +90,7 @@ impl<'a, C: EmuCx + ?Sized> Exec<'a, C> {
             single_step: self.trap && self.shadow != Shadow::MovSs,
             iret: self.iret,
             task_trap: self.task_trap,
+            breakpoints: 0,
         }
     }
 

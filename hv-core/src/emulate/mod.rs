@@ -19,7 +19,7 @@
 //!
 //! What computes on x87, MMX, SSE and AVX registers is executed by the CPU itself: see `native`.
 //!
-//! Not implemented: gathers, 3DNow!, XOP (#UD, and a line in the log); data breakpoints; VME's virtual-8086
+//! Not implemented: gathers, 3DNow!, XOP (#UD, and a line in the log); VME's virtual-8086
 //! interrupt redirection; the 66h prefix on 64-bit near branches as AMD has it.
 
 mod alu;
@@ -51,6 +51,7 @@ mod task;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod watching;
 mod x87;
 mod x87_state;
 
@@ -62,6 +63,7 @@ pub use mode::{Kind, Mode};
 pub use native_insn::{Executed, NativeInsn};
 pub use string_io::{StringIo, string_io};
 pub use task::complete_task_switch;
+pub use watching::{MAX_WATCHES, Touch, Watch, step_watching};
 
 use cx::Res;
 use exec::Exec;
@@ -125,6 +127,8 @@ pub struct Step {
     pub iret: bool,
     /// A task has been entered whose TSS has the debug trap flag: a #DB (DR6.BT) is due.
     pub task_trap: bool,
+    /// The guest's own data and I/O breakpoints that it has met (DR6.B0 to B3), if somebody has [looked](step_watching): a #DB is due.
+    pub breakpoints: u8,
 }
 
 impl Step {
@@ -135,6 +139,7 @@ impl Step {
         single_step: false,
         iret: false,
         task_trap: false,
+        breakpoints: 0,
     };
 }
 

@@ -130,6 +130,9 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
             if stop {
                 return Ok(());
             }
+            if self.cx.ends_repetition() {
+                break;
+            }
         }
         if count > 0 {
             self.kind = StepKind::Again;
@@ -160,7 +163,7 @@ impl<C: EmuCx + ?Sized> Exec<'_, C> {
     /// segment and the address size. At least 1.
     pub fn run(&self, pass: &Pass, index: usize, max: u64, usage: Use) -> Res<(u64, u64)> {
         let linear = self.element(pass, index, 1, usage)?;
-        if pass.down {
+        if pass.down || self.cx.iterates_singly() {
             return Ok((linear, 1));
         }
         let to_wrap = (mask(pass.address) - self.reg_sized(index, pass.address)) / pass.size as u64;

@@ -4,7 +4,8 @@
 //! PUSHF, SYSCALL, IRET, the shadow of MOV SS, and all else that meets the trap flag, is what it is without a debugger. The event that is due
 //! comes first: the step is then its delivery. A breakpoint is no byte in memory and no debug register: the page that it lies in is taken out of the tables that
 //! the hardware walks ([`Mmu::watch_page`]), and what the guest does there is done in software, where each instruction's address
-//! is looked at. A page with a watchpoint can only be read, and what writes to it is done in software, with a look at the bytes before and after.
+//! is looked at. A page with a watchpoint can only be read, and what writes to it is done in software, with a look at the bytes before and after. One that is about
+//! reads is not there for the hardware either, and each access of an instruction in software is compared.
 //!
 //! Addresses are linear, and mean the page that the CPU's own tables lead to. They are looked up again when a CPU has loaded CR3 or changed
 //! its mode, and before each entry as long as one leads nowhere. So a breakpoint may be set where there are no tables yet.
@@ -12,13 +13,13 @@
 //! What the emulator does not have is stepped over by the hardware with the trap flag, while every exception leaves the guest: no such instruction shows the
 //! flag.
 //!
-//! Not seen: what a device writes; the guest's own breakpoints (DR0 to DR3) while it runs in software.
+//! Not seen: what a device reads or writes.
 
 use super::access::is_canonical;
 use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
 use crate::debug::{Breaks, DebugStop, Point, PointKind, Registers, SYSTEM, Seen, WIDEST, refused};
-use crate::emulate::{self, EmuCx, EmuFault, Intercepted, Mode};
+use crate::emulate::{self, EmuCx, EmuFault, Intercepted, Mode, Touch, Watch};
 use crate::event::{Event, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
@@ -485,7 +486,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         };
         for (point, before) in watched {
             if self.bytes_at(&point) != before {
-                self.stop = Some(Stop::Debug(DebugStop::Watchpoint(point.at)));
+                self.stop = Some(Stop::Debug(DebugStop::Watchpoint(point)));
             }
         }
         result
@@ -495,7 +496,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn emulate_or_leave(&mut self) -> Result<(), Trouble> {
         self.stats.emulated += 1;
         let before = self.cpu.rip();
-        match emulate::step(self) {
+        match self.step() {
             Err(EmuFault::Unsupported(_)) if self.cpu.can_run() => {
                 if let Some(debug) = &mut self.debug {
                     debug.by_hardware = true;
@@ -513,6 +514,21 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             .filter(|point| point.kind == PointKind::Write)
             .map(|point| (*point, self.bytes_at(point)))
             .collect()
+    }
+
+    /// The points that are about accesses, and what they wait for.
+    pub(super) fn access_points(&self) -> Vec<(Point, Watch)> {
+        let points = self.debug.iter().flat_map(|debug| &debug.points);
+        let watch = |point: &Point| {
+            let on = match point.kind {
+                PointKind::Read => Touch::READ,
+                PointKind::Access => Touch::READ | Touch::WRITE,
+                PointKind::Execute | PointKind::Write => return None,
+            };
+            let (at, len) = (point.at.0, point.len as u64);
+            Some((*point, Watch { at, len, on }))
+        };
+        points.filter_map(watch).collect()
     }
 
     /// What is at a point, as far as something is there.
@@ -537,7 +553,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             debug.pending = false;
             for point in &debug.points {
                 let view = match point.kind {
-                    PointKind::Execute => View::Nothing,
+                    PointKind::Execute | PointKind::Read | PointKind::Access => View::Nothing,
                     PointKind::Write => View::ReadOnly,
                 };
                 let last = point.at.add(point.len.max(1) as u64 - 1);

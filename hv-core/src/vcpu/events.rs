@@ -7,9 +7,12 @@ use crate::event::{Event, EventKind, Injection, Interruptibility, TripleFault, v
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
 use crate::mmu::Mmu;
-use crate::regs::{Rflags, SysReg};
+use crate::regs::Rflags;
 use crate::sentence::sentence;
 use crate::time::Clock;
+
+/// DR6.BS: a single step.
+const BS: u64 = 1 << 14;
 
 impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// What to inject at the next entry. None: the guest has halted and nothing wakes it.
@@ -173,25 +176,18 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     /// Raises the debug exception that an instruction or event in software leaves to be raised, if any.
     pub(super) fn trap(&mut self, step: &Step) {
         const BT: u64 = 1 << 15;
-        if step.single_step {
-            self.trap_single_step();
-        }
-        if step.task_trap {
-            self.debug_trap(BT);
+        let single_step = if step.single_step { BS } else { 0 };
+        let task = if step.task_trap { BT } else { 0 };
+        let why = single_step | task | u64::from(step.breakpoints);
+        if why != 0 {
+            self.debug_trap(why);
         }
     }
 
     #[cold]
     #[inline(never)]
     pub(super) fn trap_single_step(&mut self) {
-        const BS: u64 = 1 << 14;
         self.debug_trap(BS);
-    }
-
-    pub(super) fn debug_trap(&mut self, why: u64) {
-        let dr6 = self.cpu.sysreg(SysReg::Dr6);
-        self.cpu.set_sysreg(SysReg::Dr6, dr6 | why);
-        self.raise(Event::exception(vector::DB, None));
     }
 
     /// The NMI handler is about to end. Its IRET is executed here, so that the next NMI comes right behind it. A fault of the IRET

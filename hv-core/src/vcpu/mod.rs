@@ -156,6 +156,8 @@ pub struct Vcpu<B: VcpuBackend, M: Mmu, C: Clock> {
     debug: Option<Box<debugger::Debug>>,
     /// Somebody looks on: the recorder, a trace or a debugger.
     observed: bool,
+    /// An instruction in software may meet a breakpoint.
+    breakpoints: bool,
     /// When the caller wants to be called back, as long as the guest runs.
     pub service_at: VmTime,
     /// From when on the caller wants it too, if the guest has been left for its own devices anyway.
@@ -239,6 +241,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             tracer: None,
             debug: None,
             observed: false,
+            breakpoints: false,
             service_at: VmTime::NEVER,
             service_from: VmTime::NEVER,
             irqs,
@@ -599,7 +602,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn emulate(&mut self) -> Result<(), Trouble> {
         self.stats.emulated += 1;
         let before = self.cpu.rip();
-        let result = emulate::step(self);
+        let result = self.step();
         self.emulated(before, result)
     }
 

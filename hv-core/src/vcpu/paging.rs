@@ -3,7 +3,7 @@
 use super::{Trouble, Vcpu};
 use crate::Gva;
 use crate::cpu::VcpuBackend;
-use crate::emulate::{self, EmuCx, EmuFault};
+use crate::emulate::{EmuCx, EmuFault};
 use crate::event::{Event, vector};
 use crate::exit::{ExitReason, NestedFault};
 use crate::mmu::{Mmu, PfError, Resolve, ShadowFault};
@@ -85,7 +85,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             return self.resolve(resolve, vectoring);
         }
         self.stats.emulated += 1;
-        match emulate::step(self) {
+        match self.step() {
             Err(EmuFault::Unsupported(_)) if self.vm.mmu().cannot_emulate(self.index(), &fault) => {
                 Ok(())
             }

@@ -29,6 +29,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             };
         }
         self.advance(next);
+        self.port_breakpoints(io.port, io.size);
         Ok(())
     }
 
@@ -36,8 +37,9 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     pub(super) fn string_io(&mut self, io: PortIo, next_rip: Option<u64>) -> Result<(), Trouble> {
         self.stats.emulated += 1;
         let before = self.cpu.rip();
+        self.look_at_breakpoints();
         let result = match io.address_size {
-            Some(address_size) => {
+            Some(address_size) if !self.breakpoints => {
                 let PortIo {
                     port,
                     size,
@@ -57,7 +59,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
                 };
                 emulate::string_io(self, &io)
             }
-            None => emulate::step(self),
+            _ => self.step_again(),
         };
         self.emulated(before, result)
     }

@@ -57,10 +57,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     fn batch(&mut self, waiting: bool) -> Result<(), Trouble> {
         // Where the hardware only cannot inject, it goes on as soon as it can.
         let most = if self.cpu.can_run() { 1 } else { BATCH };
+        self.look_at_breakpoints();
         for _ in 0..most {
             self.now_is_old = true;
             let before = self.cpu.rip();
-            match emulate::step(self) {
+            match self.step_again() {
                 Ok(Step::DONE) if !self.cpu.interrupt_shadow() => {
                     self.stats.software_instructions += 1;
                 }

@@ -200,7 +200,7 @@ fn a_watchpoint_stops_behind_what_has_changed_it() {
         [(Gpa(0x9000), View::ReadOnly)]
     );
     fault(&mut r, 0x9000, true);
-    let stop = DebugStop::Watchpoint(Gva(0x9000));
+    let stop = DebugStop::Watchpoint(point(PointKind::Write, 0x9000));
     assert_eq!(r.run(), Stop::Debug(stop));
     assert_eq!(r.vcpu.cpu.rip, CODE + 4);
 }

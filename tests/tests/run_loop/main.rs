@@ -1,5 +1,6 @@
 //! The run loop's rules, on a machine whose guest is a script.
 
+mod breakpoints;
 mod control;
 mod debugger;
 mod events;

@@ -2,6 +2,7 @@
 //!
 //! [`list`] has those that boot one guest and follow a script; what takes more has a module of its own.
 
+mod breakpoints;
 mod checks;
 mod clock;
 mod console;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Case> {
     all.extend(console::cases());
     all.extend(defence::cases());
     all.extend(docs::cases());
+    all.extend(breakpoints::cases());
     all.extend(debugger::cases());
     all.extend(traces::cases());
     all.extend(cpus::cases());
