@@ -26,7 +26,6 @@ pub(super) fn cases() -> Vec<Case> {
         on(BOCHS_VMX, None, software("bochs-vmx-breakpoints")),
         on(BOCHS_SVM, None, software("bochs-svm-breakpoints")),
         on(BOCHS_VMX, None, hardware("bochs-vmx-own-breakpoints")),
-        on(BOCHS_SVM, None, hardware("bochs-svm-own-breakpoints")),
     ]
 }
 
