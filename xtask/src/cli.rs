@@ -331,7 +331,7 @@ pub enum System {
 /// Which tests to run.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Only the tests whose names contain one of these
+    /// Only the tests of these names; a part of a name means all that contain it
     pub only: Vec<String>,
     /// Say which tests there are and run none
     #[arg(long)]

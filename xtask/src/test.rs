@@ -51,22 +51,33 @@ struct Shared {
     umbra: PathBuf,
 }
 
+/// Whether `word` of the command line means the test of this name: the one that is called so among `all`, or else each whose name contains it.
+fn means(word: &str, name: &str, all: &[&str]) -> bool {
+    match all.contains(&word) {
+        true => name == word,
+        false => name.contains(word),
+    }
+}
+
 /// The command.
 ///
 /// # Errors
 ///
 /// A test fails, or the tests cannot be prepared.
 pub fn test(args: &TestArgs) -> Result<()> {
-    let tests: Vec<Test> = all()
-        .into_iter()
-        .filter(|test| {
-            let named = |part: &String| test.name.contains(part.as_str());
-            if args.only.is_empty() {
-                args.list || !test.by_hand()
-            } else {
-                args.only.iter().any(named)
-            }
+    let tests = all();
+    let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    let chosen: Vec<bool> = tests
+        .iter()
+        .map(|test| match args.only.is_empty() {
+            true => args.list || !test.by_hand(),
+            false => args.only.iter().any(|word| means(word, &test.name, &names)),
         })
+        .collect();
+    let tests: Vec<Test> = tests
+        .into_iter()
+        .zip(chosen)
+        .filter_map(|(test, chosen)| chosen.then_some(test))
         .collect();
     if args.list {
         for test in &tests {
@@ -336,6 +347,16 @@ fn below_stack(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_name_means_one_test_and_a_part_all_that_have_it() {
+        let all = ["litmus", "litmus-million", "shadow-litmus"];
+        let meant = |word| all.map(|name| means(word, name, &all));
+        assert_eq!(meant("litmus"), [true, false, false]);
+        assert_eq!(meant("litmus-m"), [false, true, false]);
+        assert_eq!(meant("tmus"), [true, true, true]);
+        assert_eq!(meant("unit"), [false, false, false]);
+    }
 
     #[test]
     fn accesses_below_the_stack_pointer_are_found() {
