@@ -57,6 +57,7 @@ pub mod stats;
 pub mod testing;
 pub mod time;
 pub mod trace;
+pub mod trail;
 pub mod vcpu;
 pub mod vm;
 

@@ -2,6 +2,7 @@
 
 use crate::mem::GuestMemory;
 use crate::regs::{Cr0, Cr4, Efer};
+use crate::trail::Trail;
 use crate::{Gpa, Gva, Hpa};
 use bitflags::bitflags;
 
@@ -293,6 +294,27 @@ pub trait Mmu: Send {
         access: Access,
     ) -> Option<Gpa> {
         let _ = (mem, state, gva, access);
+        None
+    }
+
+    /// What [`walk`](Self::walk) makes of an access, step by step, with the flags left as they are. None: there is nothing to walk.
+    fn trail(mem: &dyn GuestMemory, state: &PagingState, gva: Gva, access: Access) -> Option<Trail>
+    where
+        Self: Sized,
+    {
+        let _ = (mem, state, gva, access);
+        None
+    }
+
+    /// What is in the nested tables on the way to `gpa`. None: there are none.
+    fn nested_trail(&self, gpa: Gpa) -> Option<Trail> {
+        let _ = gpa;
+        None
+    }
+
+    /// What is in this CPU's shadow tables on the way to `gva`. None: there are none.
+    fn shadow_trail(&self, cpu: usize, gva: Gva) -> Option<Trail> {
+        let _ = (cpu, gva);
         None
     }
 

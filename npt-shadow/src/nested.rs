@@ -12,10 +12,10 @@
 //! may are kicked first ([`hv_core::flush`]).
 
 use alloc::sync::Arc;
-use core::fmt;
 use hv_core::flush::{Flushes, Kick};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{Access, Backing, Frames, Mmu, PageFault, PagingState, TlbFlush};
+use hv_core::trail::{End, Step, Tables, Trail};
 use hv_core::{Gpa, Gva, Hpa};
 
 /// Present (long mode), readable (EPT).
@@ -193,48 +193,47 @@ impl<F: Frames> NestedMmu<F> {
         self.used -= 1;
     }
 
-    /// Writes the entries on the way to `gpa`, one a line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn explain(&self, gpa: Gpa, out: &mut dyn fmt::Write) -> fmt::Result {
+    /// The entries on the way to `gpa`, as the hardware reads them.
+    #[must_use]
+    pub fn trail(&self, gpa: Gpa) -> Trail {
+        let mut trail = Trail::new(Tables::Nested, gpa.0);
         let mut table = self.root;
+        let mut writable = true;
         for level in (1..=ROOT_LEVEL).rev() {
             let i = index(gpa.0, level);
-            let e = self.frames.read(table, i);
-            writeln!(out, "level {level}: {:#x}[{i}] has {e:#x}", table.0)?;
-            if e & P == 0 {
-                return writeln!(out, "nothing is mapped: the guest is left for the bus");
+            let entry = self.frames.read(table, i);
+            trail.read(Step {
+                level,
+                place: table.0 + 8 * i as u64,
+                entry,
+            });
+            if entry & P == 0 {
+                trail.end = End::NotPresent;
+                break;
             }
-            if level == 1 || e & PS != 0 {
+            writable &= entry & RW != 0;
+            if level == 1 || entry & PS != 0 {
                 let offset = gpa.0 & (span(level) - 1);
-                let hpa = (e & ADDRESS & !(span(level) - 1)) + offset;
-                let how = if e & RW != 0 { "writable" } else { "read-only" };
-                return writeln!(out, "{:#x} is the host's {hpa:#x}, {how}", gpa.0);
+                trail.end = End::Mapped {
+                    to: (entry & ADDRESS & !(span(level) - 1)) + offset,
+                    writable,
+                    user: true,
+                    no_execute: false,
+                };
+                break;
             }
-            table = Hpa(e & ADDRESS);
+            table = Hpa(entry & ADDRESS);
         }
-        Ok(())
+        trail
     }
 
     /// What the hardware would find at `gpa`: host address and whether it may be written. For tests and dumps.
     #[must_use]
     pub fn lookup(&self, gpa: Gpa) -> Option<(Hpa, bool)> {
-        let mut table = self.root;
-        let mut writable = true;
-        for level in (1..=ROOT_LEVEL).rev() {
-            let e = self.frames.read(table, index(gpa.0, level));
-            if e & P == 0 {
-                return None;
-            }
-            writable &= e & RW != 0;
-            if level == 1 || e & PS != 0 {
-                let offset = gpa.0 & (span(level) - 1);
-                return Some((Hpa((e & ADDRESS & !(span(level) - 1)) + offset), writable));
-            }
-            table = Hpa(e & ADDRESS);
+        match self.trail(gpa).end {
+            End::Mapped { to, writable, .. } => Some((Hpa(to), writable)),
+            _ => None,
         }
-        None
     }
 }
 
@@ -521,6 +520,67 @@ mod tests {
             let _ = m.root(0);
             assert_eq!(m.generation(), seen, "nobody has to ask again");
             m.remap(Gpa(change << 12), 0x1000, ram(0x8000));
+        }
+    }
+
+    #[test]
+    fn the_trail_leads_entry_by_entry_to_what_a_plain_list_of_pages_has() {
+        const PAGES: usize = 0xa00;
+        let mut random = Random::from_env("UMBRA_SEED", 17);
+        let mut m = mmu();
+        let mut pages = [Backing::Mmio; PAGES];
+        for change in 0..400 {
+            let start = random.below(PAGES as u64);
+            let len = random.pick(&[1, 2, 0x200, 0x400]).min(PAGES as u64 - start);
+            let start = if random.one_in(2) {
+                start & !0x1ff
+            } else {
+                start
+            };
+            let hpa =
+                Hpa(0x4000_0000 + (random.below(0x1000) << 12 & random.pick(&[!0, !0x1f_ffff])));
+            let backing = match random.below(3) {
+                0 => Backing::Mmio,
+                kind => Backing::Ram {
+                    hpa,
+                    writable: kind == 1,
+                },
+            };
+            m.remap(Gpa(start << 12), len << 12, backing);
+            for n in 0..len {
+                pages[(start + n) as usize] = match backing {
+                    Backing::Mmio => backing,
+                    Backing::Ram { hpa, writable } => Backing::Ram {
+                        hpa: Hpa(hpa.0 + (n << 12)),
+                        writable,
+                    },
+                };
+            }
+            for _ in 0..20 {
+                let gpa = random.below((PAGES as u64) << 12);
+                let trail = m.trail(Gpa(gpa));
+                let mut table = m.root.0;
+                for (n, step) in trail.steps().iter().enumerate() {
+                    let index = gpa >> (39 - 9 * n) & 0x1ff;
+                    assert_eq!(step.level, 4 - n as u32);
+                    assert_eq!(step.place, table + 8 * index);
+                    assert_eq!(step.entry, m.frames.read(Hpa(table), index as usize));
+                    table = step.entry & ADDRESS;
+                }
+                let found = match trail.end {
+                    End::Mapped { to, writable, .. } => Backing::Ram {
+                        hpa: Hpa(to & !0xfff),
+                        writable,
+                    },
+                    End::NotPresent => Backing::Mmio,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(
+                    found,
+                    pages[(gpa >> 12) as usize],
+                    "change {change}: {trail:x?}"
+                );
+            }
         }
     }
 

@@ -6,13 +6,13 @@ use crate::walk;
 use crate::{NestedMmu, ShadowMmu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::fmt;
 use hv_core::flush::Kick;
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
     Access, Backing, Frames, Mmu, PageFault, PagingState, Resolve, ShadowFault, ShadowReport,
     TlbFlush, View,
 };
+use hv_core::trail::Trail;
 use hv_core::{Gpa, Gva, Hpa};
 
 /// Bytes of a page.
@@ -110,36 +110,6 @@ impl<F: Frames> Paging<F> {
             self.other = Some(kind);
         }
         whole
-    }
-
-    /// Writes the entries of the nested tables on the way to `gpa`, one a line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn explain_nested(&self, gpa: Gpa, out: &mut dyn fmt::Write) -> fmt::Result {
-        if self.views.has(gpa) {
-            writeln!(out, "the page is watched")?;
-        }
-        for kind in [Some(&self.used), self.other.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            if let Kind::Nested(nested) = kind {
-                return nested.explain(gpa, out);
-            }
-        }
-        writeln!(out, "there are no nested tables: paging is shadow")
-    }
-
-    /// Writes the entries of the shadow tables of CPU `cpu` on the way to `gva`, one a line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn explain_shadow(&self, cpu: usize, gva: Gva, out: &mut dyn fmt::Write) -> fmt::Result {
-        match &self.used {
-            Kind::Shadow(shadow) => shadow.explain(cpu, gva, out),
-            Kind::Nested(_) => writeln!(out, "there are no shadow tables: paging is nested"),
-        }
     }
 
     /// The hardware has this behind `[start, start + len)` from now on.
@@ -250,6 +220,30 @@ impl<F: Frames> Mmu for Paging<F> {
         access: Access,
     ) -> Option<Gpa> {
         walk::translate(&walk::ReadOnly(mem), state, gva, access).ok()
+    }
+
+    fn trail(
+        mem: &dyn GuestMemory,
+        state: &PagingState,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Trail> {
+        Some(walk::trail(mem, state, gva, access))
+    }
+
+    fn nested_trail(&self, gpa: Gpa) -> Option<Trail> {
+        let kinds = [Some(&self.used), self.other.as_ref()];
+        kinds.into_iter().flatten().find_map(|kind| match kind {
+            Kind::Nested(nested) => Some(nested.trail(gpa)),
+            Kind::Shadow(_) => None,
+        })
+    }
+
+    fn shadow_trail(&self, cpu: usize, gva: Gva) -> Option<Trail> {
+        match &self.used {
+            Kind::Shadow(shadow) => shadow.trail(cpu, gva),
+            Kind::Nested(_) => None,
+        }
     }
 
     fn watch_page(&mut self, page: Gpa, view: View) {
@@ -469,10 +463,11 @@ mod tests {
         assert_eq!(peek(0x8000), None);
         assert_eq!(memory.read_u32(Gpa(0x1000)), Ok(0x2003));
         assert_eq!(memory.read_u32(Gpa(0x2000 + 4 * 7)), Ok(0x5001));
-        let mut text = alloc::string::String::new();
-        walk::explain(&memory, &state, Gva(0x7123), &mut text).unwrap();
+        let text = alloc::format!(
+            "{}",
+            walk::trail(&memory, &state, Gva(0x7123), Access::default())
+        );
         for part in [
-            "2 levels",
             "level 2: 0x1000 has 0x2003 P R/W",
             "level 1: 0x201c has 0x5001 P",
             "0x7123 is physical 0x5123",

@@ -3,9 +3,11 @@
 //! Nothing here is shared with either. The modes are tables of constants (SDM vol 3A figures 4-4 to 4-12 and tables 4-3 to 4-20), the
 //! rights are the list of 4.6.1, "Determination of Access Rights", and memory is only read: what a walk would write is in the answer.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use hv_core::mmu::{Access, PagingState, PfError};
 use hv_core::regs::{Cr0, Cr4, Efer};
+use hv_core::trail::{self, End, Trail};
 
 /// One entry that a walk read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +29,45 @@ pub struct Outcome {
     pub steps: Vec<Step>,
     /// The guest-physical address, or the error code of the page fault.
     pub result: Result<u64, PfError>,
+}
+
+impl Outcome {
+    /// `found` tells the same, entry by entry, and ends for the same reason.
+    pub(crate) fn assert_told(&self, found: &Trail, case: &dyn Fn() -> String) {
+        let told = found.steps();
+        for (n, step) in self.steps.iter().enumerate() {
+            let as_read = trail::Step {
+                level: step.level,
+                place: step.place,
+                entry: step.entry & !step.set,
+            };
+            assert_eq!(told.get(n), Some(&as_read), "step {n}: {}", case());
+        }
+        // In a fault there is the entry that is to blame, unless there is no memory.
+        let more = told.len() - self.steps.len();
+        let blamed = told.last().map_or(0, |step| step.entry);
+        match (found.end, self.result) {
+            (End::Mapped { to, .. }, Ok(gpa)) => assert_eq!((to, more), (gpa, 0), "{}", case()),
+            (End::NotPresent, Err(error)) => {
+                assert!(!error.contains(PfError::P), "{}", case());
+                assert_eq!((more, blamed & 1), (1, 0), "{}", case());
+            }
+            (End::Reserved, Err(error)) => {
+                assert!(error.contains(PfError::P | PfError::RSVD), "{}", case());
+                assert_eq!((more, blamed & 1), (1, 1), "{}", case());
+            }
+            (End::NotRam, Err(error)) => {
+                assert!(error.contains(PfError::P | PfError::RSVD), "{}", case());
+                assert_eq!(more, 0, "{}", case());
+            }
+            (End::Rights, Err(error)) => {
+                assert!(error.contains(PfError::P), "{}", case());
+                assert!(!error.contains(PfError::RSVD), "{}", case());
+                assert_eq!((more, blamed & 1), (1, 1), "{}", case());
+            }
+            (end, result) => panic!("{end:?}, and the tables say {result:?}: {}", case()),
+        }
+    }
 }
 
 /// One level of a paging mode.
@@ -290,6 +331,8 @@ mod tests {
                     after.write(Gpa(step.place), &now.to_le_bytes()).unwrap();
                 }
                 let case = || format!("round {round}: {va:x} {access:?} {s:x?} {expected:x?}");
+                let trail = crate::walk::trail(&memory, &s, Gva(va), access);
+                expected.assert_told(&trail, &case);
                 match crate::walk::walk(&memory, &s, Gva(va), access) {
                     Ok(walk) => {
                         successes += 1;

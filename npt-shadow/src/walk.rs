@@ -5,10 +5,10 @@
 //!
 //! PAE page-directory-pointer entries are read from memory on each walk, as AMD CPUs do. Protection keys are not offered to guests.
 
-use core::fmt;
 use hv_core::mem::{GuestMemory, NotRam};
 use hv_core::mmu::{Access, PageFault, PagingState, PfError};
 use hv_core::regs::{Cr0, Cr4, Efer};
+use hv_core::trail::{End, Step, Tables, Trail};
 use hv_core::{Gpa, Gva};
 
 const P: u64 = 1 << 0;
@@ -154,6 +154,18 @@ pub fn walk(
     gva: Gva,
     access: Access,
 ) -> Result<Walk, PageFault> {
+    walk_by(mem, s, gva, access, |_| {}).map_err(|(fault, _)| fault)
+}
+
+/// [`walk`], which shows `read` each entry that it reads, and says in a fault how it has ended.
+#[inline(always)]
+fn walk_by(
+    mem: &dyn GuestMemory,
+    s: &PagingState,
+    gva: Gva,
+    access: Access,
+    mut read: impl FnMut(Step),
+) -> Result<Walk, (PageFault, End)> {
     let mut walk = Walk::identity(gva);
     if !s.cr0.contains(Cr0::PG) {
         return Ok(walk);
@@ -166,15 +178,15 @@ pub fn walk(
     };
     let nxe = s.efer.contains(Efer::NXE) && shape.pae;
     let user = access.user && !access.implicit;
-    let fault = |extra: PfError| {
-        let mut error = extra;
+    let fault = |end: End| {
+        let mut error = error_of(end);
         error.set(PfError::W, access.write);
         error.set(PfError::U, user);
         error.set(
             PfError::I,
             access.fetch && (nxe || s.cr4.contains(Cr4::SMEP)),
         );
-        PageFault { gva, error }
+        (PageFault { gva, error }, end)
     };
     let mut table = if shape.levels == 3 {
         s.cr3 & 0xffff_ffe0
@@ -190,10 +202,14 @@ pub fn walk(
         let index = va >> shift & ((1 << bits) - 1);
         let at = Gpa(table + index * shape.entry);
         // Tables outside RAM read all ones on the bus: never a translation that we would follow.
-        let entry =
-            read_entry(mem, at, shape.entry).ok_or_else(|| fault(PfError::P | PfError::RSVD))?;
+        let entry = read_entry(mem, at, shape.entry).ok_or_else(|| fault(End::NotRam))?;
+        read(Step {
+            level,
+            place: at.0,
+            entry,
+        });
         if entry & P == 0 {
-            return Err(fault(PfError::empty()));
+            return Err(fault(End::NotPresent));
         }
         let pdpte = shape.levels == 3 && level == 3;
         let large = level > 1
@@ -202,7 +218,7 @@ pub fn walk(
             && (shape.pae || s.cr4.contains(Cr4::PSE))
             && level <= 3;
         if reserved(entry, level, large, shape, nxe, s.physical_bits) {
-            return Err(fault(PfError::P | PfError::RSVD));
+            return Err(fault(End::Reserved));
         }
         let leaf = level == 1 || large;
         let (mut rw, mut us) = (walk.rw, walk.us);
@@ -212,7 +228,7 @@ pub fn walk(
         }
         let nx = walk.nx || nxe && entry & NX != 0;
         if leaf && !allowed(s, access, user, rw, us, nx) {
-            return Err(fault(PfError::P));
+            return Err(fault(End::Rights));
         }
         let flags = match (leaf, pdpte) {
             (_, true) => 0,
@@ -222,7 +238,7 @@ pub fn walk(
         if !set_flags(mem, at, shape.entry, entry, flags) {
             races += 1;
             if races > RACES {
-                return Err(fault(PfError::empty()));
+                return Err(fault(End::NotPresent));
             }
             continue;
         }
@@ -244,6 +260,15 @@ pub fn walk(
     }
 }
 
+/// How a walk has ended, in the error code (SDM vol 3A 4.7, "Page-Fault Exceptions").
+fn error_of(end: End) -> PfError {
+    match end {
+        End::Mapped { .. } | End::NoTables | End::NotPresent => PfError::empty(),
+        End::Reserved | End::NotRam => PfError::P | PfError::RSVD,
+        End::Rights => PfError::P,
+    }
+}
+
 /// The address in an entry that maps a page.
 fn frame_of(entry: u64, level: u32, large: bool, shape: Shape) -> u64 {
     if large && !shape.pae {
@@ -255,78 +280,22 @@ fn frame_of(entry: u64, level: u32, large: bool, shape: Shape) -> u64 {
     }
 }
 
-/// Writes the entries on the way to `gva`, one a line, and what it comes to. No flag is set.
-///
-/// # Errors
-/// Those of `out`.
-pub fn explain(
-    mem: &dyn GuestMemory,
-    s: &PagingState,
-    gva: Gva,
-    out: &mut dyn fmt::Write,
-) -> fmt::Result {
-    let state = PagingState { ac: true, ..*s };
-    if !s.cr0.contains(Cr0::PG) {
-        return writeln!(out, "CR0.PG is clear: linear addresses are physical ones");
-    }
-    let shape = shape(s);
-    writeln!(out, "CR3 {:#x}: {} levels", s.cr3, shape.levels)?;
-    let bits = if shape.entry == 8 { 9 } else { 10 };
-    let mut table = match shape.levels {
-        3 => s.cr3 & 0xffff_ffe0,
-        _ => s.cr3 & ADDRESS,
+/// What [`walk`] makes of an access, step by step. No flag is set.
+#[must_use]
+pub fn trail(mem: &dyn GuestMemory, s: &PagingState, gva: Gva, access: Access) -> Trail {
+    let mut trail = Trail::new(Tables::Guest, gva.0);
+    let walked = walk_by(&ReadOnly(mem), s, gva, access, |step| trail.read(step));
+    trail.end = match walked {
+        Ok(walk) => End::Mapped {
+            to: walk.gpa.0,
+            writable: walk.rw,
+            user: walk.us,
+            no_execute: walk.nx,
+        },
+        Err((_, end)) => end,
     };
-    for level in (1..=shape.levels).rev() {
-        let index = gva.0 >> (12 + bits * (level - 1)) & ((1 << bits) - 1);
-        let index = if (shape.levels, level) == (3, 3) {
-            index & 3
-        } else {
-            index
-        };
-        let at = Gpa(table + index * shape.entry);
-        let Some(entry) = read_entry(mem, at, shape.entry) else {
-            writeln!(out, "level {level}: {:#x} is not RAM", at.0)?;
-            break;
-        };
-        write!(out, "level {level}: {:#x} has {entry:#x}", at.0)?;
-        for (bit, name) in FLAGS {
-            if entry & bit != 0 {
-                write!(out, " {name}")?;
-            }
-        }
-        writeln!(out)?;
-        let large = entry & PS != 0 && (shape.pae || s.cr4.contains(Cr4::PSE)) && level > 1;
-        if entry & P == 0 || large && (shape.levels, level) != (3, 3) {
-            break;
-        }
-        table = entry & ADDRESS;
-    }
-    let walk = walk(&ReadOnly(mem), &state, gva, Access::default());
-    match walk {
-        Ok(walk) => writeln!(
-            out,
-            "{:#x} is physical {:#x}{}{}{}",
-            gva.0,
-            walk.gpa.0,
-            if walk.rw { ", writable" } else { "" },
-            if walk.us { ", user" } else { "" },
-            if walk.nx { ", not executable" } else { "" },
-        ),
-        Err(fault) => writeln!(out, "a read there is a page fault: {:?}", fault.error),
-    }
+    trail
 }
-
-/// The flags of an entry by the manual's names.
-const FLAGS: [(u64, &str); 8] = [
-    (P, "P"),
-    (RW, "R/W"),
-    (US, "U/S"),
-    (A, "A"),
-    (D, "D"),
-    (PS, "PS"),
-    (1 << 8, "G"),
-    (NX, "XD"),
-];
 
 fn read_entry(mem: &dyn GuestMemory, at: Gpa, size: u64) -> Option<u64> {
     if size == 8 {

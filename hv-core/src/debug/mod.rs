@@ -4,7 +4,7 @@ mod breaks;
 mod why;
 
 pub use breaks::Breaks;
-pub use why::Seen;
+pub use why::{Seen, Why};
 
 use crate::fx::FxState;
 use crate::regs::{Gprs, SegReg, Segment, SysReg};

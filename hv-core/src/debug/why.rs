@@ -5,6 +5,7 @@ use crate::event::{Event, EventKind};
 use crate::exit::{ExitReason, VmExit};
 use crate::time::VmTime;
 use crate::trace::Came;
+use crate::trail::Trail;
 use core::fmt;
 
 /// An exit, and what came of it.
@@ -93,12 +94,56 @@ impl Seen {
     /// # Errors
     /// Those of the writer.
     pub fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.json_members(out)?;
+        out.write_str("}")
+    }
+
+    /// The object without its end.
+    fn json_members(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         out.write_str("{\"exit\": \"")?;
         out.write_str(ExitReason::NAMES[self.exit.reason.index()])?;
         out.write_str("\"")?;
         self.json_fields(out)?;
-        self.words_json(out)?;
-        out.write_str("}")
+        self.words_json(out)
+    }
+}
+
+/// An exit with the translations that it is about, as they were before anything was done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Why {
+    /// The exit, and what came of it.
+    pub seen: Seen,
+    /// By the guest's tables.
+    pub guest: Option<Trail>,
+    /// By Umbra's.
+    pub own: Option<Trail>,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.seen.fmt(f)?;
+        let trails = [&self.guest, &self.own];
+        trails
+            .into_iter()
+            .flatten()
+            .try_for_each(|trail| trail.fmt(f))
+    }
+}
+
+impl Why {
+    /// As one JSON object: that of [`Seen::json`], with the translations.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.seen.json_members(out)?;
+        out.write_str(", \"translations\": [")?;
+        let trails = [&self.guest, &self.own];
+        for (n, trail) in trails.into_iter().flatten().enumerate() {
+            out.write_str(if n == 0 { "" } else { ", " })?;
+            trail.json(out)?;
+        }
+        out.write_str("]}")
     }
 }
 
@@ -330,6 +375,7 @@ mod tests {
     use crate::device::AccessSize;
     use crate::exit::{NestedFault, PortIo, RegAccess};
     use crate::regs::SegReg;
+    use crate::trail::{End, Step, Tables};
     use crate::{Gpa, Gva};
 
     fn seen(reason: ExitReason) -> Seen {
@@ -444,5 +490,42 @@ mod tests {
         seen.came.event = None;
         seen.came.pc = seen.pc;
         assert!(alloc::format!("{seen}").contains("where it was"));
+    }
+
+    #[test]
+    fn a_translation_is_told_with_the_exit_in_words_and_as_an_object() {
+        let mut guest = Trail::new(Tables::Guest, 0x40_0123);
+        for (level, entry) in [(4, 0x2007), (3, 0x3007), (2, 0)] {
+            let place = 0x1000 * u64::from(5 - level);
+            guest.read(Step {
+                level,
+                place,
+                entry,
+            });
+        }
+        guest.end = End::NotPresent;
+        let why = Why {
+            seen: seen(ExitReason::Cpuid),
+            guest: Some(guest),
+            own: Some(Trail::new(Tables::Shadow, 0x40_0123)),
+        };
+        let text = alloc::format!("{why}");
+        let told = "the guest's tables, on the way to 0x400123:
+  level 4: 0x1000 has 0x2007 P R/W U/S
+  level 3: 0x2000 has 0x3007 P R/W U/S
+  level 2: 0x3000 has 0x0
+  the last entry is not present: a page fault
+Umbra's shadow tables, on the way to 0x400123:
+  there are none
+";
+        assert!(text.ends_with(told), "{text}");
+        let mut json = alloc::string::String::new();
+        why.json(&mut json).unwrap();
+        let told = "\"translations\": [{\"tables\": \"guest\", \"from\": \"0x400123\", \"steps\": [\
+            {\"level\": 4, \"place\": \"0x1000\", \"entry\": \"0x2007\"}, \
+            {\"level\": 3, \"place\": \"0x2000\", \"entry\": \"0x3007\"}, \
+            {\"level\": 2, \"place\": \"0x3000\", \"entry\": \"0x0\"}], \"end\": \"not-present\"}, \
+            {\"tables\": \"shadow\", \"from\": \"0x400123\", \"steps\": [], \"end\": \"no-tables\"}]}";
+        assert!(json.ends_with(told), "{json}");
     }
 }

@@ -18,7 +18,7 @@
 use super::access::is_canonical;
 use super::{Activity, Stop, Trouble, Vcpu};
 use crate::cpu::VcpuBackend;
-use crate::debug::{Breaks, DebugStop, Point, PointKind, Registers, SYSTEM, Seen, WIDEST, refused};
+use crate::debug::{Breaks, DebugStop, Point, PointKind, Registers, SYSTEM, WIDEST, Why, refused};
 use crate::emulate::{self, EmuCx, EmuFault, Intercepted, Mode, Touch, Watch};
 use crate::event::{Event, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
@@ -50,7 +50,7 @@ pub(super) struct Debug {
     /// The pages that are watched for them.
     pages: Vec<(Gpa, View)>,
     /// The last exit, and whether what came of it is still to be told.
-    pub(super) last: Option<Seen>,
+    pub(super) last: Option<Why>,
     pub(super) open: bool,
     /// The hardware is to execute one instruction, which the emulator does not have.
     pub(super) by_hardware: bool,

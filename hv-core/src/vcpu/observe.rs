@@ -5,12 +5,13 @@
 
 use super::entry::Next;
 use super::{Stop, Vcpu};
+use crate::Gva;
 use crate::cpu::VcpuBackend;
-use crate::debug::{DebugStop, Seen};
+use crate::debug::{DebugStop, Seen, Why};
 use crate::event::{Event, Injection, vector};
 use crate::exit::{ExitReason, VmExit};
 use crate::irq::Attention;
-use crate::mmu::Mmu;
+use crate::mmu::{Access, Mmu, PfError};
 use crate::record::{Before, Recorder};
 use crate::regs::{SysReg, gpr};
 use crate::time::Clock;
@@ -46,7 +47,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
     }
 
     /// The last exit since a debugger has come.
-    pub fn why(&mut self) -> Option<Seen> {
+    pub fn why(&mut self) -> Option<Why> {
         self.tell_exit(None);
         self.debug.as_ref()?.last
     }
@@ -88,7 +89,7 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
             && let Some(debug) = &mut self.debug
             && let Some(last) = &mut debug.last
         {
-            last.came = came;
+            last.seen.came = came;
         }
         true
     }
@@ -184,12 +185,12 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.debug.is_none() {
             return false;
         }
-        let seen = self.see(exit);
+        let why = self.explain(exit);
         let Some(debug) = &mut self.debug else {
             return false;
         };
         debug.open = true;
-        debug.last = Some(seen);
+        debug.last = Some(why);
         if let Some((trap, dr6)) = debug.entered.take() {
             return self.end_hardware_step(exit, trap, dr6);
         }
@@ -226,10 +227,53 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         }
         if let Some(debug) = &self.debug
             && let Some(last) = &debug.last
-            && debug.breaks.meets(last, self.events.exception())
+            && debug.breaks.meets(&last.seen, self.events.exception())
         {
             self.stop.get_or_insert(Stop::Debug(DebugStop::Event));
         }
+    }
+
+    /// An exit with the translations that it is about.
+    fn explain(&self, exit: &VmExit) -> Why {
+        let seen = self.see(exit);
+        let (memory, state) = (&*self.vm.memory, self.paging_state());
+        let guest = |gva, access| M::trail(memory, &state, Gva(gva), access);
+        let shadow = |gva| {
+            self.vm
+                .mmu()
+                .shadow_trail(usize::from(self.index), Gva(gva))
+        };
+        let (guest, own) = match exit.reason {
+            ExitReason::Exception {
+                vector: vector::PF,
+                error,
+                payload,
+                ..
+            } => {
+                let error = PfError::from_bits_retain(error);
+                let access = Access {
+                    write: error.contains(PfError::W),
+                    fetch: error.contains(PfError::I),
+                    user: error.contains(PfError::U),
+                    implicit: false,
+                };
+                (guest(payload, access), shadow(payload))
+            }
+            ExitReason::Invlpg(Some(address)) => {
+                (guest(address.0, Access::default()), shadow(address.0))
+            }
+            ExitReason::NestedFault(fault) => {
+                let fetch = Access {
+                    fetch: true,
+                    user: seen.cpl == 3,
+                    ..Access::default()
+                };
+                let code = (fault.fetch && !fault.table_walk).then(|| guest(seen.pc, fetch));
+                (code.flatten(), self.vm.mmu().nested_trail(fault.gpa))
+            }
+            _ => (None, None),
+        };
+        Why { seen, guest, own }
     }
 
     /// What there is to be seen of an exit.

@@ -62,7 +62,6 @@ use crate::walk;
 use crate::watch::WatchedMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use hv_core::flush::{Flushes, Kick, MAX_CPUS};
 use hv_core::mem::GuestMemory;
 use hv_core::mmu::{
@@ -70,6 +69,7 @@ use hv_core::mmu::{
     ShadowReport, TlbFlush,
 };
 use hv_core::regs::{Cr0, Cr4};
+use hv_core::trail::{End, Step, Tables, Trail};
 use hv_core::{Gpa, Gva, Hpa};
 use lists::{Lists, Owner, Slot};
 use mutants::{Mutant, mutant};
@@ -269,36 +269,41 @@ impl<F: Frames> ShadowMmu<F> {
         self.pool.ids().map(|id| self.pool.page(id).frame).collect()
     }
 
-    /// Writes the entries on the way to `gva` from the root of CPU `cpu`, one a line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn explain(&self, cpu: usize, gva: Gva, out: &mut dyn fmt::Write) -> fmt::Result {
-        let Some(mut id) = self.cpus.get(cpu).and_then(|cpu| cpu.root) else {
-            return writeln!(out, "the CPU has no root");
-        };
+    /// The entries on the way to `gva` from the root of CPU `cpu`, as the hardware reads them. None: the CPU has no root.
+    #[must_use]
+    pub fn trail(&self, cpu: usize, gva: Gva) -> Option<Trail> {
+        let mut trail = Trail::new(Tables::Shadow, gva.0);
+        let (mut writable, mut user, mut no_execute) = (true, true, false);
+        let mut id = self.cpus.get(cpu)?.root?;
         loop {
             let (level, index) = self.place(id, gva.0);
             let entry = self.entry(id, index);
-            let table = self.pool.page(id).frame;
-            writeln!(out, "level {level}: {:#x}[{index}] has {entry:#x}", table.0)?;
-            match self.child(id, index) {
-                Some(child) => id = child,
-                None if entry & P == 0 => {
-                    return writeln!(
-                        out,
-                        "no entry: the guest's tables are walked at its next access"
-                    );
-                }
-                None => {
-                    let how = if entry & RW != 0 {
-                        "writable"
-                    } else {
-                        "read-only"
-                    };
-                    return writeln!(out, "the host's {:#x}, {how}", entry & ADDRESS);
-                }
+            trail.read(Step {
+                level: level.into(),
+                place: self.pool.page(id).frame.0 + 8 * index as u64,
+                entry,
+            });
+            if entry & P == 0 {
+                trail.end = End::NotPresent;
+                return Some(trail);
             }
+            // The entries of a PAE root have no rights.
+            if !self.pool.is_root(id) {
+                writable &= entry & RW != 0;
+                user &= entry & US != 0;
+                no_execute |= entry & NX != 0;
+            }
+            let Some(child) = self.child(id, index) else {
+                let offset = (1 << (12 + 9 * (u32::from(level) - 1))) - 1;
+                trail.end = End::Mapped {
+                    to: entry & ADDRESS & !offset | gva.0 & offset,
+                    writable,
+                    user,
+                    no_execute,
+                };
+                return Some(trail);
+            };
+            id = child;
         }
     }
 

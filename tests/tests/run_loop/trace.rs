@@ -114,7 +114,7 @@ fn a_guest_is_stopped_at_its_events_once_they_have_been_dealt_with() {
     r.exit(ExitReason::Rdmsr, 2);
     assert_eq!(r.run(), stop);
     assert_eq!(r.vcpu.cpu.rip, CODE + 2);
-    assert_eq!(r.vcpu.why().unwrap().exit.reason, ExitReason::Rdmsr);
+    assert_eq!(r.vcpu.why().unwrap().seen.exit.reason, ExitReason::Rdmsr);
     let mut r = broken("cr3-write");
     r.exit(
         ExitReason::CrAccess(RegAccess {
@@ -140,5 +140,5 @@ fn a_page_fault_that_is_waited_for_reaches_the_guest_with_its_address() {
     assert_eq!(r.run(), Stop::Debug(DebugStop::Event));
     assert_eq!(r.vcpu.cpu.sysreg(SysReg::Cr2), 0x1234_5000);
     let why = r.vcpu.why().unwrap();
-    assert_eq!(why.came.event, Some(Event::exception(14, Some(2))));
+    assert_eq!(why.seen.came.event, Some(Event::exception(14, Some(2))));
 }

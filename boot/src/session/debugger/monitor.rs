@@ -4,6 +4,8 @@ use super::Debugged;
 use core::fmt::{self, Write};
 use hv_core::cpu::VcpuBackend;
 use hv_core::exit::ExitReason;
+use hv_core::mmu::{Access, Mmu, PagingState};
+use hv_core::regs::Cr0;
 use hv_core::{Gpa, Gva};
 
 /// The commands, and what they do.
@@ -64,11 +66,21 @@ impl<B: VcpuBackend> Debugged<B> {
             ("walk", Some(Some(address))) => self.walk(cpu, Gva(address), out),
             ("nested", Some(Some(address))) => {
                 let mmu = self.vm.guest.vm.mmu();
-                mmu.explain_nested(Gpa(address), out)
+                if mmu.is_watched(Gpa(address)) {
+                    writeln!(out, "the page is watched")?;
+                }
+                match mmu.nested_trail(Gpa(address)) {
+                    Some(trail) => write!(out, "{trail}"),
+                    None => writeln!(out, "there are no nested tables: paging is shadow"),
+                }
             }
             ("shadow", Some(Some(address))) => {
                 let mmu = self.vm.guest.vm.mmu();
-                mmu.explain_shadow(cpu, Gva(address), out)
+                match mmu.shadow_trail(cpu, Gva(address)) {
+                    Some(trail) => write!(out, "{trail}"),
+                    None if mmu.is_shadow() => writeln!(out, "the CPU has no root"),
+                    None => writeln!(out, "there are no shadow tables: paging is nested"),
+                }
             }
             ("why", None) => match self.vm.guest.cpus[cpu].while_loaded(|cpu| cpu.why()) {
                 Some(seen) => write!(out, "{seen}"),
@@ -110,6 +122,13 @@ impl<B: VcpuBackend> Debugged<B> {
     fn walk(&mut self, cpu: usize, at: Gva, out: &mut dyn Write) -> fmt::Result {
         let guest = &mut self.vm.guest;
         let state = guest.cpus[cpu].while_loaded(|cpu| cpu.paging());
-        npt_shadow::walk::explain(&*guest.vm.memory, &state, at, out)
+        if !state.cr0.contains(Cr0::PG) {
+            return writeln!(out, "CR0.PG is clear: linear addresses are physical ones");
+        }
+        // As a read that SMAP leaves alone.
+        let state = PagingState { ac: true, ..state };
+        let trail = npt_shadow::walk::trail(&*guest.vm.memory, &state, at, Access::default());
+        writeln!(out, "CR3 {:#x}", state.cr3)?;
+        write!(out, "{trail}")
     }
 }

@@ -4,6 +4,7 @@ use super::choices::Choices;
 use super::others::{Kicker, TestCpu, World};
 use super::*;
 use crate::reference::{self, Outcome};
+use crate::walk;
 use hv_core::testing::{Random, VecMemory};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -388,6 +389,7 @@ impl Machine {
                 rip: 0,
             };
             let before = self.reference(va, access);
+            self.judge_trails(root, va, access, &before);
             let resolve = self.mmu.page_fault(self.number, &fault);
             for step in &before.steps {
                 let judge = &mut self.world().judge;
@@ -427,6 +429,41 @@ impl Machine {
                 }
             }
             assert!(round < 199, "the fault is never resolved");
+        }
+    }
+
+    /// What a debugger is told of a fault: the guest's tables as the reference reads them, and the shadow as the hardware does.
+    fn judge_trails(&mut self, root: Hpa, va: u64, access: Access, expected: &Outcome) {
+        let case = || format!("{va:x} {access:?} {expected:x?}");
+        let told = walk::trail(&*self.memory, &self.cpu.state, Gva(va), access);
+        expected.assert_told(&told, &case);
+        let Some(told) = self.mmu.trail(self.number, Gva(va)) else {
+            return;
+        };
+        // The hardware without its memory of the upper levels.
+        let known = core::mem::take(&mut self.cpu.tables);
+        let found = self.hardware_walk(root, va, access);
+        self.cpu.tables = known;
+        match (told.end, found) {
+            (End::NotPresent, Err(false)) => {}
+            (End::Mapped { .. }, Err(true)) => {}
+            (
+                End::Mapped {
+                    to,
+                    writable,
+                    user,
+                    no_execute,
+                },
+                Ok((cached, table, index)),
+            ) => {
+                assert_eq!(to, cached.hpa | va & 0xfff, "{told:x?}");
+                let rights = (cached.rw, cached.us, cached.nx);
+                assert_eq!((writable, user, no_execute), rights, "{told:x?}");
+                let last = told.steps().last().unwrap();
+                assert_eq!(last.place, table + 8 * index as u64, "{told:x?}");
+                assert_eq!(last.entry, self.mmu.frames.read(Hpa(table), index));
+            }
+            (end, found) => panic!("{end:?} is told, and the hardware finds {found:?}: {told:x?}"),
         }
     }
 
