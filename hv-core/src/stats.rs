@@ -17,7 +17,8 @@ pub struct Stats {
     /// Time-stamp-counter ticks spent outside the guest, by the reason of the exit (instructions, where the machine's TSC counts
     /// instructions).
     pub ticks: [u64; ExitReason::KINDS],
-    /// Of these, the least that one exit of the reason took.
+    /// Of these, the least that one exit of the reason took from the guest back into it; `u64::MAX` where none has led back. One at which the
+    /// CPU has stopped is no whole one.
     pub least: [u64; ExitReason::KINDS],
     /// Control-structure fields read and written (VMREAD, VMWRITE) from one exit to the next entry's end, by the reason of the exit.
     pub reads: [u64; ExitReason::KINDS],
@@ -194,12 +195,18 @@ impl Stats {
 
     /// Notes one exit that took `ticks` to handle.
     pub fn exit(&mut self, reason: usize, ticks: u64) {
-        // Centuries pass before a count of 64 bits is full, and every exit would pay for the question.
-        self.exits[reason] = self.exits[reason].wrapping_add(1);
-        self.ticks[reason] = self.ticks[reason].wrapping_add(ticks);
+        self.last_exit(reason, ticks);
         if ticks < self.least[reason] {
             self.least[reason] = ticks;
         }
+    }
+
+    /// Notes one exit that took `ticks` until the CPU stopped.
+    #[inline(always)]
+    pub fn last_exit(&mut self, reason: usize, ticks: u64) {
+        // Centuries pass before a count of 64 bits is full, and every exit would pay for the question.
+        self.exits[reason] = self.exits[reason].wrapping_add(1);
+        self.ticks[reason] = self.ticks[reason].wrapping_add(ticks);
     }
 
     /// Writes the report as JSON, with what a [recorder](crate::record) has seen, if there is one.
@@ -253,7 +260,15 @@ impl Stats {
             let mean = t / n;
             write!(
                 out,
-                "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": {least}, \"vmreads\": {}, \"vmwrites\": {} }}",
+                "{comma}\n      \"{name}\": {{ \"count\": {n}, \"ticks\": {t}, \"mean\": {mean}, \"least\": "
+            )?;
+            match least {
+                u64::MAX => out.write_str("null")?,
+                least => write!(out, "{least}")?,
+            }
+            write!(
+                out,
+                ", \"vmreads\": {}, \"vmwrites\": {} }}",
                 self.reads[i], self.writes[i]
             )?;
         }

@@ -504,6 +504,9 @@ pub struct TraceArgs {
     /// Write it in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing show over time
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["json", "count", "why"])]
     pub perfetto: Option<PathBuf>,
+    /// Draw how many exits of each reason there were over the guest's time, as an SVG picture
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["json", "count", "why", "perfetto"])]
+    pub plot: Option<PathBuf>,
 }
 
 /// A kernel and a file.

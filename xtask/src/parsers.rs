@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use hv_core::trace::{Totals, chunk};
+use hv_core::debug::Breaks;
+use hv_core::trace::{Filter, Totals, chunk};
 
 use crate::media::{self, Medium};
 use crate::{deb, symbols, trace, vm};
@@ -32,13 +33,15 @@ pub fn media(data: &[u8]) {
     told(media::open_initrd(&path).map(drop));
 }
 
-/// What apt prints, and what a person writes behind `--vm` and `--disk-size`.
+/// What apt prints, and what a person writes behind `--vm`, `--disk-size`, `--trace-filter` and `--break`.
 pub fn words(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     deb::parse(&text);
     let _ = vm::parse(&text);
     let _ = media::parse_size(&text);
     let _ = text.parse::<media::DiskArg>();
+    let _ = Filter::parse(&text).map_err(|wrong| wrong.to_string());
+    let _ = Breaks::parse(&text).map_err(|wrong| wrong.to_string());
 }
 
 /// A kernel's tables of symbols, its stack's, or what is compressed of it.
@@ -71,7 +74,9 @@ pub fn trace(data: &[u8]) {
         assert_eq!(again.next(), Some(Ok(*event)));
         Ok(())
     });
-    if let Err(error) = read {
+    // What can be read can be drawn, unless there is nothing.
+    let drawn = trace::draw(&file, &Filter::default());
+    for error in [read.err(), drawn.err()].into_iter().flatten() {
         assert!(!error.to_string().contains('\n'), "one sentence: {error}");
     }
 }

@@ -4,6 +4,7 @@
 //! has sent it ([`hv_core::trace::chunk`]). Each can be understood alone, so that a file is good as far as it goes.
 
 mod perfetto;
+mod plot;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hv_core::trace::chunk::{Head, Reader};
 use hv_core::trace::{Filter, Traced};
 
+pub use self::plot::draw;
 pub use self::show::{Counted, trace};
 use crate::outcome::refuse;
 

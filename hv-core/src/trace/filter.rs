@@ -1,7 +1,7 @@
 //! Which exits a trace keeps.
 //!
 //! `reason:cpuid+wrmsr,pc:0x7c00-0x7dff,vm:1,cpu:0+1,first:100`: words with commas between them, all of which have to fit. `all` is none of them, and `last` keeps the last ones that there is room for in
-//! place of all.
+//! place of all. `around:shutdown/100` keeps the 100 exits before each exit of that reason, itself, and the 100 behind it.
 
 use super::Full;
 use crate::debug::Seen;
@@ -24,6 +24,8 @@ pub struct Filter {
     at: RangeInclusive<u64>,
     /// No more than so many.
     pub(super) first: u64,
+    /// Only those around an exit of these reasons, bit by bit, and how many on either side.
+    pub(super) around: Option<(u32, u64)>,
     /// The last that there is room for, which later ones overwrite.
     last: bool,
     /// Nothing is kept out.
@@ -31,6 +33,9 @@ pub struct Filter {
 }
 
 const _: () = assert!(ExitReason::KINDS <= 32);
+
+/// Exits before and after one that a trace is [around](Filter::is_around), at most. They wait in the ring.
+const MOST_AROUND: u64 = 1000;
 
 /// A word that is wrong, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +59,7 @@ impl Default for Filter {
             pc: 0..=u64::MAX,
             at: 0..=u64::MAX,
             first: u64::MAX,
+            around: None,
             last: false,
             all: true,
         }
@@ -84,6 +90,13 @@ fn bits(text: &str, of: impl Fn(&str) -> Option<u32>) -> Option<u32> {
     Some(bits)
 }
 
+/// Reasons by their names.
+fn named(text: &str) -> Option<u32> {
+    bits(text, |word| {
+        ExitReason::named(word).map(|index| index as u32)
+    })
+}
+
 /// A small number.
 fn small(text: &str) -> Option<u32> {
     text.parse().ok()
@@ -103,10 +116,18 @@ impl Filter {
                 "all" if value.is_empty() => {}
                 "last" if value.is_empty() => filter.last = true,
                 "reason" => {
-                    let of = |word: &str| ExitReason::named(word).map(|index| index as u32);
-                    filter.reasons = bits(value, of).ok_or(wrong(
+                    filter.reasons = named(value).ok_or(wrong(
                         "use names of reasons, as in reason:cpuid+port-io; `exits` and traces have them",
                     ))?;
+                }
+                "around" => {
+                    let around = value.split_once('/').and_then(|(reasons, count)| {
+                        let count = number(count).filter(|count| (1..=MOST_AROUND).contains(count));
+                        Some((named(reasons)?, count?))
+                    });
+                    filter.around = Some(around.ok_or(wrong(
+                        "use names of reasons and how many exits on either side, up to 1000, as in around:shutdown/100",
+                    ))?);
                 }
                 "cpu" => {
                     filter.cpus =
@@ -129,10 +150,16 @@ impl Filter {
                 }
                 _ => {
                     return Err(wrong(
-                        "use reason:, pc:, at:, vm:, cpu: and first:, last, or all",
+                        "use reason:, pc:, at:, vm:, cpu:, first: and around:, last, or all",
                     ));
                 }
             }
+        }
+        if filter.last && filter.around.is_some() {
+            return Err(Wrong {
+                word: text,
+                why: "take one of last and around:",
+            });
         }
         filter.all = filter
             == Self {
@@ -156,6 +183,12 @@ impl Filter {
             true => Full::Overwrite,
             false => Full::Lose,
         }
+    }
+
+    /// Whether it keeps what comes before and after some exits, which only a trace that is being recorded can know.
+    #[must_use]
+    pub const fn is_around(&self) -> bool {
+        self.around.is_some()
     }
 
     /// Whether it keeps all exits.

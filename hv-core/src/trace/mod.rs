@@ -99,6 +99,10 @@ pub struct Tracer {
     next: usize,
     len: usize,
     totals: Totals,
+    /// So many of the newest events are kept only if what the trace is around comes soon.
+    waiting: usize,
+    /// So many further ones are kept because it has come.
+    behind: u64,
     /// More may come of the newest event.
     open: bool,
     /// The last chunk has been taken.
@@ -126,6 +130,8 @@ impl Tracer {
             next: 0,
             len: 0,
             totals: Totals::default(),
+            waiting: 0,
+            behind: 0,
             open: false,
             ended: false,
         })
@@ -159,6 +165,10 @@ impl Tracer {
         if !self.filter.takes(cpu, seen) || self.totals.kept >= self.filter.first {
             return;
         }
+        let waits = match self.filter.around {
+            Some((reasons, count)) => self.waits(reasons, count, seen),
+            None => false,
+        };
         if self.len >= RING {
             self.totals.lost += 1;
             if self.full == Full::Lose {
@@ -168,6 +178,48 @@ impl Tracer {
             self.len -= 1;
         }
         self.put(number, *seen);
+        if waits {
+            self.totals.kept -= 1;
+            self.waiting += 1;
+        }
+    }
+
+    /// Whether `seen`, in a trace around exits of these reasons, has to wait for one.
+    fn waits(&mut self, reasons: u32, count: u64, seen: &Seen) -> bool {
+        if reasons >> seen.exit.reason.index() & 1 != 0 {
+            self.trim(count as usize);
+            self.totals.kept += self.waiting as u64;
+            self.waiting = 0;
+            self.behind = count;
+            return false;
+        }
+        if self.behind != 0 {
+            self.behind -= 1;
+            return false;
+        }
+        if self.waiting == self.len || self.len >= RING {
+            // Those that have waited in vain, and the place of this one.
+            self.trim(count as usize - 1);
+        }
+        true
+    }
+
+    /// Only the newest `count` go on waiting.
+    fn trim(&mut self, count: usize) {
+        let extra = self.waiting.saturating_sub(count);
+        if extra == 0 {
+            return;
+        }
+        if self.waiting != self.len {
+            // Others are before them.
+            for n in (1..=count).rev() {
+                let from = wrap(self.next.wrapping_sub(n));
+                self.ring[wrap(from.wrapping_sub(extra))] = self.ring[from];
+            }
+            self.next = wrap(self.next.wrapping_sub(extra));
+        }
+        self.waiting -= extra;
+        self.len -= extra;
     }
 
     /// Where the oldest event is.
@@ -224,7 +276,10 @@ impl Tracer {
     /// Takes the oldest events, in a [chunk] for CPU `cpu` that is written into `buffer`. None: there are none. The newest stays as long as more may
     /// come of it, unless this is the end (`last`): then all are taken, with the final totals in the last chunk.
     pub fn take<'b>(&mut self, cpu: u8, last: bool, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-        let kept = usize::from(self.open && !last);
+        if let Some((_, count)) = self.filter.around {
+            self.trim(count as usize);
+        }
+        let kept = self.waiting.max(usize::from(self.open && !last));
         if self.len <= kept && (self.ended || !last) {
             return None;
         }
@@ -237,7 +292,7 @@ impl Tracer {
         while self.len > kept && writer.add(&self.ring[self.oldest()]) {
             self.len -= 1;
         }
-        if last && self.len == 0 {
+        if last && self.len <= kept {
             writer.mark_last();
             self.ended = true;
         }

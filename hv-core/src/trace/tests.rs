@@ -388,3 +388,76 @@ fn each_name_of_a_reason_is_one_word() {
         assert_eq!(ExitReason::named(&word), Some(index));
     }
 }
+
+/// What a trace around CPUIDs, `count` on either side, keeps of a CPU whose exits are CPUIDs or HLTs, by their numbers. It is emptied now and then.
+fn kept_around(exits: &[bool], count: u64, r: &mut Random) -> (Vec<u64>, Totals) {
+    let filter = Filter::parse(&alloc::format!("around:cpuid/{count}")).unwrap();
+    let mut tracer = Tracer::new(filter, Full::Lose).unwrap();
+    let mut buffer = [0; HEAD + 4 * LONGEST];
+    let (mut numbers, mut totals) = (Vec::new(), Totals::default());
+    let mut empty = |tracer: &mut Tracer, last| {
+        while let Some(chunk) = tracer.take(0, last, &mut buffer) {
+            let (head, events) = Reader::begin(chunk).unwrap();
+            totals = head.totals;
+            numbers.extend(events.map(|event| event.unwrap().number));
+        }
+    };
+    for &triggers in exits {
+        let reason = if triggers {
+            ExitReason::Cpuid
+        } else {
+            ExitReason::Hlt
+        };
+        let what = seen(reason, r);
+        tracer.begin(0, || what);
+        tracer.tell(&Came::default());
+        tracer.close();
+        if tracer.is_filling() || r.one_in(500) {
+            empty(&mut tracer, false);
+        }
+    }
+    empty(&mut tracer, true);
+    (numbers, totals)
+}
+
+#[test]
+fn a_trace_around_an_exit_has_so_many_before_it_and_behind_it_and_no_other() {
+    let mut r = Random::from_env("UMBRA_SEED", 8);
+    for round in 0..60 {
+        let count = r.pick(&[1, 2, 7, 100, 999, 1000]);
+        let often = r.pick(&[3, 50, 1000, 5000]);
+        let exits: Vec<bool> = (0..8000).map(|_| r.one_in(often)).collect();
+        let near = |n: u64| {
+            let from = n.saturating_sub(count) as usize;
+            let to = (n + count + 1).min(exits.len() as u64) as usize;
+            exits[from..to].contains(&true)
+        };
+        let expected: Vec<u64> = (0..exits.len() as u64).filter(|&n| near(n)).collect();
+        let (found, totals) = kept_around(&exits, count, &mut r);
+        assert_eq!(
+            found, expected,
+            "round {round}: {count} around one of {often}"
+        );
+        assert_eq!((totals.exits, totals.lost), (8000, 0), "round {round}");
+        assert_eq!(totals.kept, expected.len() as u64, "round {round}");
+    }
+}
+
+#[test]
+fn a_trace_is_around_known_reasons_with_room_for_what_waits() {
+    for wrong in [
+        "around:cpuid",
+        "around:cpuid/0",
+        "around:cpuid/1001",
+        "around:x/5",
+        "around:/5",
+        "last,around:hlt/5",
+    ] {
+        assert!(Filter::parse(wrong).is_err(), "{wrong}");
+    }
+    assert!(
+        Filter::parse("around:cpuid+hlt/1000,vm:1")
+            .unwrap()
+            .is_around()
+    );
+}

@@ -181,11 +181,17 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         let (reason, since) = self.last;
         if reason < ExitReason::KINDS {
             self.stats.exit(reason, ticks.wrapping_sub(since));
-            if let Some(now) = self.cpu.accesses() {
-                let since = core::mem::replace(&mut self.accesses, now);
-                self.stats
-                    .accesses(reason, (now.0 - since.0, now.1 - since.1));
-            }
+            self.account_accesses(reason);
+        }
+    }
+
+    /// Adds the accesses to the control structure since the last exit to its reason.
+    #[inline(always)]
+    fn account_accesses(&mut self, reason: usize) {
+        if let Some(now) = self.cpu.accesses() {
+            let since = core::mem::replace(&mut self.accesses, now);
+            self.stats
+                .accesses(reason, (now.0 - since.0, now.1 - since.1));
         }
     }
 
@@ -194,7 +200,11 @@ impl<B: VcpuBackend, M: Mmu, C: Clock> Vcpu<B, M, C> {
         if self.observed {
             self.end_observed();
         }
-        self.account(ticks);
+        let (reason, since) = self.last;
+        if reason < ExitReason::KINDS {
+            self.stats.last_exit(reason, ticks.wrapping_sub(since));
+            self.account_accesses(reason);
+        }
         self.last = NO_EXIT;
     }
 }

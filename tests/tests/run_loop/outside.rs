@@ -166,6 +166,8 @@ fn time_outside_the_guest_is_accounted_to_the_reason_of_the_exit() {
         (2, 80, 40)
     );
     assert_eq!((r.vcpu.stats.exits[host], r.vcpu.stats.ticks[host]), (1, 0));
+    // It has not led back into the guest.
+    assert_eq!(r.vcpu.stats.least[host], u64::MAX);
     assert_eq!(r.vcpu.stats.exits.iter().sum::<u64>(), 3);
 }
 

@@ -8,7 +8,7 @@
 //! [`comparison`] has the figures, [`table`] writes them for the terminal, [`plot`] draws them.
 
 mod comparison;
-mod plot;
+pub mod plot;
 mod table;
 
 use std::fs;

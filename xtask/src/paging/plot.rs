@@ -15,7 +15,7 @@ const SIZE: (u32, u32) = (1120, 480);
 const LEGEND: u32 = 150;
 const FONT: &str = "sans-serif";
 /// The colours of kinds; the last is for all further ones.
-const COLOURS: [RGBColor; 9] = [
+pub const COLOURS: [RGBColor; 9] = [
     RGBColor(0x1f, 0x4e, 0x8c),
     RGBColor(0xe0, 0x7b, 0x1a),
     RGBColor(0x3c, 0x93, 0x4b),
@@ -249,7 +249,7 @@ fn placed(picture: &Picture) -> impl Iterator<Item = (f64, &Bar)> {
 }
 
 /// A number with blanks between thousands, or with a decimal where it is small.
-fn grouped(value: f64) -> String {
+pub fn grouped(value: f64) -> String {
     if value < 10.0 && value.fract() != 0.0 {
         return format!("{value:.1}");
     }

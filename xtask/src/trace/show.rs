@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use hv_core::exit::ExitReason;
 use hv_core::trace::{Filter, Totals, Traced};
 
-use super::{filter, perfetto, read};
+use super::{filter, perfetto, plot, read};
 use crate::cli::TraceArgs;
+use crate::outcome::refuse;
 
 /// A virtual CPU: its machine's number, and its own.
 type Cpu = (u8, u8);
@@ -102,6 +103,9 @@ pub fn trace(args: &TraceArgs) -> Result<()> {
     let path = args.file.display();
     let bytes = fs::read(&args.file).with_context(|| format!("cannot read {path}"))?;
     let filter = filter("--filter", args.filter.as_deref().unwrap_or("all"))?;
+    if filter.is_around() {
+        refuse!("--filter: around: is a word of --trace-filter, while the trace is recorded");
+    }
     let mut out = BufWriter::new(std::io::stdout().lock());
     let shown = show(args, &bytes, &filter, &mut out).and_then(|()| Ok(out.flush()?));
     match shown {
@@ -133,6 +137,10 @@ pub(super) fn show(
     if let Some(path) = &args.perfetto {
         let json = perfetto::export(bytes, filter)?;
         return fs::write(path, json).with_context(|| format!("cannot write {}", path.display()));
+    }
+    if let Some(path) = &args.plot {
+        let svg = plot::draw(bytes, filter)?;
+        return fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()));
     }
     let mut found = None;
     read(bytes, &mut |_, _| {}, &mut |vm, cpu, event| {

@@ -55,6 +55,7 @@ fn args() -> TraceArgs {
         count: false,
         why: None,
         perfetto: None,
+        plot: None,
     }
 }
 
@@ -121,6 +122,26 @@ fn perfetto_gets_a_slice_for_each_exit() {
         (&1.0.into(), &2.5.into())
     );
     assert_eq!(events.len(), 6 + 4, "and names");
+}
+
+#[test]
+fn a_picture_has_every_exit_in_the_column_of_its_time() {
+    let counts = plot::Counts::of(&sample(2), &Filter::default()).unwrap();
+    assert_eq!((counts.first, counts.last), (1_000, 1_000));
+    let sums = counts.reasons.iter().map(|(name, columns)| {
+        assert!(
+            columns.iter().skip(1).all(|&n| n == 0),
+            "{name}: all at once"
+        );
+        (name.as_str(), columns[0])
+    });
+    assert_eq!(sums.collect::<Vec<_>>(), [("cpuid", 4), ("hlt", 2)]);
+    let cpuid = Filter::parse("reason:cpuid").unwrap();
+    let svg = plot::draw(&sample(1), &cpuid).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("cpuid, 2"), "{svg}");
+    assert!(!svg.contains("hlt"));
+    let none = plot::draw(&MAGIC, &Filter::default()).unwrap_err();
+    assert!(none.to_string().contains("no exit"));
 }
 
 #[test]
