@@ -223,7 +223,9 @@ impl Card {
         let mut put = |whole: &mut [u8], part: &[u8]| {
             let place = whole.get_mut(end..end + part.len());
             end += part.len();
-            place.map(|place| place.copy_from_slice(part));
+            if let Some(place) = place {
+                place.copy_from_slice(part);
+            }
         };
         put(&mut self.whole, body);
         for _ in 1..count {
