@@ -1,5 +1,6 @@
 //! Puts a guest's machine together: memory, devices, firmware, media.
 
+mod balloon;
 mod consoles;
 mod cpu_slot;
 mod cpus;
@@ -18,7 +19,9 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use balloon::Tide;
 use consoles::{FirmwareLog, Screen};
+use core::ops::Range;
 pub use cpu_slot::CpuSlot;
 use device_model::ahci;
 use device_model::fdc::{self, Fdc};
@@ -32,14 +35,15 @@ use device_model::uart::Uart;
 use device_model::usb::tablet::Tablet;
 use device_model::usb::uhci::Uhci;
 use device_model::vga::{self, Vga};
+use device_model::virtio::balloon::Balloon;
 use device_model::virtio::block;
 use device_model::virtio::console::Terminal;
 use devices::{
     ata_drives, device_ram, fw_cfg, network_cards, numbered, pci_disks, small_devices, variables,
 };
 use firmware::Firmware;
-use host_memory::{Demand, MIB};
-use hv_core::backend::NullNet;
+use host_memory::{CHUNK, Chunks, Demand, MIB, Pinning};
+use hv_core::backend::{BlockBackend, NullNet};
 use hv_core::bus::Bus;
 use hv_core::cpu::VcpuBackend;
 use hv_core::cpuid::Cpuid;
@@ -111,6 +115,8 @@ pub struct Guest<B: VcpuBackend> {
     pub memory_size: u64,
     /// What kind of PC it is.
     pub profile: options::Profile,
+    /// Its RAM, if it comes and goes.
+    tide: Option<Tide>,
     chips: SharedChips,
     /// How its memory was to be virtualized when it was started.
     pub paging: options::Paging,
@@ -159,12 +165,32 @@ impl<B: VcpuBackend> Guest<B> {
         boot: &BootInfo,
         number: u8,
         options: &options::Vm<'static>,
-        media: Media,
+        mut media: Media,
         scratch: Option<Arc<Lock<dyn Scratch>>>,
         virtualization: &mut impl Virtualization<Cpu = B>,
     ) -> Result<(Self, Removable), String> {
         let second_stage = virtualization.second_stage(options.paging)?;
         let memory_size = options.memory.unwrap_or(DEFAULT_MEMORY);
+        // Guests whose RAM comes and goes.
+        let comes_and_goes = options.later || options.profile.balloon();
+        let end = machine::top_of_ram(memory_size);
+        let no_books = || alloc::format!("there is no memory for the books of VM {number}");
+        let chunks = match comes_and_goes {
+            true => Some(Arc::new(Chunks::new(end).ok_or_else(no_books)?)),
+            false => None,
+        };
+        if let Some(chunks) = &chunks {
+            let pin = |medium: &mut Vec<Box<dyn BlockBackend>>| {
+                let all = core::mem::take(medium).into_iter();
+                *medium = all
+                    .map(|medium| -> Box<dyn BlockBackend> {
+                        Box::new(Pinning::new(medium, chunks.clone()))
+                    })
+                    .collect();
+            };
+            pin(&mut media.cdroms);
+            pin(&mut media.disks);
+        }
         // The firmware is the same for all.
         let firmware_image = |role: &str| boot.module(1, role).map(Module::bytes);
         let sizes = media.floppies.iter().map(|floppy| floppy.sectors());
@@ -207,7 +233,23 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let disks = virtio.len();
         let sata_drives = desc.sata.iter().flatten().count();
-        let terminal = small_devices(number, &options.profile, &mut virtio);
+        let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
+        let balloon = match &chunks {
+            Some(chunks) => {
+                let is_in = |range: &Range<u64>, chunk: usize| {
+                    range.contains(&(chunk as u64 * CHUNK))
+                };
+                let is_ram = |chunk| {
+                    let ram = ranges.map(|(start, len)| start..start + len);
+                    ram.iter().any(|range| is_in(range, chunk))
+                };
+                let may_go = |chunk| memory::chunks(&ranges).any(|range| is_in(&range, chunk));
+                let balloon = Balloon::new(chunks.count(), is_ram, may_go);
+                Some(balloon.ok_or_else(no_books)?)
+            }
+            None => None,
+        };
+        let terminal = small_devices(number, &options.profile, balloon.as_ref(), &mut virtio);
 
         let (firmware, store) = Firmware::choose(boot, number, options, media.variables, &desc)?;
 
@@ -232,8 +274,18 @@ impl<B: VcpuBackend> Guest<B> {
             true => Overlays::bytes(desc.max_cpus as usize),
             false => 0,
         };
+        let coming: u64 = memory::chunks(&ranges).map(|r| r.end - r.start).sum();
+        // Every other chunk may be away.
+        let (pieces, tide_books) = match &chunks {
+            Some(chunks) => {
+                let pieces = chunks.count() / 2 + 1;
+                let books = Chunks::bytes(end) + Balloon::bytes(chunks.count());
+                (pieces, books + Paging::<HostFrames>::bytes(pieces))
+            }
+            None => (0, 0),
+        };
         let demand = Demand {
-            ram: memory_size,
+            ram: memory_size - if options.later { coming } else { 0 },
             video: (vga::pci_id::VRAM_SIZE + vga::TEXT_RAM) as u64
                 + store.as_ref().map_or(0, |medium| medium.sectors() * 512),
             devices: DEVICES
@@ -246,24 +298,31 @@ impl<B: VcpuBackend> Guest<B> {
                     Some(_) => desc.max_cpus as u64 * trace::BYTES as u64,
                     None => 0,
                 },
-            books: paging.books + WatchedMemory::bytes(frames),
+            books: paging.books + WatchedMemory::bytes(frames) + tide_books,
             ..paging
         };
         let fits = demand.check(number, memory::left());
         fits.map_err(|lack| lack.to_string())?;
-        let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
         let enough = || {
             alloc::format!(
                 "this machine's memory is in too many pieces for VM {number}, a guest of {} MiB; give it less",
                 memory_size / MIB
             )
         };
-        let mut ram = GuestRam::allocate(&ranges).ok_or_else(enough)?;
+        let mut ram = match options.later {
+            false => GuestRam::allocate(&ranges),
+            true => GuestRam::allocate(&memory::fixed(&ranges)),
+        }
+        .ok_or_else(enough)?;
         if let Firmware::Bios { code, placement } = &firmware {
             let hpa = Hpa(code.as_ptr() as u64);
             ram.add_rom(placement.code(), hpa, code.len() as u64);
         }
         ram.punch(machine::VGA_WINDOW);
+        let mapped = ram.extents().to_vec();
+        if let Some(chunks) = chunks {
+            ram.divide(&ranges, chunks);
+        }
         let ram = Arc::new(ram);
         // Shadow paging may be switched on at any time: everything that writes to memory goes through the watch.
         let memory = WatchedMemory::new(ram.clone(), frames).ok_or_else(enough)?;
@@ -278,6 +337,7 @@ impl<B: VcpuBackend> Guest<B> {
             options::Paging::Nested | options::Paging::Alternate(_) => ways.nested(),
         };
         let mut mmu = Paging::new(first.ok_or_else(enough)?);
+        mmu.reserve(pieces).then_some(()).ok_or_else(enough)?;
         if let options::Paging::Alternate(_) = options.paging {
             let added = mmu.add(ways.shadow().ok_or_else(enough)?);
             added.then_some(()).ok_or_else(enough)?;
@@ -285,7 +345,7 @@ impl<B: VcpuBackend> Guest<B> {
         if let Some(backing) = second_stage.and_then(|stage| stage.identity_map) {
             mmu.remap(Gpa(machine::IDENTITY_MAP), 0x1000, backing);
         }
-        for e in ram.extents() {
+        for e in mapped {
             mmu.remap(
                 e.gpa,
                 e.len,
@@ -413,12 +473,16 @@ impl<B: VcpuBackend> Guest<B> {
             ports,
             memory_size,
             profile: options.profile,
+            tide: balloon.map(|balloon| Tide { ram, balloon }),
             chips,
             memory,
             firmware,
             vgabios,
         };
-        guest.reset()?;
+        match options.later {
+            true => guest.have_none(),
+            false => guest.reset()?,
+        }
         Ok((guest, Removable { cdroms, floppies }))
     }
 

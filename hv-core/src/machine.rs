@@ -80,6 +80,12 @@ pub const CONSOLE: Slot = Slot {
     function: 0,
 };
 
+/// The virtio memory balloon.
+pub const BALLOON: Slot = Slot {
+    device: 18,
+    function: 0,
+};
+
 /// Hard disks on the PCI bus at most.
 pub const PCI_DISKS: usize = 8;
 
@@ -320,27 +326,37 @@ impl MachineDesc {
     /// RAM below 4 GiB, in bytes.
     #[must_use]
     pub const fn low_ram(&self) -> u64 {
-        if self.memory > LOW_RAM_MAX {
-            LOW_RAM_MAX
-        } else {
-            self.memory
-        }
+        low_ram(self.memory)
     }
 
     /// Where RAM ends.
     #[must_use]
     pub const fn top_of_ram(&self) -> u64 {
-        if self.high_ram() == 0 {
-            self.low_ram()
-        } else {
-            HIGH_RAM + self.high_ram()
-        }
+        top_of_ram(self.memory)
     }
 
     /// RAM above 4 GiB, in bytes.
     #[must_use]
     pub const fn high_ram(&self) -> u64 {
         self.memory - self.low_ram()
+    }
+}
+
+/// How much of so many bytes of RAM is below 4 GiB.
+const fn low_ram(memory: u64) -> u64 {
+    if memory > LOW_RAM_MAX {
+        LOW_RAM_MAX
+    } else {
+        memory
+    }
+}
+
+/// Where so many bytes of RAM end.
+#[must_use]
+pub const fn top_of_ram(memory: u64) -> u64 {
+    match memory - low_ram(memory) {
+        0 => low_ram(memory),
+        high => HIGH_RAM + high,
     }
 }
 

@@ -60,6 +60,11 @@ pub trait GuestMemory: Send + Sync {
         false
     }
 
+    /// Whether RAM or ROM belongs at `gpa`, be it that the host has it at present.
+    fn belongs(&self, gpa: Gpa) -> bool {
+        self.contains(gpa, 1, false)
+    }
+
     /// The beginning of `[gpa, gpa + len)` that is contiguous in the host's memory, for a device of the host that reads it (or writes it,
     /// with `write`, which it has to tell by [`written`](Self::written)). None: that is not RAM or ROM (or not RAM), or nobody but the
     /// hypervisor may access it.

@@ -336,6 +336,11 @@ pub trait Mmu: Send {
     /// What is behind `[start, start + len)` has changed to `backing` (whose frames are contiguous). No CPU reaches what was there any more.
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing);
 
+    /// The host takes `[start, start + len)` of the guest's RAM away, which is mapped nowhere else. No CPU reaches it any more.
+    fn withdraw(&mut self, start: Gpa, len: u64) {
+        self.remap(start, len, Backing::Mmio);
+    }
+
     /// Calls `f` while none of the VM's CPUs is in the guest: those that are there are kicked, and enter again only when the MMU has been
     /// given back.
     fn while_nobody_runs(&mut self, f: &mut dyn FnMut());

@@ -103,6 +103,13 @@ impl<F: Frames> Fenced<F> {
         }
     }
 
+    /// Lets memory that is no longer the guest's out.
+    pub fn dismiss(&mut self, hpa: Hpa, len: u64) {
+        if let Some(fence) = &mut self.fence {
+            fence.remap(Gpa(hpa.0 + LIFT), len, Backing::Mmio);
+        }
+    }
+
     /// Whether the host ran out of frames for the fence.
     pub fn exhausted(&self) -> bool {
         self.fence.as_ref().is_some_and(NestedMmu::exhausted)
@@ -263,6 +270,19 @@ mod tests {
             assert!(own, "{at:#x} leads to {to:#x}");
             assert!(roots.contains(&(at, to)) || at == to + LIFT);
         }
+    }
+
+    #[test]
+    fn what_is_withdrawn_from_the_guest_is_outside_the_fence() {
+        let frames = SharedFrames::default();
+        let mut mmu = fenced(&frames);
+        mmu.withdraw(Gpa(0x4000), 0x2000);
+        let fence = mmu.fence(0).unwrap();
+        let all = mapped(&frames, fence, 39, 0);
+        let has = |hpa: u64| all.iter().any(|&(_, to)| to == hpa);
+        assert!(has(RAM + 0x3000) && has(RAM + 0x6000));
+        assert!(!has(RAM + 0x4000) && !has(RAM + 0x5000));
+        assert_eq!(touch(&mut mmu, 0x4000), Resolve::Mmio);
     }
 
     #[test]

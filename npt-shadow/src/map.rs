@@ -36,6 +36,17 @@ pub(crate) struct Map {
 }
 
 impl Map {
+    /// Has room for so many ranges from now on. False: there is no memory for them.
+    pub fn reserve(&mut self, ranges: usize) -> bool {
+        let more = ranges.saturating_sub(self.ranges.len());
+        self.ranges.try_reserve_exact(more).is_ok()
+    }
+
+    /// The bytes that so many ranges take.
+    pub const fn bytes(ranges: usize) -> u64 {
+        (ranges * size_of::<Range>()) as u64
+    }
+
     /// What is behind `[start, start + len)`, in whole pages, is `backing`.
     pub fn set(&mut self, start: Gpa, len: u64, backing: Backing) {
         let end = start.0.saturating_add(len) >> 12;

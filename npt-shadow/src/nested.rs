@@ -147,6 +147,9 @@ impl<F: Frames> NestedMmu<F> {
                 }
             } else if let Some(child) = self.child(table, i, level, old, target.is_some()) {
                 self.set(child, level - 1, at, next, target);
+            } else if target.is_none() && old & P != 0 {
+                // There is no table to split it with. What is taken away has to go, and what is around it goes with it.
+                self.frames.write(table, i, 0);
             }
             at = next;
         }
@@ -598,5 +601,20 @@ mod tests {
         m.remap(Gpa(0), 1 << 30, ram(0));
         assert!(m.exhausted());
         assert_eq!(m.lookup(Gpa(0)), None);
+    }
+
+    #[test]
+    fn what_is_taken_away_is_gone_even_where_no_table_can_be_had_to_split_a_large_page() {
+        let frames = TestFrames {
+            limit: Some(2),
+            ..TestFrames::default()
+        };
+        let mut m = NestedMmu::new(frames, Format::LongMode, 3).unwrap();
+        m.remap(Gpa(0), 2 << 30, ram(0));
+        assert!(!m.exhausted() && m.lookup(Gpa(0x20_0000)).is_some());
+        m.withdraw(Gpa(0x20_0000), 0x20_0000);
+        assert!(m.exhausted());
+        assert_eq!(m.lookup(Gpa(0x20_0000)), None);
+        assert!(m.lookup(Gpa(1 << 30)).is_some());
     }
 }

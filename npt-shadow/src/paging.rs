@@ -53,6 +53,17 @@ impl<F: Frames> Kind<F> {
     fn remap(&mut self, start: Gpa, len: u64, backing: Backing) {
         either!(self, mmu => mmu.remap(start, len, backing));
     }
+
+    fn withdraw(&mut self, start: Gpa, len: u64) {
+        either!(self, mmu => mmu.withdraw(start, len));
+    }
+
+    fn reserve(&mut self, ranges: usize) -> bool {
+        match self {
+            Kind::Nested(_) => true,
+            Kind::Shadow(shadow) => shadow.reserve(ranges),
+        }
+    }
 }
 
 /// How a VM's memory is virtualized: the way that is used, and perhaps the other, to which it can be switched.
@@ -65,6 +76,8 @@ pub struct Paging<F: Frames> {
     /// The pages of which the hardware has less.
     views: Views,
     kick: Option<Arc<dyn Kick>>,
+    /// How many pieces of the map there is room for at least.
+    room: usize,
 }
 
 impl<F: Frames> Paging<F> {
@@ -77,7 +90,24 @@ impl<F: Frames> Paging<F> {
             map: Map::default(),
             views: Views::default(),
             kick: None,
+            room: 0,
         }
+    }
+
+    /// From now on there is room for so many pieces of the map, whatever becomes of the host's memory. False: there is none for them.
+    #[must_use]
+    pub fn reserve(&mut self, pieces: usize) -> bool {
+        self.room = pieces;
+        let other = self.other.as_mut();
+        self.map.reserve(pieces)
+            && self.used.reserve(pieces)
+            && other.is_none_or(|other| other.reserve(pieces))
+    }
+
+    /// The bytes that so many pieces of the map take.
+    #[must_use]
+    pub const fn bytes(pieces: usize) -> u64 {
+        2 * Map::bytes(pieces)
     }
 
     /// From now on CPUs may be in the guest while the MMU is at work, and `kick` makes them leave it.
@@ -98,6 +128,9 @@ impl<F: Frames> Paging<F> {
         }
         if let Some(kick) = &self.kick {
             kind.set_kick(kick.clone());
+        }
+        if !kind.reserve(self.room) {
+            return false;
         }
         for (start, len, backing) in self.map.ranges() {
             kind.remap(start, len, backing);
@@ -200,6 +233,14 @@ impl<F: Frames> Mmu for Paging<F> {
         self.show(start, len, backing);
         for (gfn, view) in self.views.within(start, len) {
             self.show(Gpa(gfn << 12), PAGE, seen(&self.map, gfn, view));
+        }
+    }
+
+    fn withdraw(&mut self, start: Gpa, len: u64) {
+        self.map.set(start, len, Backing::Mmio);
+        self.used.withdraw(start, len);
+        if let Some(other) = &mut self.other {
+            other.withdraw(start, len);
         }
     }
 
@@ -397,6 +438,39 @@ mod tests {
                     assert_eq!(page, want, "{gpa:#x}, shadow {on}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_reached_by_neither_way_and_comes_back_elsewhere() {
+        for start_with_shadow in [false, true] {
+            let (ways, frames) = ways();
+            let mut paging = Paging::new(ways(start_with_shadow));
+            assert!(paging.reserve(8));
+            paging.remap(Gpa(0), SIZE, ram(0x4000_0000));
+            assert!(paging.add(ways(!start_with_shadow)));
+            paging.watch_page(Gpa(0x3000), View::ReadOnly);
+            let expect = |paging: &mut Paging<_>, want: Option<u64>| {
+                for _ in 0..2 {
+                    let on = !paging.is_shadow();
+                    assert!(paging.set_shadow(on));
+                    paging.load(0, &PagingState::unpaged(36));
+                    for (gpa, want) in [(0x1000, Some(0x4000_1000)), (0x2000, want)] {
+                        let (page, _) = has(paging, &frames, gpa, false);
+                        assert_eq!(page, want, "{gpa:#x}, shadow {on}");
+                    }
+                    let watched = has(paging, &frames, 0x3000, false).0;
+                    assert_eq!(watched, want.map(|hpa| hpa + 0x1000));
+                    assert!(has(paging, &frames, 0x4000, false).0.is_some());
+                }
+            };
+            expect(&mut paging, Some(0x4000_2000));
+            let generation = paging.generation();
+            paging.withdraw(Gpa(0x2000), 0x2000);
+            assert_ne!(paging.generation(), generation, "all have to flush");
+            expect(&mut paging, None);
+            paging.remap(Gpa(0x2000), 0x2000, ram(0x9000_0000));
+            expect(&mut paging, Some(0x9000_0000));
         }
     }
 

@@ -154,6 +154,9 @@ impl GuestMemory for WatchedMemory {
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
         self.inner.contains(gpa, len, write)
     }
+    fn belongs(&self, gpa: Gpa) -> bool {
+        self.inner.belongs(gpa)
+    }
     fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {
         self.inner.piece(gpa, len, write)
     }

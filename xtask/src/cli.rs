@@ -169,10 +169,22 @@ pub struct VmArgs {
     /// The machine waits for the debugger before its first instruction
     #[arg(long, requires = "gdb")]
     pub gdb_wait: bool,
+    /// When the machine starts: now, or later, at Umbra's console (`start NUMBER`), which takes its memory then; until then others can have it
+    #[arg(long, value_enum, default_value = "now")]
+    pub start: When,
     /// Stop the guest at an event, and say what it did: cr3-write, page-fault, triple-fault, msr:c0000082, exec:0x7c00 (a linear address), write:0x1000+64; may be
     /// repeated
     #[arg(long = "break", value_name = "EVENT", conflicts_with = "gdb")]
     pub breaks: Vec<String>,
+}
+
+/// When a machine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// With Umbra.
+    Now,
+    /// When it is asked for.
+    Later,
 }
 
 /// How to run guests.

@@ -33,7 +33,7 @@ const APPLETS: [&str; 33] = [
 
 /// The drivers that let the kernel see the virtual machine's disks, its power button, its network card, its virtio console and entropy
 /// device, and the sockets that DHCP needs.
-pub const DRIVERS: [&str; 13] = [
+pub const DRIVERS: [&str; 14] = [
     "ata_piix",
     "ahci",
     "virtio_pci",
@@ -46,6 +46,7 @@ pub const DRIVERS: [&str; 13] = [
     "e1000",
     "virtio_console",
     "virtio_rng",
+    "virtio_balloon",
     "af_packet",
 ];
 

@@ -22,7 +22,7 @@ pub enum Switch {
 #[derive(Debug, Clone, Args)]
 pub struct ProfileArgs {
     /// The system that the machine is for: a preset of what it likes, each part of which can be set alone. any: --enlighten kvm
-    /// --rtc utc --disk-bus ide --cd-bus ide --nic e1000. linux: the same with --disk-bus virtio --nic virtio --rng on. windows: --enlighten hyperv --rtc local
+    /// --rtc utc --disk-bus ide --cd-bus ide --nic e1000. linux: the same with --disk-bus virtio --nic virtio --rng on --balloon on. windows: --enlighten hyperv --rtc local
     /// --disk-bus ahci --cd-bus ahci --nic e1000
     #[arg(long, default_value = "any", value_parser = PossibleValuesParser::new(Os::NAMES).try_map(|name| name.parse::<Os>()))]
     pub os: Os,
@@ -61,6 +61,10 @@ pub struct ProfileArgs {
     /// A virtio entropy device, which gives what the host's RDSEED or RDRAND does: on or off [default: off, with --os linux on]
     #[arg(long, value_enum)]
     pub rng: Option<Switch>,
+    /// A virtio balloon: `balloon SIZE` at Umbra's console says how much memory the guest is to have, and the rest is free for other machines. So is all
+    /// of it when the guest has switched its machine off: on or off [default: off, with --os linux on]
+    #[arg(long, value_enum)]
+    pub balloon: Option<Switch>,
 }
 
 /// A time that a machine's clock can show.
@@ -103,6 +107,7 @@ impl ProfileArgs {
             nics,
             console: self.console,
             rng: self.rng.map(|rng| rng == Switch::On),
+            balloon: self.balloon.map(|balloon| balloon == Switch::On),
         })
     }
 }
@@ -156,6 +161,7 @@ mod tests {
             nic: Vec::new(),
             console: Console::Serial,
             rng: None,
+            balloon: None,
         };
         let rtc = |os, zone| args(os, zone).profile().unwrap().rtc;
         let local = Some(Rtc::Local(minutes_from_utc().unwrap()));

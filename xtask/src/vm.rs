@@ -8,7 +8,7 @@ use clap::Parser;
 use hv_core::debug::Breaks;
 use protocol::options::{CdBus, DiskBus, MAX_CPUS, Profile, Share, prefix};
 
-use crate::cli::{BootFrom, VmArgs};
+use crate::cli::{BootFrom, VmArgs, When};
 use crate::firmware::{self, Firmware};
 use crate::guests::Guest;
 use crate::media::{self, Disk, DiskArg, Floppy, Format, Keep, Kind, Medium};
@@ -58,6 +58,8 @@ pub struct Vm {
     pub gdb: Option<u16>,
     /// Whether it waits for the debugger.
     pub gdb_wait: bool,
+    /// Whether it starts when it is asked for.
+    pub later: bool,
     /// The events at which it is stopped.
     pub breaks: Option<String>,
 }
@@ -210,6 +212,7 @@ impl Vm {
             firmware,
             gdb: args.gdb,
             gdb_wait: args.gdb_wait,
+            later: args.start == When::Later,
             breaks: breaks(&args.breaks)?,
         })
     }
@@ -254,6 +257,7 @@ impl Vm {
             firmware,
             gdb: None,
             gdb_wait: false,
+            later: false,
             breaks: None,
         })
     }
@@ -273,6 +277,7 @@ impl Vm {
             boot: self.boot,
             tablet: self.tablet,
             gdb_wait: self.gdb_wait,
+            later: self.later,
             breaks: self.breaks.as_deref(),
             ..Default::default()
         }
@@ -594,6 +599,7 @@ mod tests {
             firmware: Firmware::Bios,
             gdb: None,
             gdb_wait: false,
+            later: false,
             breaks: None,
         };
         let scratch = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
-use protocol::options::Share;
+use protocol::options::{self, Share};
 
 /// How a guest's memory is virtualized.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +80,10 @@ pub enum Command {
     Cap(u32),
     /// Change its warp, likewise.
     Warp(u32),
+    /// Change how much of its RAM the guest is to have, in bytes; None: say how much it has.
+    Balloon(Option<u64>),
+    /// Start the VM of this number, which is off.
+    Start(usize),
     /// Change how many virtual CPUs the guest has; None: say how many it has.
     Cpus(Option<u32>),
     /// Show what the VM does, every second until a key is pressed.
@@ -96,12 +100,13 @@ pub enum Command {
 const LAST: usize = 10;
 
 /// The commands with their arguments, and what each does in a few words.
-pub const COMMANDS: [(&str, &str); 20] = [
+pub const COMMANDS: [(&str, &str); 22] = [
     ("list", "the virtual machines and their state"),
     (
         "vm NUMBER",
         "turn to another: it gets keyboard, screen and commands",
     ),
+    ("start NUMBER", "start a VM that is off"),
     ("pause", "stop the guest; its time stops with it"),
     ("resume", "let it run again"),
     ("reset", "press its reset button"),
@@ -135,6 +140,10 @@ pub const COMMANDS: [(&str, &str); 20] = [
     (
         "cpus [NUMBER]",
         "how many virtual CPUs it has; from now on so many",
+    ),
+    (
+        "balloon [SIZE]",
+        "how much of its memory it has; from now on so much (512M)",
     ),
     ("stats", "what it does, every second until a key is pressed"),
     (
@@ -187,6 +196,9 @@ impl Command {
             ("vm", Some(number)) if number.parse().is_ok_and(|n: usize| n > 0) => {
                 Command::Vm(number.parse().unwrap_or_default())
             }
+            ("start", Some(number)) if number.parse().is_ok_and(|n: usize| n > 0) => {
+                Command::Start(number.parse().unwrap_or_default())
+            }
             ("pause", None) => Command::Pause,
             ("resume", None) => Command::Resume,
             ("reset", None) => Command::Reset,
@@ -225,6 +237,15 @@ impl Command {
             ("cpus", Some(number)) if number.parse().is_ok_and(|n: u32| n > 0) => {
                 Command::Cpus(number.parse().ok())
             }
+            ("balloon", None) => Command::Balloon(None),
+            ("balloon", Some(size)) => match options::size(size) {
+                Some(bytes) => Command::Balloon(Some(bytes)),
+                None => {
+                    return Err(format!(
+                        "balloon: {size} is no size from 32M on, as 512M is"
+                    ));
+                }
+            },
             ("stats", None) => Command::Stats,
             ("trace", Some("on")) => Command::Trace(Trace::On),
             ("trace", Some("off")) => Command::Trace(Trace::Off),
@@ -263,6 +284,7 @@ mod tests {
             let line = match name {
                 "paging" => "paging shadow",
                 "vm" => "vm 2",
+                "start" => "start 2",
                 "weight" => "weight 300",
                 "cap" => "cap none",
                 "warp" => "warp 20",
@@ -320,6 +342,10 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Ok(Command::Trace(trace)));
         }
+        assert_eq!(Command::parse("start 3"), Ok(Command::Start(3)));
+        let half = Command::Balloon(Some(512 << 20));
+        assert_eq!(Command::parse("balloon 512M"), Ok(half));
+        assert_eq!(Command::parse("balloon"), Ok(Command::Balloon(None)));
         assert_eq!(Command::parse("cpus"), Ok(Command::Cpus(None)));
         assert_eq!(Command::parse("cpus 4"), Ok(Command::Cpus(Some(4))));
         for (line, part) in [
@@ -333,6 +359,10 @@ mod tests {
             ("list 1", "it is: list"),
             ("vm", "vm NUMBER"),
             ("vm 0", "vm NUMBER"),
+            ("start", "start NUMBER"),
+            ("balloon 512", "no size"),
+            ("balloon 1M", "no size"),
+            ("balloon 512M now", "too many"),
             ("cpus 0", "cpus [NUMBER]"),
             ("cpus -1", "cpus [NUMBER]"),
             ("vm x", "vm NUMBER"),

@@ -20,7 +20,9 @@ impl Range {
 }
 
 /// The most ranges that are kept apart.
-const MOST: usize = 128;
+const MOST: usize = 1024;
+/// Of these, as many as only Umbra's own memory makes: what guests give back leaves them.
+const OWN: usize = 128;
 
 /// Free memory in whole pages: sorted ranges that neither overlap nor touch.
 pub struct Ranges {
@@ -69,6 +71,12 @@ impl Ranges {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Whether a range can be given back that is not Umbra's own, wherever it is. Guests choose what they give, and in how many pieces.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.len + OWN < MOST
     }
 
     /// Makes the whole pages of `range` free, none of which is.
@@ -228,6 +236,7 @@ mod tests {
             r.give(range(2 * n * PAGE, (2 * n + 1) * PAGE));
         }
         assert_eq!(r.lost(), 3 * PAGE);
+        assert!(!r.has_room());
         assert_eq!(r.total(), MOST as u64 * PAGE);
         r.cut(range(0, PAGE));
         assert_eq!(r.total(), (MOST as u64 - 1) * PAGE);

@@ -11,6 +11,7 @@ use device_model::flash;
 use device_model::fwcfg::FwCfg;
 use device_model::mapped::Mapped;
 use device_model::virtio::DeviceType;
+use device_model::virtio::balloon::{self, Balloon};
 use device_model::virtio::block::Block;
 use device_model::virtio::console::{Console, Terminal};
 use device_model::virtio::rng::Rng;
@@ -90,6 +91,7 @@ pub(super) fn pci_disks(
 pub(super) fn small_devices(
     number: u8,
     profile: &options::Profile,
+    balloon: Option<&Balloon>,
     virtio: &mut Vec<(Slot, Box<dyn DeviceType>)>,
 ) -> Option<Terminal> {
     if profile.rng() {
@@ -99,6 +101,10 @@ pub(super) fn small_devices(
                 "VM {number} has no entropy device: this machine's CPU has neither RDSEED nor RDRAND, and nothing else here is random"
             ),
         }
+    }
+    if let Some(balloon) = balloon.filter(|_| profile.balloon()) {
+        let device = balloon::Device::new(balloon.clone());
+        virtio.push((machine::BALLOON, Box::new(device)));
     }
     (profile.console == options::Console::Virtio).then(|| {
         let (console, terminal) = Console::new(Box::new(Screen(number)));

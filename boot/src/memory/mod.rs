@@ -9,11 +9,11 @@ mod ram;
 
 pub use device::HostDeviceRam;
 pub use heap::small_in_use as heap_in_use;
-pub use ram::GuestRam;
+pub use ram::{GuestRam, chunks, fixed};
 
 use crate::loader::BootInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
-use host_memory::{MIB, PAGE, Range, Ranges};
+use host_memory::{CHUNK, MIB, PAGE, Range, Ranges};
 use hv_core::Hpa;
 use hv_core::mmu::Frames;
 use spin::Mutex;
@@ -117,6 +117,27 @@ pub fn available() -> u64 {
 /// Bytes that VMs can have: those in whole large pages, which their RAM is taken in, but for [`SPARE`].
 pub fn left() -> u64 {
     MEMORY.lock().free.total_in(2 * MIB).saturating_sub(SPARE)
+}
+
+/// Takes a [`CHUNK`] for a guest, with anything in it. None: there is no memory, but for [`SPARE`] and what its tables may need.
+fn take_chunk() -> Option<u64> {
+    let mut m = MEMORY.lock();
+    let enough = m.free.total_in(CHUNK) >= SPARE + 2 * CHUNK;
+    enough.then(|| m.free.take(CHUNK, CHUNK, u64::MAX))?
+}
+
+/// Whether a guest can give a chunk back, wherever it is.
+fn has_room() -> bool {
+    MEMORY.lock().free.has_room()
+}
+
+/// Gives a chunk of a guest's back.
+///
+/// # Safety
+/// Nobody uses it any more: neither a CPU, nor a device, nor code of Umbra's.
+unsafe fn give_chunk(at: u64) {
+    let (start, end) = (at, at + CHUNK);
+    MEMORY.lock().free.give(Range { start, end });
 }
 
 /// The highest address of RAM.

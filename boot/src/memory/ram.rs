@@ -2,9 +2,11 @@
 
 use super::MEMORY;
 use crate::clock;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::asm;
-use host_memory::{MIB, PAGE};
+use core::ops::Range;
+use host_memory::{CHUNK, Chunks, Found, MIB, PAGE};
 use hv_core::mem::{GuestMemory, NotRam, Piece, STRUCTURE};
 use hv_core::{Gpa, Hpa};
 
@@ -36,9 +38,32 @@ fn clear(extent: &Extent) -> u64 {
     used
 }
 
+/// The chunks of RAM at `[gpa, gpa + len)` for each of `ranges` that can come and go: whole ones, but for the first, in which firmware and devices have
+/// their parts.
+pub fn chunks(ranges: &[(u64, u64)]) -> impl Iterator<Item = Range<u64>> {
+    ranges.iter().map(|&(gpa, len)| {
+        let first = if gpa == 0 { CHUNK } else { gpa };
+        first..((gpa + len) & !(CHUNK - 1)).max(first)
+    })
+}
+
+/// What of `ranges` is not in [`chunks`].
+pub fn fixed(ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let parts = ranges.iter().zip(chunks(ranges));
+    let parts = parts.flat_map(|(&(gpa, len), chunks)| {
+        let end = gpa + len;
+        let first = chunks.start.min(end);
+        [(gpa, first - gpa), (chunks.end.min(end), end - chunks.end.min(end))]
+    });
+    parts.filter(|&(_, len)| len != 0).collect()
+}
+
 /// The guest's memory. Other CPUs of the guest may run while it is accessed.
 pub struct GuestRam {
+    /// What is always there.
     extents: Vec<Extent>,
+    /// What comes and goes, for guests where anything does.
+    chunks: Option<Arc<Chunks>>,
 }
 
 impl GuestRam {
@@ -83,11 +108,59 @@ impl GuestRam {
             clock::since_start_ms() - before,
             used >> 10
         );
-        Some(Self { extents })
+        Some(Self {
+            extents,
+            chunks: None,
+        })
+    }
+
+    /// From now on those of the RAM's chunks at `ranges` that are here are `chunks`, and can go; those that are not are away.
+    pub fn divide(&mut self, ranges: &[(u64, u64)], chunks: Arc<Chunks>) {
+        for range in self::chunks(ranges) {
+            for gpa in range.clone().step_by(CHUNK as usize) {
+                let chunk = (gpa / CHUNK) as usize;
+                match self.find(Gpa(gpa), true) {
+                    Some((hpa, _)) => chunks.put(chunk, hpa),
+                    None => chunks.lacks(chunk),
+                }
+            }
+            self.punch(range);
+        }
+        self.chunks = Some(chunks);
+    }
+
+    /// Takes a chunk away from the guest, and says where it was. None: it is not here, a device of the host is at work on it, or it cannot be
+    /// given back. It is still mapped. No CPU of the guest runs, and nobody is within an access.
+    pub fn take(&self, chunk: usize) -> Option<Hpa> {
+        let chunks = self.chunks.as_ref().filter(|_| super::has_room())?;
+        chunks.take(chunk).map(Hpa)
+    }
+
+    /// Gives the host back what [`take`](Self::take) has taken.
+    ///
+    /// # Safety
+    /// No CPU reaches it any more.
+    pub unsafe fn give(chunk: Hpa) {
+        // SAFETY: that is the caller's promise for CPUs; no code of Umbra's finds it since it was taken, and no device had it then.
+        unsafe { super::give_chunk(chunk.0) };
+    }
+
+    /// Brings a chunk back that is away, clear, and says where it is. It is not mapped yet. None: the host has no memory for it.
+    pub fn bring(&self, chunk: usize) -> Option<Hpa> {
+        let chunks = self.chunks.as_ref()?;
+        let hpa = super::take_chunk()?;
+        clear(&Extent {
+            gpa: Gpa(chunk as u64 * CHUNK),
+            hpa: Hpa(hpa),
+            len: CHUNK,
+            writable: true,
+        });
+        chunks.put(chunk, hpa);
+        Some(Hpa(hpa))
     }
 
     /// Takes `hole` out of the RAM: it belongs to a device.
-    pub fn punch(&mut self, hole: core::ops::Range<u64>) {
+    pub fn punch(&mut self, hole: Range<u64>) {
         for e in core::mem::take(&mut self.extents) {
             let end = e.gpa.0 + e.len;
             let below = Extent {
@@ -125,6 +198,13 @@ impl GuestRam {
 
     /// The host address of `gpa` and how many bytes from there on are contiguous.
     fn find(&self, gpa: Gpa, write: bool) -> Option<(u64, u64)> {
+        if let Some(chunks) = &self.chunks {
+            match chunks.find(gpa.0) {
+                Found::At(hpa, room) => return Some((hpa, room)),
+                Found::Away => return None,
+                Found::Other => {}
+            }
+        }
         self.extents.iter().find_map(|e| {
             let offset = gpa.0.wrapping_sub(e.gpa.0);
             (offset < e.len && (e.writable || !write)).then(|| (e.hpa.0 + offset, e.len - offset))
@@ -215,8 +295,22 @@ impl GuestMemory for GuestRam {
     }
 
     fn contains(&self, gpa: Gpa, len: usize, write: bool) -> bool {
-        self.find(gpa, write)
-            .is_some_and(|(_, room)| room >= len as u64)
+        let (mut gpa, mut left) = (gpa, len as u64);
+        while let Some((_, room)) = self.find(gpa, write) {
+            if room >= left {
+                return true;
+            }
+            if self.chunks.is_none() {
+                return false;
+            }
+            (gpa, left) = (gpa.add(room), left - room);
+        }
+        false
+    }
+
+    fn belongs(&self, gpa: Gpa) -> bool {
+        let comes = |chunks: &Arc<Chunks>| chunks.is_chunk((gpa.0 / CHUNK) as usize);
+        self.chunks.as_ref().is_some_and(comes) || self.find(gpa, false).is_some()
     }
 
     fn piece(&self, gpa: Gpa, len: usize, write: bool) -> Option<Piece> {

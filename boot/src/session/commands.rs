@@ -1,7 +1,7 @@
 //! What the console's commands do.
 
 use super::{Session, State};
-use crate::clock;
+use crate::{clock, memory};
 use crate::media::Cabinet;
 use alloc::string::String;
 use console::{COMMANDS, Command, Drive, PagingMode};
@@ -61,6 +61,7 @@ impl<B: VcpuBackend> Session<B> {
                 State::Paused(_) => say!(self, "it is paused already"),
                 State::Debugged(_) => say!(self, "its debugger has stopped it"),
                 State::Suspended => say!(self, "it is suspended"),
+                State::Waiting => say!(self, "it waits for memory"),
                 State::Off => say!(self, "it is off"),
             },
             Command::Resume => match vm.state {
@@ -71,6 +72,7 @@ impl<B: VcpuBackend> Session<B> {
                 }
                 State::Debugged(_) => say!(self, "its debugger has stopped it"),
                 State::Suspended => say!(self, "it is suspended; `power` or a key wakes it"),
+                State::Waiting => say!(self, "it waits for memory"),
                 State::Off => say!(self, "it is off; `reset` starts it"),
             },
             Command::Reset => {
@@ -117,6 +119,8 @@ impl<B: VcpuBackend> Session<B> {
             Command::Weight(weight) => self.change_share(index, |share| share.weight = weight),
             Command::Cap(cap) => self.change_share(index, |share| share.cap = cap),
             Command::Warp(warp) => self.change_share(index, |share| share.warp = warp),
+            Command::Balloon(size) => self.change_balloon(size),
+            Command::Start(number) => self.start(number.wrapping_sub(1)),
             Command::Cpus(count) => self.change_cpus(count),
             Command::Stats => {
                 let now = self.time();
@@ -141,7 +145,7 @@ impl<B: VcpuBackend> Session<B> {
     fn list(&mut self) {
         say!(
             self,
-            "VM   state    time      memory    paging     resets  weight   cap  exits"
+            "VM   state    time      memory         paging     resets  weight   cap  exits"
         );
         for index in 0..self.vms.len() {
             let vm = &self.vms[index];
@@ -151,7 +155,7 @@ impl<B: VcpuBackend> Session<B> {
             let exits: u64 = stats.exits.iter().sum();
             say!(
                 self,
-                "{}{} {:8} {}:{:02}:{:02}   {:9} {:10} {:6} {weight:7} {:>5}  {exits}",
+                "{}{} {:8} {}:{:02}:{:02}   {:14} {:10} {:6} {weight:7} {:>5}  {exits}",
                 vm.number,
                 if index == self.focus && self.vms.len() > 1 {
                     " *"
@@ -162,7 +166,14 @@ impl<B: VcpuBackend> Session<B> {
                 seconds / 3600,
                 seconds / 60 % 60,
                 seconds % 60,
-                size(vm.guest.memory_size),
+                match vm.guest.given() {
+                    0 => size(vm.guest.memory_size),
+                    given => alloc::format!(
+                        "{} of {}",
+                        size_name(vm.guest.memory_size - given),
+                        size_name(vm.guest.memory_size)
+                    ),
+                },
                 vm.paging_name(),
                 stats.resets,
                 match cap {
@@ -197,6 +208,48 @@ impl<B: VcpuBackend> Session<B> {
                 cpu.ipis,
                 cpu.exits
             );
+        }
+    }
+
+    /// How much of its RAM the VM with the focus has, or is to have.
+    fn change_balloon(&mut self, size: Option<u64>) {
+        let vm = self.vm();
+        let all = vm.guest.memory_size;
+        let has = all - vm.guest.given();
+        match size {
+            None => say!(self, "{} of {}", size_name(has), size_name(all)),
+            Some(_) if !vm.guest.profile.balloon() => {
+                say!(self, "it has no balloon; balloon=on gives it one at the start");
+            }
+            Some(wanted) if wanted > all => say!(self, "it can have {}", size_name(all)),
+            Some(wanted) => {
+                vm.guest.set_balloon(wanted);
+                vm.wake_devices();
+                say!(self, "the guest is asked; `list` says how much it has");
+            }
+        }
+    }
+
+    /// Starts VM `index`, which is off.
+    fn start(&mut self, index: usize) {
+        match self.vms.get_mut(index) {
+            None => say!(self, "there is no such VM; `list` has them"),
+            Some(vm) if vm.state != State::Off => say!(self, "it is not off"),
+            Some(vm) => {
+                vm.state = State::Running;
+                self.reset(index, "started from the console");
+                let vm = &self.vms[index];
+                let number = vm.number;
+                match vm.state {
+                    State::Waiting => say!(
+                        self,
+                        "VM {number} starts when its {} are there; {} are free",
+                        size(vm.guest.given()),
+                        size(memory::left())
+                    ),
+                    _ => say!(self, "VM {number} starts"),
+                }
+            }
         }
     }
 
@@ -369,6 +422,11 @@ impl fmt::Display for Shown {
             warp => write!(f, ", warp {warp} ms"),
         }
     }
+}
+
+/// A number of bytes as it is typed.
+fn size_name(bytes: u64) -> String {
+    alloc::format!("{}M", bytes >> 20)
 }
 
 /// A number of bytes as people write it.

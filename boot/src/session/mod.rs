@@ -5,6 +5,7 @@
 //! may be another, has the CPU. Times here are the host's; a guest's own time stands still while it is paused.
 
 mod answers;
+mod balloon;
 mod breaks;
 mod commands;
 mod console;
@@ -234,6 +235,9 @@ impl<B: VcpuBackend> Session<B> {
         self.finish_output(index);
         let vm = &mut self.vms[index];
         vm.stop(State::Off);
+        if event == Event::PowerOff {
+            vm.guest.give_all();
+        }
         control::event(vm.number, event);
         if !control::is_open() {
             log::info!("`reset` at Umbra's console (three Ctrl-A on COM1) starts it again");
@@ -273,6 +277,10 @@ impl<B: VcpuBackend> Session<B> {
         self.unload();
         let vm = &mut self.vms[index];
         log::info!("VM {}: {why}: starting again", vm.number);
+        if !vm.guest.want_all() {
+            vm.stop(State::Waiting);
+            return;
+        }
         match vm.reset() {
             Ok(()) => control::event(vm.number, Event::Reset),
             Err(e) => {
@@ -350,6 +358,8 @@ impl<B: VcpuBackend> Session<B> {
                 next = next.min(now + KEY_INTERVAL);
             }
             vm.poll();
+            next = next.min(self.move_ram(index, now));
+            let vm = &mut self.vms[index];
             if vm.wakes() {
                 self.wake_up(index);
             }

@@ -40,6 +40,8 @@ pub(super) enum State {
     Debugged(u64),
     /// The guest has suspended its machine to RAM. Its clock goes on, and may wake it.
     Suspended,
+    /// It is to start when all of its RAM is there, which others have at present.
+    Waiting,
     /// It has been switched off, or cannot go on.
     Off,
 }
@@ -55,6 +57,8 @@ pub(super) struct Vm<B: VcpuBackend> {
     pub media: Removable,
     /// What it is stopped at without a debugger.
     pub breaks: Option<Waiting>,
+    /// Whether it wants RAM that the host does not have.
+    pub lacks: bool,
     /// Keys that the guest's keyboard had no room for.
     keys: Vec<u8>,
     /// Resets in quick succession, and the last one.
@@ -92,13 +96,15 @@ impl<B: VcpuBackend> Vm<B> {
         let mut vm = Self {
             number,
             guest,
-            state: match options.gdb_wait {
-                true => State::Debugged(clock::ticks()),
-                false => State::Running,
+            state: match (options.later, options.gdb_wait) {
+                (true, _) => State::Off,
+                (false, true) => State::Debugged(clock::ticks()),
+                (false, false) => State::Running,
             },
             held: 0,
             media: removable,
             breaks: None,
+            lacks: false,
             keys: Vec::new(),
             resets: 0,
             last_reset: VmTime(0),
@@ -118,7 +124,9 @@ impl<B: VcpuBackend> Vm<B> {
     pub fn time(&self) -> VmTime {
         match self.state {
             State::Running | State::Suspended => self.guest.now(),
-            State::Paused(_) | State::Debugged(_) | State::Off => self.guest.cpus[0].cpu.now(),
+            State::Paused(_) | State::Debugged(_) | State::Waiting | State::Off => {
+                self.guest.cpus[0].cpu.now()
+            }
         }
     }
 
@@ -327,6 +335,7 @@ impl<B: VcpuBackend> Vm<B> {
             State::Paused(_) => "paused",
             State::Debugged(_) => "debugged",
             State::Suspended => "suspended",
+            State::Waiting => "waiting",
             State::Off => "off",
         }
     }

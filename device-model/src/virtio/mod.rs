@@ -8,6 +8,7 @@
 //!
 //! Not there: the reset of single queues, notification data, shared memory regions, administration.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod net;
@@ -101,6 +102,11 @@ pub trait DeviceType: Send {
     /// The driver writes one byte of its configuration.
     fn write_config(&mut self, offset: usize, value: u8) {
         let _ = (offset, value);
+    }
+
+    /// Whether its configuration is another one than the driver has been told of, which it is told of now.
+    fn config_changed(&mut self) -> bool {
+        false
     }
 
     /// The driver has agreed to these features.

@@ -186,6 +186,10 @@ impl VirtioPci {
         if !self.runs() {
             return None;
         }
+        if self.device.config_changed() {
+            self.registers.generation = self.registers.generation.wrapping_add(1);
+            self.interrupt(self.registers.config_vector, ISR_CONFIG);
+        }
         let result = self.device.run(cx, &mut self.queues);
         let result = result.and_then(|next| self.tell(cx).map(|()| next));
         match result {

@@ -65,6 +65,8 @@ pub struct Registers {
     /// What the driver has written of the features that it agrees to.
     pub features: u64,
     pub config_vector: u16,
+    /// Another one after each change of the device's configuration.
+    pub generation: u8,
     /// The queue that the others are about.
     pub selected: u16,
     device_select: u32,
@@ -79,6 +81,7 @@ impl Registers {
             status: Status::empty(),
             features: 0,
             config_vector: NO_VECTOR,
+            generation: 0,
             selected: 0,
             device_select: 0,
             driver_select: 0,
@@ -154,8 +157,7 @@ impl Registers {
         put(DRIVER_FEATURE, &agreed.to_le_bytes());
         put(CONFIG_VECTOR, &self.config_vector.to_le_bytes());
         put(0x12, &(self.queues.len() as u16).to_le_bytes());
-        // The configuration never changes under the driver: its generation stays 0.
-        put(STATUS, &[self.status.bits(), 0]);
+        put(STATUS, &[self.status.bits(), self.generation]);
         put(QUEUE_SELECT, &self.selected.to_le_bytes());
         if let Some(q) = self.selected() {
             put(QUEUE_SIZE, &q.place.size.to_le_bytes());

@@ -87,6 +87,12 @@ impl Bus {
         }
     }
 
+    /// The pages within `[start, start + len)` where CPUs have their own registers, whatever memory is there.
+    pub fn cpu_pages(&self, start: Gpa, len: u64) -> impl Iterator<Item = Gpa> {
+        let pages = self.cpus.iter().filter_map(|cpu| cpu.page);
+        pages.filter(move |page| page.0.wrapping_sub(start.0) < len)
+    }
+
     /// Adds the window that is open while A20 is off: at [`A20_WRAP`](crate::machine::A20_WRAP), it shows what is at address 0.
     pub fn add_wrap(&mut self) -> WindowId {
         self.window(WindowKind::Wrap, DeviceId(NOBODY), MIB, None)
@@ -202,7 +208,7 @@ impl Bus {
         let on_ram = |base: u64, len: u64| {
             (base..base.saturating_add(len))
                 .step_by(RAM_STEP)
-                .any(|at| self.memory.contains(Gpa(at), 1, false))
+                .any(|at| self.memory.belongs(Gpa(at)))
         };
         let Some(w) = self.windows.get_mut(usize::from(id.0)) else {
             return;

@@ -112,6 +112,19 @@ impl<F: Frames> Mmu for ShadowMmu<F> {
         }
     }
 
+    fn withdraw(&mut self, start: Gpa, len: u64) {
+        let (mut page, end) = (start.0 >> 12, start.0.saturating_add(len) >> 12);
+        while page < end {
+            let there = self.map.get(page);
+            let pages = there.map_or(1, |place| place.pages.min(end - page));
+            if let Some(place) = there {
+                self.frames.dismiss(place.hpa, pages << 12);
+            }
+            page += pages;
+        }
+        self.remap(start, len, Backing::Mmio);
+    }
+
     fn while_nobody_runs(&mut self, f: &mut dyn FnMut()) {
         self.flushes.require();
         self.shoot_down();

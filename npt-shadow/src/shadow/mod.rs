@@ -253,6 +253,12 @@ impl<F: Frames> ShadowMmu<F> {
         self.map.exhausted() || self.frames.exhausted()
     }
 
+    /// From now on there is room for so many pieces of the map. False: there is no memory for them.
+    #[must_use]
+    pub(crate) fn reserve(&mut self, pieces: usize) -> bool {
+        self.map.reserve(pieces)
+    }
+
     /// Puts a [fence](crate::fence) of these empty nested tables, which are in the long-mode format, around the guest. Before anything is
     /// mapped. Returns whether there was memory for it.
     #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! [`list`] has those that boot one guest and follow a script; what takes more has a module of its own.
 
+mod balloon;
 mod breakpoints;
 mod checks;
 mod clock;
@@ -122,6 +123,7 @@ enum What {
 pub fn all() -> Vec<Case> {
     let mut all = list::cases();
     all.extend(refusal::cases());
+    all.extend(balloon::cases());
     all.extend(network::cases());
     all.extend(storage::cases());
     all.extend(console::cases());

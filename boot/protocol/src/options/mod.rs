@@ -19,7 +19,7 @@ pub use self::share::{MAX_CAP, MAX_WARP, MAX_WEIGHT, Share, WEIGHT};
 pub use self::value::{
     BootFrom, CdBus, Console, DiskBus, Enlighten, FIRMWARE_STEP, HostDrive, MAX_ALTERNATION,
     MAX_CPUS, MAX_FIRMWARE, MAX_MEDIA, MAX_MEMORY, MIN_MEMORY, Nic, Paging, Place, Shadow,
-    Transport,
+    Transport, memory as size,
 };
 
 use alloc::string::String;
@@ -68,6 +68,8 @@ pub struct Vm<'a> {
     pub break_ends: bool,
     /// Whether it waits for a debugger before it runs.
     pub gdb_wait: bool,
+    /// Whether it is off until it is started at the console, and has no RAM before.
+    pub later: bool,
     /// The command line of the first virtual machine's guest, if it comes from a boot menu.
     pub cmdline: Option<&'a str>,
 }
@@ -197,6 +199,13 @@ impl<'a> Vm<'a> {
             "count" => self.count = true,
             "tablet" => self.tablet = true,
             "gdb-wait" => self.gdb_wait = true,
+            "start" => {
+                self.later = match value {
+                    "now" => false,
+                    "later" => true,
+                    _ => return Err("use now or later"),
+                }
+            }
             "break" => {
                 self.breaks = match value {
                     "" => return Err("say at what, as in break=cr3-write"),
@@ -288,6 +297,7 @@ impl fmt::Display for Vm<'_> {
             breaks,
             break_ends,
             gdb_wait,
+            later,
             cmdline: _,
         } = self;
         if let Some(bytes) = memory {
@@ -318,6 +328,7 @@ impl fmt::Display for Vm<'_> {
         }
         f.write_str(if *break_ends { " break-ends" } else { "" })?;
         f.write_str(if *gdb_wait { " gdb-wait" } else { "" })?;
+        f.write_str(if *later { " start=later" } else { "" })?;
         for (key, drives) in [("cdrom", cdroms), ("disk", disks), ("floppy", floppies)] {
             for drive in drives {
                 write!(f, " {key}={drive}")?;

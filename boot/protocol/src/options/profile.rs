@@ -76,6 +76,12 @@ impl Os {
         matches!(self, Os::Linux)
     }
 
+    /// Whether it has a driver for a virtio balloon.
+    #[must_use]
+    pub const fn balloon(self) -> bool {
+        matches!(self, Os::Linux)
+    }
+
     /// Whether it takes the machine's clock for one of local time.
     #[must_use]
     pub const fn has_local_time(self) -> bool {
@@ -202,6 +208,8 @@ pub struct Profile {
     pub console: Console,
     /// Whether it has a virtio entropy device, if that is said.
     pub rng: Option<bool>,
+    /// Whether it has a virtio balloon, if that is said.
+    pub balloon: Option<bool>,
 }
 
 /// Whether something is there.
@@ -242,6 +250,12 @@ impl Profile {
         self.rng.unwrap_or(self.os.rng())
     }
 
+    /// Whether it has a virtio balloon.
+    #[must_use]
+    pub fn balloon(&self) -> bool {
+        self.balloon.unwrap_or(self.os.balloon())
+    }
+
     /// The interfaces of hypervisors that the guest is offered.
     #[must_use]
     pub fn enlighten(&self) -> Enlighten {
@@ -273,6 +287,7 @@ impl Profile {
             "nic" => self.nics.add(value.parse()?)?,
             "console" => self.console = value.parse()?,
             "rng" => self.rng = Some(switch(value)?),
+            "balloon" => self.balloon = Some(switch(value)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -299,6 +314,7 @@ impl fmt::Display for Profile {
             nics,
             console,
             rng,
+            balloon,
         } = self;
         if *os != Os::default() {
             write!(f, "os={} ", os.name())?;
@@ -325,6 +341,9 @@ impl fmt::Display for Profile {
         }
         if let Some(rng) = rng {
             write!(f, "rng={} ", on_or_off(*rng))?;
+        }
+        if let Some(balloon) = balloon {
+            write!(f, "balloon={} ", on_or_off(*balloon))?;
         }
         Ok(())
     }
@@ -354,7 +373,8 @@ impl fmt::Display for Decided {
             f.write_str(Nic::None.name())?;
         }
         let (console, rng) = (all.console.name(), on_or_off(all.rng()));
-        write!(f, ", console {console}, rng {rng}")
+        let balloon = on_or_off(all.balloon());
+        write!(f, ", console {console}, rng {rng}, balloon {balloon}")
     }
 }
 
@@ -376,13 +396,13 @@ mod tests {
     fn each_part_of_a_preset_is_settable_alone_wherever_it_stands() {
         assert_eq!(
             read("").decided().to_string(),
-            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, cd-bus ide, nic e1000, console serial, rng off"
+            "os any: enlighten kvm, rtc utc, unknown-msrs fault, hpet off, disk-bus ide, cd-bus ide, nic e1000, console serial, rng off, balloon off"
         );
         assert_eq!(
             read("os=windows").decided().to_string(),
-            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ahci, cd-bus ahci, nic e1000, console serial, rng off"
+            "os windows: enlighten hyperv, rtc local, unknown-msrs fault, hpet off, disk-bus ahci, cd-bus ahci, nic e1000, console serial, rng off, balloon off"
         );
-        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, cd-bus ide, nic none, console virtio, rng on";
+        let windows = "os windows: enlighten none, rtc local:-330, unknown-msrs ignore, hpet on, disk-bus virtio, cd-bus ide, nic none, console virtio, rng on, balloon on";
         let words = [
             "enlighten=none",
             "rtc=local:-330",
@@ -393,6 +413,7 @@ mod tests {
             "nic=none",
             "console=virtio",
             "rng=on",
+            "balloon=on",
             "os=windows",
         ];
         for turn in 0..words.len() {
@@ -404,9 +425,10 @@ mod tests {
         let linux = read("os=linux");
         assert_eq!(linux.enlighten(), Enlighten::default());
         assert_eq!(
-            (linux.disk_bus(), linux.nics().next(), linux.rng()),
-            (DiskBus::Virtio, Some(Nic::Virtio.into()), true)
+            (linux.disk_bus(), linux.nics().next()),
+            (DiskBus::Virtio, Some(Nic::Virtio.into()))
         );
+        assert!(linux.rng() && linux.balloon());
     }
 
     #[test]

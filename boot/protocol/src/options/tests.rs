@@ -49,6 +49,7 @@ fn random_profile(r: &mut Random) -> Profile {
         nics: random_nics(r),
         console: r.pick(&Console::ALL),
         rng: r.pick(&[None, Some(true), Some(false)]),
+        balloon: r.pick(&[None, Some(true), Some(false)]),
     }
 }
 
@@ -90,6 +91,7 @@ fn random_vm(r: &mut Random) -> Vm<'static> {
         breaks: r.pick(&[None, Some("cr3-write,exec:0x7c00")]),
         break_ends: r.below(2) == 0,
         gdb_wait: r.below(2) == 0,
+        later: r.below(2) == 0,
         cmdline: None,
     }
 }
@@ -148,6 +150,9 @@ fn any_line_is_read_or_refused_and_what_was_read_stays_within_the_limits() {
         "trace=",
         "tablet",
         "gdb-wait",
+        "balloon=",
+        "start=",
+        "later",
         "break=",
         "cdrom=",
         "disk=",
@@ -243,6 +248,8 @@ fn a_wrong_word_is_named() {
         ("nic=e100", "nic=e100"),
         ("console=hvc0", "console=hvc0"),
         ("rng=yes", "rng=yes"),
+        ("balloon=512M", "balloon=512M"),
+        ("start=soon", "start=soon"),
         ("vm=3", "vm=3"),
         ("vm=2 vm=2", "vm=2"),
         ("control=com1", "control=com1"),

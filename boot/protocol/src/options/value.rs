@@ -453,7 +453,8 @@ pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
 }
 
 /// Bytes of memory in `text`: a number, with K, M or G behind it or of bytes.
-pub(super) fn memory(text: &str) -> Option<u64> {
+#[must_use]
+pub fn memory(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
     let shift = match text.get(digits.len()..)? {
         "" => 0,
