@@ -2,6 +2,7 @@
 
 mod ahci;
 mod ata;
+mod balloon;
 mod device;
 mod display;
 mod drives;
@@ -18,6 +19,7 @@ pub use self::gdb::gdb;
 pub use self::protocol::{messages, requests, screens};
 pub use ahci::ahci;
 pub use ata::ata;
+pub use balloon::balloon;
 pub use device::{fw_cfg, hpet, i8042, ne2k, pm, uhci};
 pub use display::vga;
 pub use drives::{fdc, ide, ide_slow};
@@ -70,6 +72,7 @@ pub const fn target(name: &'static str, body: fn(&[u8]), longest: usize) -> Targ
 pub const TARGETS: &[Target] = &[
     target("ahci", ahci, 2_048),
     target("ata", ata, 1_024),
+    target("balloon", balloon, 1_024),
     target("bios", bios, 4_096),
     target("bus", bus, 4_096),
     target("console", console, 1_024),

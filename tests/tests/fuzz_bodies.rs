@@ -35,6 +35,11 @@ fn hyperv_survives_any_calls_and_gives_memory_back() {
 }
 
 #[test]
+fn a_balloon_gives_and_takes_only_what_it_may() {
+    feed(fuzz::balloon, 2_000, 512);
+}
+
+#[test]
 fn walker_survives_random_tables() {
     feed(fuzz::walker, 3_000, 4096);
 }

@@ -19,6 +19,15 @@ const GUEST: &[Guest] = &[Guest::CloudKernel, Guest::CloudInitrd];
 /// The first guest has so much memory that there is none for the second, until it gives some; when the second has switched its machine off,
 /// the first takes it again.
 fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()> {
+    let profile = Profile {
+        os: Os::Linux,
+        ..Profile::default()
+    };
+    let case = &Case {
+        profile,
+        paging,
+        ..case.clone()
+    };
     let initrd = media::open_initrd(&Guest::CloudInitrd.provide()?)?;
     let vm = |memory: u64, then: &str| -> Result<Vm> {
         Ok(Vm {
@@ -26,10 +35,7 @@ fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()>
             cmdline: format!("console=tty0 console=ttyS0 quiet {then}"),
             memory: memory * MIB,
             paging,
-            profile: Profile {
-                os: Os::Linux,
-                ..Profile::default()
-            },
+            profile,
             ..Vm::of(&Guest::CloudKernel.provide()?)?
         })
     };
