@@ -53,11 +53,11 @@ fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()>
         until("GUEST-LOAD"),
         Step::Focus(1),
         keys("list\\n"),
-        until("320M of 768M"),
+        until("M of 768M"),
         keys("balloon 768M\\n"),
         until("the guest is asked"),
         keys("\\{ctrl-alt-esc}"),
-        keys("sleep 5; work mmap; echo HAS-IT-$((6*7))\\n"),
+        keys("sleep 20; work mmap; echo HAS-IT-$((6*7))\\n"),
         until("HAS-IT-42"),
     ]);
     script.extend(console());
