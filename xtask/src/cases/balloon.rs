@@ -32,7 +32,7 @@ fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()>
     let vm = |memory: u64, then: &str| -> Result<Vm> {
         Ok(Vm {
             initrd: Some(initrd.clone()),
-            cmdline: format!("console=tty0 console=ttyS0 quiet {then}"),
+            cmdline: format!("console=tty0 quiet {then}"),
             memory: memory * MIB,
             paging,
             profile,
@@ -67,7 +67,8 @@ fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()>
         outer_memory: Some(1024 * MIB),
         others: vec![Vm {
             later: true,
-            ..vm(384, "umbra.then=load")?
+            // It is seen on COM1 while the console is on the screen.
+            ..vm(384, "console=ttyS0 umbra.then=load")?
         }],
         script,
         ..Options::headless(vm(768, "")?)
