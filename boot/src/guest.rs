@@ -236,9 +236,8 @@ impl<B: VcpuBackend> Guest<B> {
         let ranges = [(0, desc.low_ram()), (machine::HIGH_RAM, desc.high_ram())];
         let balloon = match &chunks {
             Some(chunks) => {
-                let is_in = |range: &Range<u64>, chunk: usize| {
-                    range.contains(&(chunk as u64 * CHUNK))
-                };
+                let is_in =
+                    |range: &Range<u64>, chunk: usize| range.contains(&(chunk as u64 * CHUNK));
                 let is_ram = |chunk| {
                     let ram = ranges.map(|(start, len)| start..start + len);
                     ram.iter().any(|range| is_in(range, chunk))

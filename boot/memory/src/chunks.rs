@@ -234,7 +234,10 @@ mod tests {
         assert_eq!(c.count(), 6);
         assert_eq!(c.find(5), Found::Other);
         assert_eq!(c.find(CHUNK), Found::At(8 * CHUNK, CHUNK));
-        assert_eq!(c.find(3 * CHUNK + 0x1234), Found::At(4 * CHUNK + 0x1234, CHUNK - 0x1234));
+        assert_eq!(
+            c.find(3 * CHUNK + 0x1234),
+            Found::At(4 * CHUNK + 0x1234, CHUNK - 0x1234)
+        );
         assert_eq!(c.find(4 * CHUNK), Found::Away);
         assert_eq!(c.find(5 * CHUNK), Found::Other);
         assert_eq!(c.find(u64::MAX), Found::Other);
@@ -330,7 +333,10 @@ mod tests {
     fn a_request_that_is_over_at_once_pins_nothing() {
         let chunks = Arc::new(chunks());
         let mut disk = Pinning::new(Box::new(Slow::default()), chunks.clone());
-        assert!(disk.begin(read(99, &[(CHUNK, 512), (u64::MAX, 0)])).is_some());
+        assert!(
+            disk.begin(read(99, &[(CHUNK, 512), (u64::MAX, 0)]))
+                .is_some()
+        );
         let flush = BlockRequest {
             memory: BlockMemory::Buffer {
                 buffer: vec![0; 512].into(),

@@ -53,7 +53,10 @@ pub fn fixed(ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let parts = parts.flat_map(|(&(gpa, len), chunks)| {
         let end = gpa + len;
         let first = chunks.start.min(end);
-        [(gpa, first - gpa), (chunks.end.min(end), end - chunks.end.min(end))]
+        [
+            (gpa, first - gpa),
+            (chunks.end.min(end), end - chunks.end.min(end)),
+        ]
     });
     parts.filter(|&(_, len)| len != 0).collect()
 }

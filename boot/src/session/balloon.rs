@@ -2,10 +2,10 @@
 
 use super::{Session, State};
 use crate::clock;
+use host_memory::MIB;
 use hv_core::VmTime;
 use hv_core::cpu::VcpuBackend;
 use hv_core::sched::Entity;
-use host_memory::MIB;
 
 /// When there is more to be moved: the guests run meanwhile.
 const MORE: VmTime = VmTime::from_millis(1);
@@ -38,8 +38,7 @@ impl<B: VcpuBackend> Session<B> {
                 vm.wake_devices();
             }
             let used = clock::ticks() - begin;
-            self.scheduler
-                .charge(Entity { vm: index, vcpu: 0 }, used);
+            self.scheduler.charge(Entity { vm: index, vcpu: 0 }, used);
             if moved.chunks != 0 && !moved.lacks {
                 return self.started(index, now + MORE);
             }

@@ -1,8 +1,8 @@
 //! What the console's commands do.
 
 use super::{Session, State};
-use crate::{clock, memory};
 use crate::media::Cabinet;
+use crate::{clock, memory};
 use alloc::string::String;
 use console::{COMMANDS, Command, Drive, PagingMode};
 use core::fmt;
@@ -219,7 +219,10 @@ impl<B: VcpuBackend> Session<B> {
         match size {
             None => say!(self, "{} of {}", size_name(has), size_name(all)),
             Some(_) if !vm.guest.profile.balloon() => {
-                say!(self, "it has no balloon; balloon=on gives it one at the start");
+                say!(
+                    self,
+                    "it has no balloon; balloon=on gives it one at the start"
+                );
             }
             Some(wanted) if wanted > all => say!(self, "it can have {}", size_name(all)),
             Some(wanted) => {

@@ -260,10 +260,7 @@ mod tests {
             calls += 1;
         }
         let pages = 16 * 0x8000 / NUMBER;
-        assert_eq!(
-            (rig.answered(INFLATE), calls),
-            (1, pages / BUDGET + 1)
-        );
+        assert_eq!((rig.answered(INFLATE), calls), (1, pages / BUDGET + 1));
         assert_eq!(rig.balloon.filling(), Filling::default(), "none is RAM");
     }
 
