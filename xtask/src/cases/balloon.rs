@@ -55,7 +55,6 @@ fn give(paging: Paging, case: &Case, umbra: &Path, scratch: &Path) -> Result<()>
         keys("list\\n"),
         until("M of 768M"),
         keys("balloon 768M\\n"),
-        until("the guest is asked"),
         keys("\\{ctrl-alt-esc}"),
         keys("sleep 8; work mmap; echo HAS-IT-$((6*7))\\n"),
         until("HAS-IT-42"),
