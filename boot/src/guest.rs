@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use balloon::Tide;
+use balloon::Ballooned;
 use consoles::{FirmwareLog, Screen};
 use core::ops::Range;
 pub use cpu_slot::CpuSlot;
@@ -116,7 +116,7 @@ pub struct Guest<B: VcpuBackend> {
     /// What kind of PC it is.
     pub profile: options::Profile,
     /// Its RAM, if it comes and goes.
-    tide: Option<Tide>,
+    ballooned: Option<Ballooned>,
     chips: SharedChips,
     /// How its memory was to be virtualized when it was started.
     pub paging: options::Paging,
@@ -275,7 +275,7 @@ impl<B: VcpuBackend> Guest<B> {
         };
         let coming: u64 = memory::chunks(&ranges).map(|r| r.end - r.start).sum();
         // Every other chunk may be away.
-        let (pieces, tide_books) = match &chunks {
+        let (pieces, balloon_books) = match &chunks {
             Some(chunks) => {
                 let pieces = chunks.count() / 2 + 1;
                 let books = Chunks::bytes(end) + Balloon::bytes(chunks.count());
@@ -297,7 +297,7 @@ impl<B: VcpuBackend> Guest<B> {
                     Some(_) => desc.max_cpus as u64 * trace::BYTES as u64,
                     None => 0,
                 },
-            books: paging.books + WatchedMemory::bytes(frames) + tide_books,
+            books: paging.books + WatchedMemory::bytes(frames) + balloon_books,
             ..paging
         };
         let fits = demand.check(number, memory::left());
@@ -472,7 +472,7 @@ impl<B: VcpuBackend> Guest<B> {
             ports,
             memory_size,
             profile: options.profile,
-            tide: balloon.map(|balloon| Tide { ram, balloon }),
+            ballooned: balloon.map(|balloon| Ballooned { ram, balloon }),
             chips,
             memory,
             firmware,

@@ -20,7 +20,7 @@ const BURST: usize = 16;
 const _: () = assert!(CHUNK == device_model::virtio::balloon::CHUNK);
 
 /// RAM that comes and goes.
-pub(super) struct Tide {
+pub(super) struct Ballooned {
     pub(super) ram: Arc<GuestRam>,
     pub(super) balloon: Balloon,
 }
@@ -37,7 +37,9 @@ pub struct Moved {
 impl<B: VcpuBackend> Guest<B> {
     /// How its balloon is. None: its RAM does not come and go.
     pub fn filling(&self) -> Option<Filling> {
-        self.tide.as_ref().map(|tide| tide.balloon.filling())
+        self.ballooned
+            .as_ref()
+            .map(|ballooned| ballooned.balloon.filling())
     }
 
     /// Bytes of its RAM that are the host's at present.
@@ -52,23 +54,23 @@ impl<B: VcpuBackend> Guest<B> {
 
     /// It is to have so many bytes of its RAM. Its devices have to be woken then.
     pub fn set_balloon(&self, memory: u64) {
-        if let Some(tide) = &self.tide {
+        if let Some(ballooned) = &self.ballooned {
             let pages = self.memory_size.saturating_sub(memory) / PAGE;
-            tide.balloon.set_target(pages as u32);
+            ballooned.balloon.set_target(pages as u32);
         }
     }
 
     /// Its machine is off: all of its RAM goes to the host.
     pub fn give_all(&self) {
-        if let Some(tide) = &self.tide {
-            tide.balloon.power_off();
+        if let Some(ballooned) = &self.ballooned {
+            ballooned.balloon.power_off();
         }
     }
 
     /// Its machine is off, and has had no RAM yet.
     pub(super) fn have_none(&self) {
         self.give_all();
-        let balloon = self.tide.as_ref().map(|tide| &tide.balloon);
+        let balloon = self.ballooned.as_ref().map(|ballooned| &ballooned.balloon);
         let mut from = 0;
         while let Some((balloon, chunk)) = balloon.and_then(|b| Some((b, b.ripe(from)?))) {
             balloon.gone(chunk);
@@ -78,8 +80,8 @@ impl<B: VcpuBackend> Guest<B> {
 
     /// Its machine is to start: all of its RAM has to come back. Whether it is there.
     pub fn want_all(&self) -> bool {
-        if let Some(tide) = &self.tide {
-            tide.balloon.power_on();
+        if let Some(ballooned) = &self.ballooned {
+            ballooned.balloon.power_on();
         }
         self.is_whole()
     }
@@ -87,20 +89,20 @@ impl<B: VcpuBackend> Guest<B> {
     /// Gives the host what it may take, and takes from it what the guest wants, up to [`BURST`] chunks. Nothing runs.
     pub fn move_ram(&mut self) -> Moved {
         let mut moved = Moved::default();
-        let Some(tide) = &self.tide else {
+        let Some(ballooned) = &self.ballooned else {
             return moved;
         };
         let mut from = 0;
         while moved.chunks < BURST
-            && let Some(chunk) = tide.balloon.ripe(from)
+            && let Some(chunk) = ballooned.balloon.ripe(from)
         {
             from = chunk + 1;
-            moved.chunks += usize::from(self.give(tide, chunk));
+            moved.chunks += usize::from(self.give(ballooned, chunk));
         }
         while moved.chunks < BURST
-            && let Some(chunk) = tide.balloon.wanted()
+            && let Some(chunk) = ballooned.balloon.wanted()
         {
-            if !self.bring(tide, chunk) {
+            if !self.bring(ballooned, chunk) {
                 moved.lacks = true;
                 break;
             }
@@ -109,19 +111,19 @@ impl<B: VcpuBackend> Guest<B> {
         moved
     }
 
-    fn give(&self, tide: &Tide, chunk: usize) -> bool {
-        let Some(hpa) = tide.ram.take(chunk) else {
+    fn give(&self, ballooned: &Ballooned, chunk: usize) -> bool {
+        let Some(hpa) = ballooned.ram.take(chunk) else {
             return false;
         };
         self.vm.mmu().withdraw(start(chunk), CHUNK);
-        tide.balloon.gone(chunk);
+        ballooned.balloon.gone(chunk);
         // SAFETY: it has been withdrawn from all tables, and no CPU enters the guest with a translation of before.
         unsafe { GuestRam::give(hpa) };
         true
     }
 
-    fn bring(&self, tide: &Tide, chunk: usize) -> bool {
-        let Some(hpa) = tide.ram.bring(chunk) else {
+    fn bring(&self, ballooned: &Ballooned, chunk: usize) -> bool {
+        let Some(hpa) = ballooned.ram.bring(chunk) else {
             return false;
         };
         let gpa = start(chunk);
@@ -132,7 +134,7 @@ impl<B: VcpuBackend> Guest<B> {
             mmu.remap(page, PAGE, Backing::Mmio);
         }
         drop(mmu);
-        tide.balloon.back(chunk);
+        ballooned.balloon.back(chunk);
         true
     }
 }
