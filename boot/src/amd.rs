@@ -54,6 +54,7 @@ pub fn enable() -> Result<Amd, String> {
     features.quirks.cr_reads_as_cr0 = svm::probe::cr_reads_as_cr0();
     features.quirks.invalid_cr3_fails_entry = svm::probe::invalid_cr3_fails_entry();
     features.quirks.stale_vectoring = svm::probe::vectoring_may_be_stale();
+    features.quirks.stale_dr6 = svm::probe::dr6_may_be_stale();
     if features.quirks.cr_reads_as_cr0 {
         log::info!("AMD-V: reads of control registers leave a guest as reads of CR0");
     }

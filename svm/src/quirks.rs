@@ -11,6 +11,7 @@
 //! | [`identity_map`](Quirks::identity_map) | QEMU before 7.2.16 and 9.1.2 | [`probe::nested_tables_hold_without_paging`](crate::probe::nested_tables_hold_without_paging) |
 //! | [`invalid_cr3_fails_entry`](Quirks::invalid_cr3_fails_entry) | QEMU | [`probe::invalid_cr3_fails_entry`](crate::probe::invalid_cr3_fails_entry) |
 //! | [`stale_vectoring`](Quirks::stale_vectoring) | Bochs 2.7 | [`probe::vectoring_may_be_stale`](crate::probe::vectoring_may_be_stale) |
+//! | [`stale_dr6`](Quirks::stale_dr6) | Bochs 2.7 and 3.0 | [`probe::dr6_may_be_stale`](crate::probe::dr6_may_be_stale) |
 //!
 //! What needs no field, because it is right on every CPU and no exit costs more for it:
 //!
@@ -54,4 +55,7 @@ pub struct Quirks {
     /// While INT n, INT3 or INTO is delivered, EXITINTINFO tells the event before it (`interrupt` in `cpu/exception.cc` records none). The run
     /// loop looks whether INT n is at RIP.
     pub stale_vectoring: bool,
+    /// A #DB that is intercepted leaves the guest before DR6 tells of it (`exception` in `cpu/exception.cc`). It is not intercepted there, so that
+    /// the guest gets it with its DR6; host interrupts come between two of them.
+    pub stale_dr6: bool,
 }

@@ -259,7 +259,8 @@ impl VcpuBackend for SvmVcpu {
 
     fn set_exceptions_exiting(&mut self, which: u32) {
         let page_faults = if self.on_shadow() { 1 << vector::PF } else { 0 };
-        self.context.vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS | page_faults | which;
+        let always = intercepted_exceptions(&self.features);
+        self.context.vmcb.intercept_exceptions = always | page_faults | which;
     }
 
     fn set_msr_exiting(&mut self, msr: u32) {

@@ -57,6 +57,14 @@ const INTERCEPT5: Intercept5 = Intercept5::all();
 const INTERCEPT_EXCEPTIONS: u32 =
     1 << vector::DB | 1 << vector::DF | 1 << vector::AC | 1 << vector::MC;
 
+/// Those of them that are intercepted on this CPU.
+const fn intercepted_exceptions(features: &Features) -> u32 {
+    match features.quirks.stale_dr6 {
+        true => INTERCEPT_EXCEPTIONS & !(1 << vector::DB),
+        false => INTERCEPT_EXCEPTIONS,
+    }
+}
+
 /// The guest reads and writes V_TPR as its CR8. Writes leave it only while the task priority holds an interrupt back, and where they may not
 /// meet a virtual interrupt.
 const INTERCEPT_CR8: u16 = 1 << 8;
@@ -128,7 +136,7 @@ impl SvmVcpu {
         vmcb.np_enable = NP_ENABLE;
         vmcb.intercept_cr_read = u16::from(features.quirks.cr_reads_as_cr0);
         vmcb.intercept_cr_write = INTERCEPT_CR4;
-        vmcb.intercept_exceptions = INTERCEPT_EXCEPTIONS;
+        vmcb.intercept_exceptions = intercepted_exceptions(&features);
         vmcb.virtual_interrupt = VirtualInterrupt::V_INTR_MASKING.bits();
         let mut always = INTERCEPT3;
         let watched = features.quirks.unchecked_cr0 || features.quirks.identity_map.is_some();
