@@ -77,14 +77,16 @@ impl<B: VcpuBackend> Session<B> {
     fn tell_break(&mut self, index: usize, cpu: usize, what: &str) {
         let vm = &mut self.vms[index];
         let number = vm.number;
+        // The guest's time stands still: it may take longer than its timer's period, and the interrupt would come before the instruction, each time.
+        vm.pause();
         let mut text = alloc::format!("VM {number}, CPU {cpu}: {what}\n");
         if let Some(seen) = vm.guest.cpus[cpu].while_loaded(|cpu| cpu.why()) {
             let _ = write!(text, "{seen}");
         }
         log::info!("stopped: {}", text.trim_end());
-        if vm.breaks.as_ref().is_some_and(|waiting| waiting.ends) {
-            vm.pause();
-        }
         control::event(number, Event::Break(&text));
+        if !vm.breaks.as_ref().is_some_and(|waiting| waiting.ends) {
+            vm.resume();
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{Case, by_hand, on, own, shadowed, until};
+use super::{Case, on, own, shadowed, until};
 use crate::attack;
 use crate::rig::{BOCHS_SVM, BOCHS_VMX, Shadow};
 use crate::run::{self, Options};
@@ -23,8 +23,8 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         software("breakpoints"),
         shadowed(Shadow::Unsync, software("shadow-breakpoints")),
-        by_hand(on(BOCHS_VMX, None, software("bochs-vmx-breakpoints"))),
-        by_hand(on(BOCHS_SVM, None, software("bochs-svm-breakpoints"))),
+        on(BOCHS_VMX, None, software("bochs-vmx-breakpoints")),
+        on(BOCHS_SVM, None, software("bochs-svm-breakpoints")),
         on(BOCHS_VMX, None, hardware("bochs-vmx-own-breakpoints")),
         on(BOCHS_SVM, None, hardware("bochs-svm-own-breakpoints")),
     ]
