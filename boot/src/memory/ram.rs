@@ -200,14 +200,39 @@ impl GuestRam {
     }
 
     /// The host address of `gpa` and how many bytes from there on are contiguous.
+    #[inline(always)]
     fn find(&self, gpa: Gpa, write: bool) -> Option<(u64, u64)> {
-        if let Some(chunks) = &self.chunks {
-            match chunks.find(gpa.0) {
-                Found::At(hpa, room) => return Some((hpa, room)),
-                Found::Away => return None,
-                Found::Other => {}
-            }
+        match &self.chunks {
+            None => self.find_extent(gpa, write),
+            Some(chunks) => self.find_chunk(chunks, gpa, write),
         }
+    }
+
+    /// [`find`](Self::find) for RAM that comes and goes. The other kind does not pay for it.
+    #[inline(never)]
+    fn find_chunk(&self, chunks: &Chunks, gpa: Gpa, write: bool) -> Option<(u64, u64)> {
+        match chunks.find(gpa.0) {
+            Found::At(hpa, room) => Some((hpa, room)),
+            Found::Away => None,
+            Found::Other => self.find_extent(gpa, write),
+        }
+    }
+
+    /// [`GuestMemory::read_value`] where the value is not in one piece of RAM that is always there.
+    #[inline(never)]
+    fn read_elsewhere(&self, gpa: Gpa, size: usize) -> Result<u64, NotRam> {
+        let (hpa, room) = self.find(gpa, false).ok_or(NotRam(gpa))?;
+        if room < size as u64 {
+            let mut b = [0; 8];
+            self.read(gpa, &mut b[..size])?;
+            return Ok(u64::from_le_bytes(b));
+        }
+        // SAFETY: as in `read`; `room` has been compared.
+        Ok(unsafe { load(hpa, size) })
+    }
+
+    #[inline(always)]
+    fn find_extent(&self, gpa: Gpa, write: bool) -> Option<(u64, u64)> {
         self.extents.iter().find_map(|e| {
             let offset = gpa.0.wrapping_sub(e.gpa.0);
             (offset < e.len && (e.writable || !write)).then(|| (e.hpa.0 + offset, e.len - offset))
@@ -267,15 +292,15 @@ impl GuestMemory for GuestRam {
         Ok(())
     }
 
+    #[inline(always)]
     fn read_value(&self, gpa: Gpa, size: usize) -> Result<u64, NotRam> {
-        let (hpa, room) = self.find(gpa, false).ok_or(NotRam(gpa))?;
-        if room < size as u64 {
-            let mut b = [0; 8];
-            self.read(gpa, &mut b[..size])?;
-            return Ok(u64::from_le_bytes(b));
+        let whole = |&(_, room): &(u64, u64)| room >= size as u64;
+        let extent = || self.find_extent(gpa, false).filter(whole);
+        match self.chunks.is_none().then(extent).flatten() {
+            // SAFETY: as in `read`; `room` has been compared.
+            Some((hpa, _)) => Ok(unsafe { load(hpa, size) }),
+            None => self.read_elsewhere(gpa, size),
         }
-        // SAFETY: as in `read`; `room` has been compared.
-        Ok(unsafe { load(hpa, size) })
     }
 
     fn write_value(&self, gpa: Gpa, size: usize, value: u64) -> Result<(), NotRam> {
