@@ -9,6 +9,8 @@ use crate::virtio::{self, HostHal, HostTransport};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use device_model::virtio::Features as Feature;
+use device_model::virtio::net::Features;
 use device_model::virtio::net::header::{self, Header, LEGACY, NEW};
 use hv_core::offload::{LARGEST, LONGEST, Offload, Offloads};
 use switch::{Address, Uplink};
@@ -17,44 +19,27 @@ use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{DeviceType, Transport};
 
 bitflags::bitflags! {
-    /// Features of network cards that are used (5.1.3, "Feature bits").
+    /// What a card is asked for.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Features: u64 {
-        const CSUM = 1 << 0;
-        const GUEST_CSUM = 1 << 1;
-        const MAC = 1 << 5;
-        const GUEST_TSO4 = 1 << 7;
-        const GUEST_TSO6 = 1 << 8;
-        const HOST_TSO4 = 1 << 11;
-        const HOST_TSO6 = 1 << 12;
-        const MRG_RXBUF = 1 << 15;
-        const VERSION_1 = 1 << 32;
+    struct Asked: u64 {
+        /// Those features of network cards that are used here.
+        const NET = Features::all().difference(Features::STATUS).bits();
+        const VERSION_1 = Feature::VERSION_1.bits();
     }
 }
 
-impl Features {
-    /// Those that a card which offers these can be asked for.
-    fn chosen(offered: u64) -> Self {
-        let mut chosen = Self::from_bits_truncate(offered);
-        // The division of frames stands on their checksums (5.1.3.1, "Feature bit requirements").
-        if !chosen.contains(Self::CSUM) {
-            chosen.remove(Self::HOST_TSO4 | Self::HOST_TSO6);
-        }
-        // A large frame has its place in several buffers only.
-        if !chosen.contains(Self::GUEST_CSUM | Self::MRG_RXBUF) {
-            chosen.remove(Self::GUEST_TSO4 | Self::GUEST_TSO6);
-        }
-        chosen
+/// What a card that offers these features can be asked for.
+fn chosen(offered: u64) -> Asked {
+    let mut net = Features::from_bits_truncate(offered);
+    // The division of frames stands on their checksums (5.1.3.1, "Feature bit requirements").
+    if !net.contains(Features::CSUM) {
+        net.remove(Features::HOST_TSO4 | Features::HOST_TSO6);
     }
-
-    /// What may be left by these of them.
-    fn leave(self, checksum: Self, tcp4: Self, tcp6: Self) -> Offloads {
-        let mut leave = Offloads::empty();
-        leave.set(Offloads::CHECKSUM, self.contains(checksum));
-        leave.set(Offloads::TCP4, self.contains(tcp4));
-        leave.set(Offloads::TCP6, self.contains(tcp6));
-        leave
+    // A large frame has its place in several buffers only.
+    if !net.contains(Features::GUEST_CSUM | Features::MRG_RXBUF) {
+        net.remove(Features::GUEST_TSO4 | Features::GUEST_TSO6);
     }
+    Asked::from_bits_truncate(net.bits()) | Asked::VERSION_1
 }
 
 /// The queues (5.1.2, "Virtqueues").
@@ -145,8 +130,9 @@ impl Card {
 
     /// The card behind `transport`, and its address.
     fn new(mut transport: HostTransport) -> Result<(Self, Address)> {
-        let chosen = Features::chosen(transport.read_device_features());
-        let features = transport.begin_init(chosen);
+        let chosen = chosen(transport.read_device_features());
+        let agreed = transport.begin_init(chosen);
+        let features = Features::from_bits_truncate(agreed.bits());
         let address = match features.contains(Features::MAC) {
             true => transport.read_consistent(|| transport.read_config_space::<Address>(0))?,
             false => Address::default(),
@@ -154,18 +140,15 @@ impl Card {
         let receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
         let send = VirtQueue::new(&mut transport, SEND, false, false)?;
         transport.finish_init();
-        let accepts = features.leave(Features::CSUM, Features::HOST_TSO4, Features::HOST_TSO6);
-        let leaves = features.leave(
-            Features::GUEST_CSUM,
-            Features::GUEST_TSO4,
-            Features::GUEST_TSO6,
-        );
+        let (accepts, leaves) = (features.left_to_device(), features.left_to_driver());
         let large = |offloads: Offloads| offloads.intersects(Offloads::TCP4 | Offloads::TCP6);
         let mut card = Self {
             transport,
             receive,
             send,
-            header: match features.intersects(Features::VERSION_1 | Features::MRG_RXBUF) {
+            header: match agreed.contains(Asked::VERSION_1)
+                || features.contains(Features::MRG_RXBUF)
+            {
                 true => NEW,
                 false => LEGACY,
             },

@@ -26,23 +26,50 @@ use hv_core::time::VmTime;
 bitflags::bitflags! {
     /// Features of network devices (5.1.3, "Feature bits").
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Features: u64 {
+    pub struct Features: u64 {
         /// The device completes checksums.
         const CSUM = 1 << 0;
         /// The driver does.
         const GUEST_CSUM = 1 << 1;
         /// There is an address.
         const MAC = 1 << 5;
-        /// The driver takes TCP that is not divided into segments.
+        /// The driver takes TCP over IPv4 that is not divided into segments.
         const GUEST_TSO4 = 1 << 7;
+        /// And over IPv6.
         const GUEST_TSO6 = 1 << 8;
-        /// The device does.
+        /// The device takes such over IPv4.
         const HOST_TSO4 = 1 << 11;
+        /// And over IPv6.
         const HOST_TSO6 = 1 << 12;
         /// A received frame may lie in several buffers.
         const MRG_RXBUF = 1 << 15;
         /// There is a link status.
         const STATUS = 1 << 16;
+    }
+}
+
+impl Features {
+    /// What may be left to the device by those of them that were agreed on.
+    #[must_use]
+    pub fn left_to_device(self) -> Offloads {
+        self.left(Self::CSUM, Self::HOST_TSO4, Self::HOST_TSO6)
+    }
+
+    /// What may be left to the driver.
+    #[must_use]
+    pub fn left_to_driver(self) -> Offloads {
+        self.left(Self::GUEST_CSUM, Self::GUEST_TSO4, Self::GUEST_TSO6)
+    }
+
+    /// Division needs checksums (5.1.3.1, "Feature bit requirements").
+    fn left(self, checksum: Self, tcp4: Self, tcp6: Self) -> Offloads {
+        let mut left = Offloads::empty();
+        if self.contains(checksum) {
+            left |= Offloads::CHECKSUM;
+            left.set(Offloads::TCP4, self.contains(tcp4));
+            left.set(Offloads::TCP6, self.contains(tcp6));
+        }
+        left
     }
 }
 
@@ -218,7 +245,7 @@ impl Net {
         let Some(Some(queue)) = queues.get_mut(SEND) else {
             return Ok((0, false));
         };
-        let takes = self.takes(Features::CSUM, Features::HOST_TSO4, Features::HOST_TSO6);
+        let takes = self.agreed.left_to_device();
         let mut bytes = 0;
         for n in 0..BURST {
             if bytes >= BYTES {
@@ -244,17 +271,6 @@ impl Net {
             queue.push(memory, &self.sending, 0)?;
         }
         Ok((BURST, true))
-    }
-
-    /// What may be left to the device, or the driver, by these features. Division needs checksums (5.1.3.1, "Feature bit requirements").
-    fn takes(&self, checksum: Features, tcp4: Features, tcp6: Features) -> Offloads {
-        let mut takes = Offloads::empty();
-        if self.agreed.contains(checksum) {
-            takes |= Offloads::CHECKSUM;
-            takes.set(Offloads::TCP4, self.agreed.contains(tcp4));
-            takes.set(Offloads::TCP6, self.agreed.contains(tcp6));
-        }
-        takes
     }
 
     /// Sends, and decides whether the driver is to tell of the next frame. Returns when the queue is looked at without that.
@@ -309,11 +325,7 @@ impl DeviceType for Net {
         let version_1 = All::from_bits_truncate(features).contains(All::VERSION_1);
         let merges = self.agreed.contains(Features::MRG_RXBUF);
         self.header = if version_1 || merges { NEW } else { LEGACY };
-        self.cable.accept(self.takes(
-            Features::GUEST_CSUM,
-            Features::GUEST_TSO4,
-            Features::GUEST_TSO6,
-        ));
+        self.cable.accept(self.agreed.left_to_driver());
     }
 
     fn run(&mut self, cx: &mut DevCx<'_>, queues: &mut Queues) -> Result<Option<VmTime>, Fault> {
